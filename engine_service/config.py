@@ -1,0 +1,89 @@
+"""What the engine service is started with. Frozen, checked when made, handed down in pieces.
+
+What is discovered later (number of KV blocks, context length) is returned by who discovers it,
+never written back.
+"""
+
+from dataclasses import dataclass, field
+
+from folovllm.errors import ConfigError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which model, and how it is held."""
+
+    model: str | None = None
+    """A folder or a hub id; None is the embedded demo model."""
+    dtype: str = "auto"
+    """float32, bfloat16 or float16; auto is the checkpoint's own where the device has it."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N; auto is the first GPU, or the CPU where there is none."""
+    max_model_len: int | None = None
+    """Most tokens of prompt and completion together; None is the model's own limit."""
+
+    def __post_init__(self) -> None:
+        _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
+        _require_positive("max_model_len", self.max_model_len)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """The paged KV cache."""
+
+    block_size: int = 16
+    """Tokens in one block."""
+    num_blocks: int | None = None
+    """Blocks in the pool; None takes what the memory gives."""
+    memory_utilization: float | None = None
+    """Share of the device's free memory, after the weights, that the pool may take; None is 0.9 of
+    a GPU's and 0.5 of the main memory."""
+    enable_prefix_caching: bool = True
+    """Keep the KV of finished requests and share it with prompts that begin alike."""
+
+    def __post_init__(self) -> None:
+        _require_positive("block_size", self.block_size)
+        _require_positive("num_blocks", self.num_blocks)
+        share = self.memory_utilization
+        _require(share is None or 0 < share <= 1, "memory_utilization must be in (0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """What one step may hold, and how long the queue may grow."""
+
+    max_num_seqs: int = 64
+    """Most sequences that run at once."""
+    max_num_batched_tokens: int = 2048
+    """Most tokens that one step computes; longer prompts are computed in chunks."""
+    max_num_waiting: int = 1024
+    """Most requests without a first token; one more is refused with RESOURCE_EXHAUSTED."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_num_waiting"):
+            _require_positive(name, getattr(self, name))
+        _require(
+            self.max_num_batched_tokens >= self.max_num_seqs,
+            f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
+            f"max_num_seqs ({self.max_num_seqs}), so that every sequence can move in a step",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Everything the engine is built from."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_positive(name: str, value: int | None) -> None:
+    _require(value is None or value >= 1, f"{name} must be at least 1, got {value}")

@@ -1,0 +1,86 @@
+"""The values that pass between scheduler, model runner and engine.
+
+schedule() -> SchedulerOutput ─▶ ModelRunner.execute() -> ModelRunnerOutput
+    ─▶ update_from_output() -> [SequenceOutput]
+"""
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from engine_service.core.request import RequestStatus
+    from folovllm.sampling_params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """The part of one sequence that a step computes.
+
+    The KV of `token_ids` is written to positions num_computed_tokens, num_computed_tokens + 1, …;
+    everything before is in the cache already. `block_table` is valid for the step only.
+    """
+
+    seq_id: int
+    token_ids: SequenceOf[int]
+    num_computed_tokens: int
+    block_table: SequenceOf[int]
+    sampling_params: "SamplingParams"
+    seed: int
+    sample_indexes: tuple[int, ...]
+    """For each a token is drawn after the last position, by the random stream of that sequence
+    index: none while the prompt is incomplete, all n where the prompt of a request is complete."""
+    forbidden_token_ids: tuple[int, ...] = ()
+    """Ids that must not be drawn at this step: what would end the sequence before min_tokens."""
+
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Tokens that the step computes."""
+        return len(self.token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens whose KV the cache holds after the step; also the position of a drawn token."""
+        return self.num_computed_tokens + len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerOutput:
+    """One step: block copies first, in order, then the scheduled sequences as one batch."""
+
+    scheduled: tuple[ScheduledSequence, ...]
+    block_copies: tuple[tuple[int, int], ...] = ()
+    """(source, target) block ids, made by forks."""
+
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Tokens that the step computes."""
+        return sum(sequence.num_scheduled_tokens for sequence in self.scheduled)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRunnerOutput:
+    """What a step drew: for each scheduled sequence, a token id for each of its sample_indexes."""
+
+    sampled_token_ids: SequenceOf[SequenceOf[int]]
+
+
+class ModelRunner(Protocol):
+    """Computes one step. A fake one makes the scheduler and the services testable without torch."""
+
+    def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
+        """Runs the batch, writes its KV and draws the tokens that are asked for."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOutput:
+    """What one step changed for one sequence."""
+
+    request_id: str
+    index: int
+    token_ids: tuple[int, ...]
+    finished: "RequestStatus | None" = None
+    """The finished status that the step brought, if it did."""
+    stop_token_id: int | None = None
+    """The stop token that ended it; None after the end-of-sequence token."""

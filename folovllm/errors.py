@@ -1,0 +1,164 @@
+"""What can go wrong, and the gRPC status that says so.
+
+FolovError
+├── InvalidRequestError   INVALID_ARGUMENT     the caller's fault; names the field
+├── NotFoundError         NOT_FOUND
+├── UnsupportedError      UNIMPLEMENTED        in the contract, not served yet
+├── QueueFullError        RESOURCE_EXHAUSTED   come back later
+├── DeadlineError         DEADLINE_EXCEEDED
+├── CancelledRequestError CANCELLED
+├── UnavailableError      UNAVAILABLE          no engine is ready, or one died
+│   └── EngineDeadError                        this engine's thread has failed
+├── ModelMismatchError    FAILED_PRECONDITION  tokenizer and engine disagree on the model
+├── ServerError           INTERNAL             always a bug
+└── ConfigError           none                 ends a start with one line and exit code 1
+
+One table maps both ways: servers turn these into statuses, clients turn statuses into these.
+"""
+
+from collections.abc import Sequence
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+DETAILS_KEY = "grpc-status-details-bin"
+
+
+class FolovError(Exception):
+    """Root of all errors that this project raises on purpose."""
+
+
+class InvalidRequestError(FolovError, ValueError):
+    """The request can never be served as it is.
+
+    `field` is the path of the offending field in the contract, such as `sampling_params.top_p`.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NotFoundError(FolovError):
+    """What the call names does not exist."""
+
+
+class UnsupportedError(FolovError):
+    """The contract has it, this version does not serve it."""
+
+
+class QueueFullError(FolovError):
+    """The queue is full; the request may come again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(FolovError):
+    """The caller's deadline passed."""
+
+
+class CancelledRequestError(FolovError):
+    """The call was cancelled."""
+
+
+class UnavailableError(FolovError):
+    """Nothing can serve the request now; another try may succeed."""
+
+
+class EngineDeadError(UnavailableError):
+    """The engine's thread has failed and every request on it ended."""
+
+
+class ModelMismatchError(FolovError):
+    """Tokenizer and engine do not serve the same model."""
+
+
+class ServerError(FolovError):
+    """The server failed in a way that it should not have."""
+
+
+class ConfigError(FolovError):
+    """The service cannot start like this; the message is one line that says what to do."""
+
+
+_CODES: dict[type[FolovError], grpc.StatusCode] = {
+    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFoundError: grpc.StatusCode.NOT_FOUND,
+    UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
+    QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    CancelledRequestError: grpc.StatusCode.CANCELLED,
+    UnavailableError: grpc.StatusCode.UNAVAILABLE,
+    ModelMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
+    ServerError: grpc.StatusCode.INTERNAL,
+}
+_ERRORS = {code: error for error, code in _CODES.items()}
+
+
+def status_code(error: FolovError) -> grpc.StatusCode:
+    """The code for an error, by its nearest listed class."""
+    for cls in type(error).__mro__:
+        if cls in _CODES:
+            return _CODES[cls]
+    return grpc.StatusCode.INTERNAL
+
+
+def to_status(error: FolovError) -> status_pb2.Status:
+    """The rich status of an error: code, message and google.rpc details."""
+    status = status_pb2.Status(
+        code=code_pb2.Code.Value(status_code(error).name), message=str(error)
+    )
+    if isinstance(error, InvalidRequestError):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=str(error)
+        )
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    elif isinstance(error, QueueFullError):
+        delay = Duration()
+        delay.FromNanoseconds(round(error.retry_after * 1e9))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def from_status(
+    code: grpc.StatusCode,
+    message: str,
+    trailing_metadata: Sequence[tuple[str, str | bytes]] = (),
+) -> FolovError:
+    """The error that a status stands for, its details unpacked; the inverse of `to_status`."""
+    rich = status_pb2.Status()
+    for key, value in trailing_metadata:
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            rich.ParseFromString(value)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return InvalidRequestError(_violated_field(rich), message)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return QueueFullError(message, _retry_delay(rich))
+    return _ERRORS.get(code, ServerError)(message)
+
+
+def from_rpc_error(error: grpc.RpcError) -> FolovError:
+    """The error behind a failed call, of the synchronous or the asyncio stack."""
+    if isinstance(error, grpc.aio.AioRpcError | grpc.Call):
+        details = error.details() or error.code().name
+        return from_status(error.code(), details, tuple(error.trailing_metadata() or ()))
+    return UnavailableError(str(error))
+
+
+def _violated_field(status: status_pb2.Status) -> str:
+    bad_request = error_details_pb2.BadRequest()
+    for detail in status.details:
+        if detail.Unpack(bad_request) and bad_request.field_violations:
+            return str(bad_request.field_violations[0].field)
+    return ""
+
+
+def _retry_delay(status: status_pb2.Status) -> float:
+    retry_info = error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if detail.Unpack(retry_info):
+            return float(retry_info.retry_delay.ToNanoseconds() / 1e9)
+    return 1.0

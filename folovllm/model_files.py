@@ -1,0 +1,79 @@
+"""Where a model's files are, and the fingerprints by which two services know that they agree."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from folovllm.errors import ConfigError
+
+DEMO_MODEL = Path(__file__).parent / "demo_model"
+
+CONFIG_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
+WEIGHT_PATTERNS = ("*.safetensors",)
+
+
+def resolve_model(model: str | None, patterns: Sequence[str]) -> Path:
+    """The folder of a model: the embedded one for None, a local folder, or a hub id's snapshot.
+
+    Only files that match `patterns` are fetched from the hub. Raises ConfigError.
+    """
+    if model is None:
+        return DEMO_MODEL
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise ConfigError(f"{model} is not a folder; give a model's folder or its hub id")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(patterns)))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"{model} is neither a local folder nor a model that the hub gives: {reason}"
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object from a file. Raises ConfigError where it is missing or broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path.parent} has no {path.name}; is it a model's folder?") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} does not hold a JSON object")
+    return value
+
+
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 of a file's bytes as hex; empty where there is no such file."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tokenizer_fingerprint(folder: Path) -> str:
+    """Identifies the tokenizer of a model's folder."""
+    return file_fingerprint(folder / "tokenizer.json")
+
+
+def model_fingerprint(folder: Path) -> str:
+    """Identifies configuration and weights without reading gigabytes.
+
+    Covers config.json, and of each weight file its name, its size and three samples of 64 KiB: the
+    header with every tensor's name, type, shape and place, and weights of the middle and the end.
+    """
+    digest = hashlib.sha256(file_fingerprint(folder / "config.json").encode())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            for offset in (0, size // 2, max(0, size - 65536)):
+                file.seek(offset)
+                digest.update(file.read(65536))
+    return digest.hexdigest()

@@ -1,0 +1,297 @@
+"""What comes back: CompletionOutput and what it carries, with their converters.
+
+A CompletionOutput is a delta while it streams, and the whole continuation inside a RequestOutput.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from google.protobuf.duration_pb2 import Duration
+
+from folovllm.sampling_params import SamplingParams
+from folovllm.v1 import types_pb2
+
+
+class FinishReason(StrEnum):
+    """Why a continuation ended; compares equal to its plain word."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """One candidate token at one position; logprob and rank are None where there is none."""
+
+    token_id: int
+    logprob: float | None
+    rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PositionLogprobs:
+    """The token that stands at a position, and the best candidates there, best first."""
+
+    token: Logprob
+    top: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one continuation."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMetrics:
+    """Where a continuation's time went, in seconds of the engine's clock."""
+
+    queue: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+    time_to_first_token: float = 0.0
+    preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestInfo:
+    """What was resolved about a request; enough to repeat it exactly."""
+
+    sampling_params: SamplingParams
+    model_fingerprint: str = ""
+    tokenizer_fingerprint: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prompt_logprobs: tuple[PositionLogprobs, ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One of a request's n continuations, or a piece of one.
+
+    stop_reason is the stop token's id or the stop string, and None after the end-of-sequence token.
+    usage and metrics come with finish_reason, info with the first piece of index 0.
+    """
+
+    request_id: str = ""
+    index: int = 0
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[PositionLogprobs] = field(default_factory=list)
+    cumulative_logprob: float | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    usage: Usage | None = None
+    metrics: RequestMetrics | None = None
+    info: RequestInfo | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether no more pieces of this continuation follow."""
+        return self.finish_reason is not None
+
+    def append(self, delta: "CompletionOutput") -> None:
+        """Joins the next piece of the same continuation to this one."""
+        assert delta.index == self.index and not self.finished
+        self.text += delta.text
+        self.token_ids += delta.token_ids
+        self.logprobs += delta.logprobs
+        self.finish_reason = delta.finish_reason
+        self.stop_reason = delta.stop_reason
+        self.usage = delta.usage
+        self.metrics = delta.metrics
+        if delta.cumulative_logprob is not None:
+            self.cumulative_logprob = delta.cumulative_logprob
+        if delta.info is not None:
+            self.info = delta.info
+
+    def to_proto(self) -> types_pb2.CompletionOutput:
+        """The message of the contract."""
+        message = types_pb2.CompletionOutput(
+            request_id=self.request_id,
+            index=self.index,
+            text=self.text,
+            token_ids=self.token_ids,
+            logprobs=[_position_to_proto(position) for position in self.logprobs],
+            cumulative_logprob=self.cumulative_logprob,
+        )
+        if self.finish_reason is not None:
+            message.finish_reason = types_pb2.FinishReason.Value(
+                f"FINISH_REASON_{self.finish_reason.name}"
+            )
+        if isinstance(self.stop_reason, str):
+            message.stop_string = self.stop_reason
+        elif self.stop_reason is not None:
+            message.stop_token_id = self.stop_reason
+        elif self.finish_reason is FinishReason.STOP:
+            message.eos = True
+        if self.usage is not None:
+            message.usage.CopyFrom(_usage_to_proto(self.usage))
+        if self.metrics is not None:
+            message.metrics.CopyFrom(_metrics_to_proto(self.metrics))
+        if self.info is not None:
+            message.info.CopyFrom(_info_to_proto(self.info))
+        return message
+
+    @classmethod
+    def from_proto(cls, message: types_pb2.CompletionOutput) -> "CompletionOutput":
+        """Reads a message of the contract."""
+        stop = message.WhichOneof("stop_reason")
+        return cls(
+            request_id=message.request_id,
+            index=message.index,
+            text=message.text,
+            token_ids=list(message.token_ids),
+            logprobs=[_position_from_proto(position) for position in message.logprobs],
+            cumulative_logprob=(
+                message.cumulative_logprob if message.HasField("cumulative_logprob") else None
+            ),
+            finish_reason=_finish_reason(message.finish_reason),
+            stop_reason=getattr(message, stop) if stop and stop != "eos" else None,
+            usage=_usage_from_proto(message.usage) if message.HasField("usage") else None,
+            metrics=_metrics_from_proto(message.metrics) if message.HasField("metrics") else None,
+            info=_info_from_proto(message.info) if message.HasField("info") else None,
+        )
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """All continuations of one request, joined from their pieces."""
+
+    request_id: str = ""
+    prompt: str | None = None
+    prompt_token_ids: list[int] = field(default_factory=list)
+    outputs: list[CompletionOutput] = field(default_factory=list)
+    info: RequestInfo | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every continuation has ended."""
+        return bool(self.outputs) and all(output.finished for output in self.outputs)
+
+    def add(self, delta: CompletionOutput) -> None:
+        """Joins one streamed piece to its continuation."""
+        self.request_id = delta.request_id
+        if delta.info is not None:
+            self.info = delta.info
+            if delta.info.prompt_token_ids:
+                self.prompt_token_ids = list(delta.info.prompt_token_ids)
+        while len(self.outputs) <= delta.index:
+            index = len(self.outputs)
+            self.outputs.append(CompletionOutput(request_id=delta.request_id, index=index))
+        self.outputs[delta.index].append(delta)
+
+    @classmethod
+    def join(cls, deltas: Iterable[CompletionOutput]) -> "RequestOutput":
+        """Joins a whole stream."""
+        output = cls()
+        for delta in deltas:
+            output.add(delta)
+        return output
+
+
+def _finish_reason(value: types_pb2.FinishReason.ValueType) -> FinishReason | None:
+    if value == types_pb2.FINISH_REASON_UNSPECIFIED:
+        return None
+    return FinishReason[types_pb2.FinishReason.Name(value).removeprefix("FINISH_REASON_")]
+
+
+def _logprob_to_proto(logprob: Logprob) -> types_pb2.Logprob:
+    return types_pb2.Logprob(token_id=logprob.token_id, logprob=logprob.logprob, rank=logprob.rank)
+
+
+def _logprob_from_proto(message: types_pb2.Logprob) -> Logprob:
+    return Logprob(
+        message.token_id,
+        message.logprob if message.HasField("logprob") else None,
+        message.rank if message.HasField("rank") else None,
+    )
+
+
+def _position_to_proto(position: PositionLogprobs) -> types_pb2.PositionLogprobs:
+    return types_pb2.PositionLogprobs(
+        token=_logprob_to_proto(position.token),
+        top=[_logprob_to_proto(candidate) for candidate in position.top],
+    )
+
+
+def _position_from_proto(message: types_pb2.PositionLogprobs) -> PositionLogprobs:
+    return PositionLogprobs(
+        _logprob_from_proto(message.token), tuple(_logprob_from_proto(top) for top in message.top)
+    )
+
+
+def _usage_to_proto(usage: Usage) -> types_pb2.Usage:
+    return types_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+    )
+
+
+def _usage_from_proto(message: types_pb2.Usage) -> Usage:
+    return Usage(
+        message.prompt_tokens,
+        message.completion_tokens,
+        message.cached_tokens,
+        message.reasoning_tokens,
+    )
+
+
+def _metrics_to_proto(metrics: RequestMetrics) -> types_pb2.RequestMetrics:
+    return types_pb2.RequestMetrics(
+        queue=_duration(metrics.queue),
+        prefill=_duration(metrics.prefill),
+        decode=_duration(metrics.decode),
+        time_to_first_token=_duration(metrics.time_to_first_token),
+        preemptions=metrics.preemptions,
+    )
+
+
+def _metrics_from_proto(message: types_pb2.RequestMetrics) -> RequestMetrics:
+    return RequestMetrics(
+        message.queue.ToNanoseconds() / 1e9,
+        message.prefill.ToNanoseconds() / 1e9,
+        message.decode.ToNanoseconds() / 1e9,
+        message.time_to_first_token.ToNanoseconds() / 1e9,
+        message.preemptions,
+    )
+
+
+def _info_to_proto(info: RequestInfo) -> types_pb2.RequestInfo:
+    return types_pb2.RequestInfo(
+        sampling_params=info.sampling_params.to_proto(),
+        model_fingerprint=info.model_fingerprint,
+        tokenizer_fingerprint=info.tokenizer_fingerprint,
+        prompt_tokens=info.prompt_tokens,
+        cached_tokens=info.cached_tokens,
+        prompt_logprobs=[_position_to_proto(position) for position in info.prompt_logprobs],
+        prompt_token_ids=info.prompt_token_ids,
+    )
+
+
+def _info_from_proto(message: types_pb2.RequestInfo) -> RequestInfo:
+    return RequestInfo(
+        SamplingParams.from_proto(message.sampling_params),
+        message.model_fingerprint,
+        message.tokenizer_fingerprint,
+        message.prompt_tokens,
+        message.cached_tokens,
+        tuple(_position_from_proto(position) for position in message.prompt_logprobs),
+        tuple(message.prompt_token_ids),
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration

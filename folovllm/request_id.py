@@ -1,0 +1,8 @@
+"""Names for requests."""
+
+import uuid
+
+
+def new_request_id() -> str:
+    """A name that no other request has."""
+    return f"req-{uuid.uuid4().hex}"

@@ -1,0 +1,258 @@
+"""SamplingParams: how to choose tokens and when to stop.
+
+The one definition of every parameter's default and range, and the one converter to and from the
+contract. Meaning, ranges and defaults are vLLM's.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from folovllm.errors import InvalidRequestError
+from folovllm.v1 import types_pb2
+
+MAX_N = 128
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_BYTES = 256
+MAX_STOP_TOKEN_IDS = 128
+MAX_LOGPROBS = 20
+MAX_LOGIT_BIAS = 1024
+MAX_ALLOWED_TOKEN_IDS = 1024
+MAX_BAD_WORDS = 128
+MAX_GRAMMAR_BYTES = 65536
+
+_UINT32 = 2**32 - 1
+_UINT64 = 2**64 - 1
+
+# name: (lowest, highest, may the lowest itself be taken)
+_FLOAT_RANGES = {
+    "temperature": (0.0, 100.0, True),
+    "top_p": (0.0, 1.0, False),
+    "min_p": (0.0, 1.0, True),
+    "presence_penalty": (-2.0, 2.0, True),
+    "frequency_penalty": (-2.0, 2.0, True),
+    "repetition_penalty": (0.0, 100.0, False),
+}
+# name: (lowest, highest, may it be None)
+_INT_RANGES = {
+    "n": (1, MAX_N, False),
+    "top_k": (-1, 2**31 - 1, False),
+    "seed": (0, _UINT64, True),
+    "max_tokens": (1, _UINT32, True),
+    "min_tokens": (0, _UINT32, False),
+    "logprobs": (0, MAX_LOGPROBS, True),
+    "prompt_logprobs": (0, MAX_LOGPROBS, True),
+}
+# Scalars that the contract marks `optional`: where one is not set, the model's default applies.
+_OPTIONAL = (*_FLOAT_RANGES, *_INT_RANGES, "skip_special_tokens")
+_OUTPUT_KINDS = ("json_schema", "json_object", "regex", "choice", "grammar")
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredOutput:
+    """A constraint on the whole output.
+
+    `value` is the schema, regular expression or grammar as text, the alternatives of a choice, or
+    True for any JSON object.
+    """
+
+    kind: Literal["json_schema", "json_object", "regex", "choice", "grammar"]
+    value: str | tuple[str, ...] | bool
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to choose tokens and when to stop. Checked when made; raises InvalidRequestError.
+
+    temperature 0 is greedy. top_k 0 or -1 keeps all tokens. max_tokens None means up to the model's
+    context. seed None lets the engine draw one. `stop` may be given as one string.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[str, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    structured_output: StructuredOutput | None = None
+
+    def __post_init__(self) -> None:
+        self._normalise()
+        for name, (low, high, closed) in _FLOAT_RANGES.items():
+            _check_float(name, getattr(self, name), low, high, closed)
+        for name, (lowest, highest, nullable) in _INT_RANGES.items():
+            _check_int(name, getattr(self, name), lowest, highest, nullable)
+        for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise _invalid(name, "must be true or false")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise _invalid(
+                "min_tokens", f"({self.min_tokens}) is over max_tokens ({self.max_tokens})"
+            )
+        _check_strings("stop", self.stop, MAX_STOP_STRINGS, MAX_STOP_STRING_BYTES)
+        _check_strings("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_STOP_STRING_BYTES)
+        _check_ids("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS)
+        _check_ids("allowed_token_ids", self.allowed_token_ids, MAX_ALLOWED_TOKEN_IDS)
+        _check_ids("logit_bias", [token_id for token_id, _ in self.logit_bias], MAX_LOGIT_BIAS)
+        for _, bias in self.logit_bias:
+            _check_float("logit_bias", bias, -100.0, 100.0, True)
+        _check_structured_output(self.structured_output)
+
+    def _normalise(self) -> None:
+        """Takes what people write (one stop string, lists, a dict) and keeps tuples."""
+        stop = self.stop
+        object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else _as_tuple(stop))
+        for name in ("stop_token_ids", "allowed_token_ids", "bad_words"):
+            object.__setattr__(self, name, _as_tuple(getattr(self, name)))
+        bias = self.logit_bias
+        pairs = bias.items() if isinstance(bias, dict) else (bias or ())
+        object.__setattr__(self, "logit_bias", tuple(sorted(pairs)))
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is always taken."""
+        return self.temperature == 0.0
+
+    def clone(self, **changes: object) -> "SamplingParams":
+        """A checked copy with some fields changed."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def to_proto(self) -> types_pb2.SamplingParams:
+        """The message with every field set, so that it means the same to any server."""
+        message = types_pb2.SamplingParams(
+            stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
+            include_stop_str_in_output=self.include_stop_str_in_output,
+            logit_bias=dict(self.logit_bias),
+            allowed_token_ids=self.allowed_token_ids,
+            bad_words=self.bad_words,
+        )
+        for name in _OPTIONAL:
+            value = getattr(self, name)
+            if value is not None:
+                setattr(message, name, value)
+        output = self.structured_output
+        if output is not None and output.kind == "choice":
+            assert isinstance(output.value, tuple)
+            message.choice.options.extend(output.value)
+        elif output is not None:
+            setattr(message, output.kind, output.value)
+        return message
+
+    @classmethod
+    def from_proto(
+        cls, message: types_pb2.SamplingParams, defaults: "SamplingParams | None" = None
+    ) -> "SamplingParams":
+        """Reads a message; a field that is not set takes its value from `defaults`.
+
+        Raises InvalidRequestError that names the first field out of range.
+        """
+        defaults = defaults or cls()
+        values = {name: getattr(defaults, name) for name in _OPTIONAL}
+        for name in _OPTIONAL:
+            if message.HasField(name):  # type: ignore[arg-type]
+                value = getattr(message, name)
+                values[name] = _shortest(value) if isinstance(value, float) else value
+        return cls(
+            **values,
+            stop=tuple(message.stop),
+            stop_token_ids=tuple(message.stop_token_ids),
+            ignore_eos=message.ignore_eos,
+            include_stop_str_in_output=message.include_stop_str_in_output,
+            logit_bias=tuple((i, _shortest(bias)) for i, bias in message.logit_bias.items()),
+            allowed_token_ids=tuple(message.allowed_token_ids),
+            bad_words=tuple(message.bad_words),
+            structured_output=_structured_output(message),
+        )
+
+
+def _invalid(name: str, message: str) -> InvalidRequestError:
+    return InvalidRequestError(f"sampling_params.{name}", f"{name} {message}")
+
+
+def _shortest(value: float) -> float:
+    """0.7 travels as a 32-bit float; the shortest decimal gives back what the caller wrote."""
+    return float(f"{value:.7g}")
+
+
+def _as_tuple(values: Iterable[object] | None) -> tuple[object, ...]:
+    return tuple(values) if values is not None else ()
+
+
+def _check_float(name: str, value: object, low: float, high: float, closed: bool) -> None:
+    bounds = f"{'[' if closed else '('}{low:g}, {high:g}]"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _invalid(name, f"must be a number in {bounds}, got {value!r}")
+    # Written so that NaN fails.
+    if not (low <= value <= high) or (value == low and not closed):
+        raise _invalid(name, f"must be in {bounds}, got {value:g}")
+
+
+def _check_int(name: str, value: object, low: int, high: int, nullable: bool) -> None:
+    if value is None and nullable:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _invalid(name, f"must be a whole number, got {value!r}")
+    if not low <= value <= high:
+        raise _invalid(name, f"must be between {low} and {high}, got {value}")
+
+
+def _check_strings(name: str, strings: tuple[str, ...], most: int, most_bytes: int) -> None:
+    if len(strings) > most:
+        raise _invalid(name, f"may hold at most {most} strings, got {len(strings)}")
+    for string in strings:
+        if not isinstance(string, str) or not string:
+            raise _invalid(name, f"must hold strings that are not empty, got {string!r}")
+        if len(string.encode(errors="replace")) > most_bytes:
+            raise _invalid(name, f"may hold strings of at most {most_bytes} bytes")
+
+
+def _check_ids(name: str, ids: Iterable[int], most: int) -> None:
+    ids = tuple(ids)
+    if len(ids) > most:
+        raise _invalid(name, f"may hold at most {most} token ids, got {len(ids)}")
+    for token_id in ids:
+        if isinstance(token_id, bool) or not isinstance(token_id, int):
+            raise _invalid(name, f"must hold token ids, got {token_id!r}")
+        if not 0 <= token_id <= _UINT32:
+            raise _invalid(name, f"must hold token ids that are not negative, got {token_id}")
+
+
+def _check_structured_output(output: StructuredOutput | None) -> None:
+    if output is None:
+        return
+    if output.kind not in _OUTPUT_KINDS:
+        raise _invalid("structured_output", f"must be one of {', '.join(_OUTPUT_KINDS)}")
+    texts = output.value if isinstance(output.value, tuple) else (output.value,)
+    if output.kind != "json_object" and not all(isinstance(t, str) and t for t in texts):
+        raise _invalid(output.kind, "must not be empty")
+    if not texts:
+        raise _invalid(output.kind, "must hold at least one option")
+    size = sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+    if size > MAX_GRAMMAR_BYTES:
+        raise _invalid(output.kind, f"may hold at most {MAX_GRAMMAR_BYTES} bytes, got {size}")
+
+
+def _structured_output(message: types_pb2.SamplingParams) -> StructuredOutput | None:
+    kind = message.WhichOneof("structured_output")
+    if kind is None or (kind == "json_object" and not message.json_object):
+        return None
+    if kind == "choice":
+        return StructuredOutput(kind, tuple(message.choice.options))
+    return StructuredOutput(kind, getattr(message, kind))

@@ -1,0 +1,35 @@
+"""Channel options that both ends agree on.
+
+Keepalive finds a peer that vanished without a word: a long prefill sends no data, so pings must be
+allowed without it. The server's lowest interval stays below the client's ping interval, or the
+server would close the connection for too many pings.
+"""
+
+# 4 MiB is gRPC's own default; a prompt of 256k ids takes at most 5 bytes each.
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+_COMMON: list[tuple[str, int]] = [
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+]
+
+CLIENT_OPTIONS: list[tuple[str, int]] = [
+    *_COMMON,
+    ("grpc.http2.max_pings_without_data", 0),
+    # A server that comes back is found again within a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+
+SERVER_OPTIONS: list[tuple[str, int]] = [
+    *_COMMON,
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Without this a second server on the same port would share it in silence.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 4096),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+]

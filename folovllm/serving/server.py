@@ -1,0 +1,103 @@
+"""GrpcServer: the life of one service's process, from bind to drain.
+
+    bind ─▶ start (NOT_SERVING) ─▶ set_serving(True) ─▶ wait_for_stop ─▶ drain
+
+Draining: health says NOT_SERVING first, new streams are refused with UNAVAILABLE, running streams
+finish within the grace period, then the server stops. A second signal ends the grace at once.
+"""
+
+import asyncio
+import signal
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from folovllm.errors import ConfigError
+from folovllm.serving.active_calls import ActiveCalls
+from folovllm.serving.channel import SERVER_OPTIONS
+from folovllm.serving.interceptor import CallInterceptor
+from folovllm.serving.reflection import enable_reflection
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Where and how a service listens."""
+
+    host: str = "127.0.0.1"
+    """Address to bind; 0.0.0.0 for all."""
+    port: int = 0
+    """Port to bind; 0 takes a free one."""
+    grace_period: float = 30.0
+    """Seconds that running streams get to finish after SIGTERM."""
+    reflection: bool = True
+    """Serve the schema to tools such as grpcurl."""
+
+
+class GrpcServer:
+    """One grpc.aio server with health, reflection, interceptor and drain."""
+
+    def __init__(self, config: ServerConfig, service_name: str) -> None:
+        self._config = config
+        self._service_name = service_name
+        self.active_calls = ActiveCalls()
+        self.grpc = grpc.aio.server(
+            interceptors=[CallInterceptor(self.active_calls)], options=SERVER_OPTIONS
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        if config.reflection:
+            enable_reflection(self.grpc, [service_name, health.SERVICE_NAME])
+        self._stop = asyncio.Event()
+        self._hard_stop = asyncio.Event()
+
+    def bind(self) -> int:
+        """Takes the port and returns its number. Raises ConfigError where it is in use."""
+        address = f"{self._config.host}:{self._config.port}"
+        try:
+            port = self.grpc.add_insecure_port(address)
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise ConfigError(f"cannot listen on {address}: the port is in use or not ours to take")
+        return port
+
+    async def start(self) -> None:
+        """Begins to answer, as NOT_SERVING, and to listen for SIGTERM and SIGINT."""
+        await self.set_serving(False)
+        await self.grpc.start()
+        loop = asyncio.get_running_loop()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, self.request_stop)
+
+    async def set_serving(self, serving: bool) -> None:
+        """Sets the health of the service and of the whole server."""
+        status = health_pb2.HealthCheckResponse
+        value = status.SERVING if serving else status.NOT_SERVING
+        for name in ("", self._service_name):
+            await self._health.set(name, value)
+
+    def request_stop(self) -> None:
+        """Asks for a drain; the second time, for an end at once."""
+        if self._stop.is_set():
+            self._hard_stop.set()
+        self._stop.set()
+
+    async def wait_for_stop(self) -> None:
+        """Returns when a stop was asked for."""
+        await self._stop.wait()
+
+    async def drain(self) -> None:
+        """Ends the server as the module's docstring says."""
+        await self._health.enter_graceful_shutdown()
+        log.info("draining", streams=len(self.active_calls))
+        finished = asyncio.ensure_future(self.active_calls.drain(self._config.grace_period))
+        hard_stop = asyncio.ensure_future(self._hard_stop.wait())
+        await asyncio.wait({finished, hard_stop}, return_when=asyncio.FIRST_COMPLETED)
+        hard_stop.cancel()
+        finished.cancel()
+        await self.grpc.stop(grace=None)
+        log.info("stopped", cut_off=len(self.active_calls))
