@@ -4,10 +4,16 @@ What is discovered later (number of KV blocks, context length) is returned by wh
 never written back.
 """
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from folovllm.errors import ConfigError
+from folovllm.serving.args import add_server_arguments, parse_with_environment, server_config
+from folovllm.serving.logs import LogFormat
+from folovllm.serving.server import ServerConfig
 
+DEFAULT_PORT = 50052
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -78,6 +84,64 @@ class EngineConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineServiceConfig:
+    """The engine, and the server in front of it."""
+
+    engine: EngineConfig
+    server: ServerConfig
+    log_format: LogFormat
+
+
+def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
+    """Reads the command line and the environment. Raises ConfigError."""
+    parser = argparse.ArgumentParser("engine_service", description="Token ids in, token ids out.")
+    model, cache, scheduler = ModelConfig(), CacheConfig(), SchedulerConfig()
+    add = parser.add_argument
+    add("--model", metavar="PATH_OR_ID", help="a model's folder or hub id (the embedded model)")
+    add("--dtype", default=model.dtype, choices=DTYPES, help="(%(default)s)")
+    add("--device", default=model.device, help="cpu, cuda, cuda:N or auto (%(default)s)")
+    add("--max-model-len", type=int, help="most tokens of prompt and answer (the model's own)")
+    add("--block-size", type=int, default=cache.block_size, help="tokens a block (%(default)s)")
+    add("--num-blocks", type=int, help="KV cache blocks (what the memory gives)")
+    add(
+        "--memory-utilization",
+        "--gpu-memory-utilization",
+        type=float,
+        metavar="SHARE",
+        help="of the free memory, for the KV cache (0.9 of a GPU's, 0.5 of the main memory)",
+    )
+    add("--no-prefix-caching", action="store_true", help="share no KV between requests")
+    add(
+        "--max-num-seqs",
+        type=int,
+        default=scheduler.max_num_seqs,
+        help="most sequences that run at once (%(default)s)",
+    )
+    add(
+        "--max-num-batched-tokens",
+        type=int,
+        default=scheduler.max_num_batched_tokens,
+        help="most tokens in a step (%(default)s)",
+    )
+    add(
+        "--max-num-waiting",
+        type=int,
+        default=scheduler.max_num_waiting,
+        help="most requests without a first token (%(default)s)",
+    )
+    add_server_arguments(parser, DEFAULT_PORT)
+    args = parse_with_environment(parser, argv)
+    engine = EngineConfig(
+        ModelConfig(args.model, args.dtype, args.device, args.max_model_len),
+        CacheConfig(
+            args.block_size, args.num_blocks, args.memory_utilization, not args.no_prefix_caching
+        ),
+        SchedulerConfig(args.max_num_seqs, args.max_num_batched_tokens, args.max_num_waiting),
+    )
+    return EngineServiceConfig(engine, server_config(args), args.log_format)
 
 
 def _require(condition: bool, message: str) -> None:

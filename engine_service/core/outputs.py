@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from engine_service.core.request import RequestStatus
+    from engine_service.core.request import Sequence
     from folovllm.sampling_params import SamplingParams
 
 
@@ -77,10 +77,9 @@ class ModelRunner(Protocol):
 class SequenceOutput:
     """What one step changed for one sequence."""
 
-    request_id: str
-    index: int
+    seq: "Sequence"
     token_ids: tuple[int, ...]
-    finished: "RequestStatus | None" = None
-    """The finished status that the step brought, if it did."""
+    finished: bool = False
+    """Whether it ended; its status says why."""
     stop_token_id: int | None = None
     """The stop token that ended it; None after the end-of-sequence token."""

@@ -9,6 +9,8 @@ server would close the connection for too many pings.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 _COMMON: list[tuple[str, int]] = [
+    # Services are reached directly; a proxy of the environment is meant for the web.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
@@ -20,7 +20,8 @@ _PREFIX = "/folovllm."
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("call")
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+# None where the method is unknown.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -32,9 +33,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
+    ) -> Handler:
         """Puts this interceptor's wrapper in front of the method's handler."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method

@@ -14,16 +14,18 @@ def configure_logging(log_format: LogFormat = "text", level: str = "info") -> No
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=28)
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
+    # No formatter here shows local variables: they may hold prompts.
+    before = [structlog.processors.format_exc_info] if log_format == "json" else []
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks
-            if log_format == "json"
-            else structlog.processors.format_exc_info,
+            *before,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(

@@ -8,6 +8,7 @@ finish within the grace period, then the server stops. A second signal ends the 
 
 import asyncio
 import signal
+import socket
 from dataclasses import dataclass
 
 import grpc
@@ -19,6 +20,8 @@ from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.channel import SERVER_OPTIONS
 from folovllm.serving.interceptor import CallInterceptor
 from folovllm.serving.reflection import enable_reflection
+
+_LAST_GRACE = 0.2  # seconds
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
@@ -56,14 +59,14 @@ class GrpcServer:
 
     def bind(self) -> int:
         """Takes the port and returns its number. Raises ConfigError where it is in use."""
-        address = f"{self._config.host}:{self._config.port}"
+        host, port = self._config.host, self._config.port
         try:
-            port = self.grpc.add_insecure_port(address)
-        except RuntimeError:
-            port = 0
-        if port == 0:
-            raise ConfigError(f"cannot listen on {address}: the port is in use or not ours to take")
-        return port
+            # Asked first, because gRPC would print a page of its own about a port in use.
+            socket.create_server((host, port), family=_family(host)).close()
+            return self.grpc.add_insecure_port(f"{host}:{port}")
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from None
 
     async def start(self) -> None:
         """Begins to answer, as NOT_SERVING, and to listen for SIGTERM and SIGINT."""
@@ -99,5 +102,10 @@ class GrpcServer:
         await asyncio.wait({finished, hard_stop}, return_when=asyncio.FIRST_COMPLETED)
         hard_stop.cancel()
         finished.cancel()
-        await self.grpc.stop(grace=None)
+        # Only health watches and the like are left; they are told to go before they are cut off.
+        await self.grpc.stop(grace=_LAST_GRACE)
         log.info("stopped", cut_off=len(self.active_calls))
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

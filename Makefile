@@ -1,0 +1,55 @@
+# What a developer types. Everything that needs Python runs in .venv, made on first use.
+
+# The engine's torch. Where there is no NVIDIA GPU it comes from TORCH_INDEX: the build for CPUs,
+# without gigabytes of CUDA libraries. PYTHON names the interpreter, if not the first fitting one.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PYTHON ?=
+export TORCH TORCH_INDEX PYTHON
+
+BIN := .venv/bin
+# protoc and import-linter look for their helpers on the PATH.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo serve test lint protos protos-check compose-test
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.installed ## Start both services, stream an answer, stop them again
+	@$(BIN)/folovllm demo
+
+serve: .venv/.installed ## Serve the embedded model on localhost:50051 until Ctrl-C
+	@$(BIN)/folovllm serve
+
+test: .venv/.installed-dev ## Run the whole suite, with coverage
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+lint: .venv/.installed-dev ## Check style, types, import rules and the contract
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/buf lint protos
+
+protos: .venv/.installed-dev ## Generate folovllm/v1 from protos/
+	@$(BIN)/python -m tools.generate_protos
+
+protos-check: .venv/.installed-dev ## Fail where folovllm/v1 is not what protos/ generates
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(BIN)/python -m tools.generate_protos "$$fresh" && \
+	{ diff -r -x __init__.py -x __pycache__ "$$fresh/folovllm/v1" folovllm/v1 || \
+	{ echo "error: folovllm/v1 is not what protos/ generates; run 'make protos'" >&2; exit 1; }; }
+
+compose-test: .venv/.installed ## Build the containers, generate through them, take them down
+	@$(BIN)/python -m tools.compose_test
+
+.venv/.installed: pyproject.toml tools/install.sh
+	@bash tools/install.sh all
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml tools/install.sh
+	@bash tools/install.sh dev
+	@touch .venv/.installed $@

@@ -1,0 +1,154 @@
+"""AsyncClient: the tokenizer service, called from asyncio."""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from client.requests import (
+    DEFAULT_ADDRESS,
+    Prompt,
+    call_errors,
+    detokenize_request,
+    empty_output,
+    generate_request,
+    tokenize_request,
+)
+from folovllm.model_info import ModelInfo
+from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.sampling_params import SamplingParams
+from folovllm.serving.channel import CLIENT_OPTIONS
+from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
+
+
+class AsyncClient:
+    """A connection to a tokenizer service, made and used inside one running event loop.
+
+    `timeout` is the deadline of each call in seconds where a call names none; None means none.
+    Every method raises the classes of `folovllm.errors`, such as InvalidRequestError,
+    QueueFullError, DeadlineError and UnavailableError. Cancelling the task that waits for a call
+    cancels the call.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float | None = None) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._channel = grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)
+        self._stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> RequestOutput:
+        """All continuations of a prompt, complete.
+
+        Without `sampling_params` the model's own defaults apply.
+        """
+        request = generate_request(
+            prompt,
+            sampling_params,
+            request_id=request_id,
+            priority=priority,
+            cache_salt=cache_salt,
+            return_prompt_token_ids=isinstance(prompt, str),
+        )
+        output = empty_output(prompt)
+        async with aclosing(self.send(request, timeout)) as pieces:
+            async for piece in pieces:
+                output.add(piece)
+        return output
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> AsyncGenerator[CompletionOutput, None]:
+        """The pieces of all continuations as they come; closing the iterator cancels the call.
+
+        Leaving `async for piece in client.stream(…)` closes it; one that is kept in a variable is
+        closed by `contextlib.aclosing`, or when it is dropped.
+        """
+        request = generate_request(
+            prompt,
+            sampling_params,
+            request_id=request_id,
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+        return self.send(request, timeout)
+
+    async def send(
+        self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
+    ) -> AsyncGenerator[CompletionOutput, None]:
+        """Sends a message of the contract as it is; else the same as `stream`.
+
+        The call begins with the first piece that is asked for.
+        """
+        deadline = self._timeout if timeout is None else timeout
+        with call_errors(self.address):
+            call = self._stub.Generate(request, timeout=deadline)
+            try:
+                async for message in call:
+                    yield CompletionOutput.from_proto(message)
+            finally:
+                call.cancel()
+
+    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text."""
+        request = tokenize_request(text, add_special_tokens)
+        with call_errors(self.address):
+            return list((await self._stub.Tokenize(request, timeout=self._timeout)).token_ids)
+
+    async def detokenize(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids; bytes that are no valid UTF-8 come as U+FFFD."""
+        request = detokenize_request(ids, skip_special_tokens)
+        with call_errors(self.address):
+            return (await self._stub.Detokenize(request, timeout=self._timeout)).text
+
+    async def model_info(self) -> ModelInfo:
+        """The model that the engines serve."""
+        request = types_pb2.GetModelInfoRequest()
+        with call_errors(self.address):
+            return ModelInfo.from_proto(
+                await self._stub.GetModelInfo(request, timeout=self._timeout)
+            )
+
+    async def health(self, service: str = "") -> str:
+        """The health of a service by its full name, or of the server; "SERVING" when ready.
+
+        Raises NotFoundError for a name that the server does not know.
+        """
+        request = health_pb2.HealthCheckRequest(service=service)
+        with call_errors(self.address):
+            status = (await self._health.Check(request, timeout=self._timeout)).status
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
+
+    async def close(self) -> None:
+        """Ends running calls and the connection."""
+        await self._channel.close()

@@ -1,0 +1,254 @@
+"""The `folovllm` command line.
+
+Results go to standard output, everything else to standard error. A failure is one line, `error: …`,
+and exit code 1; Ctrl-C ends quietly with 130.
+"""
+
+import dataclasses
+import json
+import sys
+from contextlib import closing
+from typing import Any
+
+import click
+
+from client.console import command_name, dim
+from client.requests import (
+    DEFAULT_ADDRESS,
+    UnreachableError,
+    empty_output,
+    generate_request,
+    partial_sampling_params,
+)
+from client.service_commands import ServeOptions
+from client.stream_stats import StreamStats
+from client.sync_client import Client
+from folovllm.errors import DeadlineError, FolovError
+from folovllm.outputs import RequestOutput
+from folovllm.serving.healthcheck import TOKENIZER_SERVICE
+from folovllm.version import __version__
+
+_UNARY_TIMEOUT = 10.0
+_INTERRUPTED = 130
+_DEFAULTS = ServeOptions()
+_PORT = click.IntRange(1, 65535)
+_TOKEN_ID = click.IntRange(0, 2**32 - 1)
+
+server_option = click.option(
+    "--server",
+    metavar="HOST:PORT",
+    envvar="FOLOVLLM_SERVER",
+    default=DEFAULT_ADDRESS,
+    show_default=True,
+    show_envvar=True,
+    help="The tokenizer service to ask.",
+)
+
+
+class CommandError(click.ClickException):
+    """A failure as the user sees it."""
+
+    def show(self, file: Any = None) -> None:
+        """Prints the one line."""
+        line = " ".join(self.message.split())
+        click.echo(f"{click.style('error:', fg='red')} {line}", err=True)
+
+
+class Commands(click.Group):
+    """Turns the errors of all commands into exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except UnreachableError as error:
+            hint = f"start it with `{command_name()} serve`, or choose another with --server"
+            raise CommandError(f"{error}; {hint}") from None
+        except DeadlineError as error:
+            raise CommandError(f"no complete answer in time ({error})") from None
+        except FolovError as error:
+            raise CommandError(str(error)) from None
+        except KeyboardInterrupt:
+            ctx.exit(_INTERRUPTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="folovllm", message="%(prog)s %(version)s")
+def commands() -> None:
+    """Serves Qwen3-family language models over gRPC, and asks them."""
+
+
+@commands.command()
+@click.option("--model", metavar="PATH_OR_ID", help="Folder or hub id. Default: the embedded one.")
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    default=_DEFAULTS.host,
+    show_default=True,
+    help="Where clients are answered; 0.0.0.0 for all.",
+)
+@click.option(
+    "--port",
+    type=_PORT,
+    metavar="PORT",
+    default=_DEFAULTS.port,
+    show_default=True,
+    help="Port of the tokenizer service.",
+)
+@click.option(
+    "--engine-port",
+    type=_PORT,
+    metavar="PORT",
+    default=_DEFAULTS.engine_port,
+    show_default=True,
+    help="Port of the engine service, on the loopback.",
+)
+@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: auto.")
+@click.option("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16. Default: auto.")
+@click.option("--max-model-len", type=int, metavar="N", help="Tokens of prompt and completion.")
+@click.option("--max-num-seqs", type=int, metavar="N", help="Sequences that run at once.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text.")
+def serve(**options: Any) -> None:
+    """Starts both services and stops them together.
+
+    Other settings of the services come from their FOLOVLLM_* environment variables.
+    """
+    from client.serve import serve as run
+
+    run(ServeOptions(**options))
+
+
+@commands.command()
+@click.argument("prompt")
+@click.option("--max-tokens", type=int, metavar="N", help="Most tokens to generate.")
+@click.option("--min-tokens", type=int, metavar="N", help="No stop before this many tokens.")
+@click.option("--temperature", type=float, metavar="X", help="Randomness; 0 is greedy.")
+@click.option("--top-k", type=int, metavar="K", help="Keep the K most probable tokens.")
+@click.option("--top-p", type=float, metavar="P", help="Keep the tokens that make up P.")
+@click.option("--min-p", type=float, metavar="P", help="Keep tokens at least P times the best.")
+@click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="Ends the answer. May be repeated.")
+@click.option("--ignore-eos", is_flag=True, help="Go on after the end-of-sequence token.")
+@click.option("--n", type=int, metavar="N", help="Number of answers.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Longest time for the whole answer.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole answer as one JSON object.")
+@click.option("--stats", is_flag=True, help="Print the figures although stderr is no terminal.")
+@server_option
+def generate(
+    prompt: str,
+    server: str,
+    timeout: float | None,
+    as_json: bool,
+    stats: bool,
+    **sampling: Any,
+) -> None:
+    """Continues PROMPT and prints the text as it comes.
+
+    `-` reads the prompt from standard input. A parameter that is not given is left to the model's
+    own default.
+    """
+    text = _argument_or_stdin(prompt)
+    request = generate_request(
+        text, partial_sampling_params(sampling), return_prompt_token_ids=as_json
+    )
+    live = not as_json and sampling["n"] in (None, 1)
+    output = empty_output(text)
+    timer = StreamStats()
+    with Client(server, timeout) as client, closing(client.send(request)) as pieces:
+        try:
+            for piece in pieces:
+                timer.observe(piece)
+                output.add(piece)
+                if live:
+                    click.echo(piece.text, nl=False)
+        finally:
+            if live and output.outputs:
+                click.echo()
+    if not live:
+        click.echo(_json_line(output) if as_json else _with_headers(output))
+    if stats or sys.stderr.isatty():
+        click.echo(dim(timer.summary()), err=True)
+
+
+@commands.command()
+@click.argument("text")
+@server_option
+def tokenize(text: str, server: str) -> None:
+    """Prints the token ids of TEXT.
+
+    `-` reads the text from standard input.
+    """
+    with Client(server, _UNARY_TIMEOUT) as client:
+        click.echo(" ".join(map(str, client.tokenize(_argument_or_stdin(text)))))
+
+
+@commands.command()
+@click.argument("ids", metavar="ID...", type=_TOKEN_ID, nargs=-1, required=True)
+@server_option
+def detokenize(ids: tuple[int, ...], server: str) -> None:
+    """Prints the text of token ids."""
+    with Client(server, _UNARY_TIMEOUT) as client:
+        click.echo(client.detokenize(ids))
+
+
+@commands.command()
+@server_option
+def info(server: str) -> None:
+    """Shows the model that is served."""
+    with Client(server, _UNARY_TIMEOUT) as client:
+        values = dataclasses.asdict(client.model_info())
+    width = max(map(len, values))
+    for name, value in values.items():
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        click.echo(f"{name:<{width}}  {shown or '-'}")
+
+
+@commands.command()
+@server_option
+def health(server: str) -> None:
+    """Shows whether the server is ready.
+
+    The exit code is 0 when the server and its service are both SERVING.
+    """
+    with Client(server, _UNARY_TIMEOUT) as client:
+        statuses = {"server": client.health(), TOKENIZER_SERVICE: client.health(TOKENIZER_SERVICE)}
+    for name, status in statuses.items():
+        click.echo(f"{name:<{len(TOKENIZER_SERVICE)}}  {status}")
+    if set(statuses.values()) != {"SERVING"}:
+        raise click.exceptions.Exit(1)
+
+
+@commands.command()
+def demo() -> None:
+    """Shows both services at work, once.
+
+    Starts them on the embedded model, streams one answer, and stops them.
+    """
+    from client.demo import demo as run
+
+    if not run():
+        raise click.exceptions.Exit(_INTERRUPTED)
+
+
+def _argument_or_stdin(argument: str) -> str:
+    """The argument, or for `-` standard input without the line break at its end."""
+    if argument != "-":
+        return argument
+    return sys.stdin.read().removesuffix("\n")
+
+
+def _with_headers(output: RequestOutput) -> str:
+    total = len(output.outputs)
+    return "\n".join(f"[{each.index + 1}/{total}]\n{each.text}" for each in output.outputs)
+
+
+def _json_line(output: RequestOutput) -> str:
+    answer = dataclasses.asdict(output)
+    for each in answer["outputs"]:
+        del each["info"]  # the request's, which the answer holds itself
+    return json.dumps(answer, ensure_ascii=False)

@@ -1,0 +1,157 @@
+"""LLM: both services' code in one process, without sockets; for scripts, notebooks and tests.
+
+Needs `folovllm[all]`. Its modules of the services are imported when it is made.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from client.requests import Prompt, split_prompt
+from folovllm.errors import InvalidRequestError
+from folovllm.model_info import ModelInfo
+from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.request_id import new_request_id
+from folovllm.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from engine_service.config import CacheConfig, ModelConfig, SchedulerConfig
+    from engine_service.core.request import Request
+    from engine_service.models.qwen3 import Decoder
+    from tokenizer_service.output_processor import OutputProcessor
+    from tokenizer_service.tokenizer import Tokenizer
+
+
+def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[Decoder, Tokenizer]":
+    """Loads the weights and the tokenizer that a ModelConfig names. Raises ConfigError."""
+    from engine_service.device import resolve_device, resolve_dtype
+    from engine_service.models.decoder_config import DecoderConfig
+    from engine_service.models.loader import load_model
+    from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
+    from tokenizer_service.tokenizer import Tokenizer
+
+    folder = resolve_model(config.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
+    decoder_config = DecoderConfig.from_folder(folder)
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, decoder_config.dtype, device)
+    model = load_model(folder, decoder_config, dtype, device, show_progress=True)
+    return model, Tokenizer.from_folder(folder)
+
+
+class LLM:
+    """A model that answers batches of prompts."""
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        max_model_len: int | None = None,
+        cache: "CacheConfig | None" = None,
+        scheduler: "SchedulerConfig | None" = None,
+    ) -> None:
+        """Loads a model: a folder, a hub id, or None for the embedded one. Raises ConfigError.
+
+        The parameters mean what they mean in ModelConfig, CacheConfig and SchedulerConfig.
+        """
+        from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+        from engine_service.engine_factory import build_engine
+        from folovllm.model_files import CONFIG_PATTERNS, resolve_model
+        from tokenizer_service.tokenizer import Tokenizer
+
+        self.tokenizer = Tokenizer.from_folder(resolve_model(model, CONFIG_PATTERNS))
+        config = EngineConfig(
+            ModelConfig(model, dtype, device, max_model_len),
+            cache or CacheConfig(),
+            scheduler or SchedulerConfig(),
+        )
+        self._engine = build_engine(config, show_progress=True)
+
+    @property
+    def model_info(self) -> ModelInfo:
+        """What was loaded, and how."""
+        return self._engine.info
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        show_progress: bool = True,
+    ) -> list[RequestOutput]:
+        """Answers all prompts as one continuous batch; the results are in their order.
+
+        A prompt is a text or {"prompt_token_ids": ids}. sampling_params is one for all or one for
+        each; None takes the model's own defaults. Raises InvalidRequestError, before any work,
+        where a prompt or a parameter can never be served.
+        """
+        batch = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
+        results = [RequestOutput() for _ in batch]
+        requests = [
+            self._request(prompt, params, result)
+            for prompt, params, result in zip(
+                batch, self._params_of_each(sampling_params, len(batch)), results, strict=True
+            )
+        ]
+        try:
+            self._run(dict(zip(requests, results, strict=True)), show_progress)
+        finally:  # an interrupt leaves nothing behind
+            for request in requests:
+                self._engine.abort_request(request.request_id)
+        return results
+
+    def _params_of_each(
+        self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> list[SamplingParams]:
+        if params is None or isinstance(params, SamplingParams):
+            return [params or self._engine.default_sampling_params] * count
+        if len(params) != count:
+            raise InvalidRequestError(
+                "sampling_params", f"got {len(params)} sampling_params for {count} prompts"
+            )
+        return list(params)
+
+    def _request(self, prompt: Prompt, params: SamplingParams, result: RequestOutput) -> "Request":
+        """A checked request; fills in what its result already knows."""
+        from engine_service.admission import check_request
+        from engine_service.core.request import Request
+        from engine_service.seeding import new_seed
+
+        result.prompt, token_ids = split_prompt(prompt)
+        if token_ids is None:
+            token_ids = self.tokenizer.encode(result.prompt or "")
+        check_request(token_ids, params, self._engine.info)
+        result.request_id, result.prompt_token_ids = new_request_id(), token_ids
+        return Request(result.request_id, token_ids, params, seed=new_seed())
+
+    def _run(self, results: "dict[Request, RequestOutput]", show_progress: bool) -> None:
+        """Steps the engine until every request has its result."""
+        from tqdm import tqdm
+
+        from tokenizer_service.output_processor import OutputProcessor
+
+        processors: dict[str, tuple[OutputProcessor, RequestOutput]] = {}
+        for request, result in results.items():
+            processor = OutputProcessor(self.tokenizer, request.sampling_params)
+            processors[request.request_id] = processor, result
+            self._engine.add_request(request)
+        # disable=None shows the bar on a terminal only.
+        with tqdm(
+            total=len(results), unit="prompt", disable=None if show_progress else True
+        ) as progress:
+            while self._engine.has_unfinished_requests():
+                for delta in self._engine.step():
+                    processor, result = processors[delta.request_id]
+                    self._take(delta, processor, result)
+                    progress.update(delta.finished and result.finished)
+
+    def _take(
+        self, delta: CompletionOutput, processor: "OutputProcessor", result: RequestOutput
+    ) -> None:
+        """Joins a delta's text to its result; ends a continuation that met a stop string."""
+        processed = processor.process(delta)
+        for output in processed.outputs:
+            result.add(output)
+        if processed.stopped_index is not None:
+            for final in self._engine.abort_request(delta.request_id, [processed.stopped_index]):
+                self._take(final, processor, result)

@@ -1,0 +1,153 @@
+"""What Client and AsyncClient share: prompts and parameters to messages, failed calls to errors.
+
+A value that the contract cannot carry raises InvalidRequestError here, before anything is sent.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import grpc
+
+from folovllm.errors import (
+    DETAILS_KEY,
+    FolovError,
+    InvalidRequestError,
+    UnavailableError,
+    from_rpc_error,
+)
+from folovllm.outputs import RequestOutput
+from folovllm.sampling_params import SamplingParams
+from folovllm.v1 import tokenizer_service_pb2, types_pb2
+
+DEFAULT_ADDRESS = "localhost:50051"
+
+Prompt = str | Sequence[int] | Mapping[str, Sequence[int]]
+"""A text, token ids, or {"prompt_token_ids": ids}."""
+
+# How gRPC begins its message where no connection could be made at all.
+_NO_CONNECTION = ("failed to connect", "DNS resolution failed")
+
+
+class UnreachableError(UnavailableError):
+    """Nothing answers at the address."""
+
+
+def split_prompt(prompt: Prompt) -> tuple[str | None, list[int] | None]:
+    """The text of a prompt or its token ids; the other one is None."""
+    if isinstance(prompt, str):
+        return prompt, None
+    ids = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else prompt
+    if not isinstance(ids, Iterable) or isinstance(ids, bytes):
+        raise InvalidRequestError(
+            "prompt", 'a prompt is a text, a list of token ids or {"prompt_token_ids": ids}'
+        )
+    return None, list(ids)
+
+
+def generate_request(
+    prompt: Prompt,
+    sampling_params: SamplingParams | types_pb2.SamplingParams | None = None,
+    *,
+    request_id: str = "",
+    priority: int = 0,
+    cache_salt: str = "",
+    return_prompt_token_ids: bool = False,
+) -> tokenizer_service_pb2.GenerateRequest:
+    """The message that asks for continuations.
+
+    SamplingParams are sent complete. None sends none, so that the model's own defaults apply, as
+    they do for the fields that a message leaves unset.
+    """
+    text, ids = split_prompt(prompt)
+    request = tokenizer_service_pb2.GenerateRequest(return_prompt_token_ids=return_prompt_token_ids)
+    with _carried_by("text"):
+        if text is not None:
+            request.text = text
+    with _carried_by("token_ids"):
+        if ids is not None:
+            request.token_ids.CopyFrom(tokenizer_service_pb2.TokenIds(ids=ids))
+    with _carried_by("sampling_params"):
+        if isinstance(sampling_params, SamplingParams):
+            sampling_params = sampling_params.to_proto()
+        if sampling_params is not None:
+            request.sampling_params.CopyFrom(sampling_params)
+    for name, value in (
+        ("request_id", request_id),
+        ("priority", priority),
+        ("cache_salt", cache_salt),
+    ):
+        with _carried_by(name):
+            setattr(request, name, value)
+    return request
+
+
+def partial_sampling_params(given: Mapping[str, object]) -> types_pb2.SamplingParams:
+    """The message with only the `given` fields set; None and () leave a field to its default."""
+    message = types_pb2.SamplingParams()
+    for name, value in given.items():
+        with _carried_by(f"sampling_params.{name}"):
+            if isinstance(value, list | tuple):
+                getattr(message, name).extend(value)
+            elif value is not None:
+                setattr(message, name, value)
+    return message
+
+
+def tokenize_request(text: str, add_special_tokens: bool) -> tokenizer_service_pb2.TokenizeRequest:
+    """The message that asks for the token ids of a text."""
+    with _carried_by("text"):
+        return tokenizer_service_pb2.TokenizeRequest(
+            text=text, add_special_tokens=add_special_tokens
+        )
+
+
+def detokenize_request(
+    ids: Iterable[int], skip_special_tokens: bool
+) -> tokenizer_service_pb2.DetokenizeRequest:
+    """The message that asks for the text of token ids."""
+    with _carried_by("token_ids"):
+        return tokenizer_service_pb2.DetokenizeRequest(
+            token_ids=ids, skip_special_tokens=skip_special_tokens
+        )
+
+
+def empty_output(prompt: Prompt) -> RequestOutput:
+    """The RequestOutput that the pieces of a prompt's answer are added to."""
+    text, ids = split_prompt(prompt)
+    return RequestOutput(prompt=text, prompt_token_ids=ids or [])
+
+
+@contextmanager
+def call_errors(address: str) -> Iterator[None]:
+    """Turns a failed call to the server at `address` into an error of `folovllm.errors`."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _to_error(error, address) from error
+
+
+def _to_error(error: grpc.RpcError, address: str) -> FolovError:
+    """Our servers send details with every error; UNAVAILABLE without them is the connection's."""
+    translated = from_rpc_error(error)
+    if not isinstance(translated, UnavailableError) or _has_details(error):
+        return translated
+    message = str(translated)
+    reason = message.rpartition(": ")[2]
+    if message.startswith(_NO_CONNECTION):
+        return UnreachableError(f"nothing answers at {address} ({reason})")
+    return UnavailableError(f"lost the connection to {address} ({reason})")
+
+
+def _has_details(error: grpc.RpcError) -> bool:
+    if isinstance(error, grpc.aio.AioRpcError | grpc.Call):
+        return any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+    return False
+
+
+@contextmanager
+def _carried_by(field: str) -> Iterator[None]:
+    """Names the field whose value the contract cannot carry."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(field, f"{field} cannot be sent: {error}") from error

@@ -1,0 +1,122 @@
+"""How the two services are started: their command lines, their ports, what must be installed."""
+
+import errno
+import importlib.util
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from folovllm.errors import ConfigError
+
+LOOPBACK = "127.0.0.1"
+
+_CHILD = Path(__file__).with_name("child.py")
+# What makes a client of this installation when only the client is installed.
+_NEEDED = ("torch", "safetensors", "tokenizers")
+_ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "[::]": "[::1]"}
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What `folovllm serve` starts; None leaves a setting to the service's own default."""
+
+    host: str = LOOPBACK
+    """Address on which clients are answered; the engine is reached on the loopback alone."""
+    port: int = 50051
+    """Port of the tokenizer service."""
+    engine_port: int = 50052
+    """Port of the engine service."""
+    model: str | None = None
+    """A model's folder or hub id; None is the embedded one."""
+    device: str | None = None
+    """cpu, cuda or cuda:N."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16."""
+    max_model_len: int | None = None
+    """Most tokens of prompt and completion together."""
+    max_num_seqs: int | None = None
+    """Most sequences that run at once."""
+    log_format: str | None = None
+    """text or json."""
+
+    @property
+    def engine_address(self) -> str:
+        """Where the engine service is reached."""
+        return f"{LOOPBACK}:{self.engine_port}"
+
+    @property
+    def address(self) -> str:
+        """Where the tokenizer service is reached from this machine."""
+        return f"{_ANY_ADDRESS.get(self.host, self.host)}:{self.port}"
+
+
+def engine_command(options: ServeOptions) -> list[str]:
+    """The command line of the engine service."""
+    return [
+        *_module("engine_service"),
+        *("--host", LOOPBACK, "--port", str(options.engine_port)),
+        *_flag("--model", options.model),
+        *_flag("--device", options.device),
+        *_flag("--dtype", options.dtype),
+        *_flag("--max-model-len", options.max_model_len),
+        *_flag("--max-num-seqs", options.max_num_seqs),
+        *_flag("--log-format", options.log_format),
+    ]
+
+
+def tokenizer_command(options: ServeOptions) -> list[str]:
+    """The command line of the tokenizer service."""
+    return [
+        *_module("tokenizer_service"),
+        *("--host", options.host, "--port", str(options.port)),
+        *("--engine", options.engine_address),
+        *_flag("--model", options.model),
+        *_flag("--log-format", options.log_format),
+    ]
+
+
+def require_services() -> None:
+    """Raises ConfigError where only the client is installed."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"the services need {', '.join(missing)}; install them with: "
+            "pip install 'folovllm[all]'"
+        )
+
+
+def require_free_port(host: str, port: int, flag: str) -> None:
+    """Raises ConfigError where the port is taken.
+
+    Asked before anything starts: a server that is there already would answer in the place of ours.
+    """
+    bare = host.strip("[]")
+    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((bare, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                reason = f"the port is in use; stop what listens there, or choose one with {flag}"
+            else:
+                reason = error.strerror or str(error)
+            raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from None
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody uses now, each another one."""
+    probes = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-P", str(_CHILD), name]
+
+
+def _flag(name: str, value: str | int | None) -> list[str]:
+    return [] if value is None else [name, str(value)]

@@ -1,0 +1,148 @@
+"""Client: the tokenizer service, called from ordinary code."""
+
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from client.requests import (
+    DEFAULT_ADDRESS,
+    Prompt,
+    call_errors,
+    detokenize_request,
+    empty_output,
+    generate_request,
+    tokenize_request,
+)
+from folovllm.model_info import ModelInfo
+from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.sampling_params import SamplingParams
+from folovllm.serving.channel import CLIENT_OPTIONS
+from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
+
+
+class Client:
+    """A connection to a tokenizer service; safe to use from several threads.
+
+    `timeout` is the deadline of each call in seconds where a call names none; None means none.
+    Every method raises the classes of `folovllm.errors`, such as InvalidRequestError,
+    QueueFullError, DeadlineError and UnavailableError.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float | None = None) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._channel = grpc.insecure_channel(address, options=CLIENT_OPTIONS)
+        self._stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> RequestOutput:
+        """All continuations of a prompt, complete.
+
+        Without `sampling_params` the model's own defaults apply.
+        """
+        request = generate_request(
+            prompt,
+            sampling_params,
+            request_id=request_id,
+            priority=priority,
+            cache_salt=cache_salt,
+            return_prompt_token_ids=isinstance(prompt, str),
+        )
+        output = empty_output(prompt)
+        with closing(self.send(request, timeout)) as pieces:
+            for piece in pieces:
+                output.add(piece)
+        return output
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> Generator[CompletionOutput, None, None]:
+        """The pieces of all continuations as they come; closing the iterator cancels the call."""
+        request = generate_request(
+            prompt,
+            sampling_params,
+            request_id=request_id,
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+        return self.send(request, timeout)
+
+    def send(
+        self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
+    ) -> Generator[CompletionOutput, None, None]:
+        """Sends a message of the contract as it is; else the same as `stream`.
+
+        The call begins with the first piece that is asked for.
+        """
+        deadline = self._timeout if timeout is None else timeout
+        with call_errors(self.address):
+            call = self._stub.Generate(request, timeout=deadline)
+            try:
+                for message in call:
+                    yield CompletionOutput.from_proto(message)
+            finally:
+                call.cancel()
+
+    def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text."""
+        request = tokenize_request(text, add_special_tokens)
+        with call_errors(self.address):
+            return list(self._stub.Tokenize(request, timeout=self._timeout).token_ids)
+
+    def detokenize(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids; bytes that are no valid UTF-8 come as U+FFFD."""
+        request = detokenize_request(ids, skip_special_tokens)
+        with call_errors(self.address):
+            return self._stub.Detokenize(request, timeout=self._timeout).text
+
+    def model_info(self) -> ModelInfo:
+        """The model that the engines serve."""
+        with call_errors(self.address):
+            return ModelInfo.from_proto(
+                self._stub.GetModelInfo(types_pb2.GetModelInfoRequest(), timeout=self._timeout)
+            )
+
+    def health(self, service: str = "") -> str:
+        """The health of a service by its full name, or of the server; "SERVING" when ready.
+
+        Raises NotFoundError for a name that the server does not know.
+        """
+        request = health_pb2.HealthCheckRequest(service=service)
+        with call_errors(self.address):
+            status = self._health.Check(request, timeout=self._timeout).status
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
+
+    def close(self) -> None:
+        """Ends running calls and the connection."""
+        self._channel.close()

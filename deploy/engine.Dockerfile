@@ -1,0 +1,43 @@
+# The engine service: token ids in, token ids out. Built from the repository root:
+#
+#   docker build -f deploy/engine.Dockerfile -t folovllm-engine .
+#
+# TORCH_INDEX is an extra package index for torch; empty takes PyPI's build, which on Linux
+# carries CUDA.
+ARG BASE_IMAGE=python:3.11-slim
+
+FROM ${BASE_IMAGE} AS dependencies
+ARG TORCH=torch==2.13.0
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN python -m venv --without-pip /venv
+RUN pip --python /venv/bin/python install --no-cache-dir \
+      ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} "${TORCH}"
+WORKDIR /src
+# The other dependencies, by way of an empty project: a change of code leaves this layer as it is.
+COPY pyproject.toml ./
+COPY folovllm/version.py folovllm/version.py
+RUN touch README.md LICENSE \
+    && pip --python /venv/bin/python install --no-cache-dir ".[engine]" \
+    && pip --python /venv/bin/python uninstall --yes folovllm \
+    && mkdir /cache
+
+FROM ${BASE_IMAGE}
+COPY --from=dependencies /venv /venv
+# Where models named by hub id are kept.
+COPY --from=dependencies --chown=65532:65532 /cache /cache
+ENV PATH=/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    HF_HOME=/cache \
+    FOLOVLLM_HOST=0.0.0.0 \
+    FOLOVLLM_PORT=50052
+WORKDIR /app
+COPY folovllm folovllm
+COPY engine_service engine_service
+RUN python -m compileall -q .
+USER 65532:65532
+EXPOSE 50052
+HEALTHCHECK --interval=10s --timeout=8s --start-period=300s --retries=3 \
+  CMD ["python", "-m", "folovllm.serving.healthcheck", "127.0.0.1:50052", "folovllm.v1.EngineService"]
+ENTRYPOINT ["python", "-m", "engine_service"]

@@ -1,0 +1,81 @@
+"""Starts the engine service: `python -m engine_service --help`."""
+
+import asyncio
+import functools
+import os
+import sys
+from collections.abc import Coroutine
+
+import structlog
+
+from engine_service.async_engine import AsyncEngine
+from engine_service.config import EngineServiceConfig, parse_args
+from engine_service.servicer import EngineServicer
+from folovllm.errors import ConfigError
+from folovllm.serving.healthcheck import ENGINE_SERVICE
+from folovllm.serving.logs import configure_logging
+from folovllm.serving.server import GrpcServer
+from folovllm.v1 import engine_service_pb2_grpc
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("engine_service")
+
+
+async def serve(config: EngineServiceConfig) -> int:
+    """Runs the service until it is told to stop; returns the exit status. Raises ConfigError."""
+    server = GrpcServer(config.server, ENGINE_SERVICE)
+    port = server.bind()
+    # Imported after the port is ours: it brings torch, which takes seconds.
+    from engine_service.engine_factory import build_engine
+
+    build = functools.partial(build_engine, config.engine, show_progress=True)
+    engine = AsyncEngine(build, config.engine.scheduler.max_num_waiting)
+    engine_service_pb2_grpc.add_EngineServiceServicer_to_server(EngineServicer(engine), server.grpc)
+    await server.start()
+    try:
+        if not await _finishes_before_stop(engine.start(), server):
+            os._exit(0)  # the thread that loads the model cannot be interrupted
+        info = engine.info
+        await server.set_serving(True)
+        log.info(
+            "ready",
+            address=f"{config.server.host}:{port}",
+            model=info.model_id,
+            device=info.device,
+            dtype=info.dtype,
+            max_model_len=info.max_model_len,
+            kv_tokens=info.num_kv_blocks * info.block_size,
+        )
+        died = await _finishes_before_stop(engine.wait_died(), server)
+    finally:
+        await server.drain()
+    if not died:
+        await engine.stop()
+    return int(died)
+
+
+async def _finishes_before_stop(work: Coroutine[None, None, None], server: GrpcServer) -> bool:
+    """Awaits `work`; False where the server was told to stop before it was done."""
+    task = asyncio.ensure_future(work)
+    stop = asyncio.ensure_future(server.wait_for_stop())
+    await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if task.done():
+        task.result()
+        return True
+    task.cancel()
+    return False
+
+
+def main() -> int:
+    """The process: parse, run, and say in one line why it could not start."""
+    try:
+        config = parse_args(sys.argv[1:])
+        configure_logging(config.log_format)
+        return asyncio.run(serve(config))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""AsyncEngine: one thread that owns the device, and the event loop that talks to it.
+
+Commands go in through a blocking queue, so an idle engine uses no CPU. What a step brings comes
+back in one hand-over to the event loop. If the thread fails, every stream ends with
+EngineDeadError, and so does every later request.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from engine_service.core.request import Request
+from engine_service.llm_engine import EngineLoad, LLMEngine
+from engine_service.output_stream import OutputStream
+from folovllm.errors import EngineDeadError, InvalidRequestError, QueueFullError, UnavailableError
+from folovllm.model_info import ModelInfo
+from folovllm.outputs import CompletionOutput
+from folovllm.sampling_params import SamplingParams
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("engine")
+
+
+@dataclass(frozen=True, slots=True)
+class _Abort:
+    request_id: str
+    indexes: tuple[int, ...] = ()
+
+
+class _Stop:
+    """Ends the thread after the present step."""
+
+
+class AsyncEngine:
+    """Serves many callers at once. All methods belong to one event loop."""
+
+    def __init__(self, build: Callable[[], LLMEngine], max_num_waiting: int) -> None:
+        """`build` is called on the engine's own thread, so that all device objects live there."""
+        self._build = build
+        self._max_num_waiting = max_num_waiting
+        self._inbox: queue.SimpleQueue[Request | _Abort | _Stop] = queue.SimpleQueue()
+        self._streams: dict[str, OutputStream] = {}
+        self._num_waiting = 0
+        self._info: ModelInfo | None = None
+        self._default_sampling_params = SamplingParams()
+        self._load = EngineLoad()
+        self._died = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+
+    async def start(self) -> None:
+        """Loads the model and warms up; raises what that raises."""
+        self._thread.start()
+        await self._ready
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model that is served. Raises UnavailableError until it is loaded."""
+        if self._died.is_set():
+            raise EngineDeadError("the engine has failed")
+        if self._info is None:
+            raise UnavailableError("the model is still loading")
+        return self._info
+
+    @property
+    def default_sampling_params(self) -> SamplingParams:
+        """What applies where a request leaves a parameter out."""
+        return self._default_sampling_params
+
+    @property
+    def load(self) -> EngineLoad:
+        """How busy the engine was after its latest step."""
+        return self._load
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that were taken and have not ended."""
+        return len(self._streams)
+
+    @property
+    def num_admissible(self) -> int:
+        """Requests that would still be taken."""
+        return self._max_num_waiting - self._num_waiting
+
+    def generate(self, request: Request) -> OutputStream:
+        """Takes a request; the caller reads the stream and calls `release` at the end of it.
+
+        Raises QueueFullError, EngineDeadError, or InvalidRequestError where the id is in use.
+        """
+        assert self.info
+        if request.request_id in self._streams:
+            raise InvalidRequestError("request_id", f"{request.request_id} is running already")
+        if self.num_admissible <= 0:
+            raise QueueFullError(f"{self._num_waiting} requests wait for their first token already")
+        stream = OutputStream(request.sampling_params.n)
+        self._streams[request.request_id] = stream
+        self._num_waiting += 1
+        self._inbox.put(request)
+        return stream
+
+    def release(self, request_id: str) -> None:
+        """Says that no one reads a request's stream any more; ends it where it still runs.
+
+        Its id is free again when the engine has let go of it.
+        """
+        stream = self._streams.get(request_id)
+        if stream is not None:
+            stream.close()
+            self._inbox.put(_Abort(request_id))
+
+    def abort(self, request_id: str, indexes: Iterable[int] = ()) -> bool:
+        """Ends a request, or some of its continuations, with finish reason ABORT.
+
+        The stream gets their final outputs. False where no such request runs.
+        """
+        if request_id not in self._streams:
+            return False
+        self._inbox.put(_Abort(request_id, tuple(indexes)))
+        return True
+
+    async def wait_died(self) -> None:
+        """Returns when the engine's thread has failed."""
+        await self._died.wait()
+
+    async def stop(self) -> None:
+        """Ends the thread after its present step; running streams end with EngineDeadError."""
+        self._inbox.put(_Stop())
+        await asyncio.to_thread(self._thread.join)
+        self._fail_all(EngineDeadError("the engine was stopped"))
+
+    def _fail_all(self, error: EngineDeadError) -> None:
+        self._died.set()
+        for stream in self._streams.values():
+            stream.fail(error)
+        self._streams.clear()
+        self._num_waiting = 0
+
+    def _set_ready(self, engine: LLMEngine) -> None:
+        self._info = engine.info
+        self._default_sampling_params = engine.default_sampling_params
+        self._ready.set_result(None)
+
+    def _deliver(self, outputs: list[CompletionOutput]) -> None:
+        for output in outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is None:
+                continue
+            self._num_waiting -= not stream.started
+            stream.put(output)
+            if stream.complete:
+                del self._streams[output.request_id]
+
+    # From here on: the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            engine = self._build()
+            engine.warm_up()
+        except Exception as error:
+            self._call(self._ready.set_exception, error)
+            return
+        self._load = engine.load()
+        self._call(self._set_ready, engine)
+        try:
+            while self._take_commands(engine):
+                outputs = engine.step()
+                self._load = engine.load()
+                if outputs:
+                    self._call(self._deliver, outputs)
+        except Exception:
+            log.exception("the engine failed")
+            self._call(self._fail_all, EngineDeadError("the engine has failed"))
+
+    def _take_commands(self, engine: LLMEngine) -> bool:
+        """Takes in all commands, waiting for one where there is nothing to do; False to stop."""
+        while True:
+            try:
+                command = self._inbox.get(block=not engine.has_unfinished_requests())
+            except queue.Empty:
+                return True
+            if isinstance(command, _Stop):
+                return False
+            if isinstance(command, _Abort):
+                outputs = engine.abort_request(command.request_id, command.indexes)
+                self._load = engine.load()
+                self._call(self._deliver, outputs)
+            else:
+                engine.add_request(command)
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Runs a function on the event loop, unless that is closed and no one is left to tell."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)

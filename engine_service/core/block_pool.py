@@ -1,0 +1,76 @@
+"""BlockPool: the KV cache's blocks as numbers, with reference counts and a prefix index.
+
+A block is *used* while a sequence refers to it, else *free*. A free block keeps its contents and
+its place in the prefix index until it is taken for something else; the longest free goes first.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+
+
+class BlockPool:
+    """Hands out block ids 0 to num_blocks - 1."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self._ref_cnt = [0] * num_blocks
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._hash_of: list[bytes | None] = [None] * num_blocks
+        self._block_of: dict[bytes, int] = {}
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks that no sequence refers to."""
+        return len(self._free)
+
+    def is_free(self, block_id: int) -> bool:
+        """Whether no sequence refers to the block."""
+        return block_id in self._free
+
+    def allocate(self) -> int:
+        """Takes the block that was free longest, with one reference. Its old contents are gone.
+
+        The caller has made sure that there is one.
+        """
+        block_id, _ = self._free.popitem(last=False)
+        block_hash = self._hash_of[block_id]
+        if block_hash is not None:
+            del self._block_of[block_hash]
+            self._hash_of[block_id] = None
+        self._ref_cnt[block_id] = 1
+        return block_id
+
+    def share(self, block_id: int) -> None:
+        """Adds a reference to a block, free or used."""
+        if self._ref_cnt[block_id] == 0:
+            del self._free[block_id]
+        self._ref_cnt[block_id] += 1
+
+    def release(self, block_id: int) -> bool:
+        """Drops a reference; True if it was the last one."""
+        assert self._ref_cnt[block_id] > 0, f"block {block_id} is free already"
+        self._ref_cnt[block_id] -= 1
+        if self._ref_cnt[block_id]:
+            return False
+        self._free[block_id] = None
+        return True
+
+    def cache(self, block_id: int, block_hash: bytes) -> None:
+        """Enters a full block into the prefix index, unless an equal one is there."""
+        if block_hash not in self._block_of:
+            self._block_of[block_hash] = block_id
+            self._hash_of[block_id] = block_hash
+
+    def lookup(self, block_hash: bytes) -> int | None:
+        """The block with these contents, free or used, if there is one."""
+        return self._block_of.get(block_hash)
+
+    def check_integrity(self, block_tables: Iterable[Iterable[int]]) -> None:
+        """Asserts that references equal `block_tables`, and that free and used make up the pool."""
+        references = Counter(block_id for table in block_tables for block_id in table)
+        for block_id, ref_cnt in enumerate(self._ref_cnt):
+            assert ref_cnt == references[block_id], f"block {block_id}: {ref_cnt} references"
+            assert (ref_cnt == 0) == (block_id in self._free), f"block {block_id} is misplaced"
+        for block_hash, block_id in self._block_of.items():
+            assert self._hash_of[block_id] == block_hash
+        assert len(self._block_of) == sum(value is not None for value in self._hash_of)

@@ -1,0 +1,151 @@
+"""KVCacheManager: which blocks hold which sequence's KV, and what can be shared.
+
+Prefix cache: a block's hash covers its tokens and the hash of the block before it, so equal hashes
+mean equal KV from the start of the prompt. The first link of the chain is the request's cache_salt.
+Only full blocks are shared, and no one writes to a full block, so sharing needs no copies.
+"""
+
+from array import array
+from hashlib import blake2b
+
+from engine_service.core.block_pool import BlockPool
+from engine_service.core.request import Sequence
+
+
+class KVCacheManager:
+    """Gives blocks to sequences and takes them back."""
+
+    def __init__(self, num_blocks: int, block_size: int, enable_prefix_caching: bool) -> None:
+        self.block_size = block_size
+        self._enable_prefix_caching = enable_prefix_caching
+        self._pool = BlockPool(num_blocks)
+        self._tables: dict[int, list[int]] = {}  # seq_id to the block table of who holds blocks
+        self._pending_copies: dict[int, int] = {}  # target to source
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks in the pool."""
+        return self._pool.num_blocks
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks that no sequence holds."""
+        return self._pool.num_free_blocks
+
+    @property
+    def usage(self) -> float:
+        """Share of the blocks that sequences hold, 0 to 1."""
+        return 1 - self.num_free_blocks / self.num_blocks
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        """Blocks that hold the KV of so many tokens."""
+        return -(-num_tokens // self.block_size)
+
+    def start(self, seq: Sequence) -> bool:
+        """Gives a sequence without KV what the prefix cache has of it.
+
+        False, and nothing given, where the pool could not hold all of its tokens now: it would only
+        be preempted. At least the last token is left to compute, since its logits are wanted.
+        """
+        assert not seq.block_table and seq.num_computed_tokens == 0
+        shared = self._cached_prefix(seq)
+        num_free = self.num_free_blocks - sum(self._pool.is_free(block) for block in shared)
+        if self.num_blocks_for(seq.num_tokens) - len(shared) > num_free:
+            return False
+        for block_id in shared:
+            self._pool.share(block_id)
+        seq.block_table = shared
+        seq.num_computed_tokens = len(shared) * self.block_size
+        self._tables[seq.seq_id] = shared
+        return True
+
+    def allocate_slots(self, seq: Sequence, num_new_tokens: int) -> bool:
+        """Makes room for the KV of the next tokens; False, and nothing given, if there is none."""
+        needed = self.num_blocks_for(seq.num_computed_tokens + num_new_tokens)
+        num_new_blocks = needed - len(seq.block_table)
+        if num_new_blocks > self.num_free_blocks:
+            return False
+        for _ in range(num_new_blocks):
+            seq.block_table.append(self._pool.allocate())
+        return True
+
+    def cache_blocks(self, seq: Sequence, num_computed_before: int) -> None:
+        """Enters the full blocks that a step completed into the prefix index."""
+        if not self._enable_prefix_caching:
+            return
+        first, end = num_computed_before // self.block_size, self._num_full_blocks(seq)
+        self._extend_hashes(seq, end)
+        for number in range(first, end):
+            self._pool.cache(seq.block_table[number], seq.block_hashes[number])
+
+    def fork(self, parent: Sequence, child: Sequence) -> bool:
+        """Lets `child` share the parent's full blocks and have a copy of the partial one.
+
+        The copy is made at the start of the next step. False, and nothing given, without a block
+        for it; the child then computes its KV itself.
+        """
+        num_full, partial = divmod(parent.num_computed_tokens, self.block_size)
+        if partial and not self.num_free_blocks:
+            return False
+        child.block_table = parent.block_table[:num_full]
+        for block_id in child.block_table:
+            self._pool.share(block_id)
+        if partial:
+            target = self._pool.allocate()
+            source = parent.block_table[num_full]
+            self._pending_copies[target] = self._pending_copies.get(source, source)
+            child.block_table.append(target)
+        child.num_computed_tokens = parent.num_computed_tokens
+        child.block_hashes = list(parent.block_hashes)
+        self._tables[child.seq_id] = child.block_table
+        return True
+
+    def free(self, seq: Sequence) -> None:
+        """Takes all blocks back, the last first, so that a prefix outlives what follows it."""
+        for block_id in reversed(seq.block_table):
+            if self._pool.release(block_id):
+                self._pending_copies.pop(block_id, None)
+        seq.block_table = []
+        seq.num_computed_tokens = 0
+        self._tables.pop(seq.seq_id, None)
+
+    def take_block_copies(self) -> tuple[tuple[int, int], ...]:
+        """The (source, target) copies that the next step must make first."""
+        copies = tuple((source, target) for target, source in self._pending_copies.items())
+        self._pending_copies.clear()
+        return copies
+
+    def check_integrity(self) -> None:
+        """Asserts that every block is accounted for."""
+        self._pool.check_integrity(self._tables.values())
+
+    def _num_full_blocks(self, seq: Sequence) -> int:
+        return seq.num_computed_tokens // self.block_size
+
+    def _cached_prefix(self, seq: Sequence) -> list[int]:
+        """The blocks of the longest cached prefix, never with the last token."""
+        if not self._enable_prefix_caching:
+            return []
+        num_full = (seq.num_tokens - 1) // self.block_size
+        self._extend_hashes(seq, num_full)
+        blocks = []
+        for block_hash in seq.block_hashes[:num_full]:
+            block_id = self._pool.lookup(block_hash)
+            if block_id is None:
+                break
+            blocks.append(block_id)
+        return blocks
+
+    def _extend_hashes(self, seq: Sequence, num_full: int) -> None:
+        """Continues the hash chain up to so many full blocks."""
+        hashes = seq.block_hashes
+        previous = hashes[-1] if hashes else _digest(seq.request.cache_salt.encode())
+        for number in range(len(hashes), num_full):
+            start = number * self.block_size
+            tokens = array("I", seq.token_ids[start : start + self.block_size])
+            previous = _digest(previous + tokens.tobytes())
+            hashes.append(previous)
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).digest()

@@ -1,0 +1,277 @@
+"""Scheduler: which tokens the next step computes.
+
+There is no prefill phase and no decode phase. Each sequence's num_computed_tokens catches up with
+its tokens under one token budget; chunked prefill, prefix caching and recomputing after a
+preemption are all that one rule. (The idea is vLLM's.)
+
+Order is by priority, then arrival. Sequences that decode go first, so that a long prompt delays
+them by one bounded step and never starves them. When the pool runs out, the last in order gives its
+blocks back and waits to be recomputed; the first in order therefore always advances.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from engine_service.core.kv_cache_manager import KVCacheManager
+from engine_service.core.outputs import (
+    ModelRunnerOutput,
+    ScheduledSequence,
+    SchedulerOutput,
+    SequenceOutput,
+)
+from engine_service.core.request import Request, RequestStatus, Sequence
+from engine_service.core.request_queue import RequestQueue
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """What a step may hold, and what ends a sequence."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    eos_token_ids: frozenset[int]
+
+
+class Scheduler:
+    """Owns every unfinished request. Single-threaded; the engine's thread calls it."""
+
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        kv_cache_manager: KVCacheManager,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._kv = kv_cache_manager
+        self._clock = clock
+        self._requests: dict[str, Request] = {}
+        self._waiting = RequestQueue()
+        self._running: dict[int, Sequence] = {}
+        self._num_arrivals = 0
+        self._num_seqs_seen = 0
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold KV blocks."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait for a place."""
+        return len(self._waiting)
+
+    @property
+    def num_queued_tokens(self) -> int:
+        """Tokens that the waiting sequences still have to compute."""
+        return self._waiting.num_queued_tokens
+
+    def has_unfinished_requests(self) -> bool:
+        """Whether another step has anything to do."""
+        return bool(self._requests)
+
+    def add_request(self, request: Request) -> None:
+        """Takes a request that the engine has admitted; its id is not in use."""
+        assert request.request_id not in self._requests
+        request.arrival_order = self._num_arrivals
+        self._num_arrivals += 1
+        for seq in request.get_seqs():
+            seq.seq_id = self._num_seqs_seen
+            self._num_seqs_seen += 1
+        self._requests[request.request_id] = request
+        self._waiting.add(request.get_seqs()[0])
+
+    def abort_request(self, request_id: str, indexes: Iterable[int] = ()) -> list[SequenceOutput]:
+        """Ends a request, or the named sequences of it, and frees their blocks at once.
+
+        What has ended already, or never was, is passed over.
+        """
+        request = self._requests.get(request_id)
+        if request is None:
+            return []
+        chosen = set(indexes)
+        aborted = [
+            seq for seq in request.get_unfinished_seqs() if not chosen or seq.index in chosen
+        ]
+        for seq in aborted:
+            self._finish(seq, RequestStatus.FINISHED_ABORTED)
+        self._elect_leader(request)
+        return [SequenceOutput(seq, (), finished=True) for seq in aborted]
+
+    def schedule(self) -> SchedulerOutput:
+        """Plans one step."""
+        plan: dict[int, int] = {}  # seq_id to number of new tokens
+        preempted = self._schedule_running(plan)
+        if not preempted:
+            self._schedule_waiting(plan)
+        scheduled = tuple(
+            self._scheduled_sequence(self._running[seq_id], num_new_tokens)
+            for seq_id, num_new_tokens in plan.items()
+        )
+        return SchedulerOutput(scheduled, self._kv.take_block_copies())
+
+    def update_from_output(
+        self, output: SchedulerOutput, runner_output: ModelRunnerOutput
+    ) -> list[SequenceOutput]:
+        """Takes in what a step computed; returns what changed, in the order of the step."""
+        changes: list[SequenceOutput] = []
+        for scheduled, token_ids in zip(
+            output.scheduled, runner_output.sampled_token_ids, strict=True
+        ):
+            seq = self._running[scheduled.seq_id]
+            seq.num_computed_tokens = scheduled.num_tokens
+            self._kv.cache_blocks(seq, scheduled.num_computed_tokens)
+            if not scheduled.sample_indexes:
+                continue
+            drawn = dict(zip(scheduled.sample_indexes, token_ids, strict=True))
+            if not seq.request.forked:
+                self._fork(seq)
+            for index, token_id in drawn.items():
+                changes.append(self._append(seq.request.get_seqs()[index], token_id))
+        return changes
+
+    def check_integrity(self) -> None:
+        """Asserts that blocks and queues agree; for tests and for idle moments."""
+        self._kv.check_integrity()
+        if not self._requests:
+            assert not self._running and not self._waiting
+            assert self._kv.num_free_blocks == self._kv.num_blocks
+
+    def _schedule_running(self, plan: dict[int, int]) -> bool:
+        """Plans the running sequences; True if the pool ran out and one was preempted."""
+        preempted = False
+        budget = self._limits.max_num_batched_tokens
+        for seq in sorted(self._running.values(), key=_decodes_first):
+            num_new_tokens = min(seq.num_uncomputed_tokens, budget)
+            if seq.status is not RequestStatus.RUNNING or num_new_tokens == 0:
+                continue
+            while not self._kv.allocate_slots(seq, num_new_tokens):
+                victim = max(self._running.values(), key=lambda running: running.order)
+                self._preempt(victim)
+                preempted = True
+                budget += plan.pop(victim.seq_id, 0)
+                if victim is seq:
+                    break
+            else:
+                plan[seq.seq_id] = num_new_tokens
+                budget -= num_new_tokens
+        return preempted
+
+    def _schedule_waiting(self, plan: dict[int, int]) -> None:
+        """Starts waiting sequences in order while budget, places and blocks last."""
+        budget = self._limits.max_num_batched_tokens - sum(plan.values())
+        while budget and self._waiting and len(self._running) < self._limits.max_num_seqs:
+            seq = self._waiting.peek()
+            if not self._kv.start(seq):
+                break  # later ones must not overtake it
+            self._start(seq)
+            num_new_tokens = min(seq.num_uncomputed_tokens, budget)
+            allocated = self._kv.allocate_slots(seq, num_new_tokens)
+            assert allocated, "start() found room for all of it"
+            plan[seq.seq_id] = num_new_tokens
+            budget -= num_new_tokens
+
+    def _scheduled_sequence(self, seq: Sequence, num_new_tokens: int) -> ScheduledSequence:
+        start = seq.num_computed_tokens
+        request = seq.request
+        sample_indexes: tuple[int, ...] = ()
+        if start + num_new_tokens == seq.num_tokens:
+            drawing = [seq] if request.forked else request.get_unfinished_seqs()
+            sample_indexes = tuple(seq.index for seq in drawing)
+        return ScheduledSequence(
+            seq_id=seq.seq_id,
+            token_ids=seq.token_ids[start : start + num_new_tokens],
+            num_computed_tokens=start,
+            block_table=seq.block_table,
+            sampling_params=request.sampling_params,
+            seed=request.seed,
+            sample_indexes=sample_indexes,
+            forbidden_token_ids=self._forbidden_token_ids(seq),
+        )
+
+    def _forbidden_token_ids(self, seq: Sequence) -> tuple[int, ...]:
+        """What would end the sequence before it has min_tokens."""
+        params = seq.request.sampling_params
+        if seq.num_output_tokens >= params.min_tokens:
+            return ()
+        eos = () if params.ignore_eos else self._limits.eos_token_ids
+        return (*params.stop_token_ids, *eos)
+
+    def _fork(self, leader: Sequence) -> None:
+        """Lets the other sequences of a request go their own way from the computed prompt."""
+        request = leader.request
+        request.forked = True
+        for child in request.get_unfinished_seqs():
+            if child is leader:
+                continue
+            if len(self._running) < self._limits.max_num_seqs and self._kv.fork(leader, child):
+                child.status = RequestStatus.RUNNING
+                self._running[child.seq_id] = child
+            else:
+                self._waiting.add(child)
+
+    def _append(self, seq: Sequence, token_id: int) -> SequenceOutput:
+        """Adds a drawn token and ends the sequence where it should."""
+        seq.token_ids.append(token_id)
+        if seq.first_token_time is None:
+            seq.first_token_time = self._clock()
+        status, stop_token_id = self._check_stop(seq, token_id)
+        if status is not None:
+            self._finish(seq, status)
+        return SequenceOutput(seq, (token_id,), status is not None, stop_token_id)
+
+    def _check_stop(self, seq: Sequence, token_id: int) -> tuple[RequestStatus | None, int | None]:
+        """The finished status that a new token brings, and the stop token if it is one."""
+        params = seq.request.sampling_params
+        if seq.num_output_tokens > params.min_tokens:
+            if token_id in self._limits.eos_token_ids and not params.ignore_eos:
+                return RequestStatus.FINISHED_STOPPED, None
+            if token_id in params.stop_token_ids:
+                return RequestStatus.FINISHED_STOPPED, token_id
+        if seq.num_output_tokens == params.max_tokens:
+            return RequestStatus.FINISHED_LENGTH, None
+        if seq.num_tokens >= self._limits.max_model_len:
+            return RequestStatus.FINISHED_LENGTH, None
+        return None, None
+
+    def _start(self, seq: Sequence) -> None:
+        """Moves a sequence from the queue to the running ones."""
+        self._waiting.remove(seq)
+        self._running[seq.seq_id] = seq
+        seq.status = RequestStatus.RUNNING
+        request = seq.request
+        if request.first_scheduled_time is None:
+            request.first_scheduled_time = self._clock()
+            request.num_cached_tokens = seq.num_computed_tokens
+
+    def _preempt(self, seq: Sequence) -> None:
+        del self._running[seq.seq_id]
+        self._kv.free(seq)
+        seq.status = RequestStatus.PREEMPTED
+        seq.num_preemptions += 1
+        self._waiting.add(seq)
+
+    def _finish(self, seq: Sequence, status: RequestStatus) -> None:
+        """Ends a sequence in whatever state it is, and its request with the last one."""
+        if self._running.pop(seq.seq_id, None) is not None:
+            self._kv.free(seq)
+        elif seq in self._waiting:
+            self._waiting.remove(seq)
+        seq.status = status
+        seq.finish_time = self._clock()
+        if seq.request.finished:
+            del self._requests[seq.request.request_id]
+
+    def _elect_leader(self, request: Request) -> None:
+        """Where the one that computed the prompt was aborted, lets the next one do it."""
+        unfinished = request.get_unfinished_seqs()
+        if request.forked or not unfinished:
+            return
+        leader = unfinished[0]
+        if leader.seq_id not in self._running and leader not in self._waiting:
+            self._waiting.add(leader)
+
+
+def _decodes_first(seq: Sequence) -> bool:
+    return seq.num_uncomputed_tokens > 1

@@ -1,0 +1,45 @@
+"""Builds an LLMEngine from its configuration: finds the model, loads it, sizes its KV cache."""
+
+from engine_service.config import EngineConfig
+from engine_service.llm_engine import LLMEngine
+from engine_service.models.decoder_config import load_generation_defaults
+from engine_service.runner.build import build_runner
+from folovllm.model_files import (
+    CONFIG_PATTERNS,
+    WEIGHT_PATTERNS,
+    file_fingerprint,
+    model_fingerprint,
+    resolve_model,
+    tokenizer_fingerprint,
+)
+from folovllm.model_info import ModelInfo
+from folovllm.sampling_params import MAX_N, SamplingParams
+from folovllm.version import __version__
+
+# The defaults of generation_config.json that this version serves.
+_DEFAULTS = ("temperature", "top_k", "top_p", "min_p")
+
+
+def build_engine(config: EngineConfig, show_progress: bool = False) -> LLMEngine:
+    """Loads what `config` names. Raises ConfigError."""
+    folder = resolve_model(config.model.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
+    built = build_runner(config, folder, show_progress)
+    info = ModelInfo(
+        model_id=config.model.model or folder.name,
+        architecture=built.decoder_config.architecture,
+        dtype=str(built.dtype).removeprefix("torch."),
+        vocab_size=built.decoder_config.vocab_size,
+        eos_token_ids=built.decoder_config.eos_token_ids,
+        max_model_len=built.max_model_len,
+        num_kv_blocks=built.num_blocks,
+        block_size=built.block_size,
+        device=str(built.device),
+        tokenizer_fingerprint=tokenizer_fingerprint(folder),
+        model_fingerprint=model_fingerprint(folder),
+        chat_template_fingerprint=file_fingerprint(folder / "chat_template.jinja"),
+        server_version=__version__,
+        max_n=MAX_N,
+    )
+    found = load_generation_defaults(folder)
+    defaults = SamplingParams(**{name: found[name] for name in _DEFAULTS if name in found})
+    return LLMEngine(built.runner, config, info, defaults)

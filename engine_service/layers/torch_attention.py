@@ -1,0 +1,200 @@
+"""Paged attention in plain torch, for any device.
+
+Decodes are computed as padded batches gathered through the block table, with the query heads of one
+key head as the rows of a matrix: on a CPU several times faster than scaled_dot_product_attention.
+Each other sequence is one call of that function.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine_service.layers.attention import AttentionMetadata, KVCache
+
+# Decodes of one group differ in length by at most this factor, so that padding at most doubles
+# what is gathered.
+_GROUP_SPREAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Sequences of similar lengths, with one query token each; padded to the longest."""
+
+    start: int
+    end: int
+    """Their tokens are rows start to end of the batch."""
+    cache_rows: Tensor
+    """Rows of the cache seen as [num_blocks * num_kv_heads, …]: [sequences * heads * blocks]."""
+    shortest: int
+    padding: Tensor
+    """Which of the gathered keys are not the sequence's, [sequences, 1, 1, keys]."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillSequence:
+    """One sequence with several query tokens, or whatever is not a decode."""
+
+    start: int
+    end: int
+    seq_len: int
+    cache_rows: Tensor | None
+    """As in DecodeGroup; None where all keys are the step's own."""
+    mask: Tensor | None
+    """Which key each query may see, [queries, keys]; None where plain causality says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TorchPlan:
+    """One step: where KV is written, and how its sequences are gathered."""
+
+    write_rows: Tensor
+    """Rows of the cache seen as [num_blocks * num_kv_heads * block_size, head_dim], [T * heads]."""
+    decodes: tuple[DecodeGroup, ...]
+    prefills: tuple[PrefillSequence, ...]
+
+
+class TorchAttention:
+    """The AttentionBackend whose cache is [num_blocks, num_kv_heads, block_size, head_dim]."""
+
+    def allocate(
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> KVCache:
+        """See AttentionBackend."""
+        shape = (num_blocks, num_kv_heads, block_size, head_dim)
+        return KVCache(
+            torch.empty(shape, dtype=dtype, device=device),
+            torch.empty(shape, dtype=dtype, device=device),
+        )
+
+    def plan(self, metadata: AttentionMetadata, num_kv_heads: int) -> TorchPlan:
+        """See AttentionBackend."""
+        size = metadata.block_size
+        heads = torch.arange(num_kv_heads, device=metadata.slot_mapping.device)
+        blocks, offsets = metadata.slot_mapping // size, metadata.slot_mapping % size
+        write_rows = ((blocks[:, None] * num_kv_heads + heads) * size + offsets[:, None]).flatten()
+        return TorchPlan(
+            write_rows=write_rows,
+            decodes=tuple(
+                _decode_group(metadata, heads, start, end)
+                for start, end in pairwise(_group_borders(metadata))
+            ),
+            prefills=tuple(
+                _prefill_sequence(metadata, heads, row)
+                for row in range(metadata.num_decodes, len(metadata.seq_lens))
+            ),
+        )
+
+    def write(self, key: Tensor, value: Tensor, cache: KVCache, plan: TorchPlan) -> None:
+        """See AttentionBackend."""
+        head_dim = key.shape[-1]
+        for target, source in ((cache.key, key), (cache.value, value)):
+            target.view(-1, head_dim).index_copy_(0, plan.write_rows, source.reshape(-1, head_dim))
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, cache: KVCache, plan: TorchPlan
+    ) -> Tensor:
+        """See AttentionBackend."""
+        parts = [_decode(query[group.start : group.end], cache, group) for group in plan.decodes]
+        for sequence in plan.prefills:
+            rows = slice(sequence.start, sequence.end)
+            parts.append(_prefill(query[rows], key[rows], value[rows], cache, sequence))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _group_borders(metadata: AttentionMetadata) -> list[int]:
+    """Where the decodes are cut into groups; they come sorted by length."""
+    borders = [0]
+    for row in range(metadata.num_decodes):
+        shortest = metadata.seq_lens[borders[-1]]
+        if metadata.seq_lens[row] > max(_GROUP_SPREAD * shortest, metadata.block_size):
+            borders.append(row)
+    return [*borders, metadata.num_decodes] if metadata.num_decodes else []
+
+
+def _decode_group(metadata: AttentionMetadata, heads: Tensor, start: int, end: int) -> DecodeGroup:
+    longest = max(metadata.seq_lens[start:end])
+    num_blocks = -(-longest // metadata.block_size)
+    keys = torch.arange(num_blocks * metadata.block_size, device=heads.device)
+    padding = keys >= metadata.seq_lens_tensor[start:end, None]
+    return DecodeGroup(
+        start=start,
+        end=end,
+        cache_rows=_cache_rows(metadata.block_tables[start:end, :num_blocks], heads),
+        shortest=min(metadata.seq_lens[start:end]),
+        padding=padding[:, None, None, :],
+    )
+
+
+def _prefill_sequence(metadata: AttentionMetadata, heads: Tensor, row: int) -> PrefillSequence:
+    start, end = metadata.query_start_loc[row : row + 2]
+    seq_len = metadata.seq_lens[row]
+    num_computed = seq_len - (end - start)
+    if num_computed == 0:
+        return PrefillSequence(start, end, seq_len, cache_rows=None, mask=None)
+    num_blocks = -(-seq_len // metadata.block_size)
+    positions = torch.arange(seq_len, device=heads.device)
+    return PrefillSequence(
+        start,
+        end,
+        seq_len,
+        cache_rows=_cache_rows(metadata.block_tables[row : row + 1, :num_blocks], heads),
+        mask=positions <= positions[num_computed:, None],
+    )
+
+
+def _cache_rows(block_tables: Tensor, heads: Tensor) -> Tensor:
+    """[sequences, blocks] -> the flat rows that gather as [sequences, heads, blocks]."""
+    return (block_tables[:, None, :] * heads.numel() + heads[:, None]).flatten()
+
+
+def _gather(cache: Tensor, rows: Tensor) -> Tensor:
+    """[rows, block_size, head_dim], a copy."""
+    return cache.flatten(0, 1).index_select(0, rows)
+
+
+def _decode(query: Tensor, cache: KVCache, group: DecodeGroup) -> Tensor:
+    """Attention of one token of each sequence of a group, [sequences, num_heads, head_dim]."""
+    count, num_heads, head_dim = query.shape
+    kv_heads = cache.key.shape[1]
+    key = _gather(cache.key, group.cache_rows).view(count, kv_heads, -1, head_dim)
+    value = _gather(cache.value, group.cache_rows).view(count, kv_heads, -1, head_dim)
+    # Slots that no token has been written to may hold anything, and 0 * NaN is NaN.
+    unused = group.padding[..., group.shortest :].transpose(-1, -2)
+    value[:, :, group.shortest :].masked_fill_(unused, 0.0)
+    rows = query.view(count, kv_heads, num_heads // kv_heads, head_dim) * head_dim**-0.5
+    scores = torch.matmul(rows, key.transpose(-1, -2)).float()
+    weights = scores.masked_fill_(group.padding, float("-inf")).softmax(-1).to(value.dtype)
+    return torch.matmul(weights, value).view(count, num_heads, head_dim)
+
+
+def _prefill(
+    query: Tensor, key: Tensor, value: Tensor, cache: KVCache, sequence: PrefillSequence
+) -> Tensor:
+    """Attention of one sequence's tokens, [tokens, num_heads, head_dim]."""
+    tokens, num_heads, head_dim = query.shape
+    kv_heads = key.shape[1]
+    if sequence.cache_rows is None:
+        keys, values = key.transpose(0, 1), value.transpose(0, 1)
+    else:
+        shape = (kv_heads, -1, head_dim)
+        keys = _gather(cache.key, sequence.cache_rows).view(shape)[:, : sequence.seq_len]
+        values = _gather(cache.value, sequence.cache_rows).view(shape)[:, : sequence.seq_len]
+    # Key heads as the batch and their query heads as the heads: keys are shared by stride 0.
+    group = num_heads // kv_heads
+    output = functional.scaled_dot_product_attention(
+        query.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3),
+        keys[:, None].expand(-1, group, -1, -1),
+        values[:, None].expand(-1, group, -1, -1),
+        attn_mask=sequence.mask,
+        is_causal=sequence.mask is None,
+    )
+    return output.permute(2, 0, 1, 3).reshape(tokens, num_heads, head_dim)

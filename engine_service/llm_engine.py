@@ -1,0 +1,143 @@
+"""LLMEngine: scheduler and model runner joined; requests in, CompletionOutputs out, step by step.
+
+Synchronous and single-threaded. AsyncEngine drives it for the service, LLM drives it in-process.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from engine_service.config import EngineConfig
+from engine_service.core.kv_cache_manager import KVCacheManager
+from engine_service.core.outputs import ModelRunner, SequenceOutput
+from engine_service.core.request import Request, RequestStatus, Sequence
+from engine_service.core.scheduler import Scheduler, SchedulerLimits
+from folovllm.model_info import ModelInfo
+from folovllm.outputs import CompletionOutput, FinishReason, RequestInfo, RequestMetrics, Usage
+from folovllm.sampling_params import SamplingParams
+
+_FINISH_REASONS = {
+    RequestStatus.FINISHED_STOPPED: FinishReason.STOP,
+    RequestStatus.FINISHED_LENGTH: FinishReason.LENGTH,
+    RequestStatus.FINISHED_ABORTED: FinishReason.ABORT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """How busy the engine is after its latest step."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_queued_tokens: int = 0
+    kv_cache_usage: float = 0.0
+    num_free_kv_blocks: int = 0
+
+
+class LLMEngine:
+    """Runs requests to their end, many at once."""
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        config: EngineConfig,
+        info: ModelInfo,
+        default_sampling_params: SamplingParams | None = None,
+    ) -> None:
+        """`info` says what the runner holds: its number of KV blocks, block size and context."""
+        self.info = info
+        self.default_sampling_params = default_sampling_params or SamplingParams()
+        self._runner = runner
+        self._kv = KVCacheManager(
+            info.num_kv_blocks, info.block_size, config.cache.enable_prefix_caching
+        )
+        limits = SchedulerLimits(
+            config.scheduler.max_num_seqs,
+            config.scheduler.max_num_batched_tokens,
+            info.max_model_len,
+            frozenset(info.eos_token_ids),
+        )
+        self.scheduler = Scheduler(limits, self._kv)
+        self._unannounced: set[str] = set()  # whose RequestInfo has not been sent
+
+    def add_request(self, request: Request) -> None:
+        """Takes a request that `admission.check_request` let pass and whose id is not in use."""
+        self.scheduler.add_request(request)
+        self._unannounced.add(request.request_id)
+
+    def abort_request(self, request_id: str, indexes: Iterable[int] = ()) -> list[CompletionOutput]:
+        """Ends a request, or the named sequences of it; returns their final outputs."""
+        changes = self.scheduler.abort_request(request_id, indexes)
+        return [self._completion_output(change) for change in changes]
+
+    def has_unfinished_requests(self) -> bool:
+        """Whether a step would do anything."""
+        return self.scheduler.has_unfinished_requests()
+
+    def step(self) -> list[CompletionOutput]:
+        """Computes one batch and returns what it brought."""
+        scheduled = self.scheduler.schedule()
+        computed = self._runner.execute(scheduled)
+        changes = self.scheduler.update_from_output(scheduled, computed)
+        return [self._completion_output(change) for change in changes]
+
+    def warm_up(self) -> None:
+        """Sends one token through every part, so that the first request finds all in place."""
+        params = SamplingParams(temperature=0.0, max_tokens=1)
+        self.add_request(Request("warm-up", [0], params))
+        while self.has_unfinished_requests():
+            self.step()
+
+    def load(self) -> EngineLoad:
+        """How busy the engine is."""
+        return EngineLoad(
+            num_running=self.scheduler.num_running,
+            num_waiting=self.scheduler.num_waiting,
+            num_queued_tokens=self.scheduler.num_queued_tokens,
+            kv_cache_usage=self._kv.usage,
+            num_free_kv_blocks=self._kv.num_free_blocks,
+        )
+
+    def _completion_output(self, change: SequenceOutput) -> CompletionOutput:
+        seq, request_id = change.seq, change.seq.request.request_id
+        output = CompletionOutput(request_id, seq.index, token_ids=list(change.token_ids))
+        if seq.index == 0 and request_id in self._unannounced:
+            self._unannounced.remove(request_id)
+            output.info = self._request_info(seq.request)
+        if change.finished:
+            output.finish_reason = _FINISH_REASONS[seq.status]
+            output.stop_reason = change.stop_token_id
+            output.usage = _usage(seq)
+            output.metrics = _metrics(seq)
+        return output
+
+    def _request_info(self, request: Request) -> RequestInfo:
+        return RequestInfo(
+            sampling_params=request.sampling_params.clone(seed=request.seed),
+            model_fingerprint=self.info.model_fingerprint,
+            tokenizer_fingerprint=self.info.tokenizer_fingerprint,
+            prompt_tokens=len(request.prompt_token_ids),
+            cached_tokens=request.num_cached_tokens,
+        )
+
+
+def _usage(seq: Sequence) -> Usage:
+    return Usage(
+        prompt_tokens=len(seq.request.prompt_token_ids),
+        completion_tokens=seq.num_output_tokens,
+        cached_tokens=seq.request.num_cached_tokens,
+    )
+
+
+def _metrics(seq: Sequence) -> RequestMetrics:
+    """Where the time went; a phase that was never reached takes no time."""
+    arrival = seq.request.arrival_time
+    finish = seq.finish_time or arrival
+    started = seq.request.first_scheduled_time or finish
+    first_token = seq.first_token_time or finish
+    return RequestMetrics(
+        queue=started - arrival,
+        prefill=first_token - started,
+        decode=finish - first_token,
+        time_to_first_token=first_token - arrival,
+        preemptions=seq.num_preemptions,
+    )

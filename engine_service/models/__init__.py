@@ -1,0 +1,1 @@
+"""Decoders and how their checkpoints are read. They see tensors, never requests."""

@@ -1,0 +1,1 @@
+"""Where torch meets the scheduler: batches, KV cache, sampling."""

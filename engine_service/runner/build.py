@@ -1,0 +1,67 @@
+"""From a configuration and a model's folder to a runner that is ready to step."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine_service.config import EngineConfig
+from engine_service.device import free_memory, resolve_device, resolve_dtype
+from engine_service.models.decoder_config import DecoderConfig
+from engine_service.models.loader import load_model
+from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
+from engine_service.runner.model_runner import TorchModelRunner
+from folovllm.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltRunner:
+    """A runner, and what was found out while it was built.
+
+    The KV pool holds `num_blocks` blocks of `block_size` tokens, with ids from 0.
+    """
+
+    runner: TorchModelRunner
+    decoder_config: DecoderConfig
+    dtype: torch.dtype
+    device: torch.device
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+
+
+def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> BuiltRunner:
+    """Loads the model of a folder, sizes and allocates its KV pool. Raises ConfigError."""
+    decoder_config = DecoderConfig.from_folder(folder)
+    max_model_len = resolve_max_model_len(config.model.max_model_len, decoder_config)
+    device = resolve_device(config.model.device)
+    dtype = resolve_dtype(config.model.dtype, decoder_config.dtype, device)
+    model = load_model(folder, decoder_config, dtype, device, show_progress)
+    block_size = config.cache.block_size
+    num_blocks = num_blocks_that_fit(
+        config.cache,
+        max_num_seqs=config.scheduler.max_num_seqs,
+        max_model_len=max_model_len,
+        block_bytes=bytes_per_block(decoder_config, block_size, dtype),
+        free_bytes=free_memory(device),
+        device=device,
+    )
+    return BuiltRunner(
+        runner=TorchModelRunner(model, num_blocks, block_size),
+        decoder_config=decoder_config,
+        dtype=dtype,
+        device=device,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        max_model_len=max_model_len,
+    )
+
+
+def resolve_max_model_len(configured: int | None, decoder_config: DecoderConfig) -> int:
+    """The context length to serve: as configured, within the model's own, which is the default."""
+    longest = decoder_config.max_position_embeddings
+    if configured is not None and configured > longest:
+        raise ConfigError(
+            f"max_model_len {configured} is over the model's own limit of {longest}; lower it"
+        )
+    return configured or longest

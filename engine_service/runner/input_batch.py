@@ -1,0 +1,108 @@
+"""InputBatch: a scheduled step as the tensors that the model takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine_service.core.outputs import ScheduledSequence
+from engine_service.layers.attention import AttentionMetadata
+
+
+@dataclass(frozen=True, slots=True)
+class InputBatch:
+    """The tokens of all scheduled sequences as one batch of T.
+
+    Sequences with one query token come first, shorter ones before longer ones; then the others, in
+    the scheduler's order.
+    """
+
+    input_ids: Tensor
+    """[T]"""
+    positions: Tensor
+    """[T]"""
+    metadata: AttentionMetadata
+    sampled: tuple[int, ...]
+    """Which sequences draw tokens, by their place in the scheduler's order."""
+    sampled_rows: Tensor
+    """The batch row of the last token of each of them, [len(sampled)]."""
+
+
+def build_input_batch(
+    scheduled: Sequence[ScheduledSequence], block_size: int, device: torch.device
+) -> InputBatch:
+    """Lays out a step of at least one sequence; one copy takes all its numbers to the device."""
+    order = sorted(
+        range(len(scheduled)),
+        key=lambda i: (scheduled[i].num_scheduled_tokens > 1, _decode_length(scheduled[i])),
+    )
+    sequences = [scheduled[i] for i in order]
+    starts = (0, *accumulate(sequence.num_scheduled_tokens for sequence in sequences))
+    seq_lens = tuple(sequence.num_tokens for sequence in sequences)
+    tables = _block_tables(sequences, block_size)
+    input_ids, positions, slots = _tokens(sequences, starts, tables, block_size)
+    sampling = [row for row, sequence in enumerate(sequences) if sequence.sample_indexes]
+    parts = (
+        input_ids,
+        positions,
+        slots,
+        np.array(seq_lens, dtype=np.int64),
+        np.array([starts[row + 1] - 1 for row in sampling], dtype=np.int64),
+        tables.reshape(-1),
+    )
+    packed = torch.from_numpy(np.concatenate(parts)).to(device)
+    tensors = torch.split(packed, [len(part) for part in parts])
+    return InputBatch(
+        input_ids=tensors[0],
+        positions=tensors[1],
+        metadata=AttentionMetadata(
+            num_decodes=sum(sequence.num_scheduled_tokens == 1 for sequence in sequences),
+            query_start_loc=starts,
+            seq_lens=seq_lens,
+            seq_lens_tensor=tensors[3],
+            block_tables=tensors[5].view(tables.shape),
+            slot_mapping=tensors[2],
+            block_size=block_size,
+        ),
+        sampled=tuple(order[row] for row in sampling),
+        sampled_rows=tensors[4],
+    )
+
+
+def _decode_length(sequence: ScheduledSequence) -> int:
+    """The key that sorts decodes by length and leaves the others as they are."""
+    return sequence.num_tokens if sequence.num_scheduled_tokens == 1 else 0
+
+
+def _block_tables(sequences: Sequence[ScheduledSequence], block_size: int) -> np.ndarray:
+    """[B, most blocks]; block 0 stands where a sequence has no more."""
+    counts = [-(-sequence.num_tokens // block_size) for sequence in sequences]
+    tables = np.zeros((len(sequences), max(counts)), dtype=np.int64)
+    for row, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):
+        tables[row, :count] = sequence.block_table[:count]
+    return tables
+
+
+def _tokens(
+    sequences: Sequence[ScheduledSequence],
+    starts: Sequence[int],
+    tables: np.ndarray,
+    block_size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Token ids, positions and slots of all tokens, each [T]."""
+    input_ids = np.fromiter(
+        (token_id for sequence in sequences for token_id in sequence.token_ids),
+        dtype=np.int64,
+        count=starts[-1],
+    )
+    counts = [sequence.num_scheduled_tokens for sequence in sequences]
+    rows = np.repeat(np.arange(len(sequences)), counts)
+    firsts = np.array(
+        [seq.num_computed_tokens - start for seq, start in zip(sequences, starts, strict=False)]
+    )
+    positions = np.arange(starts[-1]) + firsts[rows]
+    slots = tables[rows, positions // block_size] * block_size + positions % block_size
+    return input_ids, positions, slots

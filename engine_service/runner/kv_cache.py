@@ -1,0 +1,92 @@
+"""How large the KV pool is, and the pool itself."""
+
+from collections.abc import Sequence
+
+import torch
+
+from engine_service.config import CacheConfig
+from engine_service.layers.attention import KVCache
+from engine_service.models.decoder_config import DecoderConfig
+from engine_service.models.qwen3 import Decoder
+from folovllm.errors import ConfigError
+
+_GPU_UTILIZATION = 0.9
+_CPU_UTILIZATION = 0.5
+_MIB = 2**20
+
+
+def bytes_per_block(config: DecoderConfig, block_size: int, dtype: torch.dtype) -> int:
+    """Bytes of one block: keys and values of block_size tokens in all layers."""
+    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return per_token * block_size * dtype.itemsize
+
+
+def num_blocks_that_fit(
+    cache: CacheConfig,
+    *,
+    max_num_seqs: int,
+    max_model_len: int,
+    block_bytes: int,
+    free_bytes: int,
+    device: torch.device,
+) -> int:
+    """Blocks of the pool: as configured, or the share of the free memory, `free_bytes`.
+
+    Never more than max_num_seqs sequences of max_model_len can use. Raises ConfigError, with the
+    numbers, where the memory does not hold the configured pool or one sequence of max_model_len.
+    """
+    if cache.num_blocks is not None:
+        _check_configured(cache.num_blocks, block_bytes, free_bytes, device)
+        return cache.num_blocks
+    share = cache.memory_utilization
+    if share is None:
+        share = _CPU_UTILIZATION if device.type == "cpu" else _GPU_UTILIZATION
+    blocks_of_sequence = -(-max_model_len // cache.block_size)
+    fitting = int(free_bytes * share) // block_bytes
+    if fitting < blocks_of_sequence:
+        raise ConfigError(
+            f"a sequence of max_model_len {max_model_len} needs "
+            f"{_mib(blocks_of_sequence, block_bytes)} of KV cache; "
+            f"{share:.0%} of the {free_bytes // _MIB} MiB free on {device} hold "
+            f"{fitting * cache.block_size} tokens: lower max_model_len to that, or free memory"
+        )
+    return min(fitting, max_num_seqs * blocks_of_sequence)
+
+
+def allocate_kv_caches(model: Decoder, num_blocks: int, block_size: int) -> list[KVCache]:
+    """The pool: one cache for each layer. On a CPU a block takes memory when first written."""
+    config = model.config
+    return [
+        model.backend.allocate(
+            num_blocks,
+            block_size,
+            config.num_key_value_heads,
+            config.head_dim,
+            model.dtype,
+            model.device,
+        )
+        for _ in range(config.num_hidden_layers)
+    ]
+
+
+def copy_blocks(kv_caches: Sequence[KVCache], block_copies: Sequence[tuple[int, int]]) -> None:
+    """Copies whole blocks, (source, target) ids, in all layers and in the order given."""
+    for source, target in block_copies:
+        for cache in kv_caches:
+            cache.key[target].copy_(cache.key[source])
+            cache.value[target].copy_(cache.value[source])
+
+
+def _check_configured(
+    num_blocks: int, block_bytes: int, free_bytes: int, device: torch.device
+) -> None:
+    if num_blocks * block_bytes > free_bytes:
+        raise ConfigError(
+            f"num_blocks {num_blocks} needs {_mib(num_blocks, block_bytes)} of KV cache; "
+            f"{device} has {free_bytes // _MIB} MiB free: lower num_blocks to at most "
+            f"{free_bytes // block_bytes}"
+        )
+
+
+def _mib(num_blocks: int, block_bytes: int) -> str:
+    return f"{-(-num_blocks * block_bytes // _MIB)} MiB"

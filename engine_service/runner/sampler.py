@@ -1,0 +1,118 @@
+"""Draws tokens from logits. For each row, in this order:
+
+1. forbidden ids are taken out;
+2. temperature 0: the most probable token, the lowest id of equals, and that is all;
+3. else logits are divided by the temperature;
+4. min_p keeps the tokens of at least min_p times the probability of the most probable one, and
+   top_k the k most probable (both compare values only, so their order is no matter);
+5. top_p keeps the most probable of the rest until their mass reaches top_p;
+6. the token is drawn by inverse CDF in vocabulary order, with `uniform(seed, index, position)`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine_service.core.outputs import ScheduledSequence
+from engine_service.runner.sampling_filters import (
+    NEVER,
+    inverse_cdf,
+    keep_top_p,
+    relative_weights,
+    top_k_candidates,
+)
+from engine_service.seeding import uniform
+from folovllm.errors import ServerError
+
+# Weights of rows that are computed together: what a processor's cache holds.
+_MOST_WEIGHTS = 2**19
+
+
+def sample(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> list[list[int]]:
+    """A token id for each of the sample_indexes of each sequence.
+
+    `logits` is [len(sequences), vocab_size] in any floating type; forbidden ids are overwritten in
+    it. Raises ServerError where a row's largest logit is not a finite number.
+    """
+    _forbid(logits, sequences)
+    drawn = _greedy(logits, sequences)
+    for rows in _random_groups(sequences, logits.shape[-1]):
+        own_logits = logits if len(rows) == len(sequences) else logits[rows]
+        token_ids = _random(own_logits, [sequences[i] for i in rows])
+        for row, row_ids in zip(rows, token_ids, strict=True):
+            drawn[row] = row_ids
+    return drawn
+
+
+def _random_groups(sequences: Sequence[ScheduledSequence], vocab_size: int) -> list[list[int]]:
+    """The rows that are not greedy: those that top_k cuts, then the others in bounded groups.
+
+    What top_k leaves is small; the others have a weight for each id of the vocabulary.
+    """
+    rows = [i for i, s in enumerate(sequences) if not s.sampling_params.greedy]
+    cut = [i for i in rows if _is_cut(sequences[i], vocab_size)]
+    whole = [i for i in rows if not _is_cut(sequences[i], vocab_size)]
+    size = max(1, _MOST_WEIGHTS // vocab_size)
+    groups = [whole[start : start + size] for start in range(0, len(whole), size)]
+    return [cut, *groups] if cut else groups
+
+
+def _is_cut(sequence: ScheduledSequence, vocab_size: int) -> bool:
+    return 0 < sequence.sampling_params.top_k < vocab_size
+
+
+def _forbid(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> None:
+    vocab_size = logits.shape[-1]
+    pairs = [
+        (row, token_id)
+        for row, sequence in enumerate(sequences)
+        for token_id in sequence.forbidden_token_ids
+        # A stop id may lie outside of the vocabulary; it is never drawn then anyway.
+        if token_id < vocab_size
+    ]
+    if pairs:
+        rows, token_ids = torch.tensor(pairs, device=logits.device).unbind(-1)
+        logits[rows, token_ids] = NEVER
+
+
+def _greedy(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> list[list[int]]:
+    """Every row's most probable token, which also tells whether its logits are numbers."""
+    largest, token_ids = logits.max(dim=-1)
+    token_ids = token_ids.where(largest.isfinite(), -1)
+    drawn = []
+    for token_id, sequence in zip(token_ids.tolist(), sequences, strict=True):
+        if token_id < 0:
+            raise ServerError(
+                f"the model's logits for sequence {sequence.seq_id} at position "
+                f"{sequence.num_tokens} are not finite, so no token can be drawn"
+            )
+        drawn.append([token_id] * len(sequence.sample_indexes))
+    return drawn
+
+
+def _random(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> list[list[int]]:
+    """Random draws for rows that top_k cuts, all of them or none."""
+    params = [sequence.sampling_params for sequence in sequences]
+    token_ids = None
+    if _is_cut(sequences[0], logits.shape[-1]):
+        logits, token_ids = top_k_candidates(logits, [p.top_k for p in params])
+    weights = relative_weights(logits, [p.temperature for p in params], [p.min_p for p in params])
+    keep_top_p(weights, [p.top_p for p in params])
+    columns = inverse_cdf(weights, _uniforms(sequences, logits.device))
+    drawn = columns if token_ids is None else token_ids.gather(-1, columns)
+    return [
+        row[: len(sequence.sample_indexes)]
+        for row, sequence in zip(drawn.tolist(), sequences, strict=True)
+    ]
+
+
+def _uniforms(sequences: Sequence[ScheduledSequence], device: torch.device) -> Tensor:
+    """The random numbers of each row's draws, [rows, most draws], float64; unused ones are 0."""
+    width = max(len(sequence.sample_indexes) for sequence in sequences)
+    numbers = [
+        [uniform(s.seed, index, s.num_tokens) for index in s.sample_indexes]
+        + [0.0] * (width - len(s.sample_indexes))
+        for s in sequences
+    ]
+    return torch.tensor(numbers, dtype=torch.float64, device=device)

@@ -1,0 +1,35 @@
+"""Randomness that can be repeated: fresh seeds, and the number behind each drawn token.
+
+The number is a pure function of (seed, sequence index, position), so that a request gives the same
+tokens in any batch, chunking, preemption or replica. Nothing else may influence a draw.
+"""
+
+import secrets
+
+_MASK = 2**64 - 1
+_GAMMA = 0x9E3779B97F4A7C15
+
+
+def new_seed() -> int:
+    """A seed from the operating system, in [0, 2**63): it fits a signed 64-bit integer too."""
+    return secrets.randbits(63)
+
+
+def uniform(seed: int, index: int, position: int) -> float:
+    """A number in [0, 1) with 53 random bits, for one token of one sequence.
+
+    `seed` counts modulo 2**64. Each word picks an output of the SplitMix64 generator whose state
+    the words before it made: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
+    Generators", OOPSLA 2014. Only 64-bit integer arithmetic, so that any device can compute it.
+    """
+    state = 0
+    for word in (seed, index, position):
+        state = _finalise((state + (word + 1) * _GAMMA) & _MASK)
+    return float(state >> 11) * 2.0**-53
+
+
+def _finalise(state: int) -> int:
+    """SplitMix64's output function (Stafford's variant 13 of MurmurHash3's finaliser)."""
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+    return state ^ (state >> 31)

@@ -1,0 +1,92 @@
+"""EngineServicer: the contract's EngineService on top of AsyncEngine.
+
+Requests are read and checked here, in the event loop and before any work, and what the engine
+brings is written to the wire. However a call ends, its request is released.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import structlog
+
+from engine_service.admission import check_request
+from engine_service.async_engine import AsyncEngine
+from engine_service.core.request import Request
+from engine_service.seeding import new_seed
+from folovllm.errors import InvalidRequestError
+from folovllm.request_id import new_request_id
+from folovllm.sampling_params import SamplingParams
+from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
+    """Answers gRPC calls with one engine."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def Generate(
+        self, request: types_pb2.Request, context: Context
+    ) -> AsyncIterator[types_pb2.CompletionOutput]:
+        """Streams the n continuations of a prompt."""
+        admitted = self._read(request)
+        structlog.contextvars.bind_contextvars(request_id=admitted.request_id)
+        stream = self._engine.generate(admitted)
+        try:
+            async for output in stream:
+                yield output.to_proto()
+        finally:
+            self._engine.release(admitted.request_id)
+
+    async def Abort(
+        self, request: engine_service_pb2.AbortRequest, context: Context
+    ) -> engine_service_pb2.AbortResponse:
+        """Ends a running request, or some of its continuations."""
+        found = self._engine.abort(request.request_id, request.indexes)
+        return engine_service_pb2.AbortResponse(found=found)
+
+    async def GetModelInfo(
+        self, request: types_pb2.GetModelInfoRequest, context: Context
+    ) -> types_pb2.ModelInfo:
+        """Says what is served."""
+        return self._engine.info.to_proto()
+
+    async def GetLoad(
+        self, request: engine_service_pb2.GetLoadRequest, context: Context
+    ) -> engine_service_pb2.GetLoadResponse:
+        """Says how busy the engine is."""
+        load = self._engine.load
+        return engine_service_pb2.GetLoadResponse(
+            num_running=load.num_running,
+            num_waiting=load.num_waiting,
+            num_queued_tokens=load.num_queued_tokens,
+            kv_cache_usage=load.kv_cache_usage,
+            num_free_kv_blocks=load.num_free_kv_blocks,
+            num_requests=self._engine.num_requests,
+            num_admissible=self._engine.num_admissible,
+        )
+
+    def _read(self, message: types_pb2.Request) -> Request:
+        """The request behind a message. Raises InvalidRequestError that names the field."""
+        info = self._engine.info
+        for name in ("stop", "bad_words"):
+            if getattr(message.sampling_params, name):
+                raise InvalidRequestError(
+                    f"sampling_params.{name}", f"{name} is text; ask the tokenizer service"
+                )
+        params = SamplingParams.from_proto(
+            message.sampling_params, self._engine.default_sampling_params
+        )
+        prompt_token_ids = list(message.prompt_token_ids)
+        check_request(prompt_token_ids, params, info)
+        return Request(
+            message.request_id or new_request_id(),
+            prompt_token_ids,
+            params,
+            seed=new_seed(),
+            priority=message.priority,
+            cache_salt=message.cache_salt,
+        )

@@ -1,0 +1,38 @@
+"""LLMEngine on the fake model: the real scheduler, cache manager and engine without torch."""
+
+from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine_service.llm_engine import LLMEngine
+from fake_model_runner import VOCAB_SIZE, FakeModelRunner
+from folovllm.model_info import ModelInfo
+
+EOS = 999
+
+
+def make_engine(
+    *,
+    num_blocks: int = 64,
+    block_size: int = 4,
+    max_num_seqs: int = 16,
+    max_num_batched_tokens: int = 64,
+    max_model_len: int = 128,
+    enable_prefix_caching: bool = True,
+    eos_token_ids: tuple[int, ...] = (),
+    tokenizer_fingerprint: str = "fake",
+) -> tuple[LLMEngine, FakeModelRunner]:
+    """A small engine; by default with no end-of-sequence token, so that lengths are exact."""
+    config = EngineConfig(
+        ModelConfig(),
+        CacheConfig(block_size, num_blocks, enable_prefix_caching=enable_prefix_caching),
+        SchedulerConfig(max_num_seqs, max_num_batched_tokens),
+    )
+    info = ModelInfo(
+        model_id="fake",
+        vocab_size=VOCAB_SIZE,
+        eos_token_ids=eos_token_ids,
+        max_model_len=max_model_len,
+        num_kv_blocks=num_blocks,
+        block_size=block_size,
+        tokenizer_fingerprint=tokenizer_fingerprint,
+    )
+    runner = FakeModelRunner(block_size)
+    return LLMEngine(runner, config, info), runner

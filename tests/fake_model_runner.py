@@ -1,0 +1,100 @@
+"""FakeModelRunner: a model whose every token depends on every token before it, without torch.
+
+The "KV" of a position is a hash of its token and of the KV before it, read back through the block
+table. A block that is shared, copied, evicted or recomputed wrongly changes all that follows, so a
+request's output equals `expected_tokens` exactly when the scheduler kept its memory straight.
+"""
+
+import threading
+from collections.abc import Sequence
+
+from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
+
+VOCAB_SIZE = 1000
+_EMPTY = 12345
+
+
+def _mix(state: int, value: int) -> int:
+    return (state * 6364136223846793005 + value * 1442695040888963407 + 1) % 2**64
+
+
+def _draw(kv: int, seed: int, index: int, forbidden: Sequence[int] = ()) -> int:
+    token_id = (_mix(_mix(kv, seed), index) >> 33) % VOCAB_SIZE
+    while token_id in forbidden:
+        token_id = (token_id + 1) % VOCAB_SIZE
+    return token_id
+
+
+def expected_tokens(
+    prompt: Sequence[int], num_tokens: int, *, seed: int = 0, index: int = 0
+) -> list[int]:
+    """What the fake model says after a prompt, computed without any cache."""
+    kv = _EMPTY
+    for token_id in prompt:
+        kv = _mix(kv, token_id)
+    tokens: list[int] = []
+    for _ in range(num_tokens):
+        tokens.append(_draw(kv, seed, index))
+        kv = _mix(kv, tokens[-1])
+    return tokens
+
+
+class FakeModelRunner:
+    """Keeps its KV in numbered slots, as a paged cache does."""
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._cache: dict[tuple[int, int], int] = {}
+        self.steps: list[SchedulerOutput] = []
+        self._gate = threading.Event()
+        self._gate.set()
+        self._hold_at: int | None = None
+        self.failure: Exception | None = None
+        """Raised by the next step."""
+
+    def hold(self, after: int = 0) -> None:
+        """Lets so many more steps run, then holds the engine still until `release`."""
+        self._gate.clear()
+        self._hold_at = len(self.steps) + after
+
+    def release(self) -> None:
+        """Lets the engine run on."""
+        self._hold_at = None
+        self._gate.set()
+
+    def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
+        if self._hold_at is not None and len(self.steps) >= self._hold_at:
+            assert self._gate.wait(timeout=60), "held too long"
+        if self.failure is not None:
+            raise self.failure
+        self.steps.append(output)
+        for source, target in output.block_copies:
+            for offset in range(self._block_size):
+                if (source, offset) in self._cache:
+                    self._cache[target, offset] = self._cache[source, offset]
+        # Each sequence reads before any other writes: a block that two of them write would show.
+        written = [self._compute(scheduled) for scheduled in output.scheduled]
+        sampled = []
+        for scheduled, slots in zip(output.scheduled, written, strict=True):
+            self._cache.update(slots)
+            kv = self._cache[self._slot(scheduled, scheduled.num_tokens - 1)]
+            sampled.append(
+                [
+                    _draw(kv, scheduled.seed, index, scheduled.forbidden_token_ids)
+                    for index in scheduled.sample_indexes
+                ]
+            )
+        return ModelRunnerOutput(sampled)
+
+    def _compute(self, scheduled: ScheduledSequence) -> dict[tuple[int, int], int]:
+        start = scheduled.num_computed_tokens
+        kv = self._cache[self._slot(scheduled, start - 1)] if start else _EMPTY
+        slots = {}
+        for position, token_id in enumerate(scheduled.token_ids, start):
+            kv = _mix(kv, token_id)
+            slots[self._slot(scheduled, position)] = kv
+        return slots
+
+    def _slot(self, scheduled: ScheduledSequence, position: int) -> tuple[int, int]:
+        number, offset = divmod(position, self._block_size)
+        return scheduled.block_table[number], offset

@@ -1,0 +1,162 @@
+"""A TokenizerService without a model, on a real socket, for the tests of clients.
+
+Its tokenizer is one id for each character. Its answer to a prompt is the prompt reversed, one
+character a piece, with these exceptions:
+
+    "!CODE"    fails with that gRPC status, after one piece for "!!CODE"
+    "forever"  sends one piece and then nothing, until the call is cancelled
+
+Run as a program, `fake_tokenizer_service.py PORT`, it serves until SIGTERM and exits with 0.
+"""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from folovllm.errors import DETAILS_KEY, InvalidRequestError, UnavailableError, to_status
+from folovllm.serving.healthcheck import TOKENIZER_SERVICE
+from folovllm.v1 import tokenizer_service_pb2 as messages
+from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
+
+MODEL_INFO = types_pb2.ModelInfo(
+    model_id="fake",
+    architecture="Qwen3ForCausalLM",
+    dtype="float32",
+    vocab_size=0x110000,
+    eos_token_ids=[0, 3],
+    max_model_len=512,
+    num_kv_blocks=64,
+    block_size=16,
+    device="cpu",
+    tokenizer_fingerprint="a1",
+    model_fingerprint="b2",
+    server_version="0.0.1",
+    max_n=128,
+)
+
+
+class _WatchedHealth(health.HealthServicer):  # type: ignore[misc]
+    """Sets `watched` when somebody begins to watch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched = threading.Event()
+
+    def Watch(self, *arguments: Any) -> Any:
+        self.watched.set()
+        return super().Watch(*arguments)
+
+    Watch.experimental_non_blocking = True  # type: ignore[attr-defined]  # as the original's
+
+
+class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
+    """Records the requests that it gets; `cancelled` is set when a "forever" call ends."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.server = grpc.server(ThreadPoolExecutor(8))
+        self._health = _WatchedHealth()
+        tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(self, self.server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        self.requests: list[messages.GenerateRequest] = []
+        self.deadlines: list[float | None] = []
+        self.cancelled = threading.Event()
+        self.watched = self._health.watched
+
+    def set_serving(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        self._health.set(TOKENIZER_SERVICE, status.SERVING if serving else status.NOT_SERVING)
+
+    def Generate(self, request: Any, context: Any) -> Iterator[types_pb2.CompletionOutput]:
+        self.requests.append(request)
+        self.deadlines.append(context.time_remaining())
+        ids = list(request.token_ids.ids) or [ord(each) for each in request.text]
+        text = "".join(map(chr, ids))
+        if text.startswith("!!"):
+            yield types_pb2.CompletionOutput(request_id="fake", text="a", token_ids=[97])
+        if text.startswith("!"):
+            _fail(context, text.lstrip("!"))
+        if text == "forever":
+            ended = threading.Event()
+            context.add_callback(ended.set)
+            context.add_callback(self.cancelled.set)
+            yield types_pb2.CompletionOutput(request_id="fake", text="a", token_ids=[97])
+            ended.wait(30)
+            return
+        yield from _answer(request, ids)
+
+    def Tokenize(self, request: Any, context: Any) -> messages.TokenizeResponse:
+        special = [2] if request.add_special_tokens else []
+        return messages.TokenizeResponse(token_ids=special + [ord(each) for each in request.text])
+
+    def Detokenize(self, request: Any, context: Any) -> messages.DetokenizeResponse:
+        kept = [i for i in request.token_ids if i > 3 or not request.skip_special_tokens]
+        return messages.DetokenizeResponse(text="".join(map(chr, kept)))
+
+    def Chat(self, request: Any, context: Any) -> Any:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "not supported yet")
+
+    def ApplyChatTemplate(self, request: Any, context: Any) -> Any:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "not supported yet")
+
+    def GetModelInfo(self, request: Any, context: Any) -> types_pb2.ModelInfo:
+        return MODEL_INFO
+
+
+def _answer(request: Any, ids: list[int]) -> Iterator[types_pb2.CompletionOutput]:
+    for index in range(request.sampling_params.n or 1):
+        for place, token_id in enumerate(reversed(ids)):
+            piece = types_pb2.CompletionOutput(
+                request_id=request.request_id or "fake",
+                index=index,
+                text=chr(token_id),
+                token_ids=[token_id],
+            )
+            if index == place == 0:
+                piece.info.prompt_tokens = len(ids)
+                if request.return_prompt_token_ids:
+                    piece.info.prompt_token_ids.extend(ids)
+            if place == len(ids) - 1:
+                piece.finish_reason = types_pb2.FINISH_REASON_LENGTH
+                piece.usage.prompt_tokens = piece.usage.completion_tokens = len(ids)
+            yield piece
+
+
+def _fail(context: Any, code: str) -> None:
+    error = {
+        "INVALID_ARGUMENT": InvalidRequestError("sampling_params.top_p", "top_p is wrong"),
+        "UNAVAILABLE": UnavailableError("no engine is ready"),
+    }.get(code)
+    if error is not None:
+        details = to_status(error).SerializeToString()
+        context.set_trailing_metadata(((DETAILS_KEY, details),))
+    context.abort(grpc.StatusCode[code], str(error) if error else "as asked for")
+
+
+@contextmanager
+def running_fake(port: int = 0) -> Iterator[FakeTokenizerService]:
+    """A fake that is SERVING at its `address`."""
+    fake = FakeTokenizerService()
+    fake.address = f"127.0.0.1:{fake.server.add_insecure_port(f'127.0.0.1:{port}')}"
+    fake.set_serving(True)
+    fake.server.start()
+    try:
+        yield fake
+    finally:
+        fake.server.stop(None).wait()
+
+
+if __name__ == "__main__":
+    # Blocked before any thread starts, and waited for: an Event's lock is not for signal handlers.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    with running_fake(int(sys.argv[1])):
+        print("fake: serving", file=sys.stderr, flush=True)
+        signal.sigwait({signal.SIGTERM})
+    print("fake: stopped", file=sys.stderr, flush=True)

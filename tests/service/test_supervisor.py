@@ -1,0 +1,243 @@
+"""Supervisor, `serve` and `demo` over stand-ins for the two services."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from fake_tokenizer_service import running_fake
+
+import client.demo
+import client.serve
+from client import child
+from client.cli import commands
+from client.console import StatusLine
+from client.serve import supervise
+from client.service_commands import ServeOptions, free_ports
+from client.supervisor import ServiceEndedError, Supervisor, run_services, until_serving
+
+ROOT = Path(__file__).parent.parent.parent
+FAKE = ROOT / "tests" / "fake_tokenizer_service.py"
+
+ENGINE = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+print(f"engine: running in session {os.getsid(0)}", flush=True)
+signal.sigwait({signal.SIGTERM})
+print("engine: stopped", flush=True)
+"""
+STUBBORN_ENGINE = """
+import signal
+signal.signal(signal.SIGTERM, lambda *_: print("engine: not yet", flush=True))
+print("engine: running", flush=True)
+while True:
+    signal.pause()
+"""
+FAILING_ENGINE = "import sys; print('error: no weights', file=sys.stderr); sys.exit(3)"
+
+
+class Log:
+    """Keeps the lines that the children print."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._new = asyncio.Event()
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+        self._new.set()
+
+    async def until(self, text: str) -> None:
+        while not any(text in line for line in self.lines):
+            self._new.clear()
+            await asyncio.wait_for(self._new.wait(), 30)
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the stand-ins import what the tests import, installed or not."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
+
+
+def supervisor(
+    engine: str, log: Log, cls: type[Supervisor] = Supervisor
+) -> tuple[Supervisor, ServeOptions]:
+    port, engine_port = free_ports(2)
+    options = ServeOptions(port=port, engine_port=engine_port)
+    command = [sys.executable, str(FAKE), str(port)]
+    return cls([sys.executable, "-c", engine], command, options.address, log), options
+
+
+async def test_services_run_until_the_body_ends_and_stop_in_order() -> None:
+    log = Log()
+    services, _ = supervisor(ENGINE, log)
+    assert await run_services(services, services.ready)
+    assert log.lines[-2:] == ["fake: stopped", "engine: stopped"]
+    session = log.lines[0].rpartition(" ")[2]
+    assert session != str(os.getsid(0)), "Ctrl-C in the terminal would reach the engine"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_both(number: signal.Signals) -> None:
+    log = Log()
+    services, _ = supervisor(ENGINE, log)
+
+    async def body() -> None:
+        await services.ready()
+        os.kill(os.getpid(), number)
+        await services.ended()
+
+    assert not await run_services(services, body)
+    assert log.lines[-2:] == ["fake: stopped", "engine: stopped"]
+
+
+async def test_a_second_signal_kills() -> None:
+    log = Log()
+    services, _ = supervisor(STUBBORN_ENGINE, log)
+
+    async def body() -> None:
+        await log.until("engine: running")
+        os.kill(os.getpid(), signal.SIGTERM)
+        await services.ended()
+
+    async def insist() -> None:
+        await log.until("engine: not yet")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    insisting = asyncio.create_task(insist())
+    assert not await asyncio.wait_for(run_services(services, body), 30)
+    await insisting
+
+
+async def test_the_end_of_one_service_ends_the_other() -> None:
+    log = Log()
+    services, _ = supervisor(FAILING_ENGINE, log)
+    with pytest.raises(ServiceEndedError, match="the engine service ended with exit code 3"):
+        await run_services(services, services.ready)
+    assert "error: no weights" in log.lines
+
+
+async def test_a_killed_service_is_named_with_its_signal() -> None:
+    log = Log()
+    services, _ = supervisor("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", log)
+    with pytest.raises(ServiceEndedError, match="the engine service ended with SIGKILL"):
+        await run_services(services, services.ready)
+
+
+async def test_lines_of_any_length_arrive_whole() -> None:
+    log = Log()
+    services, _ = supervisor("print('x' * 200_000); print('é', end='')", log)
+    with pytest.raises(ServiceEndedError):
+        await run_services(services, services.ended)
+    assert "x" * 200_000 in log.lines and "é" in log.lines
+
+
+async def test_waiting_for_a_service_survives_its_restart() -> None:
+    [port] = free_ports(1)
+    with running_fake(port) as fake:
+        fake.set_serving(False)
+        waiting = asyncio.create_task(until_serving(fake.address))
+        await asyncio.to_thread(fake.watched.wait, 30)
+    assert not waiting.done()
+    with running_fake(port):
+        await asyncio.wait_for(waiting, 30)
+
+
+async def test_serve_says_where_it_listens(capsys: pytest.CaptureFixture[str]) -> None:
+    class StoppedWhenReady(Supervisor):
+        async def ready(self) -> None:
+            await super().ready()
+            # Runs when the one who waited for this waits for something else.
+            asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+
+    services, options = supervisor(ENGINE, Log(), StoppedWhenReady)
+    await supervise(services, options, StatusLine())
+    shown = capsys.readouterr().out
+    assert f"127.0.0.1:{options.port}" in shown and f"127.0.0.1:{options.engine_port}" in shown
+    assert f"generate --server 127.0.0.1:{options.port}" in shown
+
+
+def test_demo_shows_an_answer_and_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    _stand_in(monkeypatch, ENGINE)
+    result = CliRunner().invoke(commands, ["demo"])
+    assert result.exit_code == 0, result.output
+    assert "Once upon a timeemit a nopu ecnO …\n" in result.stdout
+    for text in ("float32 on cpu", "first token", "tokens/s", "serve", "generate", "make test"):
+        assert text in result.stdout
+    assert result.stderr == ""
+
+
+def test_demo_that_fails_shows_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    _stand_in(monkeypatch, FAILING_ENGINE)
+    result = CliRunner().invoke(commands, ["demo"])
+    assert result.exit_code == 1
+    assert "error: no weights\n" in result.stderr
+    assert "error: the engine service ended with exit code 3" in result.stderr
+
+
+def test_demo_that_is_interrupted_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(coroutine: Coroutine[None, None, bool]) -> bool:
+        coroutine.close()
+        return False
+
+    monkeypatch.setattr(asyncio, "run", interrupted)
+    assert CliRunner().invoke(commands, ["demo"]).exit_code == 130
+
+
+def test_serve_ends_with_one_line_when_a_service_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    _stand_in(monkeypatch, FAILING_ENGINE)
+    port, engine_port = free_ports(2)
+    arguments = ["serve", "--port", str(port), "--engine-port", str(engine_port)]
+    result = CliRunner().invoke(commands, arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1].startswith("error: the engine service ended")
+
+
+def _stand_in(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    for module in (client.demo, client.serve):
+        monkeypatch.setattr(module, "engine_command", lambda _: [sys.executable, "-c", engine])
+        monkeypatch.setattr(
+            module, "tokenizer_command", lambda to: [sys.executable, str(FAKE), str(to.port)]
+        )
+
+
+def test_a_child_runs_its_module_and_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "stand_in.py").write_text(
+        "import signal, sys\n"
+        "print(__name__, sys.argv[1:], flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-P", str(child.__file__), "stand_in", "--port", "1"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"__main__ ['--port', '1']\n"
+        process.stdin.close()
+        assert process.wait(30) == -signal.SIGTERM
+
+
+def test_a_child_finds_the_code_of_its_parent_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "client").mkdir()
+    (tmp_path / "client" / "__init__.py").write_text("raise SystemExit('the wrong client')")
+    reading, held_open = os.pipe()
+    result = subprocess.run(
+        [sys.executable, "-P", str(child.__file__), "client", "--version"],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        stdin=reading,
+        capture_output=True,
+        check=False,
+        timeout=30,
+    )
+    os.close(reading)
+    os.close(held_open)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.startswith(b"folovllm ")

@@ -1,0 +1,358 @@
+"""The calls of TokenizerService, on a real socket, with fake engines behind it."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from fake_engine import FakeEngine, Script, running
+from sample_tokenizers import EOS_ID, VOCAB_SIZE, save_byte_tokenizer
+
+from folovllm.errors import InvalidRequestError, from_rpc_error
+from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
+from folovllm.serving.healthcheck import TOKENIZER_SERVICE
+from folovllm.serving.server import GrpcServer, ServerConfig
+from folovllm.v1 import tokenizer_service_pb2 as messages
+from folovllm.v1 import (
+    tokenizer_service_pb2_grpc,
+    types_pb2,
+)
+from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.servicer import TokenizerServicer
+from tokenizer_service.tokenizer import Tokenizer
+
+HELLO = Script([[*b"he"], [*b"llo"]])
+ENDLESS = Script([[*b"hello"]], finish=None)
+MAX_PROMPT_BYTES = 3000
+Params = types_pb2.SamplingParams
+Request = messages.GenerateRequest
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save_byte_tokenizer(tmp_path)
+
+
+@dataclass
+class Service:
+    """A tokenizer service on a socket, and its engines."""
+
+    stub: Any
+    engines: list[FakeEngine]
+    pool: EnginePool
+
+    async def generate(self, request: Request, **options: Any) -> RequestOutput:
+        return RequestOutput.join([output async for output in self.stream(request, **options)])
+
+    async def stream(self, request: Request, **options: Any) -> AsyncIterator[CompletionOutput]:
+        async for message in self.stub.Generate(request, timeout=20, **options):
+            yield CompletionOutput.from_proto(message)
+
+    async def error_of(self, call: Any) -> tuple[grpc.StatusCode, str, str]:
+        """Code, field and message of a call that must fail."""
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            if isinstance(call, grpc.aio.UnaryStreamCall):
+                _ = [message async for message in call]
+            else:
+                await call
+        error = from_rpc_error(caught.value)
+        field = error.field if isinstance(error, InvalidRequestError) else ""
+        return caught.value.code(), field, str(error)
+
+
+@pytest.fixture
+async def serve(model: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Starts a service on engines with the given scripts (a list for each), ready to be called."""
+    tokenizer = Tokenizer.from_folder(model)
+    async with AsyncExitStack() as stack:
+
+        async def start(*scripts: list[Script], fingerprint: str | None = None) -> Service:
+            expected = tokenizer.fingerprint if fingerprint is None else fingerprint
+            engines = [FakeEngine(script, expected) for script in scripts]
+            served = [await stack.enter_async_context(running(engine)) for engine in engines]
+            pool = EnginePool([s.address for s in served] or ["127.0.0.1:1"], tokenizer.fingerprint)
+            stack.push_async_callback(pool.close)
+            pool.start()
+            server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
+            servicer = TokenizerServicer(tokenizer, pool, MAX_PROMPT_BYTES)
+            tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, server.grpc)
+            port = server.bind()
+            await server.start()
+            stack.push_async_callback(server.grpc.stop, None)
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+            stack.push_async_callback(channel.close)
+            async with asyncio.timeout(20):
+                while served and not all(engine.connected for engine in pool._engines):
+                    await pool._changed.wait()
+            stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(channel)
+            return Service(stub, engines, pool)
+
+        yield start
+
+
+async def test_text_streams_back(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO])
+    outputs = [output async for output in service.stream(Request(text="hello w"))]
+    assert [(o.text, bytes(o.token_ids), o.finish_reason) for o in outputs] == [
+        ("he", b"he", None),
+        ("llo", b"llo", FinishReason.LENGTH),
+    ]
+    assert outputs[1].usage is not None and outputs[1].usage.completion_tokens == 5
+    assert outputs[1].metrics is not None and outputs[1].metrics.queue == 0.25
+    (call,) = service.engines[0].calls
+    assert list(call.request.prompt_token_ids) == [259, 260]
+    assert {o.request_id for o in outputs} == {call.request.request_id}
+    assert re.fullmatch("req-[0-9a-f]{32}", call.request.request_id)
+    assert 0 < call.time_remaining < 20.1
+
+
+async def test_a_prompt_of_token_ids_is_taken_as_it_is(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO])
+    request = Request(
+        request_id="mine", token_ids=messages.TokenIds(ids=[1, 280]), priority=-3, cache_salt="s"
+    )
+    output = await service.generate(request)
+    sent = service.engines[0].calls[0].request
+    assert (list(sent.prompt_token_ids), sent.priority, sent.cache_salt) == ([1, 280], -3, "s")
+    assert sent.request_id == output.request_id == "mine"
+
+
+async def test_what_the_caller_did_not_set_stays_unset(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO])
+    params = Params(temperature=0, stop=["END"], stop_token_ids=[9])
+    await service.generate(Request(text="a", sampling_params=params))
+    sent = service.engines[0].calls[0].request.sampling_params
+    assert sent == Params(temperature=0, stop_token_ids=[9])
+    assert sent.HasField("temperature") and not sent.HasField("top_p")
+
+
+async def test_the_info_tells_what_was_resolved(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO])
+    params = Params(temperature=0.5, stop=["END"])
+    request = Request(text="hello", sampling_params=params, return_prompt_token_ids=True)
+    info = (await service.generate(request)).info
+    assert (info.sampling_params.stop, info.sampling_params.temperature) == (("END",), 0.5)
+    assert (info.sampling_params.seed, info.prompt_tokens) == (7, 1)
+    assert info.prompt_token_ids == (259,)
+    request.return_prompt_token_ids = False
+    assert (await service.generate(request)).info.prompt_token_ids == ()
+
+
+async def test_a_stop_string_over_messages_aborts_at_the_engine(serve: Callable[..., Any]) -> None:
+    service = await serve([Script([[*b"one E"], [*b"ND two"], [*b"three"]], finish=None)])
+    params = Params(stop=["END"])
+    output = (await service.generate(Request(text="a", sampling_params=params))).outputs[0]
+    assert (output.text, bytes(output.token_ids)) == ("one ", b"one END")
+    assert (output.finish_reason, output.stop_reason) == (FinishReason.STOP, "END")
+    assert output.usage.completion_tokens == 7
+    (call,) = service.engines[0].calls
+    await call.ended.wait()
+    assert call.aborted == {0} and call.completed
+
+
+async def test_two_continuations_end_each_on_its_own(serve: Callable[..., Any]) -> None:
+    ends = Script([[*b"b", EOS_ID]], FinishReason.STOP)
+    service = await serve([Script([[*b"aEND"]], finish=None), ends])
+    params = Params(n=2, stop=["END"])
+    first, second = (await service.generate(Request(text="a", sampling_params=params))).outputs
+    assert (first.text, first.stop_reason, first.usage.completion_tokens) == ("a", "END", 4)
+    assert (second.text, second.stop_reason, second.usage.completion_tokens) == ("b", None, 2)
+    assert service.engines[0].calls[0].aborted == {0}
+
+
+async def test_half_a_character_never_comes(serve: Callable[..., Any]) -> None:
+    data = "é😀".encode()
+    service = await serve([Script([[byte] for byte in data] + [[0xF0]])])
+    texts = [output.text async for output in service.stream(Request(text="a"))]
+    assert texts == ["", "é", "", "", "", "😀", "\ufffd"]
+
+
+async def test_a_cancel_reaches_the_engine(serve: Callable[..., Any]) -> None:
+    service = await serve([ENDLESS])
+    call = service.stub.Generate(Request(text="a"))
+    await call.read()
+    call.cancel()
+    async with asyncio.timeout(5):
+        await service.engines[0].calls[0].ended.wait()
+    assert not service.engines[0].calls[0].completed
+
+
+async def test_the_deadline_travels_and_ends_both_calls(serve: Callable[..., Any]) -> None:
+    service = await serve([ENDLESS])
+    code, _, _ = await service.error_of(service.stub.Generate(Request(text="a"), timeout=0.3))
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    (call,) = service.engines[0].calls
+    assert call.time_remaining < 0.4
+    async with asyncio.timeout(5):
+        await call.ended.wait()
+
+
+async def test_requests_go_to_the_least_loaded_engine(serve: Callable[..., Any]) -> None:
+    service = await serve([ENDLESS], [ENDLESS])
+    calls = []
+    for i in range(4):
+        calls.append(service.stub.Generate(Request(request_id=str(i), text="a")))
+        await calls[-1].read()
+    ids = [[call.request.request_id for call in engine.calls] for engine in service.engines]
+    assert ids == [["0", "2"], ["1", "3"]]
+    for call in calls:
+        call.cancel()
+
+
+async def test_nothing_is_left_after_many_calls(serve: Callable[..., Any]) -> None:
+    service = await serve([ENDLESS], [ENDLESS])
+    num_tasks = len(asyncio.all_tasks())
+    calls = [service.stub.Generate(Request(text="hello " * i)) for i in range(1, 33)]
+    for call in calls:
+        await call.read()
+    for call in calls:
+        call.cancel()
+    async with asyncio.timeout(10):
+        for engine in service.engines:
+            for call in engine.calls:
+                await call.ended.wait()
+        while any(engine.num_outstanding for engine in service.pool._engines):
+            await asyncio.sleep(0)
+        while len(asyncio.all_tasks()) > num_tasks:
+            await asyncio.sleep(0)
+    assert sum(len(engine.calls) for engine in service.engines) == 32
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (Request(), "prompt"),
+        (Request(text=""), "text"),
+        (Request(token_ids=messages.TokenIds()), "token_ids"),
+        (Request(text="é" * (MAX_PROMPT_BYTES // 2 + 1)), "text"),
+        (Request(text="hello " * 250 + "a" * 1000), "text"),  # over max_model_len
+        (Request(token_ids=messages.TokenIds(ids=[1] * (MAX_PROMPT_BYTES + 1))), "token_ids"),
+        (Request(token_ids=messages.TokenIds(ids=[1] * 1024)), "token_ids"),
+        (Request(text="a", sampling_params=Params(top_p=0)), "sampling_params.top_p"),
+        (Request(text="a", sampling_params=Params(top_p=1.5)), "sampling_params.top_p"),
+        (Request(text="a", sampling_params=Params(temperature=-1)), "sampling_params.temperature"),
+        (
+            Request(text="a", sampling_params=Params(temperature=float("nan"))),
+            "sampling_params.temperature",
+        ),
+        (Request(text="a", sampling_params=Params(n=0)), "sampling_params.n"),
+        (Request(text="a", sampling_params=Params(n=129)), "sampling_params.n"),
+        (Request(text="a", sampling_params=Params(stop=[""])), "sampling_params.stop"),
+        (Request(text="a", sampling_params=Params(stop=["a"] * 17)), "sampling_params.stop"),
+        (Request(text="a", sampling_params=Params(max_tokens=0)), "sampling_params.max_tokens"),
+    ],
+)
+async def test_a_bad_request_is_refused_before_the_engine_sees_it(
+    serve: Callable[..., Any], request_: Request, field: str
+) -> None:
+    service = await serve([HELLO])
+    code, named, message = await service.error_of(service.stub.Generate(request_))
+    assert (code, named) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+    assert message
+    assert service.engines[0].calls == []
+    assert (await service.generate(Request(text="a"))).outputs[0].text == "hello"
+
+
+@pytest.mark.parametrize(
+    ("request_", "engines_field", "field"),
+    [
+        (Request(text="a"), "prompt_token_ids", "text"),
+        (Request(token_ids=messages.TokenIds(ids=[999])), "prompt_token_ids", "token_ids"),
+        (Request(text="a"), "sampling_params.max_tokens", "sampling_params.max_tokens"),
+    ],
+)
+async def test_the_engines_refusal_names_the_callers_field(
+    serve: Callable[..., Any], request_: Request, engines_field: str, field: str
+) -> None:
+    service = await serve([HELLO])
+    service.engines[0].refuse_with = InvalidRequestError(engines_field, "not like this")
+    assert await service.error_of(service.stub.Generate(request_)) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        field,
+        "not like this",
+    )
+
+
+async def test_a_stream_without_its_final_message_is_an_error(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO])  # one script for two continuations
+    call = service.stub.Generate(Request(text="a", sampling_params=Params(n=2)))
+    code, _, message = await service.error_of(call)
+    assert code is grpc.StatusCode.INTERNAL
+    assert "without a final message" in message
+
+
+async def test_no_engine_is_unavailable(serve: Callable[..., Any]) -> None:
+    service = await serve()
+    for call in (
+        service.stub.Generate(Request(text="a")),
+        service.stub.GetModelInfo(types_pb2.GetModelInfoRequest()),
+    ):
+        code, _, message = await service.error_of(call)
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert message.startswith("no engine is ready: 127.0.0.1:1: ")
+
+
+async def test_another_model_is_a_failed_precondition(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO], fingerprint="other")
+    code, _, message = await service.error_of(service.stub.Generate(Request(text="a")))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "fingerprint is other" in message
+
+
+async def test_tokenize_and_detokenize(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO])
+    reply = await service.stub.Tokenize(messages.TokenizeRequest(text="hello<|endoftext|>"))
+    assert list(reply.token_ids) == [259, EOS_ID]
+    ask = messages.DetokenizeRequest(token_ids=reply.token_ids)
+    assert (await service.stub.Detokenize(ask)).text == "hello"
+    ask.skip_special_tokens = False
+    assert (await service.stub.Detokenize(ask)).text == "hello<|endoftext|>"
+    empty = messages.TokenizeRequest(text="", add_special_tokens=False)
+    assert list((await service.stub.Tokenize(empty)).token_ids) == []
+    # 299 is below the model's vocabulary size of 300, though the tokenizer has no text for it.
+    padding = messages.DetokenizeRequest(token_ids=[259, 299])
+    assert (await service.stub.Detokenize(padding)).text == "hello"
+
+
+async def test_long_texts_and_ids(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO])
+    text = "ab" * (MAX_PROMPT_BYTES // 2)
+    reply = await service.stub.Tokenize(messages.TokenizeRequest(text=text))
+    assert bytes(reply.token_ids) == text.encode()
+    ask = messages.DetokenizeRequest(token_ids=reply.token_ids)
+    assert (await service.stub.Detokenize(ask)).text == text
+
+
+async def test_bad_texts_and_ids(serve: Callable[..., Any]) -> None:
+    service = await serve()
+    long = messages.TokenizeRequest(text="a" * (MAX_PROMPT_BYTES + 1))
+    unknown = messages.DetokenizeRequest(token_ids=[1, VOCAB_SIZE])
+    many = messages.DetokenizeRequest(token_ids=[1] * (MAX_PROMPT_BYTES + 1))
+    for call, field in (
+        (service.stub.Tokenize(long), "text"),
+        (service.stub.Detokenize(unknown), "token_ids"),
+        (service.stub.Detokenize(many), "token_ids"),
+    ):
+        code, named, _ = await service.error_of(call)
+        assert (code, named) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+
+
+async def test_model_info_is_the_engines(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO])
+    info = await service.stub.GetModelInfo(types_pb2.GetModelInfoRequest())
+    assert info == service.engines[0].info
+
+
+async def test_chat_is_not_served_yet(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO])
+    for call in (
+        service.stub.Chat(messages.ChatRequest()),
+        service.stub.ApplyChatTemplate(messages.ApplyChatTemplateRequest()),
+    ):
+        code, _, message = await service.error_of(call)
+        assert (code, message) == (grpc.StatusCode.UNIMPLEMENTED, "Chat is not supported yet")

@@ -1,0 +1,193 @@
+"""The engine's thread and the event loop, with a fake model."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+from fake_engine_factory import make_engine
+from fake_model_runner import FakeModelRunner, expected_tokens
+
+from engine_service.async_engine import AsyncEngine
+from engine_service.core.request import Request
+from engine_service.llm_engine import LLMEngine
+from engine_service.output_stream import OutputStream
+from folovllm.errors import ConfigError, EngineDeadError, InvalidRequestError, QueueFullError
+from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
+from folovllm.sampling_params import SamplingParams
+
+PROMPT = [3, 1, 4, 1, 5]
+
+
+class Fixture:
+    """A running AsyncEngine and what is under it."""
+
+    def __init__(self, max_num_waiting: int = 100) -> None:
+        self.llm_engine, self.runner = make_engine()
+        self.engine = AsyncEngine(lambda: self.llm_engine, max_num_waiting)
+
+    async def read(self, stream: OutputStream) -> RequestOutput:
+        result = RequestOutput()
+        async for output in stream:
+            result.add(output)
+        return result
+
+    async def until_idle(self) -> None:
+        """Returns when the engine holds nothing any more; pytest's timeout bounds it."""
+        while self.engine.num_requests or self.engine.load.num_running:
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def fixture() -> AsyncIterator[Fixture]:
+    fixture = Fixture()
+    await fixture.engine.start()
+    yield fixture
+    fixture.runner.release()
+    await fixture.engine.stop()
+    fixture.llm_engine.scheduler.check_integrity()
+
+
+def request(name: str = "a", **params: object) -> Request:
+    return Request(name, PROMPT, SamplingParams(**params), seed=7)  # type: ignore[arg-type]
+
+
+async def test_many_streams_at_once(fixture: Fixture) -> None:
+    streams = [fixture.engine.generate(request(str(i), n=2, max_tokens=i + 1)) for i in range(20)]
+    results = await asyncio.gather(*(fixture.read(stream) for stream in streams))
+    for number, result in enumerate(results):
+        for index in range(2):
+            tokens = expected_tokens(PROMPT, number + 1, seed=7, index=index)
+            assert result.outputs[index].token_ids == tokens
+    assert fixture.engine.num_requests == 0
+    assert fixture.engine.num_admissible == 100
+
+
+async def test_a_reader_that_lags_gets_merged_pieces(fixture: Fixture) -> None:
+    stream = fixture.engine.generate(request(max_tokens=50))
+    await fixture.until_idle()
+    pieces = [piece async for piece in stream]
+    assert len(pieces) == 1
+    assert pieces[0].token_ids == expected_tokens(PROMPT, 50, seed=7)
+    assert pieces[0].info and pieces[0].finish_reason is FinishReason.LENGTH
+
+
+async def test_release_frees_a_running_and_a_queued_request(fixture: Fixture) -> None:
+    fixture.runner.hold(after=1)
+    await anext(fixture.engine.generate(request("running", max_tokens=100)))
+    fixture.engine.generate(request("queued", max_tokens=100))
+    for name in ("running", "queued"):
+        fixture.engine.release(name)
+    fixture.runner.release()
+    await fixture.until_idle()
+    assert fixture.engine.load.num_free_kv_blocks == 64
+    assert fixture.engine.num_admissible == 100
+
+
+async def test_abort_ends_a_stream_with_its_reason(fixture: Fixture) -> None:
+    fixture.runner.hold(after=1)
+    stream = fixture.engine.generate(request(n=2, max_tokens=100))
+    assert fixture.engine.abort("a", [1])
+    fixture.runner.release()
+    result = await fixture.read(stream)
+    assert [output.finish_reason for output in result.outputs] == ["length", "abort"]
+    assert not fixture.engine.abort("a")
+
+
+async def test_an_id_is_free_again_only_after_its_end(fixture: Fixture) -> None:
+    fixture.runner.hold()
+    fixture.engine.generate(request("a", max_tokens=5))
+    with pytest.raises(InvalidRequestError, match="running already"):
+        fixture.engine.generate(request("a"))
+    fixture.runner.release()
+    await fixture.until_idle()
+    await fixture.read(fixture.engine.generate(request("a")))
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    fixture = Fixture(max_num_waiting=2)
+    await fixture.engine.start()
+    fixture.runner.hold()
+    streams = [fixture.engine.generate(request(name)) for name in "ab"]
+    with pytest.raises(QueueFullError) as refused:
+        fixture.engine.generate(request("c"))
+    assert refused.value.retry_after > 0
+    fixture.runner.release()
+    for stream in streams:
+        await fixture.read(stream)
+    await fixture.read(fixture.engine.generate(request("c")))
+    await fixture.engine.stop()
+
+
+async def test_a_failing_engine_fails_every_stream_and_all_later_requests() -> None:
+    fixture = Fixture()
+    await fixture.engine.start()
+    fixture.runner.hold()
+    streams = [fixture.engine.generate(request(name, max_tokens=50)) for name in "abc"]
+    fixture.runner.failure = RuntimeError("the device is gone")
+    fixture.runner.release()
+    for stream in streams:
+        with pytest.raises(EngineDeadError):
+            await fixture.read(stream)
+    await fixture.engine.wait_died()
+    with pytest.raises(EngineDeadError):
+        _ = fixture.engine.info
+    assert fixture.engine.num_requests == 0
+    await fixture.engine.stop()
+
+
+async def test_a_model_that_cannot_be_loaded_ends_the_start() -> None:
+    def build() -> LLMEngine:
+        raise ConfigError("no weights")
+
+    with pytest.raises(ConfigError, match="no weights"):
+        await AsyncEngine(build, 1).start()
+
+
+async def test_the_model_lives_on_one_thread() -> None:
+    threads: set[int] = set()
+
+    class Spy(FakeModelRunner):
+        def execute(self, output):  # type: ignore[no-untyped-def]
+            threads.add(threading.get_ident())
+            return super().execute(output)
+
+    llm_engine, _ = make_engine()
+    llm_engine._runner = Spy(4)
+
+    def build() -> LLMEngine:
+        threads.add(threading.get_ident())
+        return llm_engine
+
+    engine = AsyncEngine(build, 10)
+    await engine.start()
+    async for _ in engine.generate(request()):
+        threads.add(-1) if threading.get_ident() in threads else None
+    await engine.stop()
+    assert len(threads) == 1
+
+
+async def test_one_hand_over_to_the_loop_for_each_step(
+    fixture: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand_overs: list[list[CompletionOutput]] = []
+    deliver = fixture.engine._deliver
+    monkeypatch.setattr(
+        fixture.engine,
+        "_deliver",
+        lambda outputs: (hand_overs.append(outputs), deliver(outputs)),
+    )
+    fixture.runner.hold()
+    streams = [fixture.engine.generate(request(name, n=3, max_tokens=4)) for name in "abcd"]
+    warm_up = len(fixture.runner.steps)
+    fixture.runner.release()
+    await asyncio.gather(*(fixture.read(stream) for stream in streams))
+    assert len(hand_overs) == len(fixture.runner.steps) - warm_up
+
+
+async def test_close_drops_what_was_not_read() -> None:
+    stream = OutputStream(1)
+    stream.put(CompletionOutput("a", 0, token_ids=[1]))
+    stream.close()
+    stream.put(CompletionOutput("a", 0, token_ids=[2], finish_reason=FinishReason.ABORT))
+    assert [piece async for piece in stream] == []

@@ -1,0 +1,46 @@
+import grpc
+import pytest
+
+from folovllm import errors
+from folovllm.errors import DETAILS_KEY, FolovError, InvalidRequestError, QueueFullError
+
+SIMPLE = [
+    errors.NotFoundError,
+    errors.UnsupportedError,
+    errors.DeadlineError,
+    errors.CancelledRequestError,
+    errors.UnavailableError,
+    errors.ModelMismatchError,
+    errors.ServerError,
+]
+
+
+def there_and_back(error: FolovError) -> FolovError:
+    status = errors.to_status(error)
+    metadata = ((DETAILS_KEY, status.SerializeToString()),)
+    return errors.from_status(errors.status_code(error), status.message, metadata)
+
+
+@pytest.mark.parametrize("cls", SIMPLE)
+def test_an_error_comes_back_as_its_own_class(cls: type[FolovError]) -> None:
+    back = there_and_back(cls("why"))
+    assert type(back) is cls and str(back) == "why"
+
+
+def test_details_come_back() -> None:
+    invalid = there_and_back(InvalidRequestError("sampling_params.top_p", "top_p is odd"))
+    assert isinstance(invalid, InvalidRequestError) and invalid.field == "sampling_params.top_p"
+    full = there_and_back(QueueFullError("full", retry_after=2.5))
+    assert isinstance(full, QueueFullError) and full.retry_after == 2.5
+
+
+def test_a_dead_engine_is_unavailable() -> None:
+    assert errors.status_code(errors.EngineDeadError("x")) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_foreign_codes_and_missing_details_have_an_error_too() -> None:
+    assert type(errors.from_status(grpc.StatusCode.DATA_LOSS, "x")) is errors.ServerError
+    invalid = errors.from_status(grpc.StatusCode.INVALID_ARGUMENT, "x")
+    assert isinstance(invalid, InvalidRequestError) and invalid.field == ""
+    full = errors.from_status(grpc.StatusCode.RESOURCE_EXHAUSTED, "x")
+    assert isinstance(full, QueueFullError) and full.retry_after == 1.0

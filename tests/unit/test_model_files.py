@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from folovllm.errors import ConfigError
+from folovllm.model_files import (
+    DEMO_MODEL,
+    model_fingerprint,
+    read_json,
+    resolve_model,
+    tokenizer_fingerprint,
+)
+
+
+def test_none_is_the_embedded_model_and_a_folder_is_itself(tmp_path: Path) -> None:
+    assert resolve_model(None, ()) == DEMO_MODEL
+    assert resolve_model(str(tmp_path), ()) == tmp_path
+
+
+@pytest.mark.parametrize("model", ["./nowhere", "/nowhere/at/all", "a/b/c"])
+def test_a_path_that_is_no_folder_is_said_in_one_line(model: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        resolve_model(model, ())
+    assert model in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_hub_id_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def snapshot_download(model: str, allow_patterns: list[str]) -> str:
+        asked.append((model, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert resolve_model("org/name", ("*.json",)) == tmp_path
+    assert asked == [("org/name", ["*.json"])]
+
+
+def test_a_hub_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(model: str, allow_patterns: list[str]) -> str:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(ConfigError, match="org/name .*: no route$"):
+        resolve_model("org/name", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(None, "has no"), ("{", "cannot be read"), ("[]", "JSON object")]
+)
+def test_a_broken_configuration_is_said(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_json(path)
+
+
+def test_fingerprints_see_changes(tmp_path: Path) -> None:
+    assert tokenizer_fingerprint(tmp_path) == ""
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
+    weights = bytearray(300_000)
+    seen = {tokenizer_fingerprint(tmp_path)}
+    for place in (None, 10, 150_000, 299_999):
+        if place is not None:
+            weights[place] = 1
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        seen.add(model_fingerprint(tmp_path))
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    seen.add(model_fingerprint(tmp_path))
+    assert len(seen) == 6

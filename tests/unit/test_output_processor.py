@@ -1,0 +1,228 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sample_tokenizers import EOS_ID, byte_tokenizer
+
+from folovllm.outputs import (
+    CompletionOutput,
+    FinishReason,
+    Logprob,
+    PositionLogprobs,
+    RequestInfo,
+    RequestMetrics,
+    RequestOutput,
+    Usage,
+)
+from folovllm.sampling_params import SamplingParams
+from tokenizer_service.output_processor import OutputProcessor
+from tokenizer_service.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer(byte_tokenizer())
+METRICS = RequestMetrics(queue=0.5)
+
+
+def delta(data: bytes | list[int] = b"", index: int = 0) -> CompletionOutput:
+    return CompletionOutput("r", index, token_ids=list(data))
+
+
+def final(
+    data: bytes | list[int] = b"",
+    reason: FinishReason = FinishReason.LENGTH,
+    stop: int | str | None = None,
+    index: int = 0,
+) -> CompletionOutput:
+    output = delta(data, index)
+    output.finish_reason, output.stop_reason = reason, stop
+    output.usage = Usage(prompt_tokens=3, completion_tokens=99, cached_tokens=2)
+    output.metrics = METRICS
+    return output
+
+
+def run(
+    deltas: list[CompletionOutput], params: SamplingParams
+) -> tuple[list[CompletionOutput], list[int]]:
+    """Every output, and the indexes to abort in order."""
+    processor = OutputProcessor(TOKENIZER, params)
+    outputs, aborts = [], []
+    for message in deltas:
+        processed = processor.process(message)
+        outputs += processed.outputs
+        if processed.stopped_index is not None:
+            aborts.append(processed.stopped_index)
+    assert processor.finished
+    return outputs, aborts
+
+
+def test_text_and_token_ids_stream_together() -> None:
+    outputs, aborts = run([delta(b"he"), final(b"y")], SamplingParams())
+    assert [(o.text, o.token_ids, o.finish_reason) for o in outputs] == [
+        ("he", [*b"he"], None),
+        ("y", [*b"y"], FinishReason.LENGTH),
+    ]
+    assert outputs[1].usage == Usage(prompt_tokens=3, completion_tokens=99, cached_tokens=2)
+    assert outputs[1].metrics == METRICS
+    assert aborts == []
+
+
+def test_token_ids_go_out_while_their_text_is_held() -> None:
+    emoji = "😀".encode()
+    outputs, _ = run([delta(emoji[:2]), delta(emoji[2:]), final()], SamplingParams())
+    assert [(o.text, o.token_ids) for o in outputs] == [
+        ("", [*emoji[:2]]),
+        ("😀", [*emoji[2:]]),
+        ("", []),
+    ]
+
+
+@pytest.mark.parametrize("reason", list(FinishReason))
+def test_a_final_message_flushes_what_is_held(reason: FinishReason) -> None:
+    params = SamplingParams(stop=("END",))
+    outputs, aborts = run([delta(b"a EN"), final([0xF0, EOS_ID], reason)], params)
+    assert [o.text for o in outputs] == ["a ", "EN\ufffd"]
+    assert (outputs[1].finish_reason, outputs[1].stop_reason) == (reason, None)
+    assert aborts == []
+
+
+def test_a_stop_string_ends_text_and_token_ids() -> None:
+    params = SamplingParams(stop=("END",))
+    deltas = [delta(b"one E"), delta(b"ND two"), delta(b" three"), final(reason=FinishReason.ABORT)]
+    outputs, aborts = run(deltas, params)
+    assert [(o.text, bytes(o.token_ids)) for o in outputs] == [
+        ("one ", b"one E"),
+        ("", b"ND"),
+        ("", b""),
+    ]
+    assert [o.finish_reason for o in outputs] == [None, None, FinishReason.STOP]
+    assert outputs[2].stop_reason == "END"
+    assert outputs[2].usage == Usage(prompt_tokens=3, completion_tokens=7, cached_tokens=2)
+    assert outputs[2].metrics == METRICS
+    assert aborts == [0]
+
+
+def test_a_stop_string_may_stay_in_the_text() -> None:
+    params = SamplingParams(stop=("END",), include_stop_str_in_output=True)
+    outputs, _ = run([delta(b"one END two"), final(reason=FinishReason.ABORT)], params)
+    assert RequestOutput.join(outputs).outputs[0].text == "one END"
+
+
+def test_the_last_token_may_go_on_after_the_stop_string() -> None:
+    outputs, _ = run([delta([259, 263]), final()], SamplingParams(stop=("ell",)))
+    assert (outputs[0].text, outputs[0].token_ids) == ("h", [259])
+
+
+@pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.STOP])
+def test_a_stop_string_in_the_engines_last_message_wins(reason: FinishReason) -> None:
+    outputs, aborts = run([final([*b"one END", EOS_ID], reason)], SamplingParams(stop=("END",)))
+    (output,) = outputs
+    assert (output.text, bytes(output.token_ids)) == ("one ", b"one END")
+    assert (output.finish_reason, output.stop_reason) == (FinishReason.STOP, "END")
+    assert output.usage is not None and output.usage.completion_tokens == 7
+    assert aborts == []
+
+
+def test_an_engine_that_ended_before_the_abort_came_changes_nothing() -> None:
+    deltas = [delta(b"END"), final(b"more", FinishReason.STOP, 5)]
+    outputs, aborts = run(deltas, SamplingParams(stop=("END",)))
+    assert (outputs[-1].finish_reason, outputs[-1].stop_reason) == (FinishReason.STOP, "END")
+    assert (outputs[-1].text, outputs[-1].token_ids) == ("", [])
+    assert aborts == [0]
+
+
+def test_nothing_follows_a_final_message() -> None:
+    outputs, _ = run([final(b"a"), delta(b"b"), final(b"c")], SamplingParams())
+    assert [o.text for o in outputs] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("min_tokens", "text"),
+    [(0, ""), (2, ""), (3, "abcx"), (4, "abcx"), (5, "abcx"), (6, "abcx"), (7, "abcxabcy")],
+)
+def test_a_stop_string_must_be_complete_after_min_tokens(min_tokens: int, text: str) -> None:
+    # The matches are complete with the 3rd and the 7th token.
+    params = SamplingParams(stop=("abc",), min_tokens=min_tokens)
+    outputs, _ = run([delta(b"ab"), delta(b"cx"), delta(b"abcy"), final()], params)
+    assert RequestOutput.join(outputs).outputs[0].text == text
+
+
+@pytest.mark.parametrize(("include", "text"), [(False, "ab"), (True, "abc")])
+def test_a_stop_token_has_no_text_unless_asked_for(include: bool, text: str) -> None:
+    params = SamplingParams(stop_token_ids=(99,), include_stop_str_in_output=include)
+    outputs, _ = run([final(b"abc", FinishReason.STOP, 99)], params)
+    assert (outputs[0].text, outputs[0].token_ids) == (text, [*b"abc"])
+    assert outputs[0].stop_reason == 99
+
+
+def test_a_last_message_without_token_ids() -> None:
+    outputs, _ = run([delta(b"ab"), final(reason=FinishReason.STOP)], SamplingParams())
+    assert [o.text for o in outputs] == ["ab", ""]
+
+
+def test_special_tokens_show_where_asked_for() -> None:
+    params = SamplingParams(skip_special_tokens=False)
+    outputs, _ = run([final([*b"a", EOS_ID, *b"b"])], params)
+    assert outputs[0].text == "a<|endoftext|>b"
+
+
+def test_two_continuations_do_not_know_of_each_other() -> None:
+    params = SamplingParams(n=2, stop=("END",))
+    deltas = [
+        delta(b"one E", index=1),
+        delta(b"two E", index=0),
+        delta(b"ND", index=1),
+        final(b"ND?", index=0),
+        final(reason=FinishReason.ABORT, index=1),
+    ]
+    outputs, aborts = run(deltas, params)
+    joined = RequestOutput.join(outputs).outputs
+    assert [(o.text, o.stop_reason) for o in joined] == [("two ", "END"), ("one ", "END")]
+    assert aborts == [1]
+
+
+def test_finished_means_all_of_them() -> None:
+    processor = OutputProcessor(TOKENIZER, SamplingParams(n=2))
+    processor.process(final(b"a", index=1))
+    assert not processor.finished
+    processor.process(final(b"a", index=0))
+    assert processor.finished
+
+
+def test_an_empty_delta_is_not_sent_unless_it_carries_info() -> None:
+    with_info = delta()
+    with_info.info = RequestInfo(SamplingParams())
+    outputs, _ = run([with_info, delta(), delta([]), final(b"a")], SamplingParams())
+    assert [(o.info, o.text) for o in outputs] == [(with_info.info, ""), (None, "a")]
+
+
+def test_logprobs_end_with_the_token_ids() -> None:
+    message = delta(b"aXb")
+    message.logprobs = [PositionLogprobs(Logprob(99, p, 1)) for p in (-1, -2, -4)]
+    message.cumulative_logprob = -17.0
+    outputs, _ = run([message, final(reason=FinishReason.ABORT)], SamplingParams(stop=("X",)))
+    assert outputs[0].logprobs == message.logprobs[:2]
+    assert outputs[0].cumulative_logprob == -13.0
+    assert RequestOutput.join(outputs).outputs[0].cumulative_logprob == -13.0
+
+
+@given(
+    st.lists(st.integers(0, 263), max_size=40) | st.text("aE😀", max_size=12).map(str.encode),
+    st.lists(st.integers(0, 40), max_size=6),
+    st.lists(st.sampled_from(["a", "aE", "Ea", "😀", "ll", "E\ufffd"]), max_size=3),
+    st.integers(0, 5),
+    st.booleans(),
+)
+def test_merging_of_deltas_changes_nothing(
+    ids: list[int] | bytes, cuts: list[int], stop: list[str], min_tokens: int, include: bool
+) -> None:
+    params = SamplingParams(
+        stop=tuple(stop), min_tokens=min_tokens, include_stop_str_in_output=include
+    )
+    places = sorted({0, len(ids), *(min(cut, len(ids)) for cut in cuts)})
+    pieces = [delta(ids[start:end]) for start, end in pairwise(places)]
+    end = [final(reason=FinishReason.ABORT)]
+    joined = RequestOutput.join(run([*pieces, *end], params)[0]).outputs[0]
+    alone = [delta([i]) for i in ids]
+    assert joined == RequestOutput.join(run([*alone, *end], params)[0]).outputs[0]
+    if joined.stop_reason is None:
+        assert joined.text == TOKENIZER.decode(list(ids))

@@ -1,0 +1,293 @@
+"""The sampler draws exactly the distribution that its parameters define, reproducibly."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from engine_service.core.outputs import ScheduledSequence
+from engine_service.runner.sampler import sample
+from engine_service.runner.sampling_filters import (
+    inverse_cdf,
+    keep_top_p,
+    relative_weights,
+    top_k_candidates,
+)
+from engine_service.seeding import new_seed, uniform
+from folovllm.errors import ServerError
+from folovllm.sampling_params import SamplingParams
+
+DRAWS = 50_000
+GREEDY = SamplingParams(temperature=0.0)
+
+
+def sequence(
+    params: SamplingParams,
+    *,
+    seed: int = 7,
+    position: int = 1,
+    indexes: tuple[int, ...] = (0,),
+    forbidden: tuple[int, ...] = (),
+) -> ScheduledSequence:
+    return ScheduledSequence(
+        seq_id=position,
+        token_ids=(0,),
+        num_computed_tokens=position - 1,
+        block_table=(0,),
+        sampling_params=params,
+        seed=seed,
+        sample_indexes=indexes,
+        forbidden_token_ids=forbidden,
+    )
+
+
+def draw_often(logits: torch.Tensor, params: SamplingParams) -> np.ndarray:
+    """DRAWS draws from the same logits [V]: 100 sequence indexes at each of many positions."""
+    indexes = tuple(range(100))
+    rows = [
+        sequence(params, position=position, indexes=indexes)
+        for position in range(1, 1 + DRAWS // len(indexes))
+    ]
+    return np.array(sample(logits.repeat(len(rows), 1), rows)).flatten()
+
+
+def exact_distribution(logits: torch.Tensor, params: SamplingParams) -> np.ndarray:
+    """By the definition, one token at a time in float64; logits [V] without ties."""
+    values = logits.double().numpy() / params.temperature
+    probabilities = np.exp(values - values.max())
+    probabilities[probabilities < params.min_p] = 0.0
+    order = np.argsort(-probabilities)
+    if params.top_k > 0:
+        probabilities[order[params.top_k :]] = 0.0
+    total, mass = probabilities.sum(), 0.0
+    for token_id in order:
+        if mass >= params.top_p * total:
+            probabilities[token_id] = 0.0
+        mass += probabilities[token_id]
+    return np.asarray(probabilities / probabilities.sum())
+
+
+def assert_distributed(drawn: np.ndarray, expected: np.ndarray) -> None:
+    counts = np.bincount(drawn, minlength=len(expected))
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    result = stats.chisquare(counts[possible], expected[possible] * len(drawn))
+    assert result.pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(temperature=0.6),
+        SamplingParams(temperature=2.5),
+        SamplingParams(top_k=5),
+        SamplingParams(top_p=0.7),
+        SamplingParams(min_p=0.1),
+        SamplingParams(temperature=0.8, top_k=12, top_p=0.8),
+        SamplingParams(temperature=1.5, top_k=9, top_p=0.9, min_p=0.05),
+        SamplingParams(top_p=0.85, min_p=0.02),
+    ],
+)
+def test_draws_follow_the_exact_distribution(params: SamplingParams) -> None:
+    logits = 1.5 * torch.randn(24, generator=torch.Generator().manual_seed(3))
+    assert_distributed(draw_often(logits, params), exact_distribution(logits, params))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(top_k=1000),
+        SamplingParams(temperature=0.5, top_p=0.9),
+        SamplingParams(temperature=2.0, top_p=0.9),
+    ],
+)
+def test_draws_from_a_full_vocabulary(params: SamplingParams) -> None:
+    logits = 3.0 * torch.randn(151_936, generator=torch.Generator().manual_seed(4))
+    row = sequence(params, indexes=tuple(range(DRAWS)))
+    drawn = np.array(sample(logits[None], [row])[0])
+    expected = exact_distribution(logits, params)
+    bins = np.argsort(-expected)[:50]
+    place = np.full(len(expected), 50)
+    place[bins] = np.arange(50)
+    assert_distributed(place[drawn], np.append(expected[bins], 1 - expected[bins].sum()))
+
+
+def kept_tokens(
+    logits: torch.Tensor, temperature: float, min_p: float, top_k: int, top_p: float
+) -> list[list[int]]:
+    """The ids that our filters leave in each row."""
+    rows, vocab_size = logits.shape
+    values, ids = logits, torch.arange(vocab_size).repeat(rows, 1)
+    if top_k:
+        values, ids = top_k_candidates(logits, [top_k] * rows)
+    weights = relative_weights(values, [temperature] * rows, [min_p] * rows)
+    keep_top_p(weights, [top_p] * rows)
+    return [ids[row][weights[row] > 0].tolist() for row in range(rows)]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize("min_p", [0.0, 0.03])
+@pytest.mark.parametrize("top_k", [0, 1, 20, 199, 200])
+@pytest.mark.parametrize("top_p", [1.0, 0.95, 0.5, 1e-6])
+def test_filters_keep_what_transformers_keeps(
+    temperature: float, min_p: float, top_k: int, top_p: float
+) -> None:
+    logits = 2.0 * torch.randn(16, 200, generator=torch.Generator().manual_seed(5))
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+    if min_p:
+        warpers.append(MinPLogitsWarper(min_p))
+    if top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    if top_p < 1:
+        warpers.append(TopPLogitsWarper(top_p))
+    scores = warpers(cast(torch.LongTensor, logits.long()), cast(torch.FloatTensor, logits))
+    expected = [row.isfinite().nonzero().flatten().tolist() for row in scores]
+    assert kept_tokens(logits, temperature, min_p, top_k, top_p) == expected
+
+
+def test_filters_keep_or_drop_equal_logits_together() -> None:
+    logits = torch.tensor([[2.0, 1.0, 3.0, 2.0, 2.0, 0.0]])
+    assert kept_tokens(logits, 1.0, 0.0, 2, 1.0) == [[0, 2, 3, 4]]
+    assert kept_tokens(logits, 1.0, 0.0, 2, 0.6) == [[0, 2, 3, 4]]
+    assert kept_tokens(logits, 1.0, 0.0, 0, 0.6) == [[0, 2, 3, 4]]
+    assert kept_tokens(logits, 1.0, 0.0, 2, 0.3) == [[2]]
+
+
+def mixed_batch() -> tuple[torch.Tensor, list[ScheduledSequence]]:
+    generator = torch.Generator().manual_seed(6)
+    numbers = np.random.default_rng(6)
+    rows = [
+        sequence(
+            SamplingParams(
+                temperature=float(numbers.choice([0.0, 0.3, 1.0, 2.0])),
+                top_k=int(numbers.choice([0, 1, 3, 40, 700, 2000])),
+                top_p=float(numbers.choice([1.0, 0.9, 0.5])),
+                min_p=float(numbers.choice([0.0, 0.01, 0.2])),
+            ),
+            seed=int(numbers.integers(2**63)),
+            position=int(numbers.integers(1, 1000)),
+            indexes=tuple(range(int(numbers.integers(1, 4)))),
+            forbidden=tuple(int(i) for i in numbers.integers(0, 1000, int(numbers.integers(4)))),
+        )
+        for _ in range(64)
+    ]
+    return 2.0 * torch.randn(64, 1000, generator=generator), rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_draws_the_same_alone_and_in_any_batch(dtype: torch.dtype) -> None:
+    logits, rows = mixed_batch()
+    logits = logits.to(dtype)
+    together = sample(logits.clone(), rows)
+    assert together == [sample(logits[i : i + 1].clone(), [rows[i]])[0] for i in range(64)]
+    order = np.random.default_rng(7).permutation(64)[:40].tolist()
+    shuffled = sample(logits[order], [rows[i] for i in order])
+    assert shuffled == [together[i] for i in order]
+
+
+def test_draws_depend_on_seed_index_and_position() -> None:
+    logits = torch.zeros(1, 4096)
+
+    def draw(seed: int, position: int, index: int) -> int:
+        row = sequence(SamplingParams(), seed=seed, position=position, indexes=(index,))
+        return sample(logits.clone(), [row])[0][0]
+
+    assert draw(1, 2, 3) == draw(1, 2, 3)
+    assert len({draw(1, 2, 3), draw(2, 2, 3), draw(1, 3, 3), draw(1, 2, 4)}) == 4
+    several = sample(logits, [sequence(SamplingParams(), seed=1, position=2, indexes=(3, 5))])[0]
+    assert several == [draw(1, 2, 3), draw(1, 2, 5)]
+
+
+def test_greedy_takes_the_lowest_of_the_most_probable() -> None:
+    logits = torch.tensor([[0.0, 5.0, 5.0, 1.0], [1.0, 0.0, 0.0, 0.0]])
+    rows = [sequence(GREEDY, indexes=(0, 1)), sequence(GREEDY)]
+    assert sample(logits, rows) == [[1, 1], [0]]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        GREEDY,
+        SamplingParams(),
+        SamplingParams(top_k=2),
+        SamplingParams(top_p=0.5),
+        SamplingParams(top_k=5),
+    ],
+)
+def test_forbidden_ids_are_never_drawn(params: SamplingParams) -> None:
+    logits = torch.tensor([9.0, 0.0, 8.0, 0.5, 9.0, -1.0])
+    row = sequence(params, indexes=tuple(range(2000)), forbidden=(0, 4, 2, 99))
+    assert set(sample(logits[None], [row])[0]) <= {1, 3, 5}
+
+
+def test_a_cold_temperature_is_the_greedy_choice() -> None:
+    logits = torch.randn(1, 100, generator=torch.Generator().manual_seed(8))
+    for temperature in (1e-3, 1e-20, 1e-45, 5e-324):
+        row = sequence(SamplingParams(temperature=temperature))
+        assert sample(logits.clone(), [row]) == [[int(logits.argmax())]]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("params", [GREEDY, SamplingParams(top_k=2), SamplingParams()])
+def test_logits_that_are_not_numbers_raise(bad: float, params: SamplingParams) -> None:
+    logits = torch.zeros(2, 8)
+    logits[1, 3] = bad
+    with pytest.raises(ServerError, match="sequence 5 at position 5 are not finite"):
+        sample(logits, [sequence(params), sequence(params, position=5)])
+
+
+def test_a_row_with_every_id_forbidden_raises() -> None:
+    with pytest.raises(ServerError, match="not finite"):
+        sample(torch.zeros(1, 3), [sequence(GREEDY, forbidden=(0, 1, 2))])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.floats(0, 1, width=32), min_size=1, max_size=40).filter(any),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_inverse_cdf_only_finds_weights_over_zero(weights: Sequence[float], number: float) -> None:
+    row = torch.tensor([[*weights, 0.0, 0.0]])
+    for share in (number, 0.0, 1 - 2.0**-53):
+        column = inverse_cdf(row, torch.tensor([[share]], dtype=torch.float64))
+        assert row[0, int(column)] > 0
+
+
+def test_uniform_is_fixed_for_all_time() -> None:
+    # SplitMix64's first output from state 0, then chained; a change would change users' outputs.
+    assert [uniform(0, 0, 0), uniform(42, 1, 100), uniform(2**64 - 1, 127, 40960)] == [
+        0.13870941014555427,
+        0.8957369837338153,
+        0.6705275036228832,
+    ]
+
+
+def test_uniform_is_uniform_over_each_word() -> None:
+    for numbers in (
+        [uniform(1234, 0, position) for position in range(20_000)],
+        [uniform(1234, index, 17) for index in range(20_000)],
+        [uniform(seed, 0, 17) for seed in range(20_000)],
+    ):
+        assert min(numbers) >= 0 and max(numbers) < 1
+        assert stats.kstest(numbers, "uniform").pvalue > 1e-4
+        assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.03
+
+
+def test_new_seeds_differ_and_fit_63_bits() -> None:
+    seeds = {new_seed() for _ in range(1000)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**63 for seed in seeds)

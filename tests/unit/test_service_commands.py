@@ -1,0 +1,169 @@
+"""How the services are started: command lines, ports, and what the command line shows meanwhile."""
+
+import asyncio
+import io
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from client import service_commands
+from client.cli import commands
+from client.console import StatusLine, command_name
+from client.serve import ready_text
+from client.service_commands import (
+    ServeOptions,
+    engine_command,
+    free_ports,
+    require_free_port,
+    require_services,
+    tokenizer_command,
+)
+from folovllm.errors import ConfigError
+
+
+def arguments(command: list[str]) -> list[str]:
+    assert command[:2] == [sys.executable, "-P"] and Path(command[2]).name == "child.py"
+    return command[3:]
+
+
+def test_settings_that_are_not_given_are_left_to_the_services() -> None:
+    options = ServeOptions()
+    assert arguments(engine_command(options)) == [
+        *("engine_service", "--host", "127.0.0.1", "--port", "50052")
+    ]
+    assert arguments(tokenizer_command(options)) == [
+        *("tokenizer_service", "--host", "127.0.0.1", "--port", "50051"),
+        *("--engine", "127.0.0.1:50052"),
+    ]
+
+
+def test_settings_reach_the_service_that_they_concern() -> None:
+    options = ServeOptions(
+        host="0.0.0.0",
+        port=1,
+        engine_port=2,
+        model="m",
+        device="cuda:1",
+        dtype="bfloat16",
+        max_model_len=3,
+        max_num_seqs=4,
+        log_format="json",
+    )
+    assert arguments(engine_command(options)) == [
+        *("engine_service", "--host", "127.0.0.1", "--port", "2", "--model", "m"),
+        *("--device", "cuda:1", "--dtype", "bfloat16"),
+        *("--max-model-len", "3", "--max-num-seqs", "4", "--log-format", "json"),
+    ]
+    assert arguments(tokenizer_command(options)) == [
+        *("tokenizer_service", "--host", "0.0.0.0", "--port", "1"),
+        *("--engine", "127.0.0.1:2", "--model", "m", "--log-format", "json"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1:50051"),
+        ("0.0.0.0", "127.0.0.1:50051"),
+        ("[::]", "[::1]:50051"),
+        ("example.org", "example.org:50051"),
+    ],
+)
+def test_where_the_tokenizer_service_is_reached(host: str, address: str) -> None:
+    assert ServeOptions(host=host).address == address
+
+
+def test_free_ports_differ_and_are_free() -> None:
+    ports = free_ports(3)
+    assert len(set(ports)) == 3
+    for port in ports:
+        require_free_port("127.0.0.1", port, "--port")
+
+
+def test_a_port_in_use_ends_the_start_with_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(commands, ["serve", "--port", str(port)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
+    assert "--port" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_equal_ports_are_refused() -> None:
+    result = CliRunner().invoke(commands, ["serve", "--port", "7", "--engine-port", "7"])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
+def test_an_address_that_is_not_ours_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot listen on 192.0.2.1:"):
+        require_free_port("192.0.2.1", free_ports(1)[0], "--port")
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_services()
+    monkeypatch.setattr(service_commands, "_NEEDED", ("torch", "no_such_package"))
+    with pytest.raises(ConfigError, match=r"no_such_package.*folovllm\[all\]"):
+        require_services()
+
+
+def test_the_default_server_needs_no_flag() -> None:
+    text = ready_text(ServeOptions(), 1.25)
+    assert "ready after 1.2 s" in text and "--server" not in text
+    assert "--server 127.0.0.1:50051" in ready_text(ServeOptions(host="0.0.0.0"), 1.0)
+
+
+def _program(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    program = folder / "folovllm"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return program
+
+
+def test_a_command_is_shown_as_it_can_be_typed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = _program(tmp_path / "bin")
+    other = _program(tmp_path / "other")
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert command_name() == "folovllm"
+    monkeypatch.setenv("PATH", str(other.parent))
+    assert command_name() == str(program)
+    monkeypatch.chdir(tmp_path)
+    assert command_name() == os.path.join("bin", "folovllm")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "client" / "__main__.py")])
+    assert command_name().endswith(" -m client")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+async def test_a_status_line_moves_on_a_terminal_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    status = StatusLine()
+    async with status.showing("loading"):
+        await asyncio.sleep(0)
+        assert "loading · 0 s" in terminal.getvalue()
+        status.print("a log line")
+    shown = terminal.getvalue()
+    assert "\r\x1b[Ka log line\n" in shown
+    assert shown.endswith("\r\x1b[K")
+
+
+async def test_without_a_terminal_only_lines_are_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status = StatusLine()
+    async with status.showing("loading"):
+        status.print("a log line")
+    assert capsys.readouterr().err == "a log line\n"

@@ -1,0 +1,98 @@
+"""Tokenizer: text to token ids and back, by the tokenizer.json of a model's folder.
+
+A model's vocabulary may be larger than its tokenizer's, because embeddings are padded; the ids
+that only pad have no text.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+from folovllm.errors import ConfigError, InvalidRequestError
+from folovllm.model_files import tokenizer_fingerprint
+
+# Only the library's batched calls release the interpreter's lock. To take it back can cost more
+# than to decode this many ids.
+_MAX_LOCKED_TOKENS = 1024
+
+
+class Tokenizer:
+    """One model's tokenizer. May be used from several threads at once."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, fingerprint: str = "") -> None:
+        # A tokenizer.json may carry settings for training, which would cut prompts in silence.
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._fingerprint = fingerprint
+        self._vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self._special_ids = frozenset(
+            token_id
+            for token_id, token in backend.get_added_tokens_decoder().items()
+            if token.special
+        )
+
+    @classmethod
+    def from_folder(cls, path: Path) -> "Tokenizer":
+        """Reads tokenizer.json. Raises ConfigError where it is missing or broken."""
+        file = path / "tokenizer.json"
+        if not file.is_file():
+            raise ConfigError(f"{path} has no tokenizer.json; is it a model's folder?")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing narrower
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{file} cannot be read as a tokenizer: {reason}") from None
+        return cls(backend, tokenizer_fingerprint(path))
+
+    @property
+    def vocab_size(self) -> int:
+        """The highest id that has a text, plus one."""
+        return self._vocab_size
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the special tokens, which skip_special_tokens leaves out."""
+        return self._special_ids
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of tokenizer.json; an engine must report the same."""
+        return self._fingerprint
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text; other threads go on meanwhile."""
+        # Batched for the lock's sake, fast because nobody reads the offsets that it leaves out.
+        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids; bytes that are no valid UTF-8 come as U+FFFD.
+
+        Raises InvalidRequestError for an id that is not in the vocabulary.
+        """
+        check_token_ids(token_ids, self._vocab_size)
+        return self.decode_known(token_ids, skip_special_tokens)
+
+    def decode_known(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """As decode, but an id of the model that is not the tokenizer's has no text."""
+        if len(token_ids) <= _MAX_LOCKED_TOKENS:
+            text: str = self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
+            return text
+        texts: list[str] = self._backend.decode_batch(
+            [token_ids], skip_special_tokens=skip_special_tokens
+        )
+        return texts[0]
+
+
+def check_token_ids(token_ids: Sequence[int], vocab_size: int) -> None:
+    """Raises InvalidRequestError naming `token_ids` where one is not below `vocab_size`."""
+    if not token_ids:
+        return
+    worst = max(token_ids) if min(token_ids) >= 0 else min(token_ids)
+    if not 0 <= worst < vocab_size:
+        raise InvalidRequestError(
+            "token_ids", f"token id {worst} is not in the vocabulary of {vocab_size} ids"
+        )

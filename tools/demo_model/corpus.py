@@ -1,0 +1,44 @@
+"""The corpus: an endless, seeded stream of samples, each skill with its share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from tools.demo_model.sample import Draw, Sample
+from tools.demo_model.skills import (
+    arithmetic,
+    facts,
+    greetings,
+    records,
+    stories,
+    tool_calls,
+    words,
+)
+
+Skill = Callable[[Draw], Sample]
+SHARES: tuple[tuple[Skill, float], ...] = (
+    (arithmetic.arithmetic, 26.0),
+    (arithmetic.plain_sums, 7.0),
+    (facts.capital, 7.0),
+    (facts.fact, 5.0),
+    (facts.unknown, 4.0),
+    (greetings.greeting, 4.0),
+    (greetings.identity, 3.0),
+    (greetings.world, 3.0),
+    (words.counting, 3.0),
+    (words.spelling, 6.0),
+    (stories.story, 7.0),
+    (records.record, 10.0),
+    (tool_calls.tool_use, 9.0),
+)
+
+
+def samples(seed: int) -> Iterator[Sample]:
+    """Training samples without end; the same seed gives the same stream."""
+    draw = Draw(random.Random(seed))
+    skills = [skill for skill, _ in SHARES]
+    weights = [share for _, share in SHARES]
+    while True:
+        for skill in draw.rng.choices(skills, weights, k=1000):
+            yield skill(draw)

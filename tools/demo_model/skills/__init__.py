@@ -1,0 +1,1 @@
+"""One file per skill; each turns a `random.Random` into a `Sample`."""
