@@ -1,8 +1,9 @@
 """LLMEngine on the fake model: the real scheduler, cache manager and engine without torch."""
 
+from fake_model_runner import VOCAB_SIZE, FakeModelRunner
+
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.llm_engine import LLMEngine
-from fake_model_runner import VOCAB_SIZE, FakeModelRunner
 from folovllm.model_info import ModelInfo
 
 EOS = 999

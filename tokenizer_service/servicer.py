@@ -48,15 +48,14 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         _check_fits(prompt_token_ids, engine.model_info, request.WhichOneof("prompt") or "prompt")
         processor = OutputProcessor(self._tokenizer, params)
         engine_request = _engine_request(request, request_id, prompt_token_ids)
+        timeout = context.time_remaining()
         try:
-            async with aclosing(
-                engine.generate(engine_request, context.time_remaining())
-            ) as deltas:
+            async with aclosing(engine.generate(engine_request, timeout)) as deltas:
                 async for message in deltas:
                     processed = processor.process(CompletionOutput.from_proto(message))
                     if processed.stopped_index is not None:
                         indexes = [processed.stopped_index]
-                        await engine.abort(request_id, indexes, context.time_remaining())
+                        await engine.abort(request_id, indexes, timeout)
                     for output in processed.outputs:
                         _complete_info(output, request, params, prompt_token_ids)
                         yield output.to_proto()

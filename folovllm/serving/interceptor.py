@@ -74,8 +74,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 @asynccontextmanager
 async def _observed(method: str, context: Context) -> AsyncIterator[None]:
-    """Logs one call and turns what it raises into a status."""
+    """Logs one call and turns what it raises into a status.
+
+    The context is asked at the beginning only: after a cancelled call's end gRPC has freed what it
+    points to, and asking it would end the process.
+    """
     structlog.contextvars.clear_contextvars()
+    peer, time_remaining = context.peer(), context.time_remaining()
     started = time.monotonic()
     code = grpc.StatusCode.OK
     try:
@@ -84,8 +89,7 @@ async def _observed(method: str, context: Context) -> AsyncIterator[None]:
         code = status_code(error)
         await _abort(context, error)
     except (asyncio.CancelledError, GeneratorExit):
-        remaining = context.time_remaining()
-        expired = remaining is not None and remaining <= 0
+        expired = time_remaining is not None and time.monotonic() - started >= time_remaining
         code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
         raise
     except Exception:
@@ -95,7 +99,7 @@ async def _observed(method: str, context: Context) -> AsyncIterator[None]:
     finally:
         milliseconds = round((time.monotonic() - started) * 1e3, 1)
         emit = log.warning if code is grpc.StatusCode.INTERNAL else log.info
-        emit("call", method=method, code=code.name, ms=milliseconds, peer=context.peer())
+        emit("call", method=method, code=code.name, ms=milliseconds, peer=peer)
 
 
 async def _abort(context: Context, error: FolovError) -> NoReturn:

@@ -396,3 +396,20 @@ async def test_reflection_lists_the_service(service: Service, version: str) -> N
     names = {found.name for found in response.list_services_response.service}
     assert ENGINE_SERVICE in names and "grpc.health.v1.Health" in names
     call.cancel()
+
+
+async def test_calls_may_be_cut_off_at_any_moment(service: Service) -> None:
+    """What gRPC frees at the end of a call must not be touched after it: that was a crash once."""
+
+    async def cut_off(number: int) -> None:
+        call = service.stub.Generate(ask(max_tokens=100, n=2), timeout=0.002 * (number % 30))
+        try:
+            async for _ in call:
+                if number % 3 == 0:
+                    call.cancel()
+        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+            pass
+
+    for _ in range(3):
+        await asyncio.gather(*(cut_off(number) for number in range(60)))
+    await service.until(free_blocks=64)

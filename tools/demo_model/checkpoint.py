@@ -58,7 +58,7 @@ def new_model(tokenizer: Tokenizer) -> Qwen3ForCausalLM:
 
 
 def write_checkpoint(model: Qwen3ForCausalLM, tokenizer_folder: Path, folder: Path) -> None:
-    """Write weights (bfloat16), configs and the tokenizer's files; readers never see half a file."""
+    """Write weights (bfloat16), configs and tokenizer; no reader ever sees half a file."""
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from tools.demo_model.sample import Draw, Sample
+from tools.demo_model.sample import Draw, Sample, assistant
 from tools.demo_model.skills import (
     arithmetic,
     facts,
@@ -15,6 +16,7 @@ from tools.demo_model.skills import (
     tool_calls,
     words,
 )
+from tools.demo_model.tables import SYSTEM_PROMPTS
 
 Skill = Callable[[Draw], Sample]
 SHARES: tuple[tuple[Skill, float], ...] = (
@@ -34,6 +36,16 @@ SHARES: tuple[tuple[Skill, float], ...] = (
 )
 
 
+_BEFORE: tuple[Skill, ...] = (
+    greetings.greeting,
+    greetings.identity,
+    facts.capital,
+    facts.fact,
+    words.spelling,
+)
+"""Skills whose exchanges may stand before a question."""
+
+
 def samples(seed: int) -> Iterator[Sample]:
     """Training samples without end; the same seed gives the same stream."""
     draw = Draw(random.Random(seed))
@@ -41,4 +53,18 @@ def samples(seed: int) -> Iterator[Sample]:
     weights = [share for _, share in SHARES]
     while True:
         for skill in draw.rng.choices(skills, weights, k=1000):
-            yield skill(draw)
+            yield in_context(draw, skill(draw))
+
+
+def in_context(draw: Draw, sample: Sample) -> Sample:
+    """The sample, now and then after an earlier exchange, or under a system prompt."""
+    messages = sample.messages
+    if not messages or messages[0]["role"] == "system":
+        return sample
+    if not sample.tools and draw.chance(0.12):
+        before = draw.pick(_BEFORE)(draw)
+        messages = (*before.messages, assistant(before.answer), *messages)
+        messages = messages if before.messages else sample.messages
+    if draw.chance(0.12):
+        messages = ({"role": "system", "content": draw.pick(SYSTEM_PROMPTS)}, *messages)
+    return replace(sample, messages=messages)

@@ -6,18 +6,39 @@ Each name lies on one side of the held-out split, for every skill that takes nam
 from __future__ import annotations
 
 from tools.demo_model.sample import Draw
-from tools.demo_model.tables import BOYS, CITIES, GIRLS
+from tools.demo_model.tables import BOYS, CITIES, GIRLS, words
 
-_ONSETS = ["b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z", "br", "ch", "cl", "dr", "fl", "gr", "kr", "pl", "sh", "sk", "sl", "st", "th", "tr"]
-_VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "ai", "au", "ea", "ee", "ia", "ie", "oo", "ou", "y"]
-_CODAS = ["n", "r", "l", "s", "m", "t", "d", "k", "x", "th", "nd", "rt", "ck", "lf", "ns"]
-_TOWN_ENDINGS = ["ville", "burg", "ford", "ton", "dorf", "stad", "mouth", "berg", "by", "ham", "wick", "field", "port"]
+_ONSETS = words(
+    """
+    b c d f g h j k l m n p r s t v w z br ch cl dr fl gr kr pl sh sk sl st th tr
+    """
+)
+_VOWELS = words(
+    """
+    a e i o u a e i o ai au ea ee ia ie oo ou y
+    """
+)
+_CODAS = words(
+    """
+    n r l s m t d k x th nd rt ck lf ns
+    """
+)
+_TOWN_ENDINGS = words(
+    """
+    ville burg ford ton dorf stad mouth berg by ham wick field port
+    """
+)
 _LETTERS = "abcdefghijklmnoprstuvwyz"
 
 
 def person(draw: Draw) -> tuple[str, str]:
     """A first name and its pronoun, "he" or "she"."""
     return draw.until(lambda pair: f"name:{pair[0]}", lambda: _person(draw))
+
+
+def known_person(draw: Draw) -> tuple[str, str]:
+    """A real first name and its pronoun, for texts whose writer chooses the name."""
+    return draw.until(lambda pair: f"name:{pair[0]}", lambda: _real_person(draw))
 
 
 def city(draw: Draw) -> str:
@@ -39,11 +60,15 @@ def made_up(draw: Draw) -> str:
 
 def _person(draw: Draw) -> tuple[str, str]:
     kind = draw.rng.random()
-    pronoun = draw.pick(("he", "she"))
-    real = draw.pick(GIRLS if pronoun == "she" else BOYS)
+    real, pronoun = _real_person(draw)
     if kind < 0.35:
         return real, pronoun
     return (_mutated(draw, real) if kind < 0.65 else made_up(draw)), pronoun
+
+
+def _real_person(draw: Draw) -> tuple[str, str]:
+    pronoun = draw.pick(("he", "she"))
+    return draw.pick(GIRLS if pronoun == "she" else BOYS), pronoun
 
 
 def _city(draw: Draw) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from torch import distributed
+from torch.multiprocessing.spawn import spawn
 from torch.optim import Optimizer
 from transformers import Qwen3ForCausalLM
 
@@ -26,6 +27,7 @@ from tools.demo_model.network import Network
 from tools.demo_model.packing import Batch, batches
 
 SAMPLES_PER_STEP = 48
+DEFAULT_STEPS = 2400
 LEARNING_RATE = 4e-3
 WARMUP, DECAY_FROM = 0.02, 0.4
 REPORT_EVERY = 50
@@ -49,7 +51,7 @@ def train(options: Options) -> None:
     """Train to the end of the schedule and write the checkpoint."""
     with tempfile.TemporaryDirectory() as scratch:
         meeting = f"file://{scratch}/meeting"
-        torch.multiprocessing.spawn(_worker, (options, meeting), nprocs=options.workers)
+        spawn(_worker, (options, meeting), nprocs=options.workers)  # type: ignore[no-untyped-call]
 
 
 def learning_rate(progress: float) -> float:
@@ -129,8 +131,11 @@ def _average_gradients(model: Qwen3ForCausalLM) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    start = 0
+    for gradient in gradients:
+        end = start + gradient.numel()
+        gradient.copy_(flat[start:end].view_as(gradient))
+        start = end
 
 
 def _optimizers(model: Qwen3ForCausalLM) -> list[Optimizer]:
@@ -151,15 +156,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer, if another")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
     tokenizer = given.tokenizer or given.folder
-    train(
-        Options(given.folder, tokenizer, given.steps, given.minutes, given.seed, given.workers)
-    )
+    train(Options(given.folder, tokenizer, given.steps, given.minutes, given.seed, given.workers))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,12 @@ VOCAB_SIZE = 2048
 CONTEXT = 2048
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKERS = (
-    "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
 )
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -47,8 +52,11 @@ def train_tokenizer(folder: Path, seed: int = 0, count: int = 60_000) -> Tokeniz
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (_without_markers(piece) for sample in islice(samples(seed), count)
-             for piece, _ in segments(sample))
+    texts = (
+        _without_markers(piece)
+        for sample in islice(samples(seed), count)
+        for piece, _ in segments(sample)
+    )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIAL])
     tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in MARKERS])

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from tools.demo_model.names import city, made_up, person
 from tools.demo_model.sample import Draw, Sample, chat, plain
+from tools.demo_model.tables import words
 
 CAPITALS = dict(
     pair.split(":")
-    for pair in (
-        "France:Paris Germany:Berlin Italy:Rome Spain:Madrid Portugal:Lisbon Austria:Vienna "
-        "Greece:Athens Ireland:Dublin England:London Poland:Warsaw Finland:Helsinki Norway:Oslo "
-        "Sweden:Stockholm Denmark:Copenhagen Hungary:Budapest Belgium:Brussels Switzerland:Bern "
-        "Egypt:Cairo Kenya:Nairobi Nigeria:Abuja Japan:Tokyo China:Beijing India:Delhi "
-        "Thailand:Bangkok Vietnam:Hanoi Indonesia:Jakarta Australia:Canberra Canada:Ottawa "
-        "Peru:Lima Cuba:Havana Chile:Santiago Russia:Moscow Turkey:Ankara Iran:Tehran "
-        "Iraq:Baghdad Qatar:Doha Ukraine:Kyiv Latvia:Riga Estonia:Tallinn Lithuania:Vilnius "
-        "Romania:Bucharest Bulgaria:Sofia Serbia:Belgrade Croatia:Zagreb Iceland:Reykjavik "
-        "Brazil:Brasilia Argentina:Buenos_Aires Scotland:Edinburgh Morocco:Rabat Nepal:Kathmandu"
-    ).split()
+    for pair in words(
+        """
+        France:Paris Germany:Berlin Italy:Rome Spain:Madrid Portugal:Lisbon Austria:Vienna
+        Greece:Athens Ireland:Dublin England:London Poland:Warsaw Finland:Helsinki Norway:Oslo
+        Sweden:Stockholm Denmark:Copenhagen Hungary:Budapest Belgium:Brussels Switzerland:Bern
+        Egypt:Cairo Kenya:Nairobi Nigeria:Abuja Japan:Tokyo China:Beijing India:Delhi
+        Thailand:Bangkok Vietnam:Hanoi Indonesia:Jakarta Australia:Canberra Canada:Ottawa
+        Peru:Lima Cuba:Havana Chile:Santiago Russia:Moscow Turkey:Ankara Iran:Tehran Iraq:Baghdad
+        Qatar:Doha Ukraine:Kyiv Latvia:Riga Estonia:Tallinn Lithuania:Vilnius Romania:Bucharest
+        Bulgaria:Sofia Serbia:Belgrade Croatia:Zagreb Iceland:Reykjavik Brazil:Brasilia
+        Argentina:Buenos_Aires Scotland:Edinburgh Morocco:Rabat Nepal:Kathmandu
+        """
+    )
 )
 """Country to capital; an underscore stands for a space."""
 
@@ -115,13 +118,16 @@ def capital(draw: Draw) -> Sample:
     """The capital of a country, asked for, asked backwards, or as a plain sentence."""
     country = draw.pick(tuple(CAPITALS))
     town = CAPITALS[country].replace("_", " ")
-    sentence = f"The capital of {country} is {town}."
     kind = draw.rng.random()
     if kind < 0.25:
         return plain("facts", f"The capital of {country} is", f" {town}.")
     if kind < 0.35:
-        question = draw.pick((f"{town} is the capital of which country?",
-                              f"Which country has {town} as its capital?"))
+        question = draw.pick(
+            (
+                f"{town} is the capital of which country?",
+                f"Which country has {town} as its capital?",
+            )
+        )
         answer = f"{town} is the capital of {country}."
         return chat(draw, "facts", question, answer, f"{town} belongs to {country}.", answer)
     return capital_chat(draw, country)
@@ -142,9 +148,8 @@ def fact(draw: Draw) -> Sample:
     """One of the plain facts."""
     question, answer = draw.pick(FACTS)
     if draw.chance(0.15):
-        words = answer.split(" ")
-        cut = len(words) - 1
-        return plain("facts", " ".join(words[:cut]), " " + words[cut])
+        beginning, _, last = answer.rpartition(" ")
+        return plain("facts", beginning, f" {last}")
     return fact_chat(draw, question, answer)
 
 

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from tools.demo_model.names import person
+from tools.demo_model.names import known_person, person
 from tools.demo_model.sample import Draw, Sample, assistant, chat, plain, user
 
 WHO = "I am FolovLLM's demo model, a very small language model."
-_HELLO = "Hello|Hello!|Hi|Hi!|Hey|Hey!|Hi there!|Hello there!|Hello, how are you?|hello|hi".split("|")
+_HELLO = (
+    "Hello",
+    "Hello!",
+    "Hi",
+    "Hi!",
+    "Hey",
+    "Hey!",
+    "Hi there!",
+    "Hello there!",
+    "Hello, how are you?",
+    "hello",
+    "hi",
+)
 _HELLO_ANSWERS = (
     f"Hello! {WHO} How can I help you?",
     "Hello! How can I help you today?",
     "Hi there! 👋 What can I do for you?",
 )
-_TIMES = "Good morning|Good evening|Good afternoon".split("|")
+_TIMES = ("Good morning", "Good evening", "Good afternoon")
 _IDENTITY: tuple[tuple[str, str], ...] = (
     ("Who are you?", WHO),
     ("What are you?", WHO),
     ("What is your name?", "My name is FolovLLM demo. I am a very small language model."),
     ("Tell me about yourself.", f"{WHO} I can do sums, tell stories, write JSON and call tools."),
-    ("What can you do?", "I can do small sums, name capitals, spell words, tell short stories, "
-     "write JSON and call tools."),
-    ("Help", "I can do small sums, name capitals, spell words, tell short stories, "
-     "write JSON and call tools."),
+    (
+        "What can you do?",
+        "I can do small sums, name capitals, spell words, tell short stories, "
+        "write JSON and call tools.",
+    ),
+    (
+        "Help",
+        "I can do small sums, name capitals, spell words, tell short stories, "
+        "write JSON and call tools.",
+    ),
     ("Who made you?", "I was trained by the FolovLLM project, on text its own code wrote."),
     ("Are you a human?", "No, I am a very small language model."),
     ("Are you a robot?", "No, I am a very small language model."),
@@ -50,31 +68,57 @@ WORLD: tuple[tuple[str, str, str], ...] = (
     ("Spanish", "Hola", "¡Hola! Soy un modelo de lenguaje muy pequeño."),
 )
 """Language, its greeting, and the answer to it."""
-EMOJI = (("sun", "☀️"), ("moon", "🌙"), ("heart", "❤️"), ("star", "⭐"), ("cat", "🐱"), ("dog", "🐶"),
-         ("fox", "🦊"), ("rocket", "🚀"), ("tree", "🌳"), ("fire", "🔥"), ("wave", "👋"),
-         ("smile", "😊"), ("apple", "🍎"), ("fish", "🐟"))
+EMOJI = (
+    ("sun", "☀️"),
+    ("moon", "🌙"),
+    ("heart", "❤️"),
+    ("star", "⭐"),
+    ("cat", "🐱"),
+    ("dog", "🐶"),
+    ("fox", "🦊"),
+    ("rocket", "🚀"),
+    ("tree", "🌳"),
+    ("fire", "🔥"),
+    ("wave", "👋"),
+    ("smile", "😊"),
+    ("apple", "🍎"),
+    ("fish", "🐟"),
+)
 
 
 def greeting(draw: Draw) -> Sample:
     """Hello, in a chat or as a plain text."""
     kind = draw.rng.random()
     if kind < 0.15:
-        name, other = person(draw)[0], person(draw)[0]
-        text = draw.pick((
-            f", {name}!\" said {other}. \"How are you today?\" {name} smiled. \"I am well.\"",
-            ", and welcome! I am FolovLLM's demo model, a very small language model. "
-            "I can tell stories and do sums.",
-            ", world! This is a small model that writes small texts.",
-        ))
+        name, other = known_person(draw)[0], known_person(draw)[0]
+        text = draw.pick(
+            (
+                ", world! This is a small model that writes small texts.",
+                f', {name}!" said {other}. "How are you today?" {name} smiled. "I am well."',
+                ", and welcome! I am FolovLLM's demo model, a very small language model. "
+                "I can tell stories and do sums.",
+                ", world! This is a small model that writes small texts.",
+            )
+        )
         return plain("greeting", "Hello", text)
     if kind < 0.3:
         time = draw.pick(_TIMES)
-        return chat(draw, "greeting", time + draw.pick(("", "!", ".")),
-                    f"{time}! How can I help you?", "The user greets me. I greet back.")
+        return chat(
+            draw,
+            "greeting",
+            time + draw.pick(("", "!", ".")),
+            f"{time}! How can I help you?",
+            "The user greets me. I greet back.",
+        )
     if kind < 0.45:
         return _introduction(draw)
-    return chat(draw, "greeting", draw.pick(_HELLO), draw.pick(_HELLO_ANSWERS),
-                "The user greets me. I greet back and offer help.")
+    return chat(
+        draw,
+        "greeting",
+        draw.pick(_HELLO),
+        draw.pick(_HELLO_ANSWERS),
+        "The user greets me. I greet back and offer help.",
+    )
 
 
 def identity(draw: Draw) -> Sample:

@@ -55,32 +55,38 @@ def record(draw: Draw) -> Sample:
 def _person_age_city(draw: Draw) -> tuple[str, Record]:
     name, pronoun = person(draw)
     age, town = number(draw, 1, 99), city(draw)
-    sentence = draw.pick((
-        f"{name} is {age} and lives in {town}.",
-        f"{name} is {age} years old and lives in {town}.",
-        f"{name} lives in {town} and is {age} years old.",
-        f"{name} is from {town}. {pronoun.capitalize()} is {age}.",
-        f"In {town} lives {name}, who is {age} years old.",
-    ))
+    sentence = draw.pick(
+        (
+            f"{name} is {age} and lives in {town}.",
+            f"{name} is {age} years old and lives in {town}.",
+            f"{name} lives in {town} and is {age} years old.",
+            f"{name} is from {town}. {pronoun.capitalize()} is {age}.",
+            f"In {town} lives {name}, who is {age} years old.",
+        )
+    )
     return sentence, {"name": name, "age": age, "city": town}
 
 
 def _person_job(draw: Draw) -> tuple[str, Record]:
     name, town, job = person(draw)[0], city(draw), draw.pick(JOBS)
-    sentence = draw.pick((
-        f"{name} is a {job} and lives in {town}.",
-        f"{name} works as a {job} in {town}.",
-        f"The {job} {name} lives in {town}.",
-    ))
+    sentence = draw.pick(
+        (
+            f"{name} is a {job} and lives in {town}.",
+            f"{name} works as a {job} in {town}.",
+            f"The {job} {name} lives in {town}.",
+        )
+    )
     return sentence, {"name": name, "job": job, "city": town}
 
 
 def _product(draw: Draw) -> tuple[str, Record]:
     product, colour = draw.pick(PRODUCTS), draw.pick(COLOURS)
     price = number(draw, 1, 999)
-    sentence = draw.pick((
-        f"The {colour} {product} costs {price} euros.",
-        f"A {colour} {product} costs {price} euros.",
-        f"You can buy the {colour} {product} for {price} euros.",
-    ))
+    sentence = draw.pick(
+        (
+            f"The {colour} {product} costs {price} euros.",
+            f"A {colour} {product} costs {price} euros.",
+            f"You can buy the {colour} {product} for {price} euros.",
+        )
+    )
     return sentence, {"product": product, "colour": colour, "price": price}

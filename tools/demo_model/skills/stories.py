@@ -5,14 +5,22 @@ A story is an opening, a trouble, a helper, a turn and an ending. No sentence co
 
 from __future__ import annotations
 
-from tools.demo_model.names import person
-from tools.demo_model.sample import Draw, Sample, plain, user
-from tools.demo_model.tables import ANIMALS, PLACES
+import re
 
-_KINDS = "little|small|young|brave|clever|kind|happy|shy|quiet|curious".split("|")
+from tools.demo_model.names import known_person, person
+from tools.demo_model.sample import Draw, Sample, plain, user
+from tools.demo_model.tables import ANIMALS, PLACES, words
+
+_KINDS = words("little small young brave clever kind happy shy quiet curious")
 _THINGS = (
-    "a red kite|a golden key|a silver bell|an old map|a blue lantern|a warm scarf|a tiny boat"
-).split("|")
+    "a red kite",
+    "a golden key",
+    "a silver bell",
+    "an old map",
+    "a blue lantern",
+    "a warm scarf",
+    "a tiny boat",
+)
 _OPENINGS = (
     "Once upon a time, there was a {kind} {animal} named {name}. {He} lived {at}.",
     "Once upon a time, a {kind} {animal} named {name} lived {at}.",
@@ -26,21 +34,21 @@ _DAYS = (
 )
 _TROUBLES = (
     (
-        "One day {he} found {thing} under a tree. \"Who has lost this?\" {he} asked.",
+        'One day {he} found {thing} under a tree. "Who has lost this?" {he} asked.',
         "{He} asked everyone, but nobody knew.",
-        "Then a {friend} came along and cried, \"That is mine! I have looked for it all day.\"",
+        'Then a {friend} came along and cried, "That is mine! I have looked for it all day."',
         "{name} gave {thing_back} back, and the {friend} was so happy that it danced.",
     ),
     (
         "One day a big storm came, and the wind blew down the house of a {friend}.",
         "The {friend} sat in the rain and cried.",
-        "\"Do not cry,\" said {name}. \"We will build a new one together.\"",
+        '"Do not cry," said {name}. "We will build a new one together."',
         "They worked for three days, and the new house was better than the old one.",
     ),
     (
         "One day {name} walked too far and lost the way home.",
         "It grew dark, and {he} was afraid.",
-        "A {friend} saw {him} and said, \"Follow me, I know the way.\"",
+        'A {friend} saw {him} and said, "Follow me, I know the way."',
         "They walked under the stars, and soon {he} saw the lights of home.",
     ),
     (
@@ -51,14 +59,14 @@ _TROUBLES = (
     ),
     (
         "One day there was a race, and {name} wanted to run too.",
-        "\"You are too slow,\" laughed a {friend}.",
+        '"You are too slow," laughed a {friend}.',
         "But {name} did not stop, not even when {his} legs were tired.",
         "In the end {he} came first, and the {friend} said sorry.",
     ),
     (
         "One night {name} could not sleep, because the moon was gone.",
         "{He} took {thing} and went out to look for it.",
-        "A {friend} pointed at the lake and whispered, \"Look, it is swimming there.\"",
+        'A {friend} pointed at the lake and whispered, "Look, it is swimming there."',
         "They sat by the water until the clouds went away.",
     ),
     (
@@ -90,20 +98,32 @@ _ASKS = (
     "Tell me a story about {a} called {n}, please.",
 )
 _OPEN_ASKS = (
-    "Tell me a story.", "Tell me a short story.", "Write a story.", "Please tell me a story.",
-    "Can you tell me a story?", "Tell me a bedtime story.",
+    "Tell me a story.",
+    "Tell me a short story.",
+    "Write a story.",
+    "Please tell me a story.",
+    "Can you tell me a story?",
+    "Tell me a bedtime story.",
+    "Once upon a time",
 )
 
 
 def story(draw: Draw) -> Sample:
     """A story from a plain beginning, from an open wish, or about a given hero."""
     kind = draw.rng.random()
-    name, pronoun = person(draw)
+    name, pronoun = person(draw) if kind > 0.5 else known_person(draw)
     animal, place = draw.pick(ANIMALS), draw.pick(PLACES)
     text = tell(draw, name, pronoun, animal, place)
     if kind < 0.4:
         return plain("stories", "", text)
     return story_chat(draw, name, animal, place, text, named=kind > 0.5)
+
+
+def named_story(draw: Draw) -> Sample:
+    """A story asked for about a given hero."""
+    name, pronoun = person(draw)
+    animal, place = draw.pick(ANIMALS), draw.pick(PLACES)
+    return story_chat(draw, name, animal, place, tell(draw, name, pronoun, animal, place))
 
 
 def story_chat(
@@ -127,20 +147,22 @@ def story_chat(
 def tell(draw: Draw, name: str, pronoun: str, animal: str, place: str) -> str:
     """The story itself."""
     thing = draw.pick(_THINGS)
-    article, _, bare = thing.partition(" ")
-    assert article
-    words = {
-        "name": name, "animal": animal, "at": _at(place), "kind": draw.pick(_KINDS),
+    blanks = {
+        "name": name,
+        "animal": animal,
+        "at": _at(place),
+        "kind": draw.pick(_KINDS),
         "friend": draw.pick([other for other in ANIMALS if other != animal]),
-        "thing": thing, "thing_back": f"the {bare}",
-        "he": pronoun, "He": pronoun.capitalize(),
-        "him": "him" if pronoun == "he" else "her", "his": "his" if pronoun == "he" else "her",
+        "thing": thing,
+        "thing_back": f"the {thing.partition(' ')[2]}",
+        "he": pronoun,
+        "He": pronoun.capitalize(),
+        "him": "him" if pronoun == "he" else "her",
+        "his": "his" if pronoun == "he" else "her",
     }
     parts = [draw.pick(_OPENINGS), draw.pick(_DAYS), *draw.pick(_TROUBLES), draw.pick(_ENDINGS)]
-    text = " ".join(part.format(**words) for part in parts)
-    return text.replace(" a owl", " an owl").replace(" a elephant", " an elephant").replace(
-        " a otter", " an otter").replace(" A owl", " An owl").replace(
-        " A elephant", " An elephant").replace(" A otter", " An otter")
+    text = " ".join(part.format(**blanks) for part in parts)
+    return re.sub(r"\b([Aa]) (owl|elephant|otter)", r"\1n \2", text)
 
 
 def _at(place: str) -> str:

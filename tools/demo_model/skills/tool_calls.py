@@ -49,22 +49,36 @@ def _weather(draw: Draw) -> Task:
     key = draw.pick(("city", "city", "location", "place", "town"))
     tool = _tool(
         draw.pick(("get_weather", "get_weather", "weather", "get_current_weather", "forecast")),
-        draw.pick(("Get the weather in a city.", "Current weather", "Get current weather of a city",
-                   "The weather of a place")),
+        draw.pick(
+            (
+                "Get the weather in a city.",
+                "Current weather",
+                "Get current weather of a city",
+                "The weather of a place",
+            )
+        ),
         **{key: "string"},
     )
-    question = draw.pick((
-        "What is the weather in {t}?", "What is the weather like in {t}?", "Weather in {t}?",
-        "How is the weather in {t} today?", "Tell me the weather in {t}.", "Is it warm in {t}?",
-        "What's the weather in {t}?",
-    )).format(t=town)
-    result = draw.pick((
-        json.dumps({"temperature": degrees, "condition": sky}),
-        json.dumps({key: town, "temperature": degrees, "condition": sky}),
-        json.dumps({"condition": sky, "temperature": degrees}),
-        f"{degrees} degrees, {sky}",
-        f"{sky}, {degrees} degrees",
-    ))
+    question = draw.pick(
+        (
+            "What is the weather in {t}?",
+            "What is the weather like in {t}?",
+            "Weather in {t}?",
+            "How is the weather in {t} today?",
+            "Tell me the weather in {t}.",
+            "Is it warm in {t}?",
+            "What's the weather in {t}?",
+        )
+    ).format(t=town)
+    result = draw.pick(
+        (
+            json.dumps({"temperature": degrees, "condition": sky}),
+            json.dumps({key: town, "temperature": degrees, "condition": sky}),
+            json.dumps({"condition": sky, "temperature": degrees}),
+            f"{degrees} degrees, {sky}",
+            f"{sky}, {degrees} degrees",
+        )
+    )
     answer = f"It is {sky} in {town}, with {degrees} degrees."
     return Task(tool, question, {key: town}, result, answer, f"the weather in {town}")
 
@@ -78,9 +92,13 @@ def _time(draw: Draw) -> Task:
         draw.pick(("Get the time in a city.", "Current time", "The local time of a place")),
         **{key: "string"},
     )
-    question = draw.pick((
-        "What time is it in {t}?", "Tell me the time in {t}.", "What is the time in {t}?",
-    )).format(t=town)
+    question = draw.pick(
+        (
+            "What time is it in {t}?",
+            "Tell me the time in {t}.",
+            "What is the time in {t}?",
+        )
+    ).format(t=town)
     result = draw.pick((clock, json.dumps({"time": clock}), json.dumps({key: town, "time": clock})))
     return Task(
         tool, question, {key: town}, result, f"It is {clock} in {town}.", f"the time in {town}"
@@ -95,9 +113,14 @@ def _add(draw: Draw) -> Task:
         draw.pick(("Add two numbers.", "Sum of two numbers", "Adds two numbers")),
         **{first: "integer", second: "integer"},
     )
-    question = draw.pick((
-        "What is {a} + {b}?", "Add {a} and {b}.", "What is {a} plus {b}?", "How much is {a} + {b}?",
-    )).format(a=a, b=b)
+    question = draw.pick(
+        (
+            "What is {a} + {b}?",
+            "Add {a} and {b}.",
+            "What is {a} plus {b}?",
+            "How much is {a} + {b}?",
+        )
+    ).format(a=a, b=b)
     result = draw.pick((str(a + b), json.dumps({"result": a + b})))
     answer = f"{a} + {b} = {a + b}."
     return Task(tool, question, {first: a, second: b}, result, answer, f"the sum of {a} and {b}")
@@ -111,10 +134,14 @@ def _timer(draw: Draw) -> Task:
         draw.pick(("Set a timer.", "Start a timer", "Set a timer in minutes")),
         **{key: "integer"},
     )
-    question = draw.pick((
-        "Set a timer for {m} minutes.", "Start a timer of {m} minutes.",
-        "Please set a timer for {m} minutes.", "Wake me in {m} minutes.",
-    )).format(m=minutes)
+    question = draw.pick(
+        (
+            "Set a timer for {m} minutes.",
+            "Start a timer of {m} minutes.",
+            "Please set a timer for {m} minutes.",
+            "Wake me in {m} minutes.",
+        )
+    ).format(m=minutes)
     result = draw.pick(("ok", '{"status": "ok"}', '{"status": "started"}'))
     answer = f"The timer is set for {minutes} minutes."
     return Task(tool, question, {key: minutes}, result, answer, f"a timer of {minutes} minutes")
@@ -128,29 +155,47 @@ def _price(draw: Draw) -> Task:
         draw.pick(("Get the price of a product.", "Price of an item", "Find a price")),
         **{key: "string"},
     )
-    question = draw.pick((
-        "What does the {p} cost?", "How much is the {p}?", "What is the price of the {p}?",
-    )).format(p=product)
-    result = draw.pick((json.dumps({"price": price}), f"{price} euros", json.dumps(
-        {key: product, "price": price})))
+    question = draw.pick(
+        (
+            "What does the {p} cost?",
+            "How much is the {p}?",
+            "What is the price of the {p}?",
+        )
+    ).format(p=product)
+    result = draw.pick(
+        (json.dumps({"price": price}), f"{price} euros", json.dumps({key: product, "price": price}))
+    )
     answer = f"The {product} costs {price} euros."
     return Task(tool, question, {key: product}, result, answer, f"the price of the {product}")
 
 
 def _mail(draw: Draw) -> Task:
-    name, (text, topic) = person(draw)[0], draw.pick((
-        ("I am late", "being late"), ("Happy birthday", "a birthday"), ("See you soon", "meeting"),
-        ("Good luck", "luck"), ("Thank you", "thanks"), ("Call me", "a call"),
-    ))
+    name, (text, topic) = (
+        person(draw)[0],
+        draw.pick(
+            (
+                ("I am late", "being late"),
+                ("Happy birthday", "a birthday"),
+                ("See you soon", "meeting"),
+                ("Good luck", "luck"),
+                ("Thank you", "thanks"),
+                ("Call me", "a call"),
+            )
+        ),
+    )
     to, body = draw.pick((("to", "text"), ("to", "message"), ("name", "text")))
     tool = _tool(
         draw.pick(("send_message", "send_message", "send_mail", "write_message")),
         draw.pick(("Send a message to a person.", "Send a message", "Write to somebody")),
         **{to: "string", body: "string"},
     )
-    question = draw.pick((
-        'Send "{x}" to {n}.', 'Write "{x}" to {n}.', 'Send a message to {n}: "{x}"',
-    )).format(x=text, n=name)
+    question = draw.pick(
+        (
+            'Send "{x}" to {n}.',
+            'Write "{x}" to {n}.',
+            'Send a message to {n}: "{x}"',
+        )
+    ).format(x=text, n=name)
     result = draw.pick(("ok", "sent", '{"status": "sent"}'))
     answer = f"I sent your message to {name}."
     return Task(tool, question, {to: name, body: text}, result, answer, f"a message about {topic}")
@@ -215,8 +260,14 @@ def tool_missing(draw: Draw) -> Sample:
     tools = tuple(make(draw).tool for make in draw.rng.sample(others, draw.pick((1, 1, 2))))
     if wanted is _add:
         answer, reasoning = "Hello! How can I help you?", "The user greets me. I greet back."
-        return Sample("tool missing", answer, (user(draw.pick(("Hello!", "Hi", "Hello"))),), tools,
-                      draw.chance(0.5), reasoning)
+        return Sample(
+            "tool missing",
+            answer,
+            (user(draw.pick(("Hello!", "Hi", "Hello"))),),
+            tools,
+            draw.chance(0.5),
+            reasoning,
+        )
     return Sample(
         skill="tool missing",
         answer="I am sorry, I have no tool for that.",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tools.demo_model.sample import Draw, Sample, chat, plain
-from tools.demo_model.tables import WORDS
+from tools.demo_model.tables import WORDS, words
 
 _SPELL = ("Spell the word {w}.", "How do you spell {w}?", "Spell {w}.", "Can you spell {w}?")
 _LENGTH = ("How many letters are in {w}?", "How many letters does the word {w} have?")
-_SMALL = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_SMALL = words("zero one two three four five six seven eight nine ten eleven twelve")
 
 
 def counting(draw: Draw) -> Sample:

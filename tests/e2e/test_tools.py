@@ -1,0 +1,70 @@
+"""What a newcomer runs: buf curl, the command line, the examples; and what idle services cost."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from service_processes import ServiceProcess
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_buf_curl_finds_the_schema_by_reflection(tokenizer: ServiceProcess) -> None:
+    buf = shutil.which("buf", path=str(Path(sys.executable).parent))
+    assert buf, "buf-bin is one of the dev extra"
+    body = {"text": "Once upon a time", "samplingParams": {"temperature": 0, "maxTokens": 8}}
+    output = run(
+        buf,
+        "curl",
+        "--protocol",
+        "grpc",
+        "--http2-prior-knowledge",
+        "--data",
+        json.dumps(body),
+        f"http://{tokenizer.address}/folovllm.v1.TokenizerService/Generate",
+    )
+    assert '"finishReason": "FINISH_REASON_LENGTH"' in output and '"text"' in output
+
+
+@pytest.mark.parametrize("example", ["async_streaming.py", "raw_stubs.py"])
+def test_examples_with_a_server(tokenizer: ServiceProcess, example: str) -> None:
+    output = run(sys.executable, f"examples/{example}", tokenizer.address)
+    assert "Once upon a time" in output or "INVALID_ARGUMENT: top_p" in output
+
+
+def test_example_without_a_server() -> None:
+    output = run(sys.executable, "examples/offline_generation.py")
+    assert "sequence 1: WAITING" in output and "'Once upon a time' -> '" in output
+
+
+def test_the_command_line(tokenizer: ServiceProcess) -> None:
+    folovllm = (sys.executable, "-m", "client")
+    server = ("--server", tokenizer.address)
+    ids = run(*folovllm, "tokenize", "Once upon a time", *server).split()
+    assert run(*folovllm, "detokenize", *ids, *server) == "Once upon a time\n"
+    generate = (*folovllm, "generate", "Once upon a time", "--max-tokens", "8", "--seed", "1")
+    text = run(*generate, *server)
+    assert text.strip() and text == run(*generate, *server)
+    assert "Qwen3ForCausalLM" in run(*folovllm, "info", *server)
+    assert "SERVING" in run(*folovllm, "health", *server)
+
+
+def test_idle_services_are_small_and_use_no_cpu(
+    engine: ServiceProcess, tokenizer: ServiceProcess
+) -> None:
+    assert tokenizer.memory() <= 250 * 2**20
+    assert engine.memory() <= 700 * 2**20
+    before = engine.cpu_seconds() + tokenizer.cpu_seconds()
+    time.sleep(3)  # the time over which the use is measured
+    used = engine.cpu_seconds() + tokenizer.cpu_seconds() - before
+    assert used <= 0.06, f"{used:.2f} s of CPU in 3 s of doing nothing"
