@@ -74,7 +74,7 @@ class LLM:
 
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompts: str | Mapping[str, Sequence[int]] | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         show_progress: bool = True,
@@ -85,7 +85,7 @@ class LLM:
         each; None takes the model's own defaults. Raises InvalidRequestError, before any work,
         where a prompt or a parameter can never be served.
         """
-        batch = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
+        batch: list[Prompt] = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
         results = [RequestOutput() for _ in batch]
         requests = [
             self._request(prompt, params, result)

@@ -41,5 +41,5 @@ def build_engine(config: EngineConfig, show_progress: bool = False) -> LLMEngine
         max_n=MAX_N,
     )
     found = load_generation_defaults(folder)
-    defaults = SamplingParams(**{name: found[name] for name in _DEFAULTS if name in found})
+    defaults = SamplingParams().clone(**{name: found[name] for name in _DEFAULTS if name in found})
     return LLMEngine(built.runner, config, info, defaults)

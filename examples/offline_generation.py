@@ -24,9 +24,11 @@ def walk_a_request(model: str | None) -> None:
 def generate(model: str | None) -> None:
     """The whole: prompts in, texts out."""
     llm = LLM(model=model, dtype="float32")
-    prompts = ["Once upon a time", "The capital of France is", {"prompt_token_ids": [1, 2, 3]}]
     params = SamplingParams(temperature=0.0, max_tokens=24)
-    for output in llm.generate(prompts, params):
+    outputs = llm.generate(
+        ["Once upon a time", "The capital of France is", {"prompt_token_ids": [1, 2, 3]}], params
+    )
+    for output in outputs:
         completion = output.outputs[0]
         print(f"{output.prompt!r} -> {completion.text!r} ({completion.finish_reason})")
 

@@ -1,11 +1,15 @@
 """Every field of a message survives the way to the dataclass and back."""
 
+from typing import TypeVar, cast
+
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput
 from folovllm.v1 import types_pb2
+
+M = TypeVar("M", bound=Message)
 
 # What SamplingParams does not take as it is filled below.
 _VALID = {
@@ -22,14 +26,16 @@ _VALID = {
 }
 
 
-def fill(message: Message, skip: frozenset[str] = frozenset()) -> Message:
+def fill(message: M, skip: frozenset[str] = frozenset()) -> M:
     """Sets every field to something that is not its default; of a oneof the last stays."""
-    for number, field in enumerate(message.DESCRIPTOR.fields, 2):
+    fields = cast(list[FieldDescriptor], list(message.DESCRIPTOR.fields))
+    for number, field in enumerate(fields, 2):
         if field.name in skip:
             continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             getattr(message, field.name)[number] = 0.5
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            assert field.message_type
             if field.message_type.full_name == "google.protobuf.Duration":
                 getattr(message, field.name).FromNanoseconds(number * 1_000_000)
             elif field.is_repeated:

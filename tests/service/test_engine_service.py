@@ -393,6 +393,7 @@ async def test_reflection_lists_the_service(service: Service, version: str) -> N
     )()
     await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
     response = await call.read()
+    assert isinstance(response, reflection_pb2.ServerReflectionResponse)
     names = {found.name for found in response.list_services_response.service}
     assert ENGINE_SERVICE in names and "grpc.health.v1.Health" in names
     call.cancel()

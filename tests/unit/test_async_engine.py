@@ -49,7 +49,7 @@ async def fixture() -> AsyncIterator[Fixture]:
 
 
 def request(name: str = "a", **params: object) -> Request:
-    return Request(name, PROMPT, SamplingParams(**params), seed=7)  # type: ignore[arg-type]
+    return Request(name, PROMPT, SamplingParams().clone(**params), seed=7)
 
 
 async def test_many_streams_at_once(fixture: Fixture) -> None:
@@ -162,7 +162,7 @@ async def test_the_model_lives_on_one_thread() -> None:
     engine = AsyncEngine(build, 10)
     await engine.start()
     async for _ in engine.generate(request()):
-        threads.add(-1) if threading.get_ident() in threads else None
+        assert threading.get_ident() not in threads
     await engine.stop()
     assert len(threads) == 1
 
@@ -172,11 +172,12 @@ async def test_one_hand_over_to_the_loop_for_each_step(
 ) -> None:
     hand_overs: list[list[CompletionOutput]] = []
     deliver = fixture.engine._deliver
-    monkeypatch.setattr(
-        fixture.engine,
-        "_deliver",
-        lambda outputs: (hand_overs.append(outputs), deliver(outputs)),
-    )
+
+    def count(outputs: list[CompletionOutput]) -> None:
+        hand_overs.append(outputs)
+        deliver(outputs)
+
+    monkeypatch.setattr(fixture.engine, "_deliver", count)
     fixture.runner.hold()
     streams = [fixture.engine.generate(request(name, n=3, max_tokens=4)) for name in "abcd"]
     warm_up = len(fixture.runner.steps)

@@ -53,7 +53,7 @@ from folovllm.v1 import types_pb2
 )
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(InvalidRequestError, match=field) as refused:
-        SamplingParams(**{field: value})
+        SamplingParams().clone(**{field: value})
     assert refused.value.field == f"sampling_params.{field}"
     assert isinstance(refused.value, ValueError)
 

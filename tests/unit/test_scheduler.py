@@ -13,10 +13,15 @@ from folovllm.sampling_params import SamplingParams
 
 
 def add(
-    engine: LLMEngine, name: str, prompt: list[int], priority: int = 0, salt: str = "", **params
+    engine: LLMEngine,
+    name: str,
+    prompt: list[int],
+    priority: int = 0,
+    salt: str = "",
+    **params: object,
 ) -> Request:
     request = Request(
-        name, prompt, SamplingParams(**params), seed=7, priority=priority, cache_salt=salt
+        name, prompt, SamplingParams().clone(**params), seed=7, priority=priority, cache_salt=salt
     )
     engine.add_request(request)
     return request
