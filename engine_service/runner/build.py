@@ -13,6 +13,10 @@ from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
 from engine_service.runner.model_runner import TorchModelRunner
 from folovllm.errors import ConfigError
 
+# Weights from which on several threads help more than their meeting at every operator costs. Where
+# another process has one of the cores, each such meeting of a small model's threads waits for it.
+_LARGE_MODEL = 50_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class BuiltRunner:
@@ -31,12 +35,17 @@ class BuiltRunner:
 
 
 def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> BuiltRunner:
-    """Loads the model of a folder, sizes and allocates its KV pool. Raises ConfigError."""
+    """Loads the model of a folder, sizes and allocates its KV pool. Raises ConfigError.
+
+    On a CPU a small model is computed by the calling thread alone, from here on.
+    """
     decoder_config = DecoderConfig.from_folder(folder)
     max_model_len = resolve_max_model_len(config.model.max_model_len, decoder_config)
     device = resolve_device(config.model.device)
     dtype = resolve_dtype(config.model.dtype, decoder_config.dtype, device)
     model = load_model(folder, decoder_config, dtype, device, show_progress)
+    if device.type == "cpu" and sum(p.numel() for p in model.parameters()) < _LARGE_MODEL:
+        torch.set_num_threads(1)
     block_size = config.cache.block_size
     num_blocks = num_blocks_that_fit(
         config.cache,
