@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from client.requests import Prompt, split_prompt
+from client.service_commands import require_services
 from folovllm.errors import InvalidRequestError
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[Decoder, Tokenizer]":
     """Loads the weights and the tokenizer that a ModelConfig names. Raises ConfigError."""
+    require_services()
     from engine_service.device import resolve_device, resolve_dtype
     from engine_service.models.decoder_config import DecoderConfig
     from engine_service.models.loader import load_model
@@ -54,6 +56,7 @@ class LLM:
 
         The parameters mean what they mean in ModelConfig, CacheConfig and SchedulerConfig.
         """
+        require_services()
         from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
         from engine_service.engine_factory import build_engine
         from folovllm.model_files import CONFIG_PATTERNS, resolve_model

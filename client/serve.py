@@ -10,12 +10,12 @@ from client.service_commands import (
     LOOPBACK,
     ServeOptions,
     engine_command,
-    require_free_port,
     require_services,
     tokenizer_command,
 )
 from client.supervisor import Supervisor, run_services
 from folovllm.errors import ConfigError
+from folovllm.serving.ports import require_free_port
 from folovllm.version import __version__
 
 

@@ -1,6 +1,5 @@
 """How the two services are started: their command lines, their ports, what must be installed."""
 
-import errno
 import importlib.util
 import socket
 import sys
@@ -84,25 +83,6 @@ def require_services() -> None:
             f"the services need {', '.join(missing)}; install them with: "
             "pip install 'folovllm[all]'"
         )
-
-
-def require_free_port(host: str, port: int, flag: str) -> None:
-    """Raises ConfigError where the port is taken.
-
-    Asked before anything starts: a server that is there already would answer in the place of ours.
-    """
-    bare = host.strip("[]")
-    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((bare, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                reason = f"the port is in use; stop what listens there, or choose one with {flag}"
-            else:
-                reason = error.strerror or str(error)
-            raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from None
 
 
 def free_ports(count: int) -> list[int]:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from client.sync_client import Client
     from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
     from engine_service.core.request import Request
-
     from folovllm.errors import FolovError, InvalidRequestError
     from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
     from folovllm.sampling_params import SamplingParams

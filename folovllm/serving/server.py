@@ -8,17 +8,16 @@ finish within the grace period, then the server stops. A second signal ends the 
 
 import asyncio
 import signal
-import socket
 from dataclasses import dataclass
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from folovllm.errors import ConfigError
 from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.channel import SERVER_OPTIONS
 from folovllm.serving.interceptor import CallInterceptor
+from folovllm.serving.ports import require_free_port
 from folovllm.serving.reflection import enable_reflection
 
 _LAST_GRACE = 0.2  # seconds
@@ -60,13 +59,8 @@ class GrpcServer:
     def bind(self) -> int:
         """Takes the port and returns its number. Raises ConfigError where it is in use."""
         host, port = self._config.host, self._config.port
-        try:
-            # Asked first, because gRPC would print a page of its own about a port in use.
-            socket.create_server((host, port), family=_family(host)).close()
-            return self.grpc.add_insecure_port(f"{host}:{port}")
-        except (OSError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from None
+        require_free_port(host, port)
+        return self.grpc.add_insecure_port(f"{host}:{port}")
 
     async def start(self) -> None:
         """Begins to answer, as NOT_SERVING, and to listen for SIGTERM and SIGINT."""
@@ -105,7 +99,3 @@ class GrpcServer:
         # Only health watches and the like are left; they are told to go before they are cut off.
         await self.grpc.stop(grace=_LAST_GRACE)
         log.info("stopped", cut_off=len(self.active_calls))
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

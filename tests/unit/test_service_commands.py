@@ -18,11 +18,11 @@ from client.service_commands import (
     ServeOptions,
     engine_command,
     free_ports,
-    require_free_port,
     require_services,
     tokenizer_command,
 )
 from folovllm.errors import ConfigError
+from folovllm.serving.ports import require_free_port
 
 
 def arguments(command: list[str]) -> list[str]:
