@@ -11,7 +11,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from folovllm.errors import FolovError, from_rpc_error
+from folovllm.errors import FolovError, UnavailableError, from_rpc_error
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
@@ -81,7 +81,10 @@ class EngineClient:
             async for message in call:
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from None
+            failure = from_rpc_error(error)
+            if isinstance(failure, UnavailableError):  # of several engines, say which
+                failure = UnavailableError(f"engine {self.address}: {failure}")
+            raise failure from None
         finally:
             self.num_outstanding -= 1
             call.cancel()

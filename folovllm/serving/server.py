@@ -20,7 +20,8 @@ from folovllm.serving.interceptor import CallInterceptor
 from folovllm.serving.ports import require_free_port
 from folovllm.serving.reflection import enable_reflection
 
-_LAST_GRACE = 0.2  # seconds
+# Seconds for the last messages of streams that have just ended to reach their clients.
+_LAST_GRACE = 1.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
@@ -96,6 +97,6 @@ class GrpcServer:
         await asyncio.wait({finished, hard_stop}, return_when=asyncio.FIRST_COMPLETED)
         hard_stop.cancel()
         finished.cancel()
-        # Only health watches and the like are left; they are told to go before they are cut off.
+        # Health watches never end by themselves; they are cut off.
         await self.grpc.stop(grace=_LAST_GRACE)
         log.info("stopped", cut_off=len(self.active_calls))

@@ -20,19 +20,20 @@ from tools.demo_model.tables import SYSTEM_PROMPTS
 
 Skill = Callable[[Draw], Sample]
 SHARES: tuple[tuple[Skill, float], ...] = (
-    (arithmetic.arithmetic, 26.0),
-    (arithmetic.plain_sums, 7.0),
+    (arithmetic.arithmetic, 25.0),
+    (arithmetic.plain_sums, 4.0),
     (facts.capital, 7.0),
     (facts.fact, 5.0),
     (facts.unknown, 4.0),
-    (greetings.greeting, 4.0),
+    (greetings.greeting, 3.0),
     (greetings.identity, 3.0),
     (greetings.world, 3.0),
     (words.counting, 3.0),
-    (words.spelling, 6.0),
+    (words.spelling, 4.0),
+    (words.repeating, 9.0),
     (stories.story, 7.0),
-    (records.record, 10.0),
-    (tool_calls.tool_use, 9.0),
+    (records.record, 14.0),
+    (tool_calls.tool_use, 11.0),
 )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
@@ -28,8 +29,8 @@ from tools.demo_model.packing import Batch, batches
 
 SAMPLES_PER_STEP = 48
 DEFAULT_STEPS = 2400
-LEARNING_RATE = 4e-3
-WARMUP, DECAY_FROM = 0.02, 0.4
+LEARNING_RATE = 3e-3
+WARMUP, DECAY_FROM = 0.02, 0.2
 REPORT_EVERY = 50
 SNAPSHOTS = 20
 """How often the checkpoint is written on the way; the last time is the end."""
@@ -45,6 +46,8 @@ class Options:
     minutes: float
     seed: int
     workers: int
+    resume: Path | None = None
+    """A checkpoint to start from, instead of random weights."""
 
 
 def train(options: Options) -> None:
@@ -73,6 +76,8 @@ def _worker(rank: int, options: Options, meeting: str) -> None:
     torch.manual_seed(options.seed)
     tokenizer = Tokenizer.from_file(str(options.tokenizer / "tokenizer.json"))
     model = new_model(tokenizer)
+    if options.resume:
+        model.load_state_dict(load_file(options.resume / "model.safetensors"), strict=False)
     network = Network(model)
     optimizers = _optimizers(model)
     per_worker = SAMPLES_PER_STEP // options.workers
@@ -160,9 +165,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--resume", type=Path, help="folder of a checkpoint to start from")
     given = parser.parse_args()
-    tokenizer = given.tokenizer or given.folder
-    train(Options(given.folder, tokenizer, given.steps, given.minutes, given.seed, given.workers))
+    given.tokenizer = given.tokenizer or given.folder
+    train(Options(**vars(given)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""Counting up and down, spelling, and counting the letters of a word."""
+"""Counting up and down, spelling, the letters of a word, and repeating what was said.
+
+Repeating is the densest practice in copying, which JSON, tool calls and stories live on.
+"""
 
 from __future__ import annotations
 
+from tools.demo_model.names import city, number, person
 from tools.demo_model.sample import Draw, Sample, chat, plain
 from tools.demo_model.tables import WORDS, words
 
 _SPELL = ("Spell the word {w}.", "How do you spell {w}?", "Spell {w}.", "Can you spell {w}?")
+_REPEAT = ("Repeat after me: {x}", "Repeat: {x}", "Say {x}", "Please say: {x}", "Echo {x}")
 _LENGTH = ("How many letters are in {w}?", "How many letters does the word {w} have?")
 _SMALL = words("zero one two three four five six seven eight nine ten eleven twelve")
 
@@ -42,6 +47,22 @@ def spelling(draw: Draw) -> Sample:
     question = draw.pick(_SPELL).format(w=word)
     answer = f"{letters}."
     return chat(draw, "spelling", question, answer, f"I write {word} letter by letter.", answer)
+
+
+def repeating(draw: Draw) -> Sample:
+    """Say again what the user said: names, places, words and numbers in no order."""
+    said = draw.pick((" ", " ", ", ")).join(_anything(draw) for _ in range(draw.rng.randint(1, 6)))
+    question = draw.pick(_REPEAT).format(x=said)
+    return chat(draw, "repeating", question, said, "I repeat what the user said.", said)
+
+
+def _anything(draw: Draw) -> str:
+    kind = draw.rng.random()
+    if kind < 0.45:
+        return person(draw)[0]
+    if kind < 0.8:
+        return city(draw)
+    return draw.pick(WORDS) if kind < 0.9 else str(number(draw, 0, 999))
 
 
 def _range(draw: Draw) -> tuple[int, int, int]:
