@@ -250,9 +250,15 @@ def test_logits_that_are_not_numbers_raise(bad: float, params: SamplingParams) -
         sample(logits, [sequence(params), sequence(params, position=5)])
 
 
-def test_a_row_with_every_id_forbidden_raises() -> None:
-    with pytest.raises(ServerError, match="not finite"):
-        sample(torch.zeros(1, 3), [sequence(GREEDY, forbidden=(0, 1, 2))])
+def test_where_all_that_is_allowed_is_forbidden_the_forbidden_may_be_drawn() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [0.0, 2.0, 1.0], [0.0, 2.0, 1.0]])
+    only = GREEDY.clone(allowed_token_ids=[0, 2])
+    rows = [
+        sequence(GREEDY, forbidden=(0, 1, 2)),
+        sequence(only, forbidden=(0, 2)),
+        sequence(only, forbidden=(2,)),
+    ]
+    assert sample(logits, rows) == [[1], [2], [0]]
 
 
 @settings(max_examples=300, deadline=None)
