@@ -105,7 +105,9 @@ BAD: list[tuple[object, dict[str, object], str]] = [
     ("Hello", {"n": 1000}, "sampling_params.n"),
     ("Hello", {"stop": [""]}, "sampling_params.stop"),
     ("Hello", {"max_tokens": 0}, "sampling_params.max_tokens"),
-    ("Hello", {"logprobs": 3}, "sampling_params.logprobs"),
+    ("Hello", {"logprobs": 21}, "sampling_params.logprobs"),
+    ("Hello", {"bad_words": [""]}, "sampling_params.bad_words"),
+    ("Hello", {"allowed_token_ids": [10_000_000]}, "sampling_params.allowed_token_ids"),
     ("Hello", {"json_object": True}, "sampling_params.structured_output"),
 ]
 

@@ -125,7 +125,11 @@ async def test_a_seed_is_drawn_and_told(service: Service) -> None:
     assert seeds[0] != seeds[1]
 
 
-BAD = [
+def sequences(*sequences: list[int]) -> list[types_pb2.SamplingParams.TokenSequence]:
+    return [types_pb2.SamplingParams.TokenSequence(ids=ids) for ids in sequences]
+
+
+BAD: list[tuple[dict[str, list[int]], dict[str, object], str]] = [
     ({"prompt_token_ids": []}, {}, "prompt_token_ids"),
     ({"prompt_token_ids": [1000]}, {}, "prompt_token_ids"),
     ({"prompt_token_ids": [1] * 128}, {}, "prompt_token_ids"),
@@ -140,20 +144,24 @@ BAD = [
     ({}, {"stop_token_ids": [1000]}, "sampling_params.stop_token_ids"),
     ({}, {"stop": ["text"]}, "sampling_params.stop"),
     ({}, {"bad_words": ["text"]}, "sampling_params.bad_words"),
-    ({}, {"logprobs": 1}, "sampling_params.logprobs"),
-    ({}, {"prompt_logprobs": 0}, "sampling_params.prompt_logprobs"),
-    ({}, {"presence_penalty": 1.0}, "sampling_params.presence_penalty"),
-    ({}, {"frequency_penalty": 1.0}, "sampling_params.frequency_penalty"),
-    ({}, {"repetition_penalty": 2.0}, "sampling_params.repetition_penalty"),
-    ({}, {"logit_bias": {1: 1.0}}, "sampling_params.logit_bias"),
-    ({}, {"allowed_token_ids": [1]}, "sampling_params.allowed_token_ids"),
+    ({}, {"logprobs": 21}, "sampling_params.logprobs"),
+    ({}, {"prompt_logprobs": 21}, "sampling_params.prompt_logprobs"),
+    ({}, {"presence_penalty": 2.5}, "sampling_params.presence_penalty"),
+    ({}, {"frequency_penalty": -2.5}, "sampling_params.frequency_penalty"),
+    ({}, {"repetition_penalty": 0.0}, "sampling_params.repetition_penalty"),
+    ({}, {"logit_bias": {1: 101.0}}, "sampling_params.logit_bias"),
+    ({}, {"logit_bias": {1: 1.0, 1000: 1.0}}, "sampling_params.logit_bias"),
+    ({}, {"allowed_token_ids": [1, 1000]}, "sampling_params.allowed_token_ids"),
+    ({}, {"bad_words_token_ids": sequences([1], [])}, "sampling_params.bad_words_token_ids"),
+    ({}, {"bad_words_token_ids": sequences([1, 1000])}, "sampling_params.bad_words_token_ids"),
+    ({}, {"bad_words_token_ids": sequences(*[[1]] * 513)}, "sampling_params.bad_words_token_ids"),
     ({}, {"regex": "a"}, "sampling_params.structured_output"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "params", "field"), BAD)
 async def test_bad_input_names_its_field_and_harms_no_one(
-    service: Service, fields: dict[str, object], params: dict[str, object], field: str
+    service: Service, fields: dict[str, list[int]], params: dict[str, object], field: str
 ) -> None:
     service.runner.hold()
     other = asyncio.ensure_future(service.generate(ask(max_tokens=20)))
