@@ -4,7 +4,7 @@ Everything is computed in float32 and from a row's own values alone, so that a r
 logits in any batch. Rows that ask for nothing cost nothing but the question.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 
 import numpy as np
@@ -23,10 +23,11 @@ def process_logits(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> Te
     They are `logits` itself, changed in place, or a copy in float32 where arithmetic is asked for.
     """
     altered = [row for row, s in enumerate(sequences) if s.sampling_params.alters_logits]
+    limited: list[int] = []
     if altered:
         logits = logits.float()
-        _allow(logits, sequences, altered)
-    forbid(logits, [sequence.forbidden_token_ids for sequence in sequences])
+        limited = _allow(logits, sequences, altered)
+    forbid(logits, [sequence.forbidden_token_ids for sequence in sequences], limited)
     if altered:
         _add_bias(logits, sequences, altered)
         _penalise(logits, sequences, altered)
@@ -41,8 +42,10 @@ def allow(logits: Tensor, rows: Sequence[int], token_ids: Sequence[Sequence[int]
     logits[places, columns] = kept
 
 
-def forbid(logits: Tensor, token_ids: Sequence[Sequence[int]]) -> None:
-    """Takes the given ids out of each row.
+def forbid(
+    logits: Tensor, token_ids: Sequence[Sequence[int]], limited: Collection[int] = ()
+) -> None:
+    """Takes the given ids out of each row; `limited` are the rows where not all ids were allowed.
 
     A row that would have nothing left, since what is allowed there is all forbidden, keeps them: a
     request must not be able to stop the engine.
@@ -56,13 +59,14 @@ def forbid(logits: Tensor, token_ids: Sequence[Sequence[int]]) -> None:
     }
     if not known:
         return
-    rows = list(known)
-    places, columns = _indexes(rows, list(known.values()), logits.device)
+    places, columns = _indexes(list(known), list(known.values()), logits.device)
     before = logits[places, columns]
     logits[places, columns] = NEVER
-    emptied = logits.new_zeros(len(token_ids), dtype=torch.bool)
-    emptied[rows] = logits[rows].amax(-1) == NEVER
-    logits[places, columns] = torch.where(emptied[places], before, NEVER)
+    endangered = [row for row, ids in known.items() if row in limited or len(ids) >= vocab_size]
+    if endangered:
+        emptied = logits.new_zeros(len(token_ids), dtype=torch.bool)
+        emptied[endangered] = logits[endangered].amax(-1) == NEVER
+        logits[places, columns] = torch.where(emptied[places], before, NEVER)
 
 
 def add_bias(
@@ -109,11 +113,15 @@ def penalise_frequency_and_presence(
     logits[places, columns] -= counts * frequency + presence
 
 
-def _allow(logits: Tensor, sequences: Sequence[ScheduledSequence], rows: Iterable[int]) -> None:
+def _allow(
+    logits: Tensor, sequences: Sequence[ScheduledSequence], rows: Iterable[int]
+) -> list[int]:
+    """Leaves what may be drawn at all; the rows where that is not every id."""
     params = {row: sequences[row].sampling_params for row in rows}
-    restricted = [row for row, p in params.items() if p.allowed_token_ids]
-    if restricted:
-        allow(logits, restricted, [params[row].allowed_token_ids for row in restricted])
+    limited = [row for row, p in params.items() if p.allowed_token_ids]
+    if limited:
+        allow(logits, limited, [params[row].allowed_token_ids for row in limited])
+    return limited
 
 
 def _add_bias(logits: Tensor, sequences: Sequence[ScheduledSequence], rows: Iterable[int]) -> None:

@@ -23,26 +23,37 @@ def position_logprobs(
     row gets. Raises ServerError where a row has no distribution, because of NaN or infinity.
     """
     wide = logits.float()
-    totals = wide.logsumexp(dim=-1, keepdim=True)
+    # Row by row here and below: what one row needs stays in a processor's cache.
+    totals = torch.stack([row.logsumexp(dim=-1, keepdim=True) for row in wide])
     if not bool(totals.isfinite().all()):
         raise ServerError("the model's logits are not finite, so they have no log-probabilities")
     tops = _tops(wide, totals, num_tops)
     width = max(map(len, token_ids))
-    padded = [[*ids, *[0] * (width - len(ids))] for ids in token_ids]
-    columns = torch.tensor(padded, device=wide.device)
-    values = wide.gather(-1, columns)
-    # One column at a time: a row of n draws must not take n times the memory of its logits.
-    ranks = torch.stack([(wide > value[:, None]).sum(-1) for value in values.unbind(-1)], dim=-1)
+    columns = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in token_ids])
+    values = wide.gather(-1, columns.to(wide.device))
+    ranks = _ranks(wide, values).tolist()
     logprobs = (values - totals).tolist()
     return [
         [
-            PositionLogprobs(Logprob(token_id, logprob, rank + 1), top)
+            PositionLogprobs(Logprob(token_id, logprob, int(rank)), top)
             for token_id, logprob, rank in zip(ids, row_logprobs, row_ranks, strict=False)
         ]
-        for ids, row_logprobs, row_ranks, top in zip(
-            token_ids, logprobs, ranks.tolist(), tops, strict=True
-        )
+        for ids, row_logprobs, row_ranks, top in zip(token_ids, logprobs, ranks, tops, strict=True)
     ]
+
+
+def _ranks(wide: Tensor, values: Tensor) -> Tensor:
+    """1 plus the number of larger logits in the row of each value; both [rows, values].
+
+    The sum of a float32 mask is many times as fast as that of a bool one, and exact up to 2**24.
+    """
+    mask = torch.empty_like(wide[0])
+    counts = [
+        torch.gt(row, value, out=mask).sum()
+        for row, row_values in zip(wide, values, strict=True)
+        for value in row_values
+    ]
+    return 1 + torch.stack(counts).view(values.shape)
 
 
 def _tops(wide: Tensor, totals: Tensor, num_tops: Sequence[int]) -> list[tuple[Logprob, ...]]:
