@@ -17,7 +17,7 @@ def exact_distribution(
     output: Sequence[int] = (),
 ) -> np.ndarray:
     """Probabilities [V] of what follows prompt and output; no two processed logits are equal."""
-    values = _processed(logits.double().numpy().copy(), params, prompt, output)
+    values = processed_logits(logits.double().numpy().copy(), params, prompt, output)
     values /= params.temperature
     probabilities = np.exp(values - values.max())
     probabilities[probabilities < params.min_p] = 0.0
@@ -41,11 +41,15 @@ def p_value(drawn: np.ndarray, expected: np.ndarray) -> float:
     return float(stats.chisquare(counts[possible], expected[possible] * len(drawn)).pvalue)
 
 
-def _processed(
+def processed_logits(
     values: np.ndarray, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]
 ) -> np.ndarray:
+    """Logits [V] after masks, biases and penalties; changes `values`."""
     if params.allowed_token_ids:
         values[[i for i in range(len(values)) if i not in params.allowed_token_ids]] = -np.inf
+    for *begun, last in params.bad_words_token_ids:
+        if len(begun) <= len(output) and list(output[len(output) - len(begun) :]) == begun:
+            values[last] = -np.inf
     for token_id, bias in params.logit_bias:
         values[token_id] += bias
     for token_id in {*prompt, *output}:

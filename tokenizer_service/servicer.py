@@ -54,13 +54,17 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         try:
             async with aclosing(engine.generate(engine_request, timeout)) as deltas:
                 async for message in deltas:
+                    prompt_logprobs = _take_prompt_logprobs(message)
                     processed = processor.process(CompletionOutput.from_proto(message))
                     if processed.stopped_index is not None:
                         indexes = [processed.stopped_index]
                         await engine.abort(request_id, indexes, timeout)
                     for output in processed.outputs:
                         _complete_info(output, request, params, prompt_token_ids)
-                        yield output.to_proto()
+                        reply = output.to_proto()
+                        if output.info is not None:
+                            reply.info.prompt_logprobs.extend(prompt_logprobs)
+                        yield reply
         except InvalidRequestError as error:
             raise _in_callers_words(error, request) from None
         if not processor.finished:
@@ -195,6 +199,18 @@ def _engine_request(
         resolved.to_proto().bad_words_token_ids
     )
     return engine_request
+
+
+def _take_prompt_logprobs(message: types_pb2.CompletionOutput) -> list[types_pb2.PositionLogprobs]:
+    """Takes a prompt's log-probabilities out of a message, to be passed on as they are.
+
+    There may be 200,000 of them; to convert them here would hold up all other streams.
+    """
+    if not message.HasField("info"):
+        return []
+    taken = list(message.info.prompt_logprobs)
+    message.info.ClearField("prompt_logprobs")
+    return taken
 
 
 def _complete_info(
