@@ -1,7 +1,8 @@
 """Draws tokens from logits. For each row, in this order, which is vLLM's:
 
-1. what may be drawn, by `logits_processors`: allowed_token_ids keeps only its own ids;
-2. forbidden ids are taken out: what would complete a bad word, and before min_tokens what ends;
+1. masks say what may be drawn at all: allowed_token_ids keeps only its own ids;
+2. forbidden ids are taken out: what would complete a bad word, and before min_tokens what ends
+   (but where nothing would be left they stay, since a mask is the stronger wish);
 3. logit_bias is added;
 4. repetition_penalty, then frequency_penalty and presence_penalty;
 5. temperature 0: the most probable token, the lowest id of equals, and that is all;
