@@ -107,6 +107,7 @@ def commands() -> None:
 @click.option("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16. Default: auto.")
 @click.option("--max-model-len", type=int, metavar="N", help="Tokens of prompt and completion.")
 @click.option("--max-num-seqs", type=int, metavar="N", help="Sequences that run at once.")
+@click.option("--deterministic", is_flag=True, help="The same tokens in any batch; slower.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text.")
 def serve(**options: Any) -> None:
     """Starts both services and stops them together.

@@ -14,6 +14,9 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from engine_service.layers.attention import choose_backend
+from engine_service.layers.deterministic_attention import DeterministicAttention
+from engine_service.layers.row_operators import RowOperators
+from engine_service.layers.row_tiles import TILED_OPERATORS
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.qwen3 import Decoder
 from folovllm.errors import ConfigError
@@ -30,13 +33,18 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     show_progress: bool,
+    deterministic: bool = False,
 ) -> Decoder:
     """A decoder with the weights of a folder, converted to dtype, on the device.
+
+    A deterministic one gives a token's row the same bits whatever is computed beside it.
 
     Raises ConfigError, naming the file or the tensor, where weights are missing, broken or do not
     fit the config. Progress goes to stderr, if that is a terminal.
     """
-    model = Decoder(config, choose_backend(device), dtype, device)
+    backend = DeterministicAttention() if deterministic else choose_backend(device)
+    operators = TILED_OPERATORS if deterministic else RowOperators()
+    model = Decoder(config, backend, dtype, device, operators)
     with ExitStack() as stack:
         files = [_open(path, stack) for path in _weight_files(folder)]
         homes = {name: file for file in files for name in file.keys()}  # noqa: SIM118
