@@ -225,6 +225,26 @@ def health(server: str) -> None:
 
 
 @commands.command()
+@click.option("--model", metavar="PATH_OR_ID", help="Folder or hub id. Default: the embedded one.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
+@click.option("--prompts", type=click.IntRange(1), default=8, metavar="N", help="Default: 8.")
+@click.option("--steps", type=click.IntRange(1), default=64, metavar="N", help="Default: 64.")
+@click.option("--device", default="auto", metavar="DEVICE", help="cpu, cuda or cuda:N.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def parity(as_json: bool, **options: Any) -> None:
+    """Compares the engine with transformers on the same weights.
+
+    Continues N prompts by N steps each. The exit code is 0 when the verdict is PASS.
+    """
+    from client.parity import ParityOptions, check_parity
+
+    report = check_parity(ParityOptions(**options))
+    click.echo(json.dumps(report.as_dict()) if as_json else report.table())
+    if not report.passed:
+        raise click.exceptions.Exit(1)
+
+
+@commands.command()
 def demo() -> None:
     """Shows both services at work, once.
 

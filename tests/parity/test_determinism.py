@@ -61,7 +61,7 @@ def folder(dtype: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def requests() -> list[Request]:
     """Greedy and sampled ones, n = 1 to 3, 1 to 120 prompt tokens; every third shares a prefix."""
     choice = random.Random(7)
-    made = []
+    made: list[Request] = []
     for number in range(NUM_REQUESTS):
         prompt = [choice.randrange(2, VOCAB_SIZE) for _ in range(choice.choice((1, 5, 30, 80)))]
         if number % 3:
