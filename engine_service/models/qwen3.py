@@ -16,7 +16,7 @@ from engine_service.layers.attention import AttentionBackend, AttentionMetadata,
 from engine_service.layers.linear import Linear
 from engine_service.layers.norm import RMSNorm
 from engine_service.layers.rotary import Angles, RotaryEmbedding, rotate
-from engine_service.layers.row_operators import RowOperators
+from engine_service.layers.row_operators import FASTEST_OPERATORS, RowOperators
 from engine_service.models.decoder_config import DecoderConfig
 
 NamedWeights = Iterator[tuple[str, Tensor]]
@@ -151,12 +151,11 @@ class Decoder(nn.Module):
         backend: AttentionBackend,
         dtype: torch.dtype,
         device: torch.device,
-        operators: RowOperators | None = None,
+        operators: RowOperators = FASTEST_OPERATORS,
     ) -> None:
-        """`operators` are the fastest where none are given."""
         super().__init__()
         self.config, self.backend, self.dtype, self.device = config, backend, dtype, device
-        parts = Parts(backend, operators or RowOperators(), dtype)
+        parts = Parts(backend, operators, dtype)
         self._linear = parts.operators.linear
         self.rotary = RotaryEmbedding(config.rope, config.head_dim, device)
         self.embed_tokens = nn.Parameter(
