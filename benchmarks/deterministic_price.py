@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -155,7 +156,7 @@ def _price(
     times: dict[TorchModelRunner, list[float]] = {default: [], deterministic: []}
     for _ in range(repeats + 1):
         for runner, measured in times.items():
-            measured.append(_milliseconds(lambda runner=runner: runner.execute(step)))
+            measured.append(_milliseconds(partial(runner.execute, step)))
     without, with_it = (statistics.median(each[1:]) for each in times.values())
     return Price(case.name, without, with_it, with_it / without)
 

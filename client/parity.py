@@ -5,7 +5,7 @@ through our decoder and through transformers once, teacher-forced, so that every
 pick is compared after the same tokens. Needs `folovllm[all]` and transformers.
 """
 
-import importlib.util
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +62,7 @@ class _Continued:
 def check_parity(options: ParityOptions) -> ParityReport:
     """Runs both sides. Raises ConfigError where a model or a package is missing."""
     require_services()
-    if importlib.util.find_spec("transformers") is None:
-        raise ConfigError("parity needs transformers; install it with: pip install transformers")
+    _transformers()  # says that it is missing before any work
     import torch
 
     from engine_service.config import ModelConfig
@@ -86,13 +85,22 @@ def check_parity(options: ParityOptions) -> ParityReport:
 
 def load_reference(folder: Path, dtype: "torch.dtype", device: "torch.device") -> Any:
     """The model as transformers runs it, with its plainest attention."""
-    import transformers
-
+    transformers = _transformers()
     transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager"
     )
     return model.to(device).eval()
+
+
+def _transformers() -> Any:
+    """The package. Raises ConfigError where it is not installed."""
+    try:
+        return importlib.import_module("transformers")
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "parity needs transformers; install it with: pip install transformers"
+        ) from None
 
 
 def _continue_prompts(options: ParityOptions) -> list[_Continued]:

@@ -1,7 +1,7 @@
 """`deterministic`: a request's tokens are the same whatever is computed beside it, and how."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +11,18 @@ from tiny_models import VOCAB_SIZE, make_checkpoint, reference_model
 from torch import Tensor
 from torch.nn import functional
 
-from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from client.service_commands import ServeOptions, engine_command
+from engine_service.config import (
+    CacheConfig,
+    EngineConfig,
+    ModelConfig,
+    SchedulerConfig,
+    parse_args,
+)
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.core.request import Request
 from engine_service.engine_factory import build_engine
+from engine_service.layers.deterministic_attention import DeterministicAttention
 from engine_service.layers.row_tiles import TILE_ROWS, exact_silu, tiled_linear
 from engine_service.llm_engine import LLMEngine
 from engine_service.models.decoder_config import DecoderConfig
@@ -160,26 +168,69 @@ def test_logits_are_equal_bits_in_any_chunks_and_right(folder: Path, dtype: str)
     assert float(error) < (1e-5 if dtype == "float32" else 0.03)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("shape", [(64, 128), (96, 64), (64, 384), (1024, 4096), (3072, 1024)])
 def test_a_row_of_a_tile_has_the_same_bits_in_any_place_and_company(
-    dtype: str, shape: tuple[int, int], threads: int
+    dtype: str, shape: tuple[int, int]
 ) -> None:
     inputs, outputs = shape
     weight = torch.randn(outputs, inputs).to(DTYPES[dtype])
     row = torch.randn(inputs).to(DTYPES[dtype])
     linear = partial(tiled_linear, weight=weight)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        expected = linear(row[None])[0]
-        for count in (2, TILE_ROWS, TILE_ROWS + 1, 2 * TILE_ROWS):
-            for place in {0, count // 2, count - 1}:
-                rows = 100 * torch.randn(count, inputs).to(DTYPES[dtype])
-                rows[place] = row
-                assert torch.equal(linear(rows)[place], expected)
-    finally:
-        torch.set_num_threads(before)
+    expected = linear(row[None])[0]
+    for count in (2, TILE_ROWS, TILE_ROWS + 1, 2 * TILE_ROWS):
+        for place in {0, count // 2, count - 1}:
+            rows = 100 * torch.randn(count, inputs).to(DTYPES[dtype])
+            rows[place] = row
+            assert torch.equal(linear(rows)[place], expected)
+
+
+def attended(case: Sequence[tuple[int, int]], tokens: Tensor) -> Tensor:
+    """Attention of sequence 0 of a batch, in the shape of Qwen3-0.6B's heads.
+
+    `case` has (num_computed_tokens, num_scheduled_tokens) of every sequence; `tokens` holds the
+    queries, keys and values of sequence 0, [3, tokens, 16, 128]; the others' are random.
+    """
+    backend = DeterministicAttention()
+    cache = backend.allocate(64, 16, 8, 128, tokens.dtype, CPU)
+    free = iter(range(64))
+    scheduled, parts = [], []
+    for row, (computed, new) in enumerate(case):
+        end = computed + new
+        own = tokens[:, :end] if row == 0 else torch.randn(3, end, 16, 128).to(tokens.dtype)
+        blocks = [next(free) for _ in range(-(-end // 16))]
+        for half, values in zip(cache, own[1:, :, :8], strict=True):
+            for position in range(computed):
+                half[blocks[position // 16], :, position % 16] = values[position]
+        scheduled.append(
+            ScheduledSequence(row, range(new), computed, blocks, SamplingParams(), 0, (0,))
+        )
+        parts.append(own[:, computed:])
+    batch = build_input_batch(scheduled, 16, CPU)
+    query, key, value = torch.cat([parts[row] for row in batch.sampled], dim=1)
+    plan = backend.plan(batch.metadata, 8)
+    backend.write(key[:, :8], value[:, :8], cache, plan)
+    output = backend.forward(query, key[:, :8], value[:, :8], cache, plan)
+    start = batch.metadata.query_start_loc[batch.sampled.index(0)]
+    return output[start : start + case[0][1]]
+
+
+@pytest.mark.usefixtures("threads")
+def test_attention_has_the_same_bits_in_any_company_and_chunk(dtype: str) -> None:
+    tokens = torch.randn(3, 150, 16, 128).to(DTYPES[dtype])
+    whole = attended([(0, 150)], tokens)
+    for computed, new in ((0, 70), (70, 79), (149, 1), (63, 2), (5, 1)):
+        for others in ([], [(3, 1)], [(99, 1), (0, 9), (200, 1), (7, 30), (0, 1)]):
+            own = attended([(computed, new), *others], tokens)
+            assert torch.equal(own, whole[computed : computed + new])
 
 
 def test_elementwise_functions_give_equal_bits_in_any_place(dtype: str) -> None:
@@ -190,3 +241,10 @@ def test_elementwise_functions_give_equal_bits_in_any_place(dtype: str) -> None:
             assert torch.equal(function(values[start:end]), expected[start:end])
     wide = values.float()
     torch.testing.assert_close(exact_silu(wide), functional.silu(wide))
+
+
+def test_the_flag_of_serve_reaches_the_engine() -> None:
+    for deterministic in (False, True):
+        command = engine_command(ServeOptions(deterministic=deterministic))
+        arguments = command[command.index("engine_service") + 1 :]
+        assert parse_args(arguments).engine.model.deterministic is deterministic

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,7 @@ def test_more_steps_than_the_context_holds(tmp_path: Path) -> None:
 
 
 def test_without_transformers_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(parity, "require_services", lambda: None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     result = CliRunner().invoke(commands, ["parity"])
     assert result.exit_code == 1
     assert result.stderr == (
