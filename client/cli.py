@@ -107,6 +107,7 @@ def commands() -> None:
 @click.option("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16. Default: auto.")
 @click.option("--max-model-len", type=int, metavar="N", help="Tokens of prompt and completion.")
 @click.option("--max-num-seqs", type=int, metavar="N", help="Sequences that run at once.")
+@click.option("--deterministic", is_flag=True, help="The same tokens in any batch; slower.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text.")
 def serve(**options: Any) -> None:
     """Starts both services and stops them together.
@@ -226,6 +227,26 @@ def health(server: str) -> None:
     for name, status in statuses.items():
         click.echo(f"{name:<{len(TOKENIZER_SERVICE)}}  {status}")
     if set(statuses.values()) != {"SERVING"}:
+        raise click.exceptions.Exit(1)
+
+
+@commands.command()
+@click.option("--model", metavar="PATH_OR_ID", help="Folder or hub id. Default: the embedded one.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
+@click.option("--prompts", type=click.IntRange(1), default=8, metavar="N", help="Default: 8.")
+@click.option("--steps", type=click.IntRange(1), default=64, metavar="N", help="Default: 64.")
+@click.option("--device", default="auto", metavar="DEVICE", help="cpu, cuda or cuda:N.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def parity(as_json: bool, **options: Any) -> None:
+    """Compares the engine with transformers on the same weights.
+
+    Continues N prompts by N steps each. The exit code is 0 when the verdict is PASS.
+    """
+    from client.parity import ParityOptions, check_parity
+
+    report = check_parity(ParityOptions(**options))
+    click.echo(json.dumps(report.as_dict()) if as_json else report.table())
+    if not report.passed:
         raise click.exceptions.Exit(1)
 
 

@@ -49,6 +49,7 @@ class LLM:
         dtype: str = "auto",
         device: str = "auto",
         max_model_len: int | None = None,
+        deterministic: bool = False,
         cache: "CacheConfig | None" = None,
         scheduler: "SchedulerConfig | None" = None,
     ) -> None:
@@ -64,7 +65,7 @@ class LLM:
 
         self.tokenizer = Tokenizer.from_folder(resolve_model(model, CONFIG_PATTERNS))
         config = EngineConfig(
-            ModelConfig(model, dtype, device, max_model_len),
+            ModelConfig(model, dtype, device, max_model_len, deterministic),
             cache or CacheConfig(),
             scheduler or SchedulerConfig(),
         )

@@ -34,6 +34,8 @@ class ServeOptions:
     """float32, bfloat16 or float16."""
     max_model_len: int | None = None
     """Most tokens of prompt and completion together."""
+    deterministic: bool = False
+    """Give a request the same tokens whatever is computed beside it."""
     max_num_seqs: int | None = None
     """Most sequences that run at once."""
     log_format: str | None = None
@@ -59,6 +61,7 @@ def engine_command(options: ServeOptions) -> list[str]:
         *_flag("--device", options.device),
         *_flag("--dtype", options.dtype),
         *_flag("--max-model-len", options.max_model_len),
+        *(["--deterministic"] if options.deterministic else []),
         *_flag("--max-num-seqs", options.max_num_seqs),
         *_flag("--log-format", options.log_format),
     ]

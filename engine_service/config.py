@@ -29,6 +29,8 @@ class ModelConfig:
     """cpu, cuda or cuda:N; auto is the first GPU, or the CPU where there is none."""
     max_model_len: int | None = None
     """Most tokens of prompt and completion together; None is the model's own limit."""
+    deterministic: bool = False
+    """Give a request the same tokens whatever is computed beside it; takes longer."""
 
     def __post_init__(self) -> None:
         _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
@@ -104,6 +106,11 @@ def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
     add("--dtype", default=model.dtype, choices=DTYPES, help="(%(default)s)")
     add("--device", default=model.device, help="cpu, cuda, cuda:N or auto (%(default)s)")
     add("--max-model-len", type=int, help="most tokens of prompt and answer (the model's own)")
+    add(
+        "--deterministic",
+        action="store_true",
+        help="give a request the same tokens whatever is computed beside it; slower",
+    )
     add("--block-size", type=int, default=cache.block_size, help="tokens a block (%(default)s)")
     add("--num-blocks", type=int, help="KV cache blocks (what the memory gives)")
     add(
@@ -135,7 +142,7 @@ def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
     add_server_arguments(parser, DEFAULT_PORT)
     args = parse_with_environment(parser, argv)
     engine = EngineConfig(
-        ModelConfig(args.model, args.dtype, args.device, args.max_model_len),
+        ModelConfig(args.model, args.dtype, args.device, args.max_model_len, args.deterministic),
         CacheConfig(
             args.block_size, args.num_blocks, args.memory_utilization, not args.no_prefix_caching
         ),

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine_service.layers.attention import AttentionMetadata, KVCache
+from engine_service.layers.paged_cache import PagedCache, write_rows
 
 # Decodes of one group differ in length by at most this factor, so that padding at most doubles
 # what is gathered.
@@ -51,38 +52,19 @@ class TorchPlan:
     """One step: where KV is written, and how its sequences are gathered."""
 
     write_rows: Tensor
-    """Rows of the cache seen as [num_blocks * num_kv_heads * block_size, head_dim], [T * heads]."""
+    """See WritePlan."""
     decodes: tuple[DecodeGroup, ...]
     prefills: tuple[PrefillSequence, ...]
 
 
-class TorchAttention:
-    """The AttentionBackend whose cache is [num_blocks, num_kv_heads, block_size, head_dim]."""
-
-    def allocate(
-        self,
-        num_blocks: int,
-        block_size: int,
-        num_kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> KVCache:
-        """See AttentionBackend."""
-        shape = (num_blocks, num_kv_heads, block_size, head_dim)
-        return KVCache(
-            torch.empty(shape, dtype=dtype, device=device),
-            torch.empty(shape, dtype=dtype, device=device),
-        )
+class TorchAttention(PagedCache):
+    """The AttentionBackend that computes as many tokens at once as it can."""
 
     def plan(self, metadata: AttentionMetadata, num_kv_heads: int) -> TorchPlan:
         """See AttentionBackend."""
-        size = metadata.block_size
         heads = torch.arange(num_kv_heads, device=metadata.slot_mapping.device)
-        blocks, offsets = metadata.slot_mapping // size, metadata.slot_mapping % size
-        write_rows = ((blocks[:, None] * num_kv_heads + heads) * size + offsets[:, None]).flatten()
         return TorchPlan(
-            write_rows=write_rows,
+            write_rows=write_rows(metadata, num_kv_heads),
             decodes=tuple(
                 _decode_group(metadata, heads, start, end)
                 for start, end in pairwise(_group_borders(metadata))
@@ -92,12 +74,6 @@ class TorchAttention:
                 for row in range(metadata.num_decodes, len(metadata.seq_lens))
             ),
         )
-
-    def write(self, key: Tensor, value: Tensor, cache: KVCache, plan: TorchPlan) -> None:
-        """See AttentionBackend."""
-        head_dim = key.shape[-1]
-        for target, source in ((cache.key, key), (cache.value, value)):
-            target.view(-1, head_dim).index_copy_(0, plan.write_rows, source.reshape(-1, head_dim))
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, cache: KVCache, plan: TorchPlan

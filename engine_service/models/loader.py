@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from engine_service.layers.attention import choose_backend
+from engine_service.layers.deterministic_attention import DeterministicAttention
+from engine_service.layers.row_tiles import TILED_OPERATORS
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.qwen3 import Decoder
 from folovllm.errors import ConfigError
@@ -24,19 +26,33 @@ _SINGLE = "model.safetensors"
 _STORED_DTYPES = ("F32", "BF16", "F16")
 
 
+def make_decoder(
+    config: DecoderConfig, dtype: torch.dtype, device: torch.device, deterministic: bool
+) -> Decoder:
+    """A decoder without weights.
+
+    A deterministic one gives a token's row the same bits whatever is computed beside it; else it is
+    the fastest. Raises ConfigError where the device has no backend.
+    """
+    if deterministic:
+        return Decoder(config, DeterministicAttention(), dtype, device, TILED_OPERATORS)
+    return Decoder(config, choose_backend(device), dtype, device)
+
+
 def load_model(
     folder: Path,
     config: DecoderConfig,
     dtype: torch.dtype,
     device: torch.device,
     show_progress: bool,
+    deterministic: bool = False,
 ) -> Decoder:
     """A decoder with the weights of a folder, converted to dtype, on the device.
 
     Raises ConfigError, naming the file or the tensor, where weights are missing, broken or do not
     fit the config. Progress goes to stderr, if that is a terminal.
     """
-    model = Decoder(config, choose_backend(device), dtype, device)
+    model = make_decoder(config, dtype, device, deterministic)
     with ExitStack() as stack:
         files = [_open(path, stack) for path in _weight_files(folder)]
         homes = {name: file for file in files for name in file.keys()}  # noqa: SIM118

@@ -5,6 +5,7 @@ through `weights`, which names each one as checkpoints do.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,19 +13,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine_service.layers.attention import AttentionBackend, AttentionMetadata, KVCache
+from engine_service.layers.linear import Linear
 from engine_service.layers.norm import RMSNorm
 from engine_service.layers.rotary import Angles, RotaryEmbedding, rotate
+from engine_service.layers.row_operators import FASTEST_OPERATORS, RowOperators
 from engine_service.models.decoder_config import DecoderConfig
 
 NamedWeights = Iterator[tuple[str, Tensor]]
 """Names of a checkpoint's tensors, each with the parameter, or slice of one, that it fills."""
 
 
-def _linear(inputs: int, outputs: int, bias: bool, dtype: torch.dtype) -> nn.Linear:
-    return nn.Linear(inputs, outputs, bias=bias, dtype=dtype, device="meta").requires_grad_(False)
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What every layer is made with."""
+
+    backend: AttentionBackend
+    operators: RowOperators
+    dtype: torch.dtype
+
+    def linear(self, inputs: int, outputs: int, bias: bool) -> Linear:
+        """A projection; its weights are on the meta device."""
+        return Linear(inputs, outputs, bias, self.dtype, self.operators.linear)
+
+    def norm(self, size: int, eps: float) -> RMSNorm:
+        """A norm; its weight is on the meta device."""
+        return self.operators.norm(size, eps, self.dtype)
 
 
-def _linear_weights(linear: nn.Linear, prefix: str, parts: dict[str, int]) -> NamedWeights:
+def _linear_weights(linear: Linear, prefix: str, parts: dict[str, int]) -> NamedWeights:
     """Splits a fused projection into the checkpoint's parts, given as names and output sizes."""
     start = 0
     for name, size in parts.items():
@@ -37,24 +53,22 @@ def _linear_weights(linear: nn.Linear, prefix: str, parts: dict[str, int]) -> Na
 class Attention(nn.Module):
     """Grouped-query self-attention over the paged cache, with rotary positions."""
 
-    def __init__(
-        self, config: DecoderConfig, backend: AttentionBackend, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, config: DecoderConfig, parts: Parts) -> None:
         super().__init__()
-        self._backend = backend
+        self._backend = parts.backend
         self._head_dim = config.head_dim
         self._heads = config.num_attention_heads
         self._kv_heads = config.num_key_value_heads
         self._query_size = self._heads * self._head_dim
         self._kv_size = self._kv_heads * self._head_dim
-        self.qkv_proj = _linear(
-            config.hidden_size, self._query_size + 2 * self._kv_size, config.qkv_bias, dtype
+        self.qkv_proj = parts.linear(
+            config.hidden_size, self._query_size + 2 * self._kv_size, config.qkv_bias
         )
-        self.o_proj = _linear(self._query_size, config.hidden_size, config.o_bias, dtype)
+        self.o_proj = parts.linear(self._query_size, config.hidden_size, config.o_bias)
         self.q_norm = self.k_norm = None
         if config.qk_norm:
-            self.q_norm = RMSNorm(self._head_dim, config.rms_norm_eps, dtype)
-            self.k_norm = RMSNorm(self._head_dim, config.rms_norm_eps, dtype)
+            self.q_norm = parts.norm(self._head_dim, config.rms_norm_eps)
+            self.k_norm = parts.norm(self._head_dim, config.rms_norm_eps)
 
     def forward(self, hidden: Tensor, angles: Angles, cache: KVCache, plan: Any) -> Tensor:
         """[T, hidden_size] -> [T, hidden_size]; writes the tokens' KV first."""
@@ -83,16 +97,17 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """The SwiGLU feed-forward layer (Shazeer, 2020)."""
 
-    def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: DecoderConfig, parts: Parts) -> None:
         super().__init__()
         size = config.intermediate_size
-        self.gate_up_proj = _linear(config.hidden_size, 2 * size, config.mlp_bias, dtype)
-        self.down_proj = _linear(size, config.hidden_size, config.mlp_bias, dtype)
+        self._silu = parts.operators.silu
+        self.gate_up_proj = parts.linear(config.hidden_size, 2 * size, config.mlp_bias)
+        self.down_proj = parts.linear(size, config.hidden_size, config.mlp_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[T, hidden_size] -> [T, hidden_size]."""
         gate, up = self.gate_up_proj(hidden).chunk(2, dim=-1)
-        output: Tensor = self.down_proj(functional.silu(gate) * up)
+        output: Tensor = self.down_proj(self._silu(gate) * up)
         return output
 
     def weights(self, prefix: str) -> NamedWeights:
@@ -106,14 +121,12 @@ class MLP(nn.Module):
 class DecoderLayer(nn.Module):
     """Attention and feed-forward, each behind a norm and added to the residual stream."""
 
-    def __init__(
-        self, config: DecoderConfig, backend: AttentionBackend, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, config: DecoderConfig, parts: Parts) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.self_attn = Attention(config, backend, dtype)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.mlp = MLP(config, dtype)
+        self.input_layernorm = parts.norm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, parts)
+        self.post_attention_layernorm = parts.norm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config, parts)
 
     def forward(self, hidden: Tensor, angles: Angles, cache: KVCache, plan: Any) -> Tensor:
         """[T, hidden_size] -> [T, hidden_size]."""
@@ -138,21 +151,24 @@ class Decoder(nn.Module):
         backend: AttentionBackend,
         dtype: torch.dtype,
         device: torch.device,
+        operators: RowOperators = FASTEST_OPERATORS,
     ) -> None:
         super().__init__()
         self.config, self.backend, self.dtype, self.device = config, backend, dtype, device
+        parts = Parts(backend, operators, dtype)
+        self._linear = parts.operators.linear
         self.rotary = RotaryEmbedding(config.rope, config.head_dim, device)
         self.embed_tokens = nn.Parameter(
             torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device="meta"),
             requires_grad=False,
         )
         self.layers = nn.ModuleList(
-            DecoderLayer(config, backend, dtype) for _ in range(config.num_hidden_layers)
+            DecoderLayer(config, parts) for _ in range(config.num_hidden_layers)
         )
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
+        self.norm = parts.norm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = None
         if not config.tie_word_embeddings:
-            self.lm_head = _linear(config.hidden_size, config.vocab_size, False, dtype)
+            self.lm_head = parts.linear(config.hidden_size, config.vocab_size, False)
 
     def allocate(self) -> None:
         """Gives every parameter memory on the model's device, its content undefined."""
@@ -180,7 +196,7 @@ class Decoder(nn.Module):
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """[S, hidden_size] -> [S, vocab_size], in the model's dtype."""
         head = self.embed_tokens if self.lm_head is None else self.lm_head.weight
-        return functional.linear(hidden, head)
+        return self._linear(hidden, head, None)
 
     def weights(self) -> NamedWeights:
         """Names every parameter as checkpoints do, each with the tensor that the loader fills."""

@@ -43,7 +43,9 @@ def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> Bui
     max_model_len = resolve_max_model_len(config.model.max_model_len, decoder_config)
     device = resolve_device(config.model.device)
     dtype = resolve_dtype(config.model.dtype, decoder_config.dtype, device)
-    model = load_model(folder, decoder_config, dtype, device, show_progress)
+    model = load_model(
+        folder, decoder_config, dtype, device, show_progress, config.model.deterministic
+    )
     if device.type == "cpu" and sum(p.numel() for p in model.parameters()) < _LARGE_MODEL:
         torch.set_num_threads(1)
     block_size = config.cache.block_size

@@ -1,0 +1,1 @@
+"""Runnable measurements; each prints what it found."""
