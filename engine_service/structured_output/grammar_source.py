@@ -18,6 +18,10 @@ _MULTIPLE_OF = re.compile(r'"multipleOf"\s*:\s*([-+.0-9eE]+)')
 # own: 10,000 take 0.1 s, a million minutes.
 _MOST_MULTIPLES = 50_000
 
+# llguidance 1.9 lets "[^\"]" match a quote and "[^\\]" a backslash in the patterns of JSON strings,
+# so the output would not validate.
+_EXCLUDES_ESCAPED = re.compile(r'\[\^(?:[^\]\\]|\\.)*?(?:"|\\\\)')
+
 
 def grammar_source(output: StructuredOutput) -> str:
     """The library's source of a grammar, which may still turn out to be wrong.
@@ -33,6 +37,7 @@ def grammar_source(output: StructuredOutput) -> str:
         return LLMatcher.grammar_from_regex(value)
     _check_multiples(output.kind, value)
     if output.kind == "json_schema":
+        _check_patterns(output.kind, value)
         return _json_schema(output.kind, value)
     return _lark(value)
 
@@ -55,6 +60,27 @@ def _json_schema(kind: str, text: str) -> str:
         )
     except ValueError as error:
         raise refusal(kind, str(error)) from None
+
+
+def _check_patterns(kind: str, text: str) -> None:
+    try:
+        nodes = [json.loads(text)]
+    except (ValueError, RecursionError):
+        return  # the library says it better
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, list):
+            nodes += node
+        elif isinstance(node, dict):
+            nodes += node.values()
+            keys = node.get("patternProperties")
+            for pattern in (node.get("pattern"), *(keys if isinstance(keys, dict) else ())):
+                if isinstance(pattern, str) and _EXCLUDES_ESCAPED.search(pattern):
+                    raise refusal(
+                        kind,
+                        f"pattern {pattern}: a class that excludes quotes or backslashes is not "
+                        "supported; list what it may match",
+                    )
 
 
 def _check_multiples(kind: str, text: str) -> None:
