@@ -18,7 +18,7 @@ _MULTIPLE_OF = re.compile(r'"multipleOf"\s*:\s*([-+.0-9eE]+)')
 # own: 10,000 take 0.1 s, a million minutes.
 _MOST_MULTIPLES = 50_000
 
-# llguidance 1.9 lets "[^\"]" match a quote and "[^\\]" a backslash in the patterns of JSON strings,
+# llguidance 1.9 lets [^"] match a quote and [^\\] a backslash in the patterns of JSON strings,
 # so the output would not validate.
 _EXCLUDES_ESCAPED = re.compile(r'\[\^(?:[^\]\\]|\\.)*?(?:"|\\\\)')
 

@@ -33,7 +33,10 @@ class Matcher:
 
     @property
     def must_stop(self) -> bool:
-        """Whether the output is complete and no id but EOS can follow, or one has."""
+        """Whether the output is complete and no id but EOS can follow, or one has.
+
+        False before the first token, even of a grammar whose only output is empty.
+        """
         return self.may_stop and self._matcher.is_stopped()
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> None:
@@ -50,7 +53,7 @@ class Matcher:
         self._check()
         if not self.may_stop:
             # A Lark grammar may name an EOS id itself, but an EOS always ends the output.
-            np.bitwise_and(row, ~self._vocabulary.eos_words, out=row)
+            np.bitwise_and(row, self._vocabulary.all_but_eos, out=row)
             if not row.any():
                 raise refusal(self._kind, "no token can continue the output")
 

@@ -36,12 +36,12 @@ class Vocabulary:
         return (self.vocab_size + 31) // 32
 
     @cached_property
-    def eos_words(self) -> NDArray[np.int32]:
-        """A bitmask row [num_words] with the bits of the EOS ids alone."""
+    def all_but_eos(self) -> NDArray[np.int32]:
+        """A bitmask row [num_words] with the bits of the EOS ids clear and all others set."""
         row = np.zeros(self.num_words, dtype=np.uint32)
         for token_id in self.eos_token_ids:
             row[token_id // 32] |= np.uint32(1 << token_id % 32)
-        return row.view(np.int32)
+        return ~row.view(np.int32)
 
     def load(self) -> LLTokenizer:
         """The library's tokenizer, built on the first call. Raises ConfigError.

@@ -24,7 +24,7 @@ Kind = Literal["json_schema", "json_object", "regex", "choice", "grammar"]
 
 DEMO_EOS = (2041, 2039)
 QWEN3_EOS = (151645, 151643)
-ENDS = (b'"', b"}", b"]", b'"}', b"}}", b"]}", b'",', b'"]')
+ENDS = (b'"', b"@", b"}", b"]", b'"}', b"}}", b"]}", b'",', b'"]')
 
 DIGITS = StructuredOutput("regex", "[0-9]{2,3}")
 CALCULATOR = """
@@ -108,8 +108,7 @@ def check_schema(walker: Walker, name: str, seeds: range) -> None:
     texts = [text for seed in seeds if (text := walker.walk(output, seed)) is not None]
     for text in texts:
         validator.validate(json.loads(text))
-    # An address without end is a valid one, too.
-    assert texts or "email" in name
+    assert texts
 
 
 def test_there_are_sixty_schemas() -> None:
@@ -123,17 +122,11 @@ def test_a_walk_over_a_schema_parses_and_validates(demo: Walker, name: str) -> N
 
 @needs_qwen3
 @pytest.mark.parametrize(
-    "name", ["enum_awkward", "any_of_objects", "pattern_escapes", "tool_call", "object_nested"]
+    "name",
+    ["enum_awkward", "any_of_objects", "pattern_quotes", "tool_call", "recursive_list", "tuple"],
 )
 def test_a_walk_with_qwen3s_vocabulary_validates(qwen3: Walker, name: str) -> None:
     check_schema(qwen3, name, range(2))
-
-
-@pytest.mark.slow
-@needs_qwen3
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_every_schema_validates_with_qwen3s_vocabulary(qwen3: Walker, name: str) -> None:
-    check_schema(qwen3, name, range(5))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -145,7 +138,7 @@ def test_any_json_object(demo: Walker, seed: int) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["[a-z]{3,8}", r"\d{4}-\d{2}-\d{2}", "(foo|bar)+[.!?]", "^x?y$", "(?i)yes|no", "[^a-z]{1,3}"],
+    ["[a-z]{3,8}", "[0-9]{4}-[0-9]{2}", "(foo|bar)+[.!?]", "^x?y$", "(?i)yes|no", "[^a-z]{1,3}"],
 )
 def test_a_walk_over_a_regex_matches_it(demo: Walker, pattern: str) -> None:
     for seed in range(5):
@@ -238,7 +231,7 @@ def test_ids_above_the_tokenizers_are_never_allowed() -> None:
     compiler = GrammarCompiler(DEMO_MODEL, 2100, DEMO_EOS)
     allowed = allowed_ids(compiler.compile(StructuredOutput("regex", "(.|\\n)*")).matcher())
     assert compiler.vocabulary.num_words == 66
-    assert 1000 < len(allowed)
+    assert len(allowed) > 1000
     assert allowed.max() < 2048
 
 
@@ -270,7 +263,6 @@ def test_a_batch_is_filled_like_its_rows_and_a_failed_row_harms_no_other() -> No
     [
         ("regex", "(", "unclosed group"),
         ("regex", "(?=x)y", "look-ahead"),
-        ("regex", "(a{1000}){1000}", "too many expressions"),
         ("regex", "(a|b)?" * 5000, "lexer"),
         ("json_schema", "[1", "EOF while parsing"),
         ("json_schema", '{"type": "objec"}', "Invalid type: objec"),
@@ -299,6 +291,18 @@ def test_what_cannot_be_served_is_refused_with_the_librarys_words(
     assert caught.value.field == f"sampling_params.{kind}"
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_a_grammar_that_outgrows_the_limits_on_the_way_is_given_up() -> None:
+    compiler = demo_compiler()
+    ambiguous = StructuredOutput("grammar", 'start: e\ne: e e | e e e | "a" | /[a-z]/')
+    matcher = compiler.compile(ambiguous).matcher()
+    letter = encode(compiler, "a")[0]
+    with pytest.raises(InvalidRequestError, match="limit|max") as caught:
+        follow(matcher, [letter] * 500)
+    assert caught.value.field == "sampling_params.grammar"
+    with pytest.raises(InvalidRequestError):
+        matcher.accept(letter)
 
 
 def test_a_long_chain_of_rules_does_not_overflow_the_stack(demo: Walker) -> None:
@@ -361,9 +365,9 @@ def test_a_build_that_takes_too_long_is_given_up_and_keeps_the_lane() -> None:
     patient = BuildThread(time_limit=60)
     assert patient.run(lambda: 2) == 2
     with pytest.raises(ValueError, match="wrong"):
-        patient.run(lambda: int_or_raise("wrong"))
+        patient.run(wrong)
     assert patient.run(lambda: 3) == 3
 
 
-def int_or_raise(text: str) -> int:
-    raise ValueError(text)
+def wrong() -> int:
+    raise ValueError("wrong")
