@@ -20,9 +20,11 @@ from engine_service.structured_output.vocabulary import Vocabulary
 from folovllm.errors import ConfigError, InvalidRequestError
 from folovllm.sampling_params import StructuredOutput
 
-# A lexer's state takes 1 to 2 kB, and every running sequence has its own lexer.
-_MAX_LEXER_STATES = 25_000
+# Of a sequence's own lexer, at half a kilobyte each. A string with a maxLength takes about 30 for
+# each token, so this is good for 8,000 of them; one without takes next to none.
+_MAX_LEXER_STATES = 250_000
 _MAX_GRAMMAR_SIZE = 100_000
+_MAX_ITEMS_IN_ROW = 10_000
 # Work, in the library's units: about 50 a microsecond to build, 14 and 20 to fill a mask.
 _INITIAL_LEXER_FUEL = 300_000
 _STEP_LEXER_FUEL = 100_000
@@ -74,6 +76,7 @@ class GrammarCompiler:
             step_max_items=_STEP_MAX_ITEMS,
             max_lexer_states=_MAX_LEXER_STATES,
             max_grammar_size=_MAX_GRAMMAR_SIZE,
+            max_items_in_row=_MAX_ITEMS_IN_ROW,
             verbose_errors=False,
         )
 
