@@ -1,0 +1,1 @@
+"""Structured output: grammars that say which token ids may come next. No torch, no core."""

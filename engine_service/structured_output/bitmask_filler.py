@@ -1,0 +1,36 @@
+"""BitmaskFiller: the bitmasks of a whole batch, on several processors at once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from llguidance import LLExecutor
+from llguidance.numpy import fill_next_token_bitmask_par
+from numpy.typing import NDArray
+
+from engine_service.structured_output.matcher import Matcher
+from folovllm.errors import InvalidRequestError
+
+
+class BitmaskFiller:
+    """Owns the threads; `num_threads` None takes the library's choice, most of the processors."""
+
+    def __init__(self, num_threads: int | None = None) -> None:
+        self._executor = LLExecutor(num_threads)
+
+    def fill_bitmasks(
+        self, matchers: Sequence[Matcher], bitmask: NDArray[np.int32]
+    ) -> dict[int, InvalidRequestError]:
+        """Fills row i of `bitmask` [len(matchers), ceil(vocab_size / 32)] for matcher i.
+
+        Returns the errors of the rows whose sequence cannot go on, most often none; what such a row
+        holds means nothing.
+        """
+        pairs = [(matcher.library_matcher, row) for row, matcher in enumerate(matchers)]
+        fill_next_token_bitmask_par(self._executor, pairs, bitmask)
+        errors = {}
+        for row, matcher in enumerate(matchers):
+            try:
+                matcher.check_filled(bitmask[row])
+            except InvalidRequestError as error:
+                errors[row] = error
+        return errors

@@ -1,0 +1,134 @@
+"""GrammarCompiler: from what a request asks for to a Grammar that makes matchers.
+
+Compiling may take a second and must not happen on the engine's thread; `compile` blocks, and may be
+called from any number of threads. What it accepts is bounded in size by the library's limits and in
+time by `time_limit`.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits
+
+from engine_service.structured_output.build_thread import BuildThread
+from engine_service.structured_output.grammar_source import grammar_source, refusal
+from engine_service.structured_output.matcher import Matcher
+from engine_service.structured_output.vocabulary import Vocabulary
+from folovllm.errors import ConfigError, InvalidRequestError
+from folovllm.sampling_params import StructuredOutput
+
+# Of a sequence's own lexer, at half a kilobyte each. A string with a maxLength takes about 30 for
+# each token, so this is good for 8,000 of them; one without takes next to none.
+_MAX_LEXER_STATES = 250_000
+_MAX_GRAMMAR_SIZE = 100_000
+_MAX_ITEMS_IN_ROW = 10_000
+# Work, in the library's units: about 50 a microsecond to build, 14 and 20 to fill a mask.
+_INITIAL_LEXER_FUEL = 300_000
+_STEP_LEXER_FUEL = 100_000
+_STEP_MAX_ITEMS = 20_000
+
+
+class Grammar:
+    """A compiled grammar. Never changes, so many sequences and threads may share it."""
+
+    def __init__(self, kind: str, template: LLMatcher, vocabulary: Vocabulary) -> None:
+        self._kind = kind
+        self._template = template
+        self._vocabulary = vocabulary
+
+    def matcher(self, output_token_ids: Sequence[int] = ()) -> Matcher:
+        """A matcher that has accepted `output_token_ids`: none at first, all of them after a
+        preemption. Raises InvalidRequestError where the grammar does not take them.
+        """
+        matcher = Matcher(self._kind, self._template.deep_copy(), self._vocabulary)
+        for token_id in output_token_ids:
+            matcher.accept(token_id)
+        return matcher
+
+
+class GrammarCompiler:
+    """Compiles, and keeps the `cache_size` grammars that were used last.
+
+    `folder` has the model's tokenizer.json, which is read when the first request comes;
+    `vocab_size` and `eos_token_ids` are the model's. A build that takes more than `time_limit`
+    seconds is given up.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        vocab_size: int,
+        eos_token_ids: Sequence[int],
+        cache_size: int = 64,
+        time_limit: float = 5.0,
+    ) -> None:
+        self.vocabulary = Vocabulary(folder, vocab_size, eos_token_ids)
+        self._cache_size = cache_size
+        self._build_thread = BuildThread(time_limit)
+        self._lock = threading.Lock()
+        self._grammars: OrderedDict[StructuredOutput, Grammar] = OrderedDict()
+        self._limits = LLParserLimits(
+            initial_lexer_fuel=_INITIAL_LEXER_FUEL,
+            step_lexer_fuel=_STEP_LEXER_FUEL,
+            step_max_items=_STEP_MAX_ITEMS,
+            max_lexer_states=_MAX_LEXER_STATES,
+            max_grammar_size=_MAX_GRAMMAR_SIZE,
+            max_items_in_row=_MAX_ITEMS_IN_ROW,
+            verbose_errors=False,
+        )
+
+    @property
+    def num_cached(self) -> int:
+        """How many grammars are kept."""
+        return len(self._grammars)
+
+    def compile(self, output: StructuredOutput) -> Grammar:
+        """The grammar of an output, from the cache where it is there.
+
+        Raises InvalidRequestError, naming the field and with the library's own message, where it is
+        wrong or too large or the model has no vocabulary to serve it; QueueFullError where other
+        builds take too long to wait for.
+        """
+        grammar = self._cached(output)
+        if grammar is not None:
+            return grammar
+        try:
+            # Outside of the lane: the time limit is for grammars.
+            self.vocabulary.load()
+        except ConfigError as error:
+            raise refusal(output.kind, str(error)) from None
+        try:
+            return self._build_thread.run(lambda: self._cached(output) or self._build(output))
+        except TimeoutError:
+            raise refusal(
+                output.kind, f"takes more than {self._build_thread.time_limit:g} s to compile"
+            ) from None
+
+    def _cached(self, output: StructuredOutput) -> Grammar | None:
+        with self._lock:
+            grammar = self._grammars.get(output)
+            if grammar is not None:
+                self._grammars.move_to_end(output)
+            return grammar
+
+    def _build(self, output: StructuredOutput) -> Grammar:
+        source = grammar_source(output)
+        template = LLMatcher(self.vocabulary.load(), source, log_level=0, limits=self._limits)
+        if template.is_error():
+            raise refusal(output.kind, template.get_error())
+        # Some faults, such as a rule that only names itself, show with the first mask. What the
+        # lexer learns from it stays with the template, and goes to all copies.
+        first_row = np.empty(self.vocabulary.num_words, dtype=np.int32)
+        try:
+            Matcher(output.kind, template, self.vocabulary).fill_bitmask(first_row)
+        except InvalidRequestError as error:
+            raise refusal(output.kind, f"no output can begin ({error})") from None
+        grammar = Grammar(output.kind, template, self.vocabulary)
+        with self._lock:
+            self._grammars[output] = grammar
+            while len(self._grammars) > self._cache_size:
+                self._grammars.popitem(last=False)
+        return grammar

@@ -1,0 +1,104 @@
+"""What a structured output asks for, in the form that llguidance compiles."""
+
+import json
+import re
+from decimal import Decimal
+
+from llguidance import LLMatcher
+
+from folovllm.errors import InvalidRequestError
+from folovllm.sampling_params import StructuredOutput
+
+# JSON allows whitespace without end between two tokens, and a model that falls for it never comes
+# back. This much indents ten levels by four.
+_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
+
+_MULTIPLE_OF = re.compile(r'"multipleOf"\s*:\s*([-+.0-9eE]+)')
+# The library makes an automaton of as many states as the number has units, with no limit of its
+# own: 10,000 take 0.1 s, a million minutes.
+_MOST_MULTIPLES = 50_000
+
+# llguidance 1.9 lets [^"] match a quote and [^\\] a backslash in the patterns of JSON strings,
+# so the output would not validate.
+_EXCLUDES_ESCAPED = re.compile(r'\[\^(?:[^\]\\]|\\.)*?(?:"|\\\\)')
+
+
+def grammar_source(output: StructuredOutput) -> str:
+    """The library's source of a grammar, which may still turn out to be wrong.
+
+    Raises InvalidRequestError where it is seen already.
+    """
+    value = output.value
+    if isinstance(value, tuple):
+        return _lark(f"start: CHOICE\nCHOICE: {' | '.join(json.dumps(text) for text in value)}")
+    if isinstance(value, bool):
+        return _json_schema(output.kind, '{"type": "object"}')
+    if output.kind == "regex":
+        return LLMatcher.grammar_from_regex(value)
+    _check_multiples(output.kind, value)
+    if output.kind == "json_schema":
+        _check_patterns(output.kind, value)
+        return _json_schema(output.kind, value)
+    return _lark(value)
+
+
+def refusal(kind: str, message: str) -> InvalidRequestError:
+    """The error for a grammar that cannot be served: one line, and not the grammar again."""
+    line = " ".join(message.replace("<non-verbose/>", "").split())
+    return InvalidRequestError(f"sampling_params.{kind}", f"{kind}: {line[:400]}")
+
+
+def _lark(text: str) -> str:
+    """Wrapped, so that text which happens to be JSON is not taken for the library's own form."""
+    return json.dumps({"grammars": [{"lark_grammar": text}]})
+
+
+def _json_schema(kind: str, text: str) -> str:
+    try:
+        return LLMatcher.grammar_from_json_schema(
+            text, defaults={"whitespace_pattern": _WHITESPACE}
+        )
+    except ValueError as error:
+        raise refusal(kind, str(error)) from None
+
+
+def _check_patterns(kind: str, text: str) -> None:
+    try:
+        nodes = [json.loads(text)]
+    except (ValueError, RecursionError):
+        return  # the library says it better
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, list):
+            nodes += node
+        elif isinstance(node, dict):
+            nodes += node.values()
+            keys = node.get("patternProperties")
+            for pattern in (node.get("pattern"), *(keys if isinstance(keys, dict) else ())):
+                if isinstance(pattern, str) and _EXCLUDES_ESCAPED.search(pattern):
+                    raise refusal(
+                        kind,
+                        f"pattern {pattern}: a class that excludes quotes or backslashes is not "
+                        "supported; list what it may match",
+                    )
+
+
+def _check_multiples(kind: str, text: str) -> None:
+    total = sum(_units(kind, number) for number in _MULTIPLE_OF.findall(text))
+    if total > _MOST_MULTIPLES:
+        raise refusal(
+            kind,
+            f"the numbers under multipleOf come to {total} units; at most {_MOST_MULTIPLES} "
+            "can be served",
+        )
+
+
+def _units(kind: str, number: str) -> int:
+    """The number counted in its last decimal place: 12 of 12, 25 of 0.25."""
+    try:
+        value = Decimal(number)
+    except ArithmeticError:
+        raise refusal(kind, f"multipleOf: {number} is not a number") from None
+    if abs(value.adjusted()) > 20:
+        raise refusal(kind, f"multipleOf: {number} is out of range")
+    return int(abs(value).scaleb(max(0, -int(value.as_tuple().exponent))))

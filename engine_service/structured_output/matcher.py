@@ -1,0 +1,74 @@
+"""Matcher: where one sequence stands in its grammar."""
+
+import numpy as np
+from llguidance import LLMatcher
+from llguidance.numpy import fill_next_token_bitmask
+from numpy.typing import NDArray
+
+from engine_service.structured_output.grammar_source import refusal
+from engine_service.structured_output.vocabulary import Vocabulary
+
+
+class Matcher:
+    """Says which ids may come next, and moves on with the one that was chosen.
+
+    Belongs to one thread at a time. A grammar that outgrows the limits while it is followed raises
+    InvalidRequestError from the call that finds out, and from every later one.
+    """
+
+    def __init__(self, kind: str, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
+        self._kind = kind
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+
+    @property
+    def library_matcher(self) -> LLMatcher:
+        """The library's object, for calls that take many at once."""
+        return self._matcher
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the output is complete as it is, so that an EOS id may follow."""
+        return self._matcher.is_accepting()
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the output is complete and no id but EOS can follow, or one has.
+
+        False before the first token, even of a grammar whose only output is empty.
+        """
+        return self.may_stop and self._matcher.is_stopped()
+
+    def fill_bitmask(self, row: NDArray[np.int32]) -> None:
+        """Sets bit i % 32 of word i // 32 where id i may come next, clears all others.
+
+        `row` is [ceil(vocab_size / 32)], contiguous. Raises InvalidRequestError where no id can
+        continue the output, or where finding out takes more work than a step may.
+        """
+        fill_next_token_bitmask(self._matcher, row.reshape(1, -1))
+        self.check_filled(row)
+
+    def check_filled(self, row: NDArray[np.int32]) -> None:
+        """What is left to do for a row that the library has filled; raises as `fill_bitmask`."""
+        self._check()
+        if not self.may_stop:
+            # A Lark grammar may name an EOS id itself, but an EOS always ends the output.
+            np.bitwise_and(row, self._vocabulary.all_but_eos, out=row)
+            if not row.any():
+                raise refusal(self._kind, "no token can continue the output")
+
+    def accept(self, token_id: int) -> None:
+        """Moves on by one id, which the bitmask allowed.
+
+        Raises InvalidRequestError where the grammar does not take it.
+        """
+        self._matcher.consume_token(token_id)
+        self._check()
+
+    def copy(self) -> "Matcher":
+        """A matcher at the same place, for a fork; the two go on apart."""
+        return Matcher(self._kind, self._matcher.deep_copy(), self._vocabulary)
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise refusal(self._kind, self._matcher.get_error())
