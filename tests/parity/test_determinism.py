@@ -81,7 +81,7 @@ def requests() -> list[Request]:
             top_k=choice.choice((0, 0, 20)),
             top_p=choice.choice((1.0, 0.9)),
             min_p=choice.choice((0.0, 0.05)),
-            max_tokens=choice.randint(1, 12),
+            max_tokens=choice.randint(1, 9),
             seed=number,
         )
         made.append(Request(str(number), prompt, params, seed=number))
