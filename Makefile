@@ -8,8 +8,9 @@ PYTHON ?=
 export TORCH TORCH_INDEX PYTHON
 
 BIN := .venv/bin
-# protoc and import-linter look for their helpers on the PATH.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+# protoc and import-linter look for their helpers on the PATH. Not for demo and serve, which print
+# commands to type in a shell that has no such PATH.
+test lint protos protos-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -127,9 +127,15 @@ def serve(**options: Any) -> None:
 @click.option("--top-k", type=int, metavar="K", help="Keep the K most probable tokens.")
 @click.option("--top-p", type=float, metavar="P", help="Keep the tokens that make up P.")
 @click.option("--min-p", type=float, metavar="P", help="Keep tokens at least P times the best.")
+@click.option("--presence-penalty", type=float, metavar="X", help="Against what was generated.")
+@click.option("--frequency-penalty", type=float, metavar="X", help="The same, for each time.")
+@click.option("--repetition-penalty", type=float, metavar="X", help="Against all tokens so far.")
+@click.option("--bad-words", multiple=True, metavar="TEXT", help="Not to come. May be repeated.")
 @click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Ends the answer. May be repeated.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the end-of-sequence token.")
+@click.option("--logprobs", type=int, metavar="K", help="With --json: K candidates a token.")
+@click.option("--prompt-logprobs", type=int, metavar="K", help="The same for the prompt.")
 @click.option("--n", type=int, metavar="N", help="Number of answers.")
 @click.option(
     "--timeout",

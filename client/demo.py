@@ -1,9 +1,11 @@
-"""`folovllm demo`: both services on the embedded model, one streamed answer and its figures."""
+"""`folovllm demo`: both services on the embedded model, streamed answers and their figures."""
 
 import asyncio
+import re
 import time
 from collections import deque
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -22,13 +24,35 @@ from client.stream_stats import StreamStats
 from client.supervisor import Supervisor, run_services
 from folovllm.errors import FolovError
 from folovllm.model_files import DEMO_MODEL
-from folovllm.outputs import FinishReason
 from folovllm.version import __version__
 
-PROMPT = "Once upon a time"
-_MAX_TOKENS = 80
 _SEED = 7
 _LOG_LINES = 25
+_NO_THINKING = "<think>\n\n</think>\n\n"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One thing to show: what is asked, and the prompt that asks it."""
+
+    asked: str
+    prompt: str
+    temperature: float = 0.0
+
+
+def _turn(question: str, answer_start: str = "") -> str:
+    """A user's turn as the embedded model knows it, and the beginning of its own."""
+    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer_start}"
+
+
+_SUM = "What is 47 + 38?"
+_SENTENCE = "Write as JSON: Anna is 12 and lives in Oslo."
+STORY = "Once upon a time"
+SCENES = (
+    Scene(_SUM, _turn(_SUM)),
+    Scene(_SENTENCE, _turn(_SENTENCE, _NO_THINKING)),
+    Scene(STORY, STORY, temperature=0.7),
+)
 
 
 def demo() -> bool:
@@ -52,7 +76,7 @@ def demo() -> bool:
 
 
 async def show(services: Supervisor, options: ServeOptions) -> None:
-    """Waits for the services and prints one answer as it comes."""
+    """Waits for the services and prints the answers as they come."""
     click.echo(f"{click.style(f'FolovLLM {__version__}', bold=True)}  text in, streamed text out\n")
     started = time.monotonic()
     async with StatusLine().showing("starting both services"):
@@ -65,28 +89,27 @@ async def show(services: Supervisor, options: ServeOptions) -> None:
             ("engine service", f"{options.engine_address}  {info.dtype} on {info.device}"),
             ("ready after", f"{seconds:.1f} s"),
         )
-        stats = await _stream_answer(client)
-    first, rate = stats.time_to_first_token, stats.tokens_per_second
-    _print_figures(
-        ("tokens", str(stats.num_tokens)),
-        ("first token", "-" if first is None else f"{first * 1e3:.0f} ms"),
-        ("speed", "-" if rate is None else f"{rate:.0f} tokens/s"),
-    )
+        for scene in SCENES:
+            await _stream_answer(client, scene)
     _print_next_commands()
 
 
-async def _stream_answer(client: AsyncClient) -> StreamStats:
-    sampling = partial_sampling_params({"max_tokens": _MAX_TOKENS, "seed": _SEED})
+async def _stream_answer(client: AsyncClient, scene: Scene) -> None:
+    """Asks, prints the answer as it comes, its thinking dimmed, and its figures."""
+    sampling = partial_sampling_params(
+        {"max_tokens": 200, "seed": _SEED, "temperature": scene.temperature}
+    )
     stats = StreamStats()
-    click.echo(f"\n{click.style(PROMPT, bold=True)}", nl=False)
-    async with aclosing(client.send(generate_request(PROMPT, sampling))) as pieces:
+    thinking = False
+    click.echo(f"\n{click.style(scene.asked, bold=True)}", nl=scene.asked != scene.prompt)
+    async with aclosing(client.send(generate_request(scene.prompt, sampling))) as pieces:
         async for piece in pieces:
             stats.observe(piece)
-            click.echo(piece.text, nl=False)
-            if piece.finish_reason is FinishReason.LENGTH:
-                click.echo(dim(" …"), nl=False)
-    click.echo("\n")
-    return stats
+            for part in re.split("(</?think>)", piece.text):
+                thinking = part == "<think>" or (thinking and part != "</think>")
+                dimmed = thinking or part == "</think>"
+                click.echo(dim(part) if dimmed and part else part, nl=False)
+    click.echo(dim(f"\n{stats.summary()}"))
 
 
 def _print_figures(*rows: tuple[str, str]) -> None:
@@ -98,6 +121,6 @@ def _print_next_commands() -> None:
     command = command_name()
     click.echo(dim("\nnext"))
     click.echo(f"  {command} serve")
-    click.echo(f'  {command} generate "{PROMPT}"')
+    click.echo(f'  {command} generate "{STORY}"')
     if (Path(__file__).parent.parent / "Makefile").is_file():
         click.echo("  make test")

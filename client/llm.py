@@ -120,10 +120,12 @@ class LLM:
         from engine_service.admission import check_request
         from engine_service.core.request import Request
         from engine_service.seeding import new_seed
+        from tokenizer_service.bad_words import resolve_bad_words
 
         result.prompt, token_ids = split_prompt(prompt)
         if token_ids is None:
             token_ids = self.tokenizer.encode(result.prompt or "")
+        params = resolve_bad_words(params, self.tokenizer)
         check_request(token_ids, params, self._engine.info)
         result.request_id, result.prompt_token_ids = new_request_id(), token_ids
         return Request(result.request_id, token_ids, params, seed=new_seed())

@@ -24,6 +24,9 @@ async def serve(config: EngineServiceConfig) -> int:
     """Runs the service until it is told to stop; returns the exit status. Raises ConfigError."""
     server = GrpcServer(config.server, ENGINE_SERVICE)
     port = server.bind()
+    # Read when torch is loaded. Its threads meet at every operator; one that spins while it waits
+    # keeps its core from the event loop, the other service and the thread that it waits for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Imported after the port is ours: it brings torch, which takes seconds.
     from engine_service.engine_factory import build_engine
 

@@ -10,17 +10,9 @@ from folovllm.model_info import ModelInfo
 from folovllm.sampling_params import SamplingParams
 
 # Parameters of the contract that this version does not serve.
-_NOT_SUPPORTED_YET = (
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "logit_bias",
-    "allowed_token_ids",
-    "bad_words",
-    "logprobs",
-    "prompt_logprobs",
-    "structured_output",
-)
+_NOT_SUPPORTED_YET = ("structured_output",)
+# Entries of prompt_logprobs that fit into one message, with the prompt's ids, at 15 to 19 bytes.
+_MAX_PROMPT_LOGPROBS = 200_000
 _NEUTRAL = SamplingParams()
 
 
@@ -28,8 +20,9 @@ def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info:
     """Raises InvalidRequestError where the model can never serve the request."""
     _check_supported(params)
     _check_prompt(prompt_token_ids, info)
-    _check_ids("sampling_params.stop_token_ids", params.stop_token_ids, info)
+    _check_params(params, info)
     num_prompt_tokens = len(prompt_token_ids)
+    _check_prompt_logprobs(num_prompt_tokens, params.prompt_logprobs)
     max_tokens = params.max_tokens or info.max_model_len - num_prompt_tokens
     if num_prompt_tokens + max_tokens > info.max_model_len:
         raise InvalidRequestError(
@@ -51,6 +44,27 @@ def _check_supported(params: SamplingParams) -> None:
     for name in _NOT_SUPPORTED_YET:
         if getattr(params, name) != getattr(_NEUTRAL, name):
             raise InvalidRequestError(f"sampling_params.{name}", f"{name} is not supported yet")
+
+
+def _check_params(params: SamplingParams, info: ModelInfo) -> None:
+    """Every id that a parameter names must be the model's."""
+    _check_ids("sampling_params.stop_token_ids", params.stop_token_ids, info)
+    _check_ids("sampling_params.allowed_token_ids", params.allowed_token_ids, info)
+    _check_ids("sampling_params.logit_bias", [i for i, _ in params.logit_bias], info)
+    for ids in params.bad_words_token_ids:
+        _check_ids("sampling_params.bad_words_token_ids", ids, info)
+
+
+def _check_prompt_logprobs(num_prompt_tokens: int, num_tops: int | None) -> None:
+    if num_tops is None:
+        return
+    num_entries = num_prompt_tokens * (num_tops + 1)
+    if num_entries > _MAX_PROMPT_LOGPROBS:
+        raise InvalidRequestError(
+            "sampling_params.prompt_logprobs",
+            f"prompt_logprobs {num_tops} for {num_prompt_tokens} tokens makes {num_entries} "
+            f"log-probabilities; one request may ask for {_MAX_PROMPT_LOGPROBS}",
+        )
 
 
 def _check_prompt(prompt_token_ids: Sequence[int], info: ModelInfo) -> None:

@@ -16,9 +16,6 @@ from folovllm.model_info import ModelInfo
 from folovllm.sampling_params import MAX_N, SamplingParams
 from folovllm.version import __version__
 
-# The defaults of generation_config.json that this version serves.
-_DEFAULTS = ("temperature", "top_k", "top_p", "min_p")
-
 
 def build_engine(config: EngineConfig, show_progress: bool = False) -> LLMEngine:
     """Loads what `config` names. Raises ConfigError."""
@@ -40,6 +37,5 @@ def build_engine(config: EngineConfig, show_progress: bool = False) -> LLMEngine
         server_version=__version__,
         max_n=MAX_N,
     )
-    found = load_generation_defaults(folder)
-    defaults = SamplingParams().clone(**{name: found[name] for name in _DEFAULTS if name in found})
+    defaults = SamplingParams().clone(**load_generation_defaults(folder))
     return LLMEngine(built.runner, config, info, defaults)

@@ -12,7 +12,15 @@ from engine_service.core.outputs import ModelRunner, SequenceOutput
 from engine_service.core.request import Request, RequestStatus, Sequence
 from engine_service.core.scheduler import Scheduler, SchedulerLimits
 from folovllm.model_info import ModelInfo
-from folovllm.outputs import CompletionOutput, FinishReason, RequestInfo, RequestMetrics, Usage
+from folovllm.outputs import (
+    CompletionOutput,
+    FinishReason,
+    Logprob,
+    PositionLogprobs,
+    RequestInfo,
+    RequestMetrics,
+    Usage,
+)
 from folovllm.sampling_params import SamplingParams
 
 _FINISH_REASONS = {
@@ -99,7 +107,14 @@ class LLMEngine:
 
     def _completion_output(self, change: SequenceOutput) -> CompletionOutput:
         seq, request_id = change.seq, change.seq.request.request_id
-        output = CompletionOutput(request_id, seq.index, token_ids=list(change.token_ids))
+        output = CompletionOutput(
+            request_id,
+            seq.index,
+            token_ids=list(change.token_ids),
+            logprobs=list(change.logprobs),
+        )
+        if seq.request.sampling_params.logprobs is not None:
+            output.cumulative_logprob = seq.cumulative_logprob
         if seq.index == 0 and request_id in self._unannounced:
             self._unannounced.remove(request_id)
             output.info = self._request_info(seq.request)
@@ -117,7 +132,19 @@ class LLMEngine:
             tokenizer_fingerprint=self.info.tokenizer_fingerprint,
             prompt_tokens=len(request.prompt_token_ids),
             cached_tokens=request.num_cached_tokens,
+            prompt_logprobs=_prompt_logprobs(request),
         )
+
+
+def _prompt_logprobs(request: Request) -> tuple[PositionLogprobs, ...]:
+    """One for each token of the prompt, or none where not wanted or aborted before all were known.
+
+    Nothing comes before the first token, so it has no log-probability.
+    """
+    if request.sampling_params.prompt_logprobs is None or request.lacks_prompt_logprobs:
+        return ()
+    first = Logprob(request.prompt_token_ids[0], None, None)
+    return PositionLogprobs(first), *request.prompt_logprobs
 
 
 def _usage(seq: Sequence) -> Usage:

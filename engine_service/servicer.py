@@ -4,7 +4,8 @@ Requests are read and checked here, in the event loop and before any work, and w
 brings is written to the wire. However a call ends, its request is released.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -15,11 +16,15 @@ from engine_service.async_engine import AsyncEngine
 from engine_service.core.request import Request
 from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError
+from folovllm.outputs import CompletionOutput
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+# Positions with log-probabilities in one message: 330 KiB at most, beside those of a prompt.
+_MOST_POSITIONS = 1024
 
 
 class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
@@ -37,7 +42,8 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         stream = self._engine.generate(admitted)
         try:
             async for output in stream:
-                yield output.to_proto()
+                for piece in _pieces(output):
+                    yield piece.to_proto()
         finally:
             self._engine.release(admitted.request_id)
 
@@ -90,3 +96,23 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
             priority=message.priority,
             cache_salt=message.cache_salt,
         )
+
+
+def _pieces(output: CompletionOutput) -> Iterator[CompletionOutput]:
+    """An output as messages of bounded size; a slow reader's may have grown by merging."""
+    while len(output.logprobs) > _MOST_POSITIONS:
+        later = output.logprobs[_MOST_POSITIONS:]
+        assert output.cumulative_logprob is not None
+        yield CompletionOutput(
+            output.request_id,
+            output.index,
+            token_ids=output.token_ids[:_MOST_POSITIONS],
+            logprobs=output.logprobs[:_MOST_POSITIONS],
+            cumulative_logprob=output.cumulative_logprob
+            - sum(position.token.logprob or 0.0 for position in later),
+            info=output.info,
+        )
+        output = replace(
+            output, token_ids=output.token_ids[_MOST_POSITIONS:], logprobs=later, info=None
+        )
+    yield output

@@ -19,6 +19,7 @@ MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_ALLOWED_TOKEN_IDS = 1024
 MAX_BAD_WORDS = 128
+MAX_BAD_WORDS_TOKEN_IDS = 512
 MAX_GRAMMAR_BYTES = 65536
 
 _UINT32 = 2**32 - 1
@@ -65,7 +66,8 @@ class SamplingParams:
     """How to choose tokens and when to stop. Checked when made; raises InvalidRequestError.
 
     temperature 0 is greedy. top_k 0 or -1 keeps all tokens. max_tokens None means up to the model's
-    context. seed None lets the engine draw one. `stop` may be given as one string.
+    context. seed None lets the engine draw one. `stop` may be given as one string. What the
+    engine keeps from being generated are bad_words_token_ids; the ids of bad_words join them.
     """
 
     n: int = 1
@@ -87,6 +89,7 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     allowed_token_ids: tuple[int, ...] = ()
     bad_words: tuple[str, ...] = ()
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     structured_output: StructuredOutput | None = None
@@ -108,6 +111,7 @@ class SamplingParams:
         _check_strings("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_STOP_STRING_BYTES)
         _check_ids("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS)
         _check_ids("allowed_token_ids", self.allowed_token_ids, MAX_ALLOWED_TOKEN_IDS)
+        _check_sequences("bad_words_token_ids", self.bad_words_token_ids, MAX_BAD_WORDS_TOKEN_IDS)
         _check_ids("logit_bias", [token_id for token_id, _ in self.logit_bias], MAX_LOGIT_BIAS)
         for _, bias in self.logit_bias:
             _check_float("logit_bias", bias, -100.0, 100.0, True)
@@ -119,14 +123,25 @@ class SamplingParams:
         object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else _as_tuple(stop))
         for name in ("stop_token_ids", "allowed_token_ids", "bad_words"):
             object.__setattr__(self, name, _as_tuple(getattr(self, name)))
-        bias = self.logit_bias
-        pairs = bias.items() if isinstance(bias, dict) else (bias or ())
-        object.__setattr__(self, "logit_bias", tuple(sorted(pairs)))
+        sequences = tuple(_as_tuple(ids) for ids in self.bad_words_token_ids or ())
+        object.__setattr__(self, "bad_words_token_ids", sequences)
+        object.__setattr__(self, "logit_bias", tuple(sorted(dict(self.logit_bias or ()).items())))
 
     @property
     def greedy(self) -> bool:
         """Whether the most probable token is always taken."""
         return self.temperature == 0.0
+
+    @property
+    def alters_logits(self) -> bool:
+        """Whether a parameter asks for other logits than the model's, before the temperature."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+            or bool(self.logit_bias)
+            or bool(self.allowed_token_ids)
+        )
 
     def clone(self, **changes: object) -> "SamplingParams":
         """A checked copy with some fields changed."""
@@ -142,6 +157,9 @@ class SamplingParams:
             logit_bias=dict(self.logit_bias),
             allowed_token_ids=self.allowed_token_ids,
             bad_words=self.bad_words,
+            bad_words_token_ids=[
+                types_pb2.SamplingParams.TokenSequence(ids=ids) for ids in self.bad_words_token_ids
+            ],
         )
         for name in _OPTIONAL:
             value = getattr(self, name)
@@ -178,6 +196,7 @@ class SamplingParams:
             logit_bias=tuple((i, _shortest(bias)) for i, bias in message.logit_bias.items()),
             allowed_token_ids=tuple(message.allowed_token_ids),
             bad_words=tuple(message.bad_words),
+            bad_words_token_ids=tuple(tuple(words.ids) for words in message.bad_words_token_ids),
             structured_output=_structured_output(message),
         )
 
@@ -232,6 +251,16 @@ def _check_ids(name: str, ids: Iterable[int], most: int) -> None:
             raise _invalid(name, f"must hold token ids, got {token_id!r}")
         if not 0 <= token_id <= _UINT32:
             raise _invalid(name, f"must hold token ids that are not negative, got {token_id}")
+
+
+def _check_sequences(name: str, sequences: tuple[tuple[int, ...], ...], most: int) -> None:
+    """At most so many sequences, and in each from one to as many ids."""
+    if len(sequences) > most:
+        raise _invalid(name, f"may hold at most {most} sequences, got {len(sequences)}")
+    for ids in sequences:
+        if not ids:
+            raise _invalid(name, "must hold sequences that are not empty")
+        _check_ids(name, ids, most)
 
 
 def _check_structured_output(output: StructuredOutput | None) -> None:

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from folovllm.errors import InvalidRequestError
-from folovllm.outputs import CompletionOutput, FinishReason, RequestInfo, RequestMetrics, Usage
+from folovllm.outputs import (
+    CompletionOutput,
+    FinishReason,
+    PositionLogprobs,
+    RequestInfo,
+    RequestMetrics,
+    Usage,
+)
 from folovllm.sampling_params import SamplingParams
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
@@ -58,6 +65,7 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
         )
         self.calls: list[Call] = []
         self.refuse_with: InvalidRequestError | None = None
+        self.prompt_logprobs: tuple[PositionLogprobs, ...] = ()
 
     async def Generate(
         self, request: types_pb2.Request, context: Any
@@ -87,6 +95,7 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
                 params.clone(seed=7 if params.seed is None else params.seed),
                 tokenizer_fingerprint=self.info.tokenizer_fingerprint,
                 prompt_tokens=len(call.request.prompt_token_ids),
+                prompt_logprobs=self.prompt_logprobs,
             )
         if script.finish is not None and step == len(script.pieces) - 1:
             self._finish(output, call, script.finish, script.stop_reason)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
+from folovllm.outputs import Logprob, PositionLogprobs
 
 VOCAB_SIZE = 1000
 _EMPTY = 12345
@@ -23,6 +24,23 @@ def _draw(kv: int, seed: int, index: int, forbidden: Sequence[int] = ()) -> int:
     while token_id in forbidden:
         token_id = (token_id + 1) % VOCAB_SIZE
     return token_id
+
+
+def _position(kv: int, token_id: int, num_tops: int) -> PositionLogprobs:
+    """A made-up log-probability that depends on all tokens before, with made-up candidates."""
+    candidates = [Logprob(rank, -float(rank), rank) for rank in range(1, num_tops + 1)]
+    return PositionLogprobs(
+        Logprob(token_id, -(_mix(kv, token_id) % 1000) / 64, 1 + kv % 5), tuple(candidates)
+    )
+
+
+def expected_logprobs(tokens: Sequence[int], start: int, num_tops: int) -> list[PositionLogprobs]:
+    """What the fake model says of the tokens from `start` on, computed without any cache."""
+    kv, positions = _EMPTY, []
+    for token_id in tokens:
+        positions.append(_position(kv, token_id, num_tops))
+        kv = _mix(kv, token_id)
+    return positions[start:]
 
 
 def expected_tokens(
@@ -74,17 +92,30 @@ class FakeModelRunner:
                     self._cache[target, offset] = self._cache[source, offset]
         # Each sequence reads before any other writes: a block that two of them write would show.
         written = [self._compute(scheduled) for scheduled in output.scheduled]
-        sampled = []
-        for scheduled, slots in zip(output.scheduled, written, strict=True):
+        sampled, logprobs, prompt_logprobs = [], {}, {}
+        for place, (scheduled, slots) in enumerate(zip(output.scheduled, written, strict=True)):
             self._cache.update(slots)
             kv = self._cache[self._slot(scheduled, scheduled.num_tokens - 1)]
-            sampled.append(
-                [
-                    _draw(kv, scheduled.seed, index, scheduled.forbidden_token_ids)
-                    for index in scheduled.sample_indexes
-                ]
+            drawn = [
+                _draw(kv, scheduled.seed, index, scheduled.forbidden_token_ids)
+                for index in scheduled.sample_indexes
+            ]
+            sampled.append(drawn)
+            num_tops = scheduled.sampling_params.logprobs
+            if num_tops is not None:
+                logprobs[place] = [_position(kv, token_id, num_tops) for token_id in drawn]
+            prompt_logprobs[place] = self._prompt_logprobs(scheduled)
+        return ModelRunnerOutput(sampled, logprobs, prompt_logprobs)
+
+    def _prompt_logprobs(self, scheduled: ScheduledSequence) -> list[PositionLogprobs]:
+        return [
+            _position(
+                self._cache[self._slot(scheduled, position)],
+                scheduled.token_history[position + 1],
+                scheduled.sampling_params.prompt_logprobs or 0,
             )
-        return ModelRunnerOutput(sampled)
+            for position in scheduled.prompt_logprob_positions
+        ]
 
     def _compute(self, scheduled: ScheduledSequence) -> dict[tuple[int, int], int]:
         start = scheduled.num_computed_tokens

@@ -18,6 +18,7 @@ from folovllm.outputs import CompletionOutput
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
+from tokenizer_service.bad_words import resolve_bad_words
 from tokenizer_service.engine_pool import EnginePool
 from tokenizer_service.output_processor import OutputProcessor
 from tokenizer_service.tokenizer import Tokenizer, check_token_ids
@@ -47,18 +48,23 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         engine = self._engines.pick()
         _check_fits(prompt_token_ids, engine.model_info, request.WhichOneof("prompt") or "prompt")
         processor = OutputProcessor(self._tokenizer, params)
-        engine_request = _engine_request(request, request_id, prompt_token_ids)
+        resolved = await self._resolve_bad_words(params)
+        engine_request = _engine_request(request, request_id, prompt_token_ids, resolved)
         timeout = context.time_remaining()
         try:
             async with aclosing(engine.generate(engine_request, timeout)) as deltas:
                 async for message in deltas:
+                    prompt_logprobs = _take_prompt_logprobs(message)
                     processed = processor.process(CompletionOutput.from_proto(message))
                     if processed.stopped_index is not None:
                         indexes = [processed.stopped_index]
                         await engine.abort(request_id, indexes, timeout)
                     for output in processed.outputs:
                         _complete_info(output, request, params, prompt_token_ids)
-                        yield output.to_proto()
+                        reply = output.to_proto()
+                        if output.info is not None:
+                            reply.info.prompt_logprobs.extend(prompt_logprobs)
+                        yield reply
         except InvalidRequestError as error:
             raise _in_callers_words(error, request) from None
         if not processor.finished:
@@ -124,6 +130,11 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
             raise InvalidRequestError(kind, "the prompt is empty")
         return token_ids
 
+    async def _resolve_bad_words(self, params: SamplingParams) -> SamplingParams:
+        if sum(map(len, params.bad_words)) <= _MAX_INLINE:
+            return resolve_bad_words(params, self._tokenizer)
+        return await asyncio.to_thread(resolve_bad_words, params, self._tokenizer)
+
     async def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         if len(text) <= _MAX_INLINE:
             return self._tokenizer.encode(text, add_special_tokens)
@@ -171,8 +182,9 @@ def _engine_request(
     request: tokenizer_service_pb2.GenerateRequest,
     request_id: str,
     prompt_token_ids: Sequence[int],
+    resolved: SamplingParams,
 ) -> types_pb2.Request:
-    """The request without what is this service's own part."""
+    """The request without what is this service's own part: text, of which ids are `resolved`."""
     engine_request = types_pb2.Request(
         request_id=request_id,
         prompt_token_ids=prompt_token_ids,
@@ -181,8 +193,24 @@ def _engine_request(
         priority=request.priority,
         cache_salt=request.cache_salt,
     )
-    engine_request.sampling_params.ClearField("stop")
+    for name in ("stop", "bad_words", "bad_words_token_ids"):
+        engine_request.sampling_params.ClearField(name)
+    engine_request.sampling_params.bad_words_token_ids.extend(
+        resolved.to_proto().bad_words_token_ids
+    )
     return engine_request
+
+
+def _take_prompt_logprobs(message: types_pb2.CompletionOutput) -> list[types_pb2.PositionLogprobs]:
+    """Takes a prompt's log-probabilities out of a message, to be passed on as they are.
+
+    There may be 200,000 of them; to convert them here would hold up all other streams.
+    """
+    if not message.HasField("info"):
+        return []
+    taken = list(message.info.prompt_logprobs)
+    message.info.ClearField("prompt_logprobs")
+    return taken
 
 
 def _complete_info(
@@ -196,7 +224,9 @@ def _complete_info(
         return
     output.info = replace(
         output.info,
-        sampling_params=output.info.sampling_params.clone(stop=params.stop),
+        sampling_params=output.info.sampling_params.clone(
+            stop=params.stop, bad_words=params.bad_words
+        ),
         prompt_token_ids=tuple(prompt_token_ids) if request.return_prompt_token_ids else (),
     )
 

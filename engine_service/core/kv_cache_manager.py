@@ -41,14 +41,14 @@ class KVCacheManager:
         """Blocks that hold the KV of so many tokens."""
         return -(-num_tokens // self.block_size)
 
-    def start(self, seq: Sequence) -> bool:
-        """Gives a sequence without KV what the prefix cache has of it.
+    def start(self, seq: Sequence, use_prefix_cache: bool = True) -> bool:
+        """Gives a sequence without KV what the prefix cache has of it, unless it must not use it.
 
         False, and nothing given, where the pool could not hold all of its tokens now: it would only
         be preempted. At least the last token is left to compute, since its logits are wanted.
         """
         assert not seq.block_table and seq.num_computed_tokens == 0
-        shared = self._cached_prefix(seq)
+        shared = self._cached_prefix(seq) if use_prefix_cache else []
         num_free = self.num_free_blocks - sum(self._pool.is_free(block) for block in shared)
         if self.num_blocks_for(seq.num_tokens) - len(shared) > num_free:
             return False

@@ -4,12 +4,14 @@ schedule() -> SchedulerOutput ─▶ ModelRunner.execute() -> ModelRunnerOutput
     ─▶ update_from_output() -> [SequenceOutput]
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from engine_service.core.request import Sequence
+    from folovllm.outputs import PositionLogprobs
     from folovllm.sampling_params import SamplingParams
 
 
@@ -18,7 +20,8 @@ class ScheduledSequence:
     """The part of one sequence that a step computes.
 
     The KV of `token_ids` is written to positions num_computed_tokens, num_computed_tokens + 1, …;
-    everything before is in the cache already. `block_table` is valid for the step only.
+    everything before is in the cache already. `block_table` and `token_history` are the sequence's
+    own lists, valid for the step only.
     """
 
     seq_id: int
@@ -31,7 +34,15 @@ class ScheduledSequence:
     """For each a token is drawn after the last position, by the random stream of that sequence
     index: none while the prompt is incomplete, all n where the prompt of a request is complete."""
     forbidden_token_ids: tuple[int, ...] = ()
-    """Ids that must not be drawn at this step: what would end the sequence before min_tokens."""
+    """Ids that must not be drawn at this step: what would end the sequence before min_tokens, and
+    what would complete a bad word."""
+    token_history: SequenceOf[int] = ()
+    """All tokens of prompt and output, those that are not computed yet included."""
+    num_prompt_tokens: int = 0
+    """How many of them are the prompt's."""
+    prompt_logprob_positions: range = range(0)
+    """Positions among the scheduled ones after which the log-probability of the prompt's next token
+    is wanted."""
 
     @property
     def num_scheduled_tokens(self) -> int:
@@ -60,9 +71,14 @@ class SchedulerOutput:
 
 @dataclass(frozen=True, slots=True)
 class ModelRunnerOutput:
-    """What a step drew: for each scheduled sequence, a token id for each of its sample_indexes."""
+    """What a step brought."""
 
     sampled_token_ids: SequenceOf[SequenceOf[int]]
+    """For each scheduled sequence a token id for each of its sample_indexes."""
+    logprobs: Mapping[int, SequenceOf["PositionLogprobs"]] = field(default_factory=dict)
+    """By the place of a scheduled sequence that asks for them: one for each token drawn."""
+    prompt_logprobs: Mapping[int, SequenceOf["PositionLogprobs"]] = field(default_factory=dict)
+    """By the same place: one for each of its prompt_logprob_positions."""
 
 
 class ModelRunner(Protocol):
@@ -83,3 +99,5 @@ class SequenceOutput:
     """Whether it ended; its status says why."""
     stop_token_id: int | None = None
     """The stop token that ended it; None after the end-of-sequence token."""
+    logprobs: tuple["PositionLogprobs", ...] = ()
+    """One for each of token_ids, where the request asks for them."""

@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from folovllm.outputs import PositionLogprobs
     from folovllm.sampling_params import SamplingParams
 
 
@@ -40,6 +41,7 @@ class Sequence:
     __slots__ = (
         "block_hashes",
         "block_table",
+        "cumulative_logprob",
         "finish_time",
         "first_token_time",
         "index",
@@ -65,6 +67,8 @@ class Sequence:
         """Block ids that hold the KV, in order. Only the KV cache manager changes it."""
         self.block_hashes: list[bytes] = []
         """Hash chain over the full blocks seen so far. Only the KV cache manager changes it."""
+        self.cumulative_logprob = 0.0
+        """Sum of the log-probabilities of the output, where the request asks for them."""
         self.num_preemptions = 0
         self.first_token_time: float | None = None
         self.finish_time: float | None = None
@@ -132,10 +136,28 @@ class Request:
         self.first_scheduled_time: float | None = None
         self.num_cached_tokens = 0
         """Tokens of the prompt that the prefix cache gave when it first ran."""
+        self.prompt_logprobs: list[PositionLogprobs] = []
+        """Of the prompt's tokens after the first, as far as they are computed; never twice."""
         self.forked = sampling_params.n == 1
         """Whether every sequence runs on its own."""
         first = Sequence(self, 0, self.prompt_token_ids)
         self._seqs = [first, *(first.fork(index) for index in range(1, sampling_params.n))]
+
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """Whether log-probabilities of the prompt are wanted and not all computed.
+
+        They come from computing the prompt, so the prefix cache cannot serve such a request.
+        """
+        wanted = self.sampling_params.prompt_logprobs is not None
+        return wanted and len(self.prompt_logprobs) < len(self.prompt_token_ids) - 1
+
+    def prompt_logprob_positions(self, start: int, end: int) -> range:
+        """The positions from `start` to before `end` whose next prompt token lacks its own."""
+        if not self.lacks_prompt_logprobs:
+            return range(0)
+        first = max(start, len(self.prompt_logprobs))
+        return range(first, max(first, min(end, len(self.prompt_token_ids) - 1)))
 
     def get_seqs(self) -> list[Sequence]:
         """The n sequences, by index."""

@@ -11,7 +11,9 @@ blocks back and waits to be recomputed; the first in order therefore always adva
 
 import time
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.outputs import (
@@ -22,6 +24,10 @@ from engine_service.core.outputs import (
 )
 from engine_service.core.request import Request, RequestStatus, Sequence
 from engine_service.core.request_queue import RequestQueue
+from engine_service.core.token_rules import check_stop, forbidden_token_ids
+
+if TYPE_CHECKING:
+    from folovllm.outputs import PositionLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +122,25 @@ class Scheduler:
     ) -> list[SequenceOutput]:
         """Takes in what a step computed; returns what changed, in the order of the step."""
         changes: list[SequenceOutput] = []
-        for scheduled, token_ids in zip(
-            output.scheduled, runner_output.sampled_token_ids, strict=True
+        for place, (scheduled, token_ids) in enumerate(
+            zip(output.scheduled, runner_output.sampled_token_ids, strict=True)
         ):
             seq = self._running[scheduled.seq_id]
+            seq.request.prompt_logprobs += runner_output.prompt_logprobs.get(place, ())
             seq.num_computed_tokens = scheduled.num_tokens
             self._kv.cache_blocks(seq, scheduled.num_computed_tokens)
             if not scheduled.sample_indexes:
                 continue
-            drawn = dict(zip(scheduled.sample_indexes, token_ids, strict=True))
             if not seq.request.forked:
                 self._fork(seq)
-            for index, token_id in drawn.items():
-                changes.append(self._append(seq.request.get_seqs()[index], token_id))
+            seqs = seq.request.get_seqs()
+            logprobs: SequenceOf[PositionLogprobs | None] = runner_output.logprobs.get(
+                place, [None] * len(token_ids)
+            )
+            for index, token_id, logprob in zip(
+                scheduled.sample_indexes, token_ids, logprobs, strict=True
+            ):
+                changes.append(self._append(seqs[index], token_id, logprob))
         return changes
 
     def check_integrity(self) -> None:
@@ -163,7 +175,7 @@ class Scheduler:
         budget = self._limits.max_num_batched_tokens - sum(plan.values())
         while budget and self._waiting and len(self._running) < self._limits.max_num_seqs:
             seq = self._waiting.peek()
-            if not self._kv.start(seq):
+            if not self._kv.start(seq, use_prefix_cache=not seq.request.lacks_prompt_logprobs):
                 break  # later ones must not overtake it
             self._start(seq)
             num_new_tokens = min(seq.num_uncomputed_tokens, budget)
@@ -173,30 +185,28 @@ class Scheduler:
             budget -= num_new_tokens
 
     def _scheduled_sequence(self, seq: Sequence, num_new_tokens: int) -> ScheduledSequence:
-        start = seq.num_computed_tokens
+        start, end = seq.num_computed_tokens, seq.num_computed_tokens + num_new_tokens
         request = seq.request
         sample_indexes: tuple[int, ...] = ()
-        if start + num_new_tokens == seq.num_tokens:
+        forbidden: tuple[int, ...] = ()
+        if end == seq.num_tokens:
             drawing = [seq] if request.forked else request.get_unfinished_seqs()
             sample_indexes = tuple(seq.index for seq in drawing)
+            # Those that draw together have the same tokens so far.
+            forbidden = forbidden_token_ids(seq, self._limits.eos_token_ids)
         return ScheduledSequence(
             seq_id=seq.seq_id,
-            token_ids=seq.token_ids[start : start + num_new_tokens],
+            token_ids=seq.token_ids[start:end],
             num_computed_tokens=start,
             block_table=seq.block_table,
             sampling_params=request.sampling_params,
             seed=request.seed,
             sample_indexes=sample_indexes,
-            forbidden_token_ids=self._forbidden_token_ids(seq),
+            forbidden_token_ids=forbidden,
+            token_history=seq.token_ids,
+            num_prompt_tokens=len(request.prompt_token_ids),
+            prompt_logprob_positions=request.prompt_logprob_positions(start, end),
         )
-
-    def _forbidden_token_ids(self, seq: Sequence) -> tuple[int, ...]:
-        """What would end the sequence before it has min_tokens."""
-        params = seq.request.sampling_params
-        if seq.num_output_tokens >= params.min_tokens:
-            return ()
-        eos = () if params.ignore_eos else self._limits.eos_token_ids
-        return (*params.stop_token_ids, *eos)
 
     def _fork(self, leader: Sequence) -> None:
         """Lets the other sequences of a request go their own way from the computed prompt."""
@@ -211,29 +221,28 @@ class Scheduler:
             else:
                 self._waiting.add(child)
 
-    def _append(self, seq: Sequence, token_id: int) -> SequenceOutput:
+    def _append(
+        self, seq: Sequence, token_id: int, logprobs: "PositionLogprobs | None"
+    ) -> SequenceOutput:
         """Adds a drawn token and ends the sequence where it should."""
         seq.token_ids.append(token_id)
+        if logprobs is not None:
+            assert logprobs.token.logprob is not None
+            seq.cumulative_logprob += logprobs.token.logprob
         if seq.first_token_time is None:
             seq.first_token_time = self._clock()
-        status, stop_token_id = self._check_stop(seq, token_id)
+        status, stop_token_id = check_stop(
+            seq, self._limits.eos_token_ids, self._limits.max_model_len
+        )
         if status is not None:
             self._finish(seq, status)
-        return SequenceOutput(seq, (token_id,), status is not None, stop_token_id)
-
-    def _check_stop(self, seq: Sequence, token_id: int) -> tuple[RequestStatus | None, int | None]:
-        """The finished status that a new token brings, and the stop token if it is one."""
-        params = seq.request.sampling_params
-        if seq.num_output_tokens > params.min_tokens:
-            if token_id in self._limits.eos_token_ids and not params.ignore_eos:
-                return RequestStatus.FINISHED_STOPPED, None
-            if token_id in params.stop_token_ids:
-                return RequestStatus.FINISHED_STOPPED, token_id
-        if seq.num_output_tokens == params.max_tokens:
-            return RequestStatus.FINISHED_LENGTH, None
-        if seq.num_tokens >= self._limits.max_model_len:
-            return RequestStatus.FINISHED_LENGTH, None
-        return None, None
+        return SequenceOutput(
+            seq,
+            (token_id,),
+            status is not None,
+            stop_token_id,
+            logprobs=() if logprobs is None else (logprobs,),
+        )
 
     def _start(self, seq: Sequence) -> None:
         """Moves a sequence from the queue to the running ones."""

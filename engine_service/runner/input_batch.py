@@ -29,6 +29,8 @@ class InputBatch:
     """Which sequences draw tokens, by their place in the scheduler's order."""
     sampled_rows: Tensor
     """The batch row of the last token of each of them, [len(sampled)]."""
+    first_rows: tuple[int, ...]
+    """The batch row of the first token of each sequence, in the scheduler's order."""
 
 
 def build_input_batch(
@@ -69,7 +71,16 @@ def build_input_batch(
         ),
         sampled=tuple(order[row] for row in sampling),
         sampled_rows=tensors[4],
+        first_rows=_in_scheduled_order(order, starts),
     )
+
+
+def _in_scheduled_order(order: Sequence[int], starts: Sequence[int]) -> tuple[int, ...]:
+    """The starts of the batch's sequences, put back into the scheduler's order."""
+    rows = [0] * len(order)
+    for place, start in zip(order, starts, strict=False):
+        rows[place] = start
+    return tuple(rows)
 
 
 def _decode_length(sequence: ScheduledSequence) -> int:

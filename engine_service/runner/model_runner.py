@@ -1,12 +1,20 @@
 """TorchModelRunner: computes a scheduled step with a Decoder and draws its tokens."""
 
-import torch
+from collections.abc import Sequence
 
-from engine_service.core.outputs import ModelRunnerOutput, SchedulerOutput
+import torch
+from torch import Tensor
+
+from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
 from engine_service.models.qwen3 import Decoder
-from engine_service.runner.input_batch import build_input_batch
+from engine_service.runner.input_batch import InputBatch, build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
+from engine_service.runner.logprobs import position_logprobs
 from engine_service.runner.sampler import sample
+from folovllm.outputs import PositionLogprobs
+
+# Logits of prompts that are computed at once: 64 MiB in float32.
+_MOST_PROMPT_LOGITS = 2**24
 
 
 class TorchModelRunner:
@@ -24,8 +32,8 @@ class TorchModelRunner:
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
         """Runs the batch, writes its KV and draws the tokens that are asked for.
 
-        Logits are computed for the rows that draw only. Raises ServerError where they are not
-        numbers.
+        Logits are computed only for the rows that draw, and for those whose log-probabilities are
+        wanted. Raises ServerError where they are not numbers.
         """
         copy_blocks(self._kv_caches, output.block_copies)
         drawn: list[list[int]] = [[] for _ in output.scheduled]
@@ -33,9 +41,66 @@ class TorchModelRunner:
             return ModelRunnerOutput(drawn)
         batch = build_input_batch(output.scheduled, self._block_size, self.model.device)
         hidden = self.model(batch.input_ids, batch.positions, self._kv_caches, batch.metadata)
+        logprobs: dict[int, list[PositionLogprobs]] = {}
         if batch.sampled:
             logits = self.model.compute_logits(hidden[batch.sampled_rows])
             sequences = [output.scheduled[i] for i in batch.sampled]
-            for i, token_ids in zip(batch.sampled, sample(logits, sequences), strict=True):
-                drawn[i] = token_ids
-        return ModelRunnerOutput(drawn)
+            token_ids, positions = _draw(logits, sequences)
+            for row, i in enumerate(batch.sampled):
+                drawn[i] = token_ids[row]
+                if row in positions:
+                    logprobs[i] = positions[row]
+        return ModelRunnerOutput(
+            drawn, logprobs, self._prompt_logprobs(hidden, batch, output.scheduled)
+        )
+
+    def _prompt_logprobs(
+        self, hidden: Tensor, batch: InputBatch, scheduled: Sequence[ScheduledSequence]
+    ) -> dict[int, list[PositionLogprobs]]:
+        """Those of the prompts' next tokens that are wanted, by the sequences' places."""
+        wanted = [i for i, sequence in enumerate(scheduled) if sequence.prompt_logprob_positions]
+        return {
+            i: self._next_token_logprobs(
+                hidden, batch.first_rows[i] - scheduled[i].num_computed_tokens, scheduled[i]
+            )
+            for i in wanted
+        }
+
+    def _next_token_logprobs(
+        self, hidden: Tensor, offset: int, sequence: ScheduledSequence
+    ) -> list[PositionLogprobs]:
+        """The log-probability of what follows each of a sequence's prompt_logprob_positions.
+
+        `offset` takes a position to its row of `hidden`. Long prompts go in pieces, since their
+        logits would take more memory than all else.
+        """
+        num_tops = sequence.sampling_params.prompt_logprobs
+        assert num_tops is not None
+        positions = sequence.prompt_logprob_positions
+        size = max(1, _MOST_PROMPT_LOGITS // self.model.config.vocab_size)
+        found: list[PositionLogprobs] = []
+        for start in range(0, len(positions), size):
+            piece = positions[start : start + size]
+            logits = self.model.compute_logits(hidden[piece.start + offset : piece.stop + offset])
+            following = [[sequence.token_history[position + 1]] for position in piece]
+            for (position,) in position_logprobs(logits, following, [num_tops] * len(piece)):
+                found.append(position)
+        return found
+
+
+def _draw(
+    logits: Tensor, sequences: Sequence[ScheduledSequence]
+) -> tuple[list[list[int]], dict[int, list[PositionLogprobs]]]:
+    """What `sample` draws, and the log-probabilities of it for the rows that ask for them."""
+    num_tops = {
+        row: sequence.sampling_params.logprobs
+        for row, sequence in enumerate(sequences)
+        if sequence.sampling_params.logprobs is not None
+    }
+    if not num_tops:
+        return sample(logits, sequences), {}
+    rows = list(num_tops)
+    raw = logits[rows]  # a copy: drawing overwrites the logits
+    token_ids = sample(logits, sequences)
+    found = position_logprobs(raw, [token_ids[row] for row in rows], list(num_tops.values()))
+    return token_ids, dict(zip(rows, found, strict=True))

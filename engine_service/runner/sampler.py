@@ -1,12 +1,18 @@
-"""Draws tokens from logits. For each row, in this order:
+"""Draws tokens from logits. For each row, in this order, which is vLLM's:
 
-1. forbidden ids are taken out;
-2. temperature 0: the most probable token, the lowest id of equals, and that is all;
-3. else logits are divided by the temperature;
-4. min_p keeps the tokens of at least min_p times the probability of the most probable one, and
+1. masks say what may be drawn at all: allowed_token_ids keeps only its own ids;
+2. forbidden ids are taken out: what would complete a bad word, and before min_tokens what ends
+   (but where nothing would be left they stay, since a mask is the stronger wish);
+3. logit_bias is added;
+4. repetition_penalty, then frequency_penalty and presence_penalty;
+5. temperature 0: the most probable token, the lowest id of equals, and that is all;
+6. else logits are divided by the temperature;
+7. min_p keeps the tokens of at least min_p times the probability of the most probable one, and
    top_k the k most probable (both compare values only, so their order is no matter);
-5. top_p keeps the most probable of the rest until their mass reaches top_p;
-6. the token is drawn by inverse CDF in vocabulary order, with `uniform(seed, index, position)`.
+8. top_p keeps the most probable of the rest until their mass reaches top_p;
+9. the token is drawn by inverse CDF in vocabulary order, with `uniform(seed, index, position)`.
+
+Log-probabilities are of the logits before all this: see `runner.logprobs`.
 """
 
 from collections.abc import Sequence
@@ -15,8 +21,8 @@ import torch
 from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
+from engine_service.runner.logits_processors import process_logits
 from engine_service.runner.sampling_filters import (
-    NEVER,
     inverse_cdf,
     keep_top_p,
     relative_weights,
@@ -32,10 +38,10 @@ _MOST_WEIGHTS = 2**19
 def sample(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> list[list[int]]:
     """A token id for each of the sample_indexes of each sequence.
 
-    `logits` is [len(sequences), vocab_size] in any floating type; forbidden ids are overwritten in
-    it. Raises ServerError where a row's largest logit is not a finite number.
+    `logits` is [len(sequences), vocab_size] in any floating type and may be overwritten. Raises
+    ServerError where a row's largest logit is not a finite number.
     """
-    _forbid(logits, sequences)
+    logits = process_logits(logits, sequences)
     drawn = _greedy(logits, sequences)
     for rows in _random_groups(sequences, logits.shape[-1]):
         own_logits = logits if len(rows) == len(sequences) else logits[rows]
@@ -60,20 +66,6 @@ def _random_groups(sequences: Sequence[ScheduledSequence], vocab_size: int) -> l
 
 def _is_cut(sequence: ScheduledSequence, vocab_size: int) -> bool:
     return 0 < sequence.sampling_params.top_k < vocab_size
-
-
-def _forbid(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> None:
-    vocab_size = logits.shape[-1]
-    pairs = [
-        (row, token_id)
-        for row, sequence in enumerate(sequences)
-        for token_id in sequence.forbidden_token_ids
-        # A stop id may lie outside of the vocabulary; it is never drawn then anyway.
-        if token_id < vocab_size
-    ]
-    if pairs:
-        rows, token_ids = torch.tensor(pairs, device=logits.device).unbind(-1)
-        logits[rows, token_ids] = NEVER
 
 
 def _greedy(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> list[list[int]]:

@@ -84,6 +84,28 @@ class SamplingParams(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class TokenSequence(_message.Message):
+        """Token ids that follow each other."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        IDS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+            """At least one id."""
+
+        def __init__(
+            self,
+            *,
+            ids: _abc.Iterable[_builtins.int] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Choice(_message.Message):
         """The alternatives of a structured output by choice."""
 
@@ -131,6 +153,7 @@ class SamplingParams(_message.Message):
     REGEX_FIELD_NUMBER: _builtins.int
     CHOICE_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
+    BAD_WORDS_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     n: _builtins.int
     """Number of independent continuations. Default 1, range 1 to 128."""
     temperature: _builtins.float
@@ -154,15 +177,19 @@ class SamplingParams(_message.Message):
     skip_special_tokens: _builtins.bool
     """Leave special tokens out of the text. Default true."""
     presence_penalty: _builtins.float
-    """Taken from the logit of every token generated so far, once. Default 0, range -2 to 2."""
+    """Taken once from the logit of every token generated so far. Default 0, range -2 to 2."""
     frequency_penalty: _builtins.float
     """Taken from a token's logit for each time it was generated. Default 0, range -2 to 2."""
     repetition_penalty: _builtins.float
-    """Divides positive and multiplies negative logits of tokens seen so far. Default 1.0, above 0."""
+    """Divides positive and multiplies negative logits of the tokens of the prompt and of those
+    generated so far. Default 1.0, above 0 to 100.
+    """
     logprobs: _builtins.int
     """Log-probabilities of this many best tokens at each position. Absent: none. Range 0 to 20."""
     prompt_logprobs: _builtins.int
-    """The same for the positions of the prompt. Absent: none. Range 0 to 20."""
+    """The same for the positions of the prompt, whose number times one more than this is at most
+    200,000. The prompt is then computed without the prefix cache. Absent: none. Range 0 to 20.
+    """
     json_schema: _builtins.str
     """A JSON schema, as JSON text."""
     json_object: _builtins.bool
@@ -191,11 +218,19 @@ class SamplingParams(_message.Message):
 
     @_builtins.property
     def bad_words(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Strings that must not be generated; resolved by the tokenizer service."""
+        """Strings that must not be generated, also not after a space. At most 128 of at most 256 bytes;
+        resolved by the tokenizer service, which adds their ids to bad_words_token_ids.
+        """
 
     @_builtins.property
     def choice(self) -> Global___SamplingParams.Choice:
         """One of the given strings."""
+
+    @_builtins.property
+    def bad_words_token_ids(self) -> _containers.RepeatedCompositeFieldContainer[Global___SamplingParams.TokenSequence]:
+        """Where the output ends with all but the last id of one of these, that last id is not generated.
+        At most 512 of at most 512 ids each.
+        """
 
     def __init__(
         self,
@@ -226,10 +261,11 @@ class SamplingParams(_message.Message):
         regex: _builtins.str = ...,
         choice: Global___SamplingParams.Choice | None = ...,
         grammar: _builtins.str = ...,
+        bad_words_token_ids: _abc.Iterable[Global___SamplingParams.TokenSequence] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_prompt_logprobs", b"_prompt_logprobs", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_skip_special_tokens", b"_skip_special_tokens", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "choice", b"choice", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "presence_penalty", b"presence_penalty", "prompt_logprobs", b"prompt_logprobs", "regex", b"regex", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "skip_special_tokens", b"skip_special_tokens", "structured_output", b"structured_output", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_prompt_logprobs", b"_prompt_logprobs", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_skip_special_tokens", b"_skip_special_tokens", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "allowed_token_ids", b"allowed_token_ids", "bad_words", b"bad_words", "choice", b"choice", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "include_stop_str_in_output", b"include_stop_str_in_output", "json_object", b"json_object", "json_schema", b"json_schema", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "presence_penalty", b"presence_penalty", "prompt_logprobs", b"prompt_logprobs", "regex", b"regex", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "skip_special_tokens", b"skip_special_tokens", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "structured_output", b"structured_output", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_prompt_logprobs", b"_prompt_logprobs", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_skip_special_tokens", b"_skip_special_tokens", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "allowed_token_ids", b"allowed_token_ids", "bad_words", b"bad_words", "bad_words_token_ids", b"bad_words_token_ids", "choice", b"choice", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "ignore_eos", b"ignore_eos", "include_stop_str_in_output", b"include_stop_str_in_output", "json_object", b"json_object", "json_schema", b"json_schema", "logit_bias", b"logit_bias", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "presence_penalty", b"presence_penalty", "prompt_logprobs", b"prompt_logprobs", "regex", b"regex", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "skip_special_tokens", b"skip_special_tokens", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "structured_output", b"structured_output", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
     _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015

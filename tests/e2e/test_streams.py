@@ -78,6 +78,36 @@ def test_the_same_seed_gives_the_same_text_and_another_does_not(tokenizer: Servi
     assert repeated.outputs[0].token_ids == drawn.outputs[0].token_ids
 
 
+def test_logprobs_of_an_output_are_those_of_the_same_tokens_as_a_prompt(
+    tokenizer: ServiceProcess,
+) -> None:
+    params = SamplingParams(n=2, seed=3, max_tokens=12, min_tokens=12, logprobs=2)
+    with Client(tokenizer.address, timeout=60) as client:
+        prompt = client.tokenize("Once upon a time")
+        drawn = client.generate(prompt, params)
+        for output in drawn.outputs:
+            given = client.generate(
+                [*prompt, *output.token_ids], SamplingParams(max_tokens=1, prompt_logprobs=2)
+            )
+            assert given.info is not None
+            scored = given.info.prompt_logprobs[len(prompt) :]
+            assert [p.token.token_id for p in scored] == output.token_ids
+            for ours, theirs in zip(output.logprobs, scored, strict=True):
+                assert ours.token.logprob == pytest.approx(theirs.token.logprob, abs=1e-4)
+                assert ours.token.rank == theirs.token.rank
+                assert [t.token_id for t in ours.top] == [t.token_id for t in theirs.top]
+
+
+def test_bad_words_do_not_come(tokenizer: ServiceProcess) -> None:
+    with Client(tokenizer.address, timeout=60) as client:
+        free = client.generate("Once upon a time", SamplingParams(temperature=0.0, max_tokens=20))
+        words = tuple(free.outputs[0].text.split()[:3])
+        params = SamplingParams(temperature=0.0, max_tokens=20, bad_words=words)
+        bound = client.generate("Once upon a time", params)
+    assert bound.outputs[0].token_ids[0] != free.outputs[0].token_ids[0]
+    assert bound.info is not None and bound.info.sampling_params.bad_words == words
+
+
 def test_a_stop_string_over_token_borders(tokenizer: ServiceProcess) -> None:
     with Client(tokenizer.address, timeout=60) as client:
         whole = client.generate("Once upon a time", SamplingParams(temperature=0.0, max_tokens=40))
@@ -105,7 +135,9 @@ BAD: list[tuple[object, dict[str, object], str]] = [
     ("Hello", {"n": 1000}, "sampling_params.n"),
     ("Hello", {"stop": [""]}, "sampling_params.stop"),
     ("Hello", {"max_tokens": 0}, "sampling_params.max_tokens"),
-    ("Hello", {"logprobs": 3}, "sampling_params.logprobs"),
+    ("Hello", {"logprobs": 21}, "sampling_params.logprobs"),
+    ("Hello", {"bad_words": [""]}, "sampling_params.bad_words"),
+    ("Hello", {"allowed_token_ids": [10_000_000]}, "sampling_params.allowed_token_ids"),
     ("Hello", {"json_object": True}, "sampling_params.structured_output"),
 ]
 

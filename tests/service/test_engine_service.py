@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 from fake_engine_factory import make_engine
-from fake_model_runner import expected_tokens
+from fake_model_runner import expected_logprobs, expected_tokens
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from engine_service.async_engine import AsyncEngine
+from engine_service.output_stream import OutputStream
 from engine_service.servicer import EngineServicer
 from folovllm.errors import (
     FolovError,
@@ -22,7 +23,7 @@ from folovllm.errors import (
     UnavailableError,
     from_rpc_error,
 )
-from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.outputs import CompletionOutput, Logprob, PositionLogprobs, RequestOutput
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
@@ -125,7 +126,11 @@ async def test_a_seed_is_drawn_and_told(service: Service) -> None:
     assert seeds[0] != seeds[1]
 
 
-BAD = [
+def sequences(*sequences: list[int]) -> list[types_pb2.SamplingParams.TokenSequence]:
+    return [types_pb2.SamplingParams.TokenSequence(ids=ids) for ids in sequences]
+
+
+BAD: list[tuple[dict[str, list[int]], dict[str, object], str]] = [
     ({"prompt_token_ids": []}, {}, "prompt_token_ids"),
     ({"prompt_token_ids": [1000]}, {}, "prompt_token_ids"),
     ({"prompt_token_ids": [1] * 128}, {}, "prompt_token_ids"),
@@ -140,20 +145,24 @@ BAD = [
     ({}, {"stop_token_ids": [1000]}, "sampling_params.stop_token_ids"),
     ({}, {"stop": ["text"]}, "sampling_params.stop"),
     ({}, {"bad_words": ["text"]}, "sampling_params.bad_words"),
-    ({}, {"logprobs": 1}, "sampling_params.logprobs"),
-    ({}, {"prompt_logprobs": 0}, "sampling_params.prompt_logprobs"),
-    ({}, {"presence_penalty": 1.0}, "sampling_params.presence_penalty"),
-    ({}, {"frequency_penalty": 1.0}, "sampling_params.frequency_penalty"),
-    ({}, {"repetition_penalty": 2.0}, "sampling_params.repetition_penalty"),
-    ({}, {"logit_bias": {1: 1.0}}, "sampling_params.logit_bias"),
-    ({}, {"allowed_token_ids": [1]}, "sampling_params.allowed_token_ids"),
+    ({}, {"logprobs": 21}, "sampling_params.logprobs"),
+    ({}, {"prompt_logprobs": 21}, "sampling_params.prompt_logprobs"),
+    ({}, {"presence_penalty": 2.5}, "sampling_params.presence_penalty"),
+    ({}, {"frequency_penalty": -2.5}, "sampling_params.frequency_penalty"),
+    ({}, {"repetition_penalty": 0.0}, "sampling_params.repetition_penalty"),
+    ({}, {"logit_bias": {1: 101.0}}, "sampling_params.logit_bias"),
+    ({}, {"logit_bias": {1: 1.0, 1000: 1.0}}, "sampling_params.logit_bias"),
+    ({}, {"allowed_token_ids": [1, 1000]}, "sampling_params.allowed_token_ids"),
+    ({}, {"bad_words_token_ids": sequences([1], [])}, "sampling_params.bad_words_token_ids"),
+    ({}, {"bad_words_token_ids": sequences([1, 1000])}, "sampling_params.bad_words_token_ids"),
+    ({}, {"bad_words_token_ids": sequences(*[[1]] * 513)}, "sampling_params.bad_words_token_ids"),
     ({}, {"regex": "a"}, "sampling_params.structured_output"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "params", "field"), BAD)
 async def test_bad_input_names_its_field_and_harms_no_one(
-    service: Service, fields: dict[str, object], params: dict[str, object], field: str
+    service: Service, fields: dict[str, list[int]], params: dict[str, object], field: str
 ) -> None:
     service.runner.hold()
     other = asyncio.ensure_future(service.generate(ask(max_tokens=20)))
@@ -166,6 +175,108 @@ async def test_bad_input_names_its_field_and_harms_no_one(
     assert refused.value.field == field
     service.runner.release()
     assert (await other).outputs[0].token_ids == expected_tokens(PROMPT, 20, seed=7)
+
+
+async def test_logprobs_stream_with_their_tokens(service: Service) -> None:
+    messages = [
+        CompletionOutput.from_proto(message)
+        async for message in service.stub.Generate(
+            ask(max_tokens=9, n=2, logprobs=2, prompt_logprobs=1)
+        )
+    ]
+    assert all(len(message.logprobs) == len(message.token_ids) for message in messages)
+    result = RequestOutput.join(messages)
+    for output in result.outputs:
+        expected = expected_logprobs([*PROMPT, *output.token_ids], 5, 2)
+        assert output.logprobs == expected
+        total = sum(position.token.logprob or 0.0 for position in expected)
+        assert output.cumulative_logprob == pytest.approx(total)
+    assert result.info is not None
+    assert result.info.prompt_logprobs[0] == PositionLogprobs(Logprob(3, None, None))
+    assert list(result.info.prompt_logprobs[1:]) == expected_logprobs(PROMPT, 1, 1)
+
+
+async def test_no_message_grows_over_its_limit(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine_service.servicer._MOST_POSITIONS", 4)
+    merged = asyncio.Event()
+    put = OutputStream.put
+
+    def put_and_tell(stream: OutputStream, output: CompletionOutput) -> None:
+        put(stream, output)
+        if stream.complete:
+            merged.set()
+
+    monkeypatch.setattr(OutputStream, "put", put_and_tell)
+    read_next = OutputStream.__anext__
+
+    async def read_late(stream: OutputStream) -> CompletionOutput:
+        await merged.wait()
+        return await read_next(stream)
+
+    monkeypatch.setattr(OutputStream, "__anext__", read_late)
+    messages = [
+        CompletionOutput.from_proto(message)
+        async for message in service.stub.Generate(ask(max_tokens=14, logprobs=1))
+    ]
+    assert [len(message.token_ids) for message in messages] == [4, 4, 4, 2]
+    assert [bool(message.info) for message in messages] == [True, False, False, False]
+    assert [message.finished for message in messages] == [False, False, False, True]
+    for end in range(1, 5):
+        joined = RequestOutput.join(messages[:end]).outputs[0]
+        assert joined.token_ids == expected_tokens(PROMPT, 14, seed=7)[: 4 * end]
+        total = sum(position.token.logprob or 0.0 for position in joined.logprobs)
+        assert joined.cumulative_logprob == pytest.approx(total)
+
+
+async def test_too_many_logprobs_of_a_prompt_are_refused() -> None:
+    service = Service()
+    service.llm_engine, service.runner = make_engine(num_blocks=6000, max_model_len=20_000)
+    await service.start()
+    request = ask(prompt_logprobs=20)
+    request.prompt_token_ids[:] = [1] * 9524
+    with pytest.raises(InvalidRequestError, match="200004 log-prob") as refused:
+        await service.generate(request)
+    assert refused.value.field == "sampling_params.prompt_logprobs"
+    del request.prompt_token_ids[-1:]
+    info = (await service.generate(request)).info
+    assert info and len(info.prompt_logprobs) == 9523
+    await service.stop()
+
+
+async def test_a_run_can_be_repeated_from_what_it_tells(service: Service) -> None:
+    request = ask(
+        max_tokens=12,
+        n=2,
+        logprobs=1,
+        presence_penalty=0.5,
+        frequency_penalty=-0.25,
+        repetition_penalty=1.1,
+        logit_bias={5: 1.5},
+        allowed_token_ids=[1, 2],
+        bad_words_token_ids=sequences([4], [5, 6]),
+    )
+    request.sampling_params.ClearField("seed")
+    first = await service.generate(request)
+    assert first.info and first.info.sampling_params.bad_words_token_ids == ((4,), (5, 6))
+    told = first.info.sampling_params.to_proto()
+    again = await service.generate(types_pb2.Request(prompt_token_ids=PROMPT, sampling_params=told))
+    assert again.info and again.info.sampling_params == first.info.sampling_params
+    assert [o.token_ids for o in again.outputs] == [o.token_ids for o in first.outputs]
+    for name in told.DESCRIPTOR.fields_by_name:
+        if name != "seed" and getattr(request.sampling_params, name):
+            assert getattr(told, name) == getattr(request.sampling_params, name)
+
+
+async def test_a_bad_word_of_token_ids_never_comes(service: Service) -> None:
+    says = expected_tokens(PROMPT, 12, seed=7)
+    bad = sequences([says[0]], says[1:3], says[5:8])
+    output = (await service.generate(ask(max_tokens=12, bad_words_token_ids=bad))).outputs[0]
+    for words in bad:
+        ids = list(words.ids)
+        assert ids not in [output.token_ids[i : i + len(ids)] for i in range(12)]
+    assert output.token_ids[0] != says[0]
 
 
 async def test_the_status_carries_a_bad_request(service: Service) -> None:

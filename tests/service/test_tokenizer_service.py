@@ -14,7 +14,13 @@ from fake_engine import FakeEngine, Script, running
 from sample_tokenizers import EOS_ID, VOCAB_SIZE, save_byte_tokenizer
 
 from folovllm.errors import InvalidRequestError, from_rpc_error
-from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
+from folovllm.outputs import (
+    CompletionOutput,
+    FinishReason,
+    Logprob,
+    PositionLogprobs,
+    RequestOutput,
+)
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
@@ -129,6 +135,41 @@ async def test_what_the_caller_did_not_set_stays_unset(serve: Callable[..., Any]
     sent = service.engines[0].calls[0].request.sampling_params
     assert sent == Params(temperature=0, stop_token_ids=[9])
     assert sent.HasField("temperature") and not sent.HasField("top_p")
+
+
+async def test_bad_words_reach_the_engine_as_token_ids(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO])
+    params = Params(bad_words=["hello", "w"])
+    params.bad_words_token_ids.add(ids=[1, 2])
+    result = await service.generate(Request(text="a", sampling_params=params))
+    sent = service.engines[0].calls[0].request.sampling_params
+    resolved = [[1, 2], [259], [119], [260]]
+    assert [list(words.ids) for words in sent.bad_words_token_ids] == resolved
+    assert not sent.bad_words
+    # What comes back can be sent again and means the same.
+    told = result.info.sampling_params.to_proto()
+    assert list(told.bad_words) == ["hello", "w"]
+    await service.generate(Request(text="a", sampling_params=told))
+    again = service.engines[0].calls[1].request.sampling_params
+    assert again.bad_words_token_ids == sent.bad_words_token_ids
+
+
+async def test_logprobs_of_the_prompt_pass_through(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO])
+    service.engines[0].prompt_logprobs = (
+        PositionLogprobs(Logprob(5, None, None)),
+        PositionLogprobs(Logprob(6, -0.5, 2), (Logprob(7, -0.25, 1),)),
+    )
+    result = await service.generate(Request(text="a", sampling_params=Params(prompt_logprobs=1)))
+    assert result.info.prompt_logprobs == service.engines[0].prompt_logprobs
+
+
+async def test_long_bad_words_are_resolved_too(serve: Callable[..., Any]) -> None:
+    service = await serve([HELLO])
+    words = [f"{number:0250}" for number in range(128)]
+    await service.generate(Request(text="a", sampling_params=Params(bad_words=words)))
+    sent = service.engines[0].calls[0].request.sampling_params
+    assert [bytes(ids.ids).decode() for ids in sent.bad_words_token_ids] == words
 
 
 async def test_the_info_tells_what_was_resolved(serve: Callable[..., Any]) -> None:

@@ -46,7 +46,9 @@ def test_generate_prints_the_text_and_nothing_else(folovllm: Running) -> None:
 def test_only_given_parameters_are_sent(folovllm: Running) -> None:
     folovllm("generate", "a")
     folovllm("generate", "a", "--temperature", "0", "--stop", "x", "--stop", "y", "--ignore-eos")
-    unset, given = (request.sampling_params for request in folovllm.fake.requests)
+    folovllm("generate", "a", "--bad-words", "x", "--bad-words", "y")
+    unset, given, bad = (request.sampling_params for request in folovllm.fake.requests)
+    assert bad == types_pb2.SamplingParams(bad_words=["x", "y"])
     assert unset == types_pb2.SamplingParams()
     assert given == types_pb2.SamplingParams(temperature=0, stop=["x", "y"], ignore_eos=True)
     assert given.HasField("temperature") and not given.HasField("top_p")
@@ -60,7 +62,12 @@ def test_every_parameter_arrives(folovllm: Running) -> None:
         "top_k": 5,
         "top_p": 0.25,
         "min_p": 0.125,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
+        "repetition_penalty": 1.25,
         "seed": 2**64 - 1,
+        "logprobs": 0,
+        "prompt_logprobs": 2,
         "n": 1,
     }
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in numbers.items()]

@@ -6,6 +6,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from exact_sampling import exact_distribution, p_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -63,30 +64,6 @@ def draw_often(logits: torch.Tensor, params: SamplingParams) -> np.ndarray:
     return np.array(sample(logits.repeat(len(rows), 1), rows)).flatten()
 
 
-def exact_distribution(logits: torch.Tensor, params: SamplingParams) -> np.ndarray:
-    """By the definition, one token at a time in float64; logits [V] without ties."""
-    values = logits.double().numpy() / params.temperature
-    probabilities = np.exp(values - values.max())
-    probabilities[probabilities < params.min_p] = 0.0
-    order = np.argsort(-probabilities)
-    if params.top_k > 0:
-        probabilities[order[params.top_k :]] = 0.0
-    total, mass = probabilities.sum(), 0.0
-    for token_id in order:
-        if mass >= params.top_p * total:
-            probabilities[token_id] = 0.0
-        mass += probabilities[token_id]
-    return np.asarray(probabilities / probabilities.sum())
-
-
-def assert_distributed(drawn: np.ndarray, expected: np.ndarray) -> None:
-    counts = np.bincount(drawn, minlength=len(expected))
-    possible = expected > 0
-    assert counts[~possible].sum() == 0
-    result = stats.chisquare(counts[possible], expected[possible] * len(drawn))
-    assert result.pvalue > 1e-4
-
-
 @pytest.mark.parametrize(
     "params",
     [
@@ -103,7 +80,7 @@ def assert_distributed(drawn: np.ndarray, expected: np.ndarray) -> None:
 )
 def test_draws_follow_the_exact_distribution(params: SamplingParams) -> None:
     logits = 1.5 * torch.randn(24, generator=torch.Generator().manual_seed(3))
-    assert_distributed(draw_often(logits, params), exact_distribution(logits, params))
+    assert p_value(draw_often(logits, params), exact_distribution(logits, params)) > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -123,7 +100,7 @@ def test_draws_from_a_full_vocabulary(params: SamplingParams) -> None:
     bins = np.argsort(-expected)[:50]
     place = np.full(len(expected), 50)
     place[bins] = np.arange(50)
-    assert_distributed(place[drawn], np.append(expected[bins], 1 - expected[bins].sum()))
+    assert p_value(place[drawn], np.append(expected[bins], 1 - expected[bins].sum())) > 1e-4
 
 
 def kept_tokens(
@@ -250,9 +227,15 @@ def test_logits_that_are_not_numbers_raise(bad: float, params: SamplingParams) -
         sample(logits, [sequence(params), sequence(params, position=5)])
 
 
-def test_a_row_with_every_id_forbidden_raises() -> None:
-    with pytest.raises(ServerError, match="not finite"):
-        sample(torch.zeros(1, 3), [sequence(GREEDY, forbidden=(0, 1, 2))])
+def test_where_all_that_is_allowed_is_forbidden_the_forbidden_may_be_drawn() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [0.0, 2.0, 1.0], [0.0, 2.0, 1.0]])
+    only = GREEDY.clone(allowed_token_ids=[0, 2])
+    rows = [
+        sequence(GREEDY, forbidden=(0, 1, 2)),
+        sequence(only, forbidden=(0, 2)),
+        sequence(only, forbidden=(2,)),
+    ]
+    assert sample(logits, rows) == [[1], [2], [0]]
 
 
 @settings(max_examples=300, deadline=None)

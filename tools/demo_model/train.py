@@ -28,7 +28,7 @@ from tools.demo_model.network import Network
 from tools.demo_model.packing import Batch, batches
 
 SAMPLES_PER_STEP = 48
-DEFAULT_STEPS = 2400
+DEFAULT_STEPS = 5000
 LEARNING_RATE = 3e-3
 WARMUP, DECAY_FROM = 0.02, 0.2
 REPORT_EVERY = 50

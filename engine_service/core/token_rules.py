@@ -1,0 +1,41 @@
+"""Which ids a sequence must not draw next, and which drawn id ends it."""
+
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
+
+from engine_service.core.request import RequestStatus, Sequence
+
+
+def forbidden_token_ids(seq: Sequence, eos_token_ids: Iterable[int]) -> tuple[int, ...]:
+    """What would end a sequence before it has min_tokens, and what would complete a bad word."""
+    params = seq.request.sampling_params
+    forbidden: tuple[int, ...] = ()
+    if seq.num_output_tokens < params.min_tokens:
+        eos = () if params.ignore_eos else eos_token_ids
+        forbidden = (*params.stop_token_ids, *eos)
+    if params.bad_words_token_ids:
+        forbidden += tuple(_completions(seq, params.bad_words_token_ids))
+    return forbidden
+
+
+def check_stop(
+    seq: Sequence, eos_token_ids: frozenset[int], max_model_len: int
+) -> tuple[RequestStatus | None, int | None]:
+    """The finished status that the last token brings, and that token if it is a stop token."""
+    params, token_id = seq.request.sampling_params, seq.token_ids[-1]
+    if seq.num_output_tokens > params.min_tokens:
+        if token_id in eos_token_ids and not params.ignore_eos:
+            return RequestStatus.FINISHED_STOPPED, None
+        if token_id in params.stop_token_ids:
+            return RequestStatus.FINISHED_STOPPED, token_id
+    if seq.num_output_tokens == params.max_tokens or seq.num_tokens >= max_model_len:
+        return RequestStatus.FINISHED_LENGTH, None
+    return None, None
+
+
+def _completions(seq: Sequence, bad_words: Iterable[SequenceOf[int]]) -> Iterator[int]:
+    """The last id of each bad word whose other ids are the end of the output."""
+    for *begun, last in bad_words:
+        start = seq.num_tokens - len(begun)
+        if len(begun) <= seq.num_output_tokens and seq.token_ids[start:] == begun:
+            yield last

@@ -1,0 +1,49 @@
+"""Log-probabilities of the raw distribution."""
+
+import pytest
+import torch
+
+from engine_service.runner.logprobs import position_logprobs
+from folovllm.errors import ServerError
+from folovllm.outputs import Logprob
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_they_are_log_softmax_in_float32_with_rank_and_candidates(dtype: torch.dtype) -> None:
+    logits = (4 * torch.randn(3, 500, generator=torch.Generator().manual_seed(1))).to(dtype)
+    exact = logits.double().log_softmax(-1)
+    token_ids = [[7], [3, 499, 3], []]
+    found = position_logprobs(logits, token_ids, [2, 20, 0])
+    assert [[p.token.token_id for p in row] for row in found] == token_ids
+    for row, positions in enumerate(found):
+        for position in positions:
+            token = position.token
+            assert token.logprob == pytest.approx(float(exact[row, token.token_id]), abs=1e-4)
+            assert token.rank == 1 + int((exact[row] > exact[row, token.token_id]).sum())
+            assert len(position.top) == (2, 20, 0)[row]
+            order = exact[row].sort(descending=True, stable=True).indices
+            assert [top.token_id for top in position.top] == order[: len(position.top)].tolist()
+            for top in position.top:
+                assert top.logprob == pytest.approx(float(exact[row, top.token_id]), abs=1e-4)
+                assert top.rank == 1 + int((exact[row] > exact[row, top.token_id]).sum())
+
+
+def test_equal_tokens_share_a_rank_and_stand_by_id() -> None:
+    logits = torch.tensor([[0.0, 3.0, 1.0, 3.0, 1.0, 1.0]])
+    ((position,),) = position_logprobs(logits, [[4]], [4])
+    assert position.token.rank == 3
+    assert [(top.token_id, top.rank) for top in position.top] == [(1, 1), (3, 1), (2, 3), (4, 3)]
+
+
+def test_more_candidates_than_tokens() -> None:
+    ((position,),) = position_logprobs(torch.zeros(1, 2), [[1]], [20])
+    half = pytest.approx(-0.6931472)
+    assert position.top == (Logprob(0, half, 1), Logprob(1, half, 1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_numbers_raise(bad: float) -> None:
+    logits = torch.zeros(2, 8)
+    logits[1, 3] = bad
+    with pytest.raises(ServerError, match="not finite"):
+        position_logprobs(logits, [[0], [0]], [1, 1])
