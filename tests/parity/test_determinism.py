@@ -81,7 +81,12 @@ def requests() -> list[Request]:
             top_k=choice.choice((0, 0, 20)),
             top_p=choice.choice((1.0, 0.9)),
             min_p=choice.choice((0.0, 0.05)),
-            max_tokens=choice.randint(1, 12),
+            presence_penalty=choice.choice((0.0, 0.0, 0.7)),
+            frequency_penalty=choice.choice((0.0, 0.0, -0.3)),
+            repetition_penalty=choice.choice((1.0, 1.0, 1.2)),
+            logit_bias=choice.choice(((), (), ((7, 1.5), (9, -2.0)))),
+            logprobs=choice.choice((None, None, 2)),
+            max_tokens=choice.randint(1, 9),
             seed=number,
         )
         made.append(Request(str(number), prompt, params, seed=number))
