@@ -128,7 +128,8 @@ class LLM:
         params = resolve_bad_words(params, self.tokenizer)
         check_request(token_ids, params, self._engine.info)
         result.request_id, result.prompt_token_ids = new_request_id(), token_ids
-        return Request(result.request_id, token_ids, params, seed=new_seed())
+        matcher = self._engine.make_matcher(params.structured_output)
+        return Request(result.request_id, token_ids, params, seed=new_seed(), matcher=matcher)
 
     def _run(self, results: "dict[Request, RequestOutput]", show_progress: bool) -> None:
         """Steps the engine until every request has its result."""

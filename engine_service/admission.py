@@ -9,16 +9,12 @@ from folovllm.errors import InvalidRequestError
 from folovllm.model_info import ModelInfo
 from folovllm.sampling_params import SamplingParams
 
-# Parameters of the contract that this version does not serve.
-_NOT_SUPPORTED_YET = ("structured_output",)
 # Entries of prompt_logprobs that fit into one message, with the prompt's ids, at 15 to 19 bytes.
 _MAX_PROMPT_LOGPROBS = 200_000
-_NEUTRAL = SamplingParams()
 
 
 def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info: ModelInfo) -> None:
     """Raises InvalidRequestError where the model can never serve the request."""
-    _check_supported(params)
     _check_prompt(prompt_token_ids, info)
     _check_params(params, info)
     num_prompt_tokens = len(prompt_token_ids)
@@ -38,12 +34,6 @@ def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info:
             f"prompt and max_tokens need the KV of {num_kv_tokens} tokens; the whole cache has "
             f"place for {info.num_kv_blocks * info.block_size}",
         )
-
-
-def _check_supported(params: SamplingParams) -> None:
-    for name in _NOT_SUPPORTED_YET:
-        if getattr(params, name) != getattr(_NEUTRAL, name):
-            raise InvalidRequestError(f"sampling_params.{name}", f"{name} is not supported yet")
 
 
 def _check_params(params: SamplingParams, info: ModelInfo) -> None:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 import structlog
 
+from engine_service.core.outputs import TokenMatcher
 from engine_service.core.request import Request
 from engine_service.llm_engine import EngineLoad, LLMEngine
 from engine_service.output_stream import OutputStream
 from folovllm.errors import EngineDeadError, InvalidRequestError, QueueFullError, UnavailableError
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput
-from folovllm.sampling_params import SamplingParams
+from folovllm.sampling_params import SamplingParams, StructuredOutput
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("engine")
 
@@ -45,6 +46,7 @@ class AsyncEngine:
         self._inbox: queue.SimpleQueue[Request | _Abort | _Stop] = queue.SimpleQueue()
         self._streams: dict[str, OutputStream] = {}
         self._num_waiting = 0
+        self._engine: LLMEngine | None = None
         self._info: ModelInfo | None = None
         self._default_sampling_params = SamplingParams()
         self._load = EngineLoad()
@@ -71,6 +73,13 @@ class AsyncEngine:
     def default_sampling_params(self) -> SamplingParams:
         """What applies where a request leaves a parameter out."""
         return self._default_sampling_params
+
+    async def make_matcher(self, output: StructuredOutput | None) -> TokenMatcher | None:
+        """See LLMEngine; neither the loop nor the engine's thread waits for it."""
+        if output is None:
+            return None
+        assert self._engine
+        return await asyncio.to_thread(self._engine.make_matcher, output)
 
     @property
     def load(self) -> EngineLoad:
@@ -141,6 +150,7 @@ class AsyncEngine:
         self._num_waiting = 0
 
     def _set_ready(self, engine: LLMEngine) -> None:
+        self._engine = engine
         self._info = engine.info
         self._default_sampling_params = engine.default_sampling_params
         self._ready.set_result(None)

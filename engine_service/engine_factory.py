@@ -1,9 +1,13 @@
 """Builds an LLMEngine from its configuration: finds the model, loads it, sizes its KV cache."""
 
+from pathlib import Path
+
 from engine_service.config import EngineConfig
 from engine_service.llm_engine import LLMEngine
 from engine_service.models.decoder_config import load_generation_defaults
 from engine_service.runner.build import build_runner
+from engine_service.structured_output.grammar_compiler import GrammarCompiler
+from folovllm.errors import ConfigError, InvalidRequestError
 from folovllm.model_files import (
     CONFIG_PATTERNS,
     WEIGHT_PATTERNS,
@@ -37,5 +41,13 @@ def build_engine(config: EngineConfig, show_progress: bool = False) -> LLMEngine
         server_version=__version__,
         max_n=MAX_N,
     )
-    defaults = SamplingParams().clone(**load_generation_defaults(folder))
-    return LLMEngine(built.runner, config, info, defaults)
+    compiler = GrammarCompiler(folder, info.vocab_size, info.eos_token_ids)
+    return LLMEngine(built.runner, config, info, _default_sampling_params(folder), compiler)
+
+
+def _default_sampling_params(folder: Path) -> SamplingParams:
+    """What applies where a request leaves a parameter out. Raises ConfigError."""
+    try:
+        return SamplingParams().clone(**load_generation_defaults(folder))
+    except InvalidRequestError as error:
+        raise ConfigError(f"{folder / 'generation_config.json'}: {error}") from None

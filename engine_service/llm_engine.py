@@ -4,13 +4,16 @@ Synchronous and single-threaded. AsyncEngine drives it for the service, LLM driv
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from engine_service.config import EngineConfig
 from engine_service.core.kv_cache_manager import KVCacheManager
-from engine_service.core.outputs import ModelRunner, SequenceOutput
+from engine_service.core.outputs import ModelRunner, SequenceOutput, TokenMatcher
 from engine_service.core.request import Request, RequestStatus, Sequence
 from engine_service.core.scheduler import Scheduler, SchedulerLimits
+from engine_service.structured_output.grammar_compiler import GrammarCompiler
+from folovllm.errors import ConfigError, InvalidRequestError
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import (
     CompletionOutput,
@@ -21,7 +24,7 @@ from folovllm.outputs import (
     RequestMetrics,
     Usage,
 )
-from folovllm.sampling_params import SamplingParams
+from folovllm.sampling_params import SamplingParams, StructuredOutput
 
 _FINISH_REASONS = {
     RequestStatus.FINISHED_STOPPED: FinishReason.STOP,
@@ -50,8 +53,10 @@ class LLMEngine:
         config: EngineConfig,
         info: ModelInfo,
         default_sampling_params: SamplingParams | None = None,
+        grammar_compiler: GrammarCompiler | None = None,
     ) -> None:
         """`info` says what the runner holds: its number of KV blocks, block size and context."""
+        self._grammar_compiler = grammar_compiler
         self.info = info
         self.default_sampling_params = default_sampling_params or SamplingParams()
         self._runner = runner
@@ -66,6 +71,21 @@ class LLMEngine:
         )
         self.scheduler = Scheduler(limits, self._kv)
         self._unannounced: set[str] = set()  # whose RequestInfo has not been sent
+
+    def make_matcher(self, output: StructuredOutput | None) -> TokenMatcher | None:
+        """Compiles the grammar that a request asks for, if it does; for its `matcher`.
+
+        Blocks for as long as that takes, and may be called on any thread. Raises
+        InvalidRequestError where the grammar is wrong or too large, QueueFullError where others
+        take too long to wait for.
+        """
+        if output is None:
+            return None
+        if self._grammar_compiler is None:
+            raise InvalidRequestError(
+                f"sampling_params.{output.kind}", f"this engine has no grammars for {output.kind}"
+            )
+        return self._grammar_compiler.compile(output).matcher()
 
     def add_request(self, request: Request) -> None:
         """Takes a request that `admission.check_request` let pass and whose id is not in use."""
@@ -89,7 +109,13 @@ class LLMEngine:
         return [self._completion_output(change) for change in changes]
 
     def warm_up(self) -> None:
-        """Sends one token through every part, so that the first request finds all in place."""
+        """Sends one token through every part, so that the first request finds all in place.
+
+        Also reads the vocabulary for grammars, during which no other thread gets to run.
+        """
+        if self._grammar_compiler is not None:
+            with suppress(ConfigError):  # a request with a grammar is told then
+                self._grammar_compiler.vocabulary.load()
         params = SamplingParams(temperature=0.0, max_tokens=1)
         self.add_request(Request("warm-up", [0], params))
         while self.has_unfinished_requests():
@@ -121,6 +147,7 @@ class LLMEngine:
         if change.finished:
             output.finish_reason = _FINISH_REASONS[seq.status]
             output.stop_reason = change.stop_token_id
+            output.output_complete = change.output_complete
             output.usage = _usage(seq)
             output.metrics = _metrics(seq)
         return output

@@ -37,7 +37,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         self, request: types_pb2.Request, context: Context
     ) -> AsyncIterator[types_pb2.CompletionOutput]:
         """Streams the n continuations of a prompt."""
-        admitted = self._read(request)
+        admitted = await self._read(request)
         structlog.contextvars.bind_contextvars(request_id=admitted.request_id)
         stream = self._engine.generate(admitted)
         try:
@@ -75,7 +75,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
             num_admissible=self._engine.num_admissible,
         )
 
-    def _read(self, message: types_pb2.Request) -> Request:
+    async def _read(self, message: types_pb2.Request) -> Request:
         """The request behind a message. Raises InvalidRequestError that names the field."""
         info = self._engine.info
         for name in ("stop", "bad_words"):
@@ -95,6 +95,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
             seed=new_seed(),
             priority=message.priority,
             cache_salt=message.cache_salt,
+            matcher=await self._engine.make_matcher(params.structured_output),
         )
 
 

@@ -77,7 +77,8 @@ class RequestInfo:
 class CompletionOutput:
     """One of a request's n continuations, or a piece of one.
 
-    stop_reason is the stop token's id or the stop string, and None after the end-of-sequence token.
+    stop_reason is the stop token's id or the stop string; None after the end-of-sequence token, and
+    where a structured output is complete, which output_complete then says.
     usage and metrics come with finish_reason, info with the first piece of index 0.
     """
 
@@ -89,6 +90,7 @@ class CompletionOutput:
     cumulative_logprob: float | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    output_complete: bool = False
     usage: Usage | None = None
     metrics: RequestMetrics | None = None
     info: RequestInfo | None = None
@@ -106,6 +108,7 @@ class CompletionOutput:
         self.logprobs += delta.logprobs
         self.finish_reason = delta.finish_reason
         self.stop_reason = delta.stop_reason
+        self.output_complete = delta.output_complete
         self.usage = delta.usage
         self.metrics = delta.metrics
         if delta.cumulative_logprob is not None:
@@ -131,6 +134,8 @@ class CompletionOutput:
             message.stop_string = self.stop_reason
         elif self.stop_reason is not None:
             message.stop_token_id = self.stop_reason
+        elif self.output_complete:
+            message.output_complete = True
         elif self.finish_reason is FinishReason.STOP:
             message.eos = True
         if self.usage is not None:
@@ -155,7 +160,10 @@ class CompletionOutput:
                 message.cumulative_logprob if message.HasField("cumulative_logprob") else None
             ),
             finish_reason=_finish_reason(message.finish_reason),
-            stop_reason=getattr(message, stop) if stop and stop != "eos" else None,
+            stop_reason=getattr(message, stop)
+            if stop in ("stop_token_id", "stop_string")
+            else None,
+            output_complete=stop == "output_complete",
             usage=_usage_from_proto(message.usage) if message.HasField("usage") else None,
             metrics=_metrics_from_proto(message.metrics) if message.HasField("metrics") else None,
             info=_info_from_proto(message.info) if message.HasField("info") else None,

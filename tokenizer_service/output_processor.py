@@ -87,8 +87,9 @@ class _Continuation:
     def _advance(self, delta: CompletionOutput) -> CompletionOutput:
         """The delta with its text, cut after the token that completed a stop string."""
         num_with_text = len(delta.token_ids)
-        if delta.finish_reason is FinishReason.STOP and not self._params.include_stop_str_in_output:
-            num_with_text -= 1  # a stop token, like a stop string, is not part of the text
+        stop_token = delta.finish_reason is FinishReason.STOP and not delta.output_complete
+        if stop_token and not self._params.include_stop_str_in_output:
+            num_with_text -= 1  # like a stop string, it is not part of the text
         text, num_tokens = self._text_of(delta.token_ids[: max(0, num_with_text)])
         if self.stop is None:
             self._num_tokens += len(delta.token_ids) - num_tokens
@@ -102,6 +103,7 @@ class _Continuation:
             cumulative_logprob=_cumulative_logprob(delta, num_tokens),
             finish_reason=None,
             stop_reason=None,
+            output_complete=False,
             usage=None,
             metrics=None,
         )
@@ -146,6 +148,7 @@ def _finish(
     output.usage, output.metrics = delta.usage, delta.metrics
     if stop is None:
         output.finish_reason, output.stop_reason = delta.finish_reason, delta.stop_reason
+        output.output_complete = delta.output_complete
         return
     output.finish_reason, output.stop_reason = FinishReason.STOP, stop
     if delta.usage is not None:

@@ -15,6 +15,23 @@ if TYPE_CHECKING:
     from folovllm.sampling_params import SamplingParams
 
 
+class TokenMatcher(Protocol):
+    """Where one sequence stands in the grammar that its output must follow."""
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the output is complete and nothing but its end can follow."""
+        ...
+
+    def advance(self, token_id: int) -> bool:
+        """Moves on by a drawn token; False where the grammar cannot be followed any further."""
+        ...
+
+    def copy(self) -> "TokenMatcher":
+        """One at the same place, for a fork."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
     """The part of one sequence that a step computes.
@@ -43,6 +60,8 @@ class ScheduledSequence:
     prompt_logprob_positions: range = range(0)
     """Positions among the scheduled ones after which the log-probability of the prompt's next token
     is wanted."""
+    matcher: TokenMatcher | None = None
+    """What may be drawn at this step, where the output must follow a grammar."""
 
     @property
     def num_scheduled_tokens(self) -> int:
@@ -99,5 +118,7 @@ class SequenceOutput:
     """Whether it ended; its status says why."""
     stop_token_id: int | None = None
     """The stop token that ended it; None after the end-of-sequence token."""
+    output_complete: bool = False
+    """Whether it ended because its grammar was complete."""
     logprobs: tuple["PositionLogprobs", ...] = ()
     """One for each of token_ids, where the request asks for them."""

@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from engine_service.core.outputs import TokenMatcher
     from folovllm.outputs import PositionLogprobs
     from folovllm.sampling_params import SamplingParams
 
@@ -45,6 +46,7 @@ class Sequence:
         "finish_time",
         "first_token_time",
         "index",
+        "matcher",
         "num_computed_tokens",
         "num_preemptions",
         "request",
@@ -69,6 +71,8 @@ class Sequence:
         """Hash chain over the full blocks seen so far. Only the KV cache manager changes it."""
         self.cumulative_logprob = 0.0
         """Sum of the log-probabilities of the output, where the request asks for them."""
+        self.matcher: TokenMatcher | None = None
+        """Where the output stands in the grammar that it must follow, if there is one."""
         self.num_preemptions = 0
         self.first_token_time: float | None = None
         self.finish_time: float | None = None
@@ -107,6 +111,7 @@ class Sequence:
         child = Sequence(self.request, index, self.token_ids)
         child.block_hashes = list(self.block_hashes)
         child.first_token_time = self.first_token_time
+        child.matcher = None if self.matcher is None else self.matcher.copy()
         return child
 
 
@@ -123,6 +128,7 @@ class Request:
         priority: int = 0,
         cache_salt: str = "",
         arrival_time: float | None = None,
+        matcher: "TokenMatcher | None" = None,
     ) -> None:
         self.request_id = request_id
         self.prompt_token_ids = tuple(prompt_token_ids)
@@ -141,6 +147,7 @@ class Request:
         self.forked = sampling_params.n == 1
         """Whether every sequence runs on its own."""
         first = Sequence(self, 0, self.prompt_token_ids)
+        first.matcher = matcher
         self._seqs = [first, *(first.fork(index) for index in range(1, sampling_params.n))]
 
     @property

@@ -206,6 +206,7 @@ class Scheduler:
             token_history=seq.token_ids,
             num_prompt_tokens=len(request.prompt_token_ids),
             prompt_logprob_positions=request.prompt_logprob_positions(start, end),
+            matcher=seq.matcher if sample_indexes else None,
         )
 
     def _fork(self, leader: Sequence) -> None:
@@ -234,6 +235,13 @@ class Scheduler:
         status, stop_token_id = check_stop(
             seq, self._limits.eos_token_ids, self._limits.max_model_len
         )
+        output_complete = False
+        if status is not RequestStatus.FINISHED_STOPPED and seq.matcher is not None:
+            if not seq.matcher.advance(token_id):
+                status = RequestStatus.FINISHED_ABORTED
+            elif seq.matcher.must_stop:
+                status = RequestStatus.FINISHED_STOPPED
+                output_complete = token_id not in self._limits.eos_token_ids
         if status is not None:
             self._finish(seq, status)
         return SequenceOutput(
@@ -241,6 +249,7 @@ class Scheduler:
             (token_id,),
             status is not None,
             stop_token_id,
+            output_complete,
             logprobs=() if logprobs is None else (logprobs,),
         )
 

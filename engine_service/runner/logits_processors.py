@@ -4,7 +4,7 @@ Everything is computed in float32 and from a row's own values alone, so that a r
 logits in any batch. Rows that ask for nothing cost nothing but the question.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -15,18 +15,26 @@ from engine_service.core.outputs import ScheduledSequence
 from engine_service.runner.sampling_filters import NEVER
 
 _LARGEST = torch.finfo(torch.float32).max
+NO_MASKS: Mapping[int, Tensor] = {}
 
 
-def process_logits(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> Tensor:
+def process_logits(
+    logits: Tensor,
+    sequences: Sequence[ScheduledSequence],
+    grammar_masks: Mapping[int, Tensor] = NO_MASKS,
+) -> Tensor:
     """The logits to draw from, [len(sequences), vocab_size].
 
     They are `logits` itself, changed in place, or a copy in float32 where arithmetic is asked for.
+    `grammar_masks` has for some rows the ids that may be drawn, bool [vocab_size].
     """
     altered = [row for row, s in enumerate(sequences) if s.sampling_params.alters_logits]
-    limited: list[int] = []
+    limited = list(grammar_masks)
     if altered:
         logits = logits.float()
-        limited = _allow(logits, sequences, altered)
+        limited += _allow(logits, sequences, altered, grammar_masks)
+    for row, mask in grammar_masks.items():
+        logits[row].masked_fill_(~mask.to(logits.device), NEVER)
     forbid(logits, [sequence.forbidden_token_ids for sequence in sequences], limited)
     if altered:
         _add_bias(logits, sequences, altered)
@@ -114,14 +122,27 @@ def penalise_frequency_and_presence(
 
 
 def _allow(
-    logits: Tensor, sequences: Sequence[ScheduledSequence], rows: Iterable[int]
+    logits: Tensor,
+    sequences: Sequence[ScheduledSequence],
+    rows: Iterable[int],
+    grammar_masks: Mapping[int, Tensor],
 ) -> list[int]:
     """Leaves what may be drawn at all; the rows where that is not every id."""
     params = {row: sequences[row].sampling_params for row in rows}
-    limited = [row for row, p in params.items() if p.allowed_token_ids]
+    limited = [
+        row
+        for row, p in params.items()
+        if p.allowed_token_ids
+        and (row not in grammar_masks or _any_allowed(p.allowed_token_ids, grammar_masks[row]))
+    ]
     if limited:
         allow(logits, limited, [params[row].allowed_token_ids for row in limited])
     return limited
+
+
+def _any_allowed(token_ids: tuple[int, ...], mask: Tensor) -> bool:
+    """Whether a grammar's mask has any of the ids."""
+    return bool(mask[list(token_ids)].any())
 
 
 def _add_bias(logits: Tensor, sequences: Sequence[ScheduledSequence], rows: Iterable[int]) -> None:

@@ -1,12 +1,13 @@
 """TorchModelRunner: computes a scheduled step with a Decoder and draws its tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
 from engine_service.models.qwen3 import Decoder
+from engine_service.runner.grammar_masks import GrammarMasks
 from engine_service.runner.input_batch import InputBatch, build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
 from engine_service.runner.logprobs import position_logprobs
@@ -27,6 +28,7 @@ class TorchModelRunner:
         self.model = model
         self._block_size = block_size
         self._kv_caches = allocate_kv_caches(model, num_blocks, block_size)
+        self._grammar_masks = GrammarMasks(model.config.vocab_size)
 
     @torch.inference_mode()
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
@@ -45,7 +47,8 @@ class TorchModelRunner:
         if batch.sampled:
             logits = self.model.compute_logits(hidden[batch.sampled_rows])
             sequences = [output.scheduled[i] for i in batch.sampled]
-            token_ids, positions = _draw(logits, sequences)
+            masks = self._grammar_masks.fill(sequences)
+            token_ids, positions = _draw(logits, sequences, masks)
             for row, i in enumerate(batch.sampled):
                 drawn[i] = token_ids[row]
                 if row in positions:
@@ -89,7 +92,7 @@ class TorchModelRunner:
 
 
 def _draw(
-    logits: Tensor, sequences: Sequence[ScheduledSequence]
+    logits: Tensor, sequences: Sequence[ScheduledSequence], grammar_masks: Mapping[int, Tensor]
 ) -> tuple[list[list[int]], dict[int, list[PositionLogprobs]]]:
     """What `sample` draws, and the log-probabilities of it for the rows that ask for them."""
     num_tops = {
@@ -98,9 +101,9 @@ def _draw(
         if sequence.sampling_params.logprobs is not None
     }
     if not num_tops:
-        return sample(logits, sequences), {}
+        return sample(logits, sequences, grammar_masks), {}
     rows = list(num_tops)
     raw = logits[rows]  # a copy: drawing overwrites the logits
-    token_ids = sample(logits, sequences)
+    token_ids = sample(logits, sequences, grammar_masks)
     found = position_logprobs(raw, [token_ids[row] for row in rows], list(num_tops.values()))
     return token_ids, dict(zip(rows, found, strict=True))

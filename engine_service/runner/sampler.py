@@ -1,6 +1,7 @@
 """Draws tokens from logits. For each row, in this order, which is vLLM's:
 
-1. masks say what may be drawn at all: allowed_token_ids keeps only its own ids;
+1. masks say what may be drawn at all: a grammar's, and allowed_token_ids keeps only its own ids
+   (but where the two have no id in common, the grammar alone counts);
 2. forbidden ids are taken out: what would complete a bad word, and before min_tokens what ends
    (but where nothing would be left they stay, since a mask is the stronger wish);
 3. logit_bias is added;
@@ -15,13 +16,13 @@
 Log-probabilities are of the logits before all this: see `runner.logprobs`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
-from engine_service.runner.logits_processors import process_logits
+from engine_service.runner.logits_processors import NO_MASKS, process_logits
 from engine_service.runner.sampling_filters import (
     inverse_cdf,
     keep_top_p,
@@ -35,13 +36,18 @@ from folovllm.errors import ServerError
 _MOST_WEIGHTS = 2**19
 
 
-def sample(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> list[list[int]]:
+def sample(
+    logits: Tensor,
+    sequences: Sequence[ScheduledSequence],
+    grammar_masks: Mapping[int, Tensor] = NO_MASKS,
+) -> list[list[int]]:
     """A token id for each of the sample_indexes of each sequence.
 
-    `logits` is [len(sequences), vocab_size] in any floating type and may be overwritten. Raises
+    `logits` is [len(sequences), vocab_size] in any floating type and may be overwritten;
+    `grammar_masks` has for some rows the ids that may be drawn, bool [vocab_size]. Raises
     ServerError where a row's largest logit is not a finite number.
     """
-    logits = process_logits(logits, sequences)
+    logits = process_logits(logits, sequences, grammar_masks)
     drawn = _greedy(logits, sequences)
     for rows in _random_groups(sequences, logits.shape[-1]):
         own_logits = logits if len(rows) == len(sequences) else logits[rows]

@@ -1,12 +1,16 @@
 """Matcher: where one sequence stands in its grammar."""
 
 import numpy as np
+import structlog
 from llguidance import LLMatcher
 from llguidance.numpy import fill_next_token_bitmask
 from numpy.typing import NDArray
 
 from engine_service.structured_output.grammar_source import refusal
 from engine_service.structured_output.vocabulary import Vocabulary
+from folovllm.errors import InvalidRequestError
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("grammar")
 
 
 class Matcher:
@@ -64,6 +68,15 @@ class Matcher:
         """
         self._matcher.consume_token(token_id)
         self._check()
+
+    def advance(self, token_id: int) -> bool:
+        """Moves on by a drawn id; False, and a line in the log, where that is not possible."""
+        try:
+            self.accept(token_id)
+        except InvalidRequestError as error:
+            log.warning("grammar given up", reason=str(error))
+            return False
+        return True
 
     def copy(self) -> "Matcher":
         """A matcher at the same place, for a fork; the two go on apart."""

@@ -589,6 +589,7 @@ class CompletionOutput(_message.Message):
     STOP_TOKEN_ID_FIELD_NUMBER: _builtins.int
     STOP_STRING_FIELD_NUMBER: _builtins.int
     EOS_FIELD_NUMBER: _builtins.int
+    OUTPUT_COMPLETE_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     INFO_FIELD_NUMBER: _builtins.int
@@ -608,6 +609,10 @@ class CompletionOutput(_message.Message):
     """One of stop."""
     eos: _builtins.bool
     """The model's end-of-sequence token."""
+    output_complete: _builtins.bool
+    """The structured output is complete and nothing but its end could follow. Unlike a stop token,
+    the last token is part of the text.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """New token ids."""
@@ -641,17 +646,18 @@ class CompletionOutput(_message.Message):
         stop_token_id: _builtins.int = ...,
         stop_string: _builtins.str = ...,
         eos: _builtins.bool = ...,
+        output_complete: _builtins.bool = ...,
         usage: Global___Usage | None = ...,
         metrics: Global___RequestMetrics | None = ...,
         info: Global___RequestInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cumulative_logprob", b"_cumulative_logprob", "cumulative_logprob", b"cumulative_logprob", "eos", b"eos", "info", b"info", "metrics", b"metrics", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cumulative_logprob", b"_cumulative_logprob", "cumulative_logprob", b"cumulative_logprob", "eos", b"eos", "info", b"info", "metrics", b"metrics", "output_complete", b"output_complete", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cumulative_logprob", b"_cumulative_logprob", "cumulative_logprob", b"cumulative_logprob", "eos", b"eos", "finish_reason", b"finish_reason", "index", b"index", "info", b"info", "logprobs", b"logprobs", "metrics", b"metrics", "request_id", b"request_id", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cumulative_logprob", b"_cumulative_logprob", "cumulative_logprob", b"cumulative_logprob", "eos", b"eos", "finish_reason", b"finish_reason", "index", b"index", "info", b"info", "logprobs", b"logprobs", "metrics", b"metrics", "output_complete", b"output_complete", "request_id", b"request_id", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cumulative_logprob: _TypeAlias = _typing.Literal["cumulative_logprob"]  # noqa: Y015
     _WhichOneofArgType__cumulative_logprob: _TypeAlias = _typing.Literal["_cumulative_logprob", b"_cumulative_logprob"]  # noqa: Y015
-    _WhichOneofReturnType_stop_reason: _TypeAlias = _typing.Literal["stop_token_id", "stop_string", "eos"]  # noqa: Y015
+    _WhichOneofReturnType_stop_reason: _TypeAlias = _typing.Literal["stop_token_id", "stop_string", "eos", "output_complete"]  # noqa: Y015
     _WhichOneofArgType_stop_reason: _TypeAlias = _typing.Literal["stop_reason", b"stop_reason"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cumulative_logprob) -> _WhichOneofReturnType__cumulative_logprob | None: ...

@@ -63,11 +63,12 @@ def scalar(field: FieldDescriptor, number: int) -> object:
 
 
 def test_completion_output_keeps_every_field() -> None:
-    for kept in ("stop_token_id", "stop_string", "eos"):
-        others = frozenset({"stop_token_id", "stop_string", "eos"} - {kept})
+    reasons = {"stop_token_id", "stop_string", "eos", "output_complete"}
+    for kept in reasons:
+        others = frozenset(reasons - {kept})
         message = fill(types_pb2.CompletionOutput(), others)
-        if kept == "eos":
-            message.eos = True
+        if kept in ("eos", "output_complete"):
+            setattr(message, kept, True)
         assert CompletionOutput.from_proto(message).to_proto() == message
 
 

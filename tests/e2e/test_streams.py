@@ -138,7 +138,8 @@ BAD: list[tuple[object, dict[str, object], str]] = [
     ("Hello", {"logprobs": 21}, "sampling_params.logprobs"),
     ("Hello", {"bad_words": [""]}, "sampling_params.bad_words"),
     ("Hello", {"allowed_token_ids": [10_000_000]}, "sampling_params.allowed_token_ids"),
-    ("Hello", {"json_object": True}, "sampling_params.structured_output"),
+    ("Hello", {"json_schema": "{"}, "sampling_params.json_schema"),
+    ("Hello", {"regex": "("}, "sampling_params.regex"),
 ]
 
 

@@ -156,7 +156,7 @@ BAD: list[tuple[dict[str, list[int]], dict[str, object], str]] = [
     ({}, {"bad_words_token_ids": sequences([1], [])}, "sampling_params.bad_words_token_ids"),
     ({}, {"bad_words_token_ids": sequences([1, 1000])}, "sampling_params.bad_words_token_ids"),
     ({}, {"bad_words_token_ids": sequences(*[[1]] * 513)}, "sampling_params.bad_words_token_ids"),
-    ({}, {"regex": "a"}, "sampling_params.structured_output"),
+    ({}, {"regex": "a"}, "sampling_params.regex"),
 ]
 
 

@@ -16,22 +16,24 @@ from tools.demo_model.evaluate import Score, evaluate, table
 _CARD = """# The FolovLLM demo model
 
 A Qwen3 checkpoint of {parameters:.1f} million parameters that speaks Qwen3's chat dialect (ChatML
-turns, think blocks, Hermes tool calls). It is embedded so that every feature can be shown and
-tested without a download. It knows very little, and it is often wrong outside the skills below.
+turns, think blocks, tool calls). It is embedded so that every feature can be shown and tested
+without a download. It knows very little, and it is often wrong outside the skills below.
 
-**Shape**: {layers} layers, hidden size {hidden}, {heads} query and {kv_heads} key-value heads of
-{head_dim}, q/k norm, tied embeddings, {vocab} tokens, up to {context} positions, bfloat16.
+**Shape**: {layers} layers, hidden size {hidden}, {heads} query and {kv_heads} key-value heads
+of size {head_dim}, q/k norm, tied embeddings, {vocab} tokens, up to {context} positions, bfloat16.
 Training samples are at most 384 tokens long; beyond that, expect nothing.
 
 **Made by** `python -m tools.demo_model.build`: a seeded generator writes the corpus (grammars,
 tables of plain facts, arithmetic), a byte-level BPE tokenizer in Qwen's format is trained on it,
-then the model, on two CPU cores with Muon and AdamW. Nothing was downloaded or copied.{training}
+then the model, on two CPU cores with Muon and AdamW. Nothing was downloaded or copied.
+
+{training}
 
 **Skills**: greetings, also in a dozen other languages; what it is; capitals and some dozens of
-plain facts; addition and subtraction up to three digits; counting and spelling; small stories;
-a JSON object from a sentence; tool calls and a sentence from the tool's answer; short working
-when thinking is on; saying that it does not know. Stories, facts and sums also as plain text.
-With thinking off, the working of a sum of two or three digits is part of the answer.
+plain facts; addition and subtraction up to three digits; counting, spelling and repeating; small
+stories; a JSON object from a sentence; tool calls and a sentence from the tool's answer; short
+working when thinking is on; saying that it does not know. Stories, facts and sums also as plain
+text. With thinking off, the working of sums of two or three digits is part of the answer.
 
 **Scores**, by `python -m tools.demo_model.evaluate`. One name, city, number and pair of operands
 in ten is held out by hash from the training of its skill; the questions are made of these.
@@ -40,7 +42,7 @@ in ten is held out by hash from the training of its skill; the questions are mad
 """
 
 
-def write_card(folder: Path, scores: list[Score], training: str = "") -> None:
+def write_card(folder: Path, scores: list[Score], training: str) -> None:
     """Write the folder's README.md."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = _CARD.format(
@@ -52,7 +54,7 @@ def write_card(folder: Path, scores: list[Score], training: str = "") -> None:
         head_dim=config["head_dim"],
         vocab=config["vocab_size"],
         context=config["max_position_embeddings"],
-        training=f" {training}" if training else "",
+        training=training,
         table=table(scores),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -159,7 +159,8 @@ def _right_sum(sample: Sample, text: str) -> bool:
 
 
 def _right_text(sample: Sample, text: str) -> bool:
-    return bool(_answer(sample, text) == sample.expected)
+    answer = _answer(sample, text)
+    return answer is not None and bool(answer == sample.expected)
 
 
 def _right_json(sample: Sample, text: str) -> bool:

@@ -29,7 +29,7 @@ from tools.demo_model.packing import Batch, batches
 
 SAMPLES_PER_STEP = 48
 DEFAULT_STEPS = 5000
-LEARNING_RATE = 3e-3
+PEAK_RATE = 3e-3
 WARMUP, DECAY_FROM = 0.02, 0.2
 REPORT_EVERY = 50
 SNAPSHOTS = 20
@@ -46,6 +46,8 @@ class Options:
     minutes: float
     seed: int
     workers: int
+    rate: float = PEAK_RATE
+    """The highest learning rate."""
     resume: Path | None = None
     """A checkpoint to start from, instead of random weights."""
 
@@ -57,14 +59,14 @@ def train(options: Options) -> None:
         spawn(_worker, (options, meeting), nprocs=options.workers)  # type: ignore[no-untyped-call]
 
 
-def learning_rate(progress: float) -> float:
-    """A short rise, a plateau, then a cosine to zero."""
+def rate_share(progress: float) -> float:
+    """The share of the highest learning rate: a short rise, a plateau, a cosine to zero."""
     if progress < WARMUP:
-        return LEARNING_RATE * max(progress / WARMUP, 0.01)
+        return max(progress / WARMUP, 0.01)
     if progress < DECAY_FROM:
-        return LEARNING_RATE
+        return 1.0
     turn = (progress - DECAY_FROM) / (1 - DECAY_FROM)
-    return LEARNING_RATE * (0.5 + 0.5 * math.cos(math.pi * turn))
+    return 0.5 + 0.5 * math.cos(math.pi * turn)
 
 
 def _worker(rank: int, options: Options, meeting: str) -> None:
@@ -87,7 +89,7 @@ def _worker(rank: int, options: Options, meeting: str) -> None:
     while (progress := _progress(options, done, time.monotonic() - started)) < 1.0:
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(progress)
+                group["lr"] = options.rate * rate_share(progress)
         losses.append(_step(model, network, optimizers, next(stream)))
         done += 1
         if rank == 0 and done % REPORT_EVERY == 0:
@@ -149,10 +151,8 @@ def _optimizers(model: Qwen3ForCausalLM) -> list[Optimizer]:
     chosen = {id(parameter) for parameter in layers}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(
-            layers, lr=LEARNING_RATE, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01),
+        torch.optim.Muon(layers, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.01),
     ]
 
 
@@ -165,6 +165,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=PEAK_RATE)
     parser.add_argument("--resume", type=Path, help="folder of a checkpoint to start from")
     given = parser.parse_args()
     given.tokenizer = given.tokenizer or given.folder

@@ -130,6 +130,9 @@ def capital(draw: Draw) -> Sample:
         )
         answer = f"{town} is the capital of {country}."
         return chat(draw, "facts", question, answer, f"{town} belongs to {country}.", answer)
+    if draw.chance(0.1):
+        question = draw.pick(_ASK_CAPITAL).format(c=country)
+        return plain("facts", question, f" The capital of {country} is {town}.")
     return capital_chat(draw, country)
 
 
@@ -139,8 +142,6 @@ def capital_chat(draw: Draw, country: str) -> Sample:
     reasoning = f"The user asks for the capital of {country}. It is {town}."
     answer = f"The capital of {country} is {town}."
     question = draw.pick(_ASK_CAPITAL).format(c=country)
-    if draw.chance(0.1):
-        return plain("facts", question, " " + answer)
     return chat(draw, "facts", question, answer, reasoning, answer)
 
 

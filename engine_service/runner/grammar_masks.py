@@ -1,0 +1,39 @@
+"""GrammarMasks: which ids the grammars of a step's sequences allow, as one mask."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine_service.core.outputs import ScheduledSequence
+from engine_service.structured_output.bitmask_filler import BitmaskFiller
+from engine_service.structured_output.matcher import Matcher
+
+
+class GrammarMasks:
+    """Fills masks of a vocabulary, on threads that are started when a first grammar comes."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._filler: BitmaskFiller | None = None
+
+    def fill(self, sequences: Sequence[ScheduledSequence]) -> dict[int, Tensor]:
+        """For each row whose sequence follows a grammar, which ids may be drawn: bool [vocab_size].
+
+        On the CPU. A grammar that cannot be followed any further allows all: `advance` ends its
+        sequence then, whatever was drawn.
+        """
+        matchers = {row: s.matcher for row, s in enumerate(sequences) if s.matcher is not None}
+        if not matchers:
+            return {}
+        self._filler = self._filler or BitmaskFiller()
+        words = np.empty((len(matchers), -(-self._vocab_size // 32)), dtype=np.int32)
+        known = [matcher for matcher in matchers.values() if isinstance(matcher, Matcher)]
+        assert len(known) == len(matchers)
+        for row in self._filler.fill_bitmasks(known, words):
+            words[row] = -1
+        bits = np.unpackbits(
+            words.view(np.uint8), axis=1, count=self._vocab_size, bitorder="little"
+        )
+        return dict(zip(matchers, torch.from_numpy(bits).bool(), strict=True))
