@@ -73,6 +73,9 @@ class RequestInfo:
     prompt_token_ids: tuple[int, ...] = ()
 
 
+_NAMED_REASONS = ("stop_token_id", "stop_string")
+
+
 @dataclass(slots=True)
 class CompletionOutput:
     """One of a request's n continuations, or a piece of one.
