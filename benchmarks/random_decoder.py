@@ -20,7 +20,7 @@ from folovllm.sampling_params import SamplingParams
 
 BLOCK_SIZE = 16
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_QWEN3_0_6B = {
+QWEN3_0_6B = {
     "hidden_size": 1024,
     "intermediate_size": 3072,
     "layers": 28,
@@ -69,7 +69,7 @@ class Case:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the shape, and dtype, device and threads."""
-    for name, value in _QWEN3_0_6B.items():
+    for name, value in QWEN3_0_6B.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
     parser.add_argument("--dtype", choices=_DTYPES, default="bfloat16")
     parser.add_argument("--device", default="cpu")

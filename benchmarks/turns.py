@@ -17,15 +17,21 @@ class Milliseconds:
     cpu: float
 
 
-def take_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Milliseconds]:
+def take_turns(
+    works: Mapping[str, Callable[[], object]],
+    repeats: int,
+    prepare: Callable[[], object] = lambda: None,
+) -> dict[str, Milliseconds]:
     """Runs A B A B …, `repeats` times each after one turn to warm up.
 
-    Work on a GPU must have come to its end, with a result on the host, when it returns.
+    `prepare` runs before each and is not timed. Work on a GPU must have come to its end, with a
+    result on the host, when it returns.
     """
     walls: dict[str, list[float]] = {name: [] for name in works}
     cpus: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
+            prepare()
             started, started_cpu = time.perf_counter(), time.process_time()
             work()
             wall, cpu = time.perf_counter() - started, time.process_time() - started_cpu
