@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine_service.runner.sampling_filters import top_k_candidates
+from engine_service.runner.sampling_filters import NEVER, top_k_candidates
 from folovllm.errors import ServerError
 from folovllm.outputs import Logprob, PositionLogprobs
 
@@ -59,7 +59,10 @@ def _totals_and_ranks(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tops(logits: Tensor, totals: Tensor, num_tops: Sequence[int]) -> list[tuple[Logprob, ...]]:
-    """Each row's most probable tokens, best first, the lowest id of equals first."""
+    """Each row's most probable tokens, best first, the lowest id of equals first.
+
+    What has no probability at all is not among them.
+    """
     most = min(max(num_tops), logits.shape[-1])
     if most == 0:
         return [() for _ in num_tops]
@@ -70,7 +73,13 @@ def _tops(logits: Tensor, totals: Tensor, num_tops: Sequence[int]) -> list[tuple
     # In falling order the first of equals has their rank.
     ranks = 1 + torch.searchsorted(-values, -values)
     return [
-        tuple(map(Logprob, row_ids[:count], row_logprobs, row_ranks))
+        tuple(
+            Logprob(token_id, logprob, rank)
+            for token_id, logprob, rank in zip(
+                row_ids[:count], row_logprobs, row_ranks, strict=False
+            )
+            if logprob > NEVER
+        )
         for row_ids, row_logprobs, row_ranks, count in zip(
             token_ids.tolist(), (values - totals).tolist(), ranks.tolist(), num_tops, strict=True
         )

@@ -98,14 +98,14 @@ def keep_top_p(weights: Tensor, top_ps: Sequence[float]) -> None:
     if not rows:
         return
     own = weights if len(rows) == len(weights) else weights[rows]
-    mass = own.cumsum(-1, dtype=torch.float64)
+    mass = _cumulated(own)
     wanted = mass[:, -1:] * mass.new_tensor([top_ps[row] for row in rows])[:, None]
     likely, _ = top_k_candidates(own, [_LIKELY_ENOUGH] * len(rows), least=_SMALLEST)
     ordered = likely.clamp_(min=0.0).sort(dim=-1, descending=True).values
-    mass = ordered.cumsum(-1, dtype=torch.float64)
+    mass = _cumulated(ordered)
     if bool((mass[:, -1:] < wanted).any()):
         ordered = own.sort(dim=-1, descending=True).values
-        mass = ordered.cumsum(-1, dtype=torch.float64)
+        mass = _cumulated(ordered)
     # The first token whose mass, with all before it, is enough; in this order the whole mass may
     # be rounded to just under what is wanted.
     last = torch.searchsorted(mass, wanted).clamp_(max=mass.shape[-1] - 1)
@@ -129,7 +129,13 @@ def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     is over 0. Rounding could take a share to the total itself, which no column is over; then the
     number just below is meant.
     """
-    cumulated = weights.cumsum(-1, dtype=torch.float64)
+    cumulated = _cumulated(weights)
     total = cumulated[:, -1:]
     below = torch.nextafter(total, torch.zeros_like(total))
     return torch.searchsorted(cumulated, torch.minimum(uniforms * total, below), right=True)
+
+
+def _cumulated(weights: Tensor) -> Tensor:
+    """The sums of each row's weights up to each column, in float64."""
+    # In place, so that only one wide copy is made.
+    return weights.double().cumsum_(-1)
