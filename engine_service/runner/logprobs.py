@@ -48,7 +48,8 @@ def _totals_and_ranks(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     Row by row, so that what one row needs stays in a processor's cache. The sum of a float32 mask
     is many times as fast as that of a bool one, and exact up to 2**24.
     """
-    totals, counts = [], []
+    totals: list[Tensor] = []
+    counts: list[Tensor] = []
     mask = torch.empty_like(logits[0], dtype=torch.float32)
     for row, row_values in zip(logits, values, strict=True):
         wide = row.float()

@@ -30,7 +30,7 @@ def top_k_candidates(
     """
     if values.shape[-1] % _BLOCK or values.shape[-1] < _BLOCK * max(top_ks):
         return _at_least(values, _kth_largest(values, top_ks, least))
-    blocks = values.unflatten(-1, (-1, _BLOCK))
+    blocks = values.reshape(len(values), -1, _BLOCK)
     maxima = blocks.amax(-1)
     # k blocks have a value of at least this, so the k-th largest value is no smaller.
     floors = _kth_largest(maxima, top_ks, least)
