@@ -9,8 +9,6 @@ and that of taking a token. Each walk starts with a new matcher, as each request
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import machine
 from engine_service.structured_output.bitmask_filler import BitmaskFiller
 from engine_service.structured_output.grammar_compiler import Grammar, GrammarCompiler
 from folovllm.model_files import DEMO_MODEL
@@ -123,14 +122,6 @@ def _quantiles(seconds: Sequence[float]) -> str:
     return f"{median:9.3f} {p99:9.3f}"
 
 
-def _processor() -> str:
-    """The processor's name where Linux tells it, else its architecture."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser("benchmarks.grammar_masks", description="Token mask times.")
@@ -145,7 +136,7 @@ def main() -> None:
     compiler = GrammarCompiler(args.model, args.vocab_size, args.eos_token_ids)
     start = time.perf_counter()
     compiler.vocabulary.load()
-    print(f"{_processor()}, {os.cpu_count()} processors, Python {platform.python_version()}")
+    print(machine.describe())
     print(f"vocabulary of {args.vocab_size} ids, loaded in {time.perf_counter() - start:.2f} s\n")
     columns = ("compile", "median", "p99", "cpu med.", "cpu p99", "acc. med.", "acc. p99")
     print(f"{'ms':12} " + " ".join(f"{column:>9}" for column in columns))

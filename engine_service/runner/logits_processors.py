@@ -73,7 +73,8 @@ def forbid(
     endangered = [row for row, ids in known.items() if row in limited or len(ids) >= vocab_size]
     if endangered:
         emptied = logits.new_zeros(len(token_ids), dtype=torch.bool)
-        emptied[endangered] = logits[endangered].amax(-1) == NEVER
+        # Of all rows: taking some of them would copy them, which costs more.
+        emptied[endangered] = logits.amax(-1)[endangered] == NEVER
         logits[places, columns] = torch.where(emptied[places], before, NEVER)
 
 

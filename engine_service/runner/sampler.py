@@ -75,18 +75,30 @@ def _is_cut(sequence: ScheduledSequence, vocab_size: int) -> bool:
 
 
 def _greedy(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> list[list[int]]:
-    """Every row's most probable token, which also tells whether its logits are numbers."""
-    largest, token_ids = logits.max(dim=-1)
-    token_ids = token_ids.where(largest.isfinite(), -1)
-    drawn = []
-    for token_id, sequence in zip(token_ids.tolist(), sequences, strict=True):
-        if token_id < 0:
+    """The most probable token of the rows that are greedy, for the others as many zeros.
+
+    The largest value of every row also tells whether its logits are numbers.
+    """
+    rows = [i for i, s in enumerate(sequences) if s.sampling_params.greedy]
+    token_ids = [0] * len(sequences)
+    if len(rows) == len(sequences):
+        largest, found = logits.max(dim=-1)
+        token_ids = found.tolist()
+    else:
+        largest = logits.amax(dim=-1)
+        if rows:
+            for row, token_id in zip(rows, logits[rows].max(dim=-1).indices.tolist(), strict=True):
+                token_ids[row] = token_id
+    for sequence, finite in zip(sequences, largest.isfinite().tolist(), strict=True):
+        if not finite:
             raise ServerError(
                 f"the model's logits for sequence {sequence.seq_id} at position "
                 f"{sequence.num_tokens} are not finite, so no token can be drawn"
             )
-        drawn.append([token_id] * len(sequence.sample_indexes))
-    return drawn
+    return [
+        [token_id] * len(sequence.sample_indexes)
+        for token_id, sequence in zip(token_ids, sequences, strict=True)
+    ]
 
 
 def _random(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> list[list[int]]:

@@ -47,3 +47,21 @@ def test_logits_that_are_not_numbers_raise(bad: float) -> None:
     logits[1, 3] = bad
     with pytest.raises(ServerError, match="not finite"):
         position_logprobs(logits, [[0], [0]], [1, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_candidates_of_a_large_vocabulary(dtype: torch.dtype) -> None:
+    logits = torch.randn(2, 6400, generator=torch.Generator().manual_seed(2)).to(dtype)
+    found = position_logprobs(logits, [[7], [6399]], [20, 3])
+    for row, count in ((0, 20), (1, 3)):
+        order = logits[row].float().sort(descending=True, stable=True).indices[:count].tolist()
+        assert [top.token_id for top in found[row][0].top] == order
+        ranks = [1 + int((logits[row] > logits[row, token_id]).sum()) for token_id in order]
+        assert [top.rank for top in found[row][0].top] == ranks
+
+
+def test_tokens_without_probability_are_no_candidates() -> None:
+    logits = torch.tensor([[1.0, float("-inf"), 2.0]])
+    ((position,),) = position_logprobs(logits, [[1]], [3])
+    assert position.token.logprob == float("-inf") and position.token.rank == 3
+    assert [(top.token_id, top.rank) for top in position.top] == [(2, 1), (0, 2)]

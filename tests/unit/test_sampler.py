@@ -144,6 +144,48 @@ def test_filters_keep_or_drop_equal_logits_together() -> None:
     assert kept_tokens(logits, 1.0, 0.0, 2, 0.3) == [[2]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocab_size", [6400, 6399, 100])
+@pytest.mark.parametrize("top_ks", [(1, 1, 1), (5, 40, 100), (3, 7, 6300)])
+def test_top_k_candidates_are_what_reaches_the_kth_largest(
+    dtype: torch.dtype, vocab_size: int, top_ks: tuple[int, ...]
+) -> None:
+    values = 4 * torch.randn(3, vocab_size, generator=torch.Generator().manual_seed(9))
+    values = values.to(dtype)
+    values[1, 50:] = float("-inf")
+    found, ids = top_k_candidates(values, top_ks)
+    for row, top_k in enumerate(top_ks):
+        smallest = values[row].sort(descending=True).values[min(top_k, vocab_size) - 1]
+        kept = ((values[row] >= smallest) & values[row].isfinite()).nonzero().flatten()
+        assert ids[row, : len(kept)].tolist() == kept.tolist()
+        assert torch.equal(found[row, : len(kept)], values[row, kept])
+        assert not found[row, len(kept) :].isfinite().any() and not ids[row, len(kept) :].any()
+
+
+def test_top_k_candidates_are_at_least_the_least() -> None:
+    values = torch.arange(640.0).repeat(2, 1)
+    found, ids = top_k_candidates(values, [3, 5], least=637.0)
+    assert ids.tolist() == [[637, 638, 639]] * 2
+    assert found.tolist() == [[637.0, 638.0, 639.0]] * 2
+
+
+@pytest.mark.parametrize("deviation", [0.5, 4.0])
+@pytest.mark.parametrize("min_p", [0.0, 0.05])
+def test_top_p_of_a_full_vocabulary_keeps_what_transformers_keeps(
+    deviation: float, min_p: float
+) -> None:
+    generator = torch.Generator().manual_seed(10)
+    logits = deviation * torch.randn(3, 151_936, generator=generator)
+    warpers = LogitsProcessorList([TopPLogitsWarper(0.9)])
+    if min_p:
+        warpers.insert(0, MinPLogitsWarper(min_p))
+    scores = warpers(cast(torch.LongTensor, logits.long()), cast(torch.FloatTensor, logits))
+    kept = [set(row.isfinite().nonzero().flatten().tolist()) for row in scores]
+    ours = [set(row) for row in kept_tokens(logits, 1.0, min_p, 0, 0.9)]
+    # transformers sums in float32, so that it may stop a few tokens earlier or later.
+    assert all(len(a ^ b) <= len(a) // 1000 for a, b in zip(ours, kept, strict=True))
+
+
 def mixed_batch() -> tuple[torch.Tensor, list[ScheduledSequence]]:
     generator = torch.Generator().manual_seed(6)
     numbers = np.random.default_rng(6)
