@@ -1,4 +1,4 @@
-"""Fork: a running request's branches, as they were asked for and as the requests that they become."""
+"""Fork: a running request's branches, as they are asked for and as the requests they become."""
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass

@@ -93,7 +93,7 @@ class KVCacheManager:
             self._pool.share(block_id)
         if partial:
             target = self._pool.allocate()
-            # A source may itself be a target that has not been written yet: copies keep their order.
+            # A source may itself be a target that is not written yet: copies keep their order.
             self._pending_copies.append((parent.block_table[num_full], target))
             child.block_table.append(target)
         child.num_computed_tokens = parent.num_computed_tokens

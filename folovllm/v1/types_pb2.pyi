@@ -727,9 +727,11 @@ class ScoreRequest(_message.Message):
         TEXT_FIELD_NUMBER: _builtins.int
         TOKEN_IDS_FIELD_NUMBER: _builtins.int
         text: _builtins.str
-        """Text. Only the tokenizer service takes it. After a prompt of text both are encoded as one,
-        and its tokens are those that a prompt without its trailing white space does not begin
-        with, as evaluation harnesses have it; after token ids it is encoded by itself.
+        """Text, not empty. Only the tokenizer service takes it. After a prompt of text both are
+        encoded as one text, and what is scored begins with the first token that the prompt by
+        itself, without white space at its end, does not have: as in evaluation harnesses that
+        space belongs to the continuation, and so does a token that spans both. After token ids it
+        is encoded by itself.
         """
         @_builtins.property
         def token_ids(self) -> Global___SamplingParams.TokenSequence:
