@@ -82,6 +82,17 @@ def _check_prompt_logprobs(num_prompt_tokens: int, num_tops: int | None) -> None
         )
 
 
+def check_branch(params: SamplingParams, info: ModelInfo) -> None:
+    """Raises InvalidRequestError where parameters can not be those of a branch."""
+    if params.n != 1:
+        raise InvalidRequestError("sampling_params.n", "a branch is one continuation: n must be 1")
+    if params.prompt_logprobs is not None:
+        raise InvalidRequestError(
+            "sampling_params.prompt_logprobs", "a branch does not compute its prompt again"
+        )
+    check_params(params, info)
+
+
 def check_prompt(prompt_token_ids: Sequence[int], info: ModelInfo) -> None:
     """Raises InvalidRequestError where a prompt is empty, too long or not of the model's ids."""
     if not prompt_token_ids:

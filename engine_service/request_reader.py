@@ -3,7 +3,7 @@
 Every function raises InvalidRequestError that names the field.
 """
 
-from engine_service.admission import check_params
+from engine_service.admission import check_branch
 from engine_service.core.fork import Branch, Fork
 from engine_service.core.request import Request
 from engine_service.scoring import score_requests
@@ -28,17 +28,6 @@ def read_fork(message: types_pb2.ForkRequest, info: ModelInfo, defaults: Samplin
         except InvalidRequestError as error:
             raise error.within(f"branches[{place}]") from None
     return Fork(message.request_id, message.index, message.fork_id or new_request_id(), branches)
-
-
-def check_branch(params: SamplingParams, info: ModelInfo) -> None:
-    """Raises InvalidRequestError where the parameters can not be a branch's."""
-    if params.n != 1:
-        raise InvalidRequestError("sampling_params.n", "a branch is one continuation: n must be 1")
-    if params.prompt_logprobs is not None:
-        raise InvalidRequestError(
-            "sampling_params.prompt_logprobs", "a branch does not compute its prompt again"
-        )
-    check_params(params, info)
 
 
 def read_score(message: types_pb2.ScoreRequest, info: ModelInfo) -> tuple[str, list[Request]]:

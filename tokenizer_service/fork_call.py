@@ -59,7 +59,7 @@ class ForkCall:
         branch = self._engine_request.branches.add()
         branch.CopyFrom(message)
         for name in ("stop", "bad_words", "bad_words_token_ids"):
-            branch.ClearField(name)  # type: ignore[arg-type]
+            branch.ClearField(name)
         branch.bad_words_token_ids.extend(resolved.bad_words_token_ids)
         self._params.append(params)
 

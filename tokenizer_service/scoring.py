@@ -3,8 +3,8 @@
 Prompt and continuation are encoded as one text, since that is how a model would have read it. What
 is scored begins with the first token that the prompt by itself, without white space at its end,
 does not have. That is the rule of evaluation harnesses (EleutherAI's lm-evaluation-harness): the
-space before a word belongs to the word. They cut at the prompt's number of tokens, which is the same
-place unless a token spans both; such a token is scored here.
+space before a word belongs to the word. They cut at the prompt's number of tokens, which is the
+same place unless a token spans both; such a token is scored here.
 """
 
 from collections.abc import Iterable, Sequence

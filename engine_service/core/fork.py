@@ -21,7 +21,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Asks for branches of one sequence of a running request."""
+    """Asks for branches of one sequence of a running request, in whatever state that is."""
 
     request_id: str
     """The parent's."""
