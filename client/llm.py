@@ -126,26 +126,22 @@ class LLM:
         request = self._request(prompt, sampling_params.clone(n=1), trunk)
         forks = self._branches(len(request.prompt_token_ids), branches, after)
         fork = Fork(request.request_id, 0, forked.request_id, forks)
-        processors = {request.request_id: {0: self._processor(request.sampling_params)}}
+        processors = {request.request_id: [self._processor(request.sampling_params)]}
         results = {request.request_id: trunk, forked.request_id: forked}
         self._engine.add_request(request)
         try:
+            while not trunk.outputs or (
+                not trunk.finished and len(trunk.outputs[0].token_ids) < after
+            ):
+                self._step(processors, results)
+            if not trunk.finished:
+                processors[forked.request_id] = [
+                    self._processor(branch.sampling_params, trunk.outputs[0].token_ids)
+                    for branch in forks
+                ]
+                self._engine.fork_request(fork)
             while self._engine.has_unfinished_requests():
-                for delta in self._engine.step():
-                    of_call = processors[delta.request_id]
-                    self._take(delta, of_call[delta.index], results[delta.request_id])
-                output = trunk.outputs[0] if trunk.outputs else None
-                if (
-                    output
-                    and len(output.token_ids) == after
-                    and forked.request_id not in processors
-                ):
-                    if not output.finished:
-                        self._engine.fork_request(fork)
-                    processors[forked.request_id] = {
-                        place: self._processor(branch.sampling_params, output.token_ids)
-                        for place, branch in enumerate(forks)
-                    }
+                self._step(processors, results)
         finally:  # an interrupt leaves nothing behind
             for name in results:
                 self._engine.abort_request(name)
@@ -255,6 +251,16 @@ class LLM:
                     processor, result = processors[delta.request_id]
                     self._take(delta, processor, result)
                     progress.update(delta.finished and result.finished)
+
+    def _step(
+        self,
+        processors: "Mapping[str, Sequence[OutputProcessor]]",
+        results: Mapping[str, RequestOutput],
+    ) -> None:
+        """Computes one batch; by a call's name each index has a processor, and the call a result."""
+        for delta in self._engine.step():
+            processor = processors[delta.request_id][delta.index]
+            self._take(delta, processor, results[delta.request_id])
 
     def _take(
         self, delta: CompletionOutput, processor: "OutputProcessor", result: RequestOutput
