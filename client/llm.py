@@ -13,13 +13,13 @@ from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
+from folovllm.score import ContinuationScore, ScoreOutput
 
 if TYPE_CHECKING:
     from engine_service.config import CacheConfig, ModelConfig, SchedulerConfig
     from engine_service.core.fork import Branch
     from engine_service.core.request import Request
     from engine_service.models.qwen3 import Decoder
-    from folovllm.score import ScoreOutput
     from tokenizer_service.output_processor import OutputProcessor
     from tokenizer_service.tokenizer import Tokenizer
 
@@ -156,7 +156,6 @@ class LLM:
         InvalidRequestError, before any work, where they can never be served.
         """
         from engine_service.scoring import score_requests
-        from folovllm.score import ContinuationScore, ScoreOutput
         from tokenizer_service.scoring import encode_score
 
         encoded = encode_score(
@@ -257,7 +256,7 @@ class LLM:
         processors: "Mapping[str, Sequence[OutputProcessor]]",
         results: Mapping[str, RequestOutput],
     ) -> None:
-        """Computes one batch; by a call's name each index has a processor, and the call a result."""
+        """Computes one batch; takes its outputs to the processor and result of their names."""
         for delta in self._engine.step():
             processor = processors[delta.request_id][delta.index]
             self._take(delta, processor, results[delta.request_id])

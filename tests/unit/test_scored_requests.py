@@ -49,7 +49,7 @@ def test_the_prompt_is_computed_once() -> None:
     continuations = [[40 + i] for i in range(10)]
     assert score(engine, continuations=continuations) == expected(continuations)
     # First the prompt; then, together, what is behind its five full blocks.
-    assert [step.num_scheduled_tokens for step in runner.steps] == [23, 10 * 3]
+    assert [step.num_scheduled_tokens for step in runner.steps] == [23, 9 * 3]
     assert not any(part.sample_indexes for step in runner.steps for part in step.scheduled)
 
 
