@@ -93,7 +93,9 @@ def ask_fork(*branches: Params, **fields: object) -> types_pb2.ForkRequest:
 def ask_score(*continuations: list[int], **fields: object) -> types_pb2.ScoreRequest:
     fields = {"token_ids": {"ids": PROMPT}} | fields
     return types_pb2.ScoreRequest(
-        continuations=[Continuation(token_ids=Params.TokenSequence(ids=ids)) for ids in continuations],
+        continuations=[
+            Continuation(token_ids=Params.TokenSequence(ids=ids)) for ids in continuations
+        ],
         **fields,  # type: ignore[arg-type]
     )
 
