@@ -14,12 +14,15 @@ from client.requests import (
     call_errors,
     detokenize_request,
     empty_output,
+    fork_request,
     generate_request,
+    score_request,
     tokenize_request,
 )
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
+from folovllm.score import ScoreOutput
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
 
@@ -110,14 +113,57 @@ class AsyncClient:
 
         The call begins with the first piece that is asked for.
         """
-        deadline = self._timeout if timeout is None else timeout
         with call_errors(self.address):
-            call = self._stub.Generate(request, timeout=deadline)
+            call = self._stub.Generate(request, timeout=self._deadline(timeout))
             try:
                 async for message in call:
                     yield CompletionOutput.from_proto(message)
             finally:
                 call.cancel()
+
+    async def fork(
+        self,
+        request_id: str,
+        branches: Iterable[SamplingParams],
+        index: int = 0,
+        *,
+        timeout: float | None = None,
+        fork_id: str = "",
+    ) -> AsyncGenerator[CompletionOutput, None]:
+        """Branches a running request at its present position; the pieces of all branches.
+
+        Each of `branches` is one, with n = 1; a piece's index is its place. The call begins with
+        the first piece that is asked for; closing the iterator cancels it and ends the branches,
+        never the parent. Raises NotFoundError where that request does not run.
+        """
+        request = fork_request(request_id, branches, index, fork_id)
+        with call_errors(self.address):
+            call = self._stub.Fork(request, timeout=self._deadline(timeout))
+            try:
+                async for message in call:
+                    yield CompletionOutput.from_proto(message)
+            finally:
+                call.cancel()
+
+    async def score(
+        self,
+        prompt: Prompt,
+        continuations: Iterable[Prompt],
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> ScoreOutput:
+        """How probable each of the continuations is after the prompt; nothing is generated.
+
+        A text continuation of a text prompt is scored as evaluation harnesses do: both are encoded
+        as one text, and white space at the prompt's end belongs to the continuation.
+        """
+        request = score_request(prompt, continuations, priority, cache_salt)
+        with call_errors(self.address):
+            return ScoreOutput.from_proto(
+                await self._stub.Score(request, timeout=self._deadline(timeout))
+            )
 
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text."""
@@ -152,3 +198,6 @@ class AsyncClient:
     async def close(self) -> None:
         """Ends running calls and the connection."""
         await self._channel.close()
+
+    def _deadline(self, timeout: float | None) -> float | None:
+        return self._timeout if timeout is None else timeout

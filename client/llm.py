@@ -13,9 +13,11 @@ from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
+from folovllm.score import ContinuationScore, ScoreOutput
 
 if TYPE_CHECKING:
     from engine_service.config import CacheConfig, ModelConfig, SchedulerConfig
+    from engine_service.core.fork import Branch
     from engine_service.core.request import Request
     from engine_service.models.qwen3 import Decoder
     from tokenizer_service.output_processor import OutputProcessor
@@ -104,6 +106,107 @@ class LLM:
                 self._engine.abort_request(request.request_id)
         return results
 
+    def generate_branches(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        branches: Sequence[SamplingParams],
+        after: int,
+    ) -> tuple[RequestOutput, RequestOutput]:
+        """Generates `after` tokens of a prompt and goes on from there in several ways at once.
+
+        Returns the prompt's own output, complete, and that of the branches, one continuation each.
+        A branch shares the KV of what is before it; its text begins where the first `after` tokens
+        end. The second has no continuations where the first ended before it had so many tokens.
+        Raises InvalidRequestError, before any work, where a parameter can never be served.
+        """
+        from engine_service.core.fork import Fork
+
+        trunk, forked = RequestOutput(), RequestOutput(request_id=new_request_id())
+        request = self._request(prompt, sampling_params.clone(n=1), trunk)
+        forks = self._branches(len(request.prompt_token_ids), branches, after)
+        fork = Fork(request.request_id, 0, forked.request_id, forks)
+        processors = {request.request_id: [self._processor(request.sampling_params)]}
+        results = {request.request_id: trunk, forked.request_id: forked}
+        self._engine.add_request(request)
+        try:
+            while not trunk.outputs or (
+                not trunk.finished and len(trunk.outputs[0].token_ids) < after
+            ):
+                self._step(processors, results)
+            if not trunk.finished:
+                processors[forked.request_id] = [
+                    self._processor(branch.sampling_params, trunk.outputs[0].token_ids)
+                    for branch in forks
+                ]
+                self._engine.fork_request(fork)
+            while self._engine.has_unfinished_requests():
+                self._step(processors, results)
+        finally:  # an interrupt leaves nothing behind
+            for name in results:
+                self._engine.abort_request(name)
+        forked.prompt_token_ids = [*trunk.prompt_token_ids, *trunk.outputs[0].token_ids[:after]]
+        return trunk, forked
+
+    def score(self, prompt: Prompt, continuations: Sequence[Prompt]) -> ScoreOutput:
+        """How probable each of the continuations is after the prompt; nothing is generated.
+
+        A text continuation of a text prompt is scored as evaluation harnesses do: both are encoded
+        as one text, and white space at the prompt's end belongs to the continuation. Raises
+        InvalidRequestError, before any work, where they can never be served.
+        """
+        from engine_service.scoring import score_requests
+        from tokenizer_service.scoring import encode_score
+
+        encoded = encode_score(
+            self.tokenizer,
+            _text_or_ids(prompt),
+            [_text_or_ids(continuation) for continuation in continuations],
+            self._engine.info.max_model_len,
+        )
+        name, scores = new_request_id(), {}
+        requests = score_requests(
+            encoded.prompt_token_ids, encoded.continuations, self._engine.info
+        )
+        self._engine.add_scores(name, requests)
+        try:
+            while self._engine.has_unfinished_requests():
+                for output in self._engine.step():
+                    scores[output.index] = ContinuationScore.from_logprobs(output.logprobs)
+        finally:
+            self._engine.abort_request(name)
+        return encoded.scores(ScoreOutput(name, tuple(scores[i] for i in range(len(requests)))))
+
+    def _branches(
+        self, num_prompt_tokens: int, branches: Sequence[SamplingParams], after: int
+    ) -> "list[Branch]":
+        """Checked branches of a request that will have `after` tokens of output."""
+        from engine_service.admission import check_branch, check_lengths
+        from engine_service.core.fork import Branch
+        from engine_service.seeding import new_seed
+        from tokenizer_service.bad_words import resolve_bad_words
+
+        if after < 1:
+            raise InvalidRequestError("after", f"after must be at least 1, got {after}")
+        checked = []
+        for place, given in enumerate(branches):
+            try:
+                params = resolve_bad_words(given, self.tokenizer)
+                check_branch(params, self._engine.info)
+                check_lengths(num_prompt_tokens + after, params, self._engine.info)
+                matcher = self._engine.make_matcher(params.structured_output)
+            except InvalidRequestError as error:
+                raise error.within(f"branches[{place}]") from None
+            checked.append(Branch(params, new_seed(), matcher))
+        return checked
+
+    def _processor(
+        self, params: SamplingParams, preceding_token_ids: Sequence[int] = ()
+    ) -> "OutputProcessor":
+        from tokenizer_service.output_processor import OutputProcessor
+
+        return OutputProcessor(self.tokenizer, params, tuple(preceding_token_ids))
+
     def _params_of_each(
         self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
     ) -> list[SamplingParams]:
@@ -135,11 +238,9 @@ class LLM:
         """Steps the engine until every request has its result."""
         from tqdm import tqdm
 
-        from tokenizer_service.output_processor import OutputProcessor
-
         processors: dict[str, tuple[OutputProcessor, RequestOutput]] = {}
         for request, result in results.items():
-            processor = OutputProcessor(self.tokenizer, request.sampling_params)
+            processor = self._processor(request.sampling_params)
             processors[request.request_id] = processor, result
             self._engine.add_request(request)
         # disable=None shows the bar on a terminal only.
@@ -152,6 +253,16 @@ class LLM:
                     self._take(delta, processor, result)
                     progress.update(delta.finished and result.finished)
 
+    def _step(
+        self,
+        processors: "Mapping[str, Sequence[OutputProcessor]]",
+        results: Mapping[str, RequestOutput],
+    ) -> None:
+        """Computes one batch; takes its outputs to the processor and result of their names."""
+        for delta in self._engine.step():
+            processor = processors[delta.request_id][delta.index]
+            self._take(delta, processor, results[delta.request_id])
+
     def _take(
         self, delta: CompletionOutput, processor: "OutputProcessor", result: RequestOutput
     ) -> None:
@@ -162,3 +273,8 @@ class LLM:
         if processed.stopped_index is not None:
             for final in self._engine.abort_request(delta.request_id, [processed.stopped_index]):
                 self._take(final, processor, result)
+
+
+def _text_or_ids(prompt: Prompt) -> str | list[int]:
+    text, ids = split_prompt(prompt)
+    return (ids or []) if text is None else text

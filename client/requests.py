@@ -81,6 +81,50 @@ def generate_request(
     return request
 
 
+def fork_request(
+    request_id: str,
+    branches: Iterable[SamplingParams | types_pb2.SamplingParams],
+    index: int,
+    fork_id: str,
+) -> types_pb2.ForkRequest:
+    """The message that asks for branches of a running request."""
+    request = types_pb2.ForkRequest()
+    with _carried_by("branches"):
+        for branch in branches:
+            params = branch.to_proto() if isinstance(branch, SamplingParams) else branch
+            request.branches.append(params)
+    for name, value in (("request_id", request_id), ("index", index), ("fork_id", fork_id)):
+        with _carried_by(name):
+            setattr(request, name, value)
+    return request
+
+
+def score_request(
+    prompt: Prompt, continuations: Iterable[Prompt], priority: int, cache_salt: str
+) -> types_pb2.ScoreRequest:
+    """The message that asks how probable continuations of a prompt are."""
+    request = types_pb2.ScoreRequest()
+    with _carried_by("prompt"):
+        _set_text_or_ids(request, prompt)
+    with _carried_by("continuations"):
+        for continuation in continuations:
+            _set_text_or_ids(request.continuations.add(), continuation)
+    for name, value in (("priority", priority), ("cache_salt", cache_salt)):
+        with _carried_by(name):
+            setattr(request, name, value)
+    return request
+
+
+def _set_text_or_ids(
+    message: types_pb2.ScoreRequest | types_pb2.ScoreRequest.Continuation, given: Prompt
+) -> None:
+    text, ids = split_prompt(given)
+    if text is not None:
+        message.text = text
+    else:
+        message.token_ids.CopyFrom(types_pb2.SamplingParams.TokenSequence(ids=ids or ()))
+
+
 def partial_sampling_params(given: Mapping[str, object]) -> types_pb2.SamplingParams:
     """The message with only the `given` fields set; None and () leave a field to its default."""
     message = types_pb2.SamplingParams()

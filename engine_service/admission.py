@@ -15,9 +15,13 @@ _MAX_PROMPT_LOGPROBS = 200_000
 
 def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info: ModelInfo) -> None:
     """Raises InvalidRequestError where the model can never serve the request."""
-    _check_prompt(prompt_token_ids, info)
-    _check_params(params, info)
-    num_prompt_tokens = len(prompt_token_ids)
+    check_params(params, info)
+    check_prompt(prompt_token_ids, info)
+    check_lengths(len(prompt_token_ids), params, info)
+
+
+def check_lengths(num_prompt_tokens: int, params: SamplingParams, info: ModelInfo) -> None:
+    """Raises InvalidRequestError where prompt and output together are more than can be held."""
     _check_prompt_logprobs(num_prompt_tokens, params.prompt_logprobs)
     max_tokens = params.max_tokens or info.max_model_len - num_prompt_tokens
     if num_prompt_tokens + max_tokens > info.max_model_len:
@@ -26,23 +30,34 @@ def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info:
             f"max_tokens ({max_tokens}) and the prompt ({num_prompt_tokens} tokens) together are "
             f"over the model's {info.max_model_len}",
         )
-    # The last token is never fed back, so its KV needs no place.
-    num_kv_tokens = num_prompt_tokens + max_tokens - 1
-    if num_kv_tokens > info.num_kv_blocks * info.block_size:
+    check_kv_fits(
+        num_prompt_tokens + max_tokens, info, "sampling_params.max_tokens", "prompt and max_tokens"
+    )
+
+
+def check_kv_fits(num_tokens: int, info: ModelInfo, field: str, what: str) -> None:
+    """Raises InvalidRequestError for `field` where the KV of so many tokens has no place.
+
+    The last token is never fed back, so its KV needs none.
+    """
+    if num_tokens - 1 > info.num_kv_blocks * info.block_size:
         raise InvalidRequestError(
-            "sampling_params.max_tokens",
-            f"prompt and max_tokens need the KV of {num_kv_tokens} tokens; the whole cache has "
-            f"place for {info.num_kv_blocks * info.block_size}",
+            field,
+            f"{what} need the KV of {num_tokens - 1} tokens; the whole cache has place for "
+            f"{info.num_kv_blocks * info.block_size}",
         )
 
 
-def _check_params(params: SamplingParams, info: ModelInfo) -> None:
-    """Every id that a parameter names must be the model's."""
-    _check_ids("sampling_params.stop_token_ids", params.stop_token_ids, info)
-    _check_ids("sampling_params.allowed_token_ids", params.allowed_token_ids, info)
-    _check_ids("sampling_params.logit_bias", [i for i, _ in params.logit_bias], info)
+def check_params(params: SamplingParams, info: ModelInfo) -> None:
+    """Raises InvalidRequestError where a parameter by itself can not be served.
+
+    Every id that one names must be the model's.
+    """
+    check_ids("sampling_params.stop_token_ids", params.stop_token_ids, info)
+    check_ids("sampling_params.allowed_token_ids", params.allowed_token_ids, info)
+    check_ids("sampling_params.logit_bias", [i for i, _ in params.logit_bias], info)
     for ids in params.bad_words_token_ids:
-        _check_ids("sampling_params.bad_words_token_ids", ids, info)
+        check_ids("sampling_params.bad_words_token_ids", ids, info)
 
 
 def _check_prompt_logprobs(num_prompt_tokens: int, num_tops: int | None) -> None:
@@ -57,7 +72,19 @@ def _check_prompt_logprobs(num_prompt_tokens: int, num_tops: int | None) -> None
         )
 
 
-def _check_prompt(prompt_token_ids: Sequence[int], info: ModelInfo) -> None:
+def check_branch(params: SamplingParams, info: ModelInfo) -> None:
+    """Raises InvalidRequestError where parameters can not be those of a branch."""
+    if params.n != 1:
+        raise InvalidRequestError("sampling_params.n", "a branch is one continuation: n must be 1")
+    if params.prompt_logprobs is not None:
+        raise InvalidRequestError(
+            "sampling_params.prompt_logprobs", "a branch does not compute its prompt again"
+        )
+    check_params(params, info)
+
+
+def check_prompt(prompt_token_ids: Sequence[int], info: ModelInfo) -> None:
+    """Raises InvalidRequestError where a prompt is empty, too long or not of the model's ids."""
     if not prompt_token_ids:
         raise InvalidRequestError("prompt_token_ids", "the prompt is empty")
     if len(prompt_token_ids) >= info.max_model_len:
@@ -66,10 +93,11 @@ def _check_prompt(prompt_token_ids: Sequence[int], info: ModelInfo) -> None:
             f"the prompt has {len(prompt_token_ids)} tokens; the model takes at most "
             f"{info.max_model_len} with the answer",
         )
-    _check_ids("prompt_token_ids", prompt_token_ids, info)
+    check_ids("prompt_token_ids", prompt_token_ids, info)
 
 
-def _check_ids(field: str, token_ids: Sequence[int], info: ModelInfo) -> None:
+def check_ids(field: str, token_ids: Sequence[int], info: ModelInfo) -> None:
+    """Raises InvalidRequestError for `field` where an id is not the model's."""
     if token_ids and not 0 <= min(token_ids) <= max(token_ids) < info.vocab_size:
         unknown = next(i for i in token_ids if not 0 <= i < info.vocab_size)
         raise InvalidRequestError(

@@ -8,17 +8,24 @@ EngineDeadError, and so does every later request.
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
+from engine_service.core.fork import Fork
 from engine_service.core.outputs import TokenMatcher
 from engine_service.core.request import Request
 from engine_service.llm_engine import EngineLoad, LLMEngine
 from engine_service.output_stream import OutputStream
-from folovllm.errors import EngineDeadError, InvalidRequestError, QueueFullError, UnavailableError
+from folovllm.errors import (
+    EngineDeadError,
+    FolovError,
+    InvalidRequestError,
+    QueueFullError,
+    UnavailableError,
+)
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams, StructuredOutput
@@ -32,6 +39,12 @@ class _Abort:
     indexes: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Score:
+    name: str
+    requests: Sequence[Request]
+
+
 class _Stop:
     """Ends the thread after the present step."""
 
@@ -43,7 +56,9 @@ class AsyncEngine:
         """`build` is called on the engine's own thread, so that all device objects live there."""
         self._build = build
         self._max_num_waiting = max_num_waiting
-        self._inbox: queue.SimpleQueue[Request | _Abort | _Stop] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Request | Fork | _Score | _Abort | _Stop] = (
+            queue.SimpleQueue()
+        )
         self._streams: dict[str, OutputStream] = {}
         self._num_waiting = 0
         self._engine: LLMEngine | None = None
@@ -101,15 +116,39 @@ class AsyncEngine:
 
         Raises QueueFullError, EngineDeadError, or InvalidRequestError where the id is in use.
         """
+        stream = self._open(request.request_id, request.sampling_params.n)
+        self._inbox.put(request)
+        return stream
+
+    def fork(self, fork: Fork) -> OutputStream:
+        """Branches a running request; else as `generate`, with the fork's name.
+
+        The stream raises NotFoundError where the parent does not run, and InvalidRequestError where
+        a branch would be too long.
+        """
+        stream = self._open(fork.fork_id, len(fork.branches), "fork_id")
+        self._inbox.put(fork)
+        return stream
+
+    def score(self, name: str, requests: Sequence[Request]) -> OutputStream:
+        """Takes requests that only score, with a common prompt; else as `generate`.
+
+        Each brings one output, by its place: the log-probabilities, with finish reason LENGTH.
+        """
+        stream = self._open(name, len(requests))
+        self._inbox.put(_Score(name, requests))
+        return stream
+
+    def _open(self, name: str, num_outputs: int, field: str = "request_id") -> OutputStream:
+        """Admits a call and makes its stream; `field` is where the caller gave the name."""
         assert self.info
-        if request.request_id in self._streams:
-            raise InvalidRequestError("request_id", f"{request.request_id} is running already")
+        if name in self._streams:
+            raise InvalidRequestError(field, f"{name} is running already")
         if self.num_admissible <= 0:
             raise QueueFullError(f"{self._num_waiting} requests wait for their first token already")
-        stream = OutputStream(request.sampling_params.n)
-        self._streams[request.request_id] = stream
+        stream = OutputStream(num_outputs)
+        self._streams[name] = stream
         self._num_waiting += 1
-        self._inbox.put(request)
         return stream
 
     def release(self, request_id: str) -> None:
@@ -165,6 +204,13 @@ class AsyncEngine:
             if stream.complete:
                 del self._streams[output.request_id]
 
+    def _refuse(self, request_id: str, error: FolovError) -> None:
+        """Ends the stream of a call that the engine does not take."""
+        stream = self._streams.pop(request_id, None)
+        if stream is not None:
+            self._num_waiting -= 1
+            stream.fail(error)
+
     # From here on: the engine's thread.
 
     def _run(self) -> None:
@@ -195,12 +241,22 @@ class AsyncEngine:
                 return True
             if isinstance(command, _Stop):
                 return False
-            if isinstance(command, _Abort):
+            if isinstance(command, Fork):
+                self._fork(engine, command)
+            elif isinstance(command, _Score):
+                engine.add_scores(command.name, command.requests)
+            elif isinstance(command, _Abort):
                 outputs = engine.abort_request(command.request_id, command.indexes)
                 self._load = engine.load()
                 self._call(self._deliver, outputs)
             else:
                 engine.add_request(command)
+
+    def _fork(self, engine: LLMEngine, fork: Fork) -> None:
+        try:
+            engine.fork_request(fork)
+        except FolovError as error:
+            self._call(self._refuse, fork.fork_id, error)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
         """Runs a function on the event loop, unless that is closed and no one is left to tell."""

@@ -7,13 +7,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from engine_service.admission import check_lengths
 from engine_service.config import EngineConfig
+from engine_service.core.fork import Fork
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.outputs import ModelRunner, SequenceOutput, TokenMatcher
 from engine_service.core.request import Request, RequestStatus, Sequence
 from engine_service.core.scheduler import Scheduler, SchedulerLimits
+from engine_service.request_groups import RequestGroups
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
-from folovllm.errors import ConfigError, InvalidRequestError
+from folovllm.errors import ConfigError, InvalidRequestError, NotFoundError
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import (
     CompletionOutput,
@@ -70,6 +73,7 @@ class LLMEngine:
             frozenset(info.eos_token_ids),
         )
         self.scheduler = Scheduler(limits, self._kv)
+        self._groups = RequestGroups()
         self._unannounced: set[str] = set()  # whose RequestInfo has not been sent
 
     def make_matcher(self, output: StructuredOutput | None) -> TokenMatcher | None:
@@ -92,10 +96,48 @@ class LLMEngine:
         self.scheduler.add_request(request)
         self._unannounced.add(request.request_id)
 
+    def fork_request(self, fork: Fork) -> None:
+        """Branches a running request; outputs come by the fork's name and the branch's place.
+
+        Raises NotFoundError where the parent does not run, and InvalidRequestError where a branch
+        would be too long; then none runs.
+        """
+        parent = self.scheduler.find_running(*self._groups.member(fork.request_id, fork.index))
+        if parent is None or parent.request.scored_from is not None:
+            raise NotFoundError(
+                f"request {fork.request_id} has no running continuation {fork.index}"
+            )
+        for place, branch in enumerate(fork.branches):
+            try:
+                check_lengths(parent.num_tokens, branch.sampling_params, self.info)
+            except InvalidRequestError as error:
+                raise error.within(f"branches[{place}]") from None
+        requests = fork.requests(parent)
+        self._groups.add(fork.fork_id, requests)
+        for request in requests:
+            self._unannounced.add(request.request_id)
+            self.scheduler.fork_request(parent, request)
+
+    def add_scores(self, name: str, requests: Iterable[Request]) -> None:
+        """Takes requests that only score, with a common prompt; outputs come by name and place.
+
+        The first runs ahead; when it ends the others start together, and find the prompt's full
+        blocks in the prefix cache. Each brings one output, its log-probabilities complete.
+        """
+        leader, *followers = requests
+        self._groups.add(name, [leader, *followers], followers)
+        self.scheduler.add_request(leader)
+
     def abort_request(self, request_id: str, indexes: Iterable[int] = ()) -> list[CompletionOutput]:
         """Ends a request, or the named sequences of it; returns their final outputs."""
-        changes = self.scheduler.abort_request(request_id, indexes)
-        return [self._completion_output(change) for change in changes]
+        if request_id not in self._groups:
+            return self._take(self.scheduler.abort_request(request_id, indexes))
+        outputs: list[CompletionOutput] = []
+        for follower in self._groups.take_followers(request_id):
+            self.scheduler.add_request(follower)
+        for member in self._groups.members(request_id, indexes):
+            outputs += self._take(self.scheduler.abort_request(member))
+        return outputs
 
     def has_unfinished_requests(self) -> bool:
         """Whether a step would do anything."""
@@ -105,8 +147,7 @@ class LLMEngine:
         """Computes one batch and returns what it brought."""
         scheduled = self.scheduler.schedule()
         computed = self._runner.execute(scheduled)
-        changes = self.scheduler.update_from_output(scheduled, computed)
-        return [self._completion_output(change) for change in changes]
+        return self._take(self.scheduler.update_from_output(scheduled, computed))
 
     def warm_up(self) -> None:
         """Sends one token through every part, so that the first request finds all in place.
@@ -131,11 +172,20 @@ class LLMEngine:
             num_free_kv_blocks=self._kv.num_free_blocks,
         )
 
+    def _take(self, changes: Iterable[SequenceOutput]) -> list[CompletionOutput]:
+        """What changed, as outputs; starts those that waited for one that ended."""
+        outputs = []
+        for change in changes:
+            outputs.append(self._completion_output(change))
+            if change.seq.request.finished:
+                for follower in self._groups.discard(change.seq.request.request_id):
+                    self.scheduler.add_request(follower)
+        return outputs
+
     def _completion_output(self, change: SequenceOutput) -> CompletionOutput:
         seq, request_id = change.seq, change.seq.request.request_id
         output = CompletionOutput(
-            request_id,
-            seq.index,
+            *self._groups.name_of(request_id, seq.index),
             token_ids=list(change.token_ids),
             logprobs=list(change.logprobs),
         )
@@ -160,6 +210,7 @@ class LLMEngine:
             prompt_tokens=len(request.prompt_token_ids),
             cached_tokens=request.num_cached_tokens,
             prompt_logprobs=_prompt_logprobs(request),
+            parent_output_token_ids=request.parent_output_token_ids,
         )
 
 

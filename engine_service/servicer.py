@@ -13,12 +13,15 @@ import structlog
 
 from engine_service.admission import check_request
 from engine_service.async_engine import AsyncEngine
+from engine_service.core.fork import Fork
 from engine_service.core.request import Request
+from engine_service.request_reader import read_fork, read_score, refuse_text
 from engine_service.seeding import new_seed
-from folovllm.errors import InvalidRequestError
-from folovllm.outputs import CompletionOutput
+from folovllm.errors import CancelledRequestError, InvalidRequestError
+from folovllm.outputs import CompletionOutput, FinishReason
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
+from folovllm.score import ContinuationScore, ScoreOutput
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -46,6 +49,37 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
                     yield piece.to_proto()
         finally:
             self._engine.release(admitted.request_id)
+
+    async def Fork(
+        self, request: types_pb2.ForkRequest, context: Context
+    ) -> AsyncIterator[types_pb2.CompletionOutput]:
+        """Streams the branches of a running request."""
+        fork = read_fork(request, self._engine.info, self._engine.default_sampling_params)
+        structlog.contextvars.bind_contextvars(request_id=fork.fork_id, parent=fork.request_id)
+        stream = self._engine.fork(await _with_grammars(self._engine, fork))
+        try:
+            async for output in stream:
+                for piece in _pieces(output):
+                    yield piece.to_proto()
+        finally:
+            self._engine.release(fork.fork_id)
+
+    async def Score(
+        self, request: types_pb2.ScoreRequest, context: Context
+    ) -> types_pb2.ScoreResponse:
+        """Says how probable given continuations are. Raises CancelledRequestError on an Abort."""
+        name, requests = read_score(request, self._engine.info)
+        structlog.contextvars.bind_contextvars(request_id=name)
+        scores: dict[int, ContinuationScore] = {}
+        stream = self._engine.score(name, requests)
+        try:
+            async for output in stream:
+                if output.finish_reason is FinishReason.ABORT:
+                    raise CancelledRequestError(f"{name} was aborted")
+                scores[output.index] = ContinuationScore.from_logprobs(output.logprobs)
+        finally:
+            self._engine.release(name)
+        return ScoreOutput(name, tuple(scores[i] for i in range(len(requests)))).to_proto()
 
     async def Abort(
         self, request: engine_service_pb2.AbortRequest, context: Context
@@ -78,11 +112,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
     async def _read(self, message: types_pb2.Request) -> Request:
         """The request behind a message. Raises InvalidRequestError that names the field."""
         info = self._engine.info
-        for name in ("stop", "bad_words"):
-            if getattr(message.sampling_params, name):
-                raise InvalidRequestError(
-                    f"sampling_params.{name}", f"{name} is text; ask the tokenizer service"
-                )
+        refuse_text(message.sampling_params)
         params = SamplingParams.from_proto(
             message.sampling_params, self._engine.default_sampling_params
         )
@@ -97,6 +127,18 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
             cache_salt=message.cache_salt,
             matcher=await self._engine.make_matcher(params.structured_output),
         )
+
+
+async def _with_grammars(engine: AsyncEngine, fork: Fork) -> Fork:
+    """The fork with a matcher for each branch that asks for a structured output."""
+    branches = []
+    for place, branch in enumerate(fork.branches):
+        try:
+            matcher = await engine.make_matcher(branch.sampling_params.structured_output)
+        except InvalidRequestError as error:
+            raise error.within(f"branches[{place}]") from None
+        branches.append(replace(branch, matcher=matcher))
+    return replace(fork, branches=branches)
 
 
 def _pieces(output: CompletionOutput) -> Iterator[CompletionOutput]:

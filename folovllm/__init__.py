@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from folovllm.errors import FolovError, InvalidRequestError
     from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
     from folovllm.sampling_params import SamplingParams
+    from folovllm.score import ScoreOutput
 
 _HOMES = {
     "LLM": "client.llm",
@@ -33,6 +34,7 @@ _HOMES = {
     "SamplingParams": "folovllm.sampling_params",
     "CompletionOutput": "folovllm.outputs",
     "RequestOutput": "folovllm.outputs",
+    "ScoreOutput": "folovllm.score",
     "FinishReason": "folovllm.outputs",
     "FolovError": "folovllm.errors",
     "InvalidRequestError": "folovllm.errors",
@@ -53,6 +55,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "SchedulerConfig",
+    "ScoreOutput",
     "__version__",
     "get_model_and_tokenizer",
 ]

@@ -39,6 +39,11 @@ class InvalidRequestError(FolovError, ValueError):
         super().__init__(message)
         self.field = field
 
+    def within(self, path: str) -> "InvalidRequestError":
+        """The same complaint about SamplingParams that lie at another `path` of the contract."""
+        name = self.field.removeprefix("sampling_params").removeprefix(".")
+        return InvalidRequestError(f"{path}.{name}" if name else path, str(self))
+
 
 class NotFoundError(FolovError):
     """What the call names does not exist."""

@@ -71,6 +71,7 @@ class RequestInfo:
     cached_tokens: int = 0
     prompt_logprobs: tuple[PositionLogprobs, ...] = ()
     prompt_token_ids: tuple[int, ...] = ()
+    parent_output_token_ids: tuple[int, ...] = ()
 
 
 _NAMED_REASONS = ("stop_token_id", "stop_string")
@@ -82,7 +83,8 @@ class CompletionOutput:
 
     stop_reason is the stop token's id or the stop string; None after the end-of-sequence token, and
     where a structured output is complete, which output_complete then says.
-    usage and metrics come with finish_reason, info with the first piece of index 0.
+    usage and metrics come with finish_reason, info with the first piece of index 0 or of a
+    branch.
     """
 
     request_id: str = ""
@@ -287,6 +289,7 @@ def _info_to_proto(info: RequestInfo) -> types_pb2.RequestInfo:
         cached_tokens=info.cached_tokens,
         prompt_logprobs=[_position_to_proto(position) for position in info.prompt_logprobs],
         prompt_token_ids=info.prompt_token_ids,
+        parent_output_token_ids=info.parent_output_token_ids,
     )
 
 
@@ -299,6 +302,7 @@ def _info_from_proto(message: types_pb2.RequestInfo) -> RequestInfo:
         message.cached_tokens,
         tuple(_position_from_proto(position) for position in message.prompt_logprobs),
         tuple(message.prompt_token_ids),
+        tuple(message.parent_output_token_ids),
     )
 
 

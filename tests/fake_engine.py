@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from folovllm.errors import InvalidRequestError
@@ -17,6 +17,7 @@ from folovllm.outputs import (
     Usage,
 )
 from folovllm.sampling_params import SamplingParams
+from folovllm.score import ContinuationScore, ScoreOutput
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
@@ -64,6 +65,9 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
             vocab_size=vocab_size,
         )
         self.calls: list[Call] = []
+        self.forks: list[types_pb2.ForkRequest] = []
+        self.fork_outputs: list[CompletionOutput] = []
+        self.scores: list[types_pb2.ScoreRequest] = []
         self.refuse_with: InvalidRequestError | None = None
         self.prompt_logprobs: tuple[PositionLogprobs, ...] = ()
 
@@ -123,6 +127,30 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
             completion_tokens=sum(map(len, self.scripts[output.index].pieces)),
         )
         output.metrics = RequestMetrics(queue=0.25)
+
+    async def Fork(
+        self, request: types_pb2.ForkRequest, context: Any
+    ) -> AsyncIterator[types_pb2.CompletionOutput]:
+        """Sends fork_outputs, whatever is asked."""
+        self.forks.append(request)
+        for output in self.fork_outputs:
+            yield replace(output, request_id=request.fork_id).to_proto()
+
+    async def Score(self, request: types_pb2.ScoreRequest, context: Any) -> types_pb2.ScoreResponse:
+        """The log-probability of a token is minus its place, and its rank the place plus one."""
+        self.scores.append(request)
+        if self.refuse_with is not None:
+            raise self.refuse_with
+        scores = []
+        for continuation in request.continuations:
+            ids = tuple(continuation.token_ids.ids)
+            places = range(len(ids))
+            scores.append(
+                ContinuationScore(
+                    ids, tuple(-float(i) for i in places), tuple(i + 1 for i in places)
+                )
+            )
+        return ScoreOutput(request.request_id, tuple(scores)).to_proto()
 
     async def Abort(
         self, request: engine_service_pb2.AbortRequest, context: Any

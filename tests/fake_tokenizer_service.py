@@ -66,6 +66,7 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(self, self.server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         self.requests: list[messages.GenerateRequest] = []
+        self.forks: list[types_pb2.ForkRequest] = []
         self.deadlines: list[float | None] = []
         self.cancelled = threading.Event()
         self.watched = self._health.watched
@@ -91,6 +92,32 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
             ended.wait(30)
             return
         yield from _answer(request, ids)
+
+    def Fork(self, request: Any, context: Any) -> Iterator[types_pb2.CompletionOutput]:
+        self.forks.append(request)
+        if request.request_id != "forever":
+            _fail(context, "NOT_FOUND")
+        for index, branch in enumerate(request.branches):
+            yield types_pb2.CompletionOutput(
+                request_id=request.fork_id or "fork",
+                index=index,
+                text=chr(97 + branch.seed),
+                token_ids=[97 + branch.seed],
+                finish_reason=types_pb2.FINISH_REASON_LENGTH,
+            )
+
+    def Score(self, request: Any, context: Any) -> types_pb2.ScoreResponse:
+        response = types_pb2.ScoreResponse(request_id=request.request_id or "score")
+        for continuation in request.continuations:
+            ids = list(continuation.token_ids.ids) or [ord(each) for each in continuation.text]
+            response.continuations.add(
+                token_ids=ids,
+                logprobs=[-0.5] * len(ids),
+                ranks=[1] * len(ids),
+                cumulative_logprob=-0.5 * len(ids),
+                is_greedy=True,
+            )
+        return response
 
     def Tokenize(self, request: Any, context: Any) -> messages.TokenizeResponse:
         special = [2] if request.add_special_tokens else []

@@ -6,6 +6,7 @@ learned from its health stream, so nothing polls, and a lost connection shows at
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
 
 import grpc
 import structlog
@@ -31,7 +32,8 @@ class EngineClient:
     def __init__(self, address: str, tokenizer_fingerprint: str) -> None:
         self.address = address
         self.num_outstanding = 0
-        """Streams that run on it."""
+        """Calls that run on it."""
+        self._request_ids: list[str] = []
         self.state = "not connected"
         """Why it is not ready, in words; "ready" where it is."""
         self._tokenizer_fingerprint = tokenizer_fingerprint
@@ -68,26 +70,36 @@ class EngineClient:
             on_change()
             await asyncio.sleep(_WATCH_BACKOFF)
 
-    async def generate(
+    def runs(self, request_id: str) -> bool:
+        """Whether a stream of that name runs on it."""
+        return request_id in self._request_ids
+
+    def generate(
         self, request: types_pb2.Request, timeout: float | None
     ) -> AsyncGenerator[types_pb2.CompletionOutput, None]:
         """The engine's stream for a request. Raises FolovError; closing it cancels the call.
 
         `timeout` is what is left of the caller's deadline, in seconds.
         """
-        call = self._engine.Generate(request, timeout=timeout)
+        return self._stream(self._engine.Generate, request, request.request_id, timeout)
+
+    def fork(
+        self, request: types_pb2.ForkRequest, timeout: float | None
+    ) -> AsyncGenerator[types_pb2.CompletionOutput, None]:
+        """The engine's stream for the branches of a request that it runs; else as `generate`."""
+        return self._stream(self._engine.Fork, request, request.fork_id, timeout)
+
+    async def score(
+        self, request: types_pb2.ScoreRequest, timeout: float | None
+    ) -> types_pb2.ScoreResponse:
+        """How probable continuations are. Raises FolovError; cancelling it cancels the call."""
         self.num_outstanding += 1
         try:
-            async for message in call:
-                yield message
+            return await self._engine.Score(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
-            failure = from_rpc_error(error)
-            if isinstance(failure, UnavailableError):  # of several engines, say which
-                failure = UnavailableError(f"engine {self.address}: {failure}")
-            raise failure from None
+            raise self._failure(error) from None
         finally:
             self.num_outstanding -= 1
-            call.cancel()
 
     async def abort(
         self, request_id: str, indexes: Sequence[int], timeout: float | None = None
@@ -103,6 +115,32 @@ class EngineClient:
     async def close(self) -> None:
         """Closes the channel and with it every stream."""
         await self._channel.close()
+
+    async def _stream(
+        self,
+        method: Callable[..., grpc.aio.UnaryStreamCall[Any, types_pb2.CompletionOutput]],
+        request: types_pb2.Request | types_pb2.ForkRequest,
+        name: str,
+        timeout: float | None,
+    ) -> AsyncGenerator[types_pb2.CompletionOutput, None]:
+        call = method(request, timeout=timeout)
+        self.num_outstanding += 1
+        self._request_ids.append(name)
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from None
+        finally:
+            self.num_outstanding -= 1
+            self._request_ids.remove(name)
+            call.cancel()
+
+    def _failure(self, error: grpc.aio.AioRpcError) -> FolovError:
+        failure = from_rpc_error(error)
+        if isinstance(failure, UnavailableError):  # of several engines, say which
+            return UnavailableError(f"engine {self.address}: {failure}")
+        return failure
 
     async def _watch(self, on_change: Callable[[], None]) -> None:
         """Follows the health until its stream ends. Raises FolovError."""

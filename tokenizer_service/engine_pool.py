@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
-from folovllm.errors import ModelMismatchError, UnavailableError
+from folovllm.errors import ModelMismatchError, NotFoundError, UnavailableError
 from folovllm.v1 import types_pb2
 from tokenizer_service.engine_client import EngineClient
 
@@ -52,6 +52,13 @@ class EnginePool:
         if any(engine.connected for engine in self._engines):
             raise ModelMismatchError(f"no engine serves this service's model: {states}")
         raise UnavailableError(f"no engine is ready: {states}")
+
+    def running(self, request_id: str) -> EngineClient:
+        """The engine that runs a request which came through here. Raises NotFoundError."""
+        for engine in self._engines:
+            if engine.runs(request_id):
+                return engine
+        raise NotFoundError(f"no request {request_id} runs here")
 
     def model_info(self) -> types_pb2.ModelInfo:
         """What the engines serve, by the first that is ready. Raises as pick does."""

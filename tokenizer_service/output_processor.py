@@ -5,6 +5,7 @@ and the caller is told to abort that continuation at the engine. What the engine
 is swallowed, up to its final message, whose usage and metrics the final message here takes over.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from folovllm.outputs import CompletionOutput, FinishReason
@@ -31,9 +32,18 @@ class OutputProcessor:
     one final output for each index comes out, after it none.
     """
 
-    def __init__(self, tokenizer: Tokenizer, params: SamplingParams) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        preceding_token_ids: Sequence[int] = (),
+    ) -> None:
+        """`preceding_token_ids` are output that was given out before, which these go on with: text
+        begins where theirs ends, with a character that they leave open as a whole.
+        """
         self._tokenizer = tokenizer
         self._params = params
+        self._preceding_token_ids = preceding_token_ids
         self._continuations: dict[int, _Continuation] = {}
 
     @property
@@ -46,7 +56,7 @@ class OutputProcessor:
         """Takes the engine's next delta, of any index."""
         continuation = self._continuations.get(delta.index)
         if continuation is None:
-            continuation = _Continuation(self._tokenizer, self._params)
+            continuation = _Continuation(self._tokenizer, self._params, self._preceding_token_ids)
             self._continuations[delta.index] = continuation
         was_stopped = continuation.stop is not None
         output = continuation.process(delta)
@@ -59,12 +69,15 @@ class OutputProcessor:
 class _Continuation:
     """One of the n."""
 
-    def __init__(self, tokenizer: Tokenizer, params: SamplingParams) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, params: SamplingParams, preceding_token_ids: Sequence[int]
+    ) -> None:
         self.finished = False
         self.stop: str | None = None
         """The stop string that ended it."""
         self._params = params
         self._detokenizer = Detokenizer(tokenizer, params.skip_special_tokens)
+        self._detokenizer.push(preceding_token_ids)
         self._stop_strings = (
             StopStrings(params.stop, params.include_stop_str_in_output) if params.stop else None
         )

@@ -17,10 +17,14 @@ from folovllm.errors import InvalidRequestError, ServerError, UnsupportedError
 from folovllm.outputs import CompletionOutput
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
+from folovllm.score import ScoreOutput
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
 from tokenizer_service.bad_words import resolve_bad_words
 from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.fork_call import ForkCall
 from tokenizer_service.output_processor import OutputProcessor
+from tokenizer_service.score_call import engine_score_request, read_score
+from tokenizer_service.scoring import encode_score
 from tokenizer_service.tokenizer import Tokenizer, check_token_ids
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -69,6 +73,37 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
             raise _in_callers_words(error, request) from None
         if not processor.finished:
             raise ServerError("the engine ended the stream without a final message")
+
+    async def Fork(
+        self, request: types_pb2.ForkRequest, context: Context
+    ) -> AsyncIterator[types_pb2.CompletionOutput]:
+        """Branches a running request."""
+        fork = ForkCall(request, self._tokenizer)
+        structlog.contextvars.bind_contextvars(request_id=fork.fork_id, parent=request.request_id)
+        engine = self._engines.running(request.request_id)
+        async with aclosing(fork.outputs(engine, context.time_remaining())) as outputs:
+            async for output in outputs:
+                yield output.to_proto()
+
+    async def Score(
+        self, request: types_pb2.ScoreRequest, context: Context
+    ) -> types_pb2.ScoreResponse:
+        """Says how probable given continuations are."""
+        request_id = request.request_id or new_request_id()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        prompt, continuations = read_score(request)
+        self._check_score_size(prompt, continuations)
+        engine = self._engines.pick()
+        encoded = await asyncio.to_thread(
+            encode_score,
+            self._tokenizer,
+            prompt,
+            continuations,
+            engine.model_info.max_model_len,
+        )
+        engine_request = engine_score_request(request, request_id, encoded)
+        response = await engine.score(engine_request, context.time_remaining())
+        return encoded.scores(ScoreOutput.from_proto(response)).to_proto()
 
     async def Tokenize(
         self, request: tokenizer_service_pb2.TokenizeRequest, context: Context
@@ -150,6 +185,18 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         most = self._max_prompt_bytes
         if len(text) > most or len(text.encode()) > most:
             raise InvalidRequestError("text", f"text is over the limit of {most} bytes")
+
+    def _check_score_size(
+        self, prompt: str | Sequence[int], continuations: Sequence[str | Sequence[int]]
+    ) -> None:
+        """The prompt with all continuations is bounded as a prompt is."""
+        parts = (prompt, *continuations)
+        num_bytes = sum(len(p.encode()) if isinstance(p, str) else len(p) for p in parts)
+        if num_bytes > self._max_prompt_bytes:
+            raise InvalidRequestError(
+                "continuations",
+                f"prompt and continuations are over the limit of {self._max_prompt_bytes} bytes",
+            )
 
     def _check_num_token_ids(self, token_ids: Sequence[int]) -> None:
         """A token stands for at least one byte, so the limit on bytes bounds the ids too."""

@@ -46,14 +46,12 @@ class BlockPool:
             del self._free[block_id]
         self._ref_cnt[block_id] += 1
 
-    def release(self, block_id: int) -> bool:
-        """Drops a reference; True if it was the last one."""
+    def release(self, block_id: int) -> None:
+        """Drops a reference; without any the block is free."""
         assert self._ref_cnt[block_id] > 0, f"block {block_id} is free already"
         self._ref_cnt[block_id] -= 1
-        if self._ref_cnt[block_id]:
-            return False
-        self._free[block_id] = None
-        return True
+        if not self._ref_cnt[block_id]:
+            self._free[block_id] = None
 
     def cache(self, block_id: int, block_hash: bytes) -> None:
         """Enters a full block into the prefix index, unless an equal one is there."""

@@ -20,7 +20,7 @@ class KVCacheManager:
         self._enable_prefix_caching = enable_prefix_caching
         self._pool = BlockPool(num_blocks)
         self._tables: dict[int, list[int]] = {}  # seq_id to the block table of who holds blocks
-        self._pending_copies: dict[int, int] = {}  # target to source
+        self._pending_copies: list[tuple[int, int]] = []
 
     @property
     def num_blocks(self) -> int:
@@ -41,14 +41,15 @@ class KVCacheManager:
         """Blocks that hold the KV of so many tokens."""
         return -(-num_tokens // self.block_size)
 
-    def start(self, seq: Sequence, use_prefix_cache: bool = True) -> bool:
-        """Gives a sequence without KV what the prefix cache has of it, unless it must not use it.
+    def start(self, seq: Sequence, most_cached_tokens: int | None = None) -> bool:
+        """Gives a sequence without KV what the prefix cache has of it, within a bound if given one.
 
         False, and nothing given, where the pool could not hold all of its tokens now: it would only
         be preempted. At least the last token is left to compute, since its logits are wanted.
         """
         assert not seq.block_table and seq.num_computed_tokens == 0
-        shared = self._cached_prefix(seq) if use_prefix_cache else []
+        most = seq.num_tokens - 1 if most_cached_tokens is None else most_cached_tokens
+        shared = self._cached_prefix(seq, min(most, seq.num_tokens - 1))
         num_free = self.num_free_blocks - sum(self._pool.is_free(block) for block in shared)
         if self.num_blocks_for(seq.num_tokens) - len(shared) > num_free:
             return False
@@ -92,8 +93,8 @@ class KVCacheManager:
             self._pool.share(block_id)
         if partial:
             target = self._pool.allocate()
-            source = parent.block_table[num_full]
-            self._pending_copies[target] = self._pending_copies.get(source, source)
+            # A source may itself be a target that is not written yet: copies keep their order.
+            self._pending_copies.append((parent.block_table[num_full], target))
             child.block_table.append(target)
         child.num_computed_tokens = parent.num_computed_tokens
         child.block_hashes = list(parent.block_hashes)
@@ -103,15 +104,17 @@ class KVCacheManager:
     def free(self, seq: Sequence) -> None:
         """Takes all blocks back, the last first, so that a prefix outlives what follows it."""
         for block_id in reversed(seq.block_table):
-            if self._pool.release(block_id):
-                self._pending_copies.pop(block_id, None)
+            self._pool.release(block_id)
         seq.block_table = []
         seq.num_computed_tokens = 0
         self._tables.pop(seq.seq_id, None)
 
     def take_block_copies(self) -> tuple[tuple[int, int], ...]:
-        """The (source, target) copies that the next step must make first."""
-        copies = tuple((source, target) for target, source in self._pending_copies.items())
+        """The (source, target) copies that the next step must make first, in order.
+
+        A target may be free again, or have become another's: what holds it now writes it later.
+        """
+        copies = tuple(self._pending_copies)
         self._pending_copies.clear()
         return copies
 
@@ -122,11 +125,11 @@ class KVCacheManager:
     def _num_full_blocks(self, seq: Sequence) -> int:
         return seq.num_computed_tokens // self.block_size
 
-    def _cached_prefix(self, seq: Sequence) -> list[int]:
-        """The blocks of the longest cached prefix, never with the last token."""
+    def _cached_prefix(self, seq: Sequence, most_tokens: int) -> list[int]:
+        """The blocks of the longest cached prefix of at most so many tokens."""
         if not self._enable_prefix_caching:
             return []
-        num_full = (seq.num_tokens - 1) // self.block_size
+        num_full = most_tokens // self.block_size
         self._extend_hashes(seq, num_full)
         blocks = []
         for block_hash in seq.block_hashes[:num_full]:

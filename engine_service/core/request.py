@@ -129,7 +129,13 @@ class Request:
         cache_salt: str = "",
         arrival_time: float | None = None,
         matcher: "TokenMatcher | None" = None,
+        num_parent_output_tokens: int = 0,
+        scored_from: int | None = None,
     ) -> None:
+        """`num_parent_output_tokens` makes a branch: so many of the prompt's last tokens are what
+        its parent generated. `scored_from` makes a request that generates nothing and gives the
+        log-probabilities of the prompt's tokens from that place on, which is at least 1.
+        """
         self.request_id = request_id
         self.prompt_token_ids = tuple(prompt_token_ids)
         self.sampling_params = sampling_params
@@ -137,34 +143,56 @@ class Request:
         self.priority = priority
         self.cache_salt = cache_salt
         self.arrival_time = time.monotonic() if arrival_time is None else arrival_time
+        self.num_parent_output_tokens = num_parent_output_tokens
+        self.scored_from = scored_from
         self.arrival_order = -1
         """Given by the scheduler: its place in the order of arrival."""
         self.first_scheduled_time: float | None = None
         self.num_cached_tokens = 0
-        """Tokens of the prompt that the prefix cache gave when it first ran."""
+        """Tokens of the prompt that the prefix cache, or a branch's parent, gave when it first
+        ran."""
         self.prompt_logprobs: list[PositionLogprobs] = []
-        """Of the prompt's tokens after the first, as far as they are computed; never twice."""
+        """Of the prompt's tokens after the first, or from scored_from on, as far as they are
+        computed; never twice."""
         self.forked = sampling_params.n == 1
         """Whether every sequence runs on its own."""
-        first = Sequence(self, 0, self.prompt_token_ids)
+        # Nothing comes after the last token that is scored, so it needs no KV.
+        computed = self.prompt_token_ids if scored_from is None else self.prompt_token_ids[:-1]
+        first = Sequence(self, 0, computed)
         first.matcher = matcher
         self._seqs = [first, *(first.fork(index) for index in range(1, sampling_params.n))]
 
     @property
-    def lacks_prompt_logprobs(self) -> bool:
-        """Whether log-probabilities of the prompt are wanted and not all computed.
+    def parent_output_token_ids(self) -> tuple[int, ...]:
+        """Of a branch: the end of its prompt that its parent generated."""
+        return self.prompt_token_ids[len(self.prompt_token_ids) - self.num_parent_output_tokens :]
 
-        They come from computing the prompt, so the prefix cache cannot serve such a request.
-        """
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """Whether log-probabilities of the prompt are wanted and not all computed."""
         wanted = self.sampling_params.prompt_logprobs is not None
-        return wanted and len(self.prompt_logprobs) < len(self.prompt_token_ids) - 1
+        num_wanted = len(self.prompt_token_ids) - 1 - self._first_logprob_position
+        return wanted and len(self.prompt_logprobs) < num_wanted
+
+    @property
+    def most_cached_tokens(self) -> int | None:
+        """Tokens from the start that the prefix cache may give; None is all that it has.
+
+        Log-probabilities of the prompt come from computing it, from where they are wanted on.
+        """
+        return self._first_logprob_position if self.lacks_prompt_logprobs else None
 
     def prompt_logprob_positions(self, start: int, end: int) -> range:
         """The positions from `start` to before `end` whose next prompt token lacks its own."""
         if not self.lacks_prompt_logprobs:
             return range(0)
-        first = max(start, len(self.prompt_logprobs))
+        first = max(start, self._first_logprob_position + len(self.prompt_logprobs))
         return range(first, max(first, min(end, len(self.prompt_token_ids) - 1)))
+
+    @property
+    def _first_logprob_position(self) -> int:
+        """The first position after which a log-probability may be wanted."""
+        return 0 if self.scored_from is None else self.scored_from - 1
 
     def get_seqs(self) -> list[Sequence]:
         """The n sequences, by index."""

@@ -79,6 +79,28 @@ class Scheduler:
 
     def add_request(self, request: Request) -> None:
         """Takes a request that the engine has admitted; its id is not in use."""
+        self._register(request)
+        self._waiting.add(request.get_seqs()[0])
+
+    def find_running(self, request_id: str, index: int) -> Sequence | None:
+        """A sequence that has not ended, in whatever state it is."""
+        request = self._requests.get(request_id)
+        unfinished = request.get_unfinished_seqs() if request else []
+        return next((seq for seq in unfinished if seq.index == index), None)
+
+    def fork_request(self, parent: Sequence, branch: Request) -> None:
+        """Takes a request of one sequence whose prompt is all that an unfinished one has so far.
+
+        It runs at once on the KV that its parent has, before all that wait, since that KV may be
+        gone later. Where the parent has none now, or there is no place or block, it queues as any
+        request.
+        """
+        assert branch.prompt_token_ids == tuple(parent.token_ids)
+        self._register(branch)
+        self._branch(parent, branch.get_seqs()[0])
+
+    def _register(self, request: Request) -> None:
+        """Gives a request and its sequences their place in the order of arrival."""
         assert request.request_id not in self._requests
         request.arrival_order = self._num_arrivals
         self._num_arrivals += 1
@@ -86,7 +108,6 @@ class Scheduler:
             seq.seq_id = self._num_seqs_seen
             self._num_seqs_seen += 1
         self._requests[request.request_id] = request
-        self._waiting.add(request.get_seqs()[0])
 
     def abort_request(self, request_id: str, indexes: Iterable[int] = ()) -> list[SequenceOutput]:
         """Ends a request, or the named sequences of it, and frees their blocks at once.
@@ -129,6 +150,8 @@ class Scheduler:
             seq.request.prompt_logprobs += runner_output.prompt_logprobs.get(place, ())
             seq.num_computed_tokens = scheduled.num_tokens
             self._kv.cache_blocks(seq, scheduled.num_computed_tokens)
+            if seq.request.scored_from is not None and not seq.request.lacks_prompt_logprobs:
+                changes.append(self._end_score(seq))
             if not scheduled.sample_indexes:
                 continue
             if not seq.request.forked:
@@ -175,7 +198,7 @@ class Scheduler:
         budget = self._limits.max_num_batched_tokens - sum(plan.values())
         while budget and self._waiting and len(self._running) < self._limits.max_num_seqs:
             seq = self._waiting.peek()
-            if not self._kv.start(seq, use_prefix_cache=not seq.request.lacks_prompt_logprobs):
+            if not self._kv.start(seq, seq.request.most_cached_tokens):
                 break  # later ones must not overtake it
             self._start(seq)
             num_new_tokens = min(seq.num_uncomputed_tokens, budget)
@@ -189,7 +212,7 @@ class Scheduler:
         request = seq.request
         sample_indexes: tuple[int, ...] = ()
         forbidden: tuple[int, ...] = ()
-        if end == seq.num_tokens:
+        if end == seq.num_tokens and request.scored_from is None:
             drawing = [seq] if request.forked else request.get_unfinished_seqs()
             sample_indexes = tuple(seq.index for seq in drawing)
             # Those that draw together have the same tokens so far.
@@ -203,8 +226,10 @@ class Scheduler:
             seed=request.seed,
             sample_indexes=sample_indexes,
             forbidden_token_ids=forbidden,
-            token_history=seq.token_ids,
-            num_prompt_tokens=len(request.prompt_token_ids),
+            token_history=seq.token_ids
+            if request.scored_from is None
+            else request.prompt_token_ids,
+            num_prompt_tokens=len(request.prompt_token_ids) - request.num_parent_output_tokens,
             prompt_logprob_positions=request.prompt_logprob_positions(start, end),
             matcher=seq.matcher if sample_indexes else None,
         )
@@ -214,13 +239,21 @@ class Scheduler:
         request = leader.request
         request.forked = True
         for child in request.get_unfinished_seqs():
-            if child is leader:
-                continue
-            if len(self._running) < self._limits.max_num_seqs and self._kv.fork(leader, child):
-                child.status = RequestStatus.RUNNING
-                self._running[child.seq_id] = child
-            else:
-                self._waiting.add(child)
+            if child is not leader:
+                self._branch(leader, child)
+
+    def _branch(self, parent: Sequence, child: Sequence) -> None:
+        """Lets a sequence with its parent's tokens run on its parent's KV, or else queue."""
+        has_place = len(self._running) < self._limits.max_num_seqs
+        if parent.seq_id in self._running and has_place and self._kv.fork(parent, child):
+            self._run(child)
+        else:
+            self._waiting.add(child)
+
+    def _end_score(self, seq: Sequence) -> SequenceOutput:
+        """Ends a request that only scores, with all that it was to find."""
+        self._finish(seq, RequestStatus.FINISHED_LENGTH)
+        return SequenceOutput(seq, (), finished=True, logprobs=tuple(seq.request.prompt_logprobs))
 
     def _append(
         self, seq: Sequence, token_id: int, logprobs: "PositionLogprobs | None"
@@ -256,6 +289,10 @@ class Scheduler:
     def _start(self, seq: Sequence) -> None:
         """Moves a sequence from the queue to the running ones."""
         self._waiting.remove(seq)
+        self._run(seq)
+
+    def _run(self, seq: Sequence) -> None:
+        """Counts a sequence that holds KV among the running ones."""
         self._running[seq.seq_id] = seq
         seq.status = RequestStatus.RUNNING
         request = seq.request

@@ -34,8 +34,9 @@ def check_stop(
 
 
 def _completions(seq: Sequence, bad_words: Iterable[SequenceOf[int]]) -> Iterator[int]:
-    """The last id of each bad word whose other ids are the end of the output."""
+    """The last id of each bad word whose other ids are the end of the output, a parent's too."""
+    num_output_tokens = seq.num_output_tokens + seq.request.num_parent_output_tokens
     for *begun, last in bad_words:
         start = seq.num_tokens - len(begun)
-        if len(begun) <= seq.num_output_tokens and seq.token_ids[start:] == begun:
+        if len(begun) <= num_output_tokens and seq.token_ids[start:] == begun:
             yield last

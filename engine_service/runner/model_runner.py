@@ -60,34 +60,30 @@ class TorchModelRunner:
     def _prompt_logprobs(
         self, hidden: Tensor, batch: InputBatch, scheduled: Sequence[ScheduledSequence]
     ) -> dict[int, list[PositionLogprobs]]:
-        """Those of the prompts' next tokens that are wanted, by the sequences' places."""
-        wanted = [i for i, sequence in enumerate(scheduled) if sequence.prompt_logprob_positions]
-        return {
-            i: self._next_token_logprobs(
-                hidden, batch.first_rows[i] - scheduled[i].num_computed_tokens, scheduled[i]
-            )
-            for i in wanted
-        }
+        """Those of the prompts' next tokens that are wanted, by the sequences' places.
 
-    def _next_token_logprobs(
-        self, hidden: Tensor, offset: int, sequence: ScheduledSequence
-    ) -> list[PositionLogprobs]:
-        """The log-probability of what follows each of a sequence's prompt_logprob_positions.
-
-        `offset` takes a position to its row of `hidden`. Long prompts go in pieces, since their
-        logits would take more memory than all else.
+        All sequences' rows go together, in pieces, since the logits of long prompts would take more
+        memory than all else.
         """
-        num_tops = sequence.sampling_params.prompt_logprobs
-        assert num_tops is not None
-        positions = sequence.prompt_logprob_positions
+        wanted = [
+            (place, batch.first_rows[place] - sequence.num_computed_tokens + position, position)
+            for place, sequence in enumerate(scheduled)
+            for position in sequence.prompt_logprob_positions
+        ]
+        found: dict[int, list[PositionLogprobs]] = {}
         size = max(1, _MOST_PROMPT_LOGITS // self.model.config.vocab_size)
-        found: list[PositionLogprobs] = []
-        for start in range(0, len(positions), size):
-            piece = positions[start : start + size]
-            logits = self.model.compute_logits(hidden[piece.start + offset : piece.stop + offset])
-            following = [[sequence.token_history[position + 1]] for position in piece]
-            for (position,) in position_logprobs(logits, following, [num_tops] * len(piece)):
-                found.append(position)
+        for start in range(0, len(wanted), size):
+            piece = wanted[start : start + size]
+            rows = torch.tensor([row for _, row, _ in piece], device=hidden.device)
+            following = [[scheduled[place].token_history[at + 1]] for place, _, at in piece]
+            num_tops = [
+                scheduled[place].sampling_params.prompt_logprobs or 0 for place, *_ in piece
+            ]
+            logprobs = position_logprobs(
+                self.model.compute_logits(hidden[rows]), following, num_tops
+            )
+            for (place, *_), (position,) in zip(piece, logprobs, strict=True):
+                found.setdefault(place, []).append(position)
         return found
 
 

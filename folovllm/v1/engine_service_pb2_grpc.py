@@ -44,6 +44,16 @@ class EngineServiceStub:
                 request_serializer=folovllm_dot_v1_dot_types__pb2.Request.SerializeToString,
                 response_deserializer=folovllm_dot_v1_dot_types__pb2.CompletionOutput.FromString,
                 _registered_method=True)
+        self.Fork = channel.unary_stream(
+                '/folovllm.v1.EngineService/Fork',
+                request_serializer=folovllm_dot_v1_dot_types__pb2.ForkRequest.SerializeToString,
+                response_deserializer=folovllm_dot_v1_dot_types__pb2.CompletionOutput.FromString,
+                _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/folovllm.v1.EngineService/Score',
+                request_serializer=folovllm_dot_v1_dot_types__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=folovllm_dot_v1_dot_types__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.Abort = channel.unary_unary(
                 '/folovllm.v1.EngineService/Abort',
                 request_serializer=folovllm_dot_v1_dot_engine__service__pb2.AbortRequest.SerializeToString,
@@ -71,6 +81,24 @@ class EngineServiceServicer:
     def Generate(self, request, context):
         """Generates n continuations of a prompt. Exactly one final message for each index; cancelling the
         call frees all that the request holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fork(self, request, context):
+        """Branches a running request at its present position. The branches share its KV and go their own
+        ways: neither the parent's end nor theirs touches the other. Where there is no place or block for
+        one, or the parent has no KV now, it queues and is computed again. Cancelling the call frees all
+        that the branches hold. NOT_FOUND where the parent, or that continuation of it, does not run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """Log-probabilities of given continuations of a prompt, computed without generating. Cancelling
+        the call frees all that it holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,6 +132,16 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=folovllm_dot_v1_dot_types__pb2.Request.FromString,
                     response_serializer=folovllm_dot_v1_dot_types__pb2.CompletionOutput.SerializeToString,
+            ),
+            'Fork': grpc.unary_stream_rpc_method_handler(
+                    servicer.Fork,
+                    request_deserializer=folovllm_dot_v1_dot_types__pb2.ForkRequest.FromString,
+                    response_serializer=folovllm_dot_v1_dot_types__pb2.CompletionOutput.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=folovllm_dot_v1_dot_types__pb2.ScoreRequest.FromString,
+                    response_serializer=folovllm_dot_v1_dot_types__pb2.ScoreResponse.SerializeToString,
             ),
             'Abort': grpc.unary_unary_rpc_method_handler(
                     servicer.Abort,
@@ -152,6 +190,60 @@ class EngineService:
             '/folovllm.v1.EngineService/Generate',
             folovllm_dot_v1_dot_types__pb2.Request.SerializeToString,
             folovllm_dot_v1_dot_types__pb2.CompletionOutput.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/folovllm.v1.EngineService/Fork',
+            folovllm_dot_v1_dot_types__pb2.ForkRequest.SerializeToString,
+            folovllm_dot_v1_dot_types__pb2.CompletionOutput.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/folovllm.v1.EngineService/Score',
+            folovllm_dot_v1_dot_types__pb2.ScoreRequest.SerializeToString,
+            folovllm_dot_v1_dot_types__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,16 @@ class EngineServiceStub:
     """Generates n continuations of a prompt. Exactly one final message for each index; cancelling the
     call frees all that the request holds.
     """
+    Fork: _grpc.UnaryStreamMultiCallable[_types_pb2.ForkRequest, _types_pb2.CompletionOutput]
+    """Branches a running request at its present position. The branches share its KV and go their own
+    ways: neither the parent's end nor theirs touches the other. Where there is no place or block for
+    one, or the parent has no KV now, it queues and is computed again. Cancelling the call frees all
+    that the branches hold. NOT_FOUND where the parent, or that continuation of it, does not run.
+    """
+    Score: _grpc.UnaryUnaryMultiCallable[_types_pb2.ScoreRequest, _types_pb2.ScoreResponse]
+    """Log-probabilities of given continuations of a prompt, computed without generating. Cancelling
+    the call frees all that it holds.
+    """
     Abort: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.AbortRequest, _engine_service_pb2.AbortResponse]
     """Ends a running request, or some of its continuations, with finish reason ABORT. Idempotent."""
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_types_pb2.GetModelInfoRequest, _types_pb2.ModelInfo]
@@ -61,6 +71,16 @@ class EngineServiceAsyncStub(EngineServiceStub):
     Generate: _aio.UnaryStreamMultiCallable[_types_pb2.Request, _types_pb2.CompletionOutput]  # type: ignore[assignment]
     """Generates n continuations of a prompt. Exactly one final message for each index; cancelling the
     call frees all that the request holds.
+    """
+    Fork: _aio.UnaryStreamMultiCallable[_types_pb2.ForkRequest, _types_pb2.CompletionOutput]  # type: ignore[assignment]
+    """Branches a running request at its present position. The branches share its KV and go their own
+    ways: neither the parent's end nor theirs touches the other. Where there is no place or block for
+    one, or the parent has no KV now, it queues and is computed again. Cancelling the call frees all
+    that the branches hold. NOT_FOUND where the parent, or that continuation of it, does not run.
+    """
+    Score: _aio.UnaryUnaryMultiCallable[_types_pb2.ScoreRequest, _types_pb2.ScoreResponse]  # type: ignore[assignment]
+    """Log-probabilities of given continuations of a prompt, computed without generating. Cancelling
+    the call frees all that it holds.
     """
     Abort: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.AbortRequest, _engine_service_pb2.AbortResponse]  # type: ignore[assignment]
     """Ends a running request, or some of its continuations, with finish reason ABORT. Idempotent."""
@@ -84,6 +104,28 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_types_pb2.CompletionOutput], _abc.AsyncIterator[_types_pb2.CompletionOutput]]:
         """Generates n continuations of a prompt. Exactly one final message for each index; cancelling the
         call frees all that the request holds.
+        """
+
+    @_abc_1.abstractmethod
+    def Fork(
+        self,
+        request: _types_pb2.ForkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_types_pb2.CompletionOutput], _abc.AsyncIterator[_types_pb2.CompletionOutput]]:
+        """Branches a running request at its present position. The branches share its KV and go their own
+        ways: neither the parent's end nor theirs touches the other. Where there is no place or block for
+        one, or the parent has no KV now, it queues and is computed again. Cancelling the call frees all
+        that the branches hold. NOT_FOUND where the parent, or that continuation of it, does not run.
+        """
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _types_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_types_pb2.ScoreResponse, _abc.Awaitable[_types_pb2.ScoreResponse]]:
+        """Log-probabilities of given continuations of a prompt, computed without generating. Cancelling
+        the call frees all that it holds.
         """
 
     @_abc_1.abstractmethod

@@ -44,6 +44,16 @@ class TokenizerServiceStub:
                 request_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=folovllm_dot_v1_dot_types__pb2.CompletionOutput.FromString,
                 _registered_method=True)
+        self.Fork = channel.unary_stream(
+                '/folovllm.v1.TokenizerService/Fork',
+                request_serializer=folovllm_dot_v1_dot_types__pb2.ForkRequest.SerializeToString,
+                response_deserializer=folovllm_dot_v1_dot_types__pb2.CompletionOutput.FromString,
+                _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/folovllm.v1.TokenizerService/Score',
+                request_serializer=folovllm_dot_v1_dot_types__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=folovllm_dot_v1_dot_types__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.Chat = channel.unary_stream(
                 '/folovllm.v1.TokenizerService/Chat',
                 request_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ChatRequest.SerializeToString,
@@ -80,6 +90,22 @@ class TokenizerServiceServicer:
 
     def Generate(self, request, context):
         """Generates n continuations of a text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fork(self, request, context):
+        """Branches a running request at its present position, as EngineService's Fork does. The parent must
+        have come through this service, else NOT_FOUND. A branch's text begins where the parent's text
+        ends, with a character that the fork has split as a whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """Log-probabilities of given continuations of a prompt, computed without generating.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,6 +153,16 @@ def add_TokenizerServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.GenerateRequest.FromString,
                     response_serializer=folovllm_dot_v1_dot_types__pb2.CompletionOutput.SerializeToString,
+            ),
+            'Fork': grpc.unary_stream_rpc_method_handler(
+                    servicer.Fork,
+                    request_deserializer=folovllm_dot_v1_dot_types__pb2.ForkRequest.FromString,
+                    response_serializer=folovllm_dot_v1_dot_types__pb2.CompletionOutput.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=folovllm_dot_v1_dot_types__pb2.ScoreRequest.FromString,
+                    response_serializer=folovllm_dot_v1_dot_types__pb2.ScoreResponse.SerializeToString,
             ),
             'Chat': grpc.unary_stream_rpc_method_handler(
                     servicer.Chat,
@@ -185,6 +221,60 @@ class TokenizerService:
             '/folovllm.v1.TokenizerService/Generate',
             folovllm_dot_v1_dot_tokenizer__service__pb2.GenerateRequest.SerializeToString,
             folovllm_dot_v1_dot_types__pb2.CompletionOutput.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/folovllm.v1.TokenizerService/Fork',
+            folovllm_dot_v1_dot_types__pb2.ForkRequest.SerializeToString,
+            folovllm_dot_v1_dot_types__pb2.CompletionOutput.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/folovllm.v1.TokenizerService/Score',
+            folovllm_dot_v1_dot_types__pb2.ScoreRequest.SerializeToString,
+            folovllm_dot_v1_dot_types__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,13 @@ class TokenizerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TokenizerServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_tokenizer_service_pb2.GenerateRequest, _types_pb2.CompletionOutput]
     """Generates n continuations of a text."""
+    Fork: _grpc.UnaryStreamMultiCallable[_types_pb2.ForkRequest, _types_pb2.CompletionOutput]
+    """Branches a running request at its present position, as EngineService's Fork does. The parent must
+    have come through this service, else NOT_FOUND. A branch's text begins where the parent's text
+    ends, with a character that the fork has split as a whole.
+    """
+    Score: _grpc.UnaryUnaryMultiCallable[_types_pb2.ScoreRequest, _types_pb2.ScoreResponse]
+    """Log-probabilities of given continuations of a prompt, computed without generating."""
     Chat: _grpc.UnaryStreamMultiCallable[_tokenizer_service_pb2.ChatRequest, _tokenizer_service_pb2.ChatOutput]
     """Answers a conversation. Not served yet: UNIMPLEMENTED."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.TokenizeRequest, _tokenizer_service_pb2.TokenizeResponse]
@@ -62,6 +69,13 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_tokenizer_service_pb2.GenerateRequest, _types_pb2.CompletionOutput]  # type: ignore[assignment]
     """Generates n continuations of a text."""
+    Fork: _aio.UnaryStreamMultiCallable[_types_pb2.ForkRequest, _types_pb2.CompletionOutput]  # type: ignore[assignment]
+    """Branches a running request at its present position, as EngineService's Fork does. The parent must
+    have come through this service, else NOT_FOUND. A branch's text begins where the parent's text
+    ends, with a character that the fork has split as a whole.
+    """
+    Score: _aio.UnaryUnaryMultiCallable[_types_pb2.ScoreRequest, _types_pb2.ScoreResponse]  # type: ignore[assignment]
+    """Log-probabilities of given continuations of a prompt, computed without generating."""
     Chat: _aio.UnaryStreamMultiCallable[_tokenizer_service_pb2.ChatRequest, _tokenizer_service_pb2.ChatOutput]  # type: ignore[assignment]
     """Answers a conversation. Not served yet: UNIMPLEMENTED."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.TokenizeRequest, _tokenizer_service_pb2.TokenizeResponse]  # type: ignore[assignment]
@@ -87,6 +101,25 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_types_pb2.CompletionOutput], _abc.AsyncIterator[_types_pb2.CompletionOutput]]:
         """Generates n continuations of a text."""
+
+    @_abc_1.abstractmethod
+    def Fork(
+        self,
+        request: _types_pb2.ForkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_types_pb2.CompletionOutput], _abc.AsyncIterator[_types_pb2.CompletionOutput]]:
+        """Branches a running request at its present position, as EngineService's Fork does. The parent must
+        have come through this service, else NOT_FOUND. A branch's text begins where the parent's text
+        ends, with a character that the fork has split as a whole.
+        """
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _types_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_types_pb2.ScoreResponse, _abc.Awaitable[_types_pb2.ScoreResponse]]:
+        """Log-probabilities of given continuations of a prompt, computed without generating."""
 
     @_abc_1.abstractmethod
     def Chat(

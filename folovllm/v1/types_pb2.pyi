@@ -534,6 +534,7 @@ class RequestInfo(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PARENT_OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     model_fingerprint: _builtins.str
     """Identifies the model's configuration and weights."""
     tokenizer_fingerprint: _builtins.str
@@ -554,6 +555,12 @@ class RequestInfo(_message.Message):
     def prompt_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The prompt as the engine saw it, filled by the tokenizer service when asked for."""
 
+    @_builtins.property
+    def parent_output_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of a branch: the output that its parent had at the fork, which the branch goes on with. Counted
+        in prompt_tokens. A parent that is a branch itself counts what it began with.
+        """
+
     def __init__(
         self,
         *,
@@ -564,10 +571,11 @@ class RequestInfo(_message.Message):
         cached_tokens: _builtins.int = ...,
         prompt_logprobs: _abc.Iterable[Global___PositionLogprobs] | None = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        parent_output_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling_params", b"sampling_params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "model_fingerprint", b"model_fingerprint", "prompt_logprobs", b"prompt_logprobs", "prompt_token_ids", b"prompt_token_ids", "prompt_tokens", b"prompt_tokens", "sampling_params", b"sampling_params", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "model_fingerprint", b"model_fingerprint", "parent_output_token_ids", b"parent_output_token_ids", "prompt_logprobs", b"prompt_logprobs", "prompt_token_ids", b"prompt_token_ids", "prompt_tokens", b"prompt_tokens", "sampling_params", b"sampling_params", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -631,7 +639,7 @@ class CompletionOutput(_message.Message):
 
     @_builtins.property
     def info(self) -> Global___RequestInfo:
-        """On the first message of index 0."""
+        """On the first message of index 0; of a fork, on the first message of every index."""
 
     def __init__(
         self,
@@ -665,6 +673,203 @@ class CompletionOutput(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_stop_reason) -> _WhichOneofReturnType_stop_reason | None: ...
 
 Global___CompletionOutput: _TypeAlias = CompletionOutput  # noqa: Y015
+
+@_typing.final
+class ForkRequest(_message.Message):
+    """Asks for branches of a running request. Each begins with the parent's prompt and output as they
+    are when the engine takes the call, and draws what a new request of these tokens would draw.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    FORK_ID_FIELD_NUMBER: _builtins.int
+    BRANCHES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The running request to branch: one that was generated, or a fork."""
+    index: _builtins.int
+    """Which of its continuations. Default 0."""
+    fork_id: _builtins.str
+    """Names the branches' stream; unique among the running requests. Default: made by the service,
+    and echoed in every message.
+    """
+    @_builtins.property
+    def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___SamplingParams]:
+        """One for each branch, 1 to 128 of them, each with n = 1 and without prompt_logprobs. Lengths
+        count the branch's own tokens, and a stop string lies in its own text; penalties and bad words
+        see the parent's output as output. Seeds that are not set are drawn anew for each branch; equal
+        parameters with equal seeds make equal branches.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        index: _builtins.int = ...,
+        fork_id: _builtins.str = ...,
+        branches: _abc.Iterable[Global___SamplingParams] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "fork_id", b"fork_id", "index", b"index", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkRequest: _TypeAlias = ForkRequest  # noqa: Y015
+
+@_typing.final
+class ScoreRequest(_message.Message):
+    """Asks how probable given continuations of one prompt are. Nothing is generated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Continuation(_message.Message):
+        """One continuation: exactly one of the two, at least one token."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TEXT_FIELD_NUMBER: _builtins.int
+        TOKEN_IDS_FIELD_NUMBER: _builtins.int
+        text: _builtins.str
+        """Text, not empty. Only the tokenizer service takes it. After a prompt of text both are
+        encoded as one text, and what is scored begins with the first token that the prompt by
+        itself, without white space at its end, does not have: as in evaluation harnesses that
+        space belongs to the continuation, and so does a token that spans both. After token ids it
+        is encoded by itself.
+        """
+        @_builtins.property
+        def token_ids(self) -> Global___SamplingParams.TokenSequence:
+            """Token ids, taken as they are."""
+
+        def __init__(
+            self,
+            *,
+            text: _builtins.str = ...,
+            token_ids: Global___SamplingParams.TokenSequence | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_continuation: _TypeAlias = _typing.Literal["text", "token_ids"]  # noqa: Y015
+        _WhichOneofArgType_continuation: _TypeAlias = _typing.Literal["continuation", b"continuation"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_continuation) -> _WhichOneofReturnType_continuation | None: ...
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    CONTINUATIONS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    CACHE_SALT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Unique among the running requests. Default: made by the service, and echoed."""
+    text: _builtins.str
+    """Text, encoded with the model's own special tokens. Only the tokenizer service takes it."""
+    priority: _builtins.int
+    """Lower runs first; ties by arrival. Default 0."""
+    cache_salt: _builtins.str
+    """Prefix-cache blocks are shared only among requests of equal salt. Default: one shared cache."""
+    @_builtins.property
+    def token_ids(self) -> Global___SamplingParams.TokenSequence:
+        """Token ids, taken as they are."""
+
+    @_builtins.property
+    def continuations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoreRequest.Continuation]:
+        """What may follow, 1 to 128 of them."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        token_ids: Global___SamplingParams.TokenSequence | None = ...,
+        continuations: _abc.Iterable[Global___ScoreRequest.Continuation] | None = ...,
+        priority: _builtins.int = ...,
+        cache_salt: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "continuations", b"continuations", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "token_ids"]  # noqa: Y015
+    _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
+
+Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
+
+@_typing.final
+class ScoreResponse(_message.Message):
+    """How probable the continuations are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CONTINUATIONS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request that this belongs to."""
+    @_builtins.property
+    def continuations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContinuationScore]:
+        """One for each continuation, in the request's order."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        continuations: _abc.Iterable[Global___ContinuationScore] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continuations", b"continuations", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
+
+@_typing.final
+class ContinuationScore(_message.Message):
+    """How probable one continuation is, in the raw distribution: temperature 1 and no other parameter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
+    CUMULATIVE_LOGPROB_FIELD_NUMBER: _builtins.int
+    IS_GREEDY_FIELD_NUMBER: _builtins.int
+    cumulative_logprob: _builtins.float
+    """Sum of logprobs."""
+    is_greedy: _builtins.bool
+    """Whether every token was the best one, so that greedy decoding would generate them."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its tokens."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """For each of them the natural logarithm of its probability after all tokens before it."""
+
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """For each of them its place by probability, 1 for the best."""
+
+    def __init__(
+        self,
+        *,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        ranks: _abc.Iterable[_builtins.int] | None = ...,
+        cumulative_logprob: _builtins.float = ...,
+        is_greedy: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cumulative_logprob", b"cumulative_logprob", "is_greedy", b"is_greedy", "logprobs", b"logprobs", "ranks", b"ranks", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContinuationScore: _TypeAlias = ContinuationScore  # noqa: Y015
 
 @_typing.final
 class GetModelInfoRequest(_message.Message):

@@ -1,0 +1,83 @@
+"""What Score brings: how probable given continuations of a prompt are, with its converters.
+
+All is of the raw distribution: the model's logits before any parameter.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from folovllm.outputs import PositionLogprobs
+from folovllm.v1 import types_pb2
+
+MAX_CONTINUATIONS = 128
+MAX_SCORED_TOKENS = 100_000
+"""Of a prompt and all its continuations."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuationScore:
+    """One continuation: for each of its tokens the log-probability and the rank, 1 for the best."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    ranks: tuple[int, ...]
+
+    @property
+    def cumulative_logprob(self) -> float:
+        """Sum of logprobs: the log-probability of the whole continuation."""
+        return math.fsum(self.logprobs)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether every token was the best one, so that greedy decoding would generate them."""
+        return all(rank == 1 for rank in self.ranks)
+
+    def without_first(self, count: int) -> "ContinuationScore":
+        """The score of the tokens after the first `count`, which then belong to the prompt."""
+        return ContinuationScore(self.token_ids[count:], self.logprobs[count:], self.ranks[count:])
+
+    @classmethod
+    def from_logprobs(cls, positions: Iterable[PositionLogprobs]) -> "ContinuationScore":
+        """Of a continuation's positions, each of which has a log-probability."""
+        tokens = [position.token for position in positions]
+        return cls(
+            tuple(token.token_id for token in tokens),
+            tuple(token.logprob for token in tokens if token.logprob is not None),
+            tuple(token.rank for token in tokens if token.rank is not None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOutput:
+    """All continuations of one call, in the order in which they were given."""
+
+    request_id: str
+    continuations: tuple[ContinuationScore, ...]
+
+    def to_proto(self) -> types_pb2.ScoreResponse:
+        """The message of the contract."""
+        return types_pb2.ScoreResponse(
+            request_id=self.request_id,
+            continuations=[
+                types_pb2.ContinuationScore(
+                    token_ids=score.token_ids,
+                    logprobs=score.logprobs,
+                    ranks=score.ranks,
+                    cumulative_logprob=score.cumulative_logprob,
+                    is_greedy=score.is_greedy,
+                )
+                for score in self.continuations
+            ],
+        )
+
+    @classmethod
+    def from_proto(cls, message: types_pb2.ScoreResponse) -> "ScoreOutput":
+        """Reads a message of the contract."""
+        return cls(
+            message.request_id,
+            tuple(
+                ContinuationScore(tuple(score.token_ids), tuple(score.logprobs), tuple(score.ranks))
+                for score in message.continuations
+            ),
+        )

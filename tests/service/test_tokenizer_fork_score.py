@@ -1,0 +1,241 @@
+"""Fork and Score of the tokenizer service on real sockets, with a fake model behind the engine."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import pytest
+from fake_engine_factory import make_engine
+from fake_model_runner import FakeModelRunner, expected_logprobs
+from sample_tokenizers import save_byte_tokenizer
+
+from engine_service.async_engine import AsyncEngine
+from engine_service.core.outputs import ModelRunnerOutput, SchedulerOutput
+from engine_service.llm_engine import LLMEngine
+from engine_service.servicer import EngineServicer
+from folovllm.errors import InvalidRequestError, NotFoundError, from_rpc_error
+from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
+from folovllm.score import ScoreOutput
+from folovllm.serving.healthcheck import ENGINE_SERVICE, TOKENIZER_SERVICE
+from folovllm.serving.server import GrpcServer, ServerConfig
+from folovllm.v1 import engine_service_pb2_grpc, tokenizer_service_pb2_grpc, types_pb2
+from folovllm.v1 import tokenizer_service_pb2 as messages
+from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.servicer import TokenizerServicer
+from tokenizer_service.tokenizer import Tokenizer
+
+Params = types_pb2.SamplingParams
+TRUNK = "héllo wörld €uro 😀 and on and on".encode()
+ENDS = {1: "é!".encode()[1:] + b"one stop two", 2: b" plain"}
+
+
+class Parrot(FakeModelRunner):
+    """Says TRUNK, or what ENDS has for the seed of a branch, whatever the prompt."""
+
+    def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
+        computed = super().execute(output)
+        said = []
+        for scheduled in output.scheduled:
+            text = ENDS.get(scheduled.seed, TRUNK)
+            done = len(scheduled.token_history) - scheduled.num_prompt_tokens
+            if scheduled.seed in ENDS:
+                done -= self.forked_at
+            said.append([text[done % len(text)]] if scheduled.sample_indexes else [])
+        return ModelRunnerOutput(said, computed.logprobs, computed.prompt_logprobs)
+
+    forked_at = 0
+    """Output tokens of the parent at the fork."""
+
+
+class Service:
+    """Both services, each on a socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = Tokenizer.from_folder(folder)
+        made, _ = make_engine(tokenizer_fingerprint=self.tokenizer.fingerprint)
+        self.runner = Parrot(4)
+        made._runner = self.runner
+        self.llm_engine: LLMEngine = made
+        self.engine = AsyncEngine(lambda: self.llm_engine, 100)
+        self.engine_server = GrpcServer(ServerConfig(), ENGINE_SERVICE)
+        engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
+            EngineServicer(self.engine), self.engine_server.grpc
+        )
+        address = f"127.0.0.1:{self.engine_server.bind()}"
+        self.pool = EnginePool([address], self.tokenizer.fingerprint)
+        self.server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
+        tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(
+            TokenizerServicer(self.tokenizer, self.pool, 3000), self.server.grpc
+        )
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.server.bind()}")
+        self.stub: tokenizer_service_pb2_grpc.TokenizerServiceAsyncStub = (
+            tokenizer_service_pb2_grpc.TokenizerServiceStub(self.channel)
+        )
+
+    async def start(self) -> None:
+        await self.engine_server.start()
+        await self.engine.start()
+        await self.engine_server.set_serving(True)
+        self.pool.start()
+        await self.pool.wait_ready(20)
+        await self.server.start()
+
+    async def stop(self) -> None:
+        self.runner.release()
+        await self.channel.close()
+        await self.server.drain()
+        await self.pool.close()
+        await self.engine_server.drain()
+        await self.engine.stop()
+        self.llm_engine.scheduler.check_integrity()
+
+    async def parent(self, num_steps: int) -> AsyncIterator[types_pb2.CompletionOutput]:
+        """A running request "a" that is held in that step; its messages after the first."""
+        self.runner.hold(after=num_steps - 1)
+        self.runner.forked_at = num_steps
+        params = Params(seed=7, max_tokens=len(TRUNK), ignore_eos=True)
+        messages_ = aiter(
+            self.stub.Generate(
+                messages.GenerateRequest(request_id="a", text="hello", sampling_params=params)
+            )
+        )
+        self.first = await anext(messages_)
+        return messages_
+
+    async def until_forked(self) -> None:
+        while self.engine.num_requests < 2:
+            await asyncio.sleep(0)
+        self.runner.release()
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    service = Service(save_byte_tokenizer(tmp_path))
+    await service.start()
+    yield service
+    await service.stop()
+
+
+async def refusal(call: object) -> Exception:
+    with pytest.raises(grpc.RpcError) as refused:
+        if isinstance(call, grpc.aio.UnaryStreamCall):
+            _ = [message async for message in call]
+        else:
+            await call  # type: ignore[misc]
+    return from_rpc_error(refused.value)
+
+
+async def test_text_is_exact_over_a_fork_inside_a_character(service: Service) -> None:
+    # Held in the second step: "h" and the first byte of "é" are said when the fork is made.
+    parent = await service.parent(num_steps=2)
+    branches = [
+        Params(seed=1, max_tokens=9, stop=["stop"]),
+        Params(seed=1, max_tokens=30, stop=["stop"]),
+        Params(seed=2, max_tokens=6),
+    ]
+    fork = service.stub.Fork(types_pb2.ForkRequest(request_id="a", branches=branches))
+    await service.until_forked()
+    pieces = [CompletionOutput.from_proto(message) async for message in fork]
+    result = RequestOutput.join(pieces)
+    assert [branch.text for branch in result.outputs] == ["é!one sto", "é!one ", "\ufffd plain"]
+    reasons = [(branch.finish_reason, branch.stop_reason) for branch in result.outputs]
+    assert reasons == [
+        (FinishReason.LENGTH, None),
+        (FinishReason.STOP, "stop"),
+        (FinishReason.LENGTH, None),
+    ]
+    assert bytes(result.outputs[1].token_ids) == ENDS[1][: len(ENDS[1]) - 4]
+    for branch in result.outputs:
+        assert branch.info is not None
+        assert bytes(branch.info.parent_output_token_ids) == TRUNK[:2]
+    assert result.outputs[1].info and result.outputs[1].info.sampling_params.stop == ("stop",)
+    text = service.first.text + "".join([message.text async for message in parent])
+    assert text == TRUNK.decode()
+
+
+async def test_bad_words_of_a_branch_are_resolved(service: Service) -> None:
+    parent = await service.parent(num_steps=2)
+    branch = Params(seed=2, max_tokens=3, bad_words=["hello"])
+    fork = service.stub.Fork(types_pb2.ForkRequest(request_id="a", branches=[branch]))
+    await service.until_forked()
+    result = RequestOutput.join([CompletionOutput.from_proto(m) async for m in fork])
+    info = result.outputs[0].info
+    assert info and info.sampling_params.bad_words == ("hello",)
+    assert (259,) in info.sampling_params.bad_words_token_ids
+    assert [message async for message in parent]
+
+
+async def test_bad_forks_are_refused(service: Service) -> None:
+    request = types_pb2.ForkRequest(request_id="a", branches=[Params()])
+    assert isinstance(await refusal(service.stub.Fork(request)), NotFoundError)
+    for branches, field in (
+        ([], "branches"),
+        ([Params()] * 129, "branches"),
+        ([Params(), Params(top_p=2.0)], "branches[1].top_p"),
+    ):
+        request = types_pb2.ForkRequest(request_id="a", branches=branches)
+        error = await refusal(service.stub.Fork(request))
+        assert isinstance(error, InvalidRequestError) and error.field == field
+    parent = await service.parent(num_steps=2)
+    request = types_pb2.ForkRequest(request_id="a", branches=[Params(n=2)])
+    error = await refusal(service.stub.Fork(request))
+    assert isinstance(error, InvalidRequestError) and error.field == "branches[0].n"
+    service.runner.release()
+    assert [message async for message in parent]
+    assert service.pool.pick().num_outstanding == 0
+
+
+async def test_cancelling_a_fork_reaches_the_engine(service: Service) -> None:
+    parent = await service.parent(num_steps=2)
+    request = types_pb2.ForkRequest(request_id="a", branches=[Params(max_tokens=100)] * 2)
+    fork = service.stub.Fork(request)
+    while service.engine.num_requests < 2:
+        await asyncio.sleep(0)
+    fork.cancel()
+    while not all(s._closed for name, s in service.engine._streams.items() if name != "a"):
+        await asyncio.sleep(0)
+    service.runner.release()
+    assert [message async for message in parent]
+    while service.engine.num_requests or service.engine.load.num_free_kv_blocks != 64:
+        await asyncio.sleep(0)
+
+
+async def test_text_is_scored(service: Service) -> None:
+    Continuation = types_pb2.ScoreRequest.Continuation
+    request = types_pb2.ScoreRequest(
+        request_id="mine",
+        text="hello ",
+        continuations=[
+            Continuation(text="w"),
+            Continuation(text="you"),
+            Continuation(token_ids=Params.TokenSequence(ids=[9, 8])),
+        ],
+    )
+    output = ScoreOutput.from_proto(await service.stub.Score(request))
+    assert output.request_id == "mine"
+    wholes = [([259], [260]), ([259], [*b" you"]), ([259, 32], [9, 8])]
+    for (prompt, ids), score in zip(wholes, output.continuations, strict=True):
+        expected = expected_logprobs([*prompt, *ids], len(prompt), 0)
+        assert list(score.token_ids) == ids
+        assert list(score.logprobs) == [position.token.logprob for position in expected]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"continuations": [{"text": "a"}]}, "prompt"),
+        ({"text": "a"}, "continuations"),
+        ({"text": "a", "continuations": [{"text": "a"}] * 129}, "continuations"),
+        ({"text": "a" * 2990, "continuations": [{"text": "a" * 11}]}, "continuations"),
+        ({"text": "a" * 200, "continuations": [{"text": "a"}]}, "prompt"),
+        ({"text": "a", "continuations": [{"text": "b"}, {}]}, "continuations[1]"),
+        ({"text": "a", "continuations": [{"text": "b" * 128}]}, "continuations[0]"),
+        ({"text": "a", "continuations": [{"token_ids": {"ids": [1000]}}]}, "continuations[0]"),
+    ],
+)
+async def test_bad_scores_name_their_field(
+    service: Service, fields: dict[str, object], field: str
+) -> None:
+    error = await refusal(service.stub.Score(types_pb2.ScoreRequest(**fields)))  # type: ignore[arg-type]
+    assert isinstance(error, InvalidRequestError) and error.field == field

@@ -1,0 +1,276 @@
+"""Branches of running requests, with a fake model: every token right, every block accounted for."""
+
+from dataclasses import dataclass
+
+import pytest
+from fake_engine_factory import make_engine
+from fake_model_runner import expected_tokens
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine_service.core.fork import Branch, Fork
+from engine_service.core.request import Request, RequestStatus
+from engine_service.llm_engine import LLMEngine
+from folovllm.errors import InvalidRequestError, NotFoundError
+from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.sampling_params import SamplingParams
+
+PROMPT = list(range(1, 24))
+Results = dict[str, RequestOutput]
+
+
+def add(engine: LLMEngine, name: str, prompt: list[int], **params: object) -> Request:
+    request = Request(name, prompt, SamplingParams().clone(**params), seed=7)
+    engine.add_request(request)
+    return request
+
+
+def fork(
+    engine: LLMEngine, parent: str, seeds: list[int], index: int = 0, name: str = "f", **params: int
+) -> None:
+    branches = [Branch(SamplingParams().clone(**params), seed) for seed in seeds]
+    engine.fork_request(Fork(parent, index, name, branches))
+
+
+def join(results: Results, outputs: list[CompletionOutput]) -> None:
+    for output in outputs:
+        results.setdefault(output.request_id, RequestOutput()).add(output)
+
+
+def run(engine: LLMEngine, results: Results | None = None) -> Results:
+    results = {} if results is None else results
+    while engine.has_unfinished_requests():
+        join(results, engine.step())
+        engine.scheduler.check_integrity()
+    return results
+
+
+def says(prompt: list[int], num_tokens: int, seed: int = 7, index: int = 0) -> list[int]:
+    return expected_tokens(prompt, num_tokens, seed=seed, index=index)
+
+
+@pytest.mark.parametrize("num_steps", range(9))
+@pytest.mark.parametrize("budget", [64, 8])
+def test_branches_go_on_from_every_state_of_their_parent(num_steps: int, budget: int) -> None:
+    engine, _ = make_engine(max_num_batched_tokens=budget, max_num_seqs=8)
+    parent = add(engine, "a", PROMPT, max_tokens=9)
+    results: Results = {}
+    for _ in range(num_steps):
+        join(results, engine.step())
+    had = parent.get_seqs()[0].token_ids.copy()
+    fork(engine, "a", [3, 4, 3], max_tokens=5)
+    engine.scheduler.check_integrity()
+    run(engine, results)
+    assert results["a"].outputs[0].token_ids == says(PROMPT, 9)
+    branches = results["f"].outputs
+    assert [branch.token_ids for branch in branches] == [says(had, 5, seed) for seed in (3, 4, 3)]
+    for branch in branches:
+        assert branch.info is not None and branch.usage is not None
+        assert branch.info.prompt_tokens == branch.usage.prompt_tokens == len(had)
+        assert list(branch.info.parent_output_token_ids) == had[len(PROMPT) :]
+        assert branch.usage.completion_tokens == 5
+
+
+def test_running_branches_share_all_full_blocks_and_copy_the_last() -> None:
+    engine, runner = make_engine(block_size=4)
+    add(engine, "a", PROMPT, max_tokens=20)
+    for _ in range(4):
+        engine.step()
+    # 26 tokens with KV, in 7 blocks.
+    assert 64 - engine.load().num_free_kv_blocks == 7
+    fork(engine, "a", [1, 2], max_tokens=9)
+    assert 64 - engine.load().num_free_kv_blocks == 9
+    outputs = engine.step()
+    assert len(runner.steps[-1].block_copies) == 2
+    assert runner.steps[-1].num_scheduled_tokens == 3
+    infos = [output.info for output in outputs if output.request_id == "f"]
+    assert [info.cached_tokens for info in infos if info] == [26, 26]
+
+
+def test_a_branch_of_a_preempted_parent_is_computed_again() -> None:
+    engine, _ = make_engine(num_blocks=8, block_size=2, enable_prefix_caching=False)
+    requests = [add(engine, str(i), [i, i + 1, i + 2], max_tokens=10) for i in range(3)]
+    results: Results = {}
+    parent = requests[2].get_seqs()[0]
+    while parent.status is not RequestStatus.PREEMPTED:
+        join(results, engine.step())
+    had = parent.token_ids.copy()
+    fork(engine, "2", [5, 6], max_tokens=4)
+    run(engine, results)
+    assert [b.token_ids for b in results["f"].outputs] == [says(had, 4, seed) for seed in (5, 6)]
+    assert results["2"].outputs[0].token_ids == says([2, 3, 4], 10)
+
+
+def test_without_a_place_or_a_block_branches_queue() -> None:
+    engine, _ = make_engine(num_blocks=6, block_size=4, max_num_seqs=2)
+    add(engine, "a", PROMPT[:10], max_tokens=9)
+    results: Results = {}
+    for _ in range(2):
+        join(results, engine.step())
+    had = [*PROMPT[:10], *says(PROMPT[:10], 2)]
+    fork(engine, "a", [1, 2, 3, 4], max_tokens=6)
+    assert engine.load().num_waiting == 3
+    run(engine, results)
+    assert [b.token_ids for b in results["f"].outputs] == [says(had, 6, s) for s in (1, 2, 3, 4)]
+
+
+def test_a_branch_can_be_branched_and_one_of_n_too() -> None:
+    engine, _ = make_engine()
+    add(engine, "a", PROMPT, n=3, max_tokens=20)
+    results: Results = {}
+    for _ in range(3):
+        join(results, engine.step())
+    fork(engine, "a", [1, 2], index=2, max_tokens=9)
+    for _ in range(4):
+        join(results, engine.step())
+    fork(engine, "f", [8], index=1, name="g", max_tokens=5)
+    run(engine, results)
+    first = [*PROMPT, *says(PROMPT, 3, index=2)]
+    second = [*first, *says(first, 4, 2)]
+    assert results["f"].outputs[0].token_ids == says(first, 9, 1)
+    assert results["g"].outputs[0].token_ids == says(second, 5, 8)
+    info = results["g"].outputs[0].info
+    assert info and list(info.parent_output_token_ids) == second[len(PROMPT) :]
+
+
+def test_branches_outlive_their_parent_and_leave_nothing() -> None:
+    engine, _ = make_engine()
+    add(engine, "a", PROMPT, max_tokens=9)
+    for _ in range(2):
+        engine.step()
+    fork(engine, "a", [1, 2, 3], max_tokens=8)
+    engine.abort_request("a")  # before the last block is copied
+    engine.scheduler.check_integrity()
+    results: Results = {}
+    join(results, engine.abort_request("f", [1]))
+    join(results, engine.step())
+    run(engine, results)
+    had = [*PROMPT, *says(PROMPT, 2)]
+    reasons = [branch.finish_reason for branch in results["f"].outputs]
+    assert reasons == ["length", "abort", "length"]
+    assert results["f"].outputs[2].token_ids == says(had, 8, 3)
+    assert engine.load().num_free_kv_blocks == 64
+    assert engine.abort_request("f") == []
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 3])
+def test_an_abort_ends_all_branches_at_once(num_steps: int) -> None:
+    engine, _ = make_engine(max_num_seqs=3)
+    add(engine, "a", PROMPT, max_tokens=9)
+    engine.step()
+    fork(engine, "a", [1, 2, 3, 4], max_tokens=8)
+    for _ in range(num_steps):
+        engine.step()
+    assert {output.index for output in engine.abort_request("f")} == {0, 1, 2, 3}
+    engine.scheduler.check_integrity()
+    result = run(engine)
+    assert result["a"].outputs[0].finished
+
+
+def test_bad_words_see_the_parents_output() -> None:
+    engine, _ = make_engine()
+    add(engine, "a", PROMPT, max_tokens=9)
+    for _ in range(3):
+        engine.step()
+    *_, last = had = [*PROMPT, *says(PROMPT, 3)]
+    would = says(had, 1, 1)[0]
+    params = SamplingParams(max_tokens=2, bad_words_token_ids=((last, would),))
+    engine.fork_request(Fork("a", 0, "f", [Branch(params, 1)]))
+    assert run(engine)["f"].outputs[0].token_ids[0] == (would + 1) % 1000
+
+
+def test_what_does_not_run_is_not_found_and_what_is_too_long_refused() -> None:
+    engine, _ = make_engine(max_model_len=40)
+    add(engine, "a", PROMPT, max_tokens=5)
+    engine.step()
+    for name, index in (("b", 0), ("a", 1)):
+        with pytest.raises(NotFoundError, match=name):
+            fork(engine, name, [1], index=index)
+    with pytest.raises(InvalidRequestError) as refused:
+        fork(engine, "a", [1], max_tokens=17)
+    assert refused.value.field == "branches[0].max_tokens"
+    run(engine)
+    with pytest.raises(NotFoundError):
+        fork(engine, "a", [1])
+    assert not engine.has_unfinished_requests()
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What happens at one step: a request comes, one is branched, or one is aborted."""
+
+    step: int
+    kind: str
+    target: int
+    index: int
+    count: int
+    max_tokens: int
+
+
+moments = st.builds(
+    Moment,
+    step=st.integers(0, 14),
+    kind=st.sampled_from(["add", "fork", "fork", "abort"]),
+    target=st.integers(0, 7),
+    index=st.integers(0, 2),
+    count=st.integers(1, 3),
+    max_tokens=st.integers(1, 8),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(moments, min_size=2, max_size=12),
+    st.integers(1, 5),
+    st.integers(1, 20),
+    st.integers(25, 50),
+    st.booleans(),
+)
+def test_forks_at_any_moment_change_no_token(
+    plan: list[Moment], max_num_seqs: int, extra_budget: int, num_blocks: int, caching: bool
+) -> None:
+    engine, _ = make_engine(
+        num_blocks=num_blocks,
+        block_size=2,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_seqs + extra_budget,
+        max_model_len=2 * num_blocks,
+        enable_prefix_caching=caching,
+    )
+    add(engine, "0", [1, 0, 1], n=2, max_tokens=8)
+    results: Results = {}
+    expected = {("0", index): says([1, 0, 1], 8, index=index) for index in range(2)}
+    num_calls, step = 1, 0
+    while step <= 15 or engine.has_unfinished_requests():
+        for moment in (each for each in plan if each.step == step):
+            name, target = str(num_calls), str(moment.target)
+            if moment.kind == "abort":
+                join(results, engine.abort_request(target, [moment.index]))
+                continue
+            if moment.kind == "add":
+                prompt = [0, 1] * moment.target + [1]
+                add(engine, name, prompt, n=moment.count, max_tokens=moment.max_tokens)
+                for i in range(moment.count):
+                    expected[name, i] = says(prompt, moment.max_tokens, index=i)
+            else:
+                parent = engine.scheduler.find_running(*engine._groups.member(target, moment.index))
+                if parent is None or parent.num_tokens + 8 > 40:
+                    continue
+                seeds = list(range(moment.count))
+                fork(engine, target, seeds, moment.index, name, max_tokens=moment.max_tokens)
+                for i in seeds:
+                    expected[name, i] = says(parent.token_ids, moment.max_tokens, i)
+            num_calls += 1
+        engine.scheduler.check_integrity()
+        if engine.has_unfinished_requests():
+            join(results, engine.step())
+        engine.scheduler.check_integrity()
+        step += 1
+        assert step < 2000, "the scheduler does not come to an end"
+    assert {(n, o.index) for n, result in results.items() for o in result.outputs} == set(expected)
+    for (name, index), whole in expected.items():
+        output = results[name].outputs[index]
+        assert output.finished
+        assert output.token_ids == whole[: len(output.token_ids)]
+        assert output.finish_reason == "abort" or len(output.token_ids) == len(whole)
+    assert engine.load().num_free_kv_blocks == num_blocks

@@ -1,0 +1,77 @@
+"""Which tokens a text continuation is scored by; the tokenizer has "hello" and " w" as tokens."""
+
+import pytest
+from sample_tokenizers import byte_tokenizer
+
+from folovllm.errors import InvalidRequestError
+from folovllm.score import ContinuationScore, ScoreOutput
+from tokenizer_service.scoring import EncodedScore, encode_score
+from tokenizer_service.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer(byte_tokenizer())
+HELLO, SPACE_W = 259, 260
+
+
+def encode(prompt: str | list[int], *continuations: str | list[int]) -> EncodedScore:
+    return encode_score(TOKENIZER, prompt, continuations, 100)
+
+
+def scored(encoded: EncodedScore) -> list[list[int]]:
+    return [
+        ids[count:]
+        for ids, count in zip(encoded.continuations, encoded.num_prompt_tokens, strict=True)
+    ]
+
+
+def test_prompt_and_continuation_are_encoded_as_one() -> None:
+    encoded = encode("ab", " w", "c")
+    assert encoded == EncodedScore([*b"ab"], [[SPACE_W], [*b"c"]], [0, 0])
+
+
+@pytest.mark.parametrize("prompt", ["hello ", "hello  ", "hello\n"])
+def test_white_space_at_the_prompts_end_belongs_to_the_continuation(prompt: str) -> None:
+    encoded = encode(prompt, "w", "x")
+    assert encoded.prompt_token_ids == [HELLO]
+    assert scored(encoded) == [TOKENIZER.encode(prompt + end)[1:] for end in "wx"]
+
+
+def test_a_token_that_spans_both_is_scored_and_splits_no_other_prompt() -> None:
+    encoded = encode("a hell", "o", "s", [5])
+    # "hello" is one token; the others keep "hell" as prompt.
+    hell = TOKENIZER.encode("hell")
+    assert scored(encoded) == [[*TOKENIZER.encode(" hello")[1:]], [*b"s"], [5]]
+    assert encoded.prompt_token_ids == [*b"a", 0x20]
+    assert encoded.num_prompt_tokens == [0, len(hell), len(hell)]
+    output = ScoreOutput(
+        "r",
+        tuple(
+            ContinuationScore(tuple(ids), tuple(-1.0 for _ in ids), tuple(1 for _ in ids))
+            for ids in encoded.continuations
+        ),
+    )
+    assert [list(s.token_ids) for s in encoded.scores(output).continuations] == scored(encoded)
+
+
+def test_ids_are_taken_as_they_are() -> None:
+    assert encode([1, 2], [3], " w") == EncodedScore([1, 2], [[3], [SPACE_W]], [0, 0])
+    assert encode("ab ", [3]) == EncodedScore([*b"ab "], [[3]], [0])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "continuations", "field"),
+    [
+        ("", ["a"], "prompt"),
+        ([], ["a"], "prompt"),
+        ("a" * 100, ["a"], "prompt"),
+        ("a", ["b", ""], "continuations[1]"),
+        ([1], [[]], "continuations[0]"),
+        ("hell", ["o"], "continuations[0]"),
+        (" ", ["x", "w"], "continuations[0]"),
+    ],
+)
+def test_what_cannot_be_scored_is_named(
+    prompt: str | list[int], continuations: list[str | list[int]], field: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        encode(prompt, *continuations)
+    assert refused.value.field == field
