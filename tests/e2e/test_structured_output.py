@@ -131,3 +131,13 @@ def test_over_the_network(tokenizer: ServiceProcess) -> None:
         lark = StructuredOutput("grammar", 'start: "yes" | "no" " "* "way"')
         answer = client.generate(PROMPT, SamplingParams(structured_output=lark)).outputs[0].text
         assert re.fullmatch("yes|no *way", answer)
+
+
+def test_branches_follow_grammars_of_their_own(llm: LLM) -> None:
+    digits = SamplingParams(seed=1, structured_output=StructuredOutput("regex", "[0-9]{4}"))
+    person = schema_params(PERSON, seed=2)
+    trunk = SamplingParams(temperature=0.0)
+    _, branches = llm.generate_branches(PROMPT, trunk, [digits, person], after=3)
+    texts = [branch.text for branch in branches.outputs]
+    assert re.fullmatch("[0-9]{4}", texts[0])
+    check(PERSON, texts[1])
