@@ -6,12 +6,13 @@ import pytest
 from fake_tokenizer_service import FakeTokenizerService, running_fake
 
 from client.async_client import AsyncClient
+from client.requests import Prompt
 from client.sync_client import Client
 from folovllm.errors import InvalidRequestError, NotFoundError
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 
-BRANCHES = [SamplingParams(seed=0), SamplingParams(seed=1, stop="x")]
+BRANCHES = [SamplingParams(seed=0), SamplingParams(seed=1, stop=("x",))]
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ async def test_fork_streams_the_branches_to_asyncio(fake: FakeTokenizerService) 
 
 
 async def test_scores_come_back(fake: FakeTokenizerService) -> None:
-    given = ["ab", [7, 8, 9], {"prompt_token_ids": [5]}]
+    given: list[Prompt] = ["ab", [7, 8, 9], {"prompt_token_ids": [5]}]
     with Client(fake.address) as client:
         output = client.score("text", given)
         assert client.score([1, 2], given) == output
