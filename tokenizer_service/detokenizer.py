@@ -9,6 +9,7 @@ tokenizer with byte fallback may decode a long run of invalid bytes in another w
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 from tokenizer_service.tokenizer import Tokenizer
 
@@ -21,6 +22,9 @@ _MOST_WINDOW = 24
 # Ids that a cut leaves, at least: they have a byte each, so that _MOST_HELD characters of up to 4
 # bytes, which are not out yet, lie wholly in what is left.
 _LEFT_BY_CUT = 4 * _MOST_HELD
+# Of ids whose text is out these latest ones can matter to what follows: a decoder that begins
+# inside a character is right again after it.
+_MOST_SKIPPED = 2 * _MOST_WINDOW
 
 
 class Detokenizer:
@@ -35,6 +39,14 @@ class Detokenizer:
         """Ids at the window's start whose text is out and ends with a whole character."""
         self._num_emitted = 0
         """Characters of the window's text that are out."""
+
+    def skip(self, token_ids: Sequence[int]) -> None:
+        """Takes ids before any others, whose text is out but for a character that they leave open.
+
+        That character comes whole with the ids that follow.
+        """
+        visible = (i for i in reversed(token_ids) if i not in self._hidden)
+        self.push([*islice(visible, _MOST_SKIPPED)][::-1])
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Takes the next ids and returns the text that is certain now; it may be empty."""

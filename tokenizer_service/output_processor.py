@@ -77,7 +77,7 @@ class _Continuation:
         """The stop string that ended it."""
         self._params = params
         self._detokenizer = Detokenizer(tokenizer, params.skip_special_tokens)
-        self._detokenizer.push(preceding_token_ids)
+        self._detokenizer.skip(preceding_token_ids)
         self._stop_strings = (
             StopStrings(params.stop, params.include_stop_str_in_output) if params.stop else None
         )

@@ -78,7 +78,7 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         self, request: types_pb2.ForkRequest, context: Context
     ) -> AsyncIterator[types_pb2.CompletionOutput]:
         """Branches a running request."""
-        fork = ForkCall(request, self._tokenizer)
+        fork = await asyncio.to_thread(ForkCall, request, self._tokenizer)
         structlog.contextvars.bind_contextvars(request_id=fork.fork_id, parent=request.request_id)
         engine = self._engines.running(request.request_id)
         async with aclosing(fork.outputs(engine, context.time_remaining())) as outputs:
