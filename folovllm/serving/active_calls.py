@@ -1,4 +1,4 @@
-"""ActiveCalls: the streams that a draining server must let finish."""
+"""ActiveCalls: the calls that a draining server must let finish."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from folovllm.errors import UnavailableError
 
 
 class ActiveCalls:
-    """Counts running streams and refuses new ones while draining. Belongs to one event loop."""
+    """Counts running calls and refuses new streams while draining. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -20,9 +20,12 @@ class ActiveCalls:
         return self._count
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Counts one stream while it runs. Raises UnavailableError while draining."""
-        if self._draining:
+    def entered(self, *, stream: bool) -> Iterator[None]:
+        """Counts one call while it runs. Raises UnavailableError for a stream while draining.
+
+        Other calls are short, or belong to streams that still run, as Abort does.
+        """
+        if stream and self._draining:
             raise UnavailableError("the server is shutting down")
         self._count += 1
         self._idle.clear()
@@ -34,7 +37,7 @@ class ActiveCalls:
                 self._idle.set()
 
     async def drain(self, grace_period: float) -> bool:
-        """Refuses new streams and waits for the running ones; False if the seconds ran out."""
+        """Refuses new streams and waits for what runs; False if the seconds ran out."""
         self._draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), grace_period)

@@ -1,6 +1,6 @@
 """CallInterceptor: what happens around every call of our services.
 
-Errors become statuses by the table in folovllm.errors, streams are counted for draining, and each
+Errors become statuses by the table in folovllm.errors, calls are counted for draining, and each
 call leaves one line in the log. Calls of other services (health, reflection) pass untouched.
 """
 
@@ -56,14 +56,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _unary(self, method: str, behavior: Any) -> Any:
         async def unary(request: Any, context: Context) -> Any:
             async with _observed(method, context):
-                return await behavior(request, context)
+                with self._active_calls.entered(stream=False):
+                    return await behavior(request, context)
 
         return unary
 
     def _stream(self, method: str, behavior: Any) -> Any:
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             async with _observed(method, context):
-                with self._active_calls.entered():
+                with self._active_calls.entered(stream=True):
                     # Closed here and now when the call ends, not when memory is collected.
                     async with aclosing(behavior(request, context)) as responses:
                         async for response in responses:

@@ -91,7 +91,7 @@ class GrpcServer:
     async def drain(self) -> None:
         """Ends the server as the module's docstring says."""
         await self._health.enter_graceful_shutdown()
-        log.info("draining", streams=len(self.active_calls))
+        log.info("draining", calls=len(self.active_calls))
         finished = asyncio.ensure_future(self.active_calls.drain(self._config.grace_period))
         hard_stop = asyncio.ensure_future(self._hard_stop.wait())
         await asyncio.wait({finished, hard_stop}, return_when=asyncio.FIRST_COMPLETED)
