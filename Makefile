@@ -14,7 +14,7 @@ test lint protos protos-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint protos protos-check compose-test
+.PHONY: help demo serve test lint protos protos-check compose-test demo-model
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,9 @@ protos-check: .venv/.installed-dev ## Fail where folovllm/v1 is not what protos/
 
 compose-test: .venv/.installed ## Build the containers, generate through them, take them down
 	@$(BIN)/python -m tools.compose_test
+
+demo-model: .venv/.installed-dev ## Rebuild the embedded model: corpus, tokenizer, training, card
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tools.demo_model.build
 
 .venv/.installed: pyproject.toml tools/install.sh
 	@bash tools/install.sh all
