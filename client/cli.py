@@ -8,7 +8,7 @@ import dataclasses
 import json
 import sys
 from contextlib import closing
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -131,6 +131,10 @@ def serve(**options: Any) -> None:
 @click.option("--frequency-penalty", type=float, metavar="X", help="The same, for each time.")
 @click.option("--repetition-penalty", type=float, metavar="X", help="Against all tokens so far.")
 @click.option("--bad-words", multiple=True, metavar="TEXT", help="Not to come. May be repeated.")
+@click.option("--regex", metavar="PATTERN", help="The whole answer matches it.")
+@click.option(
+    "--json-schema", type=click.File(), metavar="FILE", help="The answer is a value of the schema."
+)
 @click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Ends the answer. May be repeated.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after the end-of-sequence token.")
@@ -152,6 +156,7 @@ def generate(
     timeout: float | None,
     as_json: bool,
     stats: bool,
+    json_schema: TextIO | None,
     **sampling: Any,
 ) -> None:
     """Continues PROMPT and prints the text as it comes.
@@ -160,6 +165,7 @@ def generate(
     own default.
     """
     text = _argument_or_stdin(prompt)
+    sampling["json_schema"] = None if json_schema is None else json_schema.read()
     request = generate_request(
         text, partial_sampling_params(sampling), return_prompt_token_ids=as_json
     )

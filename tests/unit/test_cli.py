@@ -202,3 +202,13 @@ def test_stream_stats_of_one_token_have_no_rate() -> None:
     stats = StreamStats(lambda: next(times))
     stats.observe(CompletionOutput(token_ids=[1], finish_reason=FinishReason.LENGTH))
     assert stats.summary() == "1 token · first after 250 ms · length"
+
+
+def test_structured_output_arrives(folovllm: Running, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "integer"}')
+    folovllm("generate", "a", "--json-schema", str(schema))
+    folovllm("generate", "a", "--regex", "[ab]")
+    by_schema, by_regex = (request.sampling_params for request in folovllm.fake.requests)
+    assert by_schema == types_pb2.SamplingParams(json_schema='{"type": "integer"}')
+    assert by_regex == types_pb2.SamplingParams(regex="[ab]")
