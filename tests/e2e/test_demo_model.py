@@ -1,5 +1,6 @@
 """The embedded model does what its card says, through both services, on inputs it never saw."""
 
+import random
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from folovllm import Client, SamplingParams
 from folovllm.model_files import DEMO_MODEL
+from tools.demo_model import evaluate
+from tools.demo_model.sample import Draw
 
 QUESTIONS = 10
 GREEDY = SamplingParams(
@@ -33,6 +36,23 @@ def test_transformers_loads_it_unchanged(hf_tokenizer: Any) -> None:
     tools = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
     for text in (*specials, *tools):
         assert len(hf_tokenizer.encode(text)) == 1
+
+
+@pytest.mark.parametrize("test", evaluate.TESTS, ids=lambda test: test.name)
+def test_skills(test: evaluate.Test, tokenizer: ServiceProcess, hf_tokenizer: Any) -> None:
+    draw = Draw(random.Random(11), held_out=True)
+    if test.name.startswith("facts"):
+        samples = draw.rng.sample(evaluate.all_facts(draw), QUESTIONS)
+    else:
+        samples = [test.make(draw) for _ in range(QUESTIONS)]
+    with Client(tokenizer.address, timeout=60) as client:
+        answers = [
+            client.generate(evaluate.prompt(hf_tokenizer, sample), GREEDY).outputs[0].text
+            for sample in samples
+        ]
+    wrong = [a for s, a in zip(samples, answers, strict=True) if not test.judge(s, a)]
+    # The card has the exact shares; here one of ten may be wrong.
+    assert len(wrong) <= 1, wrong
 
 
 def test_many_scripts_stream_whole_characters(tokenizer: ServiceProcess, hf_tokenizer: Any) -> None:

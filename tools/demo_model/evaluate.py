@@ -62,7 +62,7 @@ def evaluate(folder: Path, count: int, seed: int = 7) -> list[Score]:
         draw = Draw(random.Random(seed), held_out=True)
         questions = [test.make(draw) for _ in range(count)]
         if test.name.startswith("facts"):
-            questions = _all_facts(draw)
+            questions = all_facts(draw)
         answers = complete(model, tokenizer, questions)
         pairs = list(zip(questions, answers, strict=True))
         wrong = [(q, a) for q, a in pairs if not test.judge(q, a)]
@@ -134,7 +134,8 @@ def _thinking(draw: Draw) -> Sample:
     return replace(draw.pick(makes)(draw), thinking=True)
 
 
-def _all_facts(draw: Draw) -> list[Sample]:
+def all_facts(draw: Draw) -> list[Sample]:
+    """A question for every fact that the model was taught."""
     capitals = [facts.capital_chat(draw, country) for country in facts.CAPITALS]
     return capitals + [facts.fact_chat(draw, question, answer) for question, answer in facts.FACTS]
 
