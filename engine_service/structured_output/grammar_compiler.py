@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits
+from numpy.typing import NDArray
 
 from engine_service.structured_output.build_thread import BuildThread
 from engine_service.structured_output.grammar_source import grammar_source, refusal
@@ -107,6 +108,16 @@ class GrammarCompiler:
                 output.kind, f"takes more than {self._build_thread.time_limit:g} s to compile"
             ) from None
 
+    def _try_one_step(self, template: LLMatcher, kind: str, first_row: NDArray[np.int32]) -> None:
+        """Follows a grammar by one id: some that are too large show it only then.
+
+        Raises InvalidRequestError with the library's own message.
+        """
+        allowed = first_row & self.vocabulary.all_but_eos
+        ids = np.flatnonzero(np.unpackbits(allowed.view(np.uint8), bitorder="little"))
+        if len(ids):
+            Matcher(kind, template.deep_copy(), self.vocabulary).accept(int(ids[0]))
+
     def _cached(self, output: StructuredOutput) -> Grammar | None:
         with self._lock:
             grammar = self._grammars.get(output)
@@ -126,6 +137,7 @@ class GrammarCompiler:
             Matcher(output.kind, template, self.vocabulary).fill_bitmask(first_row)
         except InvalidRequestError as error:
             raise refusal(output.kind, f"no output can begin ({error})") from None
+        self._try_one_step(template, output.kind, first_row)
         grammar = Grammar(output.kind, template, self.vocabulary)
         with self._lock:
             self._grammars[output] = grammar

@@ -277,6 +277,7 @@ def test_a_batch_is_filled_like_its_rows_and_a_failed_row_harms_no_other() -> No
         ("json_schema", '{"type": "integer", "multipleOf": 1e}', "not a number"),
         ("json_schema", r'{"type": "string", "pattern": "^[^a\"]$"}', "excludes quotes"),
         ("json_schema", r'{"patternProperties": {"[^\\\\]": {}}}', "excludes quotes"),
+        ("regex", "(a{1000}){1000}", "too many expressions"),
         ("grammar", "start: nowhere", "unknown name"),
         ("grammar", "start: x\nx: x", "no output can begin"),
         ("grammar", '{"grammars": []}', "expecting rule"),
