@@ -4,6 +4,7 @@ isort:skip_file
 Token ids in, token ids out: scheduling, the KV cache, the model and sampling."""
 
 from collections import abc as _abc
+from folovllm.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -67,6 +68,114 @@ class AbortResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AbortResponse: _TypeAlias = AbortResponse  # noqa: Y015
+
+@_typing.final
+class SessionCommand(_message.Message):
+    """What a front end asks for in a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATE_FIELD_NUMBER: _builtins.int
+    FORK_FIELD_NUMBER: _builtins.int
+    ABORT_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    cancel: _builtins.str
+    """The request_id or fork_id of something that no one waits for any more: it ends at once, and
+    nothing more comes for it. A name that does not run in this session is passed over.
+    """
+    @_builtins.property
+    def generate(self) -> _types_pb2.Request:
+        """As Generate; request_id must be set."""
+
+    @_builtins.property
+    def fork(self) -> _types_pb2.ForkRequest:
+        """As Fork, of any request that the engine runs; fork_id must be set."""
+
+    @_builtins.property
+    def abort(self) -> Global___AbortRequest:
+        """As Abort, without an answer of its own."""
+
+    def __init__(
+        self,
+        *,
+        generate: _types_pb2.Request | None = ...,
+        fork: _types_pb2.ForkRequest | None = ...,
+        abort: Global___AbortRequest | None = ...,
+        cancel: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "cancel", b"cancel", "command", b"command", "fork", b"fork", "generate", b"generate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "cancel", b"cancel", "command", b"command", "fork", b"fork", "generate", b"generate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["generate", "fork", "abort", "cancel"]  # noqa: Y015
+    _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
+
+Global___SessionCommand: _TypeAlias = SessionCommand  # noqa: Y015
+
+@_typing.final
+class SessionEvents(_message.Message):
+    """What has happened since the last message of a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CompletionOutput]:
+        """Pieces of the session's requests; those of one continuation since the last message are one."""
+
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionFailure]:
+        """Requests that ended without final messages."""
+
+    @_builtins.property
+    def load(self) -> Global___GetLoadResponse:
+        """The engine's load now. On the first message, and then where it has changed: with every message
+        that has outputs, and within a tenth of a second for what other callers do.
+        """
+
+    def __init__(
+        self,
+        *,
+        outputs: _abc.Iterable[_types_pb2.CompletionOutput] | None = ...,
+        failures: _abc.Iterable[Global___SessionFailure] | None = ...,
+        load: Global___GetLoadResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "load", b"load", "outputs", b"outputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionEvents: _TypeAlias = SessionEvents  # noqa: Y015
+
+@_typing.final
+class SessionFailure(_message.Message):
+    """The end of one request of a session, where as a call of its own it would have ended with an error."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request_id or fork_id."""
+    status: _builtins.bytes
+    """A serialized google.rpc.Status, as grpc-status-details-bin carries it."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        status: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionFailure: _TypeAlias = SessionFailure  # noqa: Y015
 
 @_typing.final
 class GetLoadRequest(_message.Message):

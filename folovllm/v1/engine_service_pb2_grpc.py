@@ -59,6 +59,11 @@ class EngineServiceStub:
                 request_serializer=folovllm_dot_v1_dot_engine__service__pb2.AbortRequest.SerializeToString,
                 response_deserializer=folovllm_dot_v1_dot_engine__service__pb2.AbortResponse.FromString,
                 _registered_method=True)
+        self.Session = channel.stream_stream(
+                '/folovllm.v1.EngineService/Session',
+                request_serializer=folovllm_dot_v1_dot_engine__service__pb2.SessionCommand.SerializeToString,
+                response_deserializer=folovllm_dot_v1_dot_engine__service__pb2.SessionEvents.FromString,
+                _registered_method=True)
         self.GetModelInfo = channel.unary_unary(
                 '/folovllm.v1.EngineService/GetModelInfo',
                 request_serializer=folovllm_dot_v1_dot_types__pb2.GetModelInfoRequest.SerializeToString,
@@ -111,6 +116,15 @@ class EngineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Session(self, request_iterator, context):
+        """Many requests over one call, for a front end: each step of the engine costs one message,
+        whatever the number of requests. It stays open until the front end half-closes or leaves, which
+        ends its requests, or until the engine has drained. The first message comes at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModelInfo(self, request, context):
         """The model that is served. Ready as soon as the service is.
         """
@@ -147,6 +161,11 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.Abort,
                     request_deserializer=folovllm_dot_v1_dot_engine__service__pb2.AbortRequest.FromString,
                     response_serializer=folovllm_dot_v1_dot_engine__service__pb2.AbortResponse.SerializeToString,
+            ),
+            'Session': grpc.stream_stream_rpc_method_handler(
+                    servicer.Session,
+                    request_deserializer=folovllm_dot_v1_dot_engine__service__pb2.SessionCommand.FromString,
+                    response_serializer=folovllm_dot_v1_dot_engine__service__pb2.SessionEvents.SerializeToString,
             ),
             'GetModelInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModelInfo,
@@ -271,6 +290,33 @@ class EngineService:
             '/folovllm.v1.EngineService/Abort',
             folovllm_dot_v1_dot_engine__service__pb2.AbortRequest.SerializeToString,
             folovllm_dot_v1_dot_engine__service__pb2.AbortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Session(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/folovllm.v1.EngineService/Session',
+            folovllm_dot_v1_dot_engine__service__pb2.SessionCommand.SerializeToString,
+            folovllm_dot_v1_dot_engine__service__pb2.SessionEvents.FromString,
             options,
             channel_credentials,
             insecure,

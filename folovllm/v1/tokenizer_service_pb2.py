@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from folovllm.v1 import types_pb2 as folovllm_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#folovllm/v1/tokenizer_service.proto\x12\x0b\x66olovllm.v1\x1a\x17\x66olovllm/v1/types.proto\"\xe8\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x15.folovllm.v1.TokenIdsH\x00\x12\x34\n\x0fsampling_params\x18\x04 \x01(\x0b\x32\x1b.folovllm.v1.SamplingParams\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x12\n\ncache_salt\x18\x06 \x01(\t\x12\x1f\n\x17return_prompt_token_ids\x18\x07 \x01(\x08\x42\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"W\n\x0fTokenizeRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x15\n\x13_add_special_tokens\"%\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\"`\n\x11\x44\x65tokenizeRequest\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12 \n\x13skip_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x16\n\x14_skip_special_tokens\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x9b\x01\n\x0b\x43hatMessage\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.folovllm.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x19\n\x11reasoning_content\x18\x03 \x01(\t\x12)\n\ntool_calls\x18\x04 \x03(\x0b\x32\x15.folovllm.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"=\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\"Z\n\nToolChoice\x12\x0e\n\x04\x61uto\x18\x01 \x01(\x08H\x00\x12\x0e\n\x04none\x18\x02 \x01(\x08H\x00\x12\x12\n\x08required\x18\x03 \x01(\x08H\x00\x12\x0e\n\x04name\x18\x04 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"X\n\x0eResponseFormat\x12\x0e\n\x04text\x18\x01 \x01(\x08H\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x15\n\x0bjson_schema\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x66ormat\"\xb3\x03\n\x0b\x43hatRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.folovllm.v1.ChatMessage\x12 \n\x05tools\x18\x03 \x03(\x0b\x32\x11.folovllm.v1.Tool\x12,\n\x0btool_choice\x18\x04 \x01(\x0b\x32\x17.folovllm.v1.ToolChoice\x12\x1c\n\x0f\x65nable_thinking\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x1c\n\x0fthinking_budget\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x34\n\x0fresponse_format\x18\x07 \x01(\x0b\x32\x1b.folovllm.v1.ResponseFormat\x12\x34\n\x0fsampling_params\x18\x08 \x01(\x0b\x32\x1b.folovllm.v1.SamplingParams\x12\x1e\n\x16\x63ontinue_final_message\x18\t \x01(\x08\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x12\n\ncache_salt\x18\x0b \x01(\tB\x12\n\x10_enable_thinkingB\x12\n\x10_thinking_budget\"\xde\x02\n\nChatOutput\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x19\n\x0freasoning_delta\x18\x03 \x01(\tH\x00\x12\x17\n\rcontent_delta\x18\x04 \x01(\tH\x00\x12\x35\n\x0ftool_call_start\x18\x05 \x01(\x0b\x32\x1a.folovllm.v1.ToolCallStartH\x00\x12#\n\x19tool_call_arguments_delta\x18\x06 \x01(\tH\x00\x12.\n\rtool_call_end\x18\x07 \x01(\x0b\x32\x15.folovllm.v1.ToolCallH\x00\x12)\n\x06\x66inish\x18\x08 \x01(\x0b\x32\x17.folovllm.v1.ChatFinishH\x00\x12\x11\n\ttoken_ids\x18\t \x03(\r\x12&\n\x04info\x18\n \x01(\x0b\x32\x18.folovllm.v1.RequestInfoB\x07\n\x05\x65vent\")\n\rToolCallStart\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x8c\x01\n\nChatFinish\x12-\n\x06reason\x18\x01 \x01(\x0e\x32\x1d.folovllm.v1.ChatFinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.folovllm.v1.Usage\x12,\n\x07metrics\x18\x03 \x01(\x0b\x32\x1b.folovllm.v1.RequestMetrics\"\xf8\x01\n\x18\x41pplyChatTemplateRequest\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.folovllm.v1.ChatMessage\x12 \n\x05tools\x18\x02 \x03(\x0b\x32\x11.folovllm.v1.Tool\x12\x1c\n\x0f\x65nable_thinking\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x1e\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08\x42\x12\n\x10_enable_thinkingB\x18\n\x16_add_generation_prompt\"<\n\x19\x41pplyChatTemplateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\xd4\x01\n\x10\x43hatFinishReason\x12\"\n\x1e\x43HAT_FINISH_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43HAT_FINISH_REASON_STOP\x10\x01\x12\x1d\n\x19\x43HAT_FINISH_REASON_LENGTH\x10\x02\x12!\n\x1d\x43HAT_FINISH_REASON_TOOL_CALLS\x10\x03\x12\x1c\n\x18\x43HAT_FINISH_REASON_ABORT\x10\x04\x12\x1f\n\x1b\x43HAT_FINISH_REASON_DEADLINE\x10\x05\x32\xe3\x04\n\x10TokenizerService\x12I\n\x08Generate\x12\x1c.folovllm.v1.GenerateRequest\x1a\x1d.folovllm.v1.CompletionOutput0\x01\x12\x41\n\x04\x46ork\x12\x18.folovllm.v1.ForkRequest\x1a\x1d.folovllm.v1.CompletionOutput0\x01\x12>\n\x05Score\x12\x19.folovllm.v1.ScoreRequest\x1a\x1a.folovllm.v1.ScoreResponse\x12;\n\x04\x43hat\x12\x18.folovllm.v1.ChatRequest\x1a\x17.folovllm.v1.ChatOutput0\x01\x12G\n\x08Tokenize\x12\x1c.folovllm.v1.TokenizeRequest\x1a\x1d.folovllm.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.folovllm.v1.DetokenizeRequest\x1a\x1f.folovllm.v1.DetokenizeResponse\x12\x62\n\x11\x41pplyChatTemplate\x12%.folovllm.v1.ApplyChatTemplateRequest\x1a&.folovllm.v1.ApplyChatTemplateResponse\x12H\n\x0cGetModelInfo\x12 .folovllm.v1.GetModelInfoRequest\x1a\x16.folovllm.v1.ModelInfoBN\n\x0e\x61i.folovllm.v1P\x01Z:github.com/folovllm/folovllm/gen/go/folovllm/v1;folovllmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#folovllm/v1/tokenizer_service.proto\x12\x0b\x66olovllm.v1\x1a\x17\x66olovllm/v1/types.proto\"\xe8\x01\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x15.folovllm.v1.TokenIdsH\x00\x12\x34\n\x0fsampling_params\x18\x04 \x01(\x0b\x32\x1b.folovllm.v1.SamplingParams\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x12\n\ncache_salt\x18\x06 \x01(\t\x12\x1f\n\x17return_prompt_token_ids\x18\x07 \x01(\x08\x42\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x87\x01\n\x0fTokenizeRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x15\n\rreturn_pieces\x18\x03 \x01(\x08\x12\x16\n\x0ereturn_offsets\x18\x04 \x01(\x08\x42\x15\n\x13_add_special_tokens\"B\n\x10TokenizeResponse\x12(\n\tencodings\x18\x02 \x03(\x0b\x32\x15.folovllm.v1.EncodingJ\x04\x08\x01\x10\x02\"}\n\x08\x45ncoding\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x0e\n\x06pieces\x18\x02 \x03(\x0c\x12\x13\n\x0b\x63har_starts\x18\x03 \x03(\r\x12\x11\n\tchar_ends\x18\x04 \x03(\r\x12\x13\n\x0b\x62yte_starts\x18\x05 \x03(\r\x12\x11\n\tbyte_ends\x18\x06 \x03(\r\"}\n\x11\x44\x65tokenizeRequest\x12 \n\x13skip_special_tokens\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12(\n\tsequences\x18\x03 \x03(\x0b\x32\x15.folovllm.v1.TokenIdsB\x16\n\x14_skip_special_tokensJ\x04\x08\x01\x10\x02\"#\n\x12\x44\x65tokenizeResponse\x12\r\n\x05texts\x18\x01 \x03(\t\"\x80\x01\n\x17StreamDetokenizeRequest\x12\x31\n\x07options\x18\x01 \x01(\x0b\x32\x1e.folovllm.v1.DetokenizeOptionsH\x00\x12*\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x15.folovllm.v1.TokenIdsH\x00\x42\x06\n\x04part\"\xb0\x01\n\x11\x44\x65tokenizeOptions\x12 \n\x13skip_special_tokens\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x0c\n\x04stop\x18\x02 \x03(\t\x12\"\n\x1ainclude_stop_str_in_output\x18\x03 \x01(\x08\x12\x12\n\nmin_tokens\x18\x04 \x01(\r\x12\x1b\n\x13preceding_token_ids\x18\x05 \x03(\rB\x16\n\x14_skip_special_tokens\"{\n\x18StreamDetokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rnum_token_ids\x18\x02 \x01(\r\x12\x18\n\x0bstop_string\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08\x66inished\x18\x04 \x01(\x08\x42\x0e\n\x0c_stop_string\"l\n\x12\x43ountTokensRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12=\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32%.folovllm.v1.ApplyChatTemplateRequestH\x00\x42\x07\n\x05input\")\n\x13\x43ountTokensResponse\x12\x12\n\nnum_tokens\x18\x01 \x01(\r\"\x15\n\x13GetTokenizerRequest\"@\n\x12TokenizerFileChunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"\x9b\x01\n\x0b\x43hatMessage\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.folovllm.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x19\n\x11reasoning_content\x18\x03 \x01(\t\x12)\n\ntool_calls\x18\x04 \x03(\x0b\x32\x15.folovllm.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"=\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\t\"Z\n\nToolChoice\x12\x0e\n\x04\x61uto\x18\x01 \x01(\x08H\x00\x12\x0e\n\x04none\x18\x02 \x01(\x08H\x00\x12\x12\n\x08required\x18\x03 \x01(\x08H\x00\x12\x0e\n\x04name\x18\x04 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"X\n\x0eResponseFormat\x12\x0e\n\x04text\x18\x01 \x01(\x08H\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x15\n\x0bjson_schema\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x66ormat\"\xb3\x03\n\x0b\x43hatRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.folovllm.v1.ChatMessage\x12 \n\x05tools\x18\x03 \x03(\x0b\x32\x11.folovllm.v1.Tool\x12,\n\x0btool_choice\x18\x04 \x01(\x0b\x32\x17.folovllm.v1.ToolChoice\x12\x1c\n\x0f\x65nable_thinking\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x1c\n\x0fthinking_budget\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x34\n\x0fresponse_format\x18\x07 \x01(\x0b\x32\x1b.folovllm.v1.ResponseFormat\x12\x34\n\x0fsampling_params\x18\x08 \x01(\x0b\x32\x1b.folovllm.v1.SamplingParams\x12\x1e\n\x16\x63ontinue_final_message\x18\t \x01(\x08\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x12\n\ncache_salt\x18\x0b \x01(\tB\x12\n\x10_enable_thinkingB\x12\n\x10_thinking_budget\"\x8f\x03\n\nChatOutput\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\x19\n\x0freasoning_delta\x18\x03 \x01(\tH\x00\x12\x17\n\rcontent_delta\x18\x04 \x01(\tH\x00\x12\x35\n\x0ftool_call_start\x18\x05 \x01(\x0b\x32\x1a.folovllm.v1.ToolCallStartH\x00\x12#\n\x19tool_call_arguments_delta\x18\x06 \x01(\tH\x00\x12.\n\rtool_call_end\x18\x07 \x01(\x0b\x32\x15.folovllm.v1.ToolCallH\x00\x12)\n\x06\x66inish\x18\x08 \x01(\x0b\x32\x17.folovllm.v1.ChatFinishH\x00\x12\x11\n\ttoken_ids\x18\t \x03(\r\x12&\n\x04info\x18\n \x01(\x0b\x32\x18.folovllm.v1.RequestInfo\x12/\n\x08logprobs\x18\x0b \x03(\x0b\x32\x1d.folovllm.v1.PositionLogprobsB\x07\n\x05\x65vent\")\n\rToolCallStart\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xf5\x01\n\nChatFinish\x12-\n\x06reason\x18\x01 \x01(\x0e\x32\x1d.folovllm.v1.ChatFinishReason\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.folovllm.v1.Usage\x12,\n\x07metrics\x18\x03 \x01(\x0b\x32\x1b.folovllm.v1.RequestMetrics\x12\x17\n\rstop_token_id\x18\x04 \x01(\rH\x00\x12\x15\n\x0bstop_string\x18\x05 \x01(\tH\x00\x12\r\n\x03\x65os\x18\x06 \x01(\x08H\x00\x12\x19\n\x0foutput_complete\x18\x07 \x01(\x08H\x00\x42\r\n\x0bstop_reason\"\xf8\x01\n\x18\x41pplyChatTemplateRequest\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.folovllm.v1.ChatMessage\x12 \n\x05tools\x18\x02 \x03(\x0b\x32\x11.folovllm.v1.Tool\x12\x1c\n\x0f\x65nable_thinking\x18\x03 \x01(\x08H\x00\x88\x01\x01\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x1e\n\x16\x63ontinue_final_message\x18\x05 \x01(\x08\x42\x12\n\x10_enable_thinkingB\x18\n\x16_add_generation_prompt\"<\n\x19\x41pplyChatTemplateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\xd4\x01\n\x10\x43hatFinishReason\x12\"\n\x1e\x43HAT_FINISH_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43HAT_FINISH_REASON_STOP\x10\x01\x12\x1d\n\x19\x43HAT_FINISH_REASON_LENGTH\x10\x02\x12!\n\x1d\x43HAT_FINISH_REASON_TOOL_CALLS\x10\x03\x12\x1c\n\x18\x43HAT_FINISH_REASON_ABORT\x10\x04\x12\x1f\n\x1b\x43HAT_FINISH_REASON_DEADLINE\x10\x05\x32\xef\x06\n\x10TokenizerService\x12I\n\x08Generate\x12\x1c.folovllm.v1.GenerateRequest\x1a\x1d.folovllm.v1.CompletionOutput0\x01\x12\x41\n\x04\x46ork\x12\x18.folovllm.v1.ForkRequest\x1a\x1d.folovllm.v1.CompletionOutput0\x01\x12>\n\x05Score\x12\x19.folovllm.v1.ScoreRequest\x1a\x1a.folovllm.v1.ScoreResponse\x12;\n\x04\x43hat\x12\x18.folovllm.v1.ChatRequest\x1a\x17.folovllm.v1.ChatOutput0\x01\x12G\n\x08Tokenize\x12\x1c.folovllm.v1.TokenizeRequest\x1a\x1d.folovllm.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.folovllm.v1.DetokenizeRequest\x1a\x1f.folovllm.v1.DetokenizeResponse\x12\x63\n\x10StreamDetokenize\x12$.folovllm.v1.StreamDetokenizeRequest\x1a%.folovllm.v1.StreamDetokenizeResponse(\x01\x30\x01\x12\x62\n\x11\x41pplyChatTemplate\x12%.folovllm.v1.ApplyChatTemplateRequest\x1a&.folovllm.v1.ApplyChatTemplateResponse\x12P\n\x0b\x43ountTokens\x12\x1f.folovllm.v1.CountTokensRequest\x1a .folovllm.v1.CountTokensResponse\x12S\n\x0cGetTokenizer\x12 .folovllm.v1.GetTokenizerRequest\x1a\x1f.folovllm.v1.TokenizerFileChunk0\x01\x12H\n\x0cGetModelInfo\x12 .folovllm.v1.GetModelInfoRequest\x1a\x16.folovllm.v1.ModelInfoBN\n\x0e\x61i.folovllm.v1P\x01Z:github.com/folovllm/folovllm/gen/go/folovllm/v1;folovllmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,44 +33,60 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'folovllm.v1.tokenizer_servi
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\016ai.folovllm.v1P\001Z:github.com/folovllm/folovllm/gen/go/folovllm/v1;folovllmv1'
-  _globals['_ROLE']._serialized_start=2349
-  _globals['_ROLE']._serialized_end=2444
-  _globals['_CHATFINISHREASON']._serialized_start=2447
-  _globals['_CHATFINISHREASON']._serialized_end=2659
+  _globals['_ROLE']._serialized_start=3415
+  _globals['_ROLE']._serialized_end=3510
+  _globals['_CHATFINISHREASON']._serialized_start=3513
+  _globals['_CHATFINISHREASON']._serialized_end=3725
   _globals['_GENERATEREQUEST']._serialized_start=78
   _globals['_GENERATEREQUEST']._serialized_end=310
   _globals['_TOKENIDS']._serialized_start=312
   _globals['_TOKENIDS']._serialized_end=335
-  _globals['_TOKENIZEREQUEST']._serialized_start=337
-  _globals['_TOKENIZEREQUEST']._serialized_end=424
-  _globals['_TOKENIZERESPONSE']._serialized_start=426
-  _globals['_TOKENIZERESPONSE']._serialized_end=463
-  _globals['_DETOKENIZEREQUEST']._serialized_start=465
-  _globals['_DETOKENIZEREQUEST']._serialized_end=561
-  _globals['_DETOKENIZERESPONSE']._serialized_start=563
-  _globals['_DETOKENIZERESPONSE']._serialized_end=597
-  _globals['_CHATMESSAGE']._serialized_start=600
-  _globals['_CHATMESSAGE']._serialized_end=755
-  _globals['_TOOLCALL']._serialized_start=757
-  _globals['_TOOLCALL']._serialized_end=812
-  _globals['_TOOL']._serialized_start=814
-  _globals['_TOOL']._serialized_end=875
-  _globals['_TOOLCHOICE']._serialized_start=877
-  _globals['_TOOLCHOICE']._serialized_end=967
-  _globals['_RESPONSEFORMAT']._serialized_start=969
-  _globals['_RESPONSEFORMAT']._serialized_end=1057
-  _globals['_CHATREQUEST']._serialized_start=1060
-  _globals['_CHATREQUEST']._serialized_end=1495
-  _globals['_CHATOUTPUT']._serialized_start=1498
-  _globals['_CHATOUTPUT']._serialized_end=1848
-  _globals['_TOOLCALLSTART']._serialized_start=1850
-  _globals['_TOOLCALLSTART']._serialized_end=1891
-  _globals['_CHATFINISH']._serialized_start=1894
-  _globals['_CHATFINISH']._serialized_end=2034
-  _globals['_APPLYCHATTEMPLATEREQUEST']._serialized_start=2037
-  _globals['_APPLYCHATTEMPLATEREQUEST']._serialized_end=2285
-  _globals['_APPLYCHATTEMPLATERESPONSE']._serialized_start=2287
-  _globals['_APPLYCHATTEMPLATERESPONSE']._serialized_end=2347
-  _globals['_TOKENIZERSERVICE']._serialized_start=2662
-  _globals['_TOKENIZERSERVICE']._serialized_end=3273
+  _globals['_TOKENIZEREQUEST']._serialized_start=338
+  _globals['_TOKENIZEREQUEST']._serialized_end=473
+  _globals['_TOKENIZERESPONSE']._serialized_start=475
+  _globals['_TOKENIZERESPONSE']._serialized_end=541
+  _globals['_ENCODING']._serialized_start=543
+  _globals['_ENCODING']._serialized_end=668
+  _globals['_DETOKENIZEREQUEST']._serialized_start=670
+  _globals['_DETOKENIZEREQUEST']._serialized_end=795
+  _globals['_DETOKENIZERESPONSE']._serialized_start=797
+  _globals['_DETOKENIZERESPONSE']._serialized_end=832
+  _globals['_STREAMDETOKENIZEREQUEST']._serialized_start=835
+  _globals['_STREAMDETOKENIZEREQUEST']._serialized_end=963
+  _globals['_DETOKENIZEOPTIONS']._serialized_start=966
+  _globals['_DETOKENIZEOPTIONS']._serialized_end=1142
+  _globals['_STREAMDETOKENIZERESPONSE']._serialized_start=1144
+  _globals['_STREAMDETOKENIZERESPONSE']._serialized_end=1267
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1269
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=1377
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1379
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1420
+  _globals['_GETTOKENIZERREQUEST']._serialized_start=1422
+  _globals['_GETTOKENIZERREQUEST']._serialized_end=1443
+  _globals['_TOKENIZERFILECHUNK']._serialized_start=1445
+  _globals['_TOKENIZERFILECHUNK']._serialized_end=1509
+  _globals['_CHATMESSAGE']._serialized_start=1512
+  _globals['_CHATMESSAGE']._serialized_end=1667
+  _globals['_TOOLCALL']._serialized_start=1669
+  _globals['_TOOLCALL']._serialized_end=1724
+  _globals['_TOOL']._serialized_start=1726
+  _globals['_TOOL']._serialized_end=1787
+  _globals['_TOOLCHOICE']._serialized_start=1789
+  _globals['_TOOLCHOICE']._serialized_end=1879
+  _globals['_RESPONSEFORMAT']._serialized_start=1881
+  _globals['_RESPONSEFORMAT']._serialized_end=1969
+  _globals['_CHATREQUEST']._serialized_start=1972
+  _globals['_CHATREQUEST']._serialized_end=2407
+  _globals['_CHATOUTPUT']._serialized_start=2410
+  _globals['_CHATOUTPUT']._serialized_end=2809
+  _globals['_TOOLCALLSTART']._serialized_start=2811
+  _globals['_TOOLCALLSTART']._serialized_end=2852
+  _globals['_CHATFINISH']._serialized_start=2855
+  _globals['_CHATFINISH']._serialized_end=3100
+  _globals['_APPLYCHATTEMPLATEREQUEST']._serialized_start=3103
+  _globals['_APPLYCHATTEMPLATEREQUEST']._serialized_end=3351
+  _globals['_APPLYCHATTEMPLATERESPONSE']._serialized_start=3353
+  _globals['_APPLYCHATTEMPLATERESPONSE']._serialized_end=3413
+  _globals['_TOKENIZERSERVICE']._serialized_start=3728
+  _globals['_TOKENIZERSERVICE']._serialized_end=4607
 # @@protoc_insertion_point(module_scope)

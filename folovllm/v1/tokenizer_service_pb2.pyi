@@ -166,25 +166,35 @@ Global___TokenIds: _TypeAlias = TokenIds  # noqa: Y015
 
 @_typing.final
 class TokenizeRequest(_message.Message):
-    """Asks for the token ids of a text."""
+    """Asks for the token ids of texts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TEXT_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
     ADD_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
-    text: _builtins.str
-    """The text; bounded by the service's limit on prompt bytes."""
+    RETURN_PIECES_FIELD_NUMBER: _builtins.int
+    RETURN_OFFSETS_FIELD_NUMBER: _builtins.int
     add_special_tokens: _builtins.bool
     """Add the special tokens that the model puts around a text. Default true."""
+    return_pieces: _builtins.bool
+    """Send the bytes that each token stands for. Default false."""
+    return_offsets: _builtins.bool
+    """Send where in the text each token stands. Default false."""
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The texts, 1 to 1024; together bounded by the service's limit on prompt bytes."""
+
     def __init__(
         self,
         *,
-        text: _builtins.str = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
         add_special_tokens: _builtins.bool | None = ...,
+        return_pieces: _builtins.bool = ...,
+        return_offsets: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_add_special_tokens", b"_add_special_tokens", "add_special_tokens", b"add_special_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_add_special_tokens", b"_add_special_tokens", "add_special_tokens", b"add_special_tokens", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_add_special_tokens", b"_add_special_tokens", "add_special_tokens", b"add_special_tokens", "return_offsets", b"return_offsets", "return_pieces", b"return_pieces", "texts", b"texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__add_special_tokens: _TypeAlias = _typing.Literal["add_special_tokens"]  # noqa: Y015
     _WhichOneofArgType__add_special_tokens: _TypeAlias = _typing.Literal["_add_special_tokens", b"_add_special_tokens"]  # noqa: Y015
@@ -194,51 +204,112 @@ Global___TokenizeRequest: _TypeAlias = TokenizeRequest  # noqa: Y015
 
 @_typing.final
 class TokenizeResponse(_message.Message):
-    """The token ids of a text."""
+    """The token ids of texts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    ENCODINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The ids."""
+    def encodings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Encoding]:
+        """One for each text, in the request's order."""
 
     def __init__(
         self,
         *,
-        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        encodings: _abc.Iterable[Global___Encoding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encodings", b"encodings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenizeResponse: _TypeAlias = TokenizeResponse  # noqa: Y015
 
 @_typing.final
-class DetokenizeRequest(_message.Message):
-    """Asks for the text of token ids."""
+class Encoding(_message.Message):
+    """The token ids of one text. Every list that is not empty has one entry for each of token_ids."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    SKIP_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
-    skip_special_tokens: _builtins.bool
-    """Leave special tokens out of the text. Default true."""
+    PIECES_FIELD_NUMBER: _builtins.int
+    CHAR_STARTS_FIELD_NUMBER: _builtins.int
+    CHAR_ENDS_FIELD_NUMBER: _builtins.int
+    BYTE_STARTS_FIELD_NUMBER: _builtins.int
+    BYTE_ENDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The ids, each below the model's vocabulary size."""
+        """The ids."""
+
+    @_builtins.property
+    def pieces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The bytes that each token stands for, when asked for: joined, and without added special tokens,
+        they are the text as the tokenizer has normalized it. A token may hold a part of a character.
+        """
+
+    @_builtins.property
+    def char_starts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Where each token begins and ends in the text as it was given, when asked for: in characters
+        (Unicode code points), from 0, the end exclusive. A token that holds a part of a character has
+        the whole character's place; a special token that was added has an empty one.
+        """
+
+    @_builtins.property
+    def char_ends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """See char_starts."""
+
+    @_builtins.property
+    def byte_starts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The same in bytes of UTF-8."""
+
+    @_builtins.property
+    def byte_ends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """See byte_starts."""
 
     def __init__(
         self,
         *,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        pieces: _abc.Iterable[_builtins.bytes] | None = ...,
+        char_starts: _abc.Iterable[_builtins.int] | None = ...,
+        char_ends: _abc.Iterable[_builtins.int] | None = ...,
+        byte_starts: _abc.Iterable[_builtins.int] | None = ...,
+        byte_ends: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["byte_ends", b"byte_ends", "byte_starts", b"byte_starts", "char_ends", b"char_ends", "char_starts", b"char_starts", "pieces", b"pieces", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Encoding: _TypeAlias = Encoding  # noqa: Y015
+
+@_typing.final
+class DetokenizeRequest(_message.Message):
+    """Asks for the texts of token ids."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKIP_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    skip_special_tokens: _builtins.bool
+    """Leave special tokens out of the texts. Default true."""
+    @_builtins.property
+    def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenIds]:
+        """The sequences, 1 to 1024, each id below the model's vocabulary size; together they have at most
+        as many ids as the service's limit on prompt bytes.
+        """
+
+    def __init__(
+        self,
+        *,
         skip_special_tokens: _builtins.bool | None = ...,
+        sequences: _abc.Iterable[Global___TokenIds] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens", "skip_special_tokens", b"skip_special_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens", "skip_special_tokens", b"skip_special_tokens", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens", "sequences", b"sequences", "skip_special_tokens", b"skip_special_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__skip_special_tokens: _TypeAlias = _typing.Literal["skip_special_tokens"]  # noqa: Y015
     _WhichOneofArgType__skip_special_tokens: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens"]  # noqa: Y015
@@ -248,25 +319,244 @@ Global___DetokenizeRequest: _TypeAlias = DetokenizeRequest  # noqa: Y015
 
 @_typing.final
 class DetokenizeResponse(_message.Message):
-    """The text of token ids."""
+    """The texts of token ids."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TEXT_FIELD_NUMBER: _builtins.int
-    text: _builtins.str
-    """The text; bytes that are no valid UTF-8 come as U+FFFD."""
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One for each sequence, in the request's order; bytes that are no valid UTF-8 come as U+FFFD."""
+
     def __init__(
         self,
         *,
-        text: _builtins.str = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DetokenizeResponse: _TypeAlias = DetokenizeResponse  # noqa: Y015
+
+@_typing.final
+class StreamDetokenizeRequest(_message.Message):
+    """One message of a caller that detokenizes a growing sequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def options(self) -> Global___DetokenizeOptions:
+        """How to detokenize; only as the first message. Default: all defaults."""
+
+    @_builtins.property
+    def token_ids(self) -> Global___TokenIds:
+        """More ids of the sequence, each below the model's vocabulary size."""
+
+    def __init__(
+        self,
+        *,
+        options: Global___DetokenizeOptions | None = ...,
+        token_ids: Global___TokenIds | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "part", b"part", "token_ids", b"token_ids"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "part", b"part", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["options", "token_ids"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___StreamDetokenizeRequest: _TypeAlias = StreamDetokenizeRequest  # noqa: Y015
+
+@_typing.final
+class DetokenizeOptions(_message.Message):
+    """How to detokenize a growing sequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SKIP_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
+    INCLUDE_STOP_STR_IN_OUTPUT_FIELD_NUMBER: _builtins.int
+    MIN_TOKENS_FIELD_NUMBER: _builtins.int
+    PRECEDING_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    skip_special_tokens: _builtins.bool
+    """Leave special tokens out of the text. Default true."""
+    include_stop_str_in_output: _builtins.bool
+    """Leave the matched stop string in the text. Default false."""
+    min_tokens: _builtins.int
+    """No stop string counts that is complete within this many tokens. Default 0."""
+    @_builtins.property
+    def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Strings that end the text. At most 16 of at most 256 bytes."""
+
+    @_builtins.property
+    def preceding_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids before the sequence, whose text is known already; a character that they leave open comes
+        whole with the sequence.
+        """
+
+    def __init__(
+        self,
+        *,
+        skip_special_tokens: _builtins.bool | None = ...,
+        stop: _abc.Iterable[_builtins.str] | None = ...,
+        include_stop_str_in_output: _builtins.bool = ...,
+        min_tokens: _builtins.int = ...,
+        preceding_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens", "skip_special_tokens", b"skip_special_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens", "include_stop_str_in_output", b"include_stop_str_in_output", "min_tokens", b"min_tokens", "preceding_token_ids", b"preceding_token_ids", "skip_special_tokens", b"skip_special_tokens", "stop", b"stop"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__skip_special_tokens: _TypeAlias = _typing.Literal["skip_special_tokens"]  # noqa: Y015
+    _WhichOneofArgType__skip_special_tokens: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__skip_special_tokens) -> _WhichOneofReturnType__skip_special_tokens | None: ...
+
+Global___DetokenizeOptions: _TypeAlias = DetokenizeOptions  # noqa: Y015
+
+@_typing.final
+class StreamDetokenizeResponse(_message.Message):
+    """What ids of a growing sequence brought."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    NUM_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    STOP_STRING_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """New text that is certain, perhaps none. Never half a character, nor what may still become a stop
+    string.
+    """
+    num_token_ids: _builtins.int
+    """Ids of the sequence taken so far; after a stop string, those up to the one that completed it."""
+    stop_string: _builtins.str
+    """The stop string that ended the text. Only on the last message."""
+    finished: _builtins.bool
+    """Nothing follows."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        num_token_ids: _builtins.int = ...,
+        stop_string: _builtins.str | None = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stop_string", b"_stop_string", "stop_string", b"stop_string"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_string", b"_stop_string", "finished", b"finished", "num_token_ids", b"num_token_ids", "stop_string", b"stop_string", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__stop_string: _TypeAlias = _typing.Literal["stop_string"]  # noqa: Y015
+    _WhichOneofArgType__stop_string: _TypeAlias = _typing.Literal["_stop_string", b"_stop_string"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stop_string) -> _WhichOneofReturnType__stop_string | None: ...
+
+Global___StreamDetokenizeResponse: _TypeAlias = StreamDetokenizeResponse  # noqa: Y015
+
+@_typing.final
+class CountTokensRequest(_message.Message):
+    """Asks how many tokens something has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """A text, with the model's own special tokens."""
+    @_builtins.property
+    def conversation(self) -> Global___ApplyChatTemplateRequest:
+        """A conversation, as ApplyChatTemplate renders it."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        conversation: Global___ApplyChatTemplateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "input", b"input", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation", b"conversation", "input", b"input", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["text", "conversation"]  # noqa: Y015
+    _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
+
+Global___CountTokensRequest: _TypeAlias = CountTokensRequest  # noqa: Y015
+
+@_typing.final
+class CountTokensResponse(_message.Message):
+    """How many tokens something has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    num_tokens: _builtins.int
+    """The number."""
+    def __init__(
+        self,
+        *,
+        num_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_tokens", b"num_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountTokensResponse: _TypeAlias = CountTokensResponse  # noqa: Y015
+
+@_typing.final
+class GetTokenizerRequest(_message.Message):
+    """Asks for the tokenizer's files."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTokenizerRequest: _TypeAlias = GetTokenizerRequest  # noqa: Y015
+
+@_typing.final
+class TokenizerFileChunk(_message.Message):
+    """A piece of one of the tokenizer's files. Each file's pieces follow each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The file's name, the same on all its pieces."""
+    data: _builtins.bytes
+    """The next bytes, at most 64 KiB."""
+    sha256: _builtins.str
+    """On a file's last piece: SHA-256 of the whole file, as hex. That of tokenizer.json is the
+    tokenizer_fingerprint of ModelInfo.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "name", b"name", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenizerFileChunk: _TypeAlias = TokenizerFileChunk  # noqa: Y015
 
 @_typing.final
 class ChatMessage(_message.Message):
@@ -458,7 +748,7 @@ class ChatRequest(_message.Message):
     enable_thinking: _builtins.bool
     """Let the model reason before it answers. Default true where the template knows the switch."""
     thinking_budget: _builtins.int
-    """Most tokens of reasoning. Default: no bound of its own."""
+    """Most tokens of reasoning; 0 is the same as no thinking. Default: no bound of its own."""
     continue_final_message: _builtins.bool
     """Go on with the last message, which must be the assistant's. Default false."""
     priority: _builtins.int
@@ -479,11 +769,15 @@ class ChatRequest(_message.Message):
 
     @_builtins.property
     def response_format(self) -> Global___ResponseFormat:
-        """What the final answer must be."""
+        """What the final answer must be. Not together with a structured output in sampling_params, which
+        too binds only what comes after the reasoning, nor with a tool_choice that requires a call.
+        """
 
     @_builtins.property
     def sampling_params(self) -> _types_pb2.SamplingParams:
-        """How to sample and when to stop; max_tokens defaults to what the context leaves."""
+        """How to sample and when to stop; max_tokens defaults to what the context leaves. Stop strings are
+        looked for in the content of the answer, not in reasoning or tool calls.
+        """
 
     def __init__(
         self,
@@ -531,23 +825,26 @@ class ChatOutput(_message.Message):
     FINISH_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     INFO_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request that this belongs to."""
     index: _builtins.int
     """Which of the n answers, from 0."""
     reasoning_delta: _builtins.str
-    """More of the reasoning."""
+    """More of the reasoning; line breaks at its borders are left out."""
     content_delta: _builtins.str
-    """More of the answer."""
+    """More of the answer; line breaks at its borders with reasoning and tool calls are left out."""
     tool_call_arguments_delta: _builtins.str
-    """More of the arguments of the call that began last."""
+    """More of the arguments of the call that began last, as the model writes them."""
     @_builtins.property
     def tool_call_start(self) -> Global___ToolCallStart:
         """A tool call began."""
 
     @_builtins.property
     def tool_call_end(self) -> Global___ToolCall:
-        """The call that began last is complete."""
+        """The call that began last is complete, and its arguments are a JSON object. A call that began
+        and has no end was cut off, or went on as something else, which then comes as content.
+        """
 
     @_builtins.property
     def finish(self) -> Global___ChatFinish:
@@ -555,11 +852,17 @@ class ChatOutput(_message.Message):
 
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The token ids behind the event."""
+        """The token ids that arrived with the event, those of markers such as "<think>" included. Joined
+        over an index they are its whole output.
+        """
 
     @_builtins.property
     def info(self) -> _types_pb2.RequestInfo:
         """On the first message of index 0."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.PositionLogprobs]:
+        """One entry for each of token_ids, when asked for."""
 
     def __init__(
         self,
@@ -574,10 +877,11 @@ class ChatOutput(_message.Message):
         finish: Global___ChatFinish | None = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         info: _types_pb2.RequestInfo | None = ...,
+        logprobs: _abc.Iterable[_types_pb2.PositionLogprobs] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content_delta", b"content_delta", "event", b"event", "finish", b"finish", "info", b"info", "reasoning_delta", b"reasoning_delta", "tool_call_arguments_delta", b"tool_call_arguments_delta", "tool_call_end", b"tool_call_end", "tool_call_start", b"tool_call_start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_delta", b"content_delta", "event", b"event", "finish", b"finish", "index", b"index", "info", b"info", "reasoning_delta", b"reasoning_delta", "request_id", b"request_id", "token_ids", b"token_ids", "tool_call_arguments_delta", b"tool_call_arguments_delta", "tool_call_end", b"tool_call_end", "tool_call_start", b"tool_call_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_delta", b"content_delta", "event", b"event", "finish", b"finish", "index", b"index", "info", b"info", "logprobs", b"logprobs", "reasoning_delta", b"reasoning_delta", "request_id", b"request_id", "token_ids", b"token_ids", "tool_call_arguments_delta", b"tool_call_arguments_delta", "tool_call_end", b"tool_call_end", "tool_call_start", b"tool_call_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["reasoning_delta", "content_delta", "tool_call_start", "tool_call_arguments_delta", "tool_call_end", "finish"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
@@ -620,8 +924,20 @@ class ChatFinish(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    STOP_TOKEN_ID_FIELD_NUMBER: _builtins.int
+    STOP_STRING_FIELD_NUMBER: _builtins.int
+    EOS_FIELD_NUMBER: _builtins.int
+    OUTPUT_COMPLETE_FIELD_NUMBER: _builtins.int
     reason: Global___ChatFinishReason.ValueType
     """Why."""
+    stop_token_id: _builtins.int
+    """One of stop_token_ids."""
+    stop_string: _builtins.str
+    """One of stop."""
+    eos: _builtins.bool
+    """The model's end-of-sequence token."""
+    output_complete: _builtins.bool
+    """What was asked for is complete and nothing but its end could follow."""
     @_builtins.property
     def usage(self) -> _types_pb2.Usage:
         """Token counts."""
@@ -636,12 +952,18 @@ class ChatFinish(_message.Message):
         reason: Global___ChatFinishReason.ValueType = ...,
         usage: _types_pb2.Usage | None = ...,
         metrics: _types_pb2.RequestMetrics | None = ...,
+        stop_token_id: _builtins.int = ...,
+        stop_string: _builtins.str = ...,
+        eos: _builtins.bool = ...,
+        output_complete: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["eos", b"eos", "metrics", b"metrics", "output_complete", b"output_complete", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["metrics", b"metrics", "reason", b"reason", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eos", b"eos", "metrics", b"metrics", "output_complete", b"output_complete", "reason", b"reason", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_stop_reason: _TypeAlias = _typing.Literal["stop_token_id", "stop_string", "eos", "output_complete"]  # noqa: Y015
+    _WhichOneofArgType_stop_reason: _TypeAlias = _typing.Literal["stop_reason", b"stop_reason"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_stop_reason) -> _WhichOneofReturnType_stop_reason | None: ...
 
 Global___ChatFinish: _TypeAlias = ChatFinish  # noqa: Y015
 

@@ -69,10 +69,25 @@ class TokenizerServiceStub:
                 request_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.DetokenizeRequest.SerializeToString,
                 response_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.DetokenizeResponse.FromString,
                 _registered_method=True)
+        self.StreamDetokenize = channel.stream_stream(
+                '/folovllm.v1.TokenizerService/StreamDetokenize',
+                request_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.StreamDetokenizeRequest.SerializeToString,
+                response_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.StreamDetokenizeResponse.FromString,
+                _registered_method=True)
         self.ApplyChatTemplate = channel.unary_unary(
                 '/folovllm.v1.TokenizerService/ApplyChatTemplate',
                 request_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ApplyChatTemplateRequest.SerializeToString,
                 response_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ApplyChatTemplateResponse.FromString,
+                _registered_method=True)
+        self.CountTokens = channel.unary_unary(
+                '/folovllm.v1.TokenizerService/CountTokens',
+                request_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.CountTokensRequest.SerializeToString,
+                response_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.CountTokensResponse.FromString,
+                _registered_method=True)
+        self.GetTokenizer = channel.unary_stream(
+                '/folovllm.v1.TokenizerService/GetTokenizer',
+                request_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.GetTokenizerRequest.SerializeToString,
+                response_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.TokenizerFileChunk.FromString,
                 _registered_method=True)
         self.GetModelInfo = channel.unary_unary(
                 '/folovllm.v1.TokenizerService/GetModelInfo',
@@ -112,28 +127,52 @@ class TokenizerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Chat(self, request, context):
-        """Answers a conversation. Not served yet: UNIMPLEMENTED.
+        """Answers a conversation, by the chat template of the model's folder; FAILED_PRECONDITION where it
+        has none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Tokenize(self, request, context):
-        """Text to token ids.
+        """Texts to token ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Detokenize(self, request, context):
-        """Token ids to text.
+        """Token ids to texts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamDetokenize(self, request_iterator, context):
+        """Token ids to text while they arrive, from any engine of the same tokenizer. Each message of ids
+        has one answer; a last one follows when the caller half-closes or a stop string is met.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ApplyChatTemplate(self, request, context):
-        """Renders a conversation to text and token ids. Not served yet: UNIMPLEMENTED.
+        """Renders a conversation to text and token ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountTokens(self, request, context):
+        """How many tokens a text or a conversation has.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTokenizer(self, request, context):
+        """The tokenizer's files, for callers that want to tokenize by themselves. Save each under its name
+        in one folder; transformers and tokenizers load that as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,10 +218,25 @@ def add_TokenizerServiceServicer_to_server(servicer, server):
                     request_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.DetokenizeRequest.FromString,
                     response_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.DetokenizeResponse.SerializeToString,
             ),
+            'StreamDetokenize': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamDetokenize,
+                    request_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.StreamDetokenizeRequest.FromString,
+                    response_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.StreamDetokenizeResponse.SerializeToString,
+            ),
             'ApplyChatTemplate': grpc.unary_unary_rpc_method_handler(
                     servicer.ApplyChatTemplate,
                     request_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ApplyChatTemplateRequest.FromString,
                     response_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ApplyChatTemplateResponse.SerializeToString,
+            ),
+            'CountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTokens,
+                    request_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.CountTokensRequest.FromString,
+                    response_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.CountTokensResponse.SerializeToString,
+            ),
+            'GetTokenizer': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetTokenizer,
+                    request_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.GetTokenizerRequest.FromString,
+                    response_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.TokenizerFileChunk.SerializeToString,
             ),
             'GetModelInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModelInfo,
@@ -367,6 +421,33 @@ class TokenizerService:
             _registered_method=True)
 
     @staticmethod
+    def StreamDetokenize(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/folovllm.v1.TokenizerService/StreamDetokenize',
+            folovllm_dot_v1_dot_tokenizer__service__pb2.StreamDetokenizeRequest.SerializeToString,
+            folovllm_dot_v1_dot_tokenizer__service__pb2.StreamDetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ApplyChatTemplate(request,
             target,
             options=(),
@@ -383,6 +464,60 @@ class TokenizerService:
             '/folovllm.v1.TokenizerService/ApplyChatTemplate',
             folovllm_dot_v1_dot_tokenizer__service__pb2.ApplyChatTemplateRequest.SerializeToString,
             folovllm_dot_v1_dot_tokenizer__service__pb2.ApplyChatTemplateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/folovllm.v1.TokenizerService/CountTokens',
+            folovllm_dot_v1_dot_tokenizer__service__pb2.CountTokensRequest.SerializeToString,
+            folovllm_dot_v1_dot_tokenizer__service__pb2.CountTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTokenizer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/folovllm.v1.TokenizerService/GetTokenizer',
+            folovllm_dot_v1_dot_tokenizer__service__pb2.GetTokenizerRequest.SerializeToString,
+            folovllm_dot_v1_dot_tokenizer__service__pb2.TokenizerFileChunk.FromString,
             options,
             channel_credentials,
             insecure,

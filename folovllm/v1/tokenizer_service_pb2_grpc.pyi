@@ -48,13 +48,25 @@ class TokenizerServiceStub:
     Score: _grpc.UnaryUnaryMultiCallable[_types_pb2.ScoreRequest, _types_pb2.ScoreResponse]
     """Log-probabilities of given continuations of a prompt, computed without generating."""
     Chat: _grpc.UnaryStreamMultiCallable[_tokenizer_service_pb2.ChatRequest, _tokenizer_service_pb2.ChatOutput]
-    """Answers a conversation. Not served yet: UNIMPLEMENTED."""
+    """Answers a conversation, by the chat template of the model's folder; FAILED_PRECONDITION where it
+    has none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
+    """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.TokenizeRequest, _tokenizer_service_pb2.TokenizeResponse]
-    """Text to token ids."""
+    """Texts to token ids."""
     Detokenize: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.DetokenizeRequest, _tokenizer_service_pb2.DetokenizeResponse]
-    """Token ids to text."""
+    """Token ids to texts."""
+    StreamDetokenize: _grpc.StreamStreamMultiCallable[_tokenizer_service_pb2.StreamDetokenizeRequest, _tokenizer_service_pb2.StreamDetokenizeResponse]
+    """Token ids to text while they arrive, from any engine of the same tokenizer. Each message of ids
+    has one answer; a last one follows when the caller half-closes or a stop string is met.
+    """
     ApplyChatTemplate: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.ApplyChatTemplateRequest, _tokenizer_service_pb2.ApplyChatTemplateResponse]
-    """Renders a conversation to text and token ids. Not served yet: UNIMPLEMENTED."""
+    """Renders a conversation to text and token ids."""
+    CountTokens: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.CountTokensRequest, _tokenizer_service_pb2.CountTokensResponse]
+    """How many tokens a text or a conversation has."""
+    GetTokenizer: _grpc.UnaryStreamMultiCallable[_tokenizer_service_pb2.GetTokenizerRequest, _tokenizer_service_pb2.TokenizerFileChunk]
+    """The tokenizer's files, for callers that want to tokenize by themselves. Save each under its name
+    in one folder; transformers and tokenizers load that as it is.
+    """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_types_pb2.GetModelInfoRequest, _types_pb2.ModelInfo]
     """The model that the engines serve."""
 
@@ -77,13 +89,25 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
     Score: _aio.UnaryUnaryMultiCallable[_types_pb2.ScoreRequest, _types_pb2.ScoreResponse]  # type: ignore[assignment]
     """Log-probabilities of given continuations of a prompt, computed without generating."""
     Chat: _aio.UnaryStreamMultiCallable[_tokenizer_service_pb2.ChatRequest, _tokenizer_service_pb2.ChatOutput]  # type: ignore[assignment]
-    """Answers a conversation. Not served yet: UNIMPLEMENTED."""
+    """Answers a conversation, by the chat template of the model's folder; FAILED_PRECONDITION where it
+    has none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
+    """
     Tokenize: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.TokenizeRequest, _tokenizer_service_pb2.TokenizeResponse]  # type: ignore[assignment]
-    """Text to token ids."""
+    """Texts to token ids."""
     Detokenize: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.DetokenizeRequest, _tokenizer_service_pb2.DetokenizeResponse]  # type: ignore[assignment]
-    """Token ids to text."""
+    """Token ids to texts."""
+    StreamDetokenize: _aio.StreamStreamMultiCallable[_tokenizer_service_pb2.StreamDetokenizeRequest, _tokenizer_service_pb2.StreamDetokenizeResponse]  # type: ignore[assignment]
+    """Token ids to text while they arrive, from any engine of the same tokenizer. Each message of ids
+    has one answer; a last one follows when the caller half-closes or a stop string is met.
+    """
     ApplyChatTemplate: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.ApplyChatTemplateRequest, _tokenizer_service_pb2.ApplyChatTemplateResponse]  # type: ignore[assignment]
-    """Renders a conversation to text and token ids. Not served yet: UNIMPLEMENTED."""
+    """Renders a conversation to text and token ids."""
+    CountTokens: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.CountTokensRequest, _tokenizer_service_pb2.CountTokensResponse]  # type: ignore[assignment]
+    """How many tokens a text or a conversation has."""
+    GetTokenizer: _aio.UnaryStreamMultiCallable[_tokenizer_service_pb2.GetTokenizerRequest, _tokenizer_service_pb2.TokenizerFileChunk]  # type: ignore[assignment]
+    """The tokenizer's files, for callers that want to tokenize by themselves. Save each under its name
+    in one folder; transformers and tokenizers load that as it is.
+    """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_types_pb2.GetModelInfoRequest, _types_pb2.ModelInfo]  # type: ignore[assignment]
     """The model that the engines serve."""
 
@@ -127,7 +151,9 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenizer_service_pb2.ChatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tokenizer_service_pb2.ChatOutput], _abc.AsyncIterator[_tokenizer_service_pb2.ChatOutput]]:
-        """Answers a conversation. Not served yet: UNIMPLEMENTED."""
+        """Answers a conversation, by the chat template of the model's folder; FAILED_PRECONDITION where it
+        has none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
+        """
 
     @_abc_1.abstractmethod
     def Tokenize(
@@ -135,7 +161,7 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenizer_service_pb2.TokenizeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tokenizer_service_pb2.TokenizeResponse, _abc.Awaitable[_tokenizer_service_pb2.TokenizeResponse]]:
-        """Text to token ids."""
+        """Texts to token ids."""
 
     @_abc_1.abstractmethod
     def Detokenize(
@@ -143,7 +169,17 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenizer_service_pb2.DetokenizeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tokenizer_service_pb2.DetokenizeResponse, _abc.Awaitable[_tokenizer_service_pb2.DetokenizeResponse]]:
-        """Token ids to text."""
+        """Token ids to texts."""
+
+    @_abc_1.abstractmethod
+    def StreamDetokenize(
+        self,
+        request_iterator: _MaybeAsyncIterator[_tokenizer_service_pb2.StreamDetokenizeRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tokenizer_service_pb2.StreamDetokenizeResponse], _abc.AsyncIterator[_tokenizer_service_pb2.StreamDetokenizeResponse]]:
+        """Token ids to text while they arrive, from any engine of the same tokenizer. Each message of ids
+        has one answer; a last one follows when the caller half-closes or a stop string is met.
+        """
 
     @_abc_1.abstractmethod
     def ApplyChatTemplate(
@@ -151,7 +187,25 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenizer_service_pb2.ApplyChatTemplateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tokenizer_service_pb2.ApplyChatTemplateResponse, _abc.Awaitable[_tokenizer_service_pb2.ApplyChatTemplateResponse]]:
-        """Renders a conversation to text and token ids. Not served yet: UNIMPLEMENTED."""
+        """Renders a conversation to text and token ids."""
+
+    @_abc_1.abstractmethod
+    def CountTokens(
+        self,
+        request: _tokenizer_service_pb2.CountTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokenizer_service_pb2.CountTokensResponse, _abc.Awaitable[_tokenizer_service_pb2.CountTokensResponse]]:
+        """How many tokens a text or a conversation has."""
+
+    @_abc_1.abstractmethod
+    def GetTokenizer(
+        self,
+        request: _tokenizer_service_pb2.GetTokenizerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tokenizer_service_pb2.TokenizerFileChunk], _abc.AsyncIterator[_tokenizer_service_pb2.TokenizerFileChunk]]:
+        """The tokenizer's files, for callers that want to tokenize by themselves. Save each under its name
+        in one folder; transformers and tokenizers load that as it is.
+        """
 
     @_abc_1.abstractmethod
     def GetModelInfo(
