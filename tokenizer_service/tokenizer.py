@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
+from tokenizers import decoders
 
 from folovllm.errors import ConfigError, InvalidRequestError
 from folovllm.model_files import tokenizer_fingerprint
+from tokenizer_service.token_bytes import token_bytes
 
 # Only the library's batched calls release the interpreter's lock. To take it back can cost more
 # than to decode this many ids.
@@ -26,7 +28,10 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self._fingerprint = fingerprint
-        self._vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        vocab = backend.get_vocab(with_added_tokens=True)
+        self._vocab_size = max(vocab.values(), default=-1) + 1
+        is_byte_level = isinstance(backend.decoder, decoders.ByteLevel)
+        self._token_bytes = token_bytes(vocab) if is_byte_level else None
         self._special_ids = frozenset(
             token_id
             for token_id, token in backend.get_added_tokens_decoder().items()
@@ -55,6 +60,11 @@ class Tokenizer:
     def special_ids(self) -> frozenset[int]:
         """Ids of the special tokens, which skip_special_tokens leaves out."""
         return self._special_ids
+
+    @property
+    def token_bytes(self) -> Sequence[bytes] | None:
+        """The bytes that each id stands for; None where the tokenizer is not byte-level."""
+        return self._token_bytes
 
     @property
     def fingerprint(self) -> str:
