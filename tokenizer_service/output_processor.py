@@ -73,13 +73,7 @@ class _Continuation:
     ) -> None:
         self.finished = False
         self._include_stop_token = params.include_stop_str_in_output
-        self._detokenizer = StoppingDetokenizer(
-            tokenizer,
-            params.stop,
-            params.include_stop_str_in_output,
-            params.min_tokens,
-            params.skip_special_tokens,
-        )
+        self._detokenizer = StoppingDetokenizer(tokenizer, params)
         self._detokenizer.skip(preceding_token_ids)
 
     @property

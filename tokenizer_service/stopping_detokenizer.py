@@ -6,31 +6,27 @@ begin in the text of those. What may still become a stop string is held back.
 
 from collections.abc import Sequence
 
+from folovllm.sampling_params import SamplingParams
 from tokenizer_service.detokenizer import new_detokenizer
 from tokenizer_service.stop_strings import StopStrings
 from tokenizer_service.tokenizer import Tokenizer
 
 
 class StoppingDetokenizer:
-    """One sequence. After a stop string was met nothing is called any more.
+    """One sequence, by what its SamplingParams say about text. After a stop string it is done.
 
     `stop` and `num_tokens` say which string that was, and how many ids were taken: after a stop
     string, those up to the one that completed it.
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        stop: tuple[str, ...] = (),
-        include_stop_str_in_output: bool = False,
-        min_tokens: int = 0,
-        skip_special_tokens: bool = True,
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, params: SamplingParams) -> None:
         self.stop: str | None = None
         self.num_tokens = 0
-        self._min_tokens = min_tokens
-        self._detokenizer = new_detokenizer(tokenizer, skip_special_tokens)
-        self._stop_strings = StopStrings(stop, include_stop_str_in_output) if stop else None
+        self._min_tokens = params.min_tokens
+        self._detokenizer = new_detokenizer(tokenizer, params.skip_special_tokens)
+        self._stop_strings = (
+            StopStrings(params.stop, params.include_stop_str_in_output) if params.stop else None
+        )
 
     def skip(self, token_ids: Sequence[int]) -> None:
         """Takes ids before the sequence, whose text is out; see Detokenizer.skip."""
@@ -41,13 +37,13 @@ class StoppingDetokenizer:
         if self._stop_strings is None:
             self.num_tokens += len(token_ids)
             return self._detokenizer.push(token_ids)
-        text = ""
+        texts = []
         for token_id in token_ids:
             self.num_tokens += 1
-            text += self._watch(self._stop_strings, self._detokenizer.push([token_id]))
+            texts.append(self._watch(self._stop_strings, self._detokenizer.push([token_id])))
             if self.stop is not None:
                 break
-        return text
+        return "".join(texts)
 
     def push_without_text(self, num_tokens: int) -> None:
         """Takes ids that are no part of the text, such as a stop token."""
