@@ -101,7 +101,7 @@ async def test_offsets_are_places_in_the_text(stub: Any) -> None:
 
 
 async def test_ids_become_texts_in_their_order(stub: Any) -> None:
-    sequences = [HELLO, EOS_ID], [], [*"é😀".encode(), 0xFF]
+    sequences: list[list[int]] = [[HELLO, EOS_ID], [], [*"é😀".encode(), 0xFF]]
     assert list((await stub.Detokenize(detokenize(*sequences))).texts) == ["hello", "", "é😀\ufffd"]
     reply = await stub.Detokenize(detokenize(*sequences, skip_special_tokens=False))
     assert reply.texts[0] == f"hello{EOS}"
