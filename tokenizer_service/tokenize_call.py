@@ -1,11 +1,9 @@
 """The calls that turn text into token ids: Tokenize and CountTokens."""
 
-from collections.abc import Sequence
-
 from folovllm.errors import InvalidRequestError, UnsupportedError
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from tokenizer_service.codec import Codec, check_answer, off_loop, size_of_batch
-from tokenizer_service.tokenizer import Tokenizer
+from tokenizer_service.tokenizer import LocatedTokens, Tokenizer
 
 
 async def tokenize(request: messages.TokenizeRequest, codec: Codec) -> messages.TokenizeResponse:
@@ -36,8 +34,8 @@ def _tokenize(request: messages.TokenizeRequest, tokenizer: Tokenizer) -> messag
     response = messages.TokenizeResponse()
     if request.return_offsets:
         located = tokenizer.encode_with_offsets(texts, add)
-        for text, (token_ids, offsets) in zip(texts, located, strict=True):
-            _set_offsets(response.encodings.add(token_ids=token_ids), text, offsets)
+        for text, tokens in zip(texts, located, strict=True):
+            _add_located(response, text, tokens)
     else:
         for token_ids in tokenizer.encode_batch(texts, add):
             response.encodings.add(token_ids=token_ids)
@@ -48,14 +46,15 @@ def _tokenize(request: messages.TokenizeRequest, tokenizer: Tokenizer) -> messag
     return response
 
 
-def _set_offsets(
-    encoding: messages.Encoding, text: str, offsets: Sequence[tuple[int, int]]
-) -> None:
-    """Sets where the tokens stand, in characters and in bytes; `offsets` are in characters."""
-    encoding.char_starts.extend([start for start, _ in offsets])
-    encoding.char_ends.extend([end for _, end in offsets])
+def _add_located(response: messages.TokenizeResponse, text: str, tokens: LocatedTokens) -> None:
+    """Adds the ids of a text with their places in characters and in bytes."""
     data = text.encode()
     # Every byte but a continuation byte begins a character.
     places = [place for place, byte in enumerate(data) if byte & 0xC0 != 0x80] + [len(data)]
-    encoding.byte_starts.extend([places[start] for start, _ in offsets])
-    encoding.byte_ends.extend([places[end] for _, end in offsets])
+    response.encodings.add(
+        token_ids=tokens.token_ids,
+        char_starts=tokens.starts,
+        char_ends=tokens.ends,
+        byte_starts=[places[start] for start in tokens.starts],
+        byte_ends=[places[end] for end in tokens.ends],
+    )

@@ -6,17 +6,30 @@ that only pad have no text.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import tokenizers
 from tokenizers import decoders
 
 from folovllm.errors import ConfigError, InvalidRequestError
 from folovllm.model_files import tokenizer_files, tokenizer_fingerprint
+from tokenizer_service.segmented_encoder import MIN_SEGMENT, SegmentedEncoder, segment_border
 from tokenizer_service.token_bytes import token_bytes
 
 # Only the library's batched calls release the interpreter's lock. To take it back can cost more
 # than to decode this many ids.
 _MAX_LOCKED_TOKENS = 1024
+
+
+class LocatedTokens(NamedTuple):
+    """Token ids, and where each of them begins and ends in the text as it was given.
+
+    Places are in characters from 0, the end exclusive; one that was added stands nowhere: (0, 0).
+    """
+
+    token_ids: list[int]
+    starts: list[int]
+    ends: list[int]
 
 
 class Tokenizer:
@@ -35,6 +48,8 @@ class Tokenizer:
         self._vocab_size = max(vocab.values(), default=-1) + 1
         is_byte_level = isinstance(backend.decoder, decoders.ByteLevel)
         self._token_bytes = token_bytes(vocab) if is_byte_level else None
+        border = segment_border(backend)
+        self._segmented = border and SegmentedEncoder(self.encode_batch, border)
         self._special_ids = frozenset(
             token_id
             for token_id, token in backend.get_added_tokens_decoder().items()
@@ -81,6 +96,8 @@ class Tokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text; other threads go on meanwhile."""
+        if self._segmented is not None and len(text) >= MIN_SEGMENT:
+            return self._segmented.encode(text)
         return self.encode_batch([text], add_special_tokens)[0]
 
     def encode_batch(
@@ -95,12 +112,10 @@ class Tokenizer:
 
     def encode_with_offsets(
         self, texts: Sequence[str], add_special_tokens: bool = True
-    ) -> list[tuple[list[int], list[tuple[int, int]]]]:
-        """For each text its token ids, and where each of them begins and ends in the text as it was
-        given: in characters, from 0, the end exclusive.
-        """
+    ) -> list[LocatedTokens]:
+        """The token ids of each text and where they stand in it; other threads go on meanwhile."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        return [(encoding.ids, encoding.offsets) for encoding in encodings]
+        return [_located(encoding) for encoding in encodings]
 
     def pieces(self, token_ids: Sequence[int]) -> list[bytes]:
         """The bytes that each id stands for; for a tokenizer that is not byte-level, those of its
@@ -128,6 +143,16 @@ class Tokenizer:
             [token_ids], skip_special_tokens=skip_special_tokens
         )
         return texts[0]
+
+
+def _located(encoding: tokenizers.Encoding) -> LocatedTokens:
+    located = LocatedTokens(encoding.ids, [], [])
+    # One call for all would hold the lock, for 100,000 tokens longer than a stream may wait.
+    for place in range(len(encoding)):
+        start, end = encoding.token_to_chars(place) or (0, 0)
+        located.starts.append(start)
+        located.ends.append(end)
+    return located
 
 
 def check_token_ids(token_ids: Sequence[int], vocab_size: int, field: str = "token_ids") -> None:
