@@ -3,7 +3,7 @@
 FolovError
 ├── InvalidRequestError   INVALID_ARGUMENT     the caller's fault; names the field
 ├── NotFoundError         NOT_FOUND
-├── UnsupportedError      UNIMPLEMENTED        in the contract, not served yet
+├── UnsupportedError      UNIMPLEMENTED        in the contract, but not with this model
 ├── QueueFullError        RESOURCE_EXHAUSTED   come back later
 ├── DeadlineError         DEADLINE_EXCEEDED
 ├── CancelledRequestError CANCELLED
@@ -50,7 +50,7 @@ class NotFoundError(FolovError):
 
 
 class UnsupportedError(FolovError):
-    """The contract has it, this version does not serve it."""
+    """The contract has it, the model that is served cannot do it."""
 
 
 class QueueFullError(FolovError):

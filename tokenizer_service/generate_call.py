@@ -1,4 +1,4 @@
-"""GenerateCall: one call of Generate, from the caller's message to the engine's and back to text."""
+"""GenerateCall: one call of Generate, from the caller's text to the engine's ids and back."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence

@@ -127,8 +127,8 @@ class TokenizerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Chat(self, request, context):
-        """Answers a conversation, by the chat template of the model's folder; FAILED_PRECONDITION where it
-        has none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
+        """Answers a conversation, by the chat template of the model's folder; UNIMPLEMENTED where it has
+        none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

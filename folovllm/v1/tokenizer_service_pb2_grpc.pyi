@@ -48,8 +48,8 @@ class TokenizerServiceStub:
     Score: _grpc.UnaryUnaryMultiCallable[_types_pb2.ScoreRequest, _types_pb2.ScoreResponse]
     """Log-probabilities of given continuations of a prompt, computed without generating."""
     Chat: _grpc.UnaryStreamMultiCallable[_tokenizer_service_pb2.ChatRequest, _tokenizer_service_pb2.ChatOutput]
-    """Answers a conversation, by the chat template of the model's folder; FAILED_PRECONDITION where it
-    has none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
+    """Answers a conversation, by the chat template of the model's folder; UNIMPLEMENTED where it has
+    none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
     """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.TokenizeRequest, _tokenizer_service_pb2.TokenizeResponse]
     """Texts to token ids."""
@@ -89,8 +89,8 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
     Score: _aio.UnaryUnaryMultiCallable[_types_pb2.ScoreRequest, _types_pb2.ScoreResponse]  # type: ignore[assignment]
     """Log-probabilities of given continuations of a prompt, computed without generating."""
     Chat: _aio.UnaryStreamMultiCallable[_tokenizer_service_pb2.ChatRequest, _tokenizer_service_pb2.ChatOutput]  # type: ignore[assignment]
-    """Answers a conversation, by the chat template of the model's folder; FAILED_PRECONDITION where it
-    has none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
+    """Answers a conversation, by the chat template of the model's folder; UNIMPLEMENTED where it has
+    none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
     """
     Tokenize: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.TokenizeRequest, _tokenizer_service_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Texts to token ids."""
@@ -151,8 +151,8 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenizer_service_pb2.ChatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tokenizer_service_pb2.ChatOutput], _abc.AsyncIterator[_tokenizer_service_pb2.ChatOutput]]:
-        """Answers a conversation, by the chat template of the model's folder; FAILED_PRECONDITION where it
-        has none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
+        """Answers a conversation, by the chat template of the model's folder; UNIMPLEMENTED where it has
+        none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
         """
 
     @_abc_1.abstractmethod
