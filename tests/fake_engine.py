@@ -75,6 +75,8 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
         self.fork_outputs: list[CompletionOutput] = []
         self.scores: list[types_pb2.ScoreRequest] = []
         self.refuse_with: FolovError | None = None
+        self.silent_ids = ""
+        """Requests whose id begins with this get nothing until they are cancelled."""
         self.sessions: list[FakeSession] = []
         """Those that are open."""
         self.load = engine_service_pb2.GetLoadResponse()
@@ -88,6 +90,8 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
         if self.refuse_with is not None:
             raise self.refuse_with
         try:
+            if self.silent_ids and request.request_id.startswith(self.silent_ids):
+                await asyncio.Event().wait()
             longest = max((len(script.pieces) for script in self.scripts), default=0)
             for step in range(longest):
                 for index, script in enumerate(self.scripts):
@@ -256,8 +260,9 @@ async def engine_process(
 
 
 async def _main(port: int, fingerprint: str) -> None:
-    """Sends the ids of "hello", then stays silent until it is killed."""
+    """Sends the ids of "hello", but nothing for ids with "silent", and ends when it is killed."""
     engine = FakeEngine([Script([[*b"hello"]], finish=None)], fingerprint)
+    engine.silent_ids = "silent"
     async with running(engine, port) as served:
         print(served.port, flush=True)
         await served.server.wait_for_stop()
