@@ -45,7 +45,7 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         """Generates n continuations of a prompt."""
         call = GenerateCall(request, self._codec)
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
-        async with aclosing(call.outputs(self._engines, context.time_remaining())) as outputs:
+        async with aclosing(call.outputs(self._engines)) as outputs:
             async for output in outputs:
                 yield output
 
@@ -55,8 +55,7 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         """Branches a running request."""
         fork = await asyncio.to_thread(ForkCall, request, self._tokenizer)
         structlog.contextvars.bind_contextvars(request_id=fork.fork_id, parent=request.request_id)
-        engine = self._engines.running(request.request_id)
-        async with aclosing(fork.outputs(engine, context.time_remaining())) as outputs:
+        async with aclosing(fork.outputs(self._engines)) as outputs:
             async for output in outputs:
                 yield output.to_proto()
 
@@ -68,16 +67,16 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         structlog.contextvars.bind_contextvars(request_id=request_id)
         prompt, continuations = read_score(request)
         self._check_score_size(prompt, continuations)
-        engine = self._engines.pick()
+        model_info = self._engines.model_info()
         encoded = await asyncio.to_thread(
             encode_score,
             self._tokenizer,
             prompt,
             continuations,
-            engine.model_info.max_model_len,
+            model_info.max_model_len,
         )
         engine_request = engine_score_request(request, request_id, encoded)
-        response = await engine.score(engine_request, context.time_remaining())
+        response = await self._engines.score(engine_request, context.time_remaining())
         return encoded.scores(ScoreOutput.from_proto(response)).to_proto()
 
     async def Tokenize(
