@@ -12,6 +12,7 @@ from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.logs import configure_logging
 from folovllm.serving.server import GrpcServer
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
+from tokenizer_service.chat_template import ChatTemplate
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
 from tokenizer_service.engine_pool import EnginePool
 from tokenizer_service.servicer import TokenizerServicer
@@ -20,21 +21,25 @@ from tokenizer_service.tokenizer import Tokenizer
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tokenizer_service")
 
 
-async def serve(config: TokenizerServiceConfig, tokenizer: Tokenizer) -> None:
+async def serve(
+    config: TokenizerServiceConfig, tokenizer: Tokenizer, chat_template: ChatTemplate
+) -> None:
     """Serves until SIGTERM or SIGINT, then drains. Raises ConfigError where the port is taken."""
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
     engines = EnginePool(config.engines, tokenizer.fingerprint)
-    servicer = TokenizerServicer(tokenizer, engines, config.max_prompt_bytes)
+    servicer = TokenizerServicer(tokenizer, engines, config.max_prompt_bytes, chat_template)
     add_TokenizerServiceServicer_to_server(servicer, server.grpc)
     try:
         port = server.bind()
         await server.start()
         engines.start()
+        warm_up = asyncio.create_task(servicer.warm_up())
         health = asyncio.create_task(_follow_health(engines, server))
         log.info("ready", address=f"{config.server.host}:{port}", engines=len(engines))
         await server.wait_for_stop()
         await server.drain()
         health.cancel()
+        warm_up.cancel()
     finally:
         await engines.close()
 
@@ -51,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         config = parse_args(argv)
         configure_logging(config.log_format)
         folder = resolve_model(config.model, CONFIG_PATTERNS)
-        asyncio.run(serve(config, Tokenizer.from_folder(folder)))
+        asyncio.run(serve(config, Tokenizer.from_folder(folder), ChatTemplate.from_folder(folder)))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

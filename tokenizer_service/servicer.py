@@ -16,10 +16,14 @@ from folovllm.errors import InvalidRequestError
 from folovllm.request_id import new_request_id
 from folovllm.score import ScoreOutput
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
+from tokenizer_service.apply_chat_template_call import apply_chat_template
+from tokenizer_service.chat_template import ChatTemplate
 from tokenizer_service.codec import Codec
+from tokenizer_service.count_tokens_call import count_tokens
 from tokenizer_service.engine_pool import EnginePool
 from tokenizer_service.fork_call import ForkCall
 from tokenizer_service.generate_call import GenerateCall
+from tokenizer_service.renderer import Renderer
 from tokenizer_service.score_call import engine_score_request, read_score
 from tokenizer_service.scoring import encode_score
 from tokenizer_service.tokenizer import Tokenizer
@@ -30,10 +34,21 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     """Encodes prompts, sends them to an engine, and turns what comes back into text."""
 
-    def __init__(self, tokenizer: Tokenizer, engines: EnginePool, max_prompt_bytes: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        engines: EnginePool,
+        max_prompt_bytes: int,
+        chat_template: ChatTemplate | None = None,
+    ) -> None:
         self._codec = Codec(tokenizer, max_prompt_bytes)
+        self._renderer = Renderer(chat_template or ChatTemplate(), self._codec)
         self._tokenizer = tokenizer
         self._engines = engines
+
+    async def warm_up(self) -> None:
+        """Loads what the first conversation would else wait for."""
+        await self._renderer.warm_up()
 
     async def Generate(
         self, request: tokenizer_service_pb2.GenerateRequest, context: Context
@@ -75,6 +90,18 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         engine_request = engine_score_request(request, request_id, encoded)
         response = await engine.score(engine_request, context.time_remaining())
         return encoded.scores(ScoreOutput.from_proto(response)).to_proto()
+
+    async def ApplyChatTemplate(
+        self, request: tokenizer_service_pb2.ApplyChatTemplateRequest, context: Context
+    ) -> tokenizer_service_pb2.ApplyChatTemplateResponse:
+        """Renders a conversation."""
+        return await apply_chat_template(request, self._renderer)
+
+    async def CountTokens(
+        self, request: tokenizer_service_pb2.CountTokensRequest, context: Context
+    ) -> tokenizer_service_pb2.CountTokensResponse:
+        """Counts tokens."""
+        return await count_tokens(request, self._codec, self._renderer)
 
     async def GetModelInfo(
         self, request: types_pb2.GetModelInfoRequest, context: Context
