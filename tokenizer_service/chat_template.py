@@ -5,6 +5,7 @@ The text is byte for byte what `apply_chat_template` of transformers' tokenizer 
 conversation. Of special tokens the template sees those that tokenizer_config.json names.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ class ChatTemplate:
 
 def import_transformers() -> None:
     """Imports what rendering needs: about a second and 50 MB, the first time."""
+    # Else it complains where there is no torch, which here is as it should be.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     import transformers.utils.chat_template_utils  # noqa: F401
 
 
