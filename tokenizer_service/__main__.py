@@ -13,6 +13,7 @@ from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.logs import configure_logging
 from folovllm.serving.server import GrpcServer
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
+from tokenizer_service.chat_template import ChatTemplate
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
 from tokenizer_service.engine_pool import EnginePool
 from tokenizer_service.fingerprints import Fingerprints
@@ -27,17 +28,20 @@ async def serve(config: TokenizerServiceConfig, folder: Path) -> None:
     tokenizer = Tokenizer.from_folder(folder)
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
     engines = EnginePool(config.engines, Fingerprints.from_folder(folder))
-    servicer = TokenizerServicer(tokenizer, engines, config.max_prompt_bytes)
+    chat_template = ChatTemplate.from_folder(folder)
+    servicer = TokenizerServicer(tokenizer, engines, config.max_prompt_bytes, chat_template)
     add_TokenizerServiceServicer_to_server(servicer, server.grpc)
     try:
         port = server.bind()
         await server.start()
         engines.start()
+        warm_up = asyncio.create_task(servicer.warm_up())
         health = asyncio.create_task(_follow_health(engines, server))
         log.info("ready", address=f"{config.server.host}:{port}", engines=len(engines))
         await server.wait_for_stop()
         await server.drain()
         health.cancel()
+        warm_up.cancel()
     finally:
         await engines.close()
 

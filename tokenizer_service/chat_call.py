@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from folovllm.chat import Conversation
 from folovllm.chat_outputs import ChatOutput
 from folovllm.errors import InvalidRequestError
 from folovllm.outputs import CompletionOutput
@@ -35,11 +34,6 @@ class ChatCall:
         self._codec = codec
         self._renderer = renderer
         self._tokens = tokens
-        conversation = Conversation.from_proto(request)
-        self._shape = AnswerShape.from_proto(request, conversation.tools)
-        if self._shape.thinking_budget == 0:
-            conversation = replace(conversation, enable_thinking=False)
-        self._conversation = conversation
         # What is not set is up to the context, which only the rendered prompt tells.
         self._params = SamplingParams.from_proto(
             request.sampling_params, SamplingParams(max_tokens=None)
@@ -47,34 +41,39 @@ class ChatCall:
 
     async def outputs(self, engines: EnginePool) -> AsyncGenerator[ChatOutput, None]:
         """The answers' events. Raises FolovError; closing it ends the request."""
-        rendered = await self._renderer.render(self._conversation)
-        prompt_token_ids = rendered.token_ids
-        model_info = engines.model_info()
-        check_fits(prompt_token_ids, model_info, "messages")
+        conversation = await self._renderer.read(self._request)
+        shape = AnswerShape.from_proto(self._request, conversation.tools)
+        if shape.thinking_budget == 0:
+            conversation = replace(conversation, enable_thinking=False)
+        prompt_token_ids = (await self._renderer.render(conversation)).token_ids
         thinking = self._thinking_state(prompt_token_ids)
-        engine_request = types_pb2.Request(
+        engine_request = await self._engine_request(prompt_token_ids, engines.model_info())
+        shape.constrain(engine_request.sampling_params, self._tokens, thinking)
+        processor = self._processor(thinking, shape)
+        try:
+            async for output in self._events(engines, engine_request, processor):
+                yield output
+        except InvalidRequestError as error:
+            raise _in_callers_words(error, shape) from None
+
+    async def _engine_request(
+        self, prompt_token_ids: list[int], model_info: types_pb2.ModelInfo
+    ) -> types_pb2.Request:
+        check_fits(prompt_token_ids, model_info, "messages")
+        params = await without_text(self._request.sampling_params, self._params, self._codec)
+        if not params.HasField("max_tokens"):
+            params.max_tokens = model_info.max_model_len - len(prompt_token_ids)
+        return types_pb2.Request(
             request_id=self.request_id,
             prompt_token_ids=prompt_token_ids,
-            sampling_params=await without_text(
-                self._request.sampling_params, self._params, self._codec
-            ),
+            sampling_params=params,
             priority=self._request.priority,
             cache_salt=self._request.cache_salt,
         )
-        params = engine_request.sampling_params
-        if not params.HasField("max_tokens"):
-            params.max_tokens = model_info.max_model_len - len(prompt_token_ids)
-        self._shape.constrain(params, self._tokens, thinking)
-        try:
-            async for output in self._events(engines, engine_request, thinking):
-                yield output
-        except InvalidRequestError as error:
-            raise self._in_callers_words(error) from None
 
     async def _events(
-        self, engines: EnginePool, engine_request: types_pb2.Request, thinking: ThinkingState
+        self, engines: EnginePool, engine_request: types_pb2.Request, processor: ChatProcessor
     ) -> AsyncGenerator[ChatOutput, None]:
-        processor = self._processor(thinking)
         with engines.generate(engine_request) as run:
             async for message in run:
                 outputs = processor.process(CompletionOutput.from_proto(message))
@@ -83,13 +82,11 @@ class ChatCall:
                 for output in outputs:
                     yield self._with_text_params(output)
 
-    def _processor(self, thinking: ThinkingState) -> ChatProcessor:
+    def _processor(self, thinking: ThinkingState, shape: AnswerShape) -> ChatProcessor:
         params = self._params
 
         def new_parser() -> ChatParser:
-            return ChatParser(
-                self._codec.tokenizer, self._tokens, params, thinking, self._shape.may_call
-            )
+            return ChatParser(self._codec.tokenizer, self._tokens, params, thinking, shape.may_call)
 
         return ChatProcessor(
             params.n, new_parser, include_stop_token=params.include_stop_str_in_output
@@ -111,8 +108,9 @@ class ChatCall:
         )
         return replace(output, info=replace(output.info, sampling_params=told))
 
-    def _in_callers_words(self, error: InvalidRequestError) -> InvalidRequestError:
-        """The engine's complaint, by the field that the caller gave."""
-        if error.field == "prompt_token_ids":
-            return InvalidRequestError("messages", str(error))
-        return self._shape.blame(error)
+
+def _in_callers_words(error: InvalidRequestError, shape: AnswerShape) -> InvalidRequestError:
+    """The engine's complaint, by the field that the caller gave."""
+    if error.field == "prompt_token_ids":
+        return InvalidRequestError("messages", str(error))
+    return shape.blame(error)

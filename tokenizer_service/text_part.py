@@ -5,7 +5,7 @@ part's beginning are dropped; those at its end are held back until what follows 
 """
 
 from folovllm.sampling_params import SamplingParams
-from tokenizer_service.detokenizer import Detokenizer
+from tokenizer_service.detokenizer import new_detokenizer
 from tokenizer_service.stop_strings import StopStrings
 from tokenizer_service.tokenizer import Tokenizer
 
@@ -30,7 +30,7 @@ class TextPart:
         """
         self.stop: str | None = None
         """The stop string that ended it; nothing may be pushed after it."""
-        self._detokenizer = Detokenizer(tokenizer, params.skip_special_tokens)
+        self._detokenizer = new_detokenizer(tokenizer, params.skip_special_tokens)
         self._stop_strings = (
             StopStrings(params.stop, params.include_stop_str_in_output)
             if watched and params.stop
