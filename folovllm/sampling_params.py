@@ -169,6 +169,11 @@ class SamplingParams:
             or bool(self.allowed_token_ids)
         )
 
+    @property
+    def follows_grammar(self) -> bool:
+        """Whether something is asked of the output that takes a grammar."""
+        return self.structured_output is not None or self.reasoning is not None
+
     def clone(self, **changes: object) -> "SamplingParams":
         """A checked copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
