@@ -24,6 +24,14 @@ _MOST_MULTIPLES = 50_000
 # so the output would not validate.
 _EXCLUDES_ESCAPED = re.compile(r'\[\^(?:[^\]\\]|\\.)*?(?:"|\\\\)')
 
+# Where a schema begins in Lark, and what else may hold these letters: strings, comments, regular
+# expressions and special tokens. One that is not closed goes to the end, which keeps this linear.
+_EMBEDS_SCHEMA = re.compile(
+    r'(?P<schema>%json[ \t\r\n]*)|"(?:[^"\\]|\\.)*+"?|(?:#|//)[^\n]*'
+    r"|/(?:[^/\\]|\\.)++/?|<[^<>\s]+>",
+    re.DOTALL,
+)
+
 # One of the grammars of a source: Lark text or a schema, under the library's name for its kind.
 _Grammar = dict[str, object]
 
@@ -67,7 +75,7 @@ def _grammar(output: StructuredOutput) -> _Grammar:
     _check_multiples(output.kind, value)
     if output.kind == "json_schema":
         return {"json_schema": _schema(output.kind, value)}
-    return _lark(value)
+    return _lark(_with_bounded_schemas(output.kind, value))
 
 
 def _lark(text: object) -> _Grammar:
@@ -90,6 +98,22 @@ def _only(source: str) -> _Grammar:
     """The one grammar of a source that the library wrote."""
     (grammar,) = json.loads(source)["grammars"]
     return grammar  # type: ignore[no-any-return]
+
+
+def _with_bounded_schemas(kind: str, text: str) -> str:
+    """A Lark grammar in which every schema is as `_schema` makes it."""
+    parts, done, place = [], 0, 0
+    decoder = json.JSONDecoder()
+    while found := _EMBEDS_SCHEMA.search(text, place):
+        place = found.end()
+        if found["schema"]:
+            try:
+                _, end = decoder.raw_decode(text, place)
+            except (ValueError, RecursionError):
+                break  # the library says it better
+            parts += [text[done:place], json.dumps(_schema(kind, text[place:end]))]
+            done = place = end
+    return "".join([*parts, text[done:]])
 
 
 def _check_patterns(kind: str, text: str) -> None:

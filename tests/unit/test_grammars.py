@@ -114,6 +114,45 @@ def test_a_lark_grammar_may_hold_a_schema(demo: Walker) -> None:
     assert demo.walk(output, 0) in ("=1", "=2")
 
 
+DECOYS = r"""# "%json {
+// /%json {
+start: "\" %json {" </tool_call> /" %json \{/ """
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (r'{"pattern": "^[^\"]*$"}', "excludes quotes"),
+        ('{"type": "integer", "multipleOf": 999983}', "at most 50000"),
+        ('{"type": "objec"}', "Invalid type: objec"),
+        ("true", "object schema"),
+        ("{", "EOF while parsing"),
+        ('{"items":' * 5000, "EOF|recursion limit"),
+    ],
+)
+def test_schemas_in_lark_are_checked_like_others(demo: Walker, schema: str, message: str) -> None:
+    lark = StructuredOutput("grammar", f'{DECOYS} %json {{"const": 1}} a\na: %json{schema}')
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        demo.compiler.compile(lark)
+    assert caught.value.field == "sampling_params.grammar"
+
+
+def test_what_only_looks_like_a_schema_in_lark_is_left_alone(demo: Walker) -> None:
+    text = demo.walk(StructuredOutput("grammar", f'{DECOYS} %json {{"const": 1}}'), 0)
+    assert text == '" %json {</tool_call>" %json {1'
+
+
+@pytest.mark.parametrize("kind", ["json_schema", "grammar"])
+def test_whitespace_ends_wherever_the_schema_stands(kind: Kind) -> None:
+    compiler = demo_compiler()
+    schema = '{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}'
+    value = schema if kind == "json_schema" else f"start: %json {schema}"
+    matcher = compiler.compile(StructuredOutput(kind, value)).matcher()
+    (brace,), (space,) = encode(compiler, "{"), encode(compiler, "\n")
+    follow(matcher, [brace] + [space] * 40)
+    assert space not in allowed_ids(matcher)
+
+
 def test_eos_is_allowed_exactly_where_the_output_is_complete() -> None:
     compiler = demo_compiler()
     digit = {str(i): encode(compiler, str(i))[0] for i in range(10)}
