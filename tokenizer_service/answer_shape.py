@@ -128,12 +128,11 @@ class AnswerShape:
     ) -> None:
         """Says where reasoning is, if anything depends on that."""
         is_free = self.thinking_budget is None and params.WhichOneof("structured_output") is None
-        if thinking is ThinkingState.OVER or is_free:
+        if is_free or thinking is ThinkingState.OVER or tokens.think_end is None:
             return
+        params.reasoning.end_token_id = tokens.think_end
         if thinking is ThinkingState.MAY_BEGIN and tokens.think_start is not None:
             params.reasoning.start_token_id = tokens.think_start
-        if tokens.think_end is not None:
-            params.reasoning.end_token_id = tokens.think_end
         if self.thinking_budget is not None:
             params.reasoning.max_tokens = self.thinking_budget
 

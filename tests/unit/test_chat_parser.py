@@ -240,7 +240,7 @@ def streams(draw: Callable[..., object]) -> list[int]:
     return ids
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     streams(),
     st.sampled_from(ThinkingState),
@@ -266,7 +266,7 @@ def test_events_joined_are_those_of_the_whole(
         assert getattr(split, name) == getattr(whole, name)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(streams())
 def test_without_tool_calls_and_thinking_the_content_is_the_decode(ids: list[int]) -> None:
     events = parse(parser_for(OVER, False), [[i] for i in ids])
@@ -277,7 +277,7 @@ def test_without_tool_calls_and_thinking_the_content_is_the_decode(ids: list[int
 BODIES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
     BODIES,
     BODIES,

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenizer_service.json_object_scanner import JsonObjectScanner
@@ -20,6 +20,7 @@ VALUES = st.recursive(
 OBJECTS = st.dictionaries(st.text(), VALUES)
 
 
+@settings(deadline=None)
 @given(OBJECTS, st.booleans(), st.sampled_from([None, 1]), st.text(max_size=3))
 def test_takes_exactly_a_whole_object(
     value: dict[str, object], ascii_only: bool, indent: int | None, after: str
@@ -30,6 +31,7 @@ def test_takes_exactly_a_whole_object(
     assert scanner.complete
 
 
+@settings(deadline=None)
 @given(OBJECTS, st.data())
 def test_any_split_gives_the_same(value: dict[str, object], data: st.DataObject) -> None:
     text = json.dumps(value)
@@ -43,6 +45,7 @@ def test_any_split_gives_the_same(value: dict[str, object], data: st.DataObject)
     assert scanner.complete
 
 
+@settings(deadline=None)
 @given(OBJECTS, st.data())
 def test_a_change_that_breaks_the_object_is_not_taken(
     value: dict[str, object], data: st.DataObject
