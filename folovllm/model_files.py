@@ -71,6 +71,11 @@ def tokenizer_fingerprint(folder: Path) -> str:
     return file_fingerprint(folder / "tokenizer.json")
 
 
+def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """What a model's folder has of the files that make a tokenizer, its chat template included."""
+    return tuple(path for name in TOKENIZER_FILES if (path := folder / name).is_file())
+
+
 def read_chat_template(folder: Path) -> str:
     """The chat template of a model's folder, as transformers finds it; empty where there is none.
 
@@ -93,9 +98,13 @@ def read_chat_template(folder: Path) -> str:
     return template or ""
 
 
-def tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """What a model's folder has of the files that make a tokenizer, its chat template included."""
-    return tuple(path for name in TOKENIZER_FILES if (path := folder / name).is_file())
+def chat_template_fingerprint(folder: Path) -> str:
+    """Identifies the chat template of a model's folder; empty where it has none.
+
+    It covers the text, wherever the folder keeps it. Raises ConfigError.
+    """
+    text = read_chat_template(folder)
+    return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
 
 def model_fingerprint(folder: Path) -> str:

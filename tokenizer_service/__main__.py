@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
@@ -15,18 +16,19 @@ from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_
 from tokenizer_service.chat_template import ChatTemplate
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
 from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.fingerprints import Fingerprints
 from tokenizer_service.servicer import TokenizerServicer
 from tokenizer_service.tokenizer import Tokenizer
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tokenizer_service")
 
 
-async def serve(
-    config: TokenizerServiceConfig, tokenizer: Tokenizer, chat_template: ChatTemplate
-) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. Raises ConfigError where the port is taken."""
+async def serve(config: TokenizerServiceConfig, folder: Path) -> None:
+    """Serves the model in `folder` until SIGTERM or SIGINT, then drains. Raises ConfigError."""
+    tokenizer = Tokenizer.from_folder(folder)
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
-    engines = EnginePool(config.engines, tokenizer.fingerprint)
+    engines = EnginePool(config.engines, Fingerprints.from_folder(folder))
+    chat_template = ChatTemplate.from_folder(folder)
     servicer = TokenizerServicer(tokenizer, engines, config.max_prompt_bytes, chat_template)
     add_TokenizerServiceServicer_to_server(servicer, server.grpc)
     try:
@@ -56,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         config = parse_args(argv)
         configure_logging(config.log_format)
         folder = resolve_model(config.model, CONFIG_PATTERNS)
-        asyncio.run(serve(config, Tokenizer.from_folder(folder), ChatTemplate.from_folder(folder)))
+        asyncio.run(serve(config, folder))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -17,7 +17,9 @@ from folovllm.request_id import new_request_id
 from folovllm.score import ScoreOutput
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
 from tokenizer_service.apply_chat_template_call import apply_chat_template
+from tokenizer_service.chat_call import ChatCall
 from tokenizer_service.chat_template import ChatTemplate
+from tokenizer_service.chat_tokens import ChatTokens
 from tokenizer_service.codec import Codec
 from tokenizer_service.count_tokens_call import count_tokens
 from tokenizer_service.detokenize_call import detokenize
@@ -47,6 +49,7 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     ) -> None:
         self._codec = Codec(tokenizer, max_prompt_bytes)
         self._renderer = Renderer(chat_template or ChatTemplate(), self._codec)
+        self._chat_tokens = ChatTokens.of(tokenizer)
         self._tokenizer = tokenizer
         self._engines = engines
 
@@ -60,7 +63,7 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         """Generates n continuations of a prompt."""
         call = GenerateCall(request, self._codec)
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
-        async with aclosing(call.outputs(self._engines, context.time_remaining())) as outputs:
+        async with aclosing(call.outputs(self._engines)) as outputs:
             async for output in outputs:
                 yield output
 
@@ -70,8 +73,7 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         """Branches a running request."""
         fork = await asyncio.to_thread(ForkCall, request, self._tokenizer)
         structlog.contextvars.bind_contextvars(request_id=fork.fork_id, parent=request.request_id)
-        engine = self._engines.running(request.request_id)
-        async with aclosing(fork.outputs(engine, context.time_remaining())) as outputs:
+        async with aclosing(fork.outputs(self._engines)) as outputs:
             async for output in outputs:
                 yield output.to_proto()
 
@@ -83,17 +85,27 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         structlog.contextvars.bind_contextvars(request_id=request_id)
         prompt, continuations = read_score(request)
         self._check_score_size(prompt, continuations)
-        engine = self._engines.pick()
+        model_info = self._engines.model_info()
         encoded = await asyncio.to_thread(
             encode_score,
             self._tokenizer,
             prompt,
             continuations,
-            engine.model_info.max_model_len,
+            model_info.max_model_len,
         )
         engine_request = engine_score_request(request, request_id, encoded)
-        response = await engine.score(engine_request, context.time_remaining())
+        response = await self._engines.score(engine_request, context.time_remaining())
         return encoded.scores(ScoreOutput.from_proto(response)).to_proto()
+
+    async def Chat(
+        self, request: tokenizer_service_pb2.ChatRequest, context: Context
+    ) -> AsyncIterator[tokenizer_service_pb2.ChatOutput]:
+        """Answers a conversation."""
+        call = ChatCall(request, self._codec, self._renderer, self._chat_tokens)
+        structlog.contextvars.bind_contextvars(request_id=call.request_id)
+        async with aclosing(call.outputs(self._engines)) as outputs:
+            async for output in outputs:
+                yield output.to_proto()
 
     async def Tokenize(
         self, request: tokenizer_service_pb2.TokenizeRequest, context: Context

@@ -20,6 +20,7 @@ from folovllm.v1 import tokenizer_service_pb2_grpc
 from tokenizer_service.chat_template import ChatTemplate
 from tokenizer_service.codec import Codec
 from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.fingerprints import Fingerprints
 from tokenizer_service.renderer import Renderer
 from tokenizer_service.servicer import TokenizerServicer
 from tokenizer_service.tokenizer import Tokenizer
@@ -78,7 +79,7 @@ async def test_generated_conversations(folder: Path, reference: Any) -> None:
 async def stub(folder: Path) -> AsyncIterator[Any]:
     """The calls of a tokenizer service on a socket; no engine is needed to render."""
     tokenizer = Tokenizer.from_folder(folder)
-    engines = EnginePool(["127.0.0.1:1"], tokenizer.fingerprint)
+    engines = EnginePool(["127.0.0.1:1"], Fingerprints(tokenizer.fingerprint, ""))
     server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
     tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(
         TokenizerServicer(tokenizer, engines, MAX_PROMPT_BYTES, ChatTemplate.from_folder(folder)),

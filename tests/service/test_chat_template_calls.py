@@ -15,6 +15,7 @@ from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import tokenizer_service_pb2_grpc
 from tokenizer_service.chat_template import ChatTemplate
 from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.fingerprints import Fingerprints
 from tokenizer_service.servicer import TokenizerServicer
 from tokenizer_service.tokenizer import Tokenizer
 
@@ -36,7 +37,7 @@ async def serve() -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(template: str) -> Any:
-            engines = EnginePool(["127.0.0.1:1"], "")
+            engines = EnginePool(["127.0.0.1:1"], Fingerprints("", ""))
             stack.push_async_callback(engines.close)
             server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
             tokenizer = Tokenizer(byte_tokenizer())
