@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from folovllm.v1 import tokenizer_service_pb2 as messages
+from folovllm.v1 import tokenizer_service_pb2 as wire
 
 TEXTS = (
     "",
@@ -51,10 +51,10 @@ SCHEMAS: tuple[dict[str, Any], ...] = (
     },
 )
 ROLES = {
-    "system": messages.ROLE_SYSTEM,
-    "user": messages.ROLE_USER,
-    "assistant": messages.ROLE_ASSISTANT,
-    "tool": messages.ROLE_TOOL,
+    "system": wire.ROLE_SYSTEM,
+    "user": wire.ROLE_USER,
+    "assistant": wire.ROLE_ASSISTANT,
+    "tool": wire.ROLE_TOOL,
 }
 
 
@@ -66,25 +66,25 @@ class Example:
     tools: list[dict[str, Any]] | None = None
     options: dict[str, bool] = field(default_factory=dict)
 
-    def request(self) -> messages.ApplyChatTemplateRequest:
+    def request(self) -> wire.ApplyChatTemplateRequest:
         """The same in the contract's form."""
-        return messages.ApplyChatTemplateRequest(
+        return wire.ApplyChatTemplateRequest(
             messages=map(message_to_wire, self.messages),
             tools=[tool_to_wire(tool["function"]) for tool in self.tools or ()],
             **self.options,
         )
 
 
-def message_to_wire(message: dict[str, Any]) -> messages.ChatMessage:
+def message_to_wire(message: dict[str, Any]) -> wire.ChatMessage:
     calls = [
-        messages.ToolCall(
+        wire.ToolCall(
             id=call.get("id", ""),
             name=call["function"]["name"],
             arguments=json.dumps(call["function"]["arguments"]),
         )
         for call in message.get("tool_calls", ())
     ]
-    return messages.ChatMessage(
+    return wire.ChatMessage(
         role=ROLES[message["role"]],
         content=message["content"],
         reasoning_content=message.get("reasoning_content", ""),
@@ -93,8 +93,8 @@ def message_to_wire(message: dict[str, Any]) -> messages.ChatMessage:
     )
 
 
-def tool_to_wire(function: dict[str, Any]) -> messages.Tool:
-    return messages.Tool(
+def tool_to_wire(function: dict[str, Any]) -> wire.Tool:
+    return wire.Tool(
         name=function["name"],
         description=function.get("description", ""),
         parameters=json.dumps(function["parameters"], ensure_ascii=False),

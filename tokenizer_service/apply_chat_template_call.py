@@ -1,6 +1,7 @@
 """The call that shows a conversation as the model would see it: ApplyChatTemplate."""
 
 from folovllm.v1 import tokenizer_service_pb2 as messages
+from tokenizer_service.codec import check_answer
 from tokenizer_service.renderer import Renderer
 
 
@@ -9,4 +10,6 @@ async def apply_chat_template(
 ) -> messages.ApplyChatTemplateResponse:
     """The conversation's text and token ids. Raises as Renderer.render."""
     rendered = await renderer.render(await renderer.read(request))
-    return messages.ApplyChatTemplateResponse(text=rendered.text, token_ids=rendered.token_ids)
+    response = messages.ApplyChatTemplateResponse(text=rendered.text, token_ids=rendered.token_ids)
+    check_answer(response, "messages")
+    return response

@@ -1,21 +1,18 @@
 """Reads a request's conversation: bounded before it is read, and off the event loop if long."""
 
-import asyncio
 from collections.abc import Iterator
 
 from folovllm.chat import Conversation
 from folovllm.errors import InvalidRequestError
 from folovllm.v1 import tokenizer_service_pb2 as messages
-from tokenizer_service.codec import MAX_INLINE
+from tokenizer_service.codec import off_loop
 
 ConversationRequest = messages.ChatRequest | messages.ApplyChatTemplateRequest
 
 
 async def read_conversation(request: ConversationRequest, max_bytes: int) -> Conversation:
     """The request's conversation. Raises InvalidRequestError naming the field."""
-    if request.ByteSize() <= MAX_INLINE:
-        return _read(request, max_bytes)
-    return await asyncio.to_thread(_read, request, max_bytes)
+    return await off_loop(request.ByteSize(), _read, request, max_bytes)
 
 
 def check_size(conversation: Conversation | ConversationRequest, max_bytes: int) -> None:
