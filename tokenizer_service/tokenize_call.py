@@ -1,0 +1,61 @@
+"""The calls that turn text into token ids: Tokenize and CountTokens."""
+
+from collections.abc import Sequence
+
+from folovllm.errors import InvalidRequestError, UnsupportedError
+from folovllm.v1 import tokenizer_service_pb2 as messages
+from tokenizer_service.codec import Codec, check_answer, off_loop, size_of_batch
+from tokenizer_service.tokenizer import Tokenizer
+
+
+async def tokenize(request: messages.TokenizeRequest, codec: Codec) -> messages.TokenizeResponse:
+    """The token ids of texts. Raises InvalidRequestError."""
+    codec.check_batch([len(text.encode()) for text in request.texts], "texts")
+    size = size_of_batch(request.texts)
+    return await off_loop(size, _tokenize, request, codec.tokenizer)
+
+
+async def count_tokens(
+    request: messages.CountTokensRequest, codec: Codec
+) -> messages.CountTokensResponse:
+    """The number of token ids of what the request has. Raises InvalidRequestError."""
+    kind = request.WhichOneof("input")
+    if kind is None:
+        raise InvalidRequestError("input", "give what to count as text or as conversation")
+    if kind == "conversation":
+        raise UnsupportedError("the tokens of a conversation are not counted yet")
+    codec.check_text(request.text)
+    token_ids = await codec.encode(request.text)
+    return messages.CountTokensResponse(num_tokens=len(token_ids))
+
+
+def _tokenize(request: messages.TokenizeRequest, tokenizer: Tokenizer) -> messages.TokenizeResponse:
+    """The whole answer, made where the encoding is, since a long one takes time of its own."""
+    texts = list(request.texts)
+    add = request.add_special_tokens if request.HasField("add_special_tokens") else True
+    response = messages.TokenizeResponse()
+    if request.return_offsets:
+        located = tokenizer.encode_with_offsets(texts, add)
+        for text, (token_ids, offsets) in zip(texts, located, strict=True):
+            _set_offsets(response.encodings.add(token_ids=token_ids), text, offsets)
+    else:
+        for token_ids in tokenizer.encode_batch(texts, add):
+            response.encodings.add(token_ids=token_ids)
+    if request.return_pieces:
+        for encoding in response.encodings:
+            encoding.pieces.extend(tokenizer.pieces(encoding.token_ids))
+    check_answer(response, "texts")
+    return response
+
+
+def _set_offsets(
+    encoding: messages.Encoding, text: str, offsets: Sequence[tuple[int, int]]
+) -> None:
+    """Sets where the tokens stand, in characters and in bytes; `offsets` are in characters."""
+    encoding.char_starts.extend([start for start, _ in offsets])
+    encoding.char_ends.extend([end for _, end in offsets])
+    data = text.encode()
+    # Every byte but a continuation byte begins a character.
+    places = [place for place, byte in enumerate(data) if byte & 0xC0 != 0x80] + [len(data)]
+    encoding.byte_starts.extend([places[start] for start, _ in offsets])
+    encoding.byte_ends.extend([places[end] for _, end in offsets])
