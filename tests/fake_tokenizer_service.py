@@ -6,6 +6,9 @@ character a piece, with these exceptions:
     "!CODE"    fails with that gRPC status, after one piece for "!!CODE"
     "forever"  sends one piece and then nothing, until the call is cancelled
 
+A chat is answered by the next of `scripts`, or else in the same way by the last message's content;
+see fake_chat.
+
 Run as a program, `fake_tokenizer_service.py PORT`, it serves until SIGTERM and exits with 0.
 """
 
@@ -18,8 +21,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from fake_chat import answer_events
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatOutput
 from folovllm.errors import DETAILS_KEY, InvalidRequestError, UnavailableError, to_status
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.v1 import tokenizer_service_pb2 as messages
@@ -67,6 +72,8 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         self.requests: list[messages.GenerateRequest] = []
         self.forks: list[types_pb2.ForkRequest] = []
+        self.chats: list[messages.ChatRequest] = []
+        self.scripts: list[list[ChatEvent]] = []
         self.deadlines: list[float | None] = []
         self.cancelled = threading.Event()
         self.watched = self._health.watched
@@ -85,13 +92,16 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         if text.startswith("!"):
             _fail(context, text.lstrip("!"))
         if text == "forever":
-            ended = threading.Event()
-            context.add_callback(ended.set)
-            context.add_callback(self.cancelled.set)
             yield types_pb2.CompletionOutput(request_id="fake", text="a", token_ids=[97])
-            ended.wait(30)
+            self._wait_for_cancel(context)
             return
         yield from _answer(request, ids)
+
+    def _wait_for_cancel(self, context: Any) -> None:
+        ended = threading.Event()
+        if context.add_callback(ended.set):
+            ended.wait(30)
+        self.cancelled.set()
 
     def Fork(self, request: Any, context: Any) -> Iterator[types_pb2.CompletionOutput]:
         self.forks.append(request)
@@ -127,8 +137,21 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         kept = [i for i in request.token_ids if i > 3 or not request.skip_special_tokens]
         return messages.DetokenizeResponse(text="".join(map(chr, kept)))
 
-    def Chat(self, request: Any, context: Any) -> Any:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "not supported yet")
+    def Chat(self, request: Any, context: Any) -> Iterator[messages.ChatOutput]:
+        self.chats.append(request)
+        self.deadlines.append(context.time_remaining())
+        said = request.messages[-1].content
+        if said.startswith("!") and not said.startswith("!!"):
+            _fail(context, said[1:])
+        events = self.scripts.pop(0) if self.scripts else answer_events(request)
+        for index in range(request.sampling_params.n or 1):
+            for event in events:
+                output = ChatOutput(event, request.request_id or "fake", index, [97])
+                yield output.to_proto()
+        if said.startswith("!!"):
+            _fail(context, said[2:])
+        if not isinstance(events[-1], ChatFinish):
+            self._wait_for_cancel(context)
 
     def ApplyChatTemplate(self, request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not supported yet")
