@@ -75,5 +75,7 @@ def chat(
             click.echo(dim(f"FolovLLM {__version__} · {model} · /help lists commands"), err=True)
             with LineEditor(history_file()) as editor:
                 chat_at_terminal(session, editor)
-        elif not chat_through_pipe(session, click.get_text_stream("stdin", errors="replace")):
-            raise click.exceptions.Exit(1)
+        else:
+            lines = (line.decode(errors="replace") for line in sys.stdin.buffer)
+            if not chat_through_pipe(session, lines):
+                raise click.exceptions.Exit(1)

@@ -108,7 +108,7 @@ class ChatSession:
                 said = ChatMessage(Role.ASSISTANT, result.message.content)
                 self.messages = [*rounds.messages, said]
             raise
-        printer.end_line()
-        if self._show_figures:
-            printer.figures(stats)
         rounds.add(result)
+        printer.end_line()
+        if self._show_figures and not rounds.pending:
+            printer.figures(stats)

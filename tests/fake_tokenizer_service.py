@@ -92,16 +92,18 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         if text.startswith("!"):
             _fail(context, text.lstrip("!"))
         if text == "forever":
+            ended = self._end_of(context)
             yield types_pb2.CompletionOutput(request_id="fake", text="a", token_ids=[97])
-            self._wait_for_cancel(context)
+            ended.wait(30)
             return
         yield from _answer(request, ids)
 
-    def _wait_for_cancel(self, context: Any) -> None:
+    def _end_of(self, context: Any) -> threading.Event:
+        """Set when the call ends, as `cancelled` is too."""
         ended = threading.Event()
-        if context.add_callback(ended.set):
-            ended.wait(30)
-        self.cancelled.set()
+        context.add_callback(ended.set)
+        context.add_callback(self.cancelled.set)
+        return ended
 
     def Fork(self, request: Any, context: Any) -> Iterator[types_pb2.CompletionOutput]:
         self.forks.append(request)
@@ -144,14 +146,16 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         if said.startswith("!") and not said.startswith("!!"):
             _fail(context, said[1:])
         events = self.scripts.pop(0) if self.scripts else answer_events(request)
+        endless = not said.startswith("!") and not isinstance(events[-1], ChatFinish)
+        ended = self._end_of(context) if endless else None
         for index in range(request.sampling_params.n or 1):
             for event in events:
                 output = ChatOutput(event, request.request_id or "fake", index, [97])
                 yield output.to_proto()
         if said.startswith("!!"):
             _fail(context, said[2:])
-        if not isinstance(events[-1], ChatFinish):
-            self._wait_for_cancel(context)
+        if ended is not None:
+            ended.wait(30)
 
     def ApplyChatTemplate(self, request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not supported yet")
