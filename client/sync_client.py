@@ -3,11 +3,18 @@
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from client.chat_requests import (
+    ChatOptions,
+    ChatRequestOptions,
+    Messages,
+    ToolFunction,
+    chat_request,
+)
 from client.requests import (
     DEFAULT_ADDRESS,
     Prompt,
@@ -18,12 +25,17 @@ from client.requests import (
     score_request,
 )
 from client.sync_tokenizing import TokenizingCalls
+from folovllm.chat import ChatMessage
+from folovllm.chat_outputs import ChatOutput, ChatResult
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ScoreOutput
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
+
+if TYPE_CHECKING:
+    from client.tools import Toolbox
 
 
 class Client(TokenizingCalls):
@@ -114,6 +126,75 @@ class Client(TokenizingCalls):
                     yield CompletionOutput.from_proto(message)
             finally:
                 call.cancel()
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ChatRequestOptions],
+    ) -> ChatResult:
+        """The next turn of a conversation, complete.
+
+        `messages` are ChatMessages or dicts such as {"role": "user", "content": "Hello"}, or one
+        text. See ChatRequestOptions for the rest; without `sampling_params` the model's own
+        defaults apply, and the answer may be as long as the context.
+        """
+        result = ChatResult()
+        with closing(self.send_chat(chat_request(messages, **options), timeout)) as outputs:
+            for output in outputs:
+                result.add(output)
+        return result
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ChatRequestOptions],
+    ) -> Generator[ChatOutput, None, None]:
+        """The events of the next turn as they come; closing the iterator cancels the call."""
+        return self.send_chat(chat_request(messages, **options), timeout)
+
+    def send_chat(
+        self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
+    ) -> Generator[ChatOutput, None, None]:
+        """Sends a message of the contract as it is; else the same as `stream_chat`.
+
+        The call begins with the first event that is asked for.
+        """
+        with call_errors(self.address):
+            call = self._stub.Chat(request, timeout=self._deadline(timeout))
+            try:
+                for message in call:
+                    yield ChatOutput.from_proto(message)
+            finally:
+                call.cancel()
+
+    def chat_with_tools(
+        self,
+        messages: Messages,
+        tools: "Toolbox | Iterable[ToolFunction]",
+        *,
+        max_rounds: int = 8,
+        timeout: float | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> tuple[ChatResult, list[ChatMessage]]:
+        """Calls tools for the model until it is done; its last answer, and all messages.
+
+        `tools` are Python functions with type hints. After `max_rounds` answers the last
+        one is returned although it calls tools. `timeout` is for each answer.
+        """
+        from client.tool_rounds import ToolRounds  # pydantic takes a while to import
+
+        rounds = ToolRounds(messages, tools, max_rounds, options)
+        while rounds.unfinished:
+            rounds.add(
+                self.chat(rounds.messages, tools=rounds.toolbox, timeout=timeout, **rounds.options)
+            )
+            for call in rounds.pending:
+                rounds.messages.append(rounds.toolbox.call(call))
+        return rounds.result, rounds.messages
 
     def fork(
         self,

@@ -6,6 +6,9 @@ character a piece, with these exceptions:
     "!CODE"    fails with that gRPC status, after one piece for "!!CODE"
     "forever"  sends one piece and then nothing, until the call is cancelled
 
+A chat is answered by the next of `scripts`, or else in the same way by the last message's content;
+see fake_chat.
+
 Run as a program, `fake_tokenizer_service.py PORT`, it serves until SIGTERM and exits with 0.
 """
 
@@ -18,8 +21,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from fake_chat import answer_events
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatOutput
 from folovllm.errors import DETAILS_KEY, InvalidRequestError, UnavailableError, to_status
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.v1 import tokenizer_service_pb2 as messages
@@ -70,6 +75,8 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         self.requests: list[messages.GenerateRequest] = []
         self.forks: list[types_pb2.ForkRequest] = []
+        self.chats: list[messages.ChatRequest] = []
+        self.scripts: list[list[ChatEvent]] = []
         self.deadlines: list[float | None] = []
         self.streams: list[list[messages.StreamDetokenizeRequest]] = []
         self.tokenizer_chunks: list[messages.TokenizerFileChunk] = []
@@ -91,13 +98,18 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         if text.startswith("!"):
             _fail(context, text.lstrip("!"))
         if text == "forever":
-            ended = threading.Event()
-            context.add_callback(ended.set)
-            context.add_callback(self.cancelled.set)
+            ended = self._end_of(context)
             yield types_pb2.CompletionOutput(request_id="fake", text="a", token_ids=[97])
             ended.wait(30)
             return
         yield from _answer(request, ids)
+
+    def _end_of(self, context: Any) -> threading.Event:
+        """Set when the call ends, as `cancelled` is too."""
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        context.add_callback(self.cancelled.set)
+        return ended
 
     def Fork(self, request: Any, context: Any) -> Iterator[types_pb2.CompletionOutput]:
         self.forks.append(request)
@@ -167,8 +179,23 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     def GetTokenizer(self, request: Any, context: Any) -> Iterator[messages.TokenizerFileChunk]:
         yield from self.tokenizer_chunks
 
-    def Chat(self, request: Any, context: Any) -> Any:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "not supported yet")
+    def Chat(self, request: Any, context: Any) -> Iterator[messages.ChatOutput]:
+        self.chats.append(request)
+        self.deadlines.append(context.time_remaining())
+        said = request.messages[-1].content
+        if said.startswith("!") and not said.startswith("!!"):
+            _fail(context, said[1:])
+        events = self.scripts.pop(0) if self.scripts else answer_events(request)
+        endless = not said.startswith("!") and not isinstance(events[-1], ChatFinish)
+        ended = self._end_of(context) if endless else None
+        for index in range(request.sampling_params.n or 1):
+            for event in events:
+                output = ChatOutput(event, request.request_id or "fake", index, [97])
+                yield output.to_proto()
+        if said.startswith("!!"):
+            _fail(context, said[2:])
+        if ended is not None:
+            ended.wait(30)
 
     def ApplyChatTemplate(self, request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not supported yet")
