@@ -8,7 +8,7 @@ one, is its text's UTF-8. That is the rule of the library's own decoder.
 from collections.abc import Mapping
 
 
-def token_bytes(vocab: Mapping[str, int]) -> list[bytes]:
+def token_bytes(vocab: Mapping[str, int]) -> tuple[bytes, ...]:
     """By id, empty where no token has that id; `vocab` has the added tokens, too."""
     byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}.__getitem__
     table = [b""] * (max(vocab.values(), default=-1) + 1)
@@ -17,7 +17,8 @@ def token_bytes(vocab: Mapping[str, int]) -> list[bytes]:
             table[token_id] = bytes(map(byte_of, token))
         except KeyError:
             table[token_id] = token.encode()
-    return table
+    # A tuple of bytes is nothing that the garbage collector walks through, as it would a list.
+    return tuple(table)
 
 
 def byte_alphabet() -> list[str]:

@@ -36,10 +36,9 @@ def _add_located(response: messages.TokenizeResponse, text: str, tokens: Located
     data = text.encode()
     # Every byte but a continuation byte begins a character.
     places = [place for place, byte in enumerate(data) if byte & 0xC0 != 0x80] + [len(data)]
-    response.encodings.add(
-        token_ids=tokens.token_ids,
-        char_starts=tokens.starts,
-        char_ends=tokens.ends,
-        byte_starts=[places[start] for start in tokens.starts],
-        byte_ends=[places[end] for end in tokens.ends],
-    )
+    # One list at a time, since each is copied under the lock.
+    encoding = response.encodings.add(token_ids=tokens.token_ids)
+    encoding.char_starts.extend(tokens.starts)
+    encoding.char_ends.extend(tokens.ends)
+    encoding.byte_starts.extend([places[start] for start in tokens.starts])
+    encoding.byte_ends.extend([places[end] for end in tokens.ends])
