@@ -10,6 +10,15 @@ from folovllm.errors import ConfigError
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 
 CONFIG_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
 WEIGHT_PATTERNS = ("*.safetensors",)
 
 
@@ -60,6 +69,11 @@ def file_fingerprint(path: Path) -> str:
 def tokenizer_fingerprint(folder: Path) -> str:
     """Identifies the tokenizer of a model's folder."""
     return file_fingerprint(folder / "tokenizer.json")
+
+
+def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """What a model's folder has of the files that make a tokenizer, its chat template included."""
+    return tuple(path for name in TOKENIZER_FILES if (path := folder / name).is_file())
 
 
 def read_chat_template(folder: Path) -> str:

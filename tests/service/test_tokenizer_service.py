@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from fake_engine import FakeEngine, Script, running
-from sample_tokenizers import EOS_ID, VOCAB_SIZE, save_byte_tokenizer
+from sample_tokenizers import EOS_ID, save_byte_tokenizer
 
 from folovllm.errors import InvalidRequestError, from_rpc_error
 from folovllm.outputs import (
@@ -348,44 +348,6 @@ async def test_another_model_is_a_failed_precondition(serve: Callable[..., Any])
     code, _, message = await service.error_of(service.stub.Generate(Request(text="a")))
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert "fingerprint is other" in message
-
-
-async def test_tokenize_and_detokenize(serve: Callable[..., Any]) -> None:
-    service = await serve([HELLO])
-    reply = await service.stub.Tokenize(messages.TokenizeRequest(text="hello<|endoftext|>"))
-    assert list(reply.token_ids) == [259, EOS_ID]
-    ask = messages.DetokenizeRequest(token_ids=reply.token_ids)
-    assert (await service.stub.Detokenize(ask)).text == "hello"
-    ask.skip_special_tokens = False
-    assert (await service.stub.Detokenize(ask)).text == "hello<|endoftext|>"
-    empty = messages.TokenizeRequest(text="", add_special_tokens=False)
-    assert list((await service.stub.Tokenize(empty)).token_ids) == []
-    # 299 is below the model's vocabulary size of 300, though the tokenizer has no text for it.
-    padding = messages.DetokenizeRequest(token_ids=[259, 299])
-    assert (await service.stub.Detokenize(padding)).text == "hello"
-
-
-async def test_long_texts_and_ids(serve: Callable[..., Any]) -> None:
-    service = await serve([HELLO])
-    text = "ab" * (MAX_PROMPT_BYTES // 2)
-    reply = await service.stub.Tokenize(messages.TokenizeRequest(text=text))
-    assert bytes(reply.token_ids) == text.encode()
-    ask = messages.DetokenizeRequest(token_ids=reply.token_ids)
-    assert (await service.stub.Detokenize(ask)).text == text
-
-
-async def test_bad_texts_and_ids(serve: Callable[..., Any]) -> None:
-    service = await serve()
-    long = messages.TokenizeRequest(text="a" * (MAX_PROMPT_BYTES + 1))
-    unknown = messages.DetokenizeRequest(token_ids=[1, VOCAB_SIZE])
-    many = messages.DetokenizeRequest(token_ids=[1] * (MAX_PROMPT_BYTES + 1))
-    for call, field in (
-        (service.stub.Tokenize(long), "text"),
-        (service.stub.Detokenize(unknown), "token_ids"),
-        (service.stub.Detokenize(many), "token_ids"),
-    ):
-        code, named, _ = await service.error_of(call)
-        assert (code, named) == (grpc.StatusCode.INVALID_ARGUMENT, field)
 
 
 async def test_model_info_is_the_engines(serve: Callable[..., Any]) -> None:
