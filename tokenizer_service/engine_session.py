@@ -17,6 +17,7 @@ from folovllm.errors import (
     from_rpc_error,
     from_status_bytes,
 )
+from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 from tokenizer_service.engine_stream import TOKENS_PER_CONTINUATION, EngineStream
 
@@ -90,10 +91,11 @@ class EngineSession:
         return name in self._wire_names
 
     def generate(self, request: types_pb2.Request) -> EngineStream:
-        """Begins a request. Raises InvalidRequestError where its id is in use.
+        """Begins a request. Raises InvalidRequestError where its id is in use or it is too large.
 
         The stream raises FolovError; close it at the end.
         """
+        _check_size(request, "sampling_params", "the prompt with its parameters")
         params = request.sampling_params
         stream = self._start(
             "request_id",
@@ -108,6 +110,7 @@ class EngineSession:
 
     def fork(self, request: types_pb2.ForkRequest) -> EngineStream:
         """Begins the branches of a request that the engine runs; else as `generate`."""
+        _check_size(request, "branches", "the branches")
         stream = self._start("fork_id", request.fork_id, 0, len(request.branches))
         command = Command(fork=request)
         command.fork.fork_id = stream.wire_name
@@ -143,6 +146,8 @@ class EngineSession:
         return stream
 
     def _abort(self, stream: EngineStream, indexes: Sequence[int]) -> None:
+        if self._streams.get(stream.wire_name) is not stream:
+            return
         abort = engine_service_pb2.AbortRequest(request_id=stream.wire_name, indexes=indexes)
         self._commands.put_nowait(Command(abort=abort))
 
@@ -215,6 +220,18 @@ class EngineSession:
         for stream in list(self._streams.values()):
             self._remove(stream)
             stream.fail(self._unavailable(reason))
+
+
+def _check_size(message: types_pb2.Request | types_pb2.ForkRequest, field: str, what: str) -> None:
+    """Refuses what gRPC would not send, since it would break the call for all other requests.
+
+    What callers send is bounded, but bad words may become longer as token ids.
+    """
+    most = MAX_MESSAGE_BYTES - 1024  # for what a command adds
+    if message.ByteSize() > most:
+        raise InvalidRequestError(
+            field, f"{what} have {message.ByteSize()} bytes as token ids, over the limit of {most}"
+        )
 
 
 def _tokens(load: engine_service_pb2.GetLoadResponse) -> int:
