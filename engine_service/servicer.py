@@ -5,6 +5,7 @@ brings is written to the wire. However a call ends, its request is released.
 """
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -14,10 +15,12 @@ from engine_service.async_engine import AsyncEngine
 from engine_service.grammar_admission import take, with_matchers
 from engine_service.load_news import load_message
 from engine_service.request_reader import read_fork, read_request, read_score
+from engine_service.session import Session
 from engine_service.wire_pieces import wire_pieces
 from folovllm.errors import CancelledRequestError
 from folovllm.outputs import FinishReason
 from folovllm.score import ContinuationScore, ScoreOutput
+from folovllm.serving.active_calls import ActiveCalls, counts_its_requests
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -26,8 +29,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
     """Answers gRPC calls with one engine."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, active_calls: ActiveCalls) -> None:
+        """`active_calls` are those of the server that serves this."""
         self._engine = engine
+        self._active_calls = active_calls
 
     async def Generate(
         self, request: types_pb2.Request, context: Context
@@ -56,6 +61,18 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
                     yield message
         finally:
             self._engine.release(stream)
+
+    @counts_its_requests
+    async def Session(
+        self, request_iterator: AsyncIterator[engine_service_pb2.SessionCommand], context: Context
+    ) -> AsyncIterator[engine_service_pb2.SessionEvents]:
+        """Serves many requests of one front end until it leaves or the server has drained."""
+        self._active_calls.refuse_while_draining()
+        _ = self._engine.info  # raises where there is no engine to talk to
+        session = Session(self._engine, self._active_calls, context.peer())
+        async with aclosing(session.serve(request_iterator)) as messages:
+            async for message in messages:
+                yield message
 
     async def Score(
         self, request: types_pb2.ScoreRequest, context: Context

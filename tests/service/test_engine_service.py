@@ -42,7 +42,7 @@ class Service:
         self.engine = AsyncEngine(lambda: self.llm_engine, max_num_waiting)
         self.server = GrpcServer(ServerConfig(grace_period=grace_period), ENGINE_SERVICE)
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
-            EngineServicer(self.engine), self.server.grpc
+            EngineServicer(self.engine, self.server.active_calls), self.server.grpc
         )
         self.address = f"127.0.0.1:{self.server.bind()}"
         self.channel = grpc.aio.insecure_channel(self.address, CLIENT_OPTIONS)
