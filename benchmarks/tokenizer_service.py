@@ -79,7 +79,7 @@ def main() -> None:
     args = _parse_args()
     streaming, first_tokens = asyncio.run(_measure(args))
     if args.json:
-        print(json.dumps([asdict(each) for each in (*streaming, *first_tokens)]))
+        print(json.dumps([*map(asdict, streaming), *map(asdict, first_tokens)]))
         return
     print(f"{machine.describe()}\n")
     print(f"{f'{args.streams} streams of {args.tokens}':<26}{'deltas/s a core':>17}", end="")
