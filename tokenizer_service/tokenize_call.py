@@ -1,6 +1,5 @@
-"""The calls that turn text into token ids: Tokenize and CountTokens."""
+"""The call that turns texts into token ids: Tokenize."""
 
-from folovllm.errors import InvalidRequestError, UnsupportedError
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from tokenizer_service.codec import Codec, check_answer, off_loop, size_of_batch
 from tokenizer_service.tokenizer import LocatedTokens, Tokenizer
@@ -11,20 +10,6 @@ async def tokenize(request: messages.TokenizeRequest, codec: Codec) -> messages.
     codec.check_batch([len(text.encode()) for text in request.texts], "texts")
     size = size_of_batch(request.texts)
     return await off_loop(size, _tokenize, request, codec.tokenizer)
-
-
-async def count_tokens(
-    request: messages.CountTokensRequest, codec: Codec
-) -> messages.CountTokensResponse:
-    """The number of token ids of what the request has. Raises InvalidRequestError."""
-    kind = request.WhichOneof("input")
-    if kind is None:
-        raise InvalidRequestError("input", "give what to count as text or as conversation")
-    if kind == "conversation":
-        raise UnsupportedError("the tokens of a conversation are not counted yet")
-    codec.check_text(request.text)
-    token_ids = await codec.encode(request.text)
-    return messages.CountTokensResponse(num_tokens=len(token_ids))
 
 
 def _tokenize(request: messages.TokenizeRequest, tokenizer: Tokenizer) -> messages.TokenizeResponse:

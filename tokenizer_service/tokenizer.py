@@ -50,11 +50,9 @@ class Tokenizer:
         self._token_bytes = token_bytes(vocab) if is_byte_level else None
         border = segment_border(backend)
         self._segmented = border and SegmentedEncoder(self.encode_batch, border)
-        self._special_ids = frozenset(
-            token_id
-            for token_id, token in backend.get_added_tokens_decoder().items()
-            if token.special
-        )
+        added = backend.get_added_tokens_decoder()
+        self._added_ids = {token.content: token_id for token_id, token in added.items()}
+        self._special_ids = frozenset(i for i, token in added.items() if token.special)
 
     @classmethod
     def from_folder(cls, path: Path) -> "Tokenizer":
@@ -78,6 +76,10 @@ class Tokenizer:
     def special_ids(self) -> frozenset[int]:
         """Ids of the special tokens, which skip_special_tokens leaves out."""
         return self._special_ids
+
+    def added_token_id(self, token: str) -> int | None:
+        """The id of a token that was added to the vocabulary whole; None where there is none."""
+        return self._added_ids.get(token)
 
     @property
     def token_bytes(self) -> Sequence[bytes] | None:

@@ -19,6 +19,7 @@ from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import tokenizer_service_pb2_grpc
 from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.fingerprints import Fingerprints
 from tokenizer_service.servicer import TokenizerServicer
 from tokenizer_service.tokenizer import Tokenizer
 
@@ -33,7 +34,7 @@ async def service(folder: Path, *engines: str) -> AsyncIterator[Any]:
     """A stub of a service that was started on a model's folder."""
     tokenizer = Tokenizer.from_folder(folder)
     async with AsyncExitStack() as stack:
-        pool = EnginePool(engines or ["127.0.0.1:1"], tokenizer.fingerprint)
+        pool = EnginePool(engines or ["127.0.0.1:1"], Fingerprints(tokenizer.fingerprint, ""))
         stack.push_async_callback(pool.close)
         if engines:
             pool.start()
