@@ -17,7 +17,7 @@ async def tokenizer_files(
 ) -> AsyncGenerator[messages.TokenizerFileChunk, None]:
     """All files in pieces. No file stays open between two of them, so a call may end anywhere.
 
-    Raises UnavailableError where a file is gone, or tokenizer.json is not what the service has read.
+    Raises UnavailableError where a file is gone or tokenizer.json is not what the service has read.
     """
     for path in tokenizer.files:
         digest = hashlib.sha256()
