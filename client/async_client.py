@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from client.async_tokenizing import AsyncTokenizingCalls
 from client.chat_requests import (
     MAX_TOOL_ROUNDS,
     ChatOptions,
@@ -20,12 +21,10 @@ from client.requests import (
     DEFAULT_ADDRESS,
     Prompt,
     call_errors,
-    detokenize_request,
     empty_output,
     fork_request,
     generate_request,
     score_request,
-    tokenize_request,
 )
 from folovllm.chat import ChatMessage
 from folovllm.chat_outputs import ChatOutput, ChatResult
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from client.tools import Toolbox
 
 
-class AsyncClient:
+class AsyncClient(AsyncTokenizingCalls):
     """A connection to a tokenizer service, made and used inside one running event loop.
 
     `timeout` is the deadline of each call in seconds where a call names none; None means none.
@@ -249,18 +248,6 @@ class AsyncClient:
             return ScoreOutput.from_proto(
                 await self._stub.Score(request, timeout=self._deadline(timeout))
             )
-
-    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of a text."""
-        request = tokenize_request(text, add_special_tokens)
-        with call_errors(self.address):
-            return list((await self._stub.Tokenize(request, timeout=self._timeout)).token_ids)
-
-    async def detokenize(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids; bytes that are no valid UTF-8 come as U+FFFD."""
-        request = detokenize_request(ids, skip_special_tokens)
-        with call_errors(self.address):
-            return (await self._stub.Detokenize(request, timeout=self._timeout)).text
 
     async def model_info(self) -> ModelInfo:
         """The model that the engines serve."""

@@ -137,24 +137,6 @@ def partial_sampling_params(given: Mapping[str, object]) -> types_pb2.SamplingPa
     return message
 
 
-def tokenize_request(text: str, add_special_tokens: bool) -> tokenizer_service_pb2.TokenizeRequest:
-    """The message that asks for the token ids of a text."""
-    with carried_by("text"):
-        return tokenizer_service_pb2.TokenizeRequest(
-            text=text, add_special_tokens=add_special_tokens
-        )
-
-
-def detokenize_request(
-    ids: Iterable[int], skip_special_tokens: bool
-) -> tokenizer_service_pb2.DetokenizeRequest:
-    """The message that asks for the text of token ids."""
-    with carried_by("token_ids"):
-        return tokenizer_service_pb2.DetokenizeRequest(
-            token_ids=ids, skip_special_tokens=skip_special_tokens
-        )
-
-
 def empty_output(prompt: Prompt) -> RequestOutput:
     """The RequestOutput that the pieces of a prompt's answer are added to."""
     text, ids = split_prompt(prompt)

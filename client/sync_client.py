@@ -20,13 +20,12 @@ from client.requests import (
     DEFAULT_ADDRESS,
     Prompt,
     call_errors,
-    detokenize_request,
     empty_output,
     fork_request,
     generate_request,
     score_request,
-    tokenize_request,
 )
+from client.sync_tokenizing import TokenizingCalls
 from folovllm.chat import ChatMessage
 from folovllm.chat_outputs import ChatOutput, ChatResult
 from folovllm.model_info import ModelInfo
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from client.tools import Toolbox
 
 
-class Client:
+class Client(TokenizingCalls):
     """A connection to a tokenizer service; safe to use from several threads.
 
     `timeout` is the deadline of each call in seconds where a call names none; None means none.
@@ -241,18 +240,6 @@ class Client:
             return ScoreOutput.from_proto(
                 self._stub.Score(request, timeout=self._deadline(timeout))
             )
-
-    def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of a text."""
-        request = tokenize_request(text, add_special_tokens)
-        with call_errors(self.address):
-            return list(self._stub.Tokenize(request, timeout=self._timeout).token_ids)
-
-    def detokenize(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids; bytes that are no valid UTF-8 come as U+FFFD."""
-        request = detokenize_request(ids, skip_special_tokens)
-        with call_errors(self.address):
-            return self._stub.Detokenize(request, timeout=self._timeout).text
 
     def model_info(self) -> ModelInfo:
         """The model that the engines serve."""

@@ -125,7 +125,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
             seed=new_seed(),
             priority=message.priority,
             cache_salt=message.cache_salt,
-            matcher=await self._engine.make_matcher(params.structured_output),
+            matcher=await self._engine.make_matcher(params),
         )
 
 
@@ -134,7 +134,7 @@ async def _with_grammars(engine: AsyncEngine, fork: Fork) -> Fork:
     branches = []
     for place, branch in enumerate(fork.branches):
         try:
-            matcher = await engine.make_matcher(branch.sampling_params.structured_output)
+            matcher = await engine.make_matcher(branch.sampling_params)
         except InvalidRequestError as error:
             raise error.within(f"branches[{place}]") from None
         branches.append(replace(branch, matcher=matcher))

@@ -145,6 +145,13 @@ def from_status(
     return _ERRORS.get(code, ServerError)(message)
 
 
+def from_status_bytes(serialized: bytes) -> FolovError:
+    """The error behind a serialized google.rpc.Status that travelled inside a message."""
+    status = status_pb2.Status.FromString(serialized)
+    code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
+    return from_status(code, status.message, ((DETAILS_KEY, serialized),))
+
+
 def from_rpc_error(error: grpc.RpcError) -> FolovError:
     """The error behind a failed call, of the synchronous or the asyncio stack."""
     if isinstance(error, grpc.aio.AioRpcError | grpc.Call):

@@ -15,7 +15,7 @@ Run as a program, `fake_tokenizer_service.py PORT`, it serves until SIGTERM and 
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -62,7 +62,10 @@ class _WatchedHealth(health.HealthServicer):  # type: ignore[misc]
 
 
 class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
-    """Records the requests that it gets; `cancelled` is set when a "forever" call ends."""
+    """Records the requests that it gets; `cancelled` is set when a "forever" call ends.
+
+    StreamDetokenize ends at a piece that ends with ".", and fails at "!CODE" as Generate does.
+    """
 
     def __init__(self) -> None:
         self.address = ""
@@ -75,7 +78,10 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         self.chats: list[messages.ChatRequest] = []
         self.scripts: list[list[ChatEvent]] = []
         self.deadlines: list[float | None] = []
+        self.streams: list[list[messages.StreamDetokenizeRequest]] = []
+        self.tokenizer_chunks: list[messages.TokenizerFileChunk] = []
         self.cancelled = threading.Event()
+        self.stream_ended = threading.Event()
         self.watched = self._health.watched
 
     def set_serving(self, serving: bool) -> None:
@@ -133,11 +139,45 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
 
     def Tokenize(self, request: Any, context: Any) -> messages.TokenizeResponse:
         special = [2] if request.add_special_tokens else []
-        return messages.TokenizeResponse(token_ids=special + [ord(each) for each in request.text])
+        response = messages.TokenizeResponse()
+        for text in request.texts:
+            response.encodings.add(token_ids=special + [ord(each) for each in text])
+        return response
 
     def Detokenize(self, request: Any, context: Any) -> messages.DetokenizeResponse:
-        kept = [i for i in request.token_ids if i > 3 or not request.skip_special_tokens]
-        return messages.DetokenizeResponse(text="".join(map(chr, kept)))
+        skip = request.skip_special_tokens
+        return messages.DetokenizeResponse(
+            texts=[_text(sequence.ids, skip) for sequence in request.sequences]
+        )
+
+    def StreamDetokenize(
+        self, requests: Any, context: Any
+    ) -> Iterator[messages.StreamDetokenizeResponse]:
+        self.streams.append([])
+        context.add_callback(self.stream_ended.set)
+        skip, num_token_ids = True, 0
+        for request in requests:
+            self.streams[-1].append(request)
+            if request.HasField("options"):
+                skip = request.options.skip_special_tokens
+                continue
+            num_token_ids += len(request.token_ids.ids)
+            text = _text(request.token_ids.ids, skip)
+            if text.startswith("!"):
+                _fail(context, text[1:])
+            stop = "." if text.endswith(".") else None
+            yield messages.StreamDetokenizeResponse(
+                text=text, num_token_ids=num_token_ids, stop_string=stop, finished=stop is not None
+            )
+            if stop is not None:
+                return
+        yield messages.StreamDetokenizeResponse(num_token_ids=num_token_ids, finished=True)
+
+    def CountTokens(self, request: Any, context: Any) -> messages.CountTokensResponse:
+        return messages.CountTokensResponse(num_tokens=1 + len(request.text))
+
+    def GetTokenizer(self, request: Any, context: Any) -> Iterator[messages.TokenizerFileChunk]:
+        yield from self.tokenizer_chunks
 
     def Chat(self, request: Any, context: Any) -> Iterator[messages.ChatOutput]:
         self.chats.append(request)
@@ -162,6 +202,10 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
 
     def GetModelInfo(self, request: Any, context: Any) -> types_pb2.ModelInfo:
         return MODEL_INFO
+
+
+def _text(ids: Iterable[int], skip_special_tokens: bool) -> str:
+    return "".join(chr(each) for each in ids if each > 3 or not skip_special_tokens)
 
 
 def _answer(request: Any, ids: list[int]) -> Iterator[types_pb2.CompletionOutput]:

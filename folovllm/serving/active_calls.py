@@ -1,10 +1,18 @@
-"""ActiveCalls: the calls that a draining server must let finish."""
+"""ActiveCalls: the calls that a draining server must let finish.
+
+Every call counts but the long ones that only carry requests, which are marked; those requests do.
+"""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from folovllm.errors import UnavailableError
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+_MARK = "_counts_its_requests"
 
 
 class ActiveCalls:
@@ -12,7 +20,7 @@ class ActiveCalls:
 
     def __init__(self) -> None:
         self._count = 0
-        self._draining = False
+        self._draining = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -25,8 +33,8 @@ class ActiveCalls:
 
         Other calls are short, or belong to streams that still run, as Abort does.
         """
-        if stream and self._draining:
-            raise UnavailableError("the server is shutting down")
+        if stream:
+            self.refuse_while_draining()
         self._count += 1
         self._idle.clear()
         try:
@@ -36,11 +44,35 @@ class ActiveCalls:
             if self._count == 0:
                 self._idle.set()
 
+    def refuse_while_draining(self) -> None:
+        """Raises UnavailableError while the server drains."""
+        if self._draining.is_set():
+            raise UnavailableError("the server is shutting down")
+
     async def drain(self, grace_period: float) -> bool:
         """Refuses new streams and waits for what runs; False if the seconds ran out."""
-        self._draining = True
+        self._draining.set()
         try:
             await asyncio.wait_for(self._idle.wait(), grace_period)
         except TimeoutError:
             return False
         return True
+
+    async def drained(self) -> None:
+        """Returns when a drain has begun and all that it waits for has ended."""
+        await self._draining.wait()
+        await self._idle.wait()
+
+
+def counts_its_requests(method: Method) -> Method:
+    """Marks a servicer's method whose call may last for as long as the server does.
+
+    Such a call does not hold a drain up; it enters each request that it carries instead.
+    """
+    setattr(method, _MARK, True)
+    return method
+
+
+def is_counted(method: object) -> bool:
+    """Whether a call of a servicer's method counts as a whole, as all do that are not marked."""
+    return not getattr(method, _MARK, False)

@@ -1,24 +1,32 @@
 """CallInterceptor: what happens around every call of our services.
 
-Errors become statuses by the table in folovllm.errors, calls are counted for draining, and each
-call leaves one line in the log. Calls of other services (health, reflection) pass untouched.
+Errors become statuses by the table in folovllm.errors, calls are counted for draining unless they
+count themselves, and each call leaves one line in the log. Calls of other services (health,
+reflection) pass untouched.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
 
-from folovllm.errors import DETAILS_KEY, FolovError, ServerError, status_code, to_status
-from folovllm.serving.active_calls import ActiveCalls
+from folovllm.errors import DETAILS_KEY, FolovError, status_code, to_status
+from folovllm.serving.active_calls import ActiveCalls, is_counted
+from folovllm.serving.call_log import as_folov_error, log_end
 
 _PREFIX = "/folovllm."
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("call")
+# By the attribute of a handler that holds the method of that kind.
+_MAKE_HANDLER: dict[str, Callable[..., "grpc.RpcMethodHandler[Any, Any]"]] = {
+    "unary_unary": grpc.unary_unary_rpc_method_handler,
+    "unary_stream": grpc.unary_stream_rpc_method_handler,
+    "stream_unary": grpc.stream_unary_rpc_method_handler,
+    "stream_stream": grpc.stream_stream_rpc_method_handler,
+}
 
 # None where the method is unknown.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -26,7 +34,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the unary and the server-streaming calls of our services."""
+    """Wraps the calls of our services, whether they stream or not."""
 
     def __init__(self, active_calls: ActiveCalls) -> None:
         self._active_calls = active_calls
@@ -41,36 +49,37 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(_PREFIX):
             return handler
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(method, handler.unary_stream),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(method, handler.unary_unary),
+        kind = next(kind for kind in _MAKE_HANDLER if getattr(handler, kind) is not None)
+        wrap = self._stream if handler.response_streaming else self._unary
+        return _MAKE_HANDLER[kind](
+            wrap(method, getattr(handler, kind), streams=kind != "unary_unary"),
             handler.request_deserializer,
             handler.response_serializer,
         )
 
-    def _unary(self, method: str, behavior: Any) -> Any:
+    def _unary(self, method: str, behavior: Any, streams: bool) -> Any:
         async def unary(request: Any, context: Context) -> Any:
             async with _observed(method, context):
-                with self._active_calls.entered(stream=False):
+                with self._counted(behavior, streams):
                     return await behavior(request, context)
 
         return unary
 
-    def _stream(self, method: str, behavior: Any) -> Any:
+    def _stream(self, method: str, behavior: Any, streams: bool) -> Any:
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             async with _observed(method, context):
-                with self._active_calls.entered(stream=True):
+                with self._counted(behavior, streams):
                     # Closed here and now when the call ends, not when memory is collected.
                     async with aclosing(behavior(request, context)) as responses:
                         async for response in responses:
                             yield response
 
         return stream
+
+    def _counted(self, behavior: Any, streams: bool) -> AbstractContextManager[None]:
+        if is_counted(behavior):
+            return self._active_calls.entered(stream=streams)
+        return nullcontext()
 
 
 @asynccontextmanager
@@ -86,21 +95,16 @@ async def _observed(method: str, context: Context) -> AsyncIterator[None]:
     code = grpc.StatusCode.OK
     try:
         yield
-    except FolovError as error:
-        code = status_code(error)
-        await _abort(context, error)
     except (asyncio.CancelledError, GeneratorExit):
         expired = time_remaining is not None and time.monotonic() - started >= time_remaining
         code = grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
         raise
-    except Exception:
-        code = grpc.StatusCode.INTERNAL
-        log.exception("call failed", method=method)
-        await _abort(context, ServerError("internal error; the server's log says more"))
+    except Exception as raised:
+        error = as_folov_error(raised, method)
+        code = status_code(error)
+        await _abort(context, error)
     finally:
-        milliseconds = round((time.monotonic() - started) * 1e3, 1)
-        emit = log.warning if code is grpc.StatusCode.INTERNAL else log.info
-        emit("call", method=method, code=code.name, ms=milliseconds, peer=peer)
+        log_end(method, code, started, peer=peer)
 
 
 async def _abort(context: Context, error: FolovError) -> NoReturn:

@@ -57,7 +57,8 @@ class TokenizerServiceStub:
     """Token ids to texts."""
     StreamDetokenize: _grpc.StreamStreamMultiCallable[_tokenizer_service_pb2.StreamDetokenizeRequest, _tokenizer_service_pb2.StreamDetokenizeResponse]
     """Token ids to text while they arrive, from any engine of the same tokenizer. Each message of ids
-    has one answer; a last one follows when the caller half-closes or a stop string is met.
+    has one answer. The last answer is that to the ids which complete a stop string, or else one more
+    when the caller half-closes.
     """
     ApplyChatTemplate: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.ApplyChatTemplateRequest, _tokenizer_service_pb2.ApplyChatTemplateResponse]
     """Renders a conversation to text and token ids."""
@@ -98,7 +99,8 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
     """Token ids to texts."""
     StreamDetokenize: _aio.StreamStreamMultiCallable[_tokenizer_service_pb2.StreamDetokenizeRequest, _tokenizer_service_pb2.StreamDetokenizeResponse]  # type: ignore[assignment]
     """Token ids to text while they arrive, from any engine of the same tokenizer. Each message of ids
-    has one answer; a last one follows when the caller half-closes or a stop string is met.
+    has one answer. The last answer is that to the ids which complete a stop string, or else one more
+    when the caller half-closes.
     """
     ApplyChatTemplate: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.ApplyChatTemplateRequest, _tokenizer_service_pb2.ApplyChatTemplateResponse]  # type: ignore[assignment]
     """Renders a conversation to text and token ids."""
@@ -178,7 +180,8 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tokenizer_service_pb2.StreamDetokenizeResponse], _abc.AsyncIterator[_tokenizer_service_pb2.StreamDetokenizeResponse]]:
         """Token ids to text while they arrive, from any engine of the same tokenizer. Each message of ids
-        has one answer; a last one follows when the caller half-closes or a stop string is met.
+        has one answer. The last answer is that to the ids which complete a stop string, or else one more
+        when the caller half-closes.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,28 @@
+"""What the log says about a request: one line at its end, and the traceback of a bug.
+
+The same for a call of its own and for a request that shares one with others.
+"""
+
+import time
+
+import grpc
+import structlog
+
+from folovllm.errors import FolovError, ServerError
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger("call")
+
+
+def log_end(method: str, code: grpc.StatusCode, started: float, **fields: object) -> None:
+    """Writes the line of a request that began at `started`, a time of time.monotonic()."""
+    milliseconds = round((time.monotonic() - started) * 1e3, 1)
+    emit = log.warning if code is grpc.StatusCode.INTERNAL else log.info
+    emit("call", method=method, code=code.name, ms=milliseconds, **fields)
+
+
+def as_folov_error(error: Exception, method: str) -> FolovError:
+    """What the caller is told; a bug is logged, called in its handler, and told as INTERNAL."""
+    if isinstance(error, FolovError):
+        return error
+    log.exception("call failed", method=method)
+    return ServerError("internal error; the server's log says more")
