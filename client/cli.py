@@ -8,22 +8,24 @@ import dataclasses
 import json
 import sys
 from contextlib import closing
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
-from client.console import command_name, dim
-from client.requests import (
-    DEFAULT_ADDRESS,
-    UnreachableError,
-    empty_output,
-    generate_request,
-    partial_sampling_params,
+from client.chat_command import chat
+from client.console import CommandError, dim, failure_text
+from client.requests import empty_output, generate_request
+from client.sampling_options import (
+    given_sampling_params,
+    sampling_options,
+    server_option,
+    stats_option,
+    timeout_option,
 )
 from client.service_commands import ServeOptions
 from client.stream_stats import StreamStats
 from client.sync_client import Client
-from folovllm.errors import DeadlineError, FolovError
+from folovllm.errors import FolovError
 from folovllm.outputs import RequestOutput
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.version import __version__
@@ -34,25 +36,6 @@ _DEFAULTS = ServeOptions()
 _PORT = click.IntRange(1, 65535)
 _TOKEN_ID = click.IntRange(0, 2**32 - 1)
 
-server_option = click.option(
-    "--server",
-    metavar="HOST:PORT",
-    envvar="FOLOVLLM_SERVER",
-    default=DEFAULT_ADDRESS,
-    show_default=True,
-    show_envvar=True,
-    help="The tokenizer service to ask.",
-)
-
-
-class CommandError(click.ClickException):
-    """A failure as the user sees it."""
-
-    def show(self, file: Any = None) -> None:
-        """Prints the one line."""
-        line = " ".join(self.message.split())
-        click.echo(f"{click.style('error:', fg='red')} {line}", err=True)
-
 
 class Commands(click.Group):
     """Turns the errors of all commands into exit codes."""
@@ -61,13 +44,8 @@ class Commands(click.Group):
         """Runs the command that was asked for."""
         try:
             return super().invoke(ctx)
-        except UnreachableError as error:
-            hint = f"start it with `{command_name()} serve`, or choose another with --server"
-            raise CommandError(f"{error}; {hint}") from None
-        except DeadlineError as error:
-            raise CommandError(f"no complete answer in time ({error})") from None
         except FolovError as error:
-            raise CommandError(str(error)) from None
+            raise CommandError(failure_text(error)) from None
         except KeyboardInterrupt:
             ctx.exit(_INTERRUPTED)
 
@@ -121,34 +99,13 @@ def serve(**options: Any) -> None:
 
 @commands.command()
 @click.argument("prompt")
-@click.option("--max-tokens", type=int, metavar="N", help="Most tokens to generate.")
-@click.option("--min-tokens", type=int, metavar="N", help="No stop before this many tokens.")
-@click.option("--temperature", type=float, metavar="X", help="Randomness; 0 is greedy.")
-@click.option("--top-k", type=int, metavar="K", help="Keep the K most probable tokens.")
-@click.option("--top-p", type=float, metavar="P", help="Keep the tokens that make up P.")
-@click.option("--min-p", type=float, metavar="P", help="Keep tokens at least P times the best.")
-@click.option("--presence-penalty", type=float, metavar="X", help="Against what was generated.")
-@click.option("--frequency-penalty", type=float, metavar="X", help="The same, for each time.")
-@click.option("--repetition-penalty", type=float, metavar="X", help="Against all tokens so far.")
-@click.option("--bad-words", multiple=True, metavar="TEXT", help="Not to come. May be repeated.")
-@click.option("--regex", metavar="PATTERN", help="The whole answer matches it.")
-@click.option(
-    "--json-schema", type=click.File(), metavar="FILE", help="The answer is a value of the schema."
-)
-@click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="Ends the answer. May be repeated.")
-@click.option("--ignore-eos", is_flag=True, help="Go on after the end-of-sequence token.")
+@sampling_options
 @click.option("--logprobs", type=int, metavar="K", help="With --json: K candidates a token.")
 @click.option("--prompt-logprobs", type=int, metavar="K", help="The same for the prompt.")
 @click.option("--n", type=int, metavar="N", help="Number of answers.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    metavar="SECONDS",
-    help="Longest time for the whole answer.",
-)
+@timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the whole answer as one JSON object.")
-@click.option("--stats", is_flag=True, help="Print the figures although stderr is no terminal.")
+@stats_option
 @server_option
 def generate(
     prompt: str,
@@ -156,7 +113,6 @@ def generate(
     timeout: float | None,
     as_json: bool,
     stats: bool,
-    json_schema: TextIO | None,
     **sampling: Any,
 ) -> None:
     """Continues PROMPT and prints the text as it comes.
@@ -165,9 +121,8 @@ def generate(
     own default.
     """
     text = _argument_or_stdin(prompt)
-    sampling["json_schema"] = None if json_schema is None else json_schema.read()
     request = generate_request(
-        text, partial_sampling_params(sampling), return_prompt_token_ids=as_json
+        text, given_sampling_params(sampling), return_prompt_token_ids=as_json
     )
     live = not as_json and sampling["n"] in (None, 1)
     output = empty_output(text)
@@ -186,6 +141,9 @@ def generate(
         click.echo(_json_line(output) if as_json else _with_headers(output))
     if stats or sys.stderr.isatty():
         click.echo(dim(timer.summary()), err=True)
+
+
+commands.add_command(chat)
 
 
 @commands.command()
@@ -260,7 +218,7 @@ def parity(as_json: bool, **options: Any) -> None:
 def demo() -> None:
     """Shows both services at work, once.
 
-    Starts them on the embedded model, streams one answer, and stops them.
+    Starts them on the embedded model, streams some answers, and stops them.
     """
     from client.demo import demo as run
 

@@ -1,4 +1,4 @@
-"""What the command line shows besides its results: a status line, dim text, commands to type."""
+"""What the command line shows besides its results: status, dim text, errors, commands to type."""
 
 import asyncio
 import shutil
@@ -7,12 +7,26 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import click
+
+from client.requests import UnreachableError
+from folovllm.errors import DeadlineError, FolovError
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _CLEAR_LINE = "\r\x1b[K"
 _SECONDS_PER_FRAME = 0.1
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\ufffd") | {9: "\t", 10: "\n"}
+
+
+class CommandError(click.ClickException):
+    """A failure as the user sees it."""
+
+    def show(self, file: Any = None) -> None:
+        """Prints the one line."""
+        line = " ".join(self.message.split())
+        click.echo(f"{click.style('error:', fg='red')} {line}", err=True)
 
 
 class StatusLine:
@@ -61,6 +75,20 @@ class StatusLine:
 def dim(text: str) -> str:
     """Text that steps back."""
     return click.style(text, dim=True)
+
+
+def harmless(text: str) -> str:
+    """Text from elsewhere without the characters that steer a terminal."""
+    return text.translate(_CONTROLS)
+
+
+def failure_text(error: FolovError) -> str:
+    """What the user is told of an error, with what can be done."""
+    if isinstance(error, UnreachableError):
+        return f"{error}; start it with `{command_name()} serve`, or choose another with --server"
+    if isinstance(error, DeadlineError):
+        return f"no complete answer in time ({error})"
+    return str(error)
 
 
 def command_name() -> str:

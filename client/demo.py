@@ -1,16 +1,18 @@
-"""`folovllm demo`: both services on the embedded model, streamed answers and their figures."""
+"""`folovllm demo`: both services on the embedded model, a chat of all kinds, a story, figures."""
 
 import asyncio
-import re
 import time
 from collections import deque
+from collections.abc import Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import click
 
+from client.answer_printer import AnswerPrinter
 from client.async_client import AsyncClient
+from client.chat_requests import ChatOptions, ToolFunction
 from client.console import StatusLine, command_name, dim
 from client.requests import generate_request, partial_sampling_params
 from client.service_commands import (
@@ -22,37 +24,35 @@ from client.service_commands import (
 )
 from client.stream_stats import StreamStats
 from client.supervisor import Supervisor, run_services
+from client.tool_rounds import ToolRounds
+from folovllm.chat_outputs import ChatResult
 from folovllm.errors import FolovError
 from folovllm.model_files import DEMO_MODEL
+from folovllm.v1 import types_pb2
 from folovllm.version import __version__
 
 _SEED = 7
 _LOG_LINES = 25
-_NO_THINKING = "<think>\n\n</think>\n\n"
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One thing to show: what is asked, and the prompt that asks it."""
-
-    asked: str
-    prompt: str
-    temperature: float = 0.0
-
-
-def _turn(question: str, answer_start: str = "") -> str:
-    """A user's turn as the embedded model knows it, and the beginning of its own."""
-    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer_start}"
-
-
-_SUM = "What is 47 + 38?"
-_SENTENCE = "Write as JSON: Anna is 12 and lives in Oslo."
+_MAX_ROUNDS = 2
 STORY = "Once upon a time"
-SCENES = (
-    Scene(_SUM, _turn(_SUM)),
-    Scene(_SENTENCE, _turn(_SENTENCE, _NO_THINKING)),
-    Scene(STORY, STORY, temperature=0.7),
-)
+SUM = "What is 47 + 38?"
+SENTENCE = "Write as JSON: Anna is 12 and lives in Oslo."
+WEATHER = "What is the weather in Oslo?"
+PERSON_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "age": {"type": "integer"},
+        "city": {"type": "string"},
+    },
+    "required": ["name", "age", "city"],
+    "additionalProperties": False,
+}
+
+
+def get_weather(city: str) -> dict[str, object]:
+    """Get the weather in a city."""
+    return {"city": city, "temperature": 21, "condition": "sunny"}
 
 
 def demo() -> bool:
@@ -89,27 +89,56 @@ async def show(services: Supervisor, options: ServeOptions) -> None:
             ("engine service", f"{options.engine_address}  {info.dtype} on {info.device}"),
             ("ready after", f"{seconds:.1f} s"),
         )
-        for scene in SCENES:
-            await _stream_answer(client, scene)
+        await _chat(client, SUM)
+        await _chat(client, SENTENCE, response_format=PERSON_SCHEMA, enable_thinking=False)
+        await _chat(client, WEATHER, tools=[get_weather], enable_thinking=False)
+        await _continue(client, STORY)
     _print_next_commands()
 
 
-async def _stream_answer(client: AsyncClient, scene: Scene) -> None:
-    """Asks, prints the answer as it comes, its thinking dimmed, and its figures."""
-    sampling = partial_sampling_params(
-        {"max_tokens": 200, "seed": _SEED, "temperature": scene.temperature}
-    )
+async def _chat(
+    client: AsyncClient,
+    question: str,
+    tools: Iterable[ToolFunction] = (),
+    **options: Unpack[ChatOptions],
+) -> None:
+    """Asks, shows the answer as it comes, with its thinking and tool calls, and its figures."""
+    click.echo(f"\n{click.style(question, bold=True)}")
+    options["sampling_params"] = _sampling(temperature=0.0)
+    rounds = ToolRounds(question, tools, _MAX_ROUNDS, options)
+    printer = AnswerPrinter(err=False)
+    while rounds.unfinished:
+        result, stats = ChatResult(), StreamStats()
+        outputs = client.stream_chat(rounds.messages, tools=rounds.toolbox, **rounds.options)
+        async with aclosing(outputs):
+            async for output in outputs:
+                stats.observe(output)
+                result.add(output)
+                printer.show(output)
+        rounds.add(result)
+        printer.end_line()
+        for call in rounds.pending:
+            printer.begin_call(call)
+            answer = await rounds.toolbox.call_async(call)
+            printer.end_call(answer)
+            rounds.messages.append(answer)
+    printer.figures(stats)
+
+
+async def _continue(client: AsyncClient, text: str) -> None:
+    """Shows how a text goes on, and its figures."""
+    click.echo(f"\n{click.style(text, bold=True)}", nl=False)
+    request = generate_request(text, _sampling(temperature=0.7))
     stats = StreamStats()
-    thinking = False
-    click.echo(f"\n{click.style(scene.asked, bold=True)}", nl=scene.asked != scene.prompt)
-    async with aclosing(client.send(generate_request(scene.prompt, sampling))) as pieces:
+    async with aclosing(client.send(request)) as pieces:
         async for piece in pieces:
             stats.observe(piece)
-            for part in re.split("(</?think>)", piece.text):
-                thinking = part == "<think>" or (thinking and part != "</think>")
-                dimmed = thinking or part == "</think>"
-                click.echo(dim(part) if dimmed and part else part, nl=False)
+            click.echo(piece.text, nl=False)
     click.echo(dim(f"\n{stats.summary()}"))
+
+
+def _sampling(temperature: float) -> types_pb2.SamplingParams:
+    return partial_sampling_params({"max_tokens": 200, "seed": _SEED, "temperature": temperature})
 
 
 def _print_figures(*rows: tuple[str, str]) -> None:
@@ -121,6 +150,7 @@ def _print_next_commands() -> None:
     command = command_name()
     click.echo(dim("\nnext"))
     click.echo(f"  {command} serve")
+    click.echo(f"  {command} chat")
     click.echo(f'  {command} generate "{STORY}"')
     if (Path(__file__).parent.parent / "Makefile").is_file():
         click.echo("  make test")

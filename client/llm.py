@@ -194,7 +194,7 @@ class LLM:
                 params = resolve_bad_words(given, self.tokenizer)
                 check_branch(params, self._engine.info)
                 check_lengths(num_prompt_tokens + after, params, self._engine.info)
-                matcher = self._engine.make_matcher(params.structured_output)
+                matcher = self._engine.make_matcher(params)
             except InvalidRequestError as error:
                 raise error.within(f"branches[{place}]") from None
             checked.append(Branch(params, new_seed(), matcher))
@@ -231,7 +231,7 @@ class LLM:
         params = resolve_bad_words(params, self.tokenizer)
         check_request(token_ids, params, self._engine.info)
         result.request_id, result.prompt_token_ids = new_request_id(), token_ids
-        matcher = self._engine.make_matcher(params.structured_output)
+        matcher = self._engine.make_matcher(params)
         return Request(result.request_id, token_ids, params, seed=new_seed(), matcher=matcher)
 
     def _run(self, results: "dict[Request, RequestOutput]", show_progress: bool) -> None:

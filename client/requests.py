@@ -60,13 +60,13 @@ def generate_request(
     """
     text, ids = split_prompt(prompt)
     request = tokenizer_service_pb2.GenerateRequest(return_prompt_token_ids=return_prompt_token_ids)
-    with _carried_by("text"):
+    with carried_by("text"):
         if text is not None:
             request.text = text
-    with _carried_by("token_ids"):
+    with carried_by("token_ids"):
         if ids is not None:
             request.token_ids.CopyFrom(tokenizer_service_pb2.TokenIds(ids=ids))
-    with _carried_by("sampling_params"):
+    with carried_by("sampling_params"):
         if isinstance(sampling_params, SamplingParams):
             sampling_params = sampling_params.to_proto()
         if sampling_params is not None:
@@ -76,7 +76,7 @@ def generate_request(
         ("priority", priority),
         ("cache_salt", cache_salt),
     ):
-        with _carried_by(name):
+        with carried_by(name):
             setattr(request, name, value)
     return request
 
@@ -89,12 +89,12 @@ def fork_request(
 ) -> types_pb2.ForkRequest:
     """The message that asks for branches of a running request."""
     request = types_pb2.ForkRequest()
-    with _carried_by("branches"):
+    with carried_by("branches"):
         for branch in branches:
             params = branch.to_proto() if isinstance(branch, SamplingParams) else branch
             request.branches.append(params)
     for name, value in (("request_id", request_id), ("index", index), ("fork_id", fork_id)):
-        with _carried_by(name):
+        with carried_by(name):
             setattr(request, name, value)
     return request
 
@@ -104,13 +104,13 @@ def score_request(
 ) -> types_pb2.ScoreRequest:
     """The message that asks how probable continuations of a prompt are."""
     request = types_pb2.ScoreRequest()
-    with _carried_by("prompt"):
+    with carried_by("prompt"):
         _set_text_or_ids(request, prompt)
-    with _carried_by("continuations"):
+    with carried_by("continuations"):
         for continuation in continuations:
             _set_text_or_ids(request.continuations.add(), continuation)
     for name, value in (("priority", priority), ("cache_salt", cache_salt)):
-        with _carried_by(name):
+        with carried_by(name):
             setattr(request, name, value)
     return request
 
@@ -129,30 +129,12 @@ def partial_sampling_params(given: Mapping[str, object]) -> types_pb2.SamplingPa
     """The message with only the `given` fields set; None and () leave a field to its default."""
     message = types_pb2.SamplingParams()
     for name, value in given.items():
-        with _carried_by(f"sampling_params.{name}"):
+        with carried_by(f"sampling_params.{name}"):
             if isinstance(value, list | tuple):
                 getattr(message, name).extend(value)
             elif value is not None:
                 setattr(message, name, value)
     return message
-
-
-def tokenize_request(text: str, add_special_tokens: bool) -> tokenizer_service_pb2.TokenizeRequest:
-    """The message that asks for the token ids of a text."""
-    with _carried_by("text"):
-        return tokenizer_service_pb2.TokenizeRequest(
-            text=text, add_special_tokens=add_special_tokens
-        )
-
-
-def detokenize_request(
-    ids: Iterable[int], skip_special_tokens: bool
-) -> tokenizer_service_pb2.DetokenizeRequest:
-    """The message that asks for the text of token ids."""
-    with _carried_by("token_ids"):
-        return tokenizer_service_pb2.DetokenizeRequest(
-            token_ids=ids, skip_special_tokens=skip_special_tokens
-        )
 
 
 def empty_output(prompt: Prompt) -> RequestOutput:
@@ -189,7 +171,7 @@ def _has_details(error: grpc.RpcError) -> bool:
 
 
 @contextmanager
-def _carried_by(field: str) -> Iterator[None]:
+def carried_by(field: str) -> Iterator[None]:
     """Names the field whose value the contract cannot carry."""
     try:
         yield

@@ -61,6 +61,7 @@ def ready_text(options: ServeOptions, seconds: float) -> str:
             f"  tokenizer service  {options.host}:{options.port}  {dim('text; for clients')}",
             f"  engine service     {options.engine_address}  {dim('token ids')}",
             dim("in another terminal"),
+            f"  {command} chat{server}",
             f'  {command} generate{server} "Once upon a time"',
             f"  {command} info{server}",
             dim("Ctrl-C stops both"),

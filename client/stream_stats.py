@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+from folovllm.chat_outputs import ChatFinish, ChatOutput
 from folovllm.outputs import CompletionOutput
 
 
@@ -18,16 +19,21 @@ class StreamStats:
         self.num_tokens = 0
         self._finish_reasons: list[str] = []
 
-    def observe(self, piece: CompletionOutput) -> None:
-        """Counts one piece of the stream."""
+    def observe(self, piece: CompletionOutput | ChatOutput) -> None:
+        """Counts one piece of the stream, or one event of a chat."""
         if piece.token_ids:
             self._last = self._clock()
             if self._first is None:
                 self._first = self._last
                 self._first_tokens = len(piece.token_ids)
             self.num_tokens += len(piece.token_ids)
-        if piece.finish_reason is not None and piece.finish_reason not in self._finish_reasons:
-            self._finish_reasons.append(piece.finish_reason)
+        reason: str | None = None
+        if isinstance(piece, CompletionOutput):
+            reason = piece.finish_reason
+        elif isinstance(piece.event, ChatFinish):
+            reason = piece.event.reason
+        if reason is not None and reason not in self._finish_reasons:
+            self._finish_reasons.append(reason)
 
     @property
     def time_to_first_token(self) -> float | None:

@@ -3,22 +3,30 @@
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from client.chat_requests import (
+    ChatOptions,
+    ChatRequestOptions,
+    Messages,
+    ToolFunction,
+    chat_request,
+)
 from client.requests import (
     DEFAULT_ADDRESS,
     Prompt,
     call_errors,
-    detokenize_request,
     empty_output,
     fork_request,
     generate_request,
     score_request,
-    tokenize_request,
 )
+from client.sync_tokenizing import TokenizingCalls
+from folovllm.chat import ChatMessage
+from folovllm.chat_outputs import ChatOutput, ChatResult
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
@@ -26,8 +34,11 @@ from folovllm.score import ScoreOutput
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
 
+if TYPE_CHECKING:
+    from client.tools import Toolbox
 
-class Client:
+
+class Client(TokenizingCalls):
     """A connection to a tokenizer service; safe to use from several threads.
 
     `timeout` is the deadline of each call in seconds where a call names none; None means none.
@@ -116,6 +127,75 @@ class Client:
             finally:
                 call.cancel()
 
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ChatRequestOptions],
+    ) -> ChatResult:
+        """The next turn of a conversation, complete.
+
+        `messages` are ChatMessages or dicts such as {"role": "user", "content": "Hello"}, or one
+        text. See ChatRequestOptions for the rest; without `sampling_params` the model's own
+        defaults apply, and the answer may be as long as the context.
+        """
+        result = ChatResult()
+        with closing(self.send_chat(chat_request(messages, **options), timeout)) as outputs:
+            for output in outputs:
+                result.add(output)
+        return result
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ChatRequestOptions],
+    ) -> Generator[ChatOutput, None, None]:
+        """The events of the next turn as they come; closing the iterator cancels the call."""
+        return self.send_chat(chat_request(messages, **options), timeout)
+
+    def send_chat(
+        self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
+    ) -> Generator[ChatOutput, None, None]:
+        """Sends a message of the contract as it is; else the same as `stream_chat`.
+
+        The call begins with the first event that is asked for.
+        """
+        with call_errors(self.address):
+            call = self._stub.Chat(request, timeout=self._deadline(timeout))
+            try:
+                for message in call:
+                    yield ChatOutput.from_proto(message)
+            finally:
+                call.cancel()
+
+    def chat_with_tools(
+        self,
+        messages: Messages,
+        tools: "Toolbox | Iterable[ToolFunction]",
+        *,
+        max_rounds: int = 8,
+        timeout: float | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> tuple[ChatResult, list[ChatMessage]]:
+        """Calls tools for the model until it is done; its last answer, and all messages.
+
+        `tools` are Python functions with type hints. After `max_rounds` answers the last
+        one is returned although it calls tools. `timeout` is for each answer.
+        """
+        from client.tool_rounds import ToolRounds  # pydantic takes a while to import
+
+        rounds = ToolRounds(messages, tools, max_rounds, options)
+        while rounds.unfinished:
+            rounds.add(
+                self.chat(rounds.messages, tools=rounds.toolbox, timeout=timeout, **rounds.options)
+            )
+            for call in rounds.pending:
+                rounds.messages.append(rounds.toolbox.call(call))
+        return rounds.result, rounds.messages
+
     def fork(
         self,
         request_id: str,
@@ -159,18 +239,6 @@ class Client:
             return ScoreOutput.from_proto(
                 self._stub.Score(request, timeout=self._deadline(timeout))
             )
-
-    def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of a text."""
-        request = tokenize_request(text, add_special_tokens)
-        with call_errors(self.address):
-            return list(self._stub.Tokenize(request, timeout=self._timeout).token_ids)
-
-    def detokenize(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids; bytes that are no valid UTF-8 come as U+FFFD."""
-        request = detokenize_request(ids, skip_special_tokens)
-        with call_errors(self.address):
-            return self._stub.Detokenize(request, timeout=self._timeout).text
 
     def model_info(self) -> ModelInfo:
         """The model that the engines serve."""

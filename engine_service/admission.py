@@ -58,6 +58,19 @@ def check_params(params: SamplingParams, info: ModelInfo) -> None:
     check_ids("sampling_params.logit_bias", [i for i, _ in params.logit_bias], info)
     for ids in params.bad_words_token_ids:
         check_ids("sampling_params.bad_words_token_ids", ids, info)
+    if params.reasoning is not None:
+        _check_border("start_token_id", params.reasoning.start_token_id, info)
+        _check_border("end_token_id", params.reasoning.end_token_id, info)
+
+
+def _check_border(name: str, token_id: int | None, info: ModelInfo) -> None:
+    """An id at which reasoning begins or ends."""
+    if token_id is None:
+        return
+    field = f"sampling_params.reasoning.{name}"
+    check_ids(field, [token_id], info)
+    if token_id in info.eos_token_ids:
+        raise InvalidRequestError(field, f"token id {token_id} is an EOS id, which ends all output")
 
 
 def _check_prompt_logprobs(num_prompt_tokens: int, num_tops: int | None) -> None:

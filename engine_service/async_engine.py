@@ -28,7 +28,7 @@ from folovllm.errors import (
 )
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput
-from folovllm.sampling_params import SamplingParams, StructuredOutput
+from folovllm.sampling_params import SamplingParams
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("engine")
 
@@ -90,12 +90,12 @@ class AsyncEngine:
         """What applies where a request leaves a parameter out."""
         return self._default_sampling_params
 
-    async def make_matcher(self, output: StructuredOutput | None) -> TokenMatcher | None:
+    async def make_matcher(self, params: SamplingParams) -> TokenMatcher | None:
         """See LLMEngine; neither the loop nor the engine's thread waits for it."""
-        if output is None:
+        if not params.follows_grammar:
             return None
         assert self._engine
-        return await asyncio.to_thread(self._engine.make_matcher, output)
+        return await asyncio.to_thread(self._engine.make_matcher, params)
 
     @property
     def load(self) -> EngineLoad:

@@ -11,7 +11,7 @@ from folovllm.errors import ConfigError, InvalidRequestError
 from folovllm.model_files import (
     CONFIG_PATTERNS,
     WEIGHT_PATTERNS,
-    file_fingerprint,
+    chat_template_fingerprint,
     model_fingerprint,
     resolve_model,
     tokenizer_fingerprint,
@@ -37,7 +37,7 @@ def build_engine(config: EngineConfig, show_progress: bool = False) -> LLMEngine
         device=str(built.device),
         tokenizer_fingerprint=tokenizer_fingerprint(folder),
         model_fingerprint=model_fingerprint(folder),
-        chat_template_fingerprint=file_fingerprint(folder / "chat_template.jinja"),
+        chat_template_fingerprint=chat_template_fingerprint(folder),
         server_version=__version__,
         max_n=MAX_N,
     )

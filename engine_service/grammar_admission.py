@@ -15,7 +15,7 @@ from folovllm.errors import InvalidRequestError
 def needs_grammar(asked: Request | Fork) -> bool:
     """Whether an output must follow a grammar, for which `with_matchers` has to wait."""
     parts = asked.branches if isinstance(asked, Fork) else [asked]
-    return any(part.sampling_params.structured_output is not None for part in parts)
+    return any(part.sampling_params.follows_grammar for part in parts)
 
 
 async def with_matchers(engine: AsyncEngine, asked: Request | Fork) -> Request | Fork:
@@ -34,7 +34,7 @@ async def with_matchers(engine: AsyncEngine, asked: Request | Fork) -> Request |
         seed=asked.seed,
         priority=asked.priority,
         cache_salt=asked.cache_salt,
-        matcher=await engine.make_matcher(asked.sampling_params.structured_output),
+        matcher=await engine.make_matcher(asked.sampling_params),
     )
 
 
@@ -42,7 +42,7 @@ async def _fork_with_matchers(engine: AsyncEngine, fork: Fork) -> Fork:
     branches = []
     for place, branch in enumerate(fork.branches):
         try:
-            matcher = await engine.make_matcher(branch.sampling_params.structured_output)
+            matcher = await engine.make_matcher(branch.sampling_params)
         except InvalidRequestError as error:
             raise error.within(f"branches[{place}]") from None
         branches.append(replace(branch, matcher=matcher))

@@ -16,6 +16,7 @@ from engine_service.core.request import Request, RequestStatus, Sequence
 from engine_service.core.scheduler import Scheduler, SchedulerLimits
 from engine_service.request_groups import RequestGroups
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
+from engine_service.structured_output.grammar_source import kind_of, refusal
 from folovllm.errors import ConfigError, InvalidRequestError, NotFoundError
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import (
@@ -27,7 +28,7 @@ from folovllm.outputs import (
     RequestMetrics,
     Usage,
 )
-from folovllm.sampling_params import SamplingParams, StructuredOutput
+from folovllm.sampling_params import SamplingParams
 
 _FINISH_REASONS = {
     RequestStatus.FINISHED_STOPPED: FinishReason.STOP,
@@ -76,20 +77,19 @@ class LLMEngine:
         self._groups = RequestGroups()
         self._unannounced: set[str] = set()  # whose RequestInfo has not been sent
 
-    def make_matcher(self, output: StructuredOutput | None) -> TokenMatcher | None:
+    def make_matcher(self, params: SamplingParams) -> TokenMatcher | None:
         """Compiles the grammar that a request asks for, if it does; for its `matcher`.
 
         Blocks for as long as that takes, and may be called on any thread. Raises
         InvalidRequestError where the grammar is wrong or too large, QueueFullError where others
         take too long to wait for.
         """
-        if output is None:
+        if not params.follows_grammar:
             return None
+        output, reasoning = params.structured_output, params.reasoning
         if self._grammar_compiler is None:
-            raise InvalidRequestError(
-                f"sampling_params.{output.kind}", f"this engine has no grammars for {output.kind}"
-            )
-        return self._grammar_compiler.compile(output).matcher()
+            raise refusal(kind_of(output), "this engine has no grammars")
+        return self._grammar_compiler.compile(output, reasoning).matcher()
 
     def add_request(self, request: Request) -> None:
         """Takes a request that `admission.check_request` let pass and whose id is not in use."""

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from client.async_client import AsyncClient
     from client.llm import LLM, get_model_and_tokenizer
     from client.sync_client import Client
+    from client.tools import Toolbox
     from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
     from engine_service.core.request import Request
+    from folovllm.chat import ChatMessage, Tool, ToolCall
+    from folovllm.chat_outputs import ChatOutput, ChatResult
     from folovllm.errors import FolovError, InvalidRequestError
     from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
     from folovllm.sampling_params import SamplingParams
@@ -26,6 +29,7 @@ _HOMES = {
     "get_model_and_tokenizer": "client.llm",
     "Client": "client.sync_client",
     "AsyncClient": "client.async_client",
+    "Toolbox": "client.tools",
     "ModelConfig": "engine_service.config",
     "CacheConfig": "engine_service.config",
     "SchedulerConfig": "engine_service.config",
@@ -36,6 +40,11 @@ _HOMES = {
     "RequestOutput": "folovllm.outputs",
     "ScoreOutput": "folovllm.score",
     "FinishReason": "folovllm.outputs",
+    "ChatMessage": "folovllm.chat",
+    "Tool": "folovllm.chat",
+    "ToolCall": "folovllm.chat",
+    "ChatOutput": "folovllm.chat_outputs",
+    "ChatResult": "folovllm.chat_outputs",
     "FolovError": "folovllm.errors",
     "InvalidRequestError": "folovllm.errors",
 }
@@ -44,6 +53,9 @@ __all__ = [
     "LLM",
     "AsyncClient",
     "CacheConfig",
+    "ChatMessage",
+    "ChatOutput",
+    "ChatResult",
     "Client",
     "CompletionOutput",
     "EngineConfig",
@@ -56,6 +68,9 @@ __all__ = [
     "SamplingParams",
     "SchedulerConfig",
     "ScoreOutput",
+    "Tool",
+    "ToolCall",
+    "Toolbox",
     "__version__",
     "get_model_and_tokenizer",
 ]

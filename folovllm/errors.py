@@ -3,7 +3,7 @@
 FolovError
 ├── InvalidRequestError   INVALID_ARGUMENT     the caller's fault; names the field
 ├── NotFoundError         NOT_FOUND
-├── UnsupportedError      UNIMPLEMENTED        in the contract, not served yet
+├── UnsupportedError      UNIMPLEMENTED        in the contract, but not with this model
 ├── QueueFullError        RESOURCE_EXHAUSTED   come back later
 ├── DeadlineError         DEADLINE_EXCEEDED
 ├── CancelledRequestError CANCELLED
@@ -50,7 +50,7 @@ class NotFoundError(FolovError):
 
 
 class UnsupportedError(FolovError):
-    """The contract has it, this version does not serve it."""
+    """The contract has it, the model that is served cannot do it."""
 
 
 class QueueFullError(FolovError):
@@ -143,6 +143,13 @@ def from_status(
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return QueueFullError(message, _retry_delay(rich))
     return _ERRORS.get(code, ServerError)(message)
+
+
+def from_status_bytes(serialized: bytes) -> FolovError:
+    """The error behind a serialized google.rpc.Status that travelled inside a message."""
+    status = status_pb2.Status.FromString(serialized)
+    code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
+    return from_status(code, status.message, ((DETAILS_KEY, serialized),))
 
 
 def from_rpc_error(error: grpc.RpcError) -> FolovError:

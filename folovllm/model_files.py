@@ -10,6 +10,15 @@ from folovllm.errors import ConfigError
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 
 CONFIG_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
 WEIGHT_PATTERNS = ("*.safetensors",)
 
 
@@ -60,6 +69,42 @@ def file_fingerprint(path: Path) -> str:
 def tokenizer_fingerprint(folder: Path) -> str:
     """Identifies the tokenizer of a model's folder."""
     return file_fingerprint(folder / "tokenizer.json")
+
+
+def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """What a model's folder has of the files that make a tokenizer, its chat template included."""
+    return tuple(path for name in TOKENIZER_FILES if (path := folder / name).is_file())
+
+
+def read_chat_template(folder: Path) -> str:
+    """The chat template of a model's folder, as transformers finds it; empty where there is none.
+
+    Line ends are read as "\\n". Of several named ones it is "default". Raises ConfigError.
+    """
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.is_file():
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file} cannot be read: {error}") from None
+    template = read_json(config).get("chat_template") if config.is_file() else None
+    if isinstance(template, list):
+        named = {
+            each.get("name"): each.get("template") for each in template if isinstance(each, dict)
+        }
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise ConfigError(f"{config}: chat_template must be a text, or a list of named texts")
+    return template or ""
+
+
+def chat_template_fingerprint(folder: Path) -> str:
+    """Identifies the chat template of a model's folder; empty where it has none.
+
+    It covers the text, wherever the folder keeps it. Raises ConfigError.
+    """
+    text = read_chat_template(folder)
+    return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
 
 def model_fingerprint(folder: Path) -> str:

@@ -30,6 +30,19 @@ class Logprob:
     logprob: float | None
     rank: int | None
 
+    def to_proto(self) -> types_pb2.Logprob:
+        """The message of the contract."""
+        return types_pb2.Logprob(token_id=self.token_id, logprob=self.logprob, rank=self.rank)
+
+    @classmethod
+    def from_proto(cls, message: types_pb2.Logprob) -> "Logprob":
+        """Reads a message of the contract."""
+        return cls(
+            message.token_id,
+            message.logprob if message.HasField("logprob") else None,
+            message.rank if message.HasField("rank") else None,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PositionLogprobs:
@@ -37,6 +50,17 @@ class PositionLogprobs:
 
     token: Logprob
     top: tuple[Logprob, ...] = ()
+
+    def to_proto(self) -> types_pb2.PositionLogprobs:
+        """The message of the contract."""
+        return types_pb2.PositionLogprobs(
+            token=self.token.to_proto(), top=[candidate.to_proto() for candidate in self.top]
+        )
+
+    @classmethod
+    def from_proto(cls, message: types_pb2.PositionLogprobs) -> "PositionLogprobs":
+        """Reads a message of the contract."""
+        return cls(Logprob.from_proto(message.token), tuple(map(Logprob.from_proto, message.top)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +72,25 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
 
+    def to_proto(self) -> types_pb2.Usage:
+        """The message of the contract."""
+        return types_pb2.Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens,
+        )
+
+    @classmethod
+    def from_proto(cls, message: types_pb2.Usage) -> "Usage":
+        """Reads a message of the contract."""
+        return cls(
+            message.prompt_tokens,
+            message.completion_tokens,
+            message.cached_tokens,
+            message.reasoning_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class RequestMetrics:
@@ -58,6 +101,27 @@ class RequestMetrics:
     decode: float = 0.0
     time_to_first_token: float = 0.0
     preemptions: int = 0
+
+    def to_proto(self) -> types_pb2.RequestMetrics:
+        """The message of the contract."""
+        return types_pb2.RequestMetrics(
+            queue=_duration(self.queue),
+            prefill=_duration(self.prefill),
+            decode=_duration(self.decode),
+            time_to_first_token=_duration(self.time_to_first_token),
+            preemptions=self.preemptions,
+        )
+
+    @classmethod
+    def from_proto(cls, message: types_pb2.RequestMetrics) -> "RequestMetrics":
+        """Reads a message of the contract."""
+        return cls(
+            message.queue.ToNanoseconds() / 1e9,
+            message.prefill.ToNanoseconds() / 1e9,
+            message.decode.ToNanoseconds() / 1e9,
+            message.time_to_first_token.ToNanoseconds() / 1e9,
+            message.preemptions,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +136,33 @@ class RequestInfo:
     prompt_logprobs: tuple[PositionLogprobs, ...] = ()
     prompt_token_ids: tuple[int, ...] = ()
     parent_output_token_ids: tuple[int, ...] = ()
+
+    def to_proto(self) -> types_pb2.RequestInfo:
+        """The message of the contract."""
+        return types_pb2.RequestInfo(
+            sampling_params=self.sampling_params.to_proto(),
+            model_fingerprint=self.model_fingerprint,
+            tokenizer_fingerprint=self.tokenizer_fingerprint,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            prompt_logprobs=[position.to_proto() for position in self.prompt_logprobs],
+            prompt_token_ids=self.prompt_token_ids,
+            parent_output_token_ids=self.parent_output_token_ids,
+        )
+
+    @classmethod
+    def from_proto(cls, message: types_pb2.RequestInfo) -> "RequestInfo":
+        """Reads a message of the contract."""
+        return cls(
+            SamplingParams.from_proto(message.sampling_params),
+            message.model_fingerprint,
+            message.tokenizer_fingerprint,
+            message.prompt_tokens,
+            message.cached_tokens,
+            tuple(map(PositionLogprobs.from_proto, message.prompt_logprobs)),
+            tuple(message.prompt_token_ids),
+            tuple(message.parent_output_token_ids),
+        )
 
 
 _NAMED_REASONS = ("stop_token_id", "stop_string")
@@ -131,7 +222,7 @@ class CompletionOutput:
         if self.text:
             message.text = self.text
         if self.logprobs:
-            message.logprobs.extend(map(_position_to_proto, self.logprobs))
+            message.logprobs.extend(position.to_proto() for position in self.logprobs)
         if self.cumulative_logprob is not None:
             message.cumulative_logprob = self.cumulative_logprob
         if self.finish_reason is not None:
@@ -147,11 +238,11 @@ class CompletionOutput:
         elif self.finish_reason is FinishReason.STOP:
             message.eos = True
         if self.usage is not None:
-            message.usage.CopyFrom(_usage_to_proto(self.usage))
+            message.usage.CopyFrom(self.usage.to_proto())
         if self.metrics is not None:
-            message.metrics.CopyFrom(_metrics_to_proto(self.metrics))
+            message.metrics.CopyFrom(self.metrics.to_proto())
         if self.info is not None:
-            message.info.CopyFrom(_info_to_proto(self.info))
+            message.info.CopyFrom(self.info.to_proto())
         return message
 
     @classmethod
@@ -163,7 +254,7 @@ class CompletionOutput:
             index=message.index,
             text=message.text,
             token_ids=list(message.token_ids),
-            logprobs=[_position_from_proto(position) for position in message.logprobs],
+            logprobs=[*map(PositionLogprobs.from_proto, message.logprobs)],
             cumulative_logprob=(
                 message.cumulative_logprob if message.HasField("cumulative_logprob") else None
             ),
@@ -172,9 +263,11 @@ class CompletionOutput:
             if stop in ("stop_token_id", "stop_string")
             else None,
             output_complete=stop == "output_complete",
-            usage=_usage_from_proto(message.usage) if message.HasField("usage") else None,
-            metrics=_metrics_from_proto(message.metrics) if message.HasField("metrics") else None,
-            info=_info_from_proto(message.info) if message.HasField("info") else None,
+            usage=Usage.from_proto(message.usage) if message.HasField("usage") else None,
+            metrics=RequestMetrics.from_proto(message.metrics)
+            if message.HasField("metrics")
+            else None,
+            info=RequestInfo.from_proto(message.info) if message.HasField("info") else None,
         )
 
 
@@ -218,95 +311,6 @@ def _finish_reason(value: types_pb2.FinishReason.ValueType) -> FinishReason | No
     if value == types_pb2.FINISH_REASON_UNSPECIFIED:
         return None
     return FinishReason[types_pb2.FinishReason.Name(value).removeprefix("FINISH_REASON_")]
-
-
-def _logprob_to_proto(logprob: Logprob) -> types_pb2.Logprob:
-    return types_pb2.Logprob(token_id=logprob.token_id, logprob=logprob.logprob, rank=logprob.rank)
-
-
-def _logprob_from_proto(message: types_pb2.Logprob) -> Logprob:
-    return Logprob(
-        message.token_id,
-        message.logprob if message.HasField("logprob") else None,
-        message.rank if message.HasField("rank") else None,
-    )
-
-
-def _position_to_proto(position: PositionLogprobs) -> types_pb2.PositionLogprobs:
-    return types_pb2.PositionLogprobs(
-        token=_logprob_to_proto(position.token),
-        top=[_logprob_to_proto(candidate) for candidate in position.top],
-    )
-
-
-def _position_from_proto(message: types_pb2.PositionLogprobs) -> PositionLogprobs:
-    return PositionLogprobs(
-        _logprob_from_proto(message.token), tuple(_logprob_from_proto(top) for top in message.top)
-    )
-
-
-def _usage_to_proto(usage: Usage) -> types_pb2.Usage:
-    return types_pb2.Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        cached_tokens=usage.cached_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-    )
-
-
-def _usage_from_proto(message: types_pb2.Usage) -> Usage:
-    return Usage(
-        message.prompt_tokens,
-        message.completion_tokens,
-        message.cached_tokens,
-        message.reasoning_tokens,
-    )
-
-
-def _metrics_to_proto(metrics: RequestMetrics) -> types_pb2.RequestMetrics:
-    return types_pb2.RequestMetrics(
-        queue=_duration(metrics.queue),
-        prefill=_duration(metrics.prefill),
-        decode=_duration(metrics.decode),
-        time_to_first_token=_duration(metrics.time_to_first_token),
-        preemptions=metrics.preemptions,
-    )
-
-
-def _metrics_from_proto(message: types_pb2.RequestMetrics) -> RequestMetrics:
-    return RequestMetrics(
-        message.queue.ToNanoseconds() / 1e9,
-        message.prefill.ToNanoseconds() / 1e9,
-        message.decode.ToNanoseconds() / 1e9,
-        message.time_to_first_token.ToNanoseconds() / 1e9,
-        message.preemptions,
-    )
-
-
-def _info_to_proto(info: RequestInfo) -> types_pb2.RequestInfo:
-    return types_pb2.RequestInfo(
-        sampling_params=info.sampling_params.to_proto(),
-        model_fingerprint=info.model_fingerprint,
-        tokenizer_fingerprint=info.tokenizer_fingerprint,
-        prompt_tokens=info.prompt_tokens,
-        cached_tokens=info.cached_tokens,
-        prompt_logprobs=[_position_to_proto(position) for position in info.prompt_logprobs],
-        prompt_token_ids=info.prompt_token_ids,
-        parent_output_token_ids=info.parent_output_token_ids,
-    )
-
-
-def _info_from_proto(message: types_pb2.RequestInfo) -> RequestInfo:
-    return RequestInfo(
-        SamplingParams.from_proto(message.sampling_params),
-        message.model_fingerprint,
-        message.tokenizer_fingerprint,
-        message.prompt_tokens,
-        message.cached_tokens,
-        tuple(_position_from_proto(position) for position in message.prompt_logprobs),
-        tuple(message.prompt_token_ids),
-        tuple(message.parent_output_token_ids),
-    )
 
 
 def _duration(seconds: float) -> Duration:

@@ -8,7 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from folovllm.errors import InvalidRequestError
+from folovllm.parameter_checks import (
+    UINT32,
+    check_float,
+    check_ids,
+    check_int,
+    check_sequences,
+    check_strings,
+    invalid,
+)
 from folovllm.v1 import types_pb2
 
 MAX_N = 128
@@ -22,7 +30,6 @@ MAX_BAD_WORDS = 128
 MAX_BAD_WORDS_TOKEN_IDS = 512
 MAX_GRAMMAR_BYTES = 65536
 
-_UINT32 = 2**32 - 1
 _UINT64 = 2**64 - 1
 
 # name: (lowest, highest, may the lowest itself be taken)
@@ -39,8 +46,8 @@ _INT_RANGES = {
     "n": (1, MAX_N, False),
     "top_k": (-1, 2**31 - 1, False),
     "seed": (0, _UINT64, True),
-    "max_tokens": (1, _UINT32, True),
-    "min_tokens": (0, _UINT32, False),
+    "max_tokens": (1, UINT32, True),
+    "min_tokens": (0, UINT32, False),
     "logprobs": (0, MAX_LOGPROBS, True),
     "prompt_logprobs": (0, MAX_LOGPROBS, True),
 }
@@ -51,7 +58,7 @@ _OUTPUT_KINDS = ("json_schema", "json_object", "regex", "choice", "grammar")
 
 @dataclass(frozen=True, slots=True)
 class StructuredOutput:
-    """A constraint on the whole output.
+    """A constraint on the whole output, or on what comes after the reasoning.
 
     `value` is the schema, regular expression or grammar as text, the alternatives of a choice, or
     True for any JSON object.
@@ -59,6 +66,24 @@ class StructuredOutput:
 
     kind: Literal["json_schema", "json_object", "regex", "choice", "grammar"]
     value: str | tuple[str, ...] | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """Reasoning that may come before the answer, in token ids. Checked when made.
+
+    start_token_id begins it, as the first id of the output; None where the prompt has begun it.
+    end_token_id ends it, and is generated after max_tokens ids in between; None is no bound.
+    """
+
+    end_token_id: int
+    start_token_id: int | None = None
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        check_int("reasoning.end_token_id", self.end_token_id, 0, UINT32, False)
+        check_int("reasoning.start_token_id", self.start_token_id, 0, UINT32, True)
+        check_int("reasoning.max_tokens", self.max_tokens, 0, UINT32, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,28 +118,29 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     structured_output: StructuredOutput | None = None
+    reasoning: Reasoning | None = None
 
     def __post_init__(self) -> None:
         self._normalise()
         for name, (low, high, closed) in _FLOAT_RANGES.items():
-            _check_float(name, getattr(self, name), low, high, closed)
+            check_float(name, getattr(self, name), low, high, closed)
         for name, (lowest, highest, nullable) in _INT_RANGES.items():
-            _check_int(name, getattr(self, name), lowest, highest, nullable)
+            check_int(name, getattr(self, name), lowest, highest, nullable)
         for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
             if not isinstance(getattr(self, name), bool):
-                raise _invalid(name, "must be true or false")
+                raise invalid(name, "must be true or false")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise _invalid(
+            raise invalid(
                 "min_tokens", f"({self.min_tokens}) is over max_tokens ({self.max_tokens})"
             )
-        _check_strings("stop", self.stop, MAX_STOP_STRINGS, MAX_STOP_STRING_BYTES)
-        _check_strings("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_STOP_STRING_BYTES)
-        _check_ids("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS)
-        _check_ids("allowed_token_ids", self.allowed_token_ids, MAX_ALLOWED_TOKEN_IDS)
-        _check_sequences("bad_words_token_ids", self.bad_words_token_ids, MAX_BAD_WORDS_TOKEN_IDS)
-        _check_ids("logit_bias", [token_id for token_id, _ in self.logit_bias], MAX_LOGIT_BIAS)
+        check_strings("stop", self.stop, MAX_STOP_STRINGS, MAX_STOP_STRING_BYTES)
+        check_strings("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_STOP_STRING_BYTES)
+        check_ids("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS)
+        check_ids("allowed_token_ids", self.allowed_token_ids, MAX_ALLOWED_TOKEN_IDS)
+        check_sequences("bad_words_token_ids", self.bad_words_token_ids, MAX_BAD_WORDS_TOKEN_IDS)
+        check_ids("logit_bias", [token_id for token_id, _ in self.logit_bias], MAX_LOGIT_BIAS)
         for _, bias in self.logit_bias:
-            _check_float("logit_bias", bias, -100.0, 100.0, True)
+            check_float("logit_bias", bias, -100.0, 100.0, True)
         _check_structured_output(self.structured_output)
 
     def _normalise(self) -> None:
@@ -143,6 +169,11 @@ class SamplingParams:
             or bool(self.allowed_token_ids)
         )
 
+    @property
+    def follows_grammar(self) -> bool:
+        """Whether something is asked of the output that takes a grammar."""
+        return self.structured_output is not None or self.reasoning is not None
+
     def clone(self, **changes: object) -> "SamplingParams":
         """A checked copy with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -160,6 +191,7 @@ class SamplingParams:
             bad_words_token_ids=[
                 types_pb2.SamplingParams.TokenSequence(ids=ids) for ids in self.bad_words_token_ids
             ],
+            reasoning=None if self.reasoning is None else _reasoning_message(self.reasoning),
         )
         for name in _OPTIONAL:
             value = getattr(self, name)
@@ -198,11 +230,8 @@ class SamplingParams:
             bad_words=tuple(message.bad_words),
             bad_words_token_ids=tuple(tuple(words.ids) for words in message.bad_words_token_ids),
             structured_output=_structured_output(message),
+            reasoning=_reasoning(message.reasoning) if message.HasField("reasoning") else None,
         )
-
-
-def _invalid(name: str, message: str) -> InvalidRequestError:
-    return InvalidRequestError(f"sampling_params.{name}", f"{name} {message}")
 
 
 def _shortest(value: float) -> float:
@@ -214,68 +243,19 @@ def _as_tuple(values: Iterable[object] | None) -> tuple[object, ...]:
     return tuple(values) if values is not None else ()
 
 
-def _check_float(name: str, value: object, low: float, high: float, closed: bool) -> None:
-    bounds = f"{'[' if closed else '('}{low:g}, {high:g}]"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _invalid(name, f"must be a number in {bounds}, got {value!r}")
-    # Written so that NaN fails.
-    if not (low <= value <= high) or (value == low and not closed):
-        raise _invalid(name, f"must be in {bounds}, got {value:g}")
-
-
-def _check_int(name: str, value: object, low: int, high: int, nullable: bool) -> None:
-    if value is None and nullable:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _invalid(name, f"must be a whole number, got {value!r}")
-    if not low <= value <= high:
-        raise _invalid(name, f"must be between {low} and {high}, got {value}")
-
-
-def _check_strings(name: str, strings: tuple[str, ...], most: int, most_bytes: int) -> None:
-    if len(strings) > most:
-        raise _invalid(name, f"may hold at most {most} strings, got {len(strings)}")
-    for string in strings:
-        if not isinstance(string, str) or not string:
-            raise _invalid(name, f"must hold strings that are not empty, got {string!r}")
-        if len(string.encode(errors="replace")) > most_bytes:
-            raise _invalid(name, f"may hold strings of at most {most_bytes} bytes")
-
-
-def _check_ids(name: str, ids: Iterable[int], most: int) -> None:
-    ids = tuple(ids)
-    if len(ids) > most:
-        raise _invalid(name, f"may hold at most {most} token ids, got {len(ids)}")
-    for token_id in ids:
-        if isinstance(token_id, bool) or not isinstance(token_id, int):
-            raise _invalid(name, f"must hold token ids, got {token_id!r}")
-        if not 0 <= token_id <= _UINT32:
-            raise _invalid(name, f"must hold token ids that are not negative, got {token_id}")
-
-
-def _check_sequences(name: str, sequences: tuple[tuple[int, ...], ...], most: int) -> None:
-    """At most so many sequences, and in each from one to as many ids."""
-    if len(sequences) > most:
-        raise _invalid(name, f"may hold at most {most} sequences, got {len(sequences)}")
-    for ids in sequences:
-        if not ids:
-            raise _invalid(name, "must hold sequences that are not empty")
-        _check_ids(name, ids, most)
-
-
 def _check_structured_output(output: StructuredOutput | None) -> None:
     if output is None:
         return
     if output.kind not in _OUTPUT_KINDS:
-        raise _invalid("structured_output", f"must be one of {', '.join(_OUTPUT_KINDS)}")
+        raise invalid("structured_output", f"must be one of {', '.join(_OUTPUT_KINDS)}")
     texts = output.value if isinstance(output.value, tuple) else (output.value,)
     if output.kind != "json_object" and not all(isinstance(t, str) and t for t in texts):
-        raise _invalid(output.kind, "must not be empty")
+        raise invalid(output.kind, "must not be empty")
     if not texts:
-        raise _invalid(output.kind, "must hold at least one option")
+        raise invalid(output.kind, "must hold at least one option")
     size = sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
     if size > MAX_GRAMMAR_BYTES:
-        raise _invalid(output.kind, f"may hold at most {MAX_GRAMMAR_BYTES} bytes, got {size}")
+        raise invalid(output.kind, f"may hold at most {MAX_GRAMMAR_BYTES} bytes, got {size}")
 
 
 def _structured_output(message: types_pb2.SamplingParams) -> StructuredOutput | None:
@@ -285,3 +265,19 @@ def _structured_output(message: types_pb2.SamplingParams) -> StructuredOutput | 
     if kind == "choice":
         return StructuredOutput(kind, tuple(message.choice.options))
     return StructuredOutput(kind, getattr(message, kind))
+
+
+def _reasoning(message: types_pb2.SamplingParams.Reasoning) -> Reasoning:
+    return Reasoning(
+        end_token_id=message.end_token_id,
+        start_token_id=message.start_token_id if message.HasField("start_token_id") else None,
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+    )
+
+
+def _reasoning_message(reasoning: Reasoning) -> types_pb2.SamplingParams.Reasoning:
+    return types_pb2.SamplingParams.Reasoning(
+        start_token_id=reasoning.start_token_id,
+        end_token_id=reasoning.end_token_id,
+        max_tokens=reasoning.max_tokens,
+    )

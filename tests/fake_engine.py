@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from folovllm.errors import InvalidRequestError
+from fake_session import FakeSession
+
+from folovllm.errors import FolovError
 from folovllm.outputs import (
     CompletionOutput,
     FinishReason,
@@ -37,7 +39,7 @@ class Script:
 
 @dataclass
 class Call:
-    """What one call of Generate saw."""
+    """What one request saw; time_remaining is None in a session."""
 
     request: types_pb2.Request
     time_remaining: float | None
@@ -56,11 +58,15 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
         fingerprint: str = "",
         max_model_len: int = 1024,
         vocab_size: int = 300,
+        block_size: int = 16,
+        chat_template_fingerprint: str = "",
     ) -> None:
         self.scripts = list(scripts)
         self.info = types_pb2.ModelInfo(
             model_id="fake",
             tokenizer_fingerprint=fingerprint,
+            chat_template_fingerprint=chat_template_fingerprint,
+            block_size=block_size,
             max_model_len=max_model_len,
             vocab_size=vocab_size,
         )
@@ -68,7 +74,12 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
         self.forks: list[types_pb2.ForkRequest] = []
         self.fork_outputs: list[CompletionOutput] = []
         self.scores: list[types_pb2.ScoreRequest] = []
-        self.refuse_with: InvalidRequestError | None = None
+        self.refuse_with: FolovError | None = None
+        self.silent_ids = ""
+        """Requests whose id begins with this get nothing until they are cancelled."""
+        self.sessions: list[FakeSession] = []
+        """Those that are open."""
+        self.load = engine_service_pb2.GetLoadResponse()
         self.prompt_logprobs: tuple[PositionLogprobs, ...] = ()
 
     async def Generate(
@@ -79,6 +90,8 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
         if self.refuse_with is not None:
             raise self.refuse_with
         try:
+            if self.silent_ids and request.request_id.startswith(self.silent_ids):
+                await asyncio.Event().wait()
             longest = max((len(script.pieces) for script in self.scripts), default=0)
             for step in range(longest):
                 for index, script in enumerate(self.scripts):
@@ -163,6 +176,30 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
                 call.changed.set()
         return engine_service_pb2.AbortResponse(found=found)
 
+    async def Session(
+        self, request_iterator: Any, context: Any
+    ) -> AsyncIterator[engine_service_pb2.SessionEvents]:
+        """Runs Generate and Fork for each command, and sends what they bring."""
+        session = FakeSession(self, request_iterator, self.load)
+        self.sessions.append(session)
+        try:
+            async for events in session.events():
+                yield events
+        finally:
+            self.sessions.remove(session)
+            session.close()
+
+    def set_load(self, load: engine_service_pb2.GetLoadResponse) -> None:
+        """Reports a load in every session."""
+        self.load = load
+        for session in self.sessions:
+            session.put(engine_service_pb2.SessionEvents(load=load))
+
+    def end_sessions(self, error: FolovError | None = None) -> None:
+        """Ends every session, with an error or as an engine that has drained."""
+        for session in self.sessions:
+            session.end(error)
+
     async def GetModelInfo(
         self, request: types_pb2.GetModelInfoRequest, context: Any
     ) -> types_pb2.ModelInfo:
@@ -171,7 +208,7 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
     async def GetLoad(
         self, request: engine_service_pb2.GetLoadRequest, context: Any
     ) -> engine_service_pb2.GetLoadResponse:
-        return engine_service_pb2.GetLoadResponse()
+        return self.load
 
 
 @dataclass
@@ -223,8 +260,9 @@ async def engine_process(
 
 
 async def _main(port: int, fingerprint: str) -> None:
-    """Sends the ids of "hello", then stays silent until it is killed."""
+    """Sends the ids of "hello", but nothing for ids with "silent", and ends when it is killed."""
     engine = FakeEngine([Script([[*b"hello"]], finish=None)], fingerprint)
+    engine.silent_ids = "silent"
     async with running(engine, port) as served:
         print(served.port, flush=True)
         await served.server.wait_for_stop()

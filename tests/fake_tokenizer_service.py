@@ -6,20 +6,25 @@ character a piece, with these exceptions:
     "!CODE"    fails with that gRPC status, after one piece for "!!CODE"
     "forever"  sends one piece and then nothing, until the call is cancelled
 
+A chat is answered by the next of `scripts`, or else in the same way by the last message's content;
+see fake_chat.
+
 Run as a program, `fake_tokenizer_service.py PORT`, it serves until SIGTERM and exits with 0.
 """
 
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from fake_chat import answer_events
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatOutput
 from folovllm.errors import DETAILS_KEY, InvalidRequestError, UnavailableError, to_status
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.v1 import tokenizer_service_pb2 as messages
@@ -57,7 +62,10 @@ class _WatchedHealth(health.HealthServicer):  # type: ignore[misc]
 
 
 class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
-    """Records the requests that it gets; `cancelled` is set when a "forever" call ends."""
+    """Records the requests that it gets; `cancelled` is set when a "forever" call ends.
+
+    StreamDetokenize ends at a piece that ends with ".", and fails at "!CODE" as Generate does.
+    """
 
     def __init__(self) -> None:
         self.address = ""
@@ -67,8 +75,13 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         self.requests: list[messages.GenerateRequest] = []
         self.forks: list[types_pb2.ForkRequest] = []
+        self.chats: list[messages.ChatRequest] = []
+        self.scripts: list[list[ChatEvent]] = []
         self.deadlines: list[float | None] = []
+        self.streams: list[list[messages.StreamDetokenizeRequest]] = []
+        self.tokenizer_chunks: list[messages.TokenizerFileChunk] = []
         self.cancelled = threading.Event()
+        self.stream_ended = threading.Event()
         self.watched = self._health.watched
 
     def set_serving(self, serving: bool) -> None:
@@ -85,13 +98,18 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         if text.startswith("!"):
             _fail(context, text.lstrip("!"))
         if text == "forever":
-            ended = threading.Event()
-            context.add_callback(ended.set)
-            context.add_callback(self.cancelled.set)
+            ended = self._end_of(context)
             yield types_pb2.CompletionOutput(request_id="fake", text="a", token_ids=[97])
             ended.wait(30)
             return
         yield from _answer(request, ids)
+
+    def _end_of(self, context: Any) -> threading.Event:
+        """Set when the call ends, as `cancelled` is too."""
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        context.add_callback(self.cancelled.set)
+        return ended
 
     def Fork(self, request: Any, context: Any) -> Iterator[types_pb2.CompletionOutput]:
         self.forks.append(request)
@@ -121,20 +139,73 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
 
     def Tokenize(self, request: Any, context: Any) -> messages.TokenizeResponse:
         special = [2] if request.add_special_tokens else []
-        return messages.TokenizeResponse(token_ids=special + [ord(each) for each in request.text])
+        response = messages.TokenizeResponse()
+        for text in request.texts:
+            response.encodings.add(token_ids=special + [ord(each) for each in text])
+        return response
 
     def Detokenize(self, request: Any, context: Any) -> messages.DetokenizeResponse:
-        kept = [i for i in request.token_ids if i > 3 or not request.skip_special_tokens]
-        return messages.DetokenizeResponse(text="".join(map(chr, kept)))
+        skip = request.skip_special_tokens
+        return messages.DetokenizeResponse(
+            texts=[_text(sequence.ids, skip) for sequence in request.sequences]
+        )
 
-    def Chat(self, request: Any, context: Any) -> Any:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "not supported yet")
+    def StreamDetokenize(
+        self, requests: Any, context: Any
+    ) -> Iterator[messages.StreamDetokenizeResponse]:
+        self.streams.append([])
+        context.add_callback(self.stream_ended.set)
+        skip, num_token_ids = True, 0
+        for request in requests:
+            self.streams[-1].append(request)
+            if request.HasField("options"):
+                skip = request.options.skip_special_tokens
+                continue
+            num_token_ids += len(request.token_ids.ids)
+            text = _text(request.token_ids.ids, skip)
+            if text.startswith("!"):
+                _fail(context, text[1:])
+            stop = "." if text.endswith(".") else None
+            yield messages.StreamDetokenizeResponse(
+                text=text, num_token_ids=num_token_ids, stop_string=stop, finished=stop is not None
+            )
+            if stop is not None:
+                return
+        yield messages.StreamDetokenizeResponse(num_token_ids=num_token_ids, finished=True)
+
+    def CountTokens(self, request: Any, context: Any) -> messages.CountTokensResponse:
+        return messages.CountTokensResponse(num_tokens=1 + len(request.text))
+
+    def GetTokenizer(self, request: Any, context: Any) -> Iterator[messages.TokenizerFileChunk]:
+        yield from self.tokenizer_chunks
+
+    def Chat(self, request: Any, context: Any) -> Iterator[messages.ChatOutput]:
+        self.chats.append(request)
+        self.deadlines.append(context.time_remaining())
+        said = request.messages[-1].content
+        if said.startswith("!") and not said.startswith("!!"):
+            _fail(context, said[1:])
+        events = self.scripts.pop(0) if self.scripts else answer_events(request)
+        endless = not said.startswith("!") and not isinstance(events[-1], ChatFinish)
+        ended = self._end_of(context) if endless else None
+        for index in range(request.sampling_params.n or 1):
+            for event in events:
+                output = ChatOutput(event, request.request_id or "fake", index, [97])
+                yield output.to_proto()
+        if said.startswith("!!"):
+            _fail(context, said[2:])
+        if ended is not None:
+            ended.wait(30)
 
     def ApplyChatTemplate(self, request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not supported yet")
 
     def GetModelInfo(self, request: Any, context: Any) -> types_pb2.ModelInfo:
         return MODEL_INFO
+
+
+def _text(ids: Iterable[int], skip_special_tokens: bool) -> str:
+    return "".join(chr(each) for each in ids if each > 3 or not skip_special_tokens)
 
 
 def _answer(request: Any, ids: list[int]) -> Iterator[types_pb2.CompletionOutput]:

@@ -1,8 +1,11 @@
 """Starts the tokenizer service: `python -m tokenizer_service [--engine HOST:PORT ...]`."""
 
 import asyncio
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -10,31 +13,37 @@ from folovllm.errors import ConfigError
 from folovllm.model_files import CONFIG_PATTERNS, resolve_model
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.logs import configure_logging
+from folovllm.serving.ports import reserved_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
 from tokenizer_service.engine_pool import EnginePool
 from tokenizer_service.servicer import TokenizerServicer
-from tokenizer_service.tokenizer import Tokenizer
+from tokenizer_service.text_model import TextModel
+from tokenizer_service.workers import Workers
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tokenizer_service")
 
 
-async def serve(config: TokenizerServiceConfig, tokenizer: Tokenizer) -> None:
+async def serve(config: TokenizerServiceConfig, model: TextModel) -> None:
     """Serves until SIGTERM or SIGINT, then drains. Raises ConfigError where the port is taken."""
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
-    engines = EnginePool(config.engines, tokenizer.fingerprint)
-    servicer = TokenizerServicer(tokenizer, engines, config.max_prompt_bytes)
+    engines = EnginePool(config.engines, model.fingerprints)
+    servicer = TokenizerServicer(
+        model.tokenizer, engines, config.max_prompt_bytes, model.chat_template
+    )
     add_TokenizerServiceServicer_to_server(servicer, server.grpc)
     try:
         port = server.bind()
         await server.start()
         engines.start()
+        warm_up = asyncio.create_task(servicer.warm_up())
         health = asyncio.create_task(_follow_health(engines, server))
         log.info("ready", address=f"{config.server.host}:{port}", engines=len(engines))
         await server.wait_for_stop()
         await server.drain()
         health.cancel()
+        warm_up.cancel()
     finally:
         await engines.close()
 
@@ -45,13 +54,44 @@ async def _follow_health(engines: EnginePool, server: GrpcServer) -> None:
         await server.set_serving(ready)
 
 
+def run(config: TokenizerServiceConfig, model: TextModel) -> None:
+    """Serves in this process; else as serve."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(config, model))
+
+
+def run_workers(config: TokenizerServiceConfig, model: TextModel) -> int:
+    """Serves in several processes and returns the exit status. Raises ConfigError."""
+    with reserved_port(config.server.host, config.server.port) as port:
+        server = replace(config.server, port=port, share_port=True)
+        work = partial(_work, replace(config, server=server), model)
+        return Workers(config.workers, work).run()
+
+
+def _work(config: TokenizerServiceConfig, model: TextModel) -> int:
+    configure_logging(config.log_format, pid=os.getpid())
+    run(config, model)
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed: it relays a message for less; None is asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the service and returns the exit status."""
     try:
         config = parse_args(argv)
         configure_logging(config.log_format)
-        folder = resolve_model(config.model, CONFIG_PATTERNS)
-        asyncio.run(serve(config, Tokenizer.from_folder(folder)))
+        model = TextModel.from_folder(resolve_model(config.model, CONFIG_PATTERNS))
+        if config.workers > 1:
+            return run_workers(config, model)
+        run(config, model)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

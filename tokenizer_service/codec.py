@@ -5,13 +5,24 @@ proportion to it; what is long is converted on a thread, where the tokenizer rel
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import ParamSpec, TypeVar
+
+from google.protobuf.message import Message
 
 from folovllm.errors import InvalidRequestError
+from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from tokenizer_service.tokenizer import Tokenizer
 
 # This many characters or token ids are converted in about a millisecond; more go to a thread.
 MAX_INLINE = 2048
+# Most texts or sequences in one call.
+MAX_BATCH = 1024
+# What a text costs beyond its length, in characters.
+_COST_OF_ONE = 32
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Codec:
@@ -27,15 +38,13 @@ class Codec:
 
     async def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text."""
-        if len(text) <= MAX_INLINE:
-            return self.tokenizer.encode(text, add_special_tokens)
-        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+        return await off_loop(len(text), self.tokenizer.encode, text, add_special_tokens)
 
     async def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; one that the tokenizer does not know has no text."""
-        if len(token_ids) <= MAX_INLINE:
-            return self.tokenizer.decode_known(token_ids, skip_special_tokens)
-        return await asyncio.to_thread(self.tokenizer.decode_known, token_ids, skip_special_tokens)
+        return await off_loop(
+            len(token_ids), self.tokenizer.decode_known, token_ids, skip_special_tokens
+        )
 
     def check_text(self, text: str, field: str = "text") -> None:
         """Raises InvalidRequestError naming `field` where a text is over the limit."""
@@ -51,3 +60,34 @@ class Codec:
             raise InvalidRequestError(
                 field, f"{len(token_ids)} token ids are over the limit of {most}"
             )
+
+    def check_batch(self, sizes: Sequence[int], field: str) -> None:
+        """Raises InvalidRequestError naming `field` where a call has no, or too many, or too long
+        parts, by their bytes or token ids.
+        """
+        if not 1 <= len(sizes) <= MAX_BATCH:
+            raise InvalidRequestError(field, f"give 1 to {MAX_BATCH} {field}, got {len(sizes)}")
+        if sum(sizes) > self.max_prompt_bytes:
+            raise InvalidRequestError(
+                field, f"together the {field} are over the limit of {self.max_prompt_bytes}"
+            )
+
+
+async def off_loop(size: int, convert: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
+    """What `convert` returns, from a thread where it has more than MAX_INLINE to convert."""
+    if size <= MAX_INLINE:
+        return convert(*arguments, **named)
+    return await asyncio.to_thread(convert, *arguments, **named)
+
+
+def size_of_batch(parts: Iterable[Sequence[object]]) -> int:
+    """The size of several parts as off_loop counts it."""
+    return sum(len(part) + _COST_OF_ONE for part in parts)
+
+
+def check_answer(answer: Message, field: str) -> None:
+    """Raises InvalidRequestError naming `field` where it asks for more than a message may hold."""
+    if answer.ByteSize() > MAX_MESSAGE_BYTES:
+        raise InvalidRequestError(
+            field, f"the answer is over the limit of {MAX_MESSAGE_BYTES} bytes; send less at once"
+        )

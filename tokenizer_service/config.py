@@ -27,6 +27,8 @@ class TokenizerServiceConfig:
     """HOST:PORT of each engine."""
     max_prompt_bytes: int = DEFAULT_MAX_PROMPT_BYTES
     """Longest text, in bytes of UTF-8, that is encoded."""
+    workers: int = 1
+    """Processes that share the port; a connection stays with the one that took it."""
     server: ServerConfig = field(default_factory=lambda: ServerConfig(port=DEFAULT_PORT))
     """Where and how it listens."""
     log_format: LogFormat = "text"
@@ -40,6 +42,8 @@ class TokenizerServiceConfig:
                 raise ConfigError(f"--engine must be HOST:PORT, got {address!r}")
         if self.max_prompt_bytes < 1:
             raise ConfigError(f"--max-prompt-bytes must be at least 1, got {self.max_prompt_bytes}")
+        if self.workers < 1:
+            raise ConfigError(f"--workers must be at least 1, got {self.workers}")
 
 
 def parse_args(
@@ -54,6 +58,7 @@ def parse_args(
         model=namespace.model,
         engines=tuple(namespace.engine or DEFAULT_ENGINES),
         max_prompt_bytes=namespace.max_prompt_bytes,
+        workers=namespace.workers,
         server=server_config(namespace),
         log_format=namespace.log_format,
     )
@@ -80,6 +85,13 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_MAX_PROMPT_BYTES,
         metavar="N",
         help="longest text in bytes (%(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that share the port, one for each core to use (%(default)s)",
     )
     add_server_arguments(parser, DEFAULT_PORT)
     return parser

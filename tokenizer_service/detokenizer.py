@@ -1,114 +1,75 @@
 """Detokenizer: token ids to text while they arrive, never half a character.
 
-One token may hold a part of a character only, and some decoders look at the token before. So a
-window of the latest ids is decoded again at each step: a few ids of context, whose text is out
-already, and the ids whose text is not complete. The work for a token does not grow with the output.
-
-The pieces joined equal the decode of the whole, for byte-level tokenizers whatever the bytes. A
-tokenizer with byte fallback may decode a long run of invalid bytes in another way as a whole.
+A token of a byte-level tokenizer is bytes, and the text of a sequence is the decode of its bytes.
+Other decoders look at neighbouring tokens, which takes a window of the latest ids.
 """
 
+import codecs
 from collections.abc import Sequence
 from itertools import islice
+from typing import Protocol
 
 from tokenizer_service.tokenizer import Tokenizer
+from tokenizer_service.window_detokenizer import WindowDetokenizer
 
-_REPLACEMENT = "\ufffd"
-# A UTF-8 character has at most 4 bytes and a token at least one: of an incomplete character at most
-# 3 tokens wait for the rest, and no decoder shows them as more than 3 U+FFFD.
-_MOST_HELD = 3
-# A window that found no clean end is cut when it holds more ids than this.
-_MOST_WINDOW = 24
-# Ids that a cut leaves, at least: they have a byte each, so that _MOST_HELD characters of up to 4
-# bytes, which are not out yet, lie wholly in what is left.
-_LEFT_BY_CUT = 4 * _MOST_HELD
-# Of ids whose text is out these latest ones can matter to what follows: a decoder that begins
-# inside a character is right again after it.
-_MOST_SKIPPED = 2 * _MOST_WINDOW
+# Of a UTF-8 character of at most 4 bytes at most 3 wait for the rest.
+_MOST_OPEN = 3
+
+_new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
-class Detokenizer:
-    """The text of one growing sequence of token ids."""
-
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special_tokens = skip_special_tokens
-        self._hidden = tokenizer.special_ids if skip_special_tokens else frozenset()
-        self._window: list[int] = []
-        self._num_context = 0
-        """Ids at the window's start whose text is out and ends with a whole character."""
-        self._num_emitted = 0
-        """Characters of the window's text that are out."""
+class Detokenizer(Protocol):
+    """The text of one growing sequence of token ids. Ids that have no text bring none."""
 
     def skip(self, token_ids: Sequence[int]) -> None:
         """Takes ids before any others, whose text is out but for a character that they leave open.
 
         That character comes whole with the ids that follow.
         """
-        visible = (i for i in reversed(token_ids) if i not in self._hidden)
-        self.push([*islice(visible, _MOST_SKIPPED)][::-1])
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Takes the next ids and returns the text that is certain now; it may be empty."""
-        vocab_size = self._tokenizer.vocab_size
-        # An id without text must not become the context that a decoder needs.
-        ids = [i for i in token_ids if i < vocab_size and i not in self._hidden]
-        if not ids:
-            return ""
-        self._window += ids
-        text = self._decode(self._window)
-        piece = self._up_to_clean_end(text)
-        if piece is None:
-            # More ids than a character has bytes: these bytes are no text and never will be.
-            num_certain = max(len(text.rstrip(_REPLACEMENT)), len(text) - _MOST_HELD)
-            piece = text[self._num_emitted : num_certain]
-            self._num_emitted = max(self._num_emitted, num_certain)
-        if len(self._window) - self._num_context > _MOST_WINDOW:
-            self._cut()
-        return piece
 
     def flush(self) -> str:
-        """The text that is still held, when no more ids follow."""
-        piece = self._decode(self._window)[self._num_emitted :]
-        self._window.clear()
-        self._num_context = self._num_emitted = 0
-        return piece
+        """The text that is still held, when no more ids follow. What is pushed next starts anew."""
 
-    def _up_to_clean_end(self, text: str) -> str | None:
-        """New text up to the last of the window's ids that completes a character.
 
-        None where not even leaving out _MOST_HELD ids makes the text end with a whole character.
-        """
-        end = len(self._window)
-        lowest = max(self._num_context, end - _MOST_HELD)
-        while text.endswith(_REPLACEMENT):
-            end -= 1
-            if end < lowest:
-                return None
-            text = self._decode(self._window[:end])
-        piece = text[self._num_emitted :]
-        if piece:
-            del self._window[: self._num_context]
-            self._num_context = end - self._num_context
-            self._num_emitted = len(self._decode(self._window[: self._num_context]))
-        return piece
+def new_detokenizer(tokenizer: Tokenizer, skip_special_tokens: bool = True) -> Detokenizer:
+    """The detokenizer for a sequence of a tokenizer's ids."""
+    if tokenizer.token_bytes is None:
+        return WindowDetokenizer(tokenizer, skip_special_tokens)
+    hidden = tokenizer.special_ids if skip_special_tokens else frozenset()
+    return ByteDetokenizer(tokenizer.token_bytes, hidden)
 
-    def _cut(self) -> None:
-        """Drops the older ids of the window, where that changes no character.
 
-        Of four neighbouring places between ids of a byte each, one at least lies between
-        characters: cut inside a character, both sides together show more characters than the whole.
-        """
-        text = self._decode(self._window)
-        last = len(self._window) - _LEFT_BY_CUT
-        for place in range(last, last - 4, -1):
-            before, after = self._decode(self._window[:place]), self._decode(self._window[place:])
-            if before + after == text:
-                break
-        num_held = len(text) - self._num_emitted
-        del self._window[:place]
-        self._num_context = 0
-        self._num_emitted = max(0, len(after) - num_held)
+class ByteDetokenizer:
+    """A detokenizer for ids that stand for bytes: exactly the decode of all bytes as a whole.
 
-    def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode_known(ids, self._skip_special_tokens)
+    `token_bytes` has the bytes of each id; ids above it, and those in `hidden`, have no text.
+    """
+
+    def __init__(self, token_bytes: Sequence[bytes], hidden: frozenset[int] = frozenset()) -> None:
+        self._token_bytes = token_bytes
+        self._hidden = hidden
+        self._decoder = _new_utf8_decoder(errors="replace")
+
+    def skip(self, token_ids: Sequence[int]) -> None:
+        """See Detokenizer."""
+        # The first byte of a character continues none, so the latest bytes tell what is open.
+        latest = (data for i in reversed(token_ids) if (data := self._bytes_of([i])))
+        self._decoder.decode(b"".join([*islice(latest, _MOST_OPEN)][::-1]))
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """See Detokenizer."""
+        return self._decoder.decode(self._bytes_of(token_ids))
+
+    def flush(self) -> str:
+        """See Detokenizer."""
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return text
+
+    def _bytes_of(self, token_ids: Sequence[int]) -> bytes:
+        table, hidden = self._token_bytes, self._hidden
+        size = len(table)
+        return b"".join([table[i] for i in token_ids if i < size and i not in hidden])

@@ -1,16 +1,15 @@
 """ForkCall: one call of Fork, from the caller's message to the engine's and back to text."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import replace
 
-from folovllm.errors import InvalidRequestError, ServerError
+from folovllm.errors import InvalidRequestError
 from folovllm.outputs import CompletionOutput
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import MAX_N, SamplingParams
 from folovllm.v1 import types_pb2
 from tokenizer_service.bad_words import resolve_bad_words
-from tokenizer_service.engine_client import EngineClient
+from tokenizer_service.engine_pool import EnginePool
 from tokenizer_service.output_processor import OutputProcessor
 from tokenizer_service.tokenizer import Tokenizer
 
@@ -36,21 +35,16 @@ class ForkCall:
             except InvalidRequestError as error:
                 raise error.within(f"branches[{place}]") from None
 
-    async def outputs(
-        self, engine: EngineClient, timeout: float | None
-    ) -> AsyncGenerator[CompletionOutput, None]:
-        """What the engine brings, as text too. Raises FolovError; closing it cancels the call."""
-        async with aclosing(engine.fork(self._engine_request, timeout)) as deltas:
-            async for message in deltas:
+    async def outputs(self, engines: EnginePool) -> AsyncGenerator[CompletionOutput, None]:
+        """What the engine brings, as text too. Raises FolovError; closing it ends the branches."""
+        with engines.fork(self._engine_request) as run:
+            async for message in run:
                 delta = CompletionOutput.from_proto(message)
                 processed = self._processor(delta).process(delta)
                 if processed.stopped_index is not None:
-                    await engine.abort(self.fork_id, [processed.stopped_index], timeout)
+                    run.abort([processed.stopped_index])
                 for output in processed.outputs:
                     yield self._with_text_params(output)
-        finished = [processor.finished for processor in self._processors.values()]
-        if len(finished) < len(self._params) or not all(finished):
-            raise ServerError("the engine ended the stream without a final message")
 
     def _add(self, message: types_pb2.SamplingParams) -> None:
         params = SamplingParams.from_proto(message)

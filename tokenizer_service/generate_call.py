@@ -1,18 +1,16 @@
-"""GenerateCall: one call of Generate, from the caller's message to the engine's and back to text."""
+"""GenerateCall: one call of Generate, from the caller's text to the engine's ids and back."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 
-from folovllm.errors import InvalidRequestError, ServerError
+from folovllm.errors import InvalidRequestError
 from folovllm.outputs import CompletionOutput
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2, types_pb2
 from tokenizer_service.bad_words import resolve_bad_words
 from tokenizer_service.codec import MAX_INLINE, Codec
-from tokenizer_service.engine_client import EngineClient
 from tokenizer_service.engine_pool import EnginePool
 from tokenizer_service.output_processor import OutputProcessor
 
@@ -27,44 +25,30 @@ class GenerateCall:
         self._params = SamplingParams.from_proto(request.sampling_params)
 
     async def outputs(
-        self, engines: EnginePool, timeout: float | None
+        self, engines: EnginePool
     ) -> AsyncGenerator[types_pb2.CompletionOutput, None]:
-        """What the engine brings, as text too. Raises FolovError; closing it cancels the call."""
+        """What the engine brings, as text too. Raises FolovError; closing it ends the request."""
         prompt_token_ids = await self._prompt_token_ids()
-        engine = engines.pick()
         check_fits(
-            prompt_token_ids, engine.model_info, self._request.WhichOneof("prompt") or "prompt"
+            prompt_token_ids, engines.model_info(), self._request.WhichOneof("prompt") or "prompt"
         )
         engine_request = await self._engine_request(prompt_token_ids)
         processor = OutputProcessor(self._codec.tokenizer, self._params)
         try:
-            async for message in self._processed(engine, engine_request, processor, timeout):
-                yield message
+            with engines.generate(engine_request) as run:
+                async for message in run:
+                    prompt_logprobs = _take_prompt_logprobs(message)
+                    processed = processor.process(CompletionOutput.from_proto(message))
+                    if processed.stopped_index is not None:
+                        run.abort([processed.stopped_index])
+                    for output in processed.outputs:
+                        self._complete_info(output, prompt_token_ids)
+                        reply = output.to_proto()
+                        if output.info is not None:
+                            reply.info.prompt_logprobs.extend(prompt_logprobs)
+                        yield reply
         except InvalidRequestError as error:
             raise self._in_callers_words(error) from None
-        if not processor.finished:
-            raise ServerError("the engine ended the stream without a final message")
-
-    async def _processed(
-        self,
-        engine: EngineClient,
-        engine_request: types_pb2.Request,
-        processor: OutputProcessor,
-        timeout: float | None,
-    ) -> AsyncGenerator[types_pb2.CompletionOutput, None]:
-        async with aclosing(engine.generate(engine_request, timeout)) as deltas:
-            async for message in deltas:
-                prompt_logprobs = _take_prompt_logprobs(message)
-                processed = processor.process(CompletionOutput.from_proto(message))
-                if processed.stopped_index is not None:
-                    indexes = [processed.stopped_index]
-                    await engine.abort(self.request_id, indexes, timeout)
-                for output in processed.outputs:
-                    self._complete_info(output, engine_request.prompt_token_ids)
-                    reply = output.to_proto()
-                    if output.info is not None:
-                        reply.info.prompt_logprobs.extend(prompt_logprobs)
-                    yield reply
 
     async def _prompt_token_ids(self) -> Sequence[int]:
         """The prompt as token ids. Raises InvalidRequestError."""

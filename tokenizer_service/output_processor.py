@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from folovllm.outputs import CompletionOutput, FinishReason
 from folovllm.sampling_params import SamplingParams
-from tokenizer_service.detokenizer import Detokenizer
-from tokenizer_service.stop_strings import StopStrings
+from tokenizer_service.stopping_detokenizer import StoppingDetokenizer
 from tokenizer_service.tokenizer import Tokenizer
 
 
@@ -73,16 +72,14 @@ class _Continuation:
         self, tokenizer: Tokenizer, params: SamplingParams, preceding_token_ids: Sequence[int]
     ) -> None:
         self.finished = False
-        self.stop: str | None = None
-        """The stop string that ended it."""
-        self._params = params
-        self._detokenizer = Detokenizer(tokenizer, params.skip_special_tokens)
+        self._include_stop_token = params.include_stop_str_in_output
+        self._detokenizer = StoppingDetokenizer(tokenizer, params)
         self._detokenizer.skip(preceding_token_ids)
-        self._stop_strings = (
-            StopStrings(params.stop, params.include_stop_str_in_output) if params.stop else None
-        )
-        self._num_tokens = 0
-        """Token ids given out."""
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended it."""
+        return self._detokenizer.stop
 
     def process(self, delta: CompletionOutput) -> CompletionOutput | None:
         """What to send for a delta, if anything."""
@@ -93,21 +90,22 @@ class _Continuation:
             output = self._advance(delta)
         if delta.finished:
             self.finished = True
-            _finish(output, delta, self.stop, self._num_tokens)
+            _finish(output, delta, self.stop, self._detokenizer.num_tokens)
         has_news = output.text or output.token_ids or output.finished or output.info is not None
         return output if has_news else None
 
     def _advance(self, delta: CompletionOutput) -> CompletionOutput:
         """The delta with its text, cut after the token that completed a stop string."""
+        detokenizer, num_before = self._detokenizer, self._detokenizer.num_tokens
         num_with_text = len(delta.token_ids)
         stop_token = delta.finish_reason is FinishReason.STOP and not delta.output_complete
-        if stop_token and not self._params.include_stop_str_in_output:
-            num_with_text -= 1  # like a stop string, it is not part of the text
-        text, num_tokens = self._text_of(delta.token_ids[: max(0, num_with_text)])
-        if self.stop is None:
-            self._num_tokens += len(delta.token_ids) - num_tokens
-            num_tokens = len(delta.token_ids)
-            text += self._rest() if delta.finished else ""
+        if stop_token and not self._include_stop_token:
+            num_with_text = max(0, num_with_text - 1)  # like a stop string, not part of the text
+        text = detokenizer.push(delta.token_ids[:num_with_text])
+        if detokenizer.stop is None:
+            detokenizer.push_without_text(len(delta.token_ids) - num_with_text)
+            text += detokenizer.flush() if delta.finished else ""
+        num_tokens = detokenizer.num_tokens - num_before
         return replace(
             delta,
             text=text,
@@ -120,38 +118,6 @@ class _Continuation:
             usage=None,
             metrics=None,
         )
-
-    def _text_of(self, token_ids: list[int]) -> tuple[str, int]:
-        """The text that may go out, and how many of the ids it took.
-
-        A match of a stop string counts when the token that completes it comes after the first
-        min_tokens tokens; it may begin in the text of those.
-        """
-        if self._stop_strings is None:
-            self._num_tokens += len(token_ids)
-            return self._detokenizer.push(token_ids), len(token_ids)
-        text = ""
-        for i, token_id in enumerate(token_ids):
-            self._num_tokens += 1
-            text += self._watch(self._detokenizer.push([token_id]))
-            if self.stop is not None:
-                return text, i + 1
-        return text, len(token_ids)
-
-    def _rest(self) -> str:
-        """All text that is still held, when no more tokens follow."""
-        rest = self._detokenizer.flush()
-        if self._stop_strings is None:
-            return rest
-        text = self._watch(rest)
-        return text if self.stop is not None else text + self._stop_strings.flush()
-
-    def _watch(self, text: str) -> str:
-        """Hands text to the stop strings and keeps the match, if there is one."""
-        assert self._stop_strings is not None
-        may_stop = self._num_tokens > self._params.min_tokens
-        certain, self.stop = self._stop_strings.push(text, may_stop)
-        return certain
 
 
 def _finish(

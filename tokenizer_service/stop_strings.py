@@ -25,6 +25,7 @@ class StopStrings:
     def __init__(self, stop: tuple[str, ...], include_in_output: bool = False) -> None:
         self._stop = stop
         self._include_in_output = include_in_output
+        self._first_characters = {string[0] for string in stop}
         self._borders = [_border_lengths(string) for string in stop]
         self._states = [0] * len(stop)
         self._held = ""
@@ -35,6 +36,8 @@ class StopStrings:
         With `may_stop` False no match counts that is complete in this piece, but one may begin in
         it. After a match the text that follows it is dropped; push and flush are not called again.
         """
+        if not self._held and self._first_characters.isdisjoint(text):
+            return StopResult(text)
         joined = self._held + text
         for position, character in enumerate(text, start=len(self._held)):
             stop = self._advance(character)

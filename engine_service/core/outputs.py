@@ -23,6 +23,11 @@ class TokenMatcher(Protocol):
         """Whether the output is complete and nothing but its end can follow."""
         ...
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether the grammar binds nothing any more, so that the sequence goes on without it."""
+        ...
+
     def advance(self, token_id: int) -> bool:
         """Moves on by a drawn token; False where the grammar cannot be followed any further."""
         ...

@@ -275,6 +275,8 @@ class Scheduler:
             elif seq.matcher.must_stop:
                 status = RequestStatus.FINISHED_STOPPED
                 output_complete = token_id not in self._limits.eos_token_ids
+            elif seq.matcher.is_spent:
+                seq.matcher = None
         if status is not None:
             self._finish(seq, status)
         return SequenceOutput(

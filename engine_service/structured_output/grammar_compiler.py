@@ -15,11 +15,13 @@ from llguidance import LLMatcher, LLParserLimits
 from numpy.typing import NDArray
 
 from engine_service.structured_output.build_thread import BuildThread
-from engine_service.structured_output.grammar_source import grammar_source, refusal
+from engine_service.structured_output.grammar_source import grammar_source, kind_of, refusal
 from engine_service.structured_output.matcher import Matcher
 from engine_service.structured_output.vocabulary import Vocabulary
 from folovllm.errors import ConfigError, InvalidRequestError
-from folovllm.sampling_params import StructuredOutput
+from folovllm.sampling_params import Reasoning, StructuredOutput
+
+_Asked = tuple[StructuredOutput | None, Reasoning | None]
 
 # Of a sequence's own lexer, at half a kilobyte each. A string with a maxLength takes about 30 for
 # each token, so this is good for 8,000 of them; one without takes next to none.
@@ -35,16 +37,20 @@ _STEP_MAX_ITEMS = 20_000
 class Grammar:
     """A compiled grammar. Never changes, so many sequences and threads may share it."""
 
-    def __init__(self, kind: str, template: LLMatcher, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, kind: str, template: LLMatcher, vocabulary: Vocabulary, then_free: bool
+    ) -> None:
+        """`then_free`: of the beginning of an output, which goes on as it likes."""
         self._kind = kind
         self._template = template
         self._vocabulary = vocabulary
+        self._then_free = then_free
 
     def matcher(self, output_token_ids: Sequence[int] = ()) -> Matcher:
         """A matcher that has accepted `output_token_ids`: none at first, all of them after a
         preemption. Raises InvalidRequestError where the grammar does not take them.
         """
-        matcher = Matcher(self._kind, self._template.deep_copy(), self._vocabulary)
+        matcher = Matcher(self._kind, self._template.deep_copy(), self._vocabulary, self._then_free)
         for token_id in output_token_ids:
             matcher.accept(token_id)
         return matcher
@@ -70,7 +76,7 @@ class GrammarCompiler:
         self._cache_size = cache_size
         self._build_thread = BuildThread(time_limit)
         self._lock = threading.Lock()
-        self._grammars: OrderedDict[StructuredOutput, Grammar] = OrderedDict()
+        self._grammars: OrderedDict[_Asked, Grammar] = OrderedDict()
         self._limits = LLParserLimits(
             initial_lexer_fuel=_INITIAL_LEXER_FUEL,
             step_lexer_fuel=_STEP_LEXER_FUEL,
@@ -86,26 +92,30 @@ class GrammarCompiler:
         """How many grammars are kept."""
         return len(self._grammars)
 
-    def compile(self, output: StructuredOutput) -> Grammar:
-        """The grammar of an output, from the cache where it is there.
+    def compile(
+        self, output: StructuredOutput | None, reasoning: Reasoning | None = None
+    ) -> Grammar:
+        """The grammar of an output, from the cache where it is there; one of the two is given.
 
+        With reasoning, `output` binds only the answer after it, and None leaves that free.
         Raises InvalidRequestError, naming the field and with the library's own message, where it is
         wrong or too large or the model has no vocabulary to serve it; QueueFullError where other
         builds take too long to wait for.
         """
-        grammar = self._cached(output)
+        asked = output, reasoning
+        grammar = self._cached(asked)
         if grammar is not None:
             return grammar
         try:
             # Outside of the lane: the time limit is for grammars.
             self.vocabulary.load()
         except ConfigError as error:
-            raise refusal(output.kind, str(error)) from None
+            raise refusal(kind_of(output), str(error)) from None
         try:
-            return self._build_thread.run(lambda: self._cached(output) or self._build(output))
+            return self._build_thread.run(lambda: self._cached(asked) or self._build(asked))
         except TimeoutError:
             raise refusal(
-                output.kind, f"takes more than {self._build_thread.time_limit:g} s to compile"
+                kind_of(output), f"takes more than {self._build_thread.time_limit:g} s to compile"
             ) from None
 
     def _try_one_step(self, template: LLMatcher, kind: str, first_row: NDArray[np.int32]) -> None:
@@ -118,29 +128,34 @@ class GrammarCompiler:
         if len(ids):
             Matcher(kind, template.deep_copy(), self.vocabulary).accept(int(ids[0]))
 
-    def _cached(self, output: StructuredOutput) -> Grammar | None:
+    def _cached(self, asked: _Asked) -> Grammar | None:
         with self._lock:
-            grammar = self._grammars.get(output)
+            grammar = self._grammars.get(asked)
             if grammar is not None:
-                self._grammars.move_to_end(output)
+                self._grammars.move_to_end(asked)
             return grammar
 
-    def _build(self, output: StructuredOutput) -> Grammar:
-        source = grammar_source(output)
+    def _build(self, asked: _Asked) -> Grammar:
+        output, reasoning = asked
+        kind = kind_of(output)
+        if output is not None and reasoning is not None and not self._cached((output, None)):
+            # Behind reasoning, the faults that show with a first mask would show too late.
+            self._build((output, None))
+        source = grammar_source(output, reasoning, self.vocabulary.eos_token_ids)
         template = LLMatcher(self.vocabulary.load(), source, log_level=0, limits=self._limits)
         if template.is_error():
-            raise refusal(output.kind, template.get_error())
+            raise refusal(kind, template.get_error())
         # Some faults, such as a rule that only names itself, show with the first mask. What the
         # lexer learns from it stays with the template, and goes to all copies.
         first_row = np.empty(self.vocabulary.num_words, dtype=np.int32)
         try:
-            Matcher(output.kind, template, self.vocabulary).fill_bitmask(first_row)
+            Matcher(kind, template, self.vocabulary).fill_bitmask(first_row)
         except InvalidRequestError as error:
-            raise refusal(output.kind, f"no output can begin ({error})") from None
-        self._try_one_step(template, output.kind, first_row)
-        grammar = Grammar(output.kind, template, self.vocabulary)
+            raise refusal(kind, f"no output can begin ({error})") from None
+        self._try_one_step(template, kind, first_row)
+        grammar = Grammar(kind, template, self.vocabulary, then_free=output is None)
         with self._lock:
-            self._grammars[output] = grammar
+            self._grammars[asked] = grammar
             while len(self._grammars) > self._cache_size:
                 self._grammars.popitem(last=False)
         return grammar

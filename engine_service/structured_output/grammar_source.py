@@ -1,13 +1,15 @@
-"""What a structured output asks for, in the form that llguidance compiles."""
+"""What is asked of an output, in the form that llguidance compiles."""
 
 import json
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 
 from llguidance import LLMatcher
 
+from engine_service.structured_output.reasoning_grammar import reasoning_alone, reasoning_before
 from folovllm.errors import InvalidRequestError
-from folovllm.sampling_params import StructuredOutput
+from folovllm.sampling_params import Reasoning, StructuredOutput
 
 # JSON allows whitespace without end between two tokens, and a model that falls for it never comes
 # back. This much indents ten levels by four.
@@ -22,24 +24,38 @@ _MOST_MULTIPLES = 50_000
 # so the output would not validate.
 _EXCLUDES_ESCAPED = re.compile(r'\[\^(?:[^\]\\]|\\.)*?(?:"|\\\\)')
 
+# Where a schema begins in Lark, and what else may hold these letters: strings, comments, regular
+# expressions and special tokens. One that is not closed goes to the end, which keeps this linear.
+_EMBEDS_SCHEMA = re.compile(
+    r'(?P<schema>%json[ \t\r\n]*)|"(?:[^"\\]|\\.)*+"?|(?:#|//)[^\n]*'
+    r"|/(?:[^/\\]|\\.)++/?|<[^<>\s]+>",
+    re.DOTALL,
+)
 
-def grammar_source(output: StructuredOutput) -> str:
+# One of the grammars of a source: Lark text or a schema, under the library's name for its kind.
+_Grammar = dict[str, object]
+
+
+def grammar_source(
+    output: StructuredOutput | None, reasoning: Reasoning | None, eos_token_ids: Sequence[int]
+) -> str:
     """The library's source of a grammar, which may still turn out to be wrong.
 
-    Raises InvalidRequestError where it is seen already.
+    Of the whole output, of the answer after the reasoning, or of the reasoning alone; one of the
+    two is given. Raises InvalidRequestError where a fault is seen already.
     """
-    value = output.value
-    if isinstance(value, tuple):
-        return _lark(f"start: CHOICE\nCHOICE: {' | '.join(json.dumps(text) for text in value)}")
-    if isinstance(value, bool):
-        return _json_schema(output.kind, '{"type": "object"}')
-    if output.kind == "regex":
-        return LLMatcher.grammar_from_regex(value)
-    _check_multiples(output.kind, value)
-    if output.kind == "json_schema":
-        _check_patterns(output.kind, value)
-        return _json_schema(output.kind, value)
-    return _lark(value)
+    grammars = [] if output is None else [_grammar(output)]
+    if reasoning is not None and output is not None:
+        grammars[0]["name"] = "answer"
+        grammars.insert(0, _lark(reasoning_before("answer", reasoning, eos_token_ids)))
+    elif reasoning is not None:
+        grammars.append(_lark(reasoning_alone(reasoning, eos_token_ids)))
+    return json.dumps({"grammars": grammars})
+
+
+def kind_of(output: StructuredOutput | None) -> str:
+    """The parameter that errors name: where nothing is asked of the answer, reasoning."""
+    return "reasoning" if output is None else output.kind
 
 
 def refusal(kind: str, message: str) -> InvalidRequestError:
@@ -48,18 +64,56 @@ def refusal(kind: str, message: str) -> InvalidRequestError:
     return InvalidRequestError(f"sampling_params.{kind}", f"{kind}: {line[:400]}")
 
 
-def _lark(text: str) -> str:
-    """Wrapped, so that text which happens to be JSON is not taken for the library's own form."""
-    return json.dumps({"grammars": [{"lark_grammar": text}]})
+def _grammar(output: StructuredOutput) -> _Grammar:
+    value = output.value
+    if isinstance(value, tuple):
+        return _lark(f"start: CHOICE\nCHOICE: {' | '.join(json.dumps(text) for text in value)}")
+    if isinstance(value, bool):
+        return {"json_schema": _schema(output.kind, '{"type": "object"}')}
+    if output.kind == "regex":
+        return _lark(_only(LLMatcher.grammar_from_regex(value))["lark_grammar"])
+    _check_multiples(output.kind, value)
+    if output.kind == "json_schema":
+        return {"json_schema": _schema(output.kind, value)}
+    return _lark(_with_bounded_schemas(output.kind, value))
 
 
-def _json_schema(kind: str, text: str) -> str:
+def _lark(text: object) -> _Grammar:
+    return {"lark_grammar": text}
+
+
+def _schema(kind: str, text: str) -> object:
+    """A schema that the library can follow, with bounded whitespace unless it sets its own."""
+    _check_patterns(kind, text)
     try:
-        return LLMatcher.grammar_from_json_schema(
+        source = LLMatcher.grammar_from_json_schema(
             text, defaults={"whitespace_pattern": _WHITESPACE}
         )
     except ValueError as error:
         raise refusal(kind, str(error)) from None
+    return _only(source)["json_schema"]
+
+
+def _only(source: str) -> _Grammar:
+    """The one grammar of a source that the library wrote."""
+    (grammar,) = json.loads(source)["grammars"]
+    return grammar  # type: ignore[no-any-return]
+
+
+def _with_bounded_schemas(kind: str, text: str) -> str:
+    """A Lark grammar in which every schema is as `_schema` makes it."""
+    parts, done, place = [], 0, 0
+    decoder = json.JSONDecoder()
+    while found := _EMBEDS_SCHEMA.search(text, place):
+        place = found.end()
+        if found["schema"]:
+            try:
+                _, end = decoder.raw_decode(text, place)
+            except (ValueError, RecursionError):
+                break  # the library says it better
+            parts += [text[done:place], json.dumps(_schema(kind, text[place:end]))]
+            done = place = end
+    return "".join([*parts, text[done:]])
 
 
 def _check_patterns(kind: str, text: str) -> None:

@@ -16,14 +16,18 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("grammar")
 class Matcher:
     """Says which ids may come next, and moves on with the one that was chosen.
 
+    With `then_free`, the grammar is of the output's beginning: what follows may be anything.
     Belongs to one thread at a time. A grammar that outgrows the limits while it is followed raises
     InvalidRequestError from the call that finds out, and from every later one.
     """
 
-    def __init__(self, kind: str, matcher: LLMatcher, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, kind: str, matcher: LLMatcher, vocabulary: Vocabulary, then_free: bool = False
+    ) -> None:
         self._kind = kind
         self._matcher = matcher
         self._vocabulary = vocabulary
+        self._then_free = then_free
 
     @property
     def library_matcher(self) -> LLMatcher:
@@ -41,7 +45,12 @@ class Matcher:
 
         False before the first token, even of a grammar whose only output is empty.
         """
-        return self.may_stop and self._matcher.is_stopped()
+        return not self._then_free and self._at_end
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the grammar is behind the output, which may go on as it likes."""
+        return self._then_free and self._at_end
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> None:
         """Sets bit i % 32 of word i // 32 where id i may come next, clears all others.
@@ -80,7 +89,11 @@ class Matcher:
 
     def copy(self) -> "Matcher":
         """A matcher at the same place, for a fork; the two go on apart."""
-        return Matcher(self._kind, self._matcher.deep_copy(), self._vocabulary)
+        return Matcher(self._kind, self._matcher.deep_copy(), self._vocabulary, self._then_free)
+
+    @property
+    def _at_end(self) -> bool:
+        return self.may_stop and self._matcher.is_stopped()
 
     def _check(self) -> None:
         if self._matcher.is_error():

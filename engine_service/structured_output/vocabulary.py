@@ -19,8 +19,9 @@ from folovllm.errors import ConfigError
 class Vocabulary:
     """The token ids of one model. Safe to use from many threads.
 
-    `vocab_size` is the model's, which may be above the tokenizer's: no grammar allows the ids in
-    between. `eos_token_ids` end an output.
+    `vocab_size` is the model's, which may be above the tokenizer's: no text has the ids in between,
+    so only a grammar over ids, such as that of reasoning, allows them. `eos_token_ids` end an
+    output.
     """
 
     def __init__(self, folder: Path, vocab_size: int, eos_token_ids: Sequence[int]) -> None:

@@ -30,8 +30,6 @@ CLIENT_OPTIONS: list[tuple[str, int]] = [
 SERVER_OPTIONS: list[tuple[str, int]] = [
     *_COMMON,
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    # Without this a second server on the same port would share it in silence.
-    ("grpc.so_reuseport", 0),
     ("grpc.max_concurrent_streams", 4096),
     ("grpc.server_handshake_timeout_ms", 10_000),
 ]

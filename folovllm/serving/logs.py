@@ -9,8 +9,19 @@ import structlog
 LogFormat = Literal["text", "json"]
 
 
-def configure_logging(log_format: LogFormat = "text", level: str = "info") -> None:
-    """Sets up structlog for the whole process, writing to standard error."""
+def configure_logging(
+    log_format: LogFormat = "text", level: str = "info", **fields: object
+) -> None:
+    """Sets up structlog for the whole process, writing to standard error.
+
+    Every line has `fields`, such as what tells this process from others that write there too.
+    """
+
+    def add_fields(
+        _logger: object, _method: str, entry: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        return {**entry, **fields}
+
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
@@ -23,6 +34,7 @@ def configure_logging(log_format: LogFormat = "text", level: str = "info") -> No
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *([add_fields] if fields else []),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *before,
@@ -31,6 +43,7 @@ def configure_logging(log_format: LogFormat = "text", level: str = "info") -> No
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Writes a line at once, so that lines of several processes never mix.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -38,6 +38,8 @@ class ServerConfig:
     """Seconds that running streams get to finish after SIGTERM."""
     reflection: bool = True
     """Serve the schema to tools such as grpcurl."""
+    share_port: bool = False
+    """Let other processes that say so too answer on the same port, which someone has reserved."""
 
 
 class GrpcServer:
@@ -47,8 +49,10 @@ class GrpcServer:
         self._config = config
         self._service_name = service_name
         self.active_calls = ActiveCalls()
+        # Where nobody asked for it, a second server would share the port in silence.
+        options = [*SERVER_OPTIONS, ("grpc.so_reuseport", int(config.share_port))]
         self.grpc = grpc.aio.server(
-            interceptors=[CallInterceptor(self.active_calls)], options=SERVER_OPTIONS
+            interceptors=[CallInterceptor(self.active_calls)], options=options
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
@@ -60,7 +64,8 @@ class GrpcServer:
     def bind(self) -> int:
         """Takes the port and returns its number. Raises ConfigError where it is in use."""
         host, port = self._config.host, self._config.port
-        require_free_port(host, port)
+        if not self._config.share_port:
+            require_free_port(host, port)
         return self.grpc.add_insecure_port(f"{host}:{port}")
 
     async def start(self) -> None:

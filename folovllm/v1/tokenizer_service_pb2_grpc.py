@@ -127,8 +127,8 @@ class TokenizerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Chat(self, request, context):
-        """Answers a conversation, by the chat template of the model's folder; FAILED_PRECONDITION where it
-        has none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
+        """Answers a conversation, by the chat template of the model's folder; UNIMPLEMENTED where it has
+        none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,7 +150,8 @@ class TokenizerServiceServicer:
 
     def StreamDetokenize(self, request_iterator, context):
         """Token ids to text while they arrive, from any engine of the same tokenizer. Each message of ids
-        has one answer; a last one follows when the caller half-closes or a stop string is met.
+        has one answer. The last answer is that to the ids which complete a stop string, or else one more
+        when the caller half-closes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

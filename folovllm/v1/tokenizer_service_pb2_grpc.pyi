@@ -48,8 +48,8 @@ class TokenizerServiceStub:
     Score: _grpc.UnaryUnaryMultiCallable[_types_pb2.ScoreRequest, _types_pb2.ScoreResponse]
     """Log-probabilities of given continuations of a prompt, computed without generating."""
     Chat: _grpc.UnaryStreamMultiCallable[_tokenizer_service_pb2.ChatRequest, _tokenizer_service_pb2.ChatOutput]
-    """Answers a conversation, by the chat template of the model's folder; FAILED_PRECONDITION where it
-    has none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
+    """Answers a conversation, by the chat template of the model's folder; UNIMPLEMENTED where it has
+    none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
     """
     Tokenize: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.TokenizeRequest, _tokenizer_service_pb2.TokenizeResponse]
     """Texts to token ids."""
@@ -57,7 +57,8 @@ class TokenizerServiceStub:
     """Token ids to texts."""
     StreamDetokenize: _grpc.StreamStreamMultiCallable[_tokenizer_service_pb2.StreamDetokenizeRequest, _tokenizer_service_pb2.StreamDetokenizeResponse]
     """Token ids to text while they arrive, from any engine of the same tokenizer. Each message of ids
-    has one answer; a last one follows when the caller half-closes or a stop string is met.
+    has one answer. The last answer is that to the ids which complete a stop string, or else one more
+    when the caller half-closes.
     """
     ApplyChatTemplate: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.ApplyChatTemplateRequest, _tokenizer_service_pb2.ApplyChatTemplateResponse]
     """Renders a conversation to text and token ids."""
@@ -89,8 +90,8 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
     Score: _aio.UnaryUnaryMultiCallable[_types_pb2.ScoreRequest, _types_pb2.ScoreResponse]  # type: ignore[assignment]
     """Log-probabilities of given continuations of a prompt, computed without generating."""
     Chat: _aio.UnaryStreamMultiCallable[_tokenizer_service_pb2.ChatRequest, _tokenizer_service_pb2.ChatOutput]  # type: ignore[assignment]
-    """Answers a conversation, by the chat template of the model's folder; FAILED_PRECONDITION where it
-    has none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
+    """Answers a conversation, by the chat template of the model's folder; UNIMPLEMENTED where it has
+    none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
     """
     Tokenize: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.TokenizeRequest, _tokenizer_service_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Texts to token ids."""
@@ -98,7 +99,8 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
     """Token ids to texts."""
     StreamDetokenize: _aio.StreamStreamMultiCallable[_tokenizer_service_pb2.StreamDetokenizeRequest, _tokenizer_service_pb2.StreamDetokenizeResponse]  # type: ignore[assignment]
     """Token ids to text while they arrive, from any engine of the same tokenizer. Each message of ids
-    has one answer; a last one follows when the caller half-closes or a stop string is met.
+    has one answer. The last answer is that to the ids which complete a stop string, or else one more
+    when the caller half-closes.
     """
     ApplyChatTemplate: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.ApplyChatTemplateRequest, _tokenizer_service_pb2.ApplyChatTemplateResponse]  # type: ignore[assignment]
     """Renders a conversation to text and token ids."""
@@ -151,8 +153,8 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tokenizer_service_pb2.ChatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tokenizer_service_pb2.ChatOutput], _abc.AsyncIterator[_tokenizer_service_pb2.ChatOutput]]:
-        """Answers a conversation, by the chat template of the model's folder; FAILED_PRECONDITION where it
-        has none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
+        """Answers a conversation, by the chat template of the model's folder; UNIMPLEMENTED where it has
+        none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
         """
 
     @_abc_1.abstractmethod
@@ -178,7 +180,8 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_tokenizer_service_pb2.StreamDetokenizeResponse], _abc.AsyncIterator[_tokenizer_service_pb2.StreamDetokenizeResponse]]:
         """Token ids to text while they arrive, from any engine of the same tokenizer. Each message of ids
-        has one answer; a last one follows when the caller half-closes or a stop string is met.
+        has one answer. The last answer is that to the ids which complete a stop string, or else one more
+        when the caller half-closes.
         """
 
     @_abc_1.abstractmethod

@@ -189,8 +189,14 @@ def test_a_deadline_of_the_call_wins_over_the_clients(address: str) -> None:
         (lambda client: client.stream("\ud800"), "text"),
         (lambda client: client.stream("a", priority=2**31), "priority"),
         (lambda client: client.stream("a", SamplingParams(stop=("\ud800",))), "sampling_params"),
-        (lambda client: client.tokenize("\ud800"), "text"),
-        (lambda client: client.detokenize([2**32]), "token_ids"),
+        (lambda client: client.tokenize("\ud800"), "texts"),
+        (lambda client: client.tokenize(["a", 7]), "texts"),
+        (lambda client: client.count_tokens("\ud800"), "text"),
+        (lambda client: client.detokenize([2**32]), "sequences[0]"),
+        (lambda client: client.detokenize([[1], [-1]]), "sequences[1]"),
+        (lambda client: client.detokenize([[1], 7]), "sequences[1]"),
+        (lambda client: next(client.stream_detokenize([[-1]])), "token_ids"),
+        (lambda client: next(client.stream_detokenize([], preceding_token_ids=[-1])), "options"),
     ],
 )
 def test_what_the_contract_cannot_carry_is_refused_before_it_is_sent(

@@ -12,7 +12,7 @@ from fake_model_runner import expected_tokens
 
 from engine_service.core.outputs import TokenMatcher
 from folovllm.errors import InvalidRequestError, QueueFullError, UnavailableError, from_rpc_error
-from folovllm.sampling_params import StructuredOutput
+from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import engine_service_pb2, types_pb2
 
 Abort = engine_service_pb2.AbortRequest
@@ -36,11 +36,12 @@ class Anything:
     """The matcher of a grammar that lets every output pass."""
 
     must_stop = False
+    is_spent = False
 
     def advance(self, token_id: int) -> bool:
         return True
 
-    def copy(self) -> "Anything":
+    def copy(self) -> TokenMatcher:
         return self
 
 
@@ -52,7 +53,7 @@ class Compiler:
         self.num_started = 0
         monkeypatch.setattr(fixture.llm_engine, "make_matcher", self._compile)
 
-    def _compile(self, output: StructuredOutput) -> TokenMatcher:
+    def _compile(self, params: SamplingParams) -> TokenMatcher:
         self.num_started += 1
         assert self._gate.wait(timeout=60), "held too long"
         return Anything()

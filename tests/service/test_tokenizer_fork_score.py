@@ -22,6 +22,7 @@ from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import engine_service_pb2_grpc, tokenizer_service_pb2_grpc, types_pb2
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.fingerprints import Fingerprints
 from tokenizer_service.servicer import TokenizerServicer
 from tokenizer_service.tokenizer import Tokenizer
 
@@ -63,7 +64,7 @@ class Service:
             EngineServicer(self.engine, self.engine_server.active_calls), self.engine_server.grpc
         )
         address = f"127.0.0.1:{self.engine_server.bind()}"
-        self.pool = EnginePool([address], self.tokenizer.fingerprint)
+        self.pool = EnginePool([address], Fingerprints(self.tokenizer.fingerprint, ""))
         self.server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
         tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(
             TokenizerServicer(self.tokenizer, self.pool, 3000), self.server.grpc
@@ -183,7 +184,7 @@ async def test_bad_forks_are_refused(service: Service) -> None:
     assert isinstance(error, InvalidRequestError) and error.field == "branches[0].n"
     service.runner.release()
     assert [message async for message in parent]
-    assert service.pool.pick().num_outstanding == 0
+    assert service.pool._engines[0].num_outstanding == 0
 
 
 async def test_cancelling_a_fork_reaches_the_engine(service: Service) -> None:

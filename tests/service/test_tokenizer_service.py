@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from fake_engine import FakeEngine, Script, running
-from sample_tokenizers import EOS_ID, VOCAB_SIZE, save_byte_tokenizer
+from sample_tokenizers import EOS_ID, save_byte_tokenizer
 
 from folovllm.errors import InvalidRequestError, from_rpc_error
 from folovllm.outputs import (
@@ -29,6 +29,7 @@ from folovllm.v1 import (
     types_pb2,
 )
 from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.fingerprints import Fingerprints
 from tokenizer_service.servicer import TokenizerServicer
 from tokenizer_service.tokenizer import Tokenizer
 
@@ -81,7 +82,10 @@ async def serve(model: Path) -> AsyncIterator[Callable[..., Any]]:
             expected = tokenizer.fingerprint if fingerprint is None else fingerprint
             engines = [FakeEngine(script, expected) for script in scripts]
             served = [await stack.enter_async_context(running(engine)) for engine in engines]
-            pool = EnginePool([s.address for s in served] or ["127.0.0.1:1"], tokenizer.fingerprint)
+            pool = EnginePool(
+                [s.address for s in served] or ["127.0.0.1:1"],
+                Fingerprints(tokenizer.fingerprint, ""),
+            )
             stack.push_async_callback(pool.close)
             pool.start()
             server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
@@ -114,7 +118,6 @@ async def test_text_streams_back(serve: Callable[..., Any]) -> None:
     assert list(call.request.prompt_token_ids) == [259, 260]
     assert {o.request_id for o in outputs} == {call.request.request_id}
     assert re.fullmatch("req-[0-9a-f]{32}", call.request.request_id)
-    assert 0 < call.time_remaining < 20.1
 
 
 async def test_a_prompt_of_token_ids_is_taken_as_it_is(serve: Callable[..., Any]) -> None:
@@ -223,14 +226,16 @@ async def test_a_cancel_reaches_the_engine(serve: Callable[..., Any]) -> None:
     assert not service.engines[0].calls[0].completed
 
 
-async def test_the_deadline_travels_and_ends_both_calls(serve: Callable[..., Any]) -> None:
+async def test_the_deadline_ends_the_call_and_the_engines_request(
+    serve: Callable[..., Any],
+) -> None:
     service = await serve([ENDLESS])
     code, _, _ = await service.error_of(service.stub.Generate(Request(text="a"), timeout=0.3))
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
     (call,) = service.engines[0].calls
-    assert call.time_remaining < 0.4
     async with asyncio.timeout(5):
         await call.ended.wait()
+    assert not call.completed
 
 
 async def test_requests_go_to_the_least_loaded_engine(serve: Callable[..., Any]) -> None:
@@ -343,44 +348,6 @@ async def test_another_model_is_a_failed_precondition(serve: Callable[..., Any])
     code, _, message = await service.error_of(service.stub.Generate(Request(text="a")))
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert "fingerprint is other" in message
-
-
-async def test_tokenize_and_detokenize(serve: Callable[..., Any]) -> None:
-    service = await serve([HELLO])
-    reply = await service.stub.Tokenize(messages.TokenizeRequest(text="hello<|endoftext|>"))
-    assert list(reply.token_ids) == [259, EOS_ID]
-    ask = messages.DetokenizeRequest(token_ids=reply.token_ids)
-    assert (await service.stub.Detokenize(ask)).text == "hello"
-    ask.skip_special_tokens = False
-    assert (await service.stub.Detokenize(ask)).text == "hello<|endoftext|>"
-    empty = messages.TokenizeRequest(text="", add_special_tokens=False)
-    assert list((await service.stub.Tokenize(empty)).token_ids) == []
-    # 299 is below the model's vocabulary size of 300, though the tokenizer has no text for it.
-    padding = messages.DetokenizeRequest(token_ids=[259, 299])
-    assert (await service.stub.Detokenize(padding)).text == "hello"
-
-
-async def test_long_texts_and_ids(serve: Callable[..., Any]) -> None:
-    service = await serve([HELLO])
-    text = "ab" * (MAX_PROMPT_BYTES // 2)
-    reply = await service.stub.Tokenize(messages.TokenizeRequest(text=text))
-    assert bytes(reply.token_ids) == text.encode()
-    ask = messages.DetokenizeRequest(token_ids=reply.token_ids)
-    assert (await service.stub.Detokenize(ask)).text == text
-
-
-async def test_bad_texts_and_ids(serve: Callable[..., Any]) -> None:
-    service = await serve()
-    long = messages.TokenizeRequest(text="a" * (MAX_PROMPT_BYTES + 1))
-    unknown = messages.DetokenizeRequest(token_ids=[1, VOCAB_SIZE])
-    many = messages.DetokenizeRequest(token_ids=[1] * (MAX_PROMPT_BYTES + 1))
-    for call, field in (
-        (service.stub.Tokenize(long), "text"),
-        (service.stub.Detokenize(unknown), "token_ids"),
-        (service.stub.Detokenize(many), "token_ids"),
-    ):
-        code, named, _ = await service.error_of(call)
-        assert (code, named) == (grpc.StatusCode.INVALID_ARGUMENT, field)
 
 
 async def test_model_info_is_the_engines(serve: Callable[..., Any]) -> None:

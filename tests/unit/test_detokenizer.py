@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 from sample_tokenizers import QWEN3, byte_tokenizer, needs_qwen3
 from tokenizers import decoders, models
 
-from tokenizer_service.detokenizer import Detokenizer
+from tokenizer_service.detokenizer import Detokenizer, new_detokenizer
 from tokenizer_service.tokenizer import Tokenizer
+from tokenizer_service.window_detokenizer import WindowDetokenizer
 
 TOKENIZER = Tokenizer(byte_tokenizer())
 EMOJI = [*"😀".encode()]
@@ -18,6 +20,13 @@ EMOJI = [*"😀".encode()]
 ANY_IDS = st.lists(st.integers(0, 270) | st.sampled_from([0xF0, 0x9F, 0x98, 0x80, 0xE4, 0xBD]))
 TEXT_IDS = st.text().map(lambda text: [*text.encode()])
 CUTS = st.lists(st.integers(0, 200), max_size=8)
+
+
+Make = Callable[..., Detokenizer]
+
+both = pytest.mark.parametrize(
+    "make", [new_detokenizer, WindowDetokenizer], ids=["bytes", "window"]
+)
 
 
 def split(token_ids: list[int], cuts: list[int]) -> list[list[int]]:
@@ -29,23 +38,30 @@ def detokenize(detokenizer: Detokenizer, pieces: list[list[int]]) -> list[str]:
     return [*(detokenizer.push(piece) for piece in pieces), detokenizer.flush()]
 
 
+@both
 @given(ANY_IDS | TEXT_IDS, CUTS, st.booleans())
-def test_pieces_joined_equal_the_whole(ids: list[int], cuts: list[int], skip: bool) -> None:
-    texts = detokenize(Detokenizer(TOKENIZER, skip), split(ids, cuts))
+def test_pieces_joined_equal_the_whole(
+    make: Make, ids: list[int], cuts: list[int], skip: bool
+) -> None:
+    texts = detokenize(make(TOKENIZER, skip), split(ids, cuts))
     assert "".join(texts) == TOKENIZER.decode_known(ids, skip)
 
 
+@both
 @given(ANY_IDS | TEXT_IDS, st.booleans())
-def test_one_by_one_equals_the_whole(ids: list[int], skip: bool) -> None:
-    texts = detokenize(Detokenizer(TOKENIZER, skip), [[i] for i in ids])
+def test_one_by_one_equals_the_whole(make: Make, ids: list[int], skip: bool) -> None:
+    texts = detokenize(make(TOKENIZER, skip), [[i] for i in ids])
     assert "".join(texts) == TOKENIZER.decode_known(ids, skip)
 
 
+@both
 @given(st.text(), CUTS)
-def test_no_piece_of_good_text_holds_half_a_character(text: str, cuts: list[int]) -> None:
+def test_no_piece_of_good_text_holds_half_a_character(
+    make: Make, text: str, cuts: list[int]
+) -> None:
     # Whatever is out at any time is a beginning of the text, character by character.
     pieces = split([*text.encode()], cuts)
-    detokenizer = Detokenizer(TOKENIZER)
+    detokenizer = make(TOKENIZER)
     out = ""
     for piece in pieces:
         out += detokenizer.push(piece)
@@ -53,40 +69,46 @@ def test_no_piece_of_good_text_holds_half_a_character(text: str, cuts: list[int]
     assert out + detokenizer.flush() == text
 
 
+@both
 @given(st.binary(min_size=40, max_size=400), st.booleans())
-def test_long_runs_of_invalid_bytes(data: bytes, high_only: bool) -> None:
+def test_long_runs_of_invalid_bytes(make: Make, data: bytes, high_only: bool) -> None:
     ids = [byte | 0x80 if high_only else byte for byte in data]
-    texts = detokenize(Detokenizer(TOKENIZER), [[i] for i in ids])
+    texts = detokenize(make(TOKENIZER), [[i] for i in ids])
     assert "".join(texts) == bytes(ids).decode(errors="replace")
 
 
-def test_an_emoji_over_four_tokens_comes_whole() -> None:
-    assert detokenize(Detokenizer(TOKENIZER), [[i] for i in EMOJI]) == ["", "", "", "😀", ""]
+@both
+def test_an_emoji_over_four_tokens_comes_whole(make: Make) -> None:
+    assert detokenize(make(TOKENIZER), [[i] for i in EMOJI]) == ["", "", "", "😀", ""]
 
 
-def test_an_incomplete_character_comes_at_the_end() -> None:
-    assert detokenize(Detokenizer(TOKENIZER), [[*b"ab"], EMOJI[:3]]) == ["ab", "", "\ufffd"]
+@both
+def test_an_incomplete_character_comes_at_the_end(make: Make) -> None:
+    assert detokenize(make(TOKENIZER), [[*b"ab"], EMOJI[:3]]) == ["ab", "", "\ufffd"]
 
 
-def test_a_skipped_special_token_does_not_part_a_character() -> None:
-    texts = detokenize(Detokenizer(TOKENIZER), [EMOJI[:2], [261], EMOJI[2:]])
+@both
+def test_a_skipped_special_token_does_not_part_a_character(make: Make) -> None:
+    texts = detokenize(make(TOKENIZER), [EMOJI[:2], [261], EMOJI[2:]])
     assert texts == ["", "", "😀", ""]
 
 
-def test_flush_starts_afresh() -> None:
-    detokenizer = Detokenizer(TOKENIZER)
+@both
+def test_flush_starts_afresh(make: Make) -> None:
+    detokenizer = make(TOKENIZER)
     detokenizer.push([*b"ab", 0xF0])
     assert detokenizer.flush() == "\ufffd"
     assert detokenizer.flush() == ""
     assert detokenizer.push([*b"c"]) == "c"
 
 
+@both
 @pytest.mark.parametrize(
     "ids",
     [[*b"ab"] * 20_000, [0xFF] * 40_000, [0xF0, 0x9F, 0x98] * 13_000, [261] * 40_000, [262]],
     ids=["text", "invalid", "incomplete", "special", "one"],
 )
-def test_the_work_for_a_token_does_not_grow(ids: list[int]) -> None:
+def test_the_work_for_a_token_does_not_grow(make: Make, ids: list[int]) -> None:
     class Counting(Tokenizer):
         num_decoded = 0
 
@@ -96,7 +118,7 @@ def test_the_work_for_a_token_does_not_grow(ids: list[int]) -> None:
             return super().decode_known(token_ids, skip_special_tokens)
 
     tokenizer = Counting(byte_tokenizer())
-    texts = detokenize(Detokenizer(tokenizer), [[i] for i in ids])
+    texts = detokenize(make(tokenizer), [[i] for i in ids])
     assert tokenizer.num_decoded < 100 * len(ids)  # the window's bound, a few times over
     assert "".join(texts) == tokenizer.decode_known(ids)
 
@@ -132,12 +154,12 @@ def sentencepiece_tokenizer() -> Tokenizer:
 def test_a_decoder_that_looks_at_the_token_before(ids: list[int], text: str) -> None:
     tokenizer = sentencepiece_tokenizer()
     assert tokenizer.decode(ids) == text
-    assert "".join(detokenize(Detokenizer(tokenizer), [[i] for i in ids])) == text
+    assert "".join(detokenize(new_detokenizer(tokenizer), [[i] for i in ids])) == text
 
 
 def test_byte_fallback_stays_bounded_where_pieces_and_whole_differ() -> None:
     # As a whole one bad byte spoils all bytes next to it; what is out already stays as it is.
-    detokenizer = Detokenizer(sentencepiece_tokenizer())
+    detokenizer = new_detokenizer(sentencepiece_tokenizer())
     texts = [detokenizer.push([i]) for i in [0xFF, *"你".encode() * 30, 259]]
     assert texts[-1].endswith("a")
     assert detokenizer.flush() == ""
@@ -148,18 +170,20 @@ def qwen3() -> Tokenizer:
     return Tokenizer.from_folder(QWEN3)
 
 
+@both
 @needs_qwen3
-def test_qwen3_streams_every_script() -> None:
+def test_qwen3_streams_every_script(make: Make) -> None:
     tokenizer = qwen3()
     text = "naïve café 👩‍👩‍👧‍👦 你好，世界 🏳️‍🌈 नमस्ते \u0301 \U0001f9ff\u200d x"
     token_ids = tokenizer.encode(text)
-    texts = detokenize(Detokenizer(tokenizer), [[i] for i in token_ids])
+    texts = detokenize(make(tokenizer), [[i] for i in token_ids])
     assert "".join(texts) == tokenizer.decode(token_ids)
     assert not any("\ufffd" in piece for piece in texts)
 
 
+@both
 @needs_qwen3
 @given(st.lists(st.integers(0, 151_935), max_size=60), CUTS)
-def test_qwen3_random_ids_equal_the_whole(ids: list[int], cuts: list[int]) -> None:
-    texts = detokenize(Detokenizer(qwen3()), split(ids, cuts))
+def test_qwen3_random_ids_equal_the_whole(make: Make, ids: list[int], cuts: list[int]) -> None:
+    texts = detokenize(make(qwen3()), split(ids, cuts))
     assert "".join(texts) == qwen3().decode_known(ids)

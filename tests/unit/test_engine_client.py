@@ -7,20 +7,23 @@ import pytest
 from fake_engine import FakeEngine, Script, engine_process, running
 
 from folovllm.errors import (
-    DeadlineError,
     InvalidRequestError,
     ModelMismatchError,
     UnavailableError,
 )
 from folovllm.v1 import types_pb2
 from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.engine_run import EngineRun
+from tokenizer_service.fingerprints import Fingerprints
 
 FINGERPRINT = "f" * 8
 
 
 @asynccontextmanager
-async def pool_of(*addresses: str, fingerprint: str = FINGERPRINT) -> AsyncIterator[EnginePool]:
-    pool = EnginePool(addresses, fingerprint)
+async def pool_of(
+    *addresses: str, fingerprint: str = FINGERPRINT, template: str = ""
+) -> AsyncIterator[EnginePool]:
+    pool = EnginePool(addresses, Fingerprints(fingerprint, template))
     pool.start()
     try:
         yield pool
@@ -46,9 +49,9 @@ async def test_follows_an_engine_from_start_to_end() -> None:
         assert not pool.ready
         await pool.wait_ready(20)
         assert pool.model_info().model_id == "fake"
-        messages = [m async for m in pool.pick().generate(request(), timeout=None)]
+        with pool.generate(request()) as run:
+            messages = [message async for message in run]
         assert [list(m.token_ids) for m in messages] == [[1, 2], [3]]
-        assert engine.calls[0].time_remaining is None
 
 
 async def test_health_follows_the_engines_own() -> None:
@@ -58,7 +61,7 @@ async def test_health_follows_the_engines_own() -> None:
         await served.server.set_serving(False)
         await until(pool, False)
         with pytest.raises(UnavailableError, match="no engine is ready: .* it is NOT_SERVING"):
-            pool.pick()
+            pool.generate(request())
         await served.server.set_serving(True)
         await until(pool, True)
 
@@ -94,16 +97,29 @@ async def test_no_engine_there() -> None:
             pool.model_info()
 
 
-@pytest.mark.parametrize(("engines", "ours"), [("other", FINGERPRINT), ("", FINGERPRINT), ("", "")])
-async def test_another_tokenizer_is_refused(engines: str, ours: str) -> None:
+@pytest.mark.parametrize(
+    ("theirs", "ours", "said"),
+    [
+        (("other", ""), (FINGERPRINT, ""), f"its tokenizer's .* other, .* {FINGERPRINT}$"),
+        (("", ""), (FINGERPRINT, ""), f"its tokenizer's .* missing, .* {FINGERPRINT}$"),
+        (("", ""), ("", ""), "its tokenizer's .* missing, .* missing$"),
+        ((FINGERPRINT, "old"), (FINGERPRINT, "new"), "its chat template's .* old, .* new$"),
+        ((FINGERPRINT, ""), (FINGERPRINT, "new"), "its chat template's .* missing, .* new$"),
+        (("a", "b"), ("c", "d"), "tokenizer's .* a, .* c and its chat template's .* b, .* d$"),
+    ],
+)
+async def test_another_model_is_refused(
+    theirs: tuple[str, str], ours: tuple[str, str], said: str
+) -> None:
+    engine = FakeEngine([], theirs[0], chat_template_fingerprint=theirs[1])
     async with (
-        running(FakeEngine([], engines)) as served,
-        pool_of(served.address, fingerprint=ours) as pool,
+        running(engine) as served,
+        pool_of(served.address, fingerprint=ours[0], template=ours[1]) as pool,
     ):
-        with pytest.raises(ModelMismatchError) as caught:
+        with pytest.raises(ModelMismatchError, match=said):
             await pool.wait_ready(20)
-        assert engines in str(caught.value) and ours in str(caught.value)
         assert not pool.ready
+        assert not engine.sessions
 
 
 async def test_an_engine_that_fits_is_taken_before_one_that_does_not() -> None:
@@ -114,7 +130,9 @@ async def test_an_engine_that_fits_is_taken_before_one_that_does_not() -> None:
         pool_of(first.address, second.address) as pool,
     ):
         await pool.wait_ready(20)
-        assert pool.pick().address == second.address
+        with pool.generate(request()) as run:
+            assert [list(message.token_ids) async for message in run] == [[1]]
+        assert len(fits.calls) == 1
 
 
 async def test_the_least_loaded_engine_is_picked_and_of_equals_the_first() -> None:
@@ -128,26 +146,30 @@ async def test_the_least_loaded_engine_is_picked_and_of_equals_the_first() -> No
         async with asyncio.timeout(20):
             while not all(engine.ready for engine in pool._engines):
                 await pool._changed.wait()
-        streams = []
+        runs: list[EngineRun] = []
         for i in range(4):
-            stream = pool.pick().generate(request(f"r{i}"), timeout=None)
-            streams.append(stream)
-            await anext(stream)
+            runs.append(pool.generate(request(f"r{i}")))
+            await anext(runs[i])
         assert [c.request.request_id for c in engines[0].calls] == ["r0", "r2"]
         assert [c.request.request_id for c in engines[1].calls] == ["r1", "r3"]
-        await streams[3].aclose()
-        assert pool.pick().address == second.address
-        for stream in streams:
-            await stream.aclose()
-        assert pool.pick().num_outstanding == 0
+        with runs[3]:
+            pass
+        with pool.generate(request("r4")) as run:
+            await anext(run)
+            assert [c.request.request_id for c in engines[1].calls] == ["r1", "r3", "r4"]
+        for run in runs:
+            with run:
+                pass
+        assert [client.num_outstanding for client in pool._engines] == [0, 0]
+        assert [client.outstanding_tokens for client in pool._engines] == [0, 0]
 
 
-async def test_closing_a_stream_cancels_it_at_the_engine() -> None:
+async def test_leaving_a_run_cancels_it_at_the_engine() -> None:
     engine = FakeEngine([Script([[1]], finish=None)], FINGERPRINT)
     async with running(engine) as served, pool_of(served.address) as pool:
         await pool.wait_ready(20)
-        async with aclosing(pool.pick().generate(request(), timeout=None)) as stream:
-            await anext(stream)
+        with pool.generate(request()) as run:
+            await anext(run)
         async with asyncio.timeout(5):
             await engine.calls[0].ended.wait()
         assert not engine.calls[0].completed
@@ -157,24 +179,12 @@ async def test_abort_reaches_the_engine() -> None:
     engine = FakeEngine([Script([[1]], finish=None)], FINGERPRINT)
     async with running(engine) as served, pool_of(served.address) as pool:
         await pool.wait_ready(20)
-        client = pool.pick()
-        async with aclosing(client.generate(request(), timeout=5)) as stream:
-            await anext(stream)
-            assert await client.abort("r", [0])
-            last = await anext(stream)
+        with pool.generate(request()) as run:
+            await anext(run)
+            run.abort([0])
+            last = await anext(run)
         assert last.finish_reason == types_pb2.FINISH_REASON_ABORT
-        assert not await client.abort("unknown", [0])
-
-
-async def test_the_deadline_travels_and_expires() -> None:
-    engine = FakeEngine([Script([[1]], finish=None)], FINGERPRINT)
-    async with running(engine) as served, pool_of(served.address) as pool:
-        await pool.wait_ready(20)
-        with pytest.raises(DeadlineError):
-            async for _ in pool.pick().generate(request(), timeout=0.3):
-                pass
-        remaining = engine.calls[0].time_remaining
-        assert remaining is not None and 0 < remaining < 0.4
+        assert engine.sessions[0].cancelled == []
 
 
 async def test_what_the_engine_says_about_a_field_comes_through() -> None:
@@ -183,37 +193,32 @@ async def test_what_the_engine_says_about_a_field_comes_through() -> None:
     async with running(engine) as served, pool_of(served.address) as pool:
         await pool.wait_ready(20)
         with pytest.raises(InvalidRequestError, match="too long") as caught:
-            async for _ in pool.pick().generate(request(), timeout=None):
-                pass
+            await anext(pool.generate(request()))
         assert caught.value.field == "prompt_token_ids"
 
 
 async def test_a_killed_engine_is_noticed_and_found_again() -> None:
     async with engine_process(FINGERPRINT) as (process, port), pool_of(f"127.0.0.1:{port}") as pool:
         await pool.wait_ready(20)
-        client = pool.pick()
-        stream = client.generate(request(), timeout=None)
-        await anext(stream)
-        with pytest.raises(UnavailableError):
+        run = pool.generate(request())
+        await anext(run)
+        with pytest.raises(UnavailableError, match=f"engine 127.0.0.1:{port}: "):
             process.send_signal(signal.SIGKILL)
             async with asyncio.timeout(1):
-                await anext(stream)
+                await anext(run)
         async with asyncio.timeout(1):
             await until(pool, False)
         with pytest.raises(UnavailableError):
-            async for _ in client.generate(request(), timeout=None):
-                pass
-        with pytest.raises(UnavailableError):
-            await client.abort("r", [0])
+            pool.generate(request())
         async with engine_process(FINGERPRINT, port):
             await pool.wait_ready(20)
-            async with aclosing(pool.pick().generate(request("again"), timeout=None)) as stream:
-                assert (await anext(stream)).request_id == "again"
+            with pool.generate(request("again")) as run:
+                assert (await anext(run)).request_id == "again"
 
 
 async def test_close_leaves_no_task_behind() -> None:
     before = asyncio.all_tasks()
     async with running(FakeEngine([], FINGERPRINT)) as served, pool_of(served.address) as pool:
         await pool.wait_ready(20)
-    left = {t for t in asyncio.all_tasks() - before if "follow" in t.get_name()}
-    assert left == set()
+    ours = ("follow", "read", "write")
+    assert {t for t in asyncio.all_tasks() - before if t.get_name().startswith(ours)} == set()

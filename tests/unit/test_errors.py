@@ -27,6 +27,21 @@ def test_an_error_comes_back_as_its_own_class(cls: type[FolovError]) -> None:
     assert type(back) is cls and str(back) == "why"
 
 
+@pytest.mark.parametrize("cls", SIMPLE)
+def test_an_error_comes_out_of_a_message_as_its_own_class(cls: type[FolovError]) -> None:
+    back = errors.from_status_bytes(errors.to_status(cls("why")).SerializeToString())
+    assert type(back) is cls and str(back) == "why"
+
+
+def test_details_come_out_of_a_message() -> None:
+    full = errors.to_status(QueueFullError("full", retry_after=2.5)).SerializeToString()
+    back = errors.from_status_bytes(full)
+    assert isinstance(back, QueueFullError) and back.retry_after == 2.5
+    invalid = errors.to_status(InvalidRequestError("prompt", "empty")).SerializeToString()
+    again = errors.from_status_bytes(invalid)
+    assert isinstance(again, InvalidRequestError) and again.field == "prompt"
+
+
 def test_details_come_back() -> None:
     invalid = there_and_back(InvalidRequestError("sampling_params.top_p", "top_p is odd"))
     assert isinstance(invalid, InvalidRequestError) and invalid.field == "sampling_params.top_p"

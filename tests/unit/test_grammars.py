@@ -1,7 +1,6 @@
 import json
 import re
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -9,23 +8,20 @@ from typing import Literal
 import jsonschema
 import numpy as np
 import pytest
+from grammar_walks import DEMO_EOS, Walker, allowed_ids, demo_compiler, encode, follow
 from json_schemas import SCHEMAS
 from sample_tokenizers import QWEN3, needs_qwen3
 
 from engine_service.structured_output.bitmask_filler import BitmaskFiller
 from engine_service.structured_output.build_thread import BuildThread
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
-from engine_service.structured_output.matcher import Matcher
 from folovllm.errors import InvalidRequestError, QueueFullError
 from folovllm.model_files import DEMO_MODEL
 from folovllm.sampling_params import StructuredOutput
 
 Kind = Literal["json_schema", "json_object", "regex", "choice", "grammar"]
 
-DEMO_EOS = (2041, 2039)
 QWEN3_EOS = (151645, 151643)
-ENDS = (b'"', b"@", b"}", b"]", b'"}', b"}}", b"]}", b'",', b'"]')
-
 DIGITS = StructuredOutput("regex", "[0-9]{2,3}")
 CALCULATOR = """
 start: sum
@@ -34,59 +30,6 @@ product: atom (("*" | "/") atom)*
 atom: NUMBER | "(" sum ")"
 NUMBER: /[1-9][0-9]{0,3}/
 """
-
-
-class Walker:
-    """Walks at random over what a grammar allows, with a preference for what ends things."""
-
-    def __init__(self, compiler: GrammarCompiler) -> None:
-        self.compiler = compiler
-        self.vocabulary = compiler.vocabulary
-        self._ends = [i for i in range(self.vocabulary.vocab_size - 300) if self._bytes(i) in ENDS]
-
-    def _bytes(self, *token_ids: int) -> bytes:
-        return self.vocabulary.load().decode_bytes(list(token_ids))
-
-    def walk(self, output: StructuredOutput, seed: int, most: int = 600) -> str | None:
-        """The text of a whole output; None if it came to no end."""
-        rng = np.random.default_rng(seed)
-        matcher = self.compiler.compile(output).matcher()
-        token_ids: list[int] = []
-        while len(token_ids) < most:
-            allowed = allowed_ids(matcher)
-            eos = np.isin(allowed, self.vocabulary.eos_token_ids)
-            assert matcher.may_stop == bool(eos.any())
-            assert not matcher.must_stop or eos.all()
-            assert allowed.max() < self.vocabulary.vocab_size
-            if eos.all() or (eos.any() and rng.random() < 0.5):
-                return self._bytes(*token_ids).decode()
-            allowed = allowed[~eos]
-            ending = np.intersect1d(allowed, self._ends)
-            hurry = 0.5 + len(token_ids) / most
-            choice = ending if len(ending) and rng.random() < hurry else allowed
-            token_ids.append(int(rng.choice(choice)))
-            matcher.accept(token_ids[-1])
-        return None
-
-
-def allowed_ids(matcher: Matcher) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    row = np.empty(matcher._vocabulary.num_words, dtype=np.int32)
-    matcher.fill_bitmask(row)
-    return np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little"))
-
-
-def demo_compiler(cache_size: int = 64, time_limit: float = 60.0) -> GrammarCompiler:
-    return GrammarCompiler(DEMO_MODEL, 2048, DEMO_EOS, cache_size, time_limit)
-
-
-def encode(compiler: GrammarCompiler, text: str) -> list[int]:
-    return compiler.vocabulary.load().tokenize_str(text)
-
-
-def follow(matcher: Matcher, token_ids: Sequence[int]) -> None:
-    for token_id in token_ids:
-        assert token_id in allowed_ids(matcher)
-        matcher.accept(token_id)
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +112,45 @@ def test_a_lark_grammar_with_recursion(demo: Walker, seed: int) -> None:
 def test_a_lark_grammar_may_hold_a_schema(demo: Walker) -> None:
     output = StructuredOutput("grammar", 'start: "=" %json {"enum": [1, 2]}')
     assert demo.walk(output, 0) in ("=1", "=2")
+
+
+DECOYS = r"""# "%json {
+// /%json {
+start: "\" %json {" </tool_call> /" %json \{/ """
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (r'{"pattern": "^[^\"]*$"}', "excludes quotes"),
+        ('{"type": "integer", "multipleOf": 999983}', "at most 50000"),
+        ('{"type": "objec"}', "Invalid type: objec"),
+        ("true", "object schema"),
+        ("{", "EOF while parsing"),
+        ('{"items":' * 5000, "EOF|recursion limit"),
+    ],
+)
+def test_schemas_in_lark_are_checked_like_others(demo: Walker, schema: str, message: str) -> None:
+    lark = StructuredOutput("grammar", f'{DECOYS} %json {{"const": 1}} a\na: %json{schema}')
+    with pytest.raises(InvalidRequestError, match=message) as caught:
+        demo.compiler.compile(lark)
+    assert caught.value.field == "sampling_params.grammar"
+
+
+def test_what_only_looks_like_a_schema_in_lark_is_left_alone(demo: Walker) -> None:
+    text = demo.walk(StructuredOutput("grammar", f'{DECOYS} %json {{"const": 1}}'), 0)
+    assert text == '" %json {</tool_call>" %json {1'
+
+
+@pytest.mark.parametrize("kind", ["json_schema", "grammar"])
+def test_whitespace_ends_wherever_the_schema_stands(kind: Kind) -> None:
+    compiler = demo_compiler()
+    schema = '{"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}'
+    value = schema if kind == "json_schema" else f"start: %json {schema}"
+    matcher = compiler.compile(StructuredOutput(kind, value)).matcher()
+    (brace,), (space,) = encode(compiler, "{"), encode(compiler, "\n")
+    follow(matcher, [brace] + [space] * 40)
+    assert space not in allowed_ids(matcher)
 
 
 def test_eos_is_allowed_exactly_where_the_output_is_complete() -> None:

@@ -1,3 +1,5 @@
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -5,7 +7,9 @@ import pytest
 from folovllm.errors import ConfigError
 from folovllm.model_files import (
     DEMO_MODEL,
+    chat_template_fingerprint,
     model_fingerprint,
+    read_chat_template,
     read_json,
     resolve_model,
     tokenizer_fingerprint,
@@ -70,3 +74,46 @@ def test_fingerprints_see_changes(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"a": 1}')
     seen.add(model_fingerprint(tmp_path))
     assert len(seen) == 6
+
+
+@pytest.mark.parametrize(
+    ("file", "config", "template"),
+    [
+        ("file é", {"chat_template": "config"}, "file é"),
+        ("a\r\nb", None, "a\nb"),
+        (None, {"chat_template": "config"}, "config"),
+        (
+            None,
+            {
+                "chat_template": [
+                    {"name": "tool_use", "template": "tools"},
+                    {"name": "default", "template": "plain"},
+                ]
+            },
+            "plain",
+        ),
+        (None, {"chat_template": [{"name": "rag", "template": "rag"}]}, ""),
+        (None, {"chat_template": None}, ""),
+        (None, {}, ""),
+        (None, None, ""),
+    ],
+)
+def test_a_chat_template_is_found_where_it_is(
+    tmp_path: Path, file: str | None, config: dict[str, object] | None, template: str
+) -> None:
+    if file is not None:
+        (tmp_path / "chat_template.jinja").write_bytes(file.encode())
+    if config is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert read_chat_template(tmp_path) == template
+    expected = hashlib.sha256(template.encode()).hexdigest() if template else ""
+    assert chat_template_fingerprint(tmp_path) == expected
+
+
+def test_a_chat_template_that_is_no_text_is_said(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": 1}')
+    with pytest.raises(ConfigError, match="chat_template must be a text"):
+        read_chat_template(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="chat_template.jinja cannot be read"):
+        read_chat_template(tmp_path)

@@ -1,12 +1,13 @@
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from folovllm.errors import InvalidRequestError
-from folovllm.sampling_params import SamplingParams, StructuredOutput
+from folovllm.sampling_params import Reasoning, SamplingParams, StructuredOutput
 from folovllm.v1 import types_pb2
 
 
@@ -73,6 +74,23 @@ def test_a_bad_constraint_is_refused(output: StructuredOutput) -> None:
         SamplingParams(structured_output=output)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("end_token_id", -1),
+        ("end_token_id", None),
+        ("start_token_id", 2**32),
+        ("start_token_id", "<think>"),
+        ("max_tokens", -1),
+        ("max_tokens", True),
+    ],
+)
+def test_bad_reasoning_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        dataclasses.replace(Reasoning(end_token_id=7), **{field: value})
+    assert refused.value.field == f"sampling_params.reasoning.{field}"
+
+
 def test_what_people_write_is_normalised() -> None:
     params = SamplingParams(stop="end", stop_token_ids=[3], logit_bias={7: 1.0, 2: -1.0})  # type: ignore[arg-type]
     assert params.stop == ("end",)
@@ -122,6 +140,13 @@ valid_params = st.builds(
             StructuredOutput("choice", ("yes", "no")),
             StructuredOutput("grammar", 'start: "a"'),
         ]
+    ),
+    reasoning=st.none()
+    | st.builds(
+        Reasoning,
+        end_token_id=st.integers(0, 2**32 - 1),
+        start_token_id=st.none() | st.integers(0, 2**32 - 1),
+        max_tokens=st.none() | st.integers(0, 2**32 - 1),
     ),
 )
 

@@ -89,6 +89,7 @@ def test_the_tokenizer_services_command_line() -> None:
 def test_the_tokenizer_services_defaults() -> None:
     assert parse_args([], {}) == TokenizerServiceConfig()
     assert parse_args([], {"FOLOVLLM_ENGINE": "a:1,b:2"}).engines == ("a:1", "b:2")
+    assert parse_args([], {"FOLOVLLM_WORKERS": "4"}).workers == 4
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_the_tokenizer_services_defaults() -> None:
         (["--engine", "here"], "--engine must be HOST:PORT, got 'here'"),
         (["--engine", "a:b"], "--engine must be HOST:PORT, got 'a:b'"),
         (["--max-prompt-bytes", "0"], "--max-prompt-bytes must be at least 1, got 0"),
+        (["--workers", "0"], "--workers must be at least 1, got 0"),
     ],
 )
 def test_a_bad_configuration_is_one_clear_line(argv: list[str], message: str) -> None:

@@ -12,6 +12,8 @@ from sample_tokenizers import (
     needs_qwen3,
     save_byte_tokenizer,
 )
+from tokenizers import decoders, normalizers
+from tokenizers.processors import TemplateProcessing
 
 from folovllm.errors import ConfigError, InvalidRequestError
 from tokenizer_service.tokenizer import Tokenizer, check_token_ids
@@ -49,6 +51,37 @@ def test_an_unknown_id_is_named(tokenizer: Tokenizer, token_id: int) -> None:
 
 def test_ids_of_the_model_alone_have_no_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode_known([*b"a", 290, *b"b"]) == "ab"
+
+
+def test_tokens_that_are_put_around_a_text_stand_nowhere_in_it() -> None:
+    backend = byte_tokenizer()
+    special_tokens = [(EOS, 261), ("<|im_end|>", 262)]
+    backend.post_processor = TemplateProcessing(
+        single=f"<|im_end|> $A {EOS}", special_tokens=special_tokens
+    )
+    tokenizer = Tokenizer(backend)
+    (tokens,) = tokenizer.encode_with_offsets([f"hello{EOS}é"])
+    assert tokens.token_ids == tokenizer.encode(f"hello{EOS}é") == [262, 259, 261, 0xC3, 0xA9, 261]
+    assert tokens.starts == [0, 0, 5, 18, 18, 0]
+    assert tokens.ends == [0, 5, 18, 19, 19, 0]
+    (bare,) = tokenizer.encode_with_offsets(["a"], add_special_tokens=False)
+    assert bare == ([ord("a")], [0], [1])
+
+
+def test_offsets_are_places_in_the_text_before_it_was_normalized() -> None:
+    backend = byte_tokenizer()
+    backend.normalizer = normalizers.NFC()
+    tokenizer = Tokenizer(backend)
+    (tokens,) = tokenizer.encode_with_offsets(["xe\u0301y"])
+    assert b"".join(tokenizer.pieces(tokens.token_ids)) == "xéy".encode()
+    # The library counts a composed character at the first of its code points.
+    assert tokens.starts == [0, 1, 1, 3] and tokens.ends == [1, 2, 2, 4]
+
+
+def test_pieces_of_other_tokenizers_are_the_text_of_each_token() -> None:
+    backend = byte_tokenizer()
+    backend.decoder = decoders.Replace("Ġ", " ")
+    assert Tokenizer(backend).pieces([259, 260, 261]) == [b"hello", b" w", EOS.encode()]
 
 
 def test_nothing_is_nothing(tokenizer: Tokenizer) -> None:
@@ -98,6 +131,7 @@ def test_from_folder_knows_its_fingerprint(tmp_path: Path) -> None:
     content = (tmp_path / "tokenizer.json").read_bytes()
     assert tokenizer.fingerprint == hashlib.sha256(content).hexdigest()
     assert tokenizer.encode("hello") == [259]
+    assert tokenizer.files == (tmp_path / "tokenizer.json",)
 
 
 def test_a_folder_without_a_tokenizer_is_one_clear_line(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""TokenizerFiles: the tokenizer's files as they arrive, and then in a folder, all or none."""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from folovllm.errors import ServerError
+from folovllm.v1.tokenizer_service_pb2 import TokenizerFileChunk
+
+
+class TokenizerFiles:
+    """Collects the chunks of GetTokenizer in a folder beside the final places.
+
+    A context manager: what is not kept by its end is gone. Raises ServerError where what arrives is
+    not what was sent, and OSError where the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._arriving = tempfile.TemporaryDirectory(dir=self._folder, prefix=".arriving-")
+        self._name = ""  # of the file that has begun; empty between two
+        self._digest = hashlib.sha256()
+        self._complete: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._arriving.cleanup()
+
+    def add(self, chunk: TokenizerFileChunk) -> None:
+        """Takes the next chunk; checks the file where it is its last."""
+        if not self._name:
+            self._begin(chunk.name)
+        if chunk.name != self._name:
+            raise ServerError(f"{self._name} was cut off by {chunk.name!r}")
+        self._digest.update(chunk.data)
+        with open(self._path(self._name), "ab") as file:
+            file.write(chunk.data)
+        if chunk.sha256:
+            if chunk.sha256 != self._digest.hexdigest():
+                raise ServerError(f"{self._name} has not arrived as it was sent")
+            self._complete.append(self._name)
+            self._name = ""
+
+    def keep(self) -> list[Path]:
+        """Puts all files in their places, once the last chunk has come; the paths."""
+        if self._name or not self._complete:
+            raise ServerError(f"{self._name or 'the tokenizer'} was cut off")
+        paths = [self._folder / name for name in self._complete]
+        for name, path in zip(self._complete, paths, strict=True):
+            os.replace(self._path(name), path)
+        return paths
+
+    def _begin(self, name: str) -> None:
+        if Path(name).name != name or name in ("", "..") or name in self._complete:
+            raise ServerError(f"the server names a file {name!r}")
+        self._name, self._digest = name, hashlib.sha256()
+
+    def _path(self, name: str) -> Path:
+        return Path(self._arriving.name, name)

@@ -1,0 +1,209 @@
+"""What a conversation is: messages, tool calls and tools, with their checks and converters.
+
+Every check raises InvalidRequestError that names the field by its path in the request.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from folovllm.errors import InvalidRequestError
+from folovllm.v1 import tokenizer_service_pb2 as wire
+
+MAX_MESSAGES = 4096
+MAX_TOOLS = 128
+
+
+class Role(StrEnum):
+    """Who speaks; compares equal to its plain word."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the assistant makes; `arguments` is a JSON object as text."""
+
+    id: str
+    name: str
+    arguments: str = "{}"
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InvalidRequestError("name", "a tool call must name its tool")
+        _json_object("arguments", self.arguments)
+
+    def parsed_arguments(self) -> dict[str, Any]:
+        """The arguments as values."""
+        return _json_object("arguments", self.arguments)
+
+    def to_proto(self) -> wire.ToolCall:
+        """The message of the contract."""
+        return wire.ToolCall(id=self.id, name=self.name, arguments=self.arguments)
+
+    @classmethod
+    def from_proto(cls, message: wire.ToolCall) -> "ToolCall":
+        """Reads a message of the contract; no arguments are the same as an empty object."""
+        return cls(message.id, message.name, message.arguments or "{}")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str = ""
+    reasoning_content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "role", Role(self.role))
+        object.__setattr__(self, "tool_calls", tuple(self.tool_calls))
+        for name in ("reasoning_content", "tool_calls"):
+            if getattr(self, name) and self.role is not Role.ASSISTANT:
+                raise InvalidRequestError(name, f"only the assistant has {name}, not {self.role}")
+        if self.tool_call_id and self.role is not Role.TOOL:
+            raise InvalidRequestError(
+                "tool_call_id", f"only a tool's answer has a tool_call_id, not {self.role}"
+            )
+
+    def to_proto(self) -> wire.ChatMessage:
+        """The message of the contract."""
+        return wire.ChatMessage(
+            role=wire.Role.Value(f"ROLE_{self.role.name}"),
+            content=self.content,
+            reasoning_content=self.reasoning_content,
+            tool_calls=[call.to_proto() for call in self.tool_calls],
+            tool_call_id=self.tool_call_id,
+        )
+
+    @classmethod
+    def from_proto(cls, message: wire.ChatMessage) -> "ChatMessage":
+        """Reads a message of the contract."""
+        names = {wire.Role.Value(f"ROLE_{role.name}"): role for role in Role}
+        if message.role not in names:
+            raise InvalidRequestError("role", f"role must be one of {', '.join(Role)}")
+        return cls(
+            names[message.role],
+            message.content,
+            message.reasoning_content,
+            tuple(_each("tool_calls", message.tool_calls, ToolCall.from_proto)),
+            message.tool_call_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that the assistant may call.
+
+    `parameters` is the JSON schema of its arguments as text; without one it takes none.
+    """
+
+    name: str
+    description: str = ""
+    parameters: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InvalidRequestError("name", "a tool must have a name")
+        if self.parameters:
+            _json_object("parameters", self.parameters)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments."""
+        if not self.parameters:
+            return {"type": "object", "properties": {}, "additionalProperties": False}
+        return _json_object("parameters", self.parameters)
+
+    def to_proto(self) -> wire.Tool:
+        """The message of the contract."""
+        return wire.Tool(name=self.name, description=self.description, parameters=self.parameters)
+
+    @classmethod
+    def from_proto(cls, message: wire.Tool) -> "Tool":
+        """Reads a message of the contract."""
+        return cls(message.name, message.description, message.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a chat template renders.
+
+    enable_thinking None leaves the choice to the template. continue_final_message renders no
+    beginning of a new turn but leaves the last message, the assistant's, open.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    tools: tuple[Tool, ...] = ()
+    enable_thinking: bool | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.messages) <= MAX_MESSAGES:
+            raise InvalidRequestError(
+                "messages", f"give 1 to {MAX_MESSAGES} messages, got {len(self.messages)}"
+            )
+        if len(self.tools) > MAX_TOOLS:
+            raise InvalidRequestError(
+                "tools", f"give at most {MAX_TOOLS} tools, got {len(self.tools)}"
+            )
+        seen: set[str] = set()
+        for place, tool in enumerate(self.tools):
+            if tool.name in seen:
+                raise InvalidRequestError(f"tools[{place}].name", f"{tool.name} is listed twice")
+            seen.add(tool.name)
+        if self.continue_final_message and self.messages[-1].role is not Role.ASSISTANT:
+            raise InvalidRequestError(
+                "continue_final_message", "the last message is not the assistant's"
+            )
+
+    @classmethod
+    def from_proto(
+        cls, request: wire.ChatRequest | wire.ApplyChatTemplateRequest
+    ) -> "Conversation":
+        """Reads what both requests have in common."""
+        add_generation_prompt = True
+        if isinstance(request, wire.ApplyChatTemplateRequest) and request.HasField(
+            "add_generation_prompt"
+        ):
+            add_generation_prompt = request.add_generation_prompt
+        return cls(
+            tuple(_each("messages", request.messages, ChatMessage.from_proto)),
+            tuple(_each("tools", request.tools, Tool.from_proto)),
+            request.enable_thinking if request.HasField("enable_thinking") else None,
+            add_generation_prompt and not request.continue_final_message,
+            request.continue_final_message,
+        )
+
+
+def _each(field: str, values: Iterable[Any], read: Any) -> Iterator[Any]:
+    """Reads each value; an error names its place."""
+    for place, value in enumerate(values):
+        with _within(f"{field}[{place}]"):
+            yield read(value)
+
+
+@contextmanager
+def _within(path: str) -> Iterator[None]:
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise error.within(path) from None
+
+
+def _json_object(field: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidRequestError(field, f"{field} must be a JSON object, got {text[:100]!r}")
+    return value

@@ -1,0 +1,98 @@
+"""FakeSession: EngineService.Session on top of a servicer's own Generate, Fork and Abort."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from folovllm.errors import FolovError, ServerError, to_status
+from folovllm.v1 import engine_service_pb2
+
+Events = engine_service_pb2.SessionEvents
+
+
+class _Context:
+    """What the servicer's methods ask of a call that has no deadline."""
+
+    def time_remaining(self) -> float | None:
+        return None
+
+
+class FakeSession:
+    """One open session. Pieces are never merged; one message has what has come since the last."""
+
+    def __init__(
+        self, servicer: Any, commands: AsyncIterator[Any], load: engine_service_pb2.GetLoadResponse
+    ) -> None:
+        self._servicer = servicer
+        self._commands = commands
+        self._events: asyncio.Queue[Events | FolovError | None] = asyncio.Queue()
+        self._requests: dict[str, asyncio.Task[None]] = {}
+        self.cancelled: list[str] = []
+        """The names that were cancelled, also those that did not run."""
+        self.put(Events(load=load))
+        self._reader = asyncio.create_task(self._read())
+
+    async def events(self) -> AsyncIterator[Events]:
+        """The messages, until the caller half-closes or `end` is called."""
+        while True:
+            waiting = [await self._events.get()]
+            while not self._events.empty():
+                waiting.append(self._events.get_nowait())
+            message = Events()
+            for each in waiting:
+                if isinstance(each, Events):
+                    message.MergeFrom(each)
+            yield message
+            for each in waiting:
+                if isinstance(each, FolovError):
+                    raise each
+                if each is None:
+                    return
+
+    def put(self, events: Events) -> None:
+        self._events.put_nowait(events)
+
+    def end(self, error: FolovError | None) -> None:
+        """Ends it after what has come."""
+        self._events.put_nowait(error)
+
+    def close(self) -> None:
+        for task in (self._reader, *self._requests.values()):
+            task.cancel()
+
+    async def _read(self) -> None:
+        async for command in self._commands:
+            kind = command.WhichOneof("command")
+            if kind == "abort":
+                await self._servicer.Abort(command.abort, _Context())
+            elif kind == "cancel":
+                self.cancelled.append(command.cancel)
+                if command.cancel in self._requests:
+                    self._requests.pop(command.cancel).cancel()
+            elif kind == "fork":
+                outputs = self._servicer.Fork(command.fork, _Context())
+                self._run(command.fork.fork_id, outputs, len(command.fork.branches))
+            else:
+                request = command.generate
+                outputs = self._servicer.Generate(request, _Context())
+                self._run(request.request_id, outputs, request.sampling_params.n or 1)
+        self.end(None)
+
+    def _run(self, name: str, outputs: Any, num_finals: int) -> None:
+        self._requests[name] = asyncio.create_task(self._send(name, outputs, num_finals))
+
+    async def _send(self, name: str, outputs: Any, num_finals: int) -> None:
+        """Sends the outputs of a request; where final ones lack at the end, an error."""
+        try:
+            async with aclosing(outputs):
+                async for output in outputs:
+                    self.put(Events(outputs=[output]))
+                    num_finals -= output.finish_reason != 0
+            if num_finals > 0:
+                raise ServerError("the engine ended the stream without a final message")
+        except FolovError as error:
+            failure = engine_service_pb2.SessionFailure(
+                request_id=name, status=to_status(error).SerializeToString()
+            )
+            self.put(Events(failures=[failure]))

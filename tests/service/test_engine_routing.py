@@ -1,0 +1,258 @@
+"""Two fake engines behind one EnginePool: choice, live load, moves, loss and return."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from fake_engine import FakeEngine, RunningEngine, Script, engine_process, running
+
+from folovllm.errors import (
+    FolovError,
+    InvalidRequestError,
+    NotFoundError,
+    QueueFullError,
+    UnavailableError,
+)
+from folovllm.v1 import engine_service_pb2, types_pb2
+from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.engine_run import EngineRun
+from tokenizer_service.fingerprints import Fingerprints
+
+FINGERPRINT = "f" * 8
+BLOCK_SIZE = 16
+ENDLESS = Script([[1]], finish=None)
+SHORT = Script([[1], [2]])
+Load = engine_service_pb2.GetLoadResponse
+
+
+@dataclass
+class Engines:
+    pool: EnginePool
+    fakes: list[FakeEngine]
+    served: list[RunningEngine]
+
+    def ids(self) -> list[list[str]]:
+        """Names of the requests that each engine has got."""
+        return [[call.request.request_id for call in fake.calls] for fake in self.fakes]
+
+    async def until_ready(self, *ready: bool) -> None:
+        async with asyncio.timeout(20):
+            while tuple(engine.ready for engine in self.pool._engines) != ready:
+                await self.pool._changed.wait()
+
+    async def until_load(self, load: Load, *outstanding: int) -> None:
+        """Reports a load at the first engine and waits until each has so many tokens."""
+        self.fakes[0].set_load(load)
+        async with asyncio.timeout(20):
+            while tuple(e.outstanding_tokens for e in self.pool._engines) != outstanding:
+                await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def pool_of(*addresses: str) -> AsyncIterator[EnginePool]:
+    pool = EnginePool(addresses, Fingerprints(FINGERPRINT, ""))
+    pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+@pytest.fixture
+async def engines() -> AsyncIterator[Engines]:
+    fakes = [FakeEngine([ENDLESS], FINGERPRINT, block_size=BLOCK_SIZE) for _ in range(2)]
+    async with (
+        running(fakes[0]) as first,
+        running(fakes[1]) as second,
+        pool_of(first.address, second.address) as pool,
+    ):
+        engines = Engines(pool, fakes, [first, second])
+        await engines.until_ready(True, True)
+        yield engines
+
+
+def request(request_id: str, *prompt_token_ids: int) -> types_pb2.Request:
+    return types_pb2.Request(request_id=request_id, prompt_token_ids=prompt_token_ids or [1, 2])
+
+
+async def begin(pool: EnginePool, asked: types_pb2.Request) -> EngineRun:
+    """A run that has brought its first piece."""
+    run = pool.generate(asked)
+    await anext(run)
+    return run
+
+
+async def test_equal_prefixes_go_to_one_engine_and_others_to_the_other(engines: Engines) -> None:
+    shared, other = [7] * 40 * BLOCK_SIZE, [8] * 4 * BLOCK_SIZE
+    await begin(engines.pool, request("s0", *shared))
+    await begin(engines.pool, request("o0", *other))
+    for i in range(1, 4):
+        await begin(engines.pool, request(f"s{i}", *shared, i))
+    await begin(engines.pool, request("o1", *other, 9))
+    assert engines.ids() == [["s0", "s1", "s2", "s3"], ["o0", "o1"]]
+
+
+async def test_an_engine_with_too_much_to_do_loses_its_prefixes(engines: Engines) -> None:
+    shared = [7] * 4 * BLOCK_SIZE  # worth as much as one running continuation
+    for i in range(4):
+        await begin(engines.pool, request(f"s{i}", *shared))
+    assert engines.ids() == [["s0", "s1"], ["s2", "s3"]]
+
+
+async def test_what_others_sent_counts_and_ones_own_only_once(engines: Engines) -> None:
+    run = await begin(engines.pool, request("mine"))
+    await engines.until_load(Load(num_running=1), 64, 0)
+    await engines.until_load(Load(num_running=2, num_waiting=1, num_queued_tokens=500), 692, 0)
+    for i in range(3):
+        await begin(engines.pool, request(f"r{i}"))
+    assert engines.ids() == [["mine"], ["r0", "r1", "r2"]]
+    with run:
+        pass
+    assert [engine.outstanding_tokens for engine in engines.pool._engines] == [628, 192]
+    await engines.until_load(Load(), 0, 192)
+
+
+@pytest.mark.parametrize(
+    "refusal", [QueueFullError("full", retry_after=7), UnavailableError("the server shuts down")]
+)
+async def test_what_one_engine_refuses_another_takes(engines: Engines, refusal: FolovError) -> None:
+    engines.fakes[0].refuse_with = refusal
+    run = await begin(engines.pool, request("r"))
+    assert engines.ids() == [["r"], ["r"]]
+    assert [engine.num_outstanding for engine in engines.pool._engines] == [0, 1]
+    run.abort([0])  # reaches the engine that it runs on
+    assert (await anext(run)).finish_reason == types_pb2.FINISH_REASON_ABORT
+    # Both refuse: the second one's word, after one try each.
+    engines.fakes[1].refuse_with = QueueFullError("full here too", retry_after=3)
+    with pytest.raises(QueueFullError, match="here too") as caught:
+        await anext(engines.pool.generate(request("s")))
+    assert caught.value.retry_after == 3
+    assert engines.ids() == [["r", "s"], ["r", "s"]]
+
+
+async def test_a_refusal_for_good_is_not_tried_again(engines: Engines) -> None:
+    engines.fakes[0].refuse_with = InvalidRequestError("prompt_token_ids", "no")
+    with pytest.raises(InvalidRequestError):
+        await anext(engines.pool.generate(request("r")))
+    assert engines.ids() == [["r"], []]
+
+
+async def test_a_score_is_tried_again_too(engines: Engines) -> None:
+    engines.fakes[0].refuse_with = QueueFullError("full")
+    asked = types_pb2.ScoreRequest(request_id="s")
+    asked.token_ids.ids.extend([1, 2])
+    asked.continuations.add().token_ids.ids.append(3)
+    assert (await engines.pool.score(asked, timeout=20)).request_id == "s"
+    assert [len(fake.scores) for fake in engines.fakes] == [1, 1]
+    engines.fakes[1].refuse_with = UnavailableError("gone")
+    with pytest.raises(UnavailableError, match=f"{engines.served[1].address}: gone"):
+        await engines.pool.score(asked, timeout=20)
+    assert [engine.outstanding_tokens for engine in engines.pool._engines] == [0, 0]
+
+
+async def test_a_draining_engine_is_left_at_once_and_finishes_what_it_has(engines: Engines) -> None:
+    run = await begin(engines.pool, request("old"))
+    await engines.served[0].server.set_serving(False)
+    await engines.until_ready(False, True)
+    await begin(engines.pool, request("new"))
+    assert engines.ids() == [["old"], ["new"]]
+    run.abort([0])
+    assert (await anext(run)).finish_reason == types_pb2.FINISH_REASON_ABORT
+    await engines.served[0].server.set_serving(True)
+    await engines.until_ready(True, True)
+    await begin(engines.pool, request("again"))
+    assert engines.ids() == [["old", "again"], ["new"]]
+    assert len(engines.fakes[0].sessions) == 1
+
+
+@pytest.mark.parametrize("error", [None, UnavailableError("the engine has failed")])
+async def test_a_session_that_breaks_is_opened_again(
+    engines: Engines, error: FolovError | None
+) -> None:
+    started = await begin(engines.pool, request("started"))
+    engines.fakes[1].silent_ids = "silent"
+    silent = engines.pool.generate(request("silent"))
+    waiting = asyncio.create_task(anext(silent))
+    async with asyncio.timeout(20):
+        while len(engines.fakes[1].calls) < 1:
+            await asyncio.sleep(0)
+        for fake in engines.fakes:
+            fake.silent_ids = ""
+        engines.fakes[1].end_sessions(error)
+        assert (await waiting).request_id == "silent"
+    assert engines.ids() == [["started", "silent"], ["silent"]]
+    engines.fakes[0].end_sessions(error)
+    with pytest.raises(UnavailableError, match=f"engine {engines.served[0].address}: "):
+        await anext(started)
+    await engines.until_ready(True, True)
+    await begin(engines.pool, request("later"))
+
+
+async def test_a_name_may_be_used_again_but_not_twice_at_once(engines: Engines) -> None:
+    run = await begin(engines.pool, request("r"))
+    await engines.until_load(Load(), 64, 0)
+    engines.fakes[1].set_load(Load(num_running=9))
+    async with asyncio.timeout(20):
+        while engines.pool._engines[1].outstanding_tokens == 0:
+            await asyncio.sleep(0)
+    with pytest.raises(InvalidRequestError, match="r is running already") as caught:
+        engines.pool.generate(request("r"))
+    assert caught.value.field == "request_id"
+    with run:
+        pass
+    # Under another name at the engine, for pieces of the first may still be on their way.
+    with engines.pool.generate(request("r")) as run:
+        assert (await anext(run)).request_id == "r"
+        wire_name = engines.ids()[0][1]
+        assert wire_name.startswith("r") and wire_name != "r"
+        branches = [types_pb2.SamplingParams()]
+        fork = engines.pool.fork(
+            types_pb2.ForkRequest(request_id="r", fork_id="f", branches=branches)
+        )
+        async with asyncio.timeout(20):
+            while not engines.fakes[0].forks:
+                await asyncio.sleep(0)
+        assert engines.fakes[0].forks[0].request_id == wire_name
+        run.abort([0])
+        last = await anext(run)
+        assert (last.request_id, last.finish_reason) == ("r", types_pb2.FINISH_REASON_ABORT)
+        with fork:
+            pass
+    with pytest.raises(NotFoundError):
+        engines.pool.fork(types_pb2.ForkRequest(request_id="r", fork_id="f"))
+
+
+async def test_a_killed_engines_requests_go_on_elsewhere_where_they_have_not_started() -> None:
+    survivor = FakeEngine([SHORT], FINGERPRINT)
+    async with (
+        engine_process(FINGERPRINT) as (process, port),
+        running(survivor) as served,
+        pool_of(f"127.0.0.1:{port}", served.address) as pool,
+    ):
+        engines = Engines(pool, [survivor], [served])
+        await engines.until_ready(True, True)
+        started = await begin(pool, request("started"))
+        survivor.set_load(Load(num_running=100))
+        async with asyncio.timeout(20):
+            while pool._engines[1].outstanding_tokens == 0:
+                await asyncio.sleep(0)
+        silent = [pool.generate(request(f"silent-{i}")) for i in range(20)]
+        waiting = [asyncio.create_task(anext(run)) for run in silent]
+        await begin(pool, request("also-started"))  # so the engine has the silent ones too
+        assert survivor.calls == []
+        process.send_signal(signal.SIGKILL)
+        async with asyncio.timeout(1):
+            with pytest.raises(UnavailableError, match=f"engine 127.0.0.1:{port}: "):
+                await anext(started)
+        new = await begin(pool, request("new"))
+        assert [(await first).request_id for first in waiting] == [f"silent-{i}" for i in range(20)]
+        for run in (*silent, new):
+            assert [list(piece.token_ids) async for piece in run] == [[2]]
+        assert len(survivor.calls) == 21
+        await engines.until_ready(False, True)
+        async with engine_process(FINGERPRINT, port):
+            await engines.until_ready(True, True)
+            assert bytes((await anext(pool.generate(request("back")))).token_ids) == b"hello"

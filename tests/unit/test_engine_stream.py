@@ -1,0 +1,119 @@
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from folovllm.errors import UnavailableError
+from folovllm.v1 import types_pb2
+from tokenizer_service.engine_stream import TOKENS_PER_CONTINUATION, EngineStream
+
+Piece = types_pb2.CompletionOutput
+
+
+def make_stream(num_continuations: int = 1, wire_name: str = "r") -> EngineStream:
+    def unused(stream: EngineStream, indexes: Sequence[int] = ()) -> None:
+        raise AssertionError("not called")
+
+    return EngineStream("r", wire_name, 10, num_continuations, unused, unused)
+
+
+def piece(index: int = 0, *token_ids: int, final: bool = False) -> Piece:
+    reason = types_pb2.FINISH_REASON_LENGTH if final else types_pb2.FINISH_REASON_UNSPECIFIED
+    return Piece(request_id="r", index=index, token_ids=token_ids, finish_reason=reason)
+
+
+async def test_pieces_come_one_by_one_up_to_the_last_final_one() -> None:
+    stream = make_stream(2)
+    sent = [piece(0, 1), piece(1, 2), piece(0, 3, final=True), piece(1, final=True)]
+    for each in sent:
+        stream.put(each)
+    assert [each async for each in stream] == sent
+
+
+async def test_a_reader_that_waits_is_woken() -> None:
+    stream = make_stream()
+    reading = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    stream.put(piece(0, 1))
+    stream.put(piece(0, 2, final=True))
+    assert list((await reading).token_ids) == [1]
+    assert [list(each.token_ids) async for each in stream] == [[2]]
+
+
+async def test_outstanding_tokens_are_the_prompt_until_it_starts_and_each_continuation() -> None:
+    stream = make_stream(2)
+    assert stream.outstanding_tokens == 10 + 2 * TOKENS_PER_CONTINUATION
+    stream.put(piece(0, 1))
+    assert stream.outstanding_tokens == 2 * TOKENS_PER_CONTINUATION
+    stream.put(piece(1, 1, final=True))
+    assert stream.outstanding_tokens == TOKENS_PER_CONTINUATION
+    stream.put(piece(0, final=True))
+    assert stream.outstanding_tokens == 0 and stream.complete
+
+
+async def test_pieces_that_no_one_takes_are_merged() -> None:
+    stream = make_stream(2)
+    for number in range(5000):
+        stream.put(
+            Piece(
+                request_id="r",
+                index=number % 2,
+                token_ids=[number],
+                cumulative_logprob=-number,
+                info=types_pb2.RequestInfo(prompt_tokens=10) if number == 0 else None,
+            )
+        )
+    for index in range(2):
+        stream.put(piece(index, final=True))
+    pieces = [each async for each in stream]
+    assert len(pieces) < 64
+    for index in range(2):
+        own = [each for each in pieces if each.index == index]
+        assert [i for each in own for i in each.token_ids] == list(range(index, 5000, 2))
+        assert [each.finish_reason for each in own][:-1] == [0] * (len(own) - 1)
+        assert own[-1].finish_reason == types_pb2.FINISH_REASON_LENGTH
+    assert pieces[0].info.prompt_tokens == 10
+    assert {each.request_id for each in pieces} == {"r"}
+
+
+async def test_merged_pieces_have_a_bounded_size() -> None:
+    stream = make_stream()
+    for number in range(5000):
+        each = piece(0, number, final=number == 4999)
+        each.cumulative_logprob = -number
+        each.logprobs.add(token=types_pb2.Logprob(token_id=number))
+        stream.put(each)
+    pieces = [each async for each in stream]
+    assert 5 <= len(pieces) < 150
+    assert max(len(each.logprobs) for each in pieces) <= 1024
+    for each in pieces:
+        assert [entry.token.token_id for entry in each.logprobs] == list(each.token_ids)
+        assert each.cumulative_logprob == -each.token_ids[-1]
+    assert [i for each in pieces for i in each.token_ids] == list(range(5000))
+
+
+async def test_an_error_comes_after_what_was_there_once_something_was_taken() -> None:
+    stream = make_stream()
+    for number in range(3):
+        stream.put(piece(0, number))
+    await anext(stream)
+    stream.fail(UnavailableError("gone"))
+    assert [list((await anext(stream)).token_ids) for _ in range(2)] == [[1], [2]]
+    with pytest.raises(UnavailableError, match="gone"):
+        await anext(stream)
+
+
+async def test_an_error_comes_at_once_where_nothing_was_taken() -> None:
+    stream = make_stream()
+    stream.put(piece(0, 1))
+    stream.fail(UnavailableError("gone"))
+    with pytest.raises(UnavailableError, match="gone"):
+        await anext(stream)
+
+
+async def test_pieces_carry_the_callers_name() -> None:
+    stream = make_stream(wire_name="r~1")
+    each = piece(0, 1, final=True)
+    each.request_id = "r~1"
+    stream.put(each)
+    assert (await anext(stream)).request_id == "r"

@@ -1,0 +1,122 @@
+"""ChatTemplate: how a model's conversations become text, by transformers' own code.
+
+The template is that of the model's folder, never a request's, and runs in transformers' sandbox.
+The text is byte for byte what `apply_chat_template` of transformers' tokenizer makes of the same
+conversation. Of special tokens the template sees those that tokenizer_config.json names.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from folovllm.chat import ChatMessage, Conversation, Tool, ToolCall
+from folovllm.errors import InvalidRequestError, UnsupportedError
+from folovllm.model_files import read_chat_template, read_json
+
+_MAX_REASON = 200
+
+
+class ChatTemplate:
+    """One model's template; empty text is none. May be used from several threads at once."""
+
+    def __init__(self, text: str = "", special_tokens: Mapping[str, str] | None = None) -> None:
+        self._text = text
+        self._special_tokens = dict(special_tokens or {})
+
+    @classmethod
+    def from_folder(cls, path: Path) -> "ChatTemplate":
+        """Reads the template of a model's folder, which may have none. Raises ConfigError."""
+        config = path / "tokenizer_config.json"
+        special_tokens = _special_tokens(read_json(config)) if config.is_file() else {}
+        return cls(read_chat_template(path), special_tokens)
+
+    @property
+    def available(self) -> bool:
+        """Whether the model has one."""
+        return bool(self._text)
+
+    def check_available(self) -> None:
+        """Raises UnsupportedError where the model has none."""
+        if not self.available:
+            raise UnsupportedError("the model that is served has no chat template")
+
+    def render(self, conversation: Conversation) -> str:
+        """The conversation as the model sees it. Takes as long as the template does.
+
+        Raises InvalidRequestError naming `messages` with what the template complains of, and
+        UnsupportedError where there is no template or it is none.
+        """
+        self.check_available()
+        from jinja2 import TemplateSyntaxError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        variables: dict[str, Any] = dict(self._special_tokens)
+        if conversation.enable_thinking is not None:
+            variables["enable_thinking"] = conversation.enable_thinking
+        try:
+            rendered = render_jinja_template(
+                conversations=[[_message(message) for message in conversation.messages]],
+                tools=[_tool(tool) for tool in conversation.tools] or None,
+                chat_template=self._text,
+                add_generation_prompt=conversation.add_generation_prompt,
+                continue_final_message=conversation.continue_final_message,
+                **variables,
+            )
+        except TemplateSyntaxError as error:
+            raise UnsupportedError(f"the model's chat template is broken: {_line(error)}") from None
+        except Exception as error:  # whatever a template may raise
+            raise InvalidRequestError(
+                "messages", f"the chat template does not take them: {_line(error)}"
+            ) from None
+        return rendered[0][0]  # that of the first and only conversation
+
+
+def import_transformers() -> None:
+    """Imports what rendering needs: about a second and 50 MB, the first time."""
+    # Else it complains where there is no torch, which here is as it should be.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers.utils.chat_template_utils  # noqa: F401
+
+
+def _message(message: ChatMessage) -> dict[str, Any]:
+    """A message as transformers' users write it; content is always there, all else if not empty."""
+    written: dict[str, Any] = {"role": message.role.value, "content": message.content}
+    if message.reasoning_content:
+        written["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        written["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+    if message.tool_call_id:
+        written["tool_call_id"] = message.tool_call_id
+    return written
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.parsed_arguments()}
+    return {"type": "function", **({"id": call.id} if call.id else {}), "function": function}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    function["parameters"] = tool.schema()
+    return {"type": "function", "function": function}
+
+
+def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:
+    """Names and texts of what tokenizer_config.json has as a string or as {"content": ...}."""
+    named = {name: token for name, token in config.items() if name.endswith("_token")}
+    extra = config.get("extra_special_tokens")
+    if isinstance(extra, dict):
+        named |= extra
+    texts = {
+        name: token.get("content") if isinstance(token, dict) else token
+        for name, token in named.items()
+    }
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _line(error: Exception) -> str:
+    """What an error says, as one short line."""
+    return " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__

@@ -1,0 +1,114 @@
+"""JsonObjectScanner: follows one JSON object (RFC 8259) while its text arrives.
+
+It knows at each character whether the object can still go on like this, so that what has passed is
+always the beginning of a JSON object.
+"""
+
+import re
+
+_WHITESPACE = " \t\n\r"
+_LITERALS = {"t": "true", "f": "false", "n": "null"}
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_NUMBER_BEGUN = re.compile(
+    r"-?(?:(?:0|[1-9][0-9]*)(?:\.(?:[0-9]+(?:[eE](?:[+-]?[0-9]*))?)?|[eE](?:[+-]?[0-9]*))?)?"
+)
+# Deeper ones are taken for broken; Python's own parser gives up at about a thousand.
+_MOST_LEVELS = 200
+# Python reads no integers beyond 4,300 digits.
+_MOST_DIGITS = 1000
+
+
+class JsonObjectScanner:
+    """One JSON object, from its opening brace to its closing one."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self._levels: list[str] = []
+        """The closing character of each object and array that is open."""
+        self._expects = "{"
+        """What may come: one of "{", "value", "value or ]", "key", "key or }", ":" and ", or end";
+        or the kind of token that is under way: "string", "number" or "literal"."""
+        self._token = ""
+        """The text of the token that is under way, or of a string only its latest escape."""
+        self._in_key = False
+
+    def push(self, text: str) -> int:
+        """Takes characters up to the first one that cannot come or that follows the object.
+
+        Returns how many were taken.
+        """
+        for place, character in enumerate(text):
+            if self.complete or not self._take(character):
+                return place
+        return len(text)
+
+    def _take(self, character: str) -> bool:
+        if self._expects == "string":
+            return self._take_in_string(character)
+        if self._expects == "number":
+            if _NUMBER_BEGUN.fullmatch(self._token + character):
+                self._token += character
+                return len(self._token) <= _MOST_DIGITS
+            if not _NUMBER.fullmatch(self._token):
+                return False
+            self._expects = ", or end"
+        if self._expects == "literal":
+            return self._take_in_literal(character)
+        if character in _WHITESPACE:
+            return self._expects != "{"
+        return self._take_structure(character)
+
+    def _take_structure(self, character: str) -> bool:
+        expects = self._expects
+        if expects == ", or end" and character == ",":
+            self._expects = "key" if self._levels[-1] == "}" else "value"
+        elif expects in (", or end", "value or ]", "key or }") and character == self._levels[-1]:
+            self._levels.pop()
+            self._expects = ", or end"
+            self.complete = not self._levels
+        elif expects == ":" and character == ":":
+            self._expects = "value"
+        elif expects in ("key", "key or }") and character == '"':
+            self._expects, self._token, self._in_key = "string", "", True
+        elif expects in ("value", "value or ]") or (expects == "{" and character == "{"):
+            return self._begin_value(character)
+        else:
+            return False
+        return True
+
+    def _begin_value(self, character: str) -> bool:
+        if character in "{[" and len(self._levels) < _MOST_LEVELS:
+            self._levels.append("}" if character == "{" else "]")
+            self._expects = "key or }" if character == "{" else "value or ]"
+        elif character == '"':
+            self._expects, self._token, self._in_key = "string", "", False
+        elif character in _LITERALS:
+            self._expects, self._token = "literal", _LITERALS[character][1:]
+        elif _NUMBER_BEGUN.fullmatch(character):
+            self._expects, self._token = "number", character
+        else:
+            return False
+        return True
+
+    def _take_in_literal(self, character: str) -> bool:
+        """`_token` is what has to come."""
+        if not self._token.startswith(character):
+            return False
+        self._token = self._token[1:]
+        if not self._token:
+            self._expects = ", or end"
+        return True
+
+    def _take_in_string(self, character: str) -> bool:
+        """`_token` is an escape that has begun."""
+        if self._token == "\\":
+            self._token = "\\u" if character == "u" else ""
+            return character in '"\\/bfnrtu'
+        if self._token:
+            self._token = self._token + character if len(self._token) < 5 else ""
+            return character in "0123456789abcdefABCDEF"
+        if character == '"':
+            self._expects = ":" if self._in_key else ", or end"
+        elif character == "\\":
+            self._token = "\\"
+        return character >= " "

@@ -1,0 +1,134 @@
+"""SegmentedEncoder: encodes a prompt in segments between added tokens, and keeps what is long.
+
+The library looks for added tokens, such as "<|im_end|>", before anything else; what lies between
+two of them is encoded by itself. So a long system prompt or an earlier turn of a conversation has
+the same ids in every prompt, and only what is new has to be encoded.
+"""
+
+import json
+import re
+import sys
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from threading import Lock
+from typing import Any
+
+import tokenizers
+
+# Shorter segments, in characters, are encoded faster than they are split off and looked up.
+MIN_SEGMENT = 256
+# Of texts with their ids; some twenty of 50,000 tokens.
+_MAX_KEPT_BYTES = 16 * 1024 * 1024
+
+_UNICODE_FORMS = {"NFC", "NFD", "NFKC", "NFKD"}
+
+
+def segment_border(backend: tokenizers.Tokenizer) -> re.Pattern[str] | None:
+    """Matches the added tokens, as the library finds them: from the left, the longest first.
+
+    None where there are none, or a segment's ids may depend on what is around it: where an added
+    token takes neighbouring space, must be a word or is looked for in normalized text, where the
+    beginning of a text is treated in a way of its own, or where ids are put around a text.
+    """
+    added = backend.get_added_tokens_decoder().values()
+    if not added or backend.encode_special_tokens or backend.encode("").ids:
+        return None
+    if any(t.lstrip or t.rstrip or t.single_word or t.normalized for t in added):
+        return None
+    if not (_is_local(backend.normalizer) and _is_local(backend.pre_tokenizer)):
+        return None
+    contents = sorted((token.content for token in added), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, contents)))
+
+
+def _is_local(component: Any) -> bool:
+    """Whether a normalizer or pre-tokenizer is known to treat a text's beginning as any place."""
+    if component is None:
+        return True
+    # The library tells the settings of a part of a tokenizer in this way alone.
+    return all(map(_is_local_stage, _stages(json.loads(component.__getstate__()))))
+
+
+def _stages(settings: dict[str, object]) -> Iterator[dict[str, object]]:
+    nested = settings.get("pretokenizers", settings.get("normalizers"))
+    if isinstance(nested, list):
+        yield from chain.from_iterable(map(_stages, nested))
+    else:
+        yield settings
+
+
+def _is_local_stage(settings: dict[str, object]) -> bool:
+    if settings["type"] == "ByteLevel":
+        return settings.get("add_prefix_space") is False
+    return settings["type"] == "Split" or settings["type"] in _UNICODE_FORMS
+
+
+class SegmentedEncoder:
+    """May be used from several threads at once. `border` is what segment_border returns."""
+
+    def __init__(
+        self,
+        encode_batch: Callable[[Sequence[str]], list[list[int]]],
+        border: re.Pattern[str],
+        max_kept_bytes: int = _MAX_KEPT_BYTES,
+    ) -> None:
+        self._encode_batch = encode_batch
+        self._border = border
+        self._max_kept_bytes = max_kept_bytes
+        self._kept: OrderedDict[str, array[int]] = OrderedDict()
+        self._kept_bytes = 0
+        self._lock = Lock()
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text."""
+        segments = list(self._split(text))
+        known = [self._find(segment) if is_long else None for segment, is_long in segments]
+        missing = [s for (s, _), ids in zip(segments, known, strict=True) if ids is None]
+        encoded = iter(self._encode_batch(missing))
+        token_ids: list[int] = []
+        for (segment, is_long), ids in zip(segments, known, strict=True):
+            if ids is not None:
+                token_ids.extend(ids)
+                continue
+            new = next(encoded)
+            token_ids += new
+            if is_long:
+                self._keep(segment, array("I", new))
+        return token_ids
+
+    def _split(self, text: str) -> Iterator[tuple[str, bool]]:
+        """Long segments, and as one text each what lies between them, its added tokens included."""
+        begin = end = 0
+        for match in chain(self._border.finditer(text), [None]):
+            start, next_end = match.span() if match else (len(text), len(text))
+            if start - end >= MIN_SEGMENT:
+                if end > begin:
+                    yield text[begin:end], False
+                yield text[end:start], True
+                begin = start
+            end = next_end
+        if end > begin:
+            yield text[begin:end], False
+
+    def _find(self, segment: str) -> "array[int] | None":
+        with self._lock:
+            ids = self._kept.get(segment)
+            if ids is not None:
+                self._kept.move_to_end(segment)
+            return ids
+
+    def _keep(self, segment: str, ids: "array[int]") -> None:
+        """Keeps a segment's ids, and drops those that were not asked for the longest."""
+        with self._lock:
+            if segment in self._kept:
+                return
+            self._kept[segment] = ids
+            self._kept_bytes += _num_bytes(segment, ids)
+            while self._kept_bytes > self._max_kept_bytes:
+                self._kept_bytes -= _num_bytes(*self._kept.popitem(last=False))
+
+
+def _num_bytes(segment: str, ids: "array[int]") -> int:
+    return sys.getsizeof(segment) + sys.getsizeof(ids)
