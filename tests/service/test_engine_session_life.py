@@ -41,7 +41,7 @@ class Anything:
     def advance(self, token_id: int) -> bool:
         return True
 
-    def copy(self) -> "Anything":
+    def copy(self) -> TokenMatcher:
         return self
 
 
