@@ -1,6 +1,7 @@
 """`folovllm chat` with a question, through a pipe and at a terminal."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -188,7 +189,7 @@ def test_a_chat_at_a_terminal(fake: FakeTokenizerService, tools: str, tmp_path: 
         terminal.type("hello\n")
         assert terminal.until("olleh\n").startswith("hello\n5 letters\n")
         assert "\x1b[2m5 letters\x1b[0m" in terminal.raw
-        assert "6 tokens · first after" not in terminal.until("tokens/s · stop\n> ")[:1]
+        assert "7 tokens · first after" in terminal.until(" · stop\n> ")
         terminal.type("!UNAVAILABLE\n")
         assert "error: no engine is ready\n" in terminal.until("\n> ")
         terminal.type("abc\n")
@@ -237,6 +238,27 @@ def test_ctrl_c_ends_the_answer_and_not_the_chat(
         terminal.type(CTRL_C)
         assert terminal.exit_code() == 0
     assert len(fake.chats) == 3
+
+
+def test_ctrl_c_while_a_tool_runs_takes_the_turn_back(
+    fake: FakeTokenizerService, tmp_path: Path
+) -> None:
+    pipe, tools = tmp_path / "pipe", tmp_path / "tools.py"
+    os.mkfifo(pipe)
+    tools.write_text(f"def wait() -> str:\n    return open({str(pipe)!r}).read()\n")
+    with closing(at_terminal(fake, tmp_path, "--tools", str(tools))) as terminal:
+        terminal.until("> ")
+        terminal.type("How long?\n")
+        terminal.until("wait {}")
+        terminal.type(CTRL_C)
+        assert "stopped\n" in terminal.until("\n> ")
+        terminal.type("abc\n")
+        terminal.until("cba\n")
+        terminal.until("\n> ")
+        assert contents(fake.chats[-1]) == ["abc"]
+        pipe.write_text("the tool ends at last")
+        terminal.type(CTRL_D)
+        assert terminal.exit_code() == 0
 
 
 def test_a_server_that_is_not_there_ends_the_chat_at_once(tmp_path: Path) -> None:
