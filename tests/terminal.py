@@ -30,7 +30,7 @@ class Terminal:
         self._process = subprocess.Popen(
             [sys.executable, "-c", _FOLOVLLM, *arguments],
             cwd=ROOT,
-            env=os.environ | {"TERM": "dumb"} | environment,
+            env={**os.environ, "TERM": "dumb", **environment},
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -18,7 +18,8 @@ from folovllm.errors import (
     from_rpc_error,
     from_status_bytes,
 )
-from folovllm.request_id import check_request_id, new_request_id
+from folovllm.request_id import new_request_id
+from folovllm.request_names import check_name
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 from tokenizer_service.engine_stream import TOKENS_PER_CONTINUATION, EngineStream
@@ -131,7 +132,7 @@ class EngineSession:
     def _start(
         self, field: str, name: str, num_prompt_tokens: int, num_continuations: int
     ) -> EngineStream:
-        check_request_id(field, name)
+        check_name(field, name)
         if self.end_reason:
             raise self._unavailable(self.end_reason)
         if name in self._wire_names:
