@@ -14,8 +14,6 @@ from folovllm.request_id import new_request_id
 from folovllm.sampling_params import MAX_N, SamplingParams
 from folovllm.v1 import types_pb2
 
-"""Longest name of a request that shares its messages with others: each of its pieces has it."""
-
 
 def read_request(message: types_pb2.Request, info: ModelInfo, defaults: SamplingParams) -> Request:
     """The request behind a message, without the matcher of its grammar."""
