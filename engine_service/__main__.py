@@ -32,7 +32,9 @@ async def serve(config: EngineServiceConfig) -> int:
 
     build = functools.partial(build_engine, config.engine, show_progress=True)
     engine = AsyncEngine(build, config.engine.scheduler.max_num_waiting)
-    engine_service_pb2_grpc.add_EngineServiceServicer_to_server(EngineServicer(engine), server.grpc)
+    engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
+        EngineServicer(engine, server.active_calls), server.grpc
+    )
     await server.start()
     try:
         if not await _finishes_before_stop(engine.start(), server):

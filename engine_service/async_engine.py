@@ -8,8 +8,8 @@ EngineDeadError, and so does every later request.
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -65,6 +65,7 @@ class AsyncEngine:
         self._info: ModelInfo | None = None
         self._default_sampling_params = SamplingParams()
         self._load = EngineLoad()
+        self._load_watchers: set[Callable[[], None]] = set()
         self._died = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -111,6 +112,25 @@ class AsyncEngine:
         """Requests that would still be taken."""
         return self._max_num_waiting - self._num_waiting
 
+    @contextmanager
+    def load_watched(self, changed: Callable[[], None]) -> Iterator[None]:
+        """Calls `changed` where load, num_requests or num_admissible may have changed.
+
+        After a step that comes once the step's outputs are in their streams.
+        """
+        self._load_watchers.add(changed)
+        try:
+            yield
+        finally:
+            self._load_watchers.remove(changed)
+
+    def check_admissible(self, num_ahead: int = 0) -> None:
+        """Raises QueueFullError where no more requests than `num_ahead` would be taken now."""
+        if self.num_admissible <= num_ahead:
+            raise QueueFullError(
+                f"{self._num_waiting + num_ahead} requests wait for their first token already"
+            )
+
     def generate(self, request: Request) -> OutputStream:
         """Takes a request; the caller reads the stream and calls `release` at the end of it.
 
@@ -144,22 +164,22 @@ class AsyncEngine:
         assert self.info
         if name in self._streams:
             raise InvalidRequestError(field, f"{name} is running already")
-        if self.num_admissible <= 0:
-            raise QueueFullError(f"{self._num_waiting} requests wait for their first token already")
-        stream = OutputStream(num_outputs)
+        self.check_admissible()
+        stream = OutputStream(name, num_outputs)
         self._streams[name] = stream
         self._num_waiting += 1
+        self._tell_load()
         return stream
 
-    def release(self, request_id: str) -> None:
-        """Says that no one reads a request's stream any more; ends it where it still runs.
+    def release(self, stream: OutputStream) -> None:
+        """Says that no one reads a stream any more; ends its request where that still runs.
 
-        Its id is free again when the engine has let go of it.
+        The name is free again when the engine has let go of it.
         """
-        stream = self._streams.get(request_id)
-        if stream is not None:
-            stream.close()
-            self._inbox.put(_Abort(request_id))
+        stream.close()
+        # A stream that has ended may have left its name to another.
+        if self._streams.get(stream.name) is stream:
+            self._inbox.put(_Abort(stream.name))
 
     def abort(self, request_id: str, indexes: Iterable[int] = ()) -> bool:
         """Ends a request, or some of its continuations, with finish reason ABORT.
@@ -187,6 +207,11 @@ class AsyncEngine:
             stream.fail(error)
         self._streams.clear()
         self._num_waiting = 0
+        self._tell_load()
+
+    def _tell_load(self) -> None:
+        for changed in self._load_watchers:
+            changed()
 
     def _set_ready(self, engine: LLMEngine) -> None:
         self._engine = engine
@@ -203,6 +228,7 @@ class AsyncEngine:
             stream.put(output)
             if stream.complete:
                 del self._streams[output.request_id]
+        self._tell_load()
 
     def _refuse(self, request_id: str, error: FolovError) -> None:
         """Ends the stream of a call that the engine does not take."""
@@ -210,6 +236,7 @@ class AsyncEngine:
         if stream is not None:
             self._num_waiting -= 1
             stream.fail(error)
+            self._tell_load()
 
     # From here on: the engine's thread.
 
@@ -226,8 +253,7 @@ class AsyncEngine:
             while self._take_commands(engine):
                 outputs = engine.step()
                 self._load = engine.load()
-                if outputs:
-                    self._call(self._deliver, outputs)
+                self._call(self._deliver, outputs)
         except Exception:
             log.exception("the engine failed")
             self._call(self._fail_all, EngineDeadError("the engine has failed"))

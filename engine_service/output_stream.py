@@ -5,19 +5,26 @@ continuation that it has not read yet are merged into one.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from folovllm.errors import FolovError
 from folovllm.outputs import CompletionOutput
 
 
 class OutputStream:
-    """Iterates over a request's outputs; ends after the last of its n continuations."""
+    """Iterates over a request's outputs; ends after the last of its n continuations.
 
-    def __init__(self, n: int) -> None:
+    Who reads many streams sets `notify` to what is called at each change, and takes what has come.
+    """
+
+    def __init__(self, name: str, n: int) -> None:
+        self.name = name
         self._num_unfinished = n
         self._pending: dict[int, CompletionOutput] = {}
-        self._error: FolovError | None = None
         self._changed = asyncio.Event()
+        self.notify: Callable[[], None] = self._changed.set
+        self.error: FolovError | None = None
+        """What ended the stream, after all that is pending."""
         self._closed = False
         self.started = False
         """Whether anything has come."""
@@ -37,25 +44,32 @@ class OutputStream:
             self._pending[output.index].append(output)
         else:
             self._pending[output.index] = output
-        self._changed.set()
+        self.notify()
 
     def fail(self, error: FolovError) -> None:
         """Ends the stream with an error, after what is pending."""
-        self._error = error
-        self._changed.set()
+        self.error = error
+        if not self._closed:
+            self.notify()
 
     def close(self) -> None:
         """Says that no one reads any more; what still comes is dropped."""
         self._closed = True
         self._pending.clear()
 
+    def take(self) -> list[CompletionOutput]:
+        """All that is pending, one piece for each continuation that has any; waits for nothing."""
+        pieces = list(self._pending.values())
+        self._pending.clear()
+        return pieces
+
     def __aiter__(self) -> "OutputStream":
         return self
 
     async def __anext__(self) -> CompletionOutput:
         while not self._pending:
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             if self.complete:
                 raise StopAsyncIteration
             self._changed.clear()

@@ -1,9 +1,9 @@
-"""Reads the messages of Fork and Score, and checks what can be checked without a running request.
+"""Reads the messages of Generate, Fork and Score, and checks them as far as a message tells.
 
 Every function raises InvalidRequestError that names the field.
 """
 
-from engine_service.admission import check_branch
+from engine_service.admission import check_branch, check_request
 from engine_service.core.fork import Branch, Fork
 from engine_service.core.request import Request
 from engine_service.scoring import score_requests
@@ -13,6 +13,25 @@ from folovllm.model_info import ModelInfo
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import MAX_N, SamplingParams
 from folovllm.v1 import types_pb2
+
+MAX_NAME_BYTES = 256
+"""Longest name of a request that shares its messages with others: each of its pieces has it."""
+
+
+def read_request(message: types_pb2.Request, info: ModelInfo, defaults: SamplingParams) -> Request:
+    """The request behind a message, without the matcher of its grammar."""
+    refuse_text(message.sampling_params)
+    params = SamplingParams.from_proto(message.sampling_params, defaults)
+    prompt_token_ids = list(message.prompt_token_ids)
+    check_request(prompt_token_ids, params, info)
+    return Request(
+        message.request_id or new_request_id(),
+        prompt_token_ids,
+        params,
+        seed=new_seed(),
+        priority=message.priority,
+        cache_salt=message.cache_salt,
+    )
 
 
 def read_fork(message: types_pb2.ForkRequest, info: ModelInfo, defaults: SamplingParams) -> Fork:
@@ -47,6 +66,14 @@ def read_score(message: types_pb2.ScoreRequest, info: ModelInfo) -> tuple[str, l
         cache_salt=message.cache_salt,
     )
     return message.request_id or new_request_id(), requests
+
+
+def check_name(field: str, name: str) -> None:
+    """Raises InvalidRequestError for a name that is missing or over MAX_NAME_BYTES."""
+    if not name:
+        raise InvalidRequestError(field, f"{field} must be set")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise InvalidRequestError(field, f"{field} is over {MAX_NAME_BYTES} bytes long")
 
 
 def refuse_text(message: types_pb2.SamplingParams) -> None:

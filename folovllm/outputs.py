@@ -214,14 +214,17 @@ class CompletionOutput:
 
     def to_proto(self) -> types_pb2.CompletionOutput:
         """The message of the contract."""
-        message = types_pb2.CompletionOutput(
-            request_id=self.request_id,
-            index=self.index,
-            text=self.text,
-            token_ids=self.token_ids,
-            logprobs=[position.to_proto() for position in self.logprobs],
-            cumulative_logprob=self.cumulative_logprob,
-        )
+        # Most messages are a few ids. Setting what there is takes a third of naming every field.
+        message = types_pb2.CompletionOutput()
+        message.request_id = self.request_id
+        message.index = self.index
+        message.token_ids.extend(self.token_ids)
+        if self.text:
+            message.text = self.text
+        if self.logprobs:
+            message.logprobs.extend(position.to_proto() for position in self.logprobs)
+        if self.cumulative_logprob is not None:
+            message.cumulative_logprob = self.cumulative_logprob
         if self.finish_reason is not None:
             message.finish_reason = types_pb2.FinishReason.Value(
                 f"FINISH_REASON_{self.finish_reason.name}"

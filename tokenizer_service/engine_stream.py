@@ -1,7 +1,8 @@
 """EngineStream: the pieces of one request of a session, up to its reader.
 
-It has one reader and belongs to one event loop. A reader that lags costs no memory beyond its own
-tokens: when many pieces wait, those of the same continuation are merged.
+It has one reader and belongs to one event loop. A reader that lags gets fewer and larger pieces:
+when several wait, those of the same continuation are merged. So it costs no memory beyond its own
+tokens, and a service that has too much to do catches up.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ TOKENS_PER_CONTINUATION = 64
 knows; this is what a short answer takes, so that many that run weigh as much as a long prompt."""
 
 # Pieces that wait before they are merged.
-_MERGE_AT = 64
+_MERGE_AT = 8
 # Positions with log-probabilities that a merged piece may have: 330 KiB at most.
 _MOST_POSITIONS = 1024
 

@@ -21,8 +21,8 @@ def log_end(method: str, code: grpc.StatusCode, started: float, **fields: object
 
 
 def as_folov_error(error: Exception, method: str) -> FolovError:
-    """What the caller is told; a bug is logged, called in its handler, and told as INTERNAL."""
+    """What the caller is told; a bug is logged, and told as INTERNAL."""
     if isinstance(error, FolovError):
         return error
-    log.exception("call failed", method=method)
+    log.error("call failed", method=method, exc_info=error)
     return ServerError("internal error; the server's log says more")

@@ -38,7 +38,7 @@ class Service:
         self.engine = AsyncEngine(lambda: self.llm_engine, max_num_waiting)
         self.server = GrpcServer(ServerConfig(), ENGINE_SERVICE)
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
-            EngineServicer(self.engine), self.server.grpc
+            EngineServicer(self.engine, self.server.active_calls), self.server.grpc
         )
         port = self.server.bind()
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", CLIENT_OPTIONS)

@@ -42,7 +42,7 @@ class Service:
         self.engine = AsyncEngine(lambda: self.llm_engine, max_num_waiting)
         self.server = GrpcServer(ServerConfig(grace_period=grace_period), ENGINE_SERVICE)
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
-            EngineServicer(self.engine), self.server.grpc
+            EngineServicer(self.engine, self.server.active_calls), self.server.grpc
         )
         self.address = f"127.0.0.1:{self.server.bind()}"
         self.channel = grpc.aio.insecure_channel(self.address, CLIENT_OPTIONS)
@@ -199,7 +199,7 @@ async def test_logprobs_stream_with_their_tokens(service: Service) -> None:
 async def test_no_message_grows_over_its_limit(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_service.servicer._MOST_POSITIONS", 4)
+    monkeypatch.setattr("engine_service.wire_pieces._MOST_POSITIONS", 4)
     merged = asyncio.Event()
     put = OutputStream.put
 

@@ -61,7 +61,7 @@ class Service:
         self.engine = AsyncEngine(lambda: self.llm_engine, 100)
         self.engine_server = GrpcServer(ServerConfig(), ENGINE_SERVICE)
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
-            EngineServicer(self.engine), self.engine_server.grpc
+            EngineServicer(self.engine, self.engine_server.active_calls), self.engine_server.grpc
         )
         address = f"127.0.0.1:{self.engine_server.bind()}"
         self.pool = EnginePool([address], Fingerprints(self.tokenizer.fingerprint, ""))

@@ -354,13 +354,3 @@ async def test_model_info_is_the_engines(serve: Callable[..., Any]) -> None:
     service = await serve([HELLO])
     info = await service.stub.GetModelInfo(types_pb2.GetModelInfoRequest())
     assert info == service.engines[0].info
-
-
-async def test_chat_is_not_served_yet(serve: Callable[..., Any]) -> None:
-    service = await serve([HELLO])
-    for call in (
-        service.stub.Chat(messages.ChatRequest()),
-        service.stub.ApplyChatTemplate(messages.ApplyChatTemplateRequest()),
-    ):
-        code, _, message = await service.error_of(call)
-        assert (code, message) == (grpc.StatusCode.UNIMPLEMENTED, "Chat is not supported yet")

@@ -74,14 +74,29 @@ async def test_a_reader_that_lags_gets_merged_pieces(fixture: Fixture) -> None:
 
 async def test_release_frees_a_running_and_a_queued_request(fixture: Fixture) -> None:
     fixture.runner.hold(after=1)
-    await anext(fixture.engine.generate(request("running", max_tokens=100)))
-    fixture.engine.generate(request("queued", max_tokens=100))
-    for name in ("running", "queued"):
-        fixture.engine.release(name)
+    running = fixture.engine.generate(request("running", max_tokens=100))
+    await anext(running)
+    queued = fixture.engine.generate(request("queued", max_tokens=100))
+    for stream in (running, queued):
+        fixture.engine.release(stream)
     fixture.runner.release()
     await fixture.until_idle()
     assert fixture.engine.load.num_free_kv_blocks == 64
     assert fixture.engine.num_admissible == 100
+
+
+async def test_the_end_of_a_reader_does_not_end_another_request_of_its_name(
+    fixture: Fixture,
+) -> None:
+    first = fixture.engine.generate(request("a", max_tokens=5))
+    await fixture.until_idle()
+    fixture.runner.hold()
+    second = fixture.engine.generate(request("a", max_tokens=6))
+    assert len((await fixture.read(first)).outputs[0].token_ids) == 5
+    fixture.engine.release(first)
+    fixture.runner.release()
+    result = await fixture.read(second)
+    assert result.outputs[0].finish_reason is FinishReason.LENGTH
 
 
 async def test_abort_ends_a_stream_with_its_reason(fixture: Fixture) -> None:
@@ -187,8 +202,44 @@ async def test_one_hand_over_to_the_loop_for_each_step(
 
 
 async def test_close_drops_what_was_not_read() -> None:
-    stream = OutputStream(1)
+    stream = OutputStream("a", 1)
     stream.put(CompletionOutput("a", 0, token_ids=[1]))
     stream.close()
     stream.put(CompletionOutput("a", 0, token_ids=[2], finish_reason=FinishReason.ABORT))
     assert [piece async for piece in stream] == []
+
+
+async def test_take_has_all_that_came_and_notify_tells_of_it() -> None:
+    stream, told = OutputStream("a", 2), []
+    stream.notify = lambda: told.append(stream.complete)
+    assert stream.take() == []
+    for index, token_id in ((0, 1), (1, 2), (0, 3)):
+        stream.put(CompletionOutput("a", index, token_ids=[token_id]))
+    assert [piece.token_ids for piece in stream.take()] == [[1, 3], [2]]
+    for index in range(2):
+        stream.put(CompletionOutput("a", index, finish_reason=FinishReason.LENGTH))
+    assert told == [False] * 4 + [True] and stream.complete
+    stream.fail(EngineDeadError("gone"))
+    assert len(told) == 6 and len(stream.take()) == 2 and stream.error
+    stream.close()
+    stream.put(CompletionOutput("a", 0, finish_reason=FinishReason.ABORT))
+    stream.fail(EngineDeadError("gone"))
+    assert len(told) == 6
+
+
+async def test_the_load_is_told_after_the_outputs_of_each_step(fixture: Fixture) -> None:
+    seen: list[tuple[int, int]] = []
+    stream = fixture.engine.generate(Request("a", [1] * 100, SamplingParams(max_tokens=3), seed=7))
+
+    def look() -> None:
+        seen.append((fixture.engine.num_requests, sum(len(p.token_ids) for p in stream.take())))
+
+    with fixture.engine.load_watched(look):
+        fixture.engine.generate(request("b", max_tokens=1))
+        await fixture.until_idle()
+    told = len(seen)
+    assert seen[0] == (2, 0) and seen[-1][0] == 0
+    # The prompt takes two steps, and only the second of them brings a token.
+    assert sum(tokens for _, tokens in seen) == 3 and (2, 0) in seen[1:]
+    await fixture.read(fixture.engine.generate(request("c")))
+    assert len(seen) == told
