@@ -22,6 +22,7 @@ from folovllm.request_id import check_request_id, new_request_id
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 from tokenizer_service.engine_stream import TOKENS_PER_CONTINUATION, EngineStream
+from tokenizer_service.hand_over import HandOver
 
 # Seconds for the first message, which comes at once.
 _OPEN_TIMEOUT = 5.0
@@ -61,6 +62,7 @@ class EngineSession:
         """Outstanding tokens of the session's requests; its owner adds those of other calls."""
         self._others_tokens = 0
         self._call = call
+        self._hand_over = HandOver()
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._streams: dict[str, EngineStream] = {}  # by wire name
         self._wire_names: dict[str, str] = {}  # of the same, by name
@@ -192,6 +194,7 @@ class EngineSession:
                 continue
             before = stream.outstanding_tokens
             stream.put(piece)
+            self._hand_over.add(stream)
             self.own_tokens += stream.outstanding_tokens - before
             if stream.complete:
                 self._remove(stream)
@@ -200,6 +203,7 @@ class EngineSession:
             if stream is not None:
                 self._remove(stream)
                 stream.fail(self._failure(failure.status))
+        self._hand_over.run()
         if events.HasField("load"):
             # What it has beyond this service's own comes from others. The report may lack requests
             # that it had not seen; then others count for too little until the next one.
