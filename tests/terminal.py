@@ -6,7 +6,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +25,7 @@ _STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 class Terminal:
     """The `folovllm` command at a pseudo-terminal."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
         self._fd, slave = os.openpty()
         self._process = subprocess.Popen(
             [sys.executable, "-c", _FOLOVLLM, *arguments],

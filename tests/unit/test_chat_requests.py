@@ -54,8 +54,8 @@ def test_tools_of_every_form() -> None:
         return a
 
     as_dict = {"name": "sub", "description": "Subtracts.", "parameters": {"type": "object"}}
-    nested = {"type": "function", "function": as_dict}
-    tools: list[Any] = [TOOL, nested, {**as_dict, "name": "flat"}]
+    flat = {**as_dict, "name": "flat"}
+    tools: list[Any] = [TOOL, {"type": "function", "function": as_dict}, flat]
     sent = chat_request("hi", tools=tools).tools
     assert [tool.name for tool in sent] == ["add", "sub", "flat"]
     assert sent[1].parameters == '{"type": "object"}'
