@@ -14,7 +14,7 @@ from folovllm.request_id import new_request_id
 from folovllm.sampling_params import MAX_N, SamplingParams
 from folovllm.v1 import types_pb2
 
-MAX_NAME_BYTES = 256
+MAX_NAME_BYTES = 1024
 """Longest name of a request that shares its messages with others: each of its pieces has it."""
 
 
