@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client.async_tokenizing import AsyncTokenizingCalls
 from client.chat_requests import (
+    MAX_TOOL_ROUNDS,
     ChatOptions,
     ChatRequestOptions,
     Messages,
@@ -181,7 +182,7 @@ class AsyncClient(AsyncTokenizingCalls):
         messages: Messages,
         tools: "Toolbox | Iterable[ToolFunction]",
         *,
-        max_rounds: int = 8,
+        max_rounds: int = MAX_TOOL_ROUNDS,
         timeout: float | None = None,
         **options: Unpack[ChatOptions],
     ) -> tuple[ChatResult, list[ChatMessage]]:

@@ -1,12 +1,17 @@
 """`folovllm chat`: the options of a chat, and which way it goes."""
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from client.answer_printer import AnswerPrinter
+from client.async_client import AsyncClient
+from client.chat_requests import ChatOptions
 from client.console import dim
+from client.line_editor import LineEditor, history_file
 from client.sampling_options import (
     given_sampling_params,
     sampling_options,
@@ -14,7 +19,7 @@ from client.sampling_options import (
     stats_option,
     timeout_option,
 )
-from client.sync_client import Client
+from folovllm.model_info import ModelInfo
 from folovllm.version import __version__
 
 
@@ -53,10 +58,9 @@ def chat(
     turn or a command; the exit code is 1 where one failed. Thinking, tool calls and figures go to
     standard error.
     """
-    from client.chat_requests import ChatOptions
-    from client.chat_session import ChatSession  # pydantic takes a while to import
-    from client.chat_terminal import chat_at_terminal, chat_through_pipe
-    from client.line_editor import LineEditor, history_file
+    # pydantic takes a while to import, and the other commands do not need it
+    from client.chat_session import ChatSession
+    from client.chat_terminal import ChatTerminal
     from client.tools import Toolbox, load_tools
 
     toolbox = Toolbox([] if tools_file is None else load_tools(tools_file))
@@ -65,17 +69,30 @@ def chat(
         "enable_thinking": False if no_thinking else None,
         "thinking_budget": thinking_budget,
     }
-    with Client(server, timeout) as client:
-        session = ChatSession(client, toolbox, options, stats or sys.stderr.isatty())
+    show_figures = stats or sys.stderr.isatty()
+    with asyncio.Runner() as runner:
+        client = runner.run(_connect(server, timeout))
+        session = ChatSession(client, toolbox, options, AnswerPrinter(err=True), show_figures)
         session.set_system(system)
-        if question is not None:
-            session.ask(question)
-        elif sys.stdin.isatty() and sys.stdout.isatty():
-            model = client.model_info().model_id
-            click.echo(dim(f"FolovLLM {__version__} · {model} · /help lists commands"), err=True)
-            with LineEditor(history_file()) as editor:
-                chat_at_terminal(session, editor)
-        else:
-            lines = (line.decode(errors="replace") for line in sys.stdin.buffer)
-            if not chat_through_pipe(session, lines):
+        terminal = ChatTerminal(session, runner)
+        try:
+            if question is not None:
+                terminal.ask(question)
+            elif sys.stdin.isatty() and sys.stdout.isatty():
+                _greet(runner.run(client.model_info()))
+                with LineEditor(history_file()) as editor:
+                    terminal.type_lines(editor)
+            elif not terminal.pipe_lines(
+                line.decode(errors="replace") for line in sys.stdin.buffer
+            ):
                 raise click.exceptions.Exit(1)
+        finally:
+            runner.run(client.close())
+
+
+async def _connect(server: str, timeout: float | None) -> AsyncClient:
+    return AsyncClient(server, timeout)
+
+
+def _greet(model: ModelInfo) -> None:
+    click.echo(dim(f"FolovLLM {__version__} · {model.model_id} · /help lists commands"), err=True)

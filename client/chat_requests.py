@@ -32,6 +32,9 @@ ToolLike = Tool | ToolFunction | Mapping[str, Any]
 ResponseFormat = str | Mapping[str, Any] | type[JsonModel] | None
 """None for free text, "json_object", a JSON schema, or a pydantic model class."""
 
+MAX_TOOL_ROUNDS = 8
+"""Answers of a model that calls tools, where the caller gives no other number."""
+
 _T = TypeVar("_T")
 _MESSAGE_KEYS = frozenset(("role", "content", "reasoning_content", "tool_calls", "tool_call_id"))
 

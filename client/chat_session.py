@@ -1,20 +1,28 @@
-"""ChatSession: a conversation at the terminal, which grows by whole turns."""
+"""ChatSession: a conversation that is shown while it goes on, and grows by whole turns.
 
+It asks from asyncio, where Ctrl-C cancels the task that waits. In the threads of gRPC's other stack
+a KeyboardInterrupt can leave a lock taken, after which no call of the channel is answered.
+"""
+
+import asyncio
 import json
-from contextlib import closing
+from contextlib import aclosing
 from pathlib import Path
 
 from client.answer_printer import AnswerPrinter
-from client.chat_requests import ChatOptions, message_as_dict, read_messages
+from client.async_client import AsyncClient
+from client.chat_requests import (
+    MAX_TOOL_ROUNDS,
+    ChatOptions,
+    message_as_dict,
+    read_messages,
+)
 from client.stream_stats import StreamStats
-from client.sync_client import Client
 from client.tool_rounds import ToolRounds
 from client.tools import Toolbox
 from folovllm.chat import ChatMessage, Role
 from folovllm.chat_outputs import ChatResult
 from folovllm.errors import InvalidRequestError
-
-_MAX_ROUNDS = 8
 
 
 class ChatSession:
@@ -24,33 +32,38 @@ class ChatSession:
     """
 
     def __init__(
-        self, client: Client, toolbox: Toolbox, options: ChatOptions, show_figures: bool
+        self,
+        client: AsyncClient,
+        toolbox: Toolbox,
+        options: ChatOptions,
+        printer: AnswerPrinter,
+        show_figures: bool = True,
     ) -> None:
         self.messages: list[ChatMessage] = []
         self.toolbox = toolbox
         self.options = options
         self._client = client
+        self._printer = printer
         self._show_figures = show_figures
 
-    def ask(self, text: str) -> None:
+    async def ask(self, text: str) -> None:
         """Says `text` and shows the answer; both are kept.
 
-        Where an error or KeyboardInterrupt ends the turn, nothing of it is kept, with one
-        exception: content that came before a KeyboardInterrupt stays, with what led to it.
+        Where an error or cancellation ends the turn, nothing of it is kept, with one exception:
+        content that came before a cancellation stays, with what led to it.
         """
         question = ChatMessage(Role.USER, text)
-        rounds = ToolRounds([*self.messages, question], self.toolbox, _MAX_ROUNDS, self.options)
-        printer = AnswerPrinter(err=True)
+        rounds = ToolRounds([*self.messages, question], self.toolbox, MAX_TOOL_ROUNDS, self.options)
         try:
             while rounds.unfinished:
-                self._stream(rounds, printer)
+                await self._stream(rounds)
                 for call in rounds.pending:
-                    printer.begin_call(call)
-                    answer = rounds.toolbox.call(call)
-                    printer.end_call(answer)
+                    self._printer.begin_call(call)
+                    answer = await self.toolbox.call_async(call)
+                    self._printer.end_call(answer)
                     rounds.messages.append(answer)
         finally:
-            printer.end_line()
+            self._printer.end_line()
         self.messages = rounds.messages
 
     def undo(self) -> str:
@@ -93,22 +106,22 @@ class ChatSession:
     def _num_system(self) -> int:
         return int(bool(self.messages) and self.messages[0].role is Role.SYSTEM)
 
-    def _stream(self, rounds: ToolRounds, printer: AnswerPrinter) -> None:
+    async def _stream(self, rounds: ToolRounds) -> None:
         """One answer of the model."""
         result, stats = ChatResult(), StreamStats()
-        outputs = self._client.stream_chat(rounds.messages, tools=rounds.toolbox, **rounds.options)
+        outputs = self._client.stream_chat(rounds.messages, tools=self.toolbox, **rounds.options)
         try:
-            with closing(outputs):
-                for output in outputs:
+            async with aclosing(outputs):
+                async for output in outputs:
                     stats.observe(output)
                     result.add(output)
-                    printer.show(output)
-        except KeyboardInterrupt:
+                    self._printer.show(output)
+        except asyncio.CancelledError:
             if result.answers and result.message.content:
                 said = ChatMessage(Role.ASSISTANT, result.message.content)
                 self.messages = [*rounds.messages, said]
             raise
         rounds.add(result)
-        printer.end_line()
+        self._printer.end_line()
         if self._show_figures and not rounds.pending:
-            printer.figures(stats)
+            self._printer.figures(stats)

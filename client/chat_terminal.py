@@ -1,5 +1,6 @@
-"""The three ways to chat: line by line at a terminal, through a pipe, and with one question."""
+"""ChatTerminal: the ways to have a chat: one question, lines that are typed, lines of a pipe."""
 
+import asyncio
 from collections.abc import Iterable
 
 import click
@@ -11,39 +12,51 @@ from client.slash_commands import SlashCommands
 from folovllm.errors import FolovError
 
 
-def chat_at_terminal(session: ChatSession, editor: LineEditor) -> None:
-    """Answers what is typed until the user ends it. Ctrl-C ends an answer, not the chat."""
-    commands = SlashCommands(session)
-    while not commands.ended:
-        line = editor.read()
-        if line is None:
-            return
+class ChatTerminal:
+    """Brings lines to a session, whose calls run in `runner`'s event loop.
+
+    The loop runs only while an answer is awaited; Ctrl-C then cancels the call and raises
+    KeyboardInterrupt here.
+    """
+
+    def __init__(self, session: ChatSession, runner: asyncio.Runner) -> None:
+        self._session = session
+        self._runner = runner
+        self._commands = SlashCommands(session, self.ask)
+
+    def ask(self, question: str) -> None:
+        """Shows the answer to a question. Raises FolovError."""
+        self._runner.run(self._session.ask(question))
+
+    def type_lines(self, editor: LineEditor) -> None:
+        """Answers what is typed until the user ends it. Ctrl-C ends an answer, not the chat."""
+        while not self._commands.ended:
+            try:
+                line = editor.read()
+                if line is None:
+                    return
+                self._take(line)
+            except KeyboardInterrupt:
+                click.echo(dim("stopped"), err=True)
+
+    def pipe_lines(self, lines: Iterable[str]) -> bool:
+        """Answers each line; whether all went well."""
+        went_well = True
+        for line in lines:
+            went_well &= self._take(line)
+            if self._commands.ended:
+                break
+        return went_well
+
+    def _take(self, line: str) -> bool:
+        """Does what a line says; False after an error, which is shown and ends only the turn."""
+        line = line.strip()
         try:
-            _take(session, commands, line)
-        except KeyboardInterrupt:
-            click.echo(dim("stopped"), err=True)
-
-
-def chat_through_pipe(session: ChatSession, lines: Iterable[str]) -> bool:
-    """Answers each line; whether all went well."""
-    commands = SlashCommands(session)
-    went_well = True
-    for line in lines:
-        went_well &= _take(session, commands, line)
-        if commands.ended:
-            break
-    return went_well
-
-
-def _take(session: ChatSession, commands: SlashCommands, line: str) -> bool:
-    """Does what a line says; False after an error, which is shown and ends only the turn."""
-    line = line.strip()
-    try:
-        if line.startswith("/"):
-            commands.run(line)
-        elif line:
-            session.ask(line)
-    except FolovError as error:
-        CommandError(failure_text(error)).show()
-        return False
-    return True
+            if line.startswith("/"):
+                self._commands.run(line)
+            elif line:
+                self.ask(line)
+        except FolovError as error:
+            CommandError(failure_text(error)).show()
+            return False
+        return True

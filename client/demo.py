@@ -13,6 +13,7 @@ import click
 from client.answer_printer import AnswerPrinter
 from client.async_client import AsyncClient
 from client.chat_requests import ChatOptions, ToolFunction
+from client.chat_session import ChatSession
 from client.console import StatusLine, command_name, dim
 from client.requests import generate_request, partial_sampling_params
 from client.service_commands import (
@@ -24,8 +25,7 @@ from client.service_commands import (
 )
 from client.stream_stats import StreamStats
 from client.supervisor import Supervisor, run_services
-from client.tool_rounds import ToolRounds
-from folovllm.chat_outputs import ChatResult
+from client.tools import Toolbox
 from folovllm.errors import FolovError
 from folovllm.model_files import DEMO_MODEL
 from folovllm.v1 import types_pb2
@@ -33,7 +33,6 @@ from folovllm.version import __version__
 
 _SEED = 7
 _LOG_LINES = 25
-_MAX_ROUNDS = 2
 STORY = "Once upon a time"
 SUM = "What is 47 + 38?"
 SENTENCE = "Write as JSON: Anna is 12 and lives in Oslo."
@@ -105,24 +104,7 @@ async def _chat(
     """Asks, shows the answer as it comes, with its thinking and tool calls, and its figures."""
     click.echo(f"\n{click.style(question, bold=True)}")
     options["sampling_params"] = _sampling(temperature=0.0)
-    rounds = ToolRounds(question, tools, _MAX_ROUNDS, options)
-    printer = AnswerPrinter(err=False)
-    while rounds.unfinished:
-        result, stats = ChatResult(), StreamStats()
-        outputs = client.stream_chat(rounds.messages, tools=rounds.toolbox, **rounds.options)
-        async with aclosing(outputs):
-            async for output in outputs:
-                stats.observe(output)
-                result.add(output)
-                printer.show(output)
-        rounds.add(result)
-        printer.end_line()
-        for call in rounds.pending:
-            printer.begin_call(call)
-            answer = await rounds.toolbox.call_async(call)
-            printer.end_call(answer)
-            rounds.messages.append(answer)
-    printer.figures(stats)
+    await ChatSession(client, Toolbox(tools), options, AnswerPrinter(err=False)).ask(question)
 
 
 async def _continue(client: AsyncClient, text: str) -> None:

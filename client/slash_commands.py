@@ -19,10 +19,11 @@ class _Command:
 
 
 class SlashCommands:
-    """The commands of a chat, by their first word."""
+    """The commands of a chat, by their first word; `ask` says something in it."""
 
-    def __init__(self, session: ChatSession) -> None:
+    def __init__(self, session: ChatSession, ask: Callable[[str], None]) -> None:
         self._session = session
+        self._ask = ask
         commands = (
             _Command("/help", "show this", self._help),
             _Command("/reset", "forget all but the instructions", self._reset),
@@ -80,7 +81,7 @@ class SlashCommands:
         _note(f"loaded {len(self._session.messages)} messages")
 
     def _retry(self, _: str) -> None:
-        self._session.ask(self._session.undo())
+        self._ask(self._session.undo())
 
     def _undo(self, _: str) -> None:
         _note(f"took back: {self._session.undo()}")

@@ -9,6 +9,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client.chat_requests import (
+    MAX_TOOL_ROUNDS,
     ChatOptions,
     ChatRequestOptions,
     Messages,
@@ -176,7 +177,7 @@ class Client(TokenizingCalls):
         messages: Messages,
         tools: "Toolbox | Iterable[ToolFunction]",
         *,
-        max_rounds: int = 8,
+        max_rounds: int = MAX_TOOL_ROUNDS,
         timeout: float | None = None,
         **options: Unpack[ChatOptions],
     ) -> tuple[ChatResult, list[ChatMessage]]:

@@ -14,9 +14,6 @@ from folovllm.request_id import new_request_id
 from folovllm.sampling_params import MAX_N, SamplingParams
 from folovllm.v1 import types_pb2
 
-MAX_NAME_BYTES = 1024
-"""Longest name of a request that shares its messages with others: each of its pieces has it."""
-
 
 def read_request(message: types_pb2.Request, info: ModelInfo, defaults: SamplingParams) -> Request:
     """The request behind a message, without the matcher of its grammar."""
@@ -66,14 +63,6 @@ def read_score(message: types_pb2.ScoreRequest, info: ModelInfo) -> tuple[str, l
         cache_salt=message.cache_salt,
     )
     return message.request_id or new_request_id(), requests
-
-
-def check_name(field: str, name: str) -> None:
-    """Raises InvalidRequestError for a name that is missing or over MAX_NAME_BYTES."""
-    if not name:
-        raise InvalidRequestError(field, f"{field} must be set")
-    if len(name.encode()) > MAX_NAME_BYTES:
-        raise InvalidRequestError(field, f"{field} is over {MAX_NAME_BYTES} bytes long")
 
 
 def refuse_text(message: types_pb2.SamplingParams) -> None:

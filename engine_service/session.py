@@ -18,10 +18,11 @@ from engine_service.core.fork import Fork
 from engine_service.core.request import Request
 from engine_service.grammar_admission import needs_grammar, take, with_matchers
 from engine_service.load_news import LoadNews
-from engine_service.request_reader import check_name, read_fork, read_request
+from engine_service.request_reader import read_fork, read_request
 from engine_service.session_call import SessionCall
 from engine_service.wire_pieces import wire_pieces
 from folovllm.errors import FolovError, InvalidRequestError, status_code, to_status
+from folovllm.request_names import check_name
 from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.call_log import as_folov_error
 from folovllm.serving.channel import MAX_MESSAGE_BYTES

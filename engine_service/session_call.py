@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from engine_service.output_stream import OutputStream
-from engine_service.request_reader import MAX_NAME_BYTES
+from folovllm.request_names import MAX_NAME_BYTES
 from folovllm.serving.call_log import log_end
 
 

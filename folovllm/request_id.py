@@ -1,4 +1,4 @@
-"""Names for requests."""
+"""Names for requests that were given none."""
 
 import uuid
 

@@ -69,7 +69,7 @@ class FakeSession:
             elif kind == "cancel":
                 self.cancelled.append(command.cancel)
                 if command.cancel in self._requests:
-                    self._requests.pop(command.cancel).cancel()
+                    self._requests[command.cancel].cancel()
             elif kind == "fork":
                 outputs = self._servicer.Fork(command.fork, _Context())
                 self._run(command.fork.fork_id, outputs, len(command.fork.branches))
@@ -80,7 +80,9 @@ class FakeSession:
         self.end(None)
 
     def _run(self, name: str, outputs: Any, num_finals: int) -> None:
-        self._requests[name] = asyncio.create_task(self._send(name, outputs, num_finals))
+        task = asyncio.create_task(self._send(name, outputs, num_finals))
+        self._requests[name] = task
+        task.add_done_callback(lambda _: self._requests.pop(name, None))
 
     async def _send(self, name: str, outputs: Any, num_finals: int) -> None:
         """Sends the outputs of a request; where final ones lack at the end, an error."""

@@ -5,6 +5,7 @@ their order. When the call breaks, every request that runs on it ends at once wi
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
@@ -17,8 +18,12 @@ from folovllm.errors import (
     from_rpc_error,
     from_status_bytes,
 )
+from folovllm.request_id import new_request_id
+from folovllm.request_names import check_name
+from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 from tokenizer_service.engine_stream import TOKENS_PER_CONTINUATION, EngineStream
+from tokenizer_service.hand_over import HandOver
 
 # Seconds for the first message, which comes at once.
 _OPEN_TIMEOUT = 5.0
@@ -58,11 +63,11 @@ class EngineSession:
         """Outstanding tokens of the session's requests; its owner adds those of other calls."""
         self._others_tokens = 0
         self._call = call
+        self._hand_over = HandOver()
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._streams: dict[str, EngineStream] = {}  # by wire name
         self._wire_names: dict[str, str] = {}  # of the same, by name
-        self._cancelled: dict[str, None] = {}
-        self._num_renamed = 0
+        self._cancelled: OrderedDict[str, None] = OrderedDict()
         self.end_reason = ""
         """Why it ended, in words; empty while it is open."""
         self._take(first)
@@ -90,10 +95,11 @@ class EngineSession:
         return name in self._wire_names
 
     def generate(self, request: types_pb2.Request) -> EngineStream:
-        """Begins a request. Raises InvalidRequestError where its id is in use.
+        """Begins a request. Raises InvalidRequestError where its id is no good or it is too large.
 
         The stream raises FolovError; close it at the end.
         """
+        _check_size(request, "sampling_params", "the prompt with its parameters")
         params = request.sampling_params
         stream = self._start(
             "request_id",
@@ -108,6 +114,7 @@ class EngineSession:
 
     def fork(self, request: types_pb2.ForkRequest) -> EngineStream:
         """Begins the branches of a request that the engine runs; else as `generate`."""
+        _check_size(request, "branches", "the branches")
         stream = self._start("fork_id", request.fork_id, 0, len(request.branches))
         command = Command(fork=request)
         command.fork.fork_id = stream.wire_name
@@ -125,6 +132,7 @@ class EngineSession:
     def _start(
         self, field: str, name: str, num_prompt_tokens: int, num_continuations: int
     ) -> EngineStream:
+        check_name(field, name)
         if self.end_reason:
             raise self._unavailable(self.end_reason)
         if name in self._wire_names:
@@ -132,8 +140,7 @@ class EngineSession:
         wire_name = name
         if name in self._cancelled:
             # Pieces of the former request may still be on their way; they must not be this one's.
-            self._num_renamed += 1
-            wire_name = f"{name}~{self._num_renamed}"
+            wire_name = new_request_id()
         stream = EngineStream(
             name, wire_name, num_prompt_tokens, num_continuations, self._abort, self._cancel
         )
@@ -143,6 +150,8 @@ class EngineSession:
         return stream
 
     def _abort(self, stream: EngineStream, indexes: Sequence[int]) -> None:
+        if self._streams.get(stream.wire_name) is not stream:
+            return
         abort = engine_service_pb2.AbortRequest(request_id=stream.wire_name, indexes=indexes)
         self._commands.put_nowait(Command(abort=abort))
 
@@ -151,10 +160,10 @@ class EngineSession:
         if self._streams.get(stream.wire_name) is not stream:
             return
         self._remove(stream)
-        self._cancelled.pop(stream.name, None)  # the latest ones are kept
         self._cancelled[stream.name] = None
+        self._cancelled.move_to_end(stream.name)
         if len(self._cancelled) > _MOST_CANCELLED:
-            del self._cancelled[next(iter(self._cancelled))]
+            self._cancelled.popitem(last=False)
         self._commands.put_nowait(Command(cancel=stream.wire_name))
 
     def _remove(self, stream: EngineStream) -> None:
@@ -186,6 +195,7 @@ class EngineSession:
                 continue
             before = stream.outstanding_tokens
             stream.put(piece)
+            self._hand_over.add(stream)
             self.own_tokens += stream.outstanding_tokens - before
             if stream.complete:
                 self._remove(stream)
@@ -194,6 +204,7 @@ class EngineSession:
             if stream is not None:
                 self._remove(stream)
                 stream.fail(self._failure(failure.status))
+        self._hand_over.run()
         if events.HasField("load"):
             # What it has beyond this service's own comes from others. The report may lack requests
             # that it had not seen; then others count for too little until the next one.
@@ -215,6 +226,18 @@ class EngineSession:
         for stream in list(self._streams.values()):
             self._remove(stream)
             stream.fail(self._unavailable(reason))
+
+
+def _check_size(message: types_pb2.Request | types_pb2.ForkRequest, field: str, what: str) -> None:
+    """Refuses what gRPC would not send, since it would break the call for all other requests.
+
+    What callers send is bounded, but bad words may become longer as token ids.
+    """
+    most = MAX_MESSAGE_BYTES - 1024  # for what a command adds
+    if message.ByteSize() > most:
+        raise InvalidRequestError(
+            field, f"{what} have {message.ByteSize()} bytes as token ids, over the limit of {most}"
+        )
 
 
 def _tokens(load: engine_service_pb2.GetLoadResponse) -> int:

@@ -1,7 +1,8 @@
 """EngineStream: the pieces of one request of a session, up to its reader.
 
-It has one reader and belongs to one event loop. A reader that lags costs no memory beyond its own
-tokens: when many pieces wait, those of the same continuation are merged.
+It has one reader and belongs to one event loop. A reader that lags gets fewer and larger pieces:
+when several wait, those of the same continuation are merged. So it costs no memory beyond its own
+tokens, and a service that has too much to do catches up.
 """
 
 import asyncio
@@ -15,8 +16,8 @@ TOKENS_PER_CONTINUATION = 64
 """What a continuation that runs counts among outstanding tokens. How long it will become no one
 knows; this is what a short answer takes, so that many that run weigh as much as a long prompt."""
 
-# Pieces that wait before they are merged.
-_MERGE_AT = 64
+# Pieces that wait before they are merged. To merge one costs a hundredth of a message of its own.
+_MERGE_AT = 2
 # Positions with log-probabilities that a merged piece may have: 330 KiB at most.
 _MOST_POSITIONS = 1024
 
@@ -54,7 +55,7 @@ class EngineStream:
         return self._num_unfinished == 0
 
     def put(self, piece: types_pb2.CompletionOutput) -> None:
-        """Adds a piece, after those that the reader has not taken."""
+        """Adds a piece, after those that the reader has not taken; `wake` tells the reader."""
         if self._num_unstarted_tokens:
             self.outstanding_tokens -= self._num_unstarted_tokens
             self._num_unstarted_tokens = 0
@@ -66,7 +67,11 @@ class EngineStream:
         self._pieces.append(piece)
         if len(self._pieces) >= self._merge_at:
             self._merge()
-        self._wake()
+
+    def wake(self) -> None:
+        """Lets the reader take what there is."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def fail(self, error: FolovError) -> None:
         """Ends it with an error, after what waits.
@@ -76,7 +81,7 @@ class EngineStream:
         if not self._was_read:
             self._pieces.clear()
         self._error = error
-        self._wake()
+        self.wake()
 
     def abort(self, indexes: Sequence[int]) -> None:
         """Asks the engine to end continuations; they still get their final pieces, as ABORT."""
@@ -100,10 +105,6 @@ class EngineStream:
             await self._waiter
         self._was_read = True
         return self._pieces.popleft()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     def _merge(self) -> None:
         """Makes one piece of those of each continuation, by size several."""

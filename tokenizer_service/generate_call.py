@@ -1,7 +1,7 @@
 """GenerateCall: one call of Generate, from the caller's text to the engine's ids and back."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 
 from folovllm.errors import InvalidRequestError
@@ -12,6 +12,7 @@ from folovllm.v1 import tokenizer_service_pb2, types_pb2
 from tokenizer_service.bad_words import resolve_bad_words
 from tokenizer_service.codec import MAX_INLINE, Codec
 from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.engine_run import EngineRun
 from tokenizer_service.output_processor import OutputProcessor
 
 
@@ -37,18 +38,35 @@ class GenerateCall:
         try:
             with engines.generate(engine_request) as run:
                 async for message in run:
-                    prompt_logprobs = _take_prompt_logprobs(message)
-                    processed = processor.process(CompletionOutput.from_proto(message))
-                    if processed.stopped_index is not None:
-                        run.abort([processed.stopped_index])
-                    for output in processed.outputs:
-                        self._complete_info(output, prompt_token_ids)
-                        reply = output.to_proto()
-                        if output.info is not None:
-                            reply.info.prompt_logprobs.extend(prompt_logprobs)
+                    for reply in self._replies(message, processor, run, prompt_token_ids):
                         yield reply
         except InvalidRequestError as error:
             raise self._in_callers_words(error) from None
+
+    def _replies(
+        self,
+        message: types_pb2.CompletionOutput,
+        processor: OutputProcessor,
+        run: EngineRun,
+        prompt_token_ids: Sequence[int],
+    ) -> Iterator[types_pb2.CompletionOutput]:
+        """What to send for a piece of the engine's; most often the piece itself with its text."""
+        if not message.finish_reason and not message.HasField("info"):
+            text = processor.text_of(message.index, message.token_ids)
+            if text is not None:
+                message.text = text
+                yield message
+                return
+        prompt_logprobs = _take_prompt_logprobs(message)
+        processed = processor.process(CompletionOutput.from_proto(message))
+        if processed.stopped_index is not None:
+            run.abort([processed.stopped_index])
+        for output in processed.outputs:
+            self._complete_info(output, prompt_token_ids)
+            reply = output.to_proto()
+            if output.info is not None:
+                reply.info.prompt_logprobs.extend(prompt_logprobs)
+            yield reply
 
     async def _prompt_token_ids(self) -> Sequence[int]:
         """The prompt as token ids. Raises InvalidRequestError."""

@@ -19,8 +19,8 @@ import tokenizers
 
 # Shorter segments, in characters, are encoded faster than they are split off and looked up.
 MIN_SEGMENT = 256
-# Of texts with their ids; some twenty of 50,000 tokens.
-_MAX_KEPT_BYTES = 16 * 1024 * 1024
+# Of texts with their ids: some twenty of 50,000 tokens, or some hundreds of 4,000.
+_MAX_KEPT_BYTES = 8 * 1024 * 1024
 
 _UNICODE_FORMS = {"NFC", "NFD", "NFKC", "NFKD"}
 

@@ -17,7 +17,7 @@ async def tokenizer_files(
 ) -> AsyncGenerator[messages.TokenizerFileChunk, None]:
     """All files in pieces. No file stays open between two of them, so a call may end anywhere.
 
-    Raises UnavailableError where tokenizer.json is not any more what the service has read.
+    Raises UnavailableError where a file is gone or tokenizer.json is not what the service has read.
     """
     for path in tokenizer.files:
         digest = hashlib.sha256()
@@ -35,9 +35,12 @@ async def tokenizer_files(
 
 
 def _read(path: Path, offset: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(_PIECE_BYTES)
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(_PIECE_BYTES)
+    except OSError as error:
+        raise UnavailableError(f"{path.name} cannot be read any more: {error.strerror}") from None
 
 
 def _check_unchanged(tokenizer: Tokenizer, last: messages.TokenizerFileChunk) -> None:

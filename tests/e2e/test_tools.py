@@ -42,6 +42,15 @@ def test_examples_with_a_server(tokenizer: ServiceProcess, example: str) -> None
     assert "Once upon a time" in output or "INVALID_ARGUMENT: top_p" in output
 
 
+def test_example_of_a_chat(tokenizer: ServiceProcess) -> None:
+    answer, person, *turns = run(
+        sys.executable, "examples/chat_with_tools.py", tokenizer.address
+    ).splitlines()
+    assert answer.startswith("47 + 38 = 85.  (thought: ") and answer.count("8") > 3
+    assert person == "name='Anna' age=12 city='Oslo'"
+    assert [turn.partition(":")[0] for turn in turns] == ["user", "assistant", "tool", "assistant"]
+
+
 def test_example_without_a_server() -> None:
     output = run(sys.executable, "examples/offline_generation.py")
     assert "sequence 1: WAITING" in output and "'Once upon a time' -> '" in output
@@ -55,6 +64,8 @@ def test_the_command_line(tokenizer: ServiceProcess) -> None:
     generate = (*folovllm, "generate", "Once upon a time", "--max-tokens", "8", "--seed", "1")
     text = run(*generate, *server)
     assert text.strip() and text == run(*generate, *server)
+    chat = (*folovllm, "chat", "What is 47 + 38?", "--temperature", "0")
+    assert run(*chat, *server) == "47 + 38 = 85.\n"
     assert "Qwen3ForCausalLM" in run(*folovllm, "info", *server)
     assert "SERVING" in run(*folovllm, "health", *server)
 

@@ -191,6 +191,32 @@ async def test_a_session_that_breaks_is_opened_again(
     await begin(engines.pool, request("later"))
 
 
+@pytest.mark.parametrize("name", ["", "é" * 129])
+async def test_a_name_that_an_engine_would_not_take_is_refused(engines: Engines, name: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        engines.pool.generate(request(name))
+    assert caught.value.field == "request_id"
+    assert engines.pool._engines[0].num_outstanding == 0
+
+
+async def test_what_is_too_large_to_send_harms_no_other_request(engines: Engines) -> None:
+    run = await begin(engines.pool, request("r"))
+    words = [types_pb2.SamplingParams.TokenSequence(ids=[150_000] * 512)] * 512
+    params = types_pb2.SamplingParams(bad_words_token_ids=words)
+    fork = types_pb2.ForkRequest(request_id="r", fork_id="f", branches=[params] * 8)
+    with pytest.raises(InvalidRequestError, match="over the limit") as caught:
+        engines.pool.fork(fork)
+    assert caught.value.field == "branches"
+    large = request("large", *[150_000] * 1_500_000)
+    with pytest.raises(InvalidRequestError, match="over the limit") as caught:
+        engines.pool.generate(large)
+    assert caught.value.field == "sampling_params"
+    run.abort([0])
+    assert (await anext(run)).finish_reason == types_pb2.FINISH_REASON_ABORT
+    largest = request("largest", *[150_000] * 1_397_000)
+    await begin(engines.pool, largest)
+
+
 async def test_a_name_may_be_used_again_but_not_twice_at_once(engines: Engines) -> None:
     run = await begin(engines.pool, request("r"))
     await engines.until_load(Load(), 64, 0)
@@ -207,7 +233,7 @@ async def test_a_name_may_be_used_again_but_not_twice_at_once(engines: Engines) 
     with engines.pool.generate(request("r")) as run:
         assert (await anext(run)).request_id == "r"
         wire_name = engines.ids()[0][1]
-        assert wire_name.startswith("r") and wire_name != "r"
+        assert wire_name != "r"
         branches = [types_pb2.SamplingParams()]
         fork = engines.pool.fork(
             types_pb2.ForkRequest(request_id="r", fork_id="f", branches=branches)
@@ -247,10 +273,12 @@ async def test_a_killed_engines_requests_go_on_elsewhere_where_they_have_not_sta
         async with asyncio.timeout(1):
             with pytest.raises(UnavailableError, match=f"engine 127.0.0.1:{port}: "):
                 await anext(started)
-        new = await begin(pool, request("new"))
-        assert [(await first).request_id for first in waiting] == [f"silent-{i}" for i in range(20)]
-        for run in (*silent, new):
-            assert [list(piece.token_ids) async for piece in run] == [[2]]
+        silent.append(pool.generate(request("new")))
+        firsts = [await first for first in waiting]
+        assert [first.request_id for first in firsts] == [f"silent-{i}" for i in range(20)]
+        begun = [list(first.token_ids) for first in firsts] + [[]]
+        for run, ids in zip(silent, begun, strict=True):
+            assert ids + [i async for piece in run for i in piece.token_ids] == [1, 2]
         assert len(survivor.calls) == 21
         await engines.until_ready(False, True)
         async with engine_process(FINGERPRINT, port):

@@ -192,7 +192,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"generate": ask("x", regex="a")}, "sampling_params.regex"),
     ({"generate": types_pb2.Request(request_id="x")}, "prompt_token_ids"),
     ({"generate": ask("")}, "request_id"),
-    ({"generate": ask("x" * 1025)}, "request_id"),
+    ({"generate": ask("x" * 257)}, "request_id"),
     ({"generate": ask("é" * 2_000_000)}, "request_id"),
     ({"generate": ask("good")}, "request_id"),
     ({}, "request_id"),

@@ -167,7 +167,9 @@ def test_demo_shows_answers_and_their_figures(monkeypatch: pytest.MonkeyPatch) -
     result = CliRunner().invoke(commands, ["demo"])
     assert result.exit_code == 0, result.output
     assert "Once upon a timeemit a nopu ecnO\n" in result.stdout
-    for text in ("float32 on cpu", "first after", "tokens/s", "serve", "generate", "make test"):
+    assert 'get_weather {"city": "Oslo"} → {"city": "Oslo", "temperature": 21' in result.stdout
+    figures = ("float32 on cpu", "first after", "tokens/s")
+    for text in (*figures, "serve", "chat", "generate", "make test"):
         assert text in result.stdout
     assert result.stderr == ""
 

@@ -291,6 +291,8 @@ async def test_the_files_are_those_of_the_folder(tmp_path: Path) -> None:
 
 async def test_files_that_are_not_the_services_any_more_are_refused(tmp_path: Path) -> None:
     async with service(save_byte_tokenizer(tmp_path)) as stub:
-        (tmp_path / "tokenizer.json").write_text("{}")
-        call = stub.GetTokenizer(messages.GetTokenizerRequest())
-        assert await error_of(call) == (grpc.StatusCode.UNAVAILABLE, "")
+        file = tmp_path / "tokenizer.json"
+        for change in (lambda: file.write_text("{}"), file.unlink):
+            change()
+            call = stub.GetTokenizer(messages.GetTokenizerRequest())
+            assert await error_of(call) == (grpc.StatusCode.UNAVAILABLE, "")

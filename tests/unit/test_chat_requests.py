@@ -54,7 +54,8 @@ def test_tools_of_every_form() -> None:
         return a
 
     as_dict = {"name": "sub", "description": "Subtracts.", "parameters": {"type": "object"}}
-    tools = [TOOL, {"type": "function", "function": as_dict}, {**as_dict, "name": "flat"}]
+    flat = {**as_dict, "name": "flat"}
+    tools: list[Any] = [TOOL, {"type": "function", "function": as_dict}, flat]
     sent = chat_request("hi", tools=tools).tools
     assert [tool.name for tool in sent] == ["add", "sub", "flat"]
     assert sent[1].parameters == '{"type": "object"}'

@@ -1,0 +1,288 @@
+"""What the tokenizer service costs: deltas a second, and a chat's first token over an engine's.
+
+    python -m benchmarks.tokenizer_service [--model MODEL] [--streams 256] [--tokens 200]
+
+Starts one worker of the service and an engine that replays token ids, each a process of its own,
+and asks them from a third. Beside them, in turn and in this process, transformers'
+TextIteratorStreamer turns the same ids into text, which is what a program without services does.
+
+A delta is one token id of one stream on its way to text. A core's rate is deltas over the processor
+time of the service's process, so that what else runs on the machine does not count; messages that
+wait are merged, so under load one carries several deltas. Times to first token are of one request
+at a time: a chat through the service, the same ids asked of the engine itself, and template,
+encoding and one id through TextIteratorStreamer.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+
+import grpc
+import numpy as np
+import psutil
+
+from benchmarks import machine
+from client.async_client import AsyncClient
+from client.service_commands import free_ports
+from folovllm.model_files import CONFIG_PATTERNS, resolve_model
+from folovllm.sampling_params import SamplingParams
+from folovllm.serving.channel import CLIENT_OPTIONS
+from folovllm.v1 import engine_service_pb2_grpc, types_pb2
+from tokenizer_service.tokenizer import Tokenizer
+
+_QUESTION = "What is the capital of France? Answer in one short sentence, please."
+_READY_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """Deltas of many streams at once."""
+
+    way: str
+    deltas: int
+    messages: int
+    wall_s: float
+    cpu_s: float
+
+    @property
+    def per_core(self) -> float:
+        """Deltas a second of processor time."""
+        return self.deltas / self.cpu_s
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """Milliseconds from a request to its first token."""
+
+    way: str
+    median_ms: float
+    p90_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Where both services are, and the tokenizer service's process."""
+
+    address: str
+    engine_address: str
+    process: psutil.Process
+
+
+def main() -> None:
+    """Prints both tables, or JSON."""
+    args = _parse_args()
+    streaming, first_tokens = asyncio.run(_measure(args))
+    if args.json:
+        print(json.dumps([*map(asdict, streaming), *map(asdict, first_tokens)]))
+        return
+    print(f"{machine.describe()}\n")
+    print(f"{f'{args.streams} streams of {args.tokens}':<26}{'deltas/s a core':>17}", end="")
+    print(f"{'deltas/s by the clock':>23}{'deltas a message':>18}")
+    for each in streaming:
+        rates = f"{each.per_core:>17,.0f}{each.deltas / each.wall_s:>23,.0f}"
+        print(f"{each.way:<26}{rates}{each.deltas / each.messages:>18.1f}")
+    print(f"\n{'time to first token, ms':<26}{'median':>17}{'p90':>23}")
+    for first in first_tokens:
+        print(f"{first.way:<26}{first.median_ms:>17.2f}{first.p90_ms:>23.2f}")
+    bare, chat = first_tokens[0], first_tokens[1]
+    print(f"{'chat over bare engine':<26}{chat.median_ms - bare.median_ms:>17.2f}")
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", help="folder or hub id of the tokenizer (the embedded one)")
+    parser.add_argument("--streams", type=int, default=256, help="at once (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=200, help="of each stream (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each way (%(default)s)")
+    parser.add_argument("--chats", type=int, default=300, help="one by one (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+    return parser.parse_args()
+
+
+async def _measure(args: argparse.Namespace) -> tuple[list[Streaming], list[FirstToken]]:
+    folder = resolve_model(args.model, CONFIG_PATTERNS)
+    tokenizer = Tokenizer.from_folder(folder)
+    async with AsyncExitStack() as stack:
+        services = await stack.enter_async_context(_services(str(folder)))
+        client = await stack.enter_async_context(AsyncClient(services.address))
+        peer = _Peer(str(folder))
+        ids = tokenizer.encode(_QUESTION * (1 + args.tokens // 8))[: args.tokens]
+
+        async def served() -> Streaming:
+            return await _stream(client, services.process, args.streams, args.tokens)
+
+        async def by_peer() -> Streaming:
+            return peer.stream(ids, args.streams)
+
+        streaming = await _median_of_turns([served, by_peer], args.repeats)
+        return streaming, await _first_tokens(client, services, peer, args.chats)
+
+
+async def _median_of_turns(
+    works: list[Callable[[], Awaitable[Streaming]]], repeats: int
+) -> list[Streaming]:
+    """A B A B …, after one turn to warm up; of each the run of median rate."""
+    runs: list[list[Streaming]] = [[] for _ in works]
+    for turn in range(repeats + 1):
+        for place, work in enumerate(works):
+            run = await work()
+            if turn:
+                runs[place].append(run)
+    return [sorted(each, key=lambda run: run.per_core)[len(each) // 2] for each in runs]
+
+
+async def _stream(
+    client: AsyncClient, process: psutil.Process, num_streams: int, num_tokens: int
+) -> Streaming:
+    params = SamplingParams(max_tokens=num_tokens)
+
+    async def one() -> tuple[int, int]:
+        deltas = messages = 0
+        async for piece in client.stream(_QUESTION, params):
+            messages += 1
+            deltas += len(piece.token_ids)
+        return deltas, messages
+
+    started, before = time.perf_counter(), process.cpu_times()
+    counts = await asyncio.gather(*[one() for _ in range(num_streams)])
+    wall, after = time.perf_counter() - started, process.cpu_times()
+    cpu = after.user + after.system - before.user - before.system
+    deltas, messages = (sum(column) for column in zip(*counts, strict=True))
+    return Streaming("tokenizer service", deltas, messages, wall, cpu)
+
+
+async def _first_tokens(
+    client: AsyncClient, services: Services, peer: "_Peer", repeats: int
+) -> list[FirstToken]:
+    async with grpc.aio.insecure_channel(services.engine_address, options=CLIENT_OPTIONS) as ch:
+        engine = engine_service_pb2_grpc.EngineServiceStub(ch)
+        request = types_pb2.Request(
+            prompt_token_ids=peer.prompt_token_ids(_QUESTION),
+            sampling_params=types_pb2.SamplingParams(max_tokens=1),
+        )
+
+        async def bare() -> None:
+            async for _ in engine.Generate(request):
+                return
+
+        async def chat() -> None:
+            async for _ in client.stream_chat(
+                _QUESTION, sampling_params=SamplingParams(max_tokens=1)
+            ):
+                return
+
+        async def in_process() -> None:
+            peer.first_text(_QUESTION)
+
+        ways = {"bare engine": bare, "chat": chat, "TextIteratorStreamer": in_process}
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(repeats + 10):
+            for way, work in ways.items():
+                started = time.perf_counter()
+                await work()
+                if turn >= 10:
+                    times[way].append((time.perf_counter() - started) * 1e3)
+    return [
+        FirstToken(way, statistics.median(each), statistics.quantiles(each, n=10)[-1])
+        for way, each in times.items()
+    ]
+
+
+class _Peer:
+    """transformers in this process."""
+
+    def __init__(self, folder: str) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def prompt_token_ids(self, question: str) -> list[int]:
+        """A conversation of one question, rendered and encoded."""
+        messages = [{"role": "user", "content": question}]
+        text = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def stream(self, ids: list[int], num_streams: int) -> Streaming:
+        """The ids of many streams, one of each in turn."""
+        from transformers import TextIteratorStreamer
+
+        streamers = [TextIteratorStreamer(self._tokenizer) for _ in range(num_streams)]
+        started, started_cpu = time.perf_counter(), time.process_time()
+        for token_id in ids:
+            value = np.array([token_id])
+            for streamer in streamers:
+                streamer.put(value)
+        for streamer in streamers:
+            streamer.end()
+            _ = "".join(streamer)
+        wall, cpu = time.perf_counter() - started, time.process_time() - started_cpu
+        deltas = len(ids) * num_streams
+        return Streaming("TextIteratorStreamer", deltas, deltas, wall, cpu)
+
+    def first_text(self, question: str) -> str:
+        """Template, encoding, and the text of one id."""
+        from transformers import TextIteratorStreamer
+
+        streamer = TextIteratorStreamer(self._tokenizer)
+        streamer.put(np.array(self.prompt_token_ids(question)[:1]))
+        streamer.end()
+        return "".join(streamer)
+
+
+@asynccontextmanager
+async def _services(model: str) -> AsyncIterator[Services]:
+    port, engine_port = free_ports(2)
+    engine_address, address = f"127.0.0.1:{engine_port}", f"127.0.0.1:{port}"
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(
+            _process("benchmarks.replay_engine", str(engine_port), model)
+        )
+        service = await stack.enter_async_context(
+            _process(
+                *("tokenizer_service", "--model", model, "--port", str(port)),
+                *("--engine", engine_address),
+            )
+        )
+        async with AsyncClient(address, timeout=1.0) as client:
+            await _until_ready(client)
+        yield Services(address, engine_address, psutil.Process(service.pid))
+
+
+@asynccontextmanager
+async def _process(module: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *arguments),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def _until_ready(client: AsyncClient) -> None:
+    from folovllm.errors import UnavailableError
+
+    async with asyncio.timeout(_READY_TIMEOUT):
+        while True:
+            try:
+                if await client.health() == "SERVING":
+                    return
+            except UnavailableError:
+                pass
+            await asyncio.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()
