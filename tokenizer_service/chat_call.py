@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from folovllm.chat_outputs import ChatOutput
 from folovllm.errors import InvalidRequestError
 from folovllm.outputs import CompletionOutput
 from folovllm.request_id import new_request_id
@@ -17,6 +16,7 @@ from tokenizer_service.codec import Codec
 from tokenizer_service.engine_pool import EnginePool
 from tokenizer_service.generate_call import check_fits, without_text
 from tokenizer_service.renderer import Renderer
+from tokenizer_service.request_info import take_info
 
 
 class ChatCall:
@@ -39,7 +39,9 @@ class ChatCall:
             request.sampling_params, SamplingParams(max_tokens=None)
         )
 
-    async def outputs(self, engines: EnginePool) -> AsyncGenerator[ChatOutput, None]:
+    async def outputs(
+        self, engines: EnginePool
+    ) -> AsyncGenerator[tokenizer_service_pb2.ChatOutput, None]:
         """The answers' events. Raises FolovError; closing it ends the request."""
         conversation = await self._renderer.read(self._request)
         shape = AnswerShape.from_proto(self._request, conversation.tools)
@@ -73,14 +75,20 @@ class ChatCall:
 
     async def _events(
         self, engines: EnginePool, engine_request: types_pb2.Request, processor: ChatProcessor
-    ) -> AsyncGenerator[ChatOutput, None]:
+    ) -> AsyncGenerator[tokenizer_service_pb2.ChatOutput, None]:
+        info: types_pb2.RequestInfo | None = None
         with engines.generate(engine_request) as run:
             async for message in run:
+                info = take_info(message, self._params) or info
                 outputs = processor.process(CompletionOutput.from_proto(message))
                 if processor.to_abort(message.index):
                     run.abort([message.index])
                 for output in outputs:
-                    yield self._with_text_params(output)
+                    reply = output.to_proto()
+                    if info is not None and output.index == 0:
+                        reply.info.CopyFrom(info)
+                        info = None
+                    yield reply
 
     def _processor(self, thinking: ThinkingState, shape: AnswerShape) -> ChatProcessor:
         params = self._params
@@ -98,15 +106,6 @@ class ChatCall:
         if self._request.continue_final_message and state is ThinkingState.MAY_BEGIN:
             return ThinkingState.OVER
         return state
-
-    def _with_text_params(self, output: ChatOutput) -> ChatOutput:
-        """Adds to the engine's account of the request what only this service knows."""
-        if output.info is None:
-            return output
-        told = output.info.sampling_params.clone(
-            stop=self._params.stop, bad_words=self._params.bad_words
-        )
-        return replace(output, info=replace(output.info, sampling_params=told))
 
 
 def _in_callers_words(error: InvalidRequestError, shape: AnswerShape) -> InvalidRequestError:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatFinishReason, ChatOutput
-from folovllm.outputs import CompletionOutput, FinishReason, PositionLogprobs, RequestInfo
+from folovllm.outputs import CompletionOutput, FinishReason, PositionLogprobs
 from tokenizer_service.chat_parser import ChatParser
 
 _REASONS = {
@@ -64,7 +64,6 @@ class _Answer:
         # What came with deltas that brought no event yet.
         self._token_ids: list[int] = []
         self._logprobs: list[PositionLogprobs] = []
-        self._info: RequestInfo | None = None
 
     def take_abort(self) -> bool:
         to_abort, self._to_abort = self._to_abort and not self.finished, False
@@ -90,7 +89,6 @@ class _Answer:
             num_taken = self._parser.num_tokens - num_before
         elif delta.finished:
             events += self._parser.finish()
-        self._info = delta.info or self._info
         self._num_tokens += num_taken
         self._token_ids += delta.token_ids[:num_taken]
         self._logprobs += delta.logprobs[:num_taken]
@@ -126,10 +124,6 @@ class _Answer:
         outputs = [ChatOutput(event, delta.request_id, delta.index) for event in events]
         if outputs:
             first = outputs[0]
-            first.token_ids, first.logprobs, first.info = (
-                self._token_ids,
-                self._logprobs,
-                self._info,
-            )
-            self._token_ids, self._logprobs, self._info = [], [], None
+            first.token_ids, first.logprobs = self._token_ids, self._logprobs
+            self._token_ids, self._logprobs = [], []
         return outputs

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import replace
 
 from folovllm.errors import InvalidRequestError
 from folovllm.outputs import CompletionOutput
@@ -14,6 +13,7 @@ from tokenizer_service.codec import MAX_INLINE, Codec
 from tokenizer_service.engine_pool import EnginePool
 from tokenizer_service.engine_run import EngineRun
 from tokenizer_service.output_processor import OutputProcessor
+from tokenizer_service.request_info import take_info
 
 
 class GenerateCall:
@@ -37,36 +37,34 @@ class GenerateCall:
         processor = OutputProcessor(self._codec.tokenizer, self._params)
         try:
             with engines.generate(engine_request) as run:
+                info: types_pb2.RequestInfo | None = None
                 async for message in run:
-                    for reply in self._replies(message, processor, run, prompt_token_ids):
+                    info = take_info(message, self._params) or info
+                    for reply in self._replies(message, processor, run):
+                        if info is not None and reply.index == 0:
+                            if self._request.return_prompt_token_ids:
+                                info.prompt_token_ids.extend(prompt_token_ids)
+                            reply.info.CopyFrom(info)
+                            info = None
                         yield reply
         except InvalidRequestError as error:
             raise self._in_callers_words(error) from None
 
     def _replies(
-        self,
-        message: types_pb2.CompletionOutput,
-        processor: OutputProcessor,
-        run: EngineRun,
-        prompt_token_ids: Sequence[int],
+        self, message: types_pb2.CompletionOutput, processor: OutputProcessor, run: EngineRun
     ) -> Iterator[types_pb2.CompletionOutput]:
         """What to send for a piece of the engine's; most often the piece itself with its text."""
-        if not message.finish_reason and not message.HasField("info"):
+        if not message.finish_reason:
             text = processor.text_of(message.index, message.token_ids)
             if text is not None:
                 message.text = text
                 yield message
                 return
-        prompt_logprobs = _take_prompt_logprobs(message)
         processed = processor.process(CompletionOutput.from_proto(message))
         if processed.stopped_index is not None:
             run.abort([processed.stopped_index])
         for output in processed.outputs:
-            self._complete_info(output, prompt_token_ids)
-            reply = output.to_proto()
-            if output.info is not None:
-                reply.info.prompt_logprobs.extend(prompt_logprobs)
-            yield reply
+            yield output.to_proto()
 
     async def _prompt_token_ids(self) -> Sequence[int]:
         """The prompt as token ids. Raises InvalidRequestError."""
@@ -93,20 +91,6 @@ class GenerateCall:
             ),
             priority=self._request.priority,
             cache_salt=self._request.cache_salt,
-        )
-
-    def _complete_info(self, output: CompletionOutput, prompt_token_ids: Sequence[int]) -> None:
-        """Adds to the engine's account of the request what only this service knows."""
-        if output.info is None:
-            return
-        output.info = replace(
-            output.info,
-            sampling_params=output.info.sampling_params.clone(
-                stop=self._params.stop, bad_words=self._params.bad_words
-            ),
-            prompt_token_ids=(
-                tuple(prompt_token_ids) if self._request.return_prompt_token_ids else ()
-            ),
         )
 
     def _in_callers_words(self, error: InvalidRequestError) -> InvalidRequestError:
@@ -145,15 +129,3 @@ async def without_text(
         sent.ClearField(name)
     sent.bad_words_token_ids.extend(resolved.to_proto().bad_words_token_ids)
     return sent
-
-
-def _take_prompt_logprobs(message: types_pb2.CompletionOutput) -> list[types_pb2.PositionLogprobs]:
-    """Takes a prompt's log-probabilities out of a message, to be passed on as they are.
-
-    There may be 200,000 of them; to convert them here would hold up all other streams.
-    """
-    if not message.HasField("info"):
-        return []
-    taken = list(message.info.prompt_logprobs)
-    message.info.ClearField("prompt_logprobs")
-    return taken

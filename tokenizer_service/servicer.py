@@ -105,7 +105,7 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
         async with aclosing(call.outputs(self._engines)) as outputs:
             async for output in outputs:
-                yield output.to_proto()
+                yield output
 
     async def Tokenize(
         self, request: tokenizer_service_pb2.TokenizeRequest, context: Context

@@ -9,7 +9,6 @@ from folovllm.outputs import (
     FinishReason,
     Logprob,
     PositionLogprobs,
-    RequestInfo,
     RequestMetrics,
     Usage,
 )
@@ -96,12 +95,10 @@ def test_reasoning_tokens_are_counted() -> None:
     assert answer.finish.usage == Usage(3, 99, 0, len(ids_of("\nso\n")))
 
 
-def test_info_comes_with_the_first_event_though_its_delta_brought_none() -> None:
+def test_ids_of_deltas_that_bring_no_event_come_with_the_next() -> None:
     chat = processor()
-    info = RequestInfo(SamplingParams(), prompt_tokens=3)
-    assert chat.process(delta(ids_of("<think>"), info=info)) == []
+    assert chat.process(delta(ids_of("<think>"))) == []
     (output,) = chat.process(delta(ids_of("so")))
-    assert output.info == info
     assert output.token_ids == ids_of("<think>") + ids_of("so")
 
 
