@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
-from engine_service.layers.packed_linear import choose_packing
+from engine_service.layers.packing import choose_packing
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import make_decoder
 from engine_service.models.qwen3 import Decoder

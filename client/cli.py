@@ -86,6 +86,9 @@ def commands() -> None:
 @click.option("--max-model-len", type=int, metavar="N", help="Tokens of prompt and completion.")
 @click.option("--max-num-seqs", type=int, metavar="N", help="Sequences that run at once.")
 @click.option("--deterministic", is_flag=True, help="The same tokens in any batch; slower.")
+@click.option(
+    "--quantization", type=click.Choice(["none", "int8"]), help="Of the weights, on a CPU."
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text.")
 def serve(**options: Any) -> None:
     """Starts both services and stops them together.

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from engine_service.layers.attention import choose_backend
 from engine_service.layers.deterministic_attention import DeterministicAttention
-from engine_service.layers.packed_linear import choose_packing
+from engine_service.layers.packing import choose_packing
 from engine_service.layers.row_tiles import TILED_OPERATORS
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.qwen3 import Decoder
@@ -51,14 +51,17 @@ def load_model(
     device: torch.device,
     show_progress: bool,
     deterministic: bool = False,
+    quantization: str = "none",
 ) -> Decoder:
     """A decoder with the weights of a folder, converted to dtype, on the device.
+
+    They are quantized as ModelConfig says; a deterministic decoder's are not.
 
     Raises ConfigError, naming the file or the tensor, where weights are missing, broken or do not
     fit the config. Progress goes to stderr, if that is a terminal.
     """
     model = make_decoder(config, dtype, device, deterministic)
-    packing = None if deterministic else choose_packing(dtype, device)
+    packing = None if deterministic else choose_packing(dtype, device, quantization)
     with ExitStack() as stack:
         files = [_open(path, stack) for path in _weight_files(folder)]
         homes = {name: file for file in files for name in file.keys()}  # noqa: SIM118

@@ -8,7 +8,8 @@ from tiny_models import make_checkpoint
 from torch.nn import functional
 
 from engine_service.layers.linear import Linear
-from engine_service.layers.packed_linear import PackedLinear, choose_packing
+from engine_service.layers.packed_linear import PackedLinear
+from engine_service.layers.packing import choose_packing
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
 
