@@ -37,14 +37,8 @@ def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[Decoder, Tokenizer]
     decoder_config = DecoderConfig.from_folder(folder)
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, decoder_config.dtype, device)
-    model = load_model(
-        folder,
-        decoder_config,
-        dtype,
-        device,
-        show_progress=True,
-        quantization=config.quantization,
-    )
+    quantization = config.quantization
+    model = load_model(folder, decoder_config, dtype, device, True, quantization=quantization)
     return model, Tokenizer.from_folder(folder)
 
 
