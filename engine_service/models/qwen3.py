@@ -179,7 +179,8 @@ class Decoder(nn.Module):
     def pack(self, packing: Packing) -> None:
         """Puts packed forms in the place of all filled projections; a tied embedding gives a head.
 
-        Each is work for one thread, so several are packed at once. The embedding's own rows stay.
+        Each is work for one thread, so several are packed at once, the largest first. The
+        embedding's own rows stay.
         """
         if self.lm_head is None:
             config = self.config
@@ -188,6 +189,7 @@ class Decoder(nn.Module):
                 self.embed_tokens.to(self.dtype), requires_grad=False
             )
         linears = [module for module in self.modules() if isinstance(module, Linear)]
+        linears.sort(key=lambda linear: -linear.weight.numel())
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
             list(threads.map(lambda linear: linear.pack(packing), linears))
 
