@@ -23,6 +23,9 @@ from engine_service.models.decoder_config import DecoderConfig
 NamedWeights = Iterator[tuple[str, Tensor]]
 """Names of a checkpoint's tensors, each with the parameter, or slice of one, that it fills."""
 
+# Each has threads of torch's own for a while.
+_PACKING_THREADS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -190,7 +193,7 @@ class Decoder(nn.Module):
             )
         linears = [module for module in self.modules() if isinstance(module, Linear)]
         linears.sort(key=lambda linear: -linear.weight.numel())
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        with ThreadPoolExecutor(min(_PACKING_THREADS, torch.get_num_threads())) as threads:
             list(threads.map(lambda linear: linear.pack(packing), linears))
 
     def forward(
