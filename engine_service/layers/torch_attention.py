@@ -94,8 +94,29 @@ class TorchAttention(PagedCache):
         parts = [_decode(query[group.start : group.end], cache, group) for group in plan.decodes]
         for sequence in plan.prefills:
             rows = slice(sequence.start, sequence.end)
-            parts.append(_prefill(query[rows], key[rows], value[rows], cache, sequence))
+            keys, values = _keys_and_values(key[rows], value[rows], cache, sequence)
+            parts.append(self.prefill(query[rows], keys, values, sequence))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def prefill(
+        self, query: Tensor, keys: Tensor, values: Tensor, sequence: PrefillSequence
+    ) -> Tensor:
+        """Attention of one sequence's tokens, [tokens, num_heads, head_dim].
+
+        keys and values are all that the sequence has, [num_kv_heads, seq_len, head_dim].
+        """
+        tokens, num_heads, head_dim = query.shape
+        kv_heads = len(keys)
+        # Key heads as the batch and their query heads as the heads: keys are shared by stride 0.
+        group = num_heads // kv_heads
+        output = functional.scaled_dot_product_attention(
+            query.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3),
+            keys[:, None].expand(-1, group, -1, -1),
+            values[:, None].expand(-1, group, -1, -1),
+            attn_mask=sequence.mask,
+            is_causal=sequence.mask is None,
+        )
+        return output.permute(2, 0, 1, 3).reshape(tokens, num_heads, head_dim)
 
 
 def _decode_group(metadata: AttentionMetadata, heads: Tensor, start: int, end: int) -> DecodeGroup:
@@ -154,25 +175,13 @@ def _decode(query: Tensor, cache: KVCache, group: DecodeGroup) -> Tensor:
     return torch.matmul(weights, value).view(count, num_heads, head_dim)
 
 
-def _prefill(
-    query: Tensor, key: Tensor, value: Tensor, cache: KVCache, sequence: PrefillSequence
-) -> Tensor:
-    """Attention of one sequence's tokens, [tokens, num_heads, head_dim]."""
-    tokens, num_heads, head_dim = query.shape
-    kv_heads = key.shape[1]
+def _keys_and_values(
+    key: Tensor, value: Tensor, cache: KVCache, sequence: PrefillSequence
+) -> tuple[Tensor, Tensor]:
+    """Those of a whole sequence, of whose tokens key and value are the last."""
     if sequence.cache_rows is None:
-        keys, values = key.transpose(0, 1), value.transpose(0, 1)
-    else:
-        shape = (kv_heads, -1, head_dim)
-        keys = _gather(cache.key, sequence.cache_rows).view(shape)[:, : sequence.seq_len]
-        values = _gather(cache.value, sequence.cache_rows).view(shape)[:, : sequence.seq_len]
-    # Key heads as the batch and their query heads as the heads: keys are shared by stride 0.
-    group = num_heads // kv_heads
-    output = functional.scaled_dot_product_attention(
-        query.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3),
-        keys[:, None].expand(-1, group, -1, -1),
-        values[:, None].expand(-1, group, -1, -1),
-        attn_mask=sequence.mask,
-        is_causal=sequence.mask is None,
-    )
-    return output.permute(2, 0, 1, 3).reshape(tokens, num_heads, head_dim)
+        return key.transpose(0, 1), value.transpose(0, 1)
+    shape = (key.shape[1], -1, key.shape[2])
+    keys = _gather(cache.key, sequence.cache_rows).view(shape)[:, : sequence.seq_len]
+    values = _gather(cache.value, sequence.cache_rows).view(shape)[:, : sequence.seq_len]
+    return keys, values

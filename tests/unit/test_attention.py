@@ -127,8 +127,14 @@ def test_equals_plain_attention_with_nan_in_unused_slots(
         torch.testing.assert_close(result.double(), case.expected(row), rtol=1e-5, atol=1e-6)
 
 
-def test_bfloat16_is_as_close_as_its_rounding() -> None:
-    case = PagedCase(CASES["everything at once"], dtype=torch.bfloat16)
+@pytest.mark.parametrize("backend", [TorchAttention(), CpuAttention()], ids=["torch", "cpu"])
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("tile", [4, 128])
+def test_bfloat16_is_as_close_as_its_rounding(
+    name: str, tile: int, backend: TorchAttention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_attention, "_QUERY_TILE", tile)
+    case = PagedCase(CASES[name], dtype=torch.bfloat16, backend=backend)
     for row, result in enumerate(case.run()):
         torch.testing.assert_close(result.double(), case.expected(row), rtol=0.02, atol=0.02)
 
