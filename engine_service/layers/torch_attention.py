@@ -67,13 +67,25 @@ class TorchAttention(PagedCache):
             write_rows=write_rows(metadata, num_kv_heads),
             decodes=tuple(
                 _decode_group(metadata, heads, start, end)
-                for start, end in pairwise(_group_borders(metadata))
+                for start, end in pairwise(self.group_borders(metadata, num_kv_heads))
             ),
             prefills=tuple(
                 _prefill_sequence(metadata, heads, row)
                 for row in range(metadata.num_decodes, len(metadata.seq_lens))
             ),
         )
+
+    def group_borders(self, metadata: AttentionMetadata, num_kv_heads: int) -> list[int]:
+        """Where the decodes, which come sorted by length, are cut into groups: 0, …, num_decodes.
+
+        Empty where there are none.
+        """
+        borders = [0]
+        for row in range(metadata.num_decodes):
+            shortest = metadata.seq_lens[borders[-1]]
+            if metadata.seq_lens[row] > max(_GROUP_SPREAD * shortest, metadata.block_size):
+                borders.append(row)
+        return [*borders, metadata.num_decodes] if metadata.num_decodes else []
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, cache: KVCache, plan: TorchPlan
@@ -82,18 +94,29 @@ class TorchAttention(PagedCache):
         parts = [_decode(query[group.start : group.end], cache, group) for group in plan.decodes]
         for sequence in plan.prefills:
             rows = slice(sequence.start, sequence.end)
-            parts.append(_prefill(query[rows], key[rows], value[rows], cache, sequence))
+            keys, values = _keys_and_values(key[rows], value[rows], cache, sequence)
+            parts.append(self.prefill(query[rows], keys, values, sequence))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def prefill(
+        self, query: Tensor, keys: Tensor, values: Tensor, sequence: PrefillSequence
+    ) -> Tensor:
+        """Attention of one sequence's tokens, [tokens, num_heads, head_dim].
 
-def _group_borders(metadata: AttentionMetadata) -> list[int]:
-    """Where the decodes are cut into groups; they come sorted by length."""
-    borders = [0]
-    for row in range(metadata.num_decodes):
-        shortest = metadata.seq_lens[borders[-1]]
-        if metadata.seq_lens[row] > max(_GROUP_SPREAD * shortest, metadata.block_size):
-            borders.append(row)
-    return [*borders, metadata.num_decodes] if metadata.num_decodes else []
+        keys and values are all that the sequence has, [num_kv_heads, seq_len, head_dim].
+        """
+        tokens, num_heads, head_dim = query.shape
+        kv_heads = len(keys)
+        # Key heads as the batch and their query heads as the heads: keys are shared by stride 0.
+        group = num_heads // kv_heads
+        output = functional.scaled_dot_product_attention(
+            query.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3),
+            keys[:, None].expand(-1, group, -1, -1),
+            values[:, None].expand(-1, group, -1, -1),
+            attn_mask=sequence.mask,
+            is_causal=sequence.mask is None,
+        )
+        return output.permute(2, 0, 1, 3).reshape(tokens, num_heads, head_dim)
 
 
 def _decode_group(metadata: AttentionMetadata, heads: Tensor, start: int, end: int) -> DecodeGroup:
@@ -147,30 +170,18 @@ def _decode(query: Tensor, cache: KVCache, group: DecodeGroup) -> Tensor:
     unused = group.padding[..., group.shortest :].transpose(-1, -2)
     value[:, :, group.shortest :].masked_fill_(unused, 0.0)
     rows = query.view(count, kv_heads, num_heads // kv_heads, head_dim) * head_dim**-0.5
-    scores = torch.matmul(rows, key.transpose(-1, -2)).float()
-    weights = scores.masked_fill_(group.padding, float("-inf")).softmax(-1).to(value.dtype)
+    scores = torch.matmul(rows, key.transpose(-1, -2)).masked_fill_(group.padding, float("-inf"))
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
     return torch.matmul(weights, value).view(count, num_heads, head_dim)
 
 
-def _prefill(
-    query: Tensor, key: Tensor, value: Tensor, cache: KVCache, sequence: PrefillSequence
-) -> Tensor:
-    """Attention of one sequence's tokens, [tokens, num_heads, head_dim]."""
-    tokens, num_heads, head_dim = query.shape
-    kv_heads = key.shape[1]
+def _keys_and_values(
+    key: Tensor, value: Tensor, cache: KVCache, sequence: PrefillSequence
+) -> tuple[Tensor, Tensor]:
+    """Those of a whole sequence, of whose tokens key and value are the last."""
     if sequence.cache_rows is None:
-        keys, values = key.transpose(0, 1), value.transpose(0, 1)
-    else:
-        shape = (kv_heads, -1, head_dim)
-        keys = _gather(cache.key, sequence.cache_rows).view(shape)[:, : sequence.seq_len]
-        values = _gather(cache.value, sequence.cache_rows).view(shape)[:, : sequence.seq_len]
-    # Key heads as the batch and their query heads as the heads: keys are shared by stride 0.
-    group = num_heads // kv_heads
-    output = functional.scaled_dot_product_attention(
-        query.view(tokens, kv_heads, group, head_dim).permute(1, 2, 0, 3),
-        keys[:, None].expand(-1, group, -1, -1),
-        values[:, None].expand(-1, group, -1, -1),
-        attn_mask=sequence.mask,
-        is_causal=sequence.mask is None,
-    )
-    return output.permute(2, 0, 1, 3).reshape(tokens, num_heads, head_dim)
+        return key.transpose(0, 1), value.transpose(0, 1)
+    shape = (key.shape[1], -1, key.shape[2])
+    keys = _gather(cache.key, sequence.cache_rows).view(shape)[:, : sequence.seq_len]
+    values = _gather(cache.value, sequence.cache_rows).view(shape)[:, : sequence.seq_len]
+    return keys, values
