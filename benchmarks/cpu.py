@@ -1,0 +1,109 @@
+"""How fast FolovLLM is on this CPU: against what the machine can do, and against its peers.
+
+    python -m benchmarks.cpu [--model qwen3-0.6b] [--peers transformers vllm …]
+
+docs/benchmarks.md says what each line means. Every engine runs in a process of its own, on the same
+checkpoint of random weights and the same token ids, in turn.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import machine
+from benchmarks.contender import ContenderName, missing
+from benchmarks.cpu_run import Setup, measure
+from benchmarks.model_shape import WEIGHT_FORMATS
+from benchmarks.peers.peer import FOREIGN, PEERS
+from benchmarks.plan import full, quick
+from benchmarks.plot import save_plot
+from benchmarks.random_checkpoint import MODELS, checkpoint, default_cache
+from benchmarks.report import table
+from folovllm.errors import FolovError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table; writes JSON and a plot where they are asked for."""
+    args = _parse_args(argv)
+    pythons = dict(args.peer_python)
+    absent = missing(args.peers, pythons)
+    for name, reason in absent.items():
+        _say(f"{name} is left out: {reason}")
+    _say(machine.describe())
+    model = args.model or ("demo" if args.quick else "qwen3-0.6b")
+    setup = Setup(
+        model=model,
+        folder=checkpoint(model, args.cache),
+        peers=tuple(name for name in args.peers if name not in absent),
+        pythons=pythons,
+        threads=args.threads,
+        cache=args.cache / "peers" / model,
+    )
+    try:
+        run = measure(setup, quick() if args.quick else full(args.rate), _say_measuring)
+    except FolovError as error:
+        sys.exit(f"error: {error}")
+    print(f"\n{run.title}\n{run.ceilings}\n\n{table(run.measurements)}")
+    if args.json:
+        args.json.write_text(json.dumps(run.to_json(), indent=1))
+    if args.plot:
+        save_plot(run.measurements, run.title, args.plot)
+
+
+def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("benchmarks.cpu", description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("--model", choices=MODELS, help="shape of the weights (qwen3-0.6b; demo with --quick)")
+    add("--quick", action="store_true", help="small cases, to see that everything runs")
+    add(
+        "--peers",
+        nargs="*",
+        default=[],
+        type=_peer,
+        metavar="NAME[:FORMAT]",
+        help=f"engines to compare with ({', '.join(PEERS)}), and the format of their weights "
+        f"({', '.join(WEIGHT_FORMATS)})",
+    )
+    add(
+        "--peer-python",
+        action="append",
+        default=[],
+        type=_peer_python,
+        metavar="NAME=PYTHON",
+        help=f"interpreter of the environment that has a peer ({', '.join(FOREIGN)})",
+    )
+    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="(%(default)s)")
+    add("--rate", type=float, default=1.0, help="requests a second of mixed serving (%(default)s)")
+    add("--cache", type=Path, default=default_cache(), help="folder of checkpoints (%(default)s)")
+    add("--json", type=Path, metavar="FILE", help="write every repeat of every case")
+    add("--plot", type=Path, metavar="FILE", help="write a PNG; needs folovllm[bench]")
+    return parser.parse_args(argv)
+
+
+def _peer(text: str) -> ContenderName:
+    name = ContenderName.parse(text)
+    if name.peer not in PEERS or name.weight_format not in WEIGHT_FORMATS:
+        raise argparse.ArgumentTypeError(f"{text} is not one of the engines, or not its format")
+    return name
+
+
+def _peer_python(text: str) -> tuple[str, str]:
+    name, _, python = text.partition("=")
+    if name not in FOREIGN or not python:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=PYTHON of {', '.join(FOREIGN)}")
+    return name, python
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _say_measuring(what: str) -> None:
+    _say(f"measuring {what} …")
+
+
+if __name__ == "__main__":
+    main()
