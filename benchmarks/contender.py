@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import psutil
 
 from benchmarks.batch_clock import Timing
 from benchmarks.open_loop import Arrival
-from benchmarks.peers.peer import FOREIGN, PeerConfig
+from benchmarks.peers.peer import FOREIGN, PEERS, PeerConfig
 from folovllm.errors import FolovError
 
 _ROOT = Path(__file__).parent.parent
@@ -160,15 +160,26 @@ class Contender:
 
 @contextmanager
 def open_contenders(
-    names: Sequence[ContenderName], config: PeerConfig, pythons: Mapping[str, str]
+    names: Sequence[ContenderName],
+    config: PeerConfig,
+    pythons: Mapping[str, str],
+    say: Callable[[str], None],
 ) -> Iterator[list[Contender]]:
-    """Opens engines one after the other, each with its own weight format and Python."""
+    """Opens engines one after the other, each with its own weight format and Python.
+
+    A peer that cannot be opened is left out, and `say` hears why.
+    """
     with ExitStack() as stack:
         contenders = []
         for name in names:
             own = PeerConfig(**asdict(config) | {"weight_format": name.weight_format})
             python = pythons.get(name.peer, sys.executable)
-            contenders.append(stack.enter_context(Contender(name, own, python)))
+            try:
+                contenders.append(stack.enter_context(Contender(name, own, python)))
+            except ContenderError as error:
+                if name.peer not in PEERS:
+                    raise
+                say(f"{name} is left out: {error}")
         yield contenders
 
 

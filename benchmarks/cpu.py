@@ -1,6 +1,6 @@
 """How fast FolovLLM is on this CPU: against what the machine can do, and against its peers.
 
-    python -m benchmarks.cpu [--model qwen3-0.6b] [--peers transformers vllm …]
+    python -m benchmarks.cpu [--model qwen3-0.6b] [--peers transformers openvino:int8 …]
 
 docs/benchmarks.md says what each line means. Every engine runs in a process of its own, on the same
 checkpoint of random weights and the same token ids, in turn.
@@ -8,10 +8,13 @@ checkpoint of random weights and the same token ids, in turn.
 
 import argparse
 import json
-import os
+import shlex
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+
+import torch
 
 from benchmarks import machine
 from benchmarks.contender import ContenderName, missing
@@ -23,6 +26,7 @@ from benchmarks.plot import save_plot
 from benchmarks.random_checkpoint import MODELS, checkpoint, default_cache
 from benchmarks.report import table
 from folovllm.errors import FolovError
+from folovllm.model_files import model_fingerprint
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,21 +38,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         _say(f"{name} is left out: {reason}")
     _say(machine.describe())
     model = args.model or ("demo" if args.quick else "qwen3-0.6b")
+    folder = checkpoint(model, args.cache)
     setup = Setup(
         model=model,
-        folder=checkpoint(model, args.cache),
+        folder=folder,
         peers=tuple(name for name in args.peers if name not in absent),
         pythons=pythons,
         threads=args.threads,
-        cache=args.cache / "peers" / model,
+        cache=args.cache / "peers" / f"{model}-{model_fingerprint(folder)[:12]}",
     )
     try:
-        run = measure(setup, quick() if args.quick else full(args.rate), _say_measuring)
+        run = measure(setup, quick() if args.quick else full(args.rate), _say)
     except FolovError as error:
         sys.exit(f"error: {error}")
     print(f"\n{run.title}\n{run.ceilings}\n\n{table(run.measurements)}")
     if args.json:
-        args.json.write_text(json.dumps(run.to_json(), indent=1))
+        head = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(sys.argv),
+        }
+        args.json.write_text(json.dumps(head | run.to_json(), indent=1))
     if args.plot:
         save_plot(run.measurements, run.title, args.plot)
 
@@ -75,7 +84,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=PYTHON",
         help=f"interpreter of the environment that has a peer ({', '.join(FOREIGN)})",
     )
-    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="(%(default)s)")
+    add("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
     add("--rate", type=float, default=1.0, help="requests a second of mixed serving (%(default)s)")
     add("--cache", type=Path, default=default_cache(), help="folder of checkpoints (%(default)s)")
     add("--json", type=Path, metavar="FILE", help="write every repeat of every case")
@@ -99,10 +108,6 @@ def _peer_python(text: str) -> tuple[str, str]:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _say_measuring(what: str) -> None:
-    _say(f"measuring {what} …")
 
 
 if __name__ == "__main__":

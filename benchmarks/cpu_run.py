@@ -66,13 +66,13 @@ class Run:
 
 
 def measure(setup: Setup, plan: Plan, say: Callable[[str], None]) -> Run:
-    """Takes some minutes; `say` hears what is measured. Raises FolovError."""
+    """Takes some minutes; `say` hears what is done, a line at a time. Raises FolovError."""
     shape = ModelShape.from_folder(setup.folder)
     _check_memory(setup, plan, shape)
-    say("the machine")
+    say("measuring the machine …")
     ceilings = _apart(roofline.measure, setup.threads, plan.read_mib, plan.gemm_size)
     bounds = Bounds(ceilings, shape)
-    say("long and ragged contexts")
+    say("measuring long and ragged contexts …")
     steps = _apart(kv_steps.time_steps, setup.folder, plan.steps, setup.threads, plan.repeats)
     measurements = [_step_measurement(case, steps, bounds) for case in plan.steps]
     versions: dict[str, str] = {}
@@ -80,8 +80,9 @@ def measure(setup: Setup, plan: Plan, say: Callable[[str], None]) -> Run:
         ((_OURS, *setup.peers), _race_with_peers),
         ((_OURS, _SERVICES), _race_with_services),
     ):
-        say(" and ".join(map(str, names)))
-        with open_contenders(names, _peer_config(setup, plan), setup.pythons) as contenders:
+        say(f"measuring {', '.join(map(str, names))} …")
+        config = _peer_config(setup, plan)
+        with open_contenders(names, config, setup.pythons, say) as contenders:
             measurements += race_all(contenders, plan, bounds)
             versions |= {str(each.name): each.version for each in contenders}
     return Run(setup, ceilings, versions, tuple(measurements))

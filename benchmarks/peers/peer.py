@@ -45,9 +45,10 @@ _MODULES = {
     "services": "folovllm_services",
     "transformers": "transformers_peer",
     "vllm": "vllm_peer",
+    "openvino": "openvino_peer",
 }
 # Of their own environments, and what has to be found there.
-FOREIGN = {"vllm": "vllm"}
+FOREIGN = {"vllm": "vllm", "openvino": "openvino_genai"}
 PEERS = ("transformers", *FOREIGN)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.contender import Contender, ContenderError, ContenderName
+from benchmarks.contender import Contender, ContenderError, ContenderName, open_contenders
 from benchmarks.open_loop import Load
 from benchmarks.peers.peer import PeerConfig
 from folovllm.model_files import DEMO_MODEL
@@ -43,3 +43,14 @@ def test_our_engine_answers_batches_and_an_open_loop(name: str) -> None:
 def test_an_engine_that_cannot_open_says_why(tmp_path: Path) -> None:
     with pytest.raises(ContenderError, match=r"no config\.json"):
         Contender(ContenderName("folovllm"), _config(tmp_path), sys.executable)
+
+
+def test_a_peer_that_cannot_open_is_left_out() -> None:
+    said: list[str] = []
+    names = [ContenderName("vllm")]
+
+    with open_contenders(names, _config(DEMO_MODEL), {}, said.append) as contenders:
+        assert contenders == []
+
+    assert said[0].startswith("vllm is left out: vllm ended")
+    assert "No module named 'vllm'" in said[0]
