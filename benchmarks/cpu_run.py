@@ -15,7 +15,7 @@ from benchmarks.measurement import Measurement
 from benchmarks.model_shape import ModelShape
 from benchmarks.peers.peer import PeerConfig
 from benchmarks.plan import Plan
-from benchmarks.races import Bounds, openings, race, race_under_load
+from benchmarks.races import Bounds, race, race_under_load, standing
 from folovllm.errors import ConfigError
 
 _OURS, _SERVICES = ContenderName("folovllm"), ContenderName("services")
@@ -92,17 +92,15 @@ def _race_with_peers(
     contenders: Sequence[Contender], plan: Plan, bounds: Bounds
 ) -> list[Measurement]:
     found = [each for case in plan.cases for each in race(contenders, case, plan.repeats, bounds)]
-    return openings(contenders) + found
+    return found + standing(contenders)
 
 
 def _race_with_services(
     contenders: Sequence[Contender], plan: Plan, bounds: Bounds
 ) -> list[Measurement]:
-    return [
-        *(each for each in openings(contenders) if each.engine == str(_SERVICES)),
-        *race(contenders, plan.served, plan.repeats, bounds),
-        *race_under_load(contenders, plan.load, _LOAD_TURNS, bounds.shape.vocab_size),
-    ]
+    served = race(contenders, plan.served, plan.repeats, bounds)
+    loaded = race_under_load(contenders, plan.load, _LOAD_TURNS, bounds.shape.vocab_size)
+    return served + loaded + standing([each for each in contenders if each.name == _SERVICES])
 
 
 def _step_measurement(

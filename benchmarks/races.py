@@ -97,7 +97,7 @@ def race_under_load(
     ]
 
 
-def openings(contenders: Sequence[Contender]) -> list[Measurement]:
+def standing(contenders: Sequence[Contender]) -> list[Measurement]:
     """How long each took to open, and the memory that it has now."""
     ready = [Measurement("ready after", str(c.name), "s", (c.ready_s,)) for c in contenders]
     return ready + [

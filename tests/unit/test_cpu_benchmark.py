@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import cpu
 from benchmarks.batch_clock import Timing
 from benchmarks.cases import Case
 from benchmarks.contender import ContenderName, missing
+from benchmarks.cpu_run import Setup, measure
 from benchmarks.kv_steps import StepCase, ragged
 from benchmarks.measurement import Measurement
 from benchmarks.model_shape import ModelShape
@@ -19,6 +21,7 @@ from benchmarks.roofline import Roofline
 from engine_service.device import resolve_device
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
+from folovllm.errors import ConfigError
 from folovllm.model_files import DEMO_MODEL
 from tokenizer_service.tokenizer import Tokenizer
 
@@ -182,3 +185,24 @@ def test_the_embedded_model_needs_no_cache(tmp_path: Path) -> None:
     assert MODELS[0] == "demo"
     assert checkpoint("demo", tmp_path / "none") == DEMO_MODEL
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "argument", ["--peers=gpt", "--peers=vllm:int3", "--peer-python=vllm", "--model=other"]
+)
+def test_unknown_names_are_refused(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cpu.main([argument])
+
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_more_engines_than_the_memory_holds_are_refused_at_once(tmp_path: Path) -> None:
+    peers = (ContenderName("vllm"),) * 1_000_000
+    setup = Setup("demo", DEMO_MODEL, peers, {}, threads=1, cache=tmp_path)
+    said: list[str] = []
+
+    with pytest.raises(ConfigError, match="fewer peers"):
+        measure(setup, quick(), said.append)
+
+    assert said == []
