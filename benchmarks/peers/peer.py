@@ -44,11 +44,12 @@ _MODULES = {
     "folovllm": "folovllm_engine",
     "services": "folovllm_services",
     "transformers": "transformers_peer",
+    "llama_cpp": "llama_cpp_peer",
     "vllm": "vllm_peer",
     "openvino": "openvino_peer",
 }
 # Of their own environments, and what has to be found there.
-FOREIGN = {"vllm": "vllm", "openvino": "openvino_genai"}
+FOREIGN = {"llama_cpp": "llama_cpp", "vllm": "vllm", "openvino": "openvino_genai"}
 PEERS = ("transformers", *FOREIGN)
 
 
