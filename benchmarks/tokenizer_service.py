@@ -17,10 +17,9 @@ import argparse
 import asyncio
 import json
 import statistics
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 
 import grpc
@@ -28,8 +27,8 @@ import numpy as np
 import psutil
 
 from benchmarks import machine
+from benchmarks.replay_services import Services, replay_services
 from client.async_client import AsyncClient
-from client.service_commands import free_ports
 from folovllm.model_files import CONFIG_PATTERNS, resolve_model
 from folovllm.sampling_params import SamplingParams
 from folovllm.serving.channel import CLIENT_OPTIONS
@@ -37,7 +36,6 @@ from folovllm.v1 import engine_service_pb2_grpc, types_pb2
 from tokenizer_service.tokenizer import Tokenizer
 
 _QUESTION = "What is the capital of France? Answer in one short sentence, please."
-_READY_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +61,6 @@ class FirstToken:
     way: str
     median_ms: float
     p90_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """Where both services are, and the tokenizer service's process."""
-
-    address: str
-    engine_address: str
-    process: psutil.Process
 
 
 def main() -> None:
@@ -109,7 +98,7 @@ async def _measure(args: argparse.Namespace) -> tuple[list[Streaming], list[Firs
     folder = resolve_model(args.model, CONFIG_PATTERNS)
     tokenizer = Tokenizer.from_folder(folder)
     async with AsyncExitStack() as stack:
-        services = await stack.enter_async_context(_services(str(folder)))
+        services = await stack.enter_async_context(replay_services(str(folder)))
         client = await stack.enter_async_context(AsyncClient(services.address))
         peer = _Peer(str(folder))
         ids = tokenizer.encode(_QUESTION * (1 + args.tokens // 8))[: args.tokens]
@@ -236,52 +225,6 @@ class _Peer:
         streamer.put(np.array(self.prompt_token_ids(question)[:1]))
         streamer.end()
         return "".join(streamer)
-
-
-@asynccontextmanager
-async def _services(model: str) -> AsyncIterator[Services]:
-    port, engine_port = free_ports(2)
-    engine_address, address = f"127.0.0.1:{engine_port}", f"127.0.0.1:{port}"
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(
-            _process("benchmarks.replay_engine", str(engine_port), model)
-        )
-        service = await stack.enter_async_context(
-            _process(
-                *("tokenizer_service", "--model", model, "--port", str(port)),
-                *("--engine", engine_address),
-            )
-        )
-        async with AsyncClient(address, timeout=1.0) as client:
-            await _until_ready(client)
-        yield Services(address, engine_address, psutil.Process(service.pid))
-
-
-@asynccontextmanager
-async def _process(module: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, *arguments),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        await process.wait()
-
-
-async def _until_ready(client: AsyncClient) -> None:
-    from folovllm.errors import UnavailableError
-
-    async with asyncio.timeout(_READY_TIMEOUT):
-        while True:
-            try:
-                if await client.health() == "SERVING":
-                    return
-            except UnavailableError:
-                pass
-            await asyncio.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,8 @@ way, releases all that it still has.
 
 import asyncio
 import functools
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 
 import grpc
 
@@ -21,18 +18,20 @@ from engine_service.core.fork import Fork
 from engine_service.core.request import Request
 from engine_service.grammar_admission import needs_grammar, take, with_matchers
 from engine_service.load_news import LoadNews
-from engine_service.output_stream import OutputStream
 from engine_service.request_reader import read_fork, read_request
+from engine_service.session_call import SessionCall
 from engine_service.wire_pieces import wire_pieces
 from folovllm.errors import FolovError, InvalidRequestError, status_code, to_status
-from folovllm.request_names import MAX_NAME_BYTES, check_name
+from folovllm.request_names import check_name
 from folovllm.serving.active_calls import ActiveCalls
-from folovllm.serving.call_log import as_folov_error, log_end
+from folovllm.serving.call_log import as_folov_error
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.v1 import engine_service_pb2, types_pb2
 
 # A message is larger only where it is one piece, which by itself is within gRPC's limit.
 _MOST_BYTES = MAX_MESSAGE_BYTES // 4
+# Characters of a name that come back where it is refused for its length: 2 MiB at most.
+_LONGEST_ECHO = MAX_MESSAGE_BYTES // 8
 # Failures that wait to be written; no command is read while there are more.
 _MOST_FAILURES = 1024
 
@@ -43,21 +42,6 @@ SessionEvents = engine_service_pb2.SessionEvents
 SessionFailure = engine_service_pb2.SessionFailure
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
-    """One request of the session: what a call of Generate or Fork would be."""
-
-    method: str
-    name: str
-    started: float = field(default_factory=time.monotonic)
-    counted: ExitStack = field(default_factory=ExitStack)
-    """Holds up a drain of the server."""
-    stream: OutputStream | None = None
-    """What the engine brings, from when it has taken the request."""
-    code: grpc.StatusCode | None = None
-    """How the request has ended."""
-
-
 class Session:
     """One call of EngineService.Session. Belongs to the event loop."""
 
@@ -65,12 +49,16 @@ class Session:
         self._engine = engine
         self._active_calls = active_calls
         self._peer = peer
-        self._open: set[_Call] = set()  # until their last message is written
-        self._running: dict[str, _Call] = {}  # those of them that have not ended
-        self._compiling: dict[_Call, asyncio.Task[None]] = {}  # those that wait for their grammars
-        self._changed: dict[_Call, None] = {}  # those for which something has come, in order
-        self._failed: deque[tuple[_Call, FolovError]] = deque()
-        self._ended: list[_Call] = []  # those whose end is in the message that is being written
+        self._open: set[SessionCall] = set()  # until their last message is written
+        self._running: dict[str, SessionCall] = {}  # those of them that have not ended
+        self._compiling: dict[
+            SessionCall, asyncio.Task[None]
+        ] = {}  # those that wait for their grammars
+        self._changed: dict[SessionCall, None] = {}  # those for which something has come, in order
+        self._failed: deque[tuple[SessionCall, FolovError]] = deque()
+        self._ended: list[
+            SessionCall
+        ] = []  # those whose end is in the message that is being written
         self._wake = asyncio.Event()
         self._may_read = asyncio.Event()
         self._load_news = LoadNews(engine, self._wake.set)
@@ -136,7 +124,7 @@ class Session:
         self, method: str, name_field: str, name: str, read: Callable[[], Request | Fork]
     ) -> None:
         """Starts a request; whatever is wrong with it becomes its failure."""
-        call = _Call(_METHOD + method, name[:MAX_NAME_BYTES])
+        call = SessionCall(_METHOD + method, name[:_LONGEST_ECHO])
         self._open.add(call)
         try:
             call.counted.enter_context(self._active_calls.entered(stream=True))
@@ -155,17 +143,19 @@ class Session:
         except Exception as error:
             self._fail(call, error)
 
-    async def _run_with_grammars(self, call: _Call, asked: Request | Fork) -> None:
+    async def _run_with_grammars(self, call: SessionCall, asked: Request | Fork) -> None:
         try:
             self._run(call, await with_matchers(self._engine, asked))
         except Exception as error:
             self._fail(call, error)
 
-    def _run(self, call: _Call, asked: Request | Fork) -> None:
+    def _run(self, call: SessionCall, asked: Request | Fork) -> None:
         call.stream = take(self._engine, asked)
         call.stream.notify = functools.partial(self._tell, call)
+        for indexes in call.aborts:
+            self._engine.abort(call.name, indexes)
 
-    def _tell(self, call: _Call) -> None:
+    def _tell(self, call: SessionCall) -> None:
         self._changed[call] = None
         self._wake.set()
 
@@ -173,10 +163,8 @@ class Session:
         """Aborts any request that the engine runs, or will run when a grammar is ready."""
         indexes = tuple(message.indexes)
         call = self._running.get(message.request_id)
-        if call in self._compiling:
-            self._compiling[call].add_done_callback(
-                lambda _: self._engine.abort(message.request_id, indexes)
-            )
+        if call is not None and call in self._compiling:
+            call.aborts.append(indexes)
         else:
             self._engine.abort(message.request_id, indexes)
 
@@ -190,13 +178,13 @@ class Session:
 
     # How requests end.
 
-    def _fail(self, call: _Call, raised: Exception) -> None:
+    def _fail(self, call: SessionCall, raised: Exception) -> None:
         error = as_folov_error(raised, call.method)
         self._end(call, status_code(error))
         self._failed.append((call, error))
         self._wake.set()
 
-    def _end(self, call: _Call, code: grpc.StatusCode) -> None:
+    def _end(self, call: SessionCall, code: grpc.StatusCode) -> None:
         """Gives back the request's name and all that it has of the engine."""
         call.code = code
         if self._running.get(call.name) is call:
@@ -205,13 +193,11 @@ class Session:
         if call.stream is not None:
             self._engine.release(call.stream)
 
-    def _close(self, ended: list[_Call]) -> None:
+    def _close(self, ended: list[SessionCall]) -> None:
         """Closes requests of which nothing remains to be written, and empties the list."""
         for call in ended:
-            assert call.code is not None
             self._open.discard(call)
-            call.counted.close()
-            log_end(call.method, call.code, call.started, peer=self._peer, request_id=call.name)
+            call.close(self._peer)
         ended.clear()
 
     def _release_all(self) -> None:
@@ -255,7 +241,7 @@ class Session:
             self._ended.append(call)
         self._may_read.set()
 
-    def _outputs(self, call: _Call) -> Iterator[types_pb2.CompletionOutput]:
+    def _outputs(self, call: SessionCall) -> Iterator[types_pb2.CompletionOutput]:
         assert call.stream is not None
         # Read together: between two parts a message may be written, and more may come.
         pieces, error, complete = call.stream.take(), call.stream.error, call.stream.complete

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from client.tools import Toolbox
     from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
     from engine_service.core.request import Request
-    from folovllm.chat import ChatMessage, Tool, ToolCall
+    from folovllm.chat import ChatMessage, Role, Tool, ToolCall
     from folovllm.chat_outputs import ChatOutput, ChatResult
     from folovllm.errors import FolovError, InvalidRequestError
     from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
@@ -41,6 +41,7 @@ _HOMES = {
     "ScoreOutput": "folovllm.score",
     "FinishReason": "folovllm.outputs",
     "ChatMessage": "folovllm.chat",
+    "Role": "folovllm.chat",
     "Tool": "folovllm.chat",
     "ToolCall": "folovllm.chat",
     "ChatOutput": "folovllm.chat_outputs",
@@ -65,6 +66,7 @@ __all__ = [
     "ModelConfig",
     "Request",
     "RequestOutput",
+    "Role",
     "SamplingParams",
     "SchedulerConfig",
     "ScoreOutput",

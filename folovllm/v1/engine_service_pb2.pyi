@@ -71,7 +71,7 @@ Global___AbortResponse: _TypeAlias = AbortResponse  # noqa: Y015
 
 @_typing.final
 class SessionCommand(_message.Message):
-    """What a front end asks for in a session."""
+    """What a front end asks for in a session. Names have 1 to 256 bytes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -131,10 +131,10 @@ def test_n_preemption_and_prefix_cache_change_nothing(llm: LLM, start: int, end:
         dtype="float32",
         device="cpu",
         cache=CacheConfig(num_blocks=16, block_size=8),
-        scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=24),
+        scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=48),
     )
     reasoning = Reasoning(end, start, max_tokens=8)
-    asked = [person(reasoning, seed=seed, max_tokens=60, n=2) for seed in range(4)]
+    asked = [person(reasoning, seed=seed, max_tokens=90, n=2) for seed in range(4)]
     asked.append(SamplingParams(seed=9, max_tokens=60, n=2, reasoning=reasoning))
     large = [output.outputs for output in llm.generate([JSON] * 5, asked)]
     found = [output.outputs for output in small.generate([JSON] * 5, asked)]

@@ -104,11 +104,11 @@ def test_preemption_and_prefix_cache_change_nothing() -> None:
         dtype="float32",
         device="cpu",
         cache=CacheConfig(num_blocks=16, block_size=8),
-        scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=24),
+        scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=48),
     )
-    params = [schema_params(PERSON, seed=seed, max_tokens=80) for seed in range(6)]
+    params = [schema_params(PERSON, seed=seed, max_tokens=80) for seed in range(8)]
     for _ in range(2):
-        outputs = small.generate([PROMPT] * 6, params)
+        outputs = small.generate([PROMPT] * 8, params)
         for output in outputs:
             check(PERSON, output.outputs[0].text)
     metrics = [output.outputs[0].metrics for output in outputs]

@@ -99,10 +99,12 @@ class Direct:
 async def test_what_waits_while_a_message_is_written_is_merged(fixture: EngineFixture) -> None:
     direct = Direct(fixture)
     await anext(direct.messages)
+    fixture.runner.hold(after=1)
     for i in range(10):
         direct.commands.put_nowait(Command(generate=ask(str(i), max_tokens=30, n=2)))
-    reading = asyncio.ensure_future(anext(direct.messages))
-    first = await reading
+    first = await anext(direct.messages)
+    await fixture.until_requests(10)
+    fixture.runner.release()
     await fixture.until_free()
     second = await anext(direct.messages)
     assert len(second.outputs) == 20
@@ -191,6 +193,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"generate": types_pb2.Request(request_id="x")}, "prompt_token_ids"),
     ({"generate": ask("")}, "request_id"),
     ({"generate": ask("x" * 257)}, "request_id"),
+    ({"generate": ask("é" * 2_000_000)}, "request_id"),
     ({"generate": ask("good")}, "request_id"),
     ({}, "request_id"),
     ({"fork": ask_fork("good", "")}, "fork_id"),

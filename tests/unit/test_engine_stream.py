@@ -22,12 +22,12 @@ def piece(index: int = 0, *token_ids: int, final: bool = False) -> Piece:
     return Piece(request_id="r", index=index, token_ids=token_ids, finish_reason=reason)
 
 
-async def test_pieces_come_one_by_one_up_to_the_last_final_one() -> None:
+async def test_what_waits_comes_as_one_piece_of_each_continuation() -> None:
     stream = make_stream(2)
-    sent = [piece(0, 1), piece(1, 2), piece(0, 3, final=True), piece(1, final=True)]
-    for each in sent:
+    for each in (piece(0, 1), piece(1, 2), piece(0, 3, final=True), piece(1, final=True)):
         stream.put(each)
-    assert [each async for each in stream] == sent
+    merged = [piece(0, 1, 3, final=True), piece(1, 2, final=True)]
+    assert [each async for each in stream] == merged
 
 
 async def test_a_reader_that_waits_is_woken() -> None:
@@ -35,8 +35,9 @@ async def test_a_reader_that_waits_is_woken() -> None:
     reading = asyncio.create_task(anext(stream))
     await asyncio.sleep(0)
     stream.put(piece(0, 1))
-    stream.put(piece(0, 2, final=True))
+    stream.wake()
     assert list((await reading).token_ids) == [1]
+    stream.put(piece(0, 2, final=True))
     assert [list(each.token_ids) async for each in stream] == [[2]]
 
 
@@ -94,11 +95,12 @@ async def test_merged_pieces_have_a_bounded_size() -> None:
 
 async def test_an_error_comes_after_what_was_there_once_something_was_taken() -> None:
     stream = make_stream()
-    for number in range(3):
-        stream.put(piece(0, number))
+    stream.put(piece(0, 0))
     await anext(stream)
+    for number in (1, 2):
+        stream.put(piece(0, number))
     stream.fail(UnavailableError("gone"))
-    assert [list((await anext(stream)).token_ids) for _ in range(2)] == [[1], [2]]
+    assert list((await anext(stream)).token_ids) == [1, 2]
     with pytest.raises(UnavailableError, match="gone"):
         await anext(stream)
 

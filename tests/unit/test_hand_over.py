@@ -1,0 +1,62 @@
+"""HandOver: readers are woken at once, but a busy service lets pieces gather."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from folovllm.v1 import types_pb2
+from tokenizer_service.engine_stream import EngineStream
+from tokenizer_service.hand_over import HandOver
+
+
+def make_stream(name: str) -> EngineStream:
+    def unused(stream: EngineStream, indexes: Sequence[int] = ()) -> None:
+        raise AssertionError("not called")
+
+    return EngineStream(name, name, 1, 1, unused, unused)
+
+
+def hand(hand_over: HandOver, stream: EngineStream, token_id: int) -> None:
+    stream.put(types_pb2.CompletionOutput(request_id=stream.name, token_ids=[token_id]))
+    hand_over.add(stream)
+    hand_over.run()
+
+
+async def test_a_service_that_keeps_up_hands_over_each_piece() -> None:
+    hand_over, stream = HandOver(), make_stream("a")
+    for token_id in range(5):
+        reading = asyncio.create_task(anext(stream))
+        await asyncio.sleep(0)
+        hand(hand_over, stream, token_id)
+        assert list((await reading).token_ids) == [token_id]
+
+
+async def test_what_comes_while_readers_are_busy_is_merged_and_lost_never() -> None:
+    hand_over, stream = HandOver(), make_stream("a")
+    pieces: list[list[int]] = []
+
+    async def read() -> None:
+        while sum(map(len, pieces)) < 50:
+            pieces.append(list((await anext(stream)).token_ids))
+            time.sleep(0.01)
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    for token_id in range(50):
+        hand(hand_over, stream, token_id)
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await reading
+    assert [i for piece in pieces for i in piece] == list(range(50))
+    assert len(pieces) < 25
+
+
+async def test_each_stream_has_its_turn() -> None:
+    hand_over = HandOver()
+    streams = [make_stream(str(i)) for i in range(3)]
+    reading = [asyncio.create_task(anext(stream)) for stream in streams]
+    await asyncio.sleep(0)
+    for i, stream in enumerate(streams):
+        hand(hand_over, stream, i)
+    async with asyncio.timeout(10):
+        assert [list((await each).token_ids) for each in reading] == [[0], [1], [2]]
