@@ -2,8 +2,8 @@
 
     python -m benchmarks.deterministic_price --layers 4 --dtype bfloat16
 
-The defaults are the shape of Qwen3-0.6B. Both decoders share their weights. Each case is one step
-of the model runner, greedy, its KV in the cache; the table shows the median of the repeats.
+The defaults are the shape of Qwen3-0.6B. Each case is one step of the model runner, greedy, its KV
+in the cache; the table shows the median of the repeats.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from benchmarks.random_decoder import (
 )
 from benchmarks.turns import take_turns
 from engine_service.device import resolve_device
-from engine_service.models.loader import make_decoder
 from engine_service.runner.model_runner import TorchModelRunner
 
 
@@ -72,12 +71,13 @@ def _cases(context: int, prompt: int) -> list[Case]:
 def _runners(
     args: argparse.Namespace, cases: list[Case]
 ) -> tuple[TorchModelRunner, TorchModelRunner]:
-    """Without and with determinism, on the same random weights."""
+    """Without and with determinism."""
     config = decoder_config(args, max_model_len=max(args.context, args.prompt))
-    default = random_decoder(config, args.dtype, resolve_device(args.device))
-    fixed = make_decoder(config, default.dtype, default.device, deterministic=True)
-    fixed.load_state_dict(default.state_dict(), assign=True)
     num_blocks = max(case.num_blocks for case in cases)
+    default, fixed = (
+        random_decoder(config, args.dtype, resolve_device(args.device), deterministic)
+        for deterministic in (False, True)
+    )
     return filled_runner(default, num_blocks), filled_runner(fixed, num_blocks)
 
 

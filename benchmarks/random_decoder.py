@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
+from engine_service.layers.packing import choose_packing
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import make_decoder
 from engine_service.models.qwen3 import Decoder
@@ -100,12 +101,17 @@ def decoder_config(args: argparse.Namespace, max_model_len: int) -> DecoderConfi
         return DecoderConfig.from_folder(Path(folder))
 
 
-def random_decoder(config: DecoderConfig, dtype: str, device: torch.device) -> Decoder:
-    """A decoder whose weights are normal numbers."""
-    decoder = make_decoder(config, _DTYPES[dtype], device, deterministic=False)
+def random_decoder(
+    config: DecoderConfig, dtype: str, device: torch.device, deterministic: bool = False
+) -> Decoder:
+    """A decoder whose weights are normal numbers, packed as the loader packs them."""
+    decoder = make_decoder(config, _DTYPES[dtype], device, deterministic)
     decoder.allocate()
     for parameter in decoder.parameters():
         parameter.normal_(std=0.02)
+    packing = None if deterministic else choose_packing(decoder.dtype, device)
+    if packing is not None:
+        decoder.pack(packing)
     return decoder
 
 

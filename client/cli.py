@@ -86,6 +86,9 @@ def commands() -> None:
 @click.option("--max-model-len", type=int, metavar="N", help="Tokens of prompt and completion.")
 @click.option("--max-num-seqs", type=int, metavar="N", help="Sequences that run at once.")
 @click.option("--deterministic", is_flag=True, help="The same tokens in any batch; slower.")
+@click.option(
+    "--quantization", type=click.Choice(["none", "int8"]), help="Of the weights, on a CPU."
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text.")
 def serve(**options: Any) -> None:
     """Starts both services and stops them together.
@@ -197,6 +200,7 @@ def health(server: str) -> None:
 @commands.command()
 @click.option("--model", metavar="PATH_OR_ID", help="Folder or hub id. Default: the embedded one.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
+@click.option("--quantization", type=click.Choice(["none", "int8"]), default="none")
 @click.option("--prompts", type=click.IntRange(1), default=8, metavar="N", help="Default: 8.")
 @click.option("--steps", type=click.IntRange(1), default=64, metavar="N", help="Default: 64.")
 @click.option("--device", default="auto", metavar="DEVICE", help="cpu, cuda or cuda:N.")

@@ -37,7 +37,8 @@ def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[Decoder, Tokenizer]
     decoder_config = DecoderConfig.from_folder(folder)
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, decoder_config.dtype, device)
-    model = load_model(folder, decoder_config, dtype, device, show_progress=True)
+    quantization = config.quantization
+    model = load_model(folder, decoder_config, dtype, device, True, quantization=quantization)
     return model, Tokenizer.from_folder(folder)
 
 
@@ -52,6 +53,7 @@ class LLM:
         device: str = "auto",
         max_model_len: int | None = None,
         deterministic: bool = False,
+        quantization: str = "none",
         cache: "CacheConfig | None" = None,
         scheduler: "SchedulerConfig | None" = None,
     ) -> None:
@@ -67,7 +69,7 @@ class LLM:
 
         self.tokenizer = Tokenizer.from_folder(resolve_model(model, CONFIG_PATTERNS))
         config = EngineConfig(
-            ModelConfig(model, dtype, device, max_model_len, deterministic),
+            ModelConfig(model, dtype, device, max_model_len, deterministic, quantization),
             cache or CacheConfig(),
             scheduler or SchedulerConfig(),
         )

@@ -42,6 +42,8 @@ class ParityOptions:
     """A model's folder or hub id; None is the embedded one."""
     dtype: str = "float32"
     """Of our engine: float32 or bfloat16. The reference is always float32."""
+    quantization: str = "none"
+    """Of our engine's weights: none or int8. The reference's are as they are stored."""
     device: str = "auto"
     """cpu, cuda or cuda:N; for both sides."""
     prompts: int = 8
@@ -69,7 +71,9 @@ def check_parity(options: ParityOptions) -> ParityReport:
     from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
 
     continued = _continue_prompts(options)
-    model, _ = get_model_and_tokenizer(ModelConfig(options.model, options.dtype, options.device))
+    model, _ = get_model_and_tokenizer(
+        ModelConfig(options.model, options.dtype, options.device, quantization=options.quantization)
+    )
     folder = resolve_model(options.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
     reference = load_reference(folder, torch.float32, model.device)
     own = None
@@ -78,6 +82,7 @@ def check_parity(options: ParityOptions) -> ParityReport:
     return ParityReport(
         model=options.model or folder.name,
         dtype=options.dtype,
+        quantization=options.quantization,
         device=str(model.device),
         prompts=tuple(_compare(each, model, reference, own) for each in continued),
     )
@@ -109,7 +114,13 @@ def _continue_prompts(options: ParityOptions) -> list[_Continued]:
 
     longest = max(_RANDOM_LENGTHS) + options.steps
     cache = CacheConfig(_BLOCK_SIZE, num_blocks=options.prompts * -(-longest // _BLOCK_SIZE))
-    llm = LLM(options.model, dtype=options.dtype, device=options.device, cache=cache)
+    llm = LLM(
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        quantization=options.quantization,
+        cache=cache,
+    )
     room = llm.model_info.max_model_len - options.steps
     if room < 1:
         raise ConfigError(

@@ -13,6 +13,8 @@ FLOAT32_LIMIT = 1e-4
 """Largest logit error of any position in float32."""
 BFLOAT16_RATIO = 1.25
 """Largest logit error in bfloat16, as a multiple of transformers' own."""
+QUANTIZED_LIMIT = 0.1
+"""Largest logit error of all positions together, of quantized weights."""
 NEAR_TIE = 0.125
 """Largest margin, in nats, of a divergence that rounding explains."""
 NEAR_TIE_RANK = 2
@@ -64,6 +66,8 @@ class ParityReport:
 
     model: str
     dtype: str
+    quantization: str
+    """Of our weights; none where they are as stored."""
     device: str
     prompts: tuple[PromptParity, ...]
 
@@ -85,10 +89,12 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """The rule: in float32 the logits and the greedy picks, in bfloat16 the logits.
+        """The rule: in float32 the logits and the greedy picks, else the logits.
 
         An error that is not a number never passes.
         """
+        if self.quantization != "none":
+            return self.error.total <= QUANTIZED_LIMIT
         if self.own_error is None:
             near_ties = all(divergence.near_tie for divergence in self.divergences)
             return self.error.largest <= FLOAT32_LIMIT and near_ties
@@ -97,7 +103,9 @@ class ParityReport:
     @property
     def verdict(self) -> str:
         """One line: PASS or FAIL, and why."""
-        if self.own_error is None:
+        if self.quantization != "none":
+            logits = f"logit error {self.error.total:.1e}, limit {QUANTIZED_LIMIT:.0e}"
+        elif self.own_error is None:
             logits = f"largest logit error {self.error.largest:.1e}, limit {FLOAT32_LIMIT:.0e}"
         else:
             limit = BFLOAT16_RATIO * self.own_error.total
@@ -124,7 +132,8 @@ class ParityReport:
             header += ["transformers'", "largest"]
         header += ["greedy", "first divergence", "margin", "rank"]
         rows = [header, *(_row(prompt) for prompt in self.prompts), self._all_row()]
-        title = f"{self.model}, {self.dtype} on {self.device}, against transformers in float32"
+        held = self.dtype if self.quantization == "none" else f"{self.quantization}, {self.dtype}"
+        title = f"{self.model}, {held} on {self.device}, against transformers in float32"
         return "\n".join((title, "", *_aligned(rows), "", self.verdict))
 
     def _all_row(self) -> list[str]:

@@ -36,6 +36,8 @@ class ServeOptions:
     """Most tokens of prompt and completion together."""
     deterministic: bool = False
     """Give a request the same tokens whatever is computed beside it."""
+    quantization: str | None = None
+    """none or int8, of the weights."""
     max_num_seqs: int | None = None
     """Most sequences that run at once."""
     log_format: str | None = None
@@ -62,6 +64,7 @@ def engine_command(options: ServeOptions) -> list[str]:
         *_flag("--dtype", options.dtype),
         *_flag("--max-model-len", options.max_model_len),
         *(["--deterministic"] if options.deterministic else []),
+        *_flag("--quantization", options.quantization),
         *_flag("--max-num-seqs", options.max_num_seqs),
         *_flag("--log-format", options.log_format),
     ]

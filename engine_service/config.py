@@ -14,6 +14,7 @@ from folovllm.serving.logs import LogFormat
 from folovllm.serving.server import ServerConfig
 
 DEFAULT_PORT = 50052
+QUANTIZATIONS = ("none", "int8")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -31,9 +32,19 @@ class ModelConfig:
     """Most tokens of prompt and completion together; None is the model's own limit."""
     deterministic: bool = False
     """Give a request the same tokens whatever is computed beside it; takes longer."""
+    quantization: str = "none"
+    """none, or int8: a CPU's projections in 8 bits, made of the checkpoint's when it is loaded."""
 
     def __post_init__(self) -> None:
         _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
+        _require(
+            self.quantization in QUANTIZATIONS,
+            f"quantization must be one of {', '.join(QUANTIZATIONS)}",
+        )
+        _require(
+            not self.deterministic or self.quantization == "none",
+            "deterministic goes with quantization none alone",
+        )
         _require_positive("max_model_len", self.max_model_len)
 
 
@@ -111,6 +122,12 @@ def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
         action="store_true",
         help="give a request the same tokens whatever is computed beside it; slower",
     )
+    add(
+        "--quantization",
+        default=model.quantization,
+        choices=QUANTIZATIONS,
+        help="of the weights, when they are loaded; int8 is for cpu (%(default)s)",
+    )
     add("--block-size", type=int, default=cache.block_size, help="tokens a block (%(default)s)")
     add("--num-blocks", type=int, help="KV cache blocks (what the memory gives)")
     add(
@@ -142,7 +159,14 @@ def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
     add_server_arguments(parser, DEFAULT_PORT)
     args = parse_with_environment(parser, argv)
     engine = EngineConfig(
-        ModelConfig(args.model, args.dtype, args.device, args.max_model_len, args.deterministic),
+        ModelConfig(
+            args.model,
+            args.dtype,
+            args.device,
+            args.max_model_len,
+            args.deterministic,
+            args.quantization,
+        ),
         CacheConfig(
             args.block_size, args.num_blocks, args.memory_utilization, not args.no_prefix_caching
         ),

@@ -25,10 +25,11 @@ def build_engine(config: EngineConfig, show_progress: bool = False) -> LLMEngine
     """Loads what `config` names. Raises ConfigError."""
     folder = resolve_model(config.model.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
     built = build_runner(config, folder, show_progress)
+    quantization = config.model.quantization
     info = ModelInfo(
         model_id=config.model.model or folder.name,
         architecture=built.decoder_config.architecture,
-        dtype=str(built.dtype).removeprefix("torch."),
+        dtype=str(built.dtype).removeprefix("torch.") if quantization == "none" else quantization,
         vocab_size=built.decoder_config.vocab_size,
         eos_token_ids=built.decoder_config.eos_token_ids,
         max_model_len=built.max_model_len,

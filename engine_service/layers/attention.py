@@ -80,8 +80,9 @@ class AttentionBackend(Protocol):
 
 def choose_backend(device: torch.device) -> AttentionBackend:
     """The fastest backend that runs on the device. Raises ConfigError where none does."""
+    from engine_service.layers.cpu_attention import CpuAttention
     from engine_service.layers.torch_attention import TorchAttention
 
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"there is no attention backend for device {device}; use cpu or cuda")
-    return TorchAttention()
+    return CpuAttention() if device.type == "cpu" else TorchAttention()

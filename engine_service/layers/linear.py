@@ -1,4 +1,4 @@
-"""Linear layers, computed by the function that they are given."""
+"""Linear layers: a weight as checkpoints store it, or in a form made for computing alone."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,12 @@ from torch import Tensor, nn
 
 LinearFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(rows [T, inputs], weight [outputs, inputs], bias [outputs] or None) -> [T, outputs]."""
+
+LinearForm = Callable[[Tensor], Tensor]
+"""A weight, with its bias, ready to multiply: rows [T, inputs] -> [T, outputs], in their type."""
+
+Packing = Callable[[Tensor, Tensor | None], LinearForm]
+"""Makes a form of a weight [outputs, inputs] and a bias [outputs] or None; it keeps no weight."""
 
 
 class Linear(nn.Linear):
@@ -18,7 +24,15 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias=bias, dtype=dtype, device="meta")
         self.requires_grad_(False)
         self._function = function
+        self._form: LinearForm | None = None
+
+    def pack(self, packing: Packing) -> None:
+        """Puts the packed form in the place of the parameters, which are gone then."""
+        self._form = packing(self.weight, self.bias)
+        del self.weight, self.bias
 
     def forward(self, rows: Tensor) -> Tensor:
         """[T, inputs] -> [T, outputs]."""
+        if self._form is not None:
+            return self._form(rows)
         return self._function(rows, self.weight, self.bias)

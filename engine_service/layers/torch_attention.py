@@ -67,13 +67,25 @@ class TorchAttention(PagedCache):
             write_rows=write_rows(metadata, num_kv_heads),
             decodes=tuple(
                 _decode_group(metadata, heads, start, end)
-                for start, end in pairwise(_group_borders(metadata))
+                for start, end in pairwise(self.group_borders(metadata, num_kv_heads))
             ),
             prefills=tuple(
                 _prefill_sequence(metadata, heads, row)
                 for row in range(metadata.num_decodes, len(metadata.seq_lens))
             ),
         )
+
+    def group_borders(self, metadata: AttentionMetadata, num_kv_heads: int) -> list[int]:
+        """Where the decodes, which come sorted by length, are cut into groups: 0, …, num_decodes.
+
+        Empty where there are none.
+        """
+        borders = [0]
+        for row in range(metadata.num_decodes):
+            shortest = metadata.seq_lens[borders[-1]]
+            if metadata.seq_lens[row] > max(_GROUP_SPREAD * shortest, metadata.block_size):
+                borders.append(row)
+        return [*borders, metadata.num_decodes] if metadata.num_decodes else []
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, cache: KVCache, plan: TorchPlan
@@ -84,16 +96,6 @@ class TorchAttention(PagedCache):
             rows = slice(sequence.start, sequence.end)
             parts.append(_prefill(query[rows], key[rows], value[rows], cache, sequence))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _group_borders(metadata: AttentionMetadata) -> list[int]:
-    """Where the decodes are cut into groups; they come sorted by length."""
-    borders = [0]
-    for row in range(metadata.num_decodes):
-        shortest = metadata.seq_lens[borders[-1]]
-        if metadata.seq_lens[row] > max(_GROUP_SPREAD * shortest, metadata.block_size):
-            borders.append(row)
-    return [*borders, metadata.num_decodes] if metadata.num_decodes else []
 
 
 def _decode_group(metadata: AttentionMetadata, heads: Tensor, start: int, end: int) -> DecodeGroup:
@@ -147,8 +149,8 @@ def _decode(query: Tensor, cache: KVCache, group: DecodeGroup) -> Tensor:
     unused = group.padding[..., group.shortest :].transpose(-1, -2)
     value[:, :, group.shortest :].masked_fill_(unused, 0.0)
     rows = query.view(count, kv_heads, num_heads // kv_heads, head_dim) * head_dim**-0.5
-    scores = torch.matmul(rows, key.transpose(-1, -2)).float()
-    weights = scores.masked_fill_(group.padding, float("-inf")).softmax(-1).to(value.dtype)
+    scores = torch.matmul(rows, key.transpose(-1, -2)).masked_fill_(group.padding, float("-inf"))
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
     return torch.matmul(weights, value).view(count, num_heads, head_dim)
 
 

@@ -1,7 +1,9 @@
 """Fills a Decoder from a folder's safetensors files, single or sharded.
 
 Files are memory-mapped and copied straight into the parameters, fused ones by slices. Names and
-shapes are checked against the files' headers before any weight is read.
+shapes are checked against the files' headers before any weight is read. On a CPU the projections
+are then packed, if that is faster, and rows of the embedding are read from its file as they are
+needed: a tied one is not held twice.
 """
 
 import sys
@@ -11,10 +13,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from tqdm import tqdm
 
 from engine_service.layers.attention import choose_backend
 from engine_service.layers.deterministic_attention import DeterministicAttention
+from engine_service.layers.packing import choose_packing
 from engine_service.layers.row_tiles import TILED_OPERATORS
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.qwen3 import Decoder
@@ -23,6 +27,7 @@ from folovllm.model_files import read_json
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_EMBEDDING = "model.embed_tokens.weight"
 _STORED_DTYPES = ("F32", "BF16", "F16")
 
 
@@ -46,19 +51,27 @@ def load_model(
     device: torch.device,
     show_progress: bool,
     deterministic: bool = False,
+    quantization: str = "none",
 ) -> Decoder:
     """A decoder with the weights of a folder, converted to dtype, on the device.
+
+    They are quantized as ModelConfig says; a deterministic decoder's are not.
 
     Raises ConfigError, naming the file or the tensor, where weights are missing, broken or do not
     fit the config. Progress goes to stderr, if that is a terminal.
     """
     model = make_decoder(config, dtype, device, deterministic)
+    packing = None if deterministic else choose_packing(dtype, device, quantization)
     with ExitStack() as stack:
         files = [_open(path, stack) for path in _weight_files(folder)]
         homes = {name: file for file in files for name in file.keys()}  # noqa: SIM118
         _check(folder, model, homes)
         model.allocate()
         targets = dict(model.weights())
+        if packing is not None:
+            rows = homes[_EMBEDDING].get_tensor(_EMBEDDING)  # a view of the mapped file
+            model.embed_tokens = nn.Parameter(rows, requires_grad=False)
+            del targets[_EMBEDDING]
         progress = tqdm(
             sorted(targets, key=lambda name: files.index(homes[name])),
             desc="Loading weights",
@@ -68,6 +81,9 @@ def load_model(
         )
         for name in progress:
             targets[name].copy_(homes[name].get_tensor(name))
+    if packing is not None:
+        del targets  # which would keep what is packed
+        model.pack(packing)
     return model
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from engine_service.layers.attention import AttentionBackend, AttentionMetadata, KVCache
-from engine_service.layers.linear import Linear
+from engine_service.layers.linear import Linear, Packing
 from engine_service.layers.norm import RMSNorm
 from engine_service.layers.rotary import Angles, RotaryEmbedding, rotate
 from engine_service.layers.row_operators import FASTEST_OPERATORS, RowOperators
@@ -156,7 +156,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config, self.backend, self.dtype, self.device = config, backend, dtype, device
         parts = Parts(backend, operators, dtype)
-        self._linear = parts.operators.linear
+        self._parts = parts
         self.rotary = RotaryEmbedding(config.rope, config.head_dim, device)
         self.embed_tokens = nn.Parameter(
             torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device="meta"),
@@ -169,10 +169,26 @@ class Decoder(nn.Module):
         self.lm_head = None
         if not config.tie_word_embeddings:
             self.lm_head = parts.linear(config.hidden_size, config.vocab_size, False)
+        self.num_parameters = sum(parameter.numel() for parameter in self.parameters())
 
     def allocate(self) -> None:
         """Gives every parameter memory on the model's device, its content undefined."""
         self.to_empty(device=self.device)
+
+    def pack(self, packing: Packing) -> None:
+        """Puts packed forms in the place of all filled projections, one after another.
+
+        The embedding's rows stay as they are: what looks them up needs no packing.
+        """
+        if self.lm_head is None:
+            config = self.config
+            self.lm_head = self._parts.linear(config.hidden_size, config.vocab_size, False)
+            self.lm_head.weight = nn.Parameter(
+                self.embed_tokens.to(self.dtype), requires_grad=False
+            )
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.pack(packing)
 
     def forward(
         self,
@@ -187,7 +203,7 @@ class Decoder(nn.Module):
         """
         plan = self.backend.plan(metadata, self.config.num_key_value_heads)
         angles = self.rotary.angles(positions, self.dtype)
-        hidden = functional.embedding(input_ids, self.embed_tokens)
+        hidden = functional.embedding(input_ids, self.embed_tokens).to(self.dtype)
         for layer, cache in zip(self.layers, kv_caches, strict=True):
             hidden = layer(hidden, angles, cache, plan)
         output: Tensor = self.norm(hidden)
@@ -195,11 +211,16 @@ class Decoder(nn.Module):
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """[S, hidden_size] -> [S, vocab_size], in the model's dtype."""
-        head = self.embed_tokens if self.lm_head is None else self.lm_head.weight
-        return self._linear(hidden, head, None)
+        if self.lm_head is None:
+            return self._parts.operators.linear(hidden, self.embed_tokens, None)
+        logits: Tensor = self.lm_head(hidden)
+        return logits
 
     def weights(self) -> NamedWeights:
-        """Names every parameter as checkpoints do, each with the tensor that the loader fills."""
+        """Names every parameter as checkpoints do, each with the tensor that the loader fills.
+
+        There are none of projections once they are packed.
+        """
         yield "model.embed_tokens.weight", self.embed_tokens
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)

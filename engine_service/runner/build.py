@@ -44,9 +44,15 @@ def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> Bui
     device = resolve_device(config.model.device)
     dtype = resolve_dtype(config.model.dtype, decoder_config.dtype, device)
     model = load_model(
-        folder, decoder_config, dtype, device, show_progress, config.model.deterministic
+        folder,
+        decoder_config,
+        dtype,
+        device,
+        show_progress,
+        config.model.deterministic,
+        config.model.quantization,
     )
-    if device.type == "cpu" and sum(p.numel() for p in model.parameters()) < _LARGE_MODEL:
+    if device.type == "cpu" and model.num_parameters < _LARGE_MODEL:
         torch.set_num_threads(1)
     block_size = config.cache.block_size
     num_blocks = num_blocks_that_fit(

@@ -50,6 +50,18 @@ def test_bfloat16_stands_beside_transformers_own(tmp_path: Path) -> None:
     assert rows[-1].startswith("all ") and lines[-1].startswith("PASS  logit error ")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_int8_is_held_to_its_own_limit(dtype: str, tmp_path: Path) -> None:
+    folder = checkpoint("qwen3_tied", tmp_path, torch.bfloat16)
+    options = ("--dtype", dtype, "--quantization", "int8", "--device", "cpu")
+    result = run(folder, *options, "--prompts", "4", "--steps", "12")
+    assert result.exit_code == 0, result.stdout
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{folder}, int8, {dtype} on cpu, against transformers in float32"
+    assert lines[-1].startswith("PASS  logit error ") and "limit 1e-01" in lines[-1]
+    assert ("transformers'" in lines[2]) == (dtype == "bfloat16")
+
+
 def test_broken_weights_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = parity.load_reference
 
@@ -84,10 +96,12 @@ def test_without_transformers_one_line_says_how_to_get_it(monkeypatch: pytest.Mo
     )
 
 
-def report(error: float, own: float | None, *divergences: Divergence) -> ParityReport:
+def report(
+    error: float, own: float | None, *divergences: Divergence, quantization: str = "none"
+) -> ParityReport:
     own_error = None if own is None else LogitError(own, own)
     prompt = PromptParity("a", 1, 8, LogitError(error, error), own_error, divergences)
-    return ParityReport("m", "float32", "cpu", (prompt,))
+    return ParityReport("m", "float32", quantization, "cpu", (prompt,))
 
 
 def test_the_rules_of_the_verdict() -> None:
@@ -96,5 +110,8 @@ def test_the_rules_of_the_verdict() -> None:
     assert report(0.0, None, tie).passed
     assert not report(0.0, None, tie, far).passed and not report(0.0, None, deep).passed
     assert report(0.0124, 0.01, far).passed and not report(0.0126, 0.01).passed
+    assert report(0.1, None, deep, quantization="int8").passed
+    assert not report(0.11, 0.1, quantization="int8").passed
+    assert not report(math.nan, None, quantization="int8").passed
     assert not report(math.nan, None).passed and not report(math.nan, 0.01).passed
     assert report(0.0, None, tie, far).verdict.endswith("1 divergences, 1 more at near ties")

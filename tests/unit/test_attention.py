@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
+from engine_service.layers import cpu_attention
 from engine_service.layers.attention import AttentionMetadata, KVCache, choose_backend
+from engine_service.layers.cpu_attention import CpuAttention
 from engine_service.layers.torch_attention import TorchAttention
 from engine_service.runner.input_batch import build_input_batch
 from folovllm.errors import ConfigError
@@ -30,6 +32,7 @@ class PagedCase:
         kv_heads: int = 2,
         block_size: int = 4,
         dtype: torch.dtype = torch.float32,
+        backend: TorchAttention | None = None,
     ) -> None:
         """`lengths` holds (num_computed_tokens, num_scheduled_tokens) of each sequence."""
         generator = torch.Generator().manual_seed(len(lengths))
@@ -56,7 +59,7 @@ class PagedCase:
             )
             for row, (computed, scheduled) in enumerate(lengths)
         ]
-        self.backend = TorchAttention()
+        self.backend = backend or TorchAttention()
         self.cache = self.backend.allocate(NUM_BLOCKS, block_size, kv_heads, HEAD_DIM, dtype, CPU)
         for tensor in self.cache:
             tensor.fill_(float("nan"))
@@ -110,13 +113,16 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("heads", [(4, 2), (2, 2), (6, 1)], ids=str)
 @pytest.mark.parametrize("block_size", [1, 4, 16])
+@pytest.mark.parametrize("backend", [TorchAttention(), CpuAttention()], ids=["torch", "cpu"])
 def test_equals_plain_attention_with_nan_in_unused_slots(
-    name: str, heads: tuple[int, int], block_size: int
+    name: str, heads: tuple[int, int], block_size: int, backend: TorchAttention
 ) -> None:
     lengths = CASES[name]
     if block_size == 1 and sum(map(sum, lengths)) > NUM_BLOCKS:
         lengths = lengths[:4]
-    case = PagedCase(lengths, heads=heads[0], kv_heads=heads[1], block_size=block_size)
+    case = PagedCase(
+        lengths, heads=heads[0], kv_heads=heads[1], block_size=block_size, backend=backend
+    )
     for row, result in enumerate(case.run()):
         torch.testing.assert_close(result.double(), case.expected(row), rtol=1e-5, atol=1e-6)
 
@@ -150,6 +156,20 @@ def test_long_and_short_decodes_are_not_padded_to_one_length() -> None:
     assert gathered_blocks == 8 * 2 + 31
 
 
+def test_on_a_cpu_padding_and_the_size_of_a_group_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu_attention, "_MOST_KEYS", 80)
+    monkeypatch.setattr(cpu_attention, "_MOST_PADDING", 20)
+    lengths = [(2, 1), (3, 1), (4, 1), (11, 1), (11, 1), (11, 1), (11, 1), (99, 1), (0, 7)]
+    case = PagedCase(lengths, backend=CpuAttention())
+    plan = case.backend.plan(case.metadata, case.kv_heads)
+    # Twice the keys, for the heads: 3 x 5, then 3 x 12 of one length, the next would be too many.
+    assert [(group.start, group.end) for group in plan.decodes] == [(0, 3), (3, 6), (6, 7), (7, 8)]
+    for row, result in enumerate(case.run()):
+        torch.testing.assert_close(result.double(), case.expected(row), rtol=1e-5, atol=1e-6)
+
+
 def test_the_cache_counts_blocks_first() -> None:
     cache = TorchAttention().allocate(5, 4, 2, 8, torch.bfloat16, CPU)
     assert isinstance(cache, KVCache)
@@ -158,6 +178,7 @@ def test_the_cache_counts_blocks_first() -> None:
 
 
 def test_choose_backend_refuses_an_unknown_device() -> None:
-    assert isinstance(choose_backend(CPU), TorchAttention)
+    assert isinstance(choose_backend(CPU), CpuAttention)
+    assert type(choose_backend(torch.device("cuda"))) is TorchAttention
     with pytest.raises(ConfigError, match="no attention backend for device meta"):
         choose_backend(torch.device("meta"))

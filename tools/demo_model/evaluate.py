@@ -1,6 +1,7 @@
 """Scores a checkpoint skill by skill: greedy answers to inputs the training never saw.
 
-Run as `python -m tools.demo_model.evaluate FOLDER [--count N]`; prints a table.
+Run as `python -m tools.demo_model.evaluate FOLDER [--count N] [--quantization none|int8]`; prints a
+table. Answers are transformers' in float32, or with --quantization our own engine's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from client.llm import LLM
+from engine_service.config import QUANTIZATIONS
+from folovllm.sampling_params import SamplingParams
 from tools.demo_model.sample import Draw, Sample
 from tools.demo_model.skills import arithmetic, facts, records, stories, tool_calls
 
@@ -52,18 +57,28 @@ class Score:
         return self.right / self.asked
 
 
-def evaluate(folder: Path, count: int, seed: int = 7) -> list[Score]:
-    """Score the checkpoint with `count` questions a test."""
+def evaluate(
+    folder: Path, count: int, quantization: str | None = None, seed: int = 7
+) -> list[Score]:
+    """Score the checkpoint with `count` questions a test.
+
+    Transformers answers, or our engine where a quantization is given, `none` included.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.padding_side = "left"
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if quantization is None:
+        tokenizer.padding_side = "left"
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        answer = partial(complete, model, tokenizer)
+    else:
+        llm = LLM(str(folder), device="cpu", quantization=quantization)
+        answer = partial(complete_by_engine, llm, tokenizer)
     scores = []
     for test in TESTS:
         draw = Draw(random.Random(seed), held_out=True)
         questions = [test.make(draw) for _ in range(count)]
         if test.name.startswith("facts"):
             questions = all_facts(draw)
-        answers = complete(model, tokenizer, questions)
+        answers = answer(questions)
         pairs = list(zip(questions, answers, strict=True))
         wrong = [(q, a) for q, a in pairs if not test.judge(q, a)]
         shown = tuple(f"{q.messages[-1]['content']} -> {a}" for q, a in wrong[:3])
@@ -105,6 +120,15 @@ def complete(model: Any, tokenizer: Tokenizer, questions: list[Sample]) -> list[
             text = str(tokenizer.decode(row))
             answers[index] = text.split("<|endoftext|>")[0]
     return answers
+
+
+def complete_by_engine(llm: LLM, tokenizer: Tokenizer, questions: list[Sample]) -> list[str]:
+    """The same from our engine, with whatever it makes of the weights."""
+    prompts = [tokenizer(prompt(tokenizer, question))["input_ids"] for question in questions]
+    params = SamplingParams(temperature=0.0, max_tokens=MAX_NEW_TOKENS, repetition_penalty=1.0)
+    outputs = llm.generate([{"prompt_token_ids": token_ids} for token_ids in prompts], params)
+    texts = [str(tokenizer.decode(output.outputs[0].token_ids)) for output in outputs]
+    return [text.split("<|endoftext|>")[0] for text in texts]
 
 
 def prompt(tokenizer: Tokenizer, sample: Sample) -> str:
@@ -214,8 +238,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--quantization", choices=QUANTIZATIONS)
     given = parser.parse_args()
-    scores = evaluate(given.folder, given.count)
+    scores = evaluate(given.folder, given.count, given.quantization)
     print(table(scores))
     for score in scores:
         for line in score.wrong:

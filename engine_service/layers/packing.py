@@ -1,0 +1,36 @@
+"""Which form the projections' weights get once they are loaded."""
+
+import torch
+
+from engine_service.layers.int8_linear import Int8Linear, Int8WeightLinear
+from engine_service.layers.linear import Packing
+from engine_service.layers.packed_linear import PackedLinear
+from folovllm.errors import ConfigError
+
+
+def choose_packing(
+    dtype: torch.dtype, device: torch.device, quantization: str = "none"
+) -> Packing | None:
+    """The fastest packing for a quantization (`none`, `int8`); None leaves weights as they are.
+
+    Without quantization no bit of a result changes. Raises ConfigError where the device has none.
+    """
+    if quantization == "int8":
+        if device.type != "cpu":
+            raise ConfigError(f"quantization int8 is for cpu, not for {device}; use none")
+        # Without VNNI sums of two products overflow 16 bits.
+        fast = torch.cpu._is_vnni_supported() and _works(Int8Linear, dtype)
+        return Int8Linear if fast else Int8WeightLinear
+    if device.type == "cpu" and dtype is torch.bfloat16 and _works(PackedLinear, dtype):
+        return PackedLinear
+    return None
+
+
+def _works(packing: Packing, dtype: torch.dtype) -> bool:
+    """Whether torch has the operators, and the processor computes them."""
+    try:
+        sample = torch.ones(16, 16, dtype=dtype)
+        packing(sample, None)(sample)
+    except (AttributeError, RuntimeError):
+        return False
+    return True

@@ -1,0 +1,86 @@
+"""Packed projections give the bits of plain ones, and replace them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import make_checkpoint
+from torch.nn import functional
+
+from engine_service.layers.linear import Linear
+from engine_service.layers.packed_linear import PackedLinear
+from engine_service.layers.packing import choose_packing
+from engine_service.models.decoder_config import DecoderConfig
+from engine_service.models.loader import load_model
+
+CPU = torch.device("cpu")
+BFLOAT16 = torch.bfloat16
+
+needs_packing = pytest.mark.skipif(
+    choose_packing(BFLOAT16, CPU) is None, reason="the processor or torch packs no bfloat16"
+)
+
+
+def linear_of(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    outputs, inputs = weight.shape
+    linear = Linear(inputs, outputs, bias is not None, weight.dtype, functional.linear)
+    linear.load_state_dict(
+        {"weight": weight} | ({} if bias is None else {"bias": bias}), assign=True
+    )
+    return linear
+
+
+@needs_packing
+@pytest.mark.parametrize("shape", [(64, 48), (33, 7), (1024, 512), (1, 1)], ids=str)
+@pytest.mark.parametrize("biased", [False, True], ids=["no bias", "bias"])
+def test_products_have_the_bits_of_plain_ones(shape: tuple[int, int], biased: bool) -> None:
+    weight = torch.randn(*shape).to(BFLOAT16)
+    bias = torch.randn(shape[0]).to(BFLOAT16) if biased else None
+    linear = linear_of(weight, bias)
+    linear.pack(PackedLinear)
+    assert not list(linear.parameters())
+    for count in (1, 3, 32, 33, 300):
+        rows = torch.randn(count, shape[1]).to(BFLOAT16)
+        assert torch.equal(linear(rows), functional.linear(rows, weight, bias))
+        apart = torch.randn(shape[1], count).to(BFLOAT16).T
+        assert torch.equal(linear(apart), functional.linear(apart, weight, bias))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device"), [(torch.float32, CPU), (BFLOAT16, torch.device("cuda"))], ids=str
+)
+def test_only_bfloat16_on_a_cpu_is_packed(dtype: torch.dtype, device: torch.device) -> None:
+    assert choose_packing(dtype, device) is None
+
+
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError])
+def test_weights_stay_plain_where_the_operator_is_missing(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: PackedLinear, rows: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr(PackedLinear, "__call__", refuse)
+    assert choose_packing(BFLOAT16, CPU) is None
+    folder = make_checkpoint("qwen3_tied", tmp_path, dtype=BFLOAT16)
+    model = load_model(folder, DecoderConfig.from_folder(folder), BFLOAT16, CPU, False)
+    assert model.num_parameters == sum(each.numel() for each in model.parameters())
+
+
+@needs_packing
+@pytest.mark.parametrize("stored", [BFLOAT16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["qwen3_tied", "qwen3_untied", "llama_biases"])
+def test_a_loaded_decoder_keeps_only_norms_and_the_rows_of_the_file(
+    name: str, stored: torch.dtype, tmp_path: Path
+) -> None:
+    folder = make_checkpoint(name, tmp_path, dtype=stored)
+    config = DecoderConfig.from_folder(folder)
+    model = load_model(folder, config, BFLOAT16, CPU, False)
+    kept = dict(model.named_parameters())
+    assert kept.pop("embed_tokens").dtype is stored
+    assert kept and all(parameter.dim() == 1 for parameter in kept.values())
+    plain = load_model(folder, config, BFLOAT16, CPU, False, deterministic=True)
+    hidden = torch.randn(5, config.hidden_size).to(BFLOAT16)
+    head = plain.embed_tokens if plain.lm_head is None else plain.lm_head.weight
+    assert torch.equal(model.compute_logits(hidden), functional.linear(hidden, head))
+    assert torch.equal(model.embed_tokens.to(BFLOAT16), plain.embed_tokens)
