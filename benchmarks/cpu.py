@@ -25,6 +25,7 @@ from benchmarks.plan import full, quick
 from benchmarks.plot import save_plot
 from benchmarks.random_checkpoint import MODELS, checkpoint, default_cache
 from benchmarks.report import table
+from engine_service.config import QUANTIZATIONS
 from folovllm.errors import FolovError
 from folovllm.model_files import model_fingerprint
 
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup = Setup(
         model=model,
         folder=folder,
+        formats=tuple(args.formats),
         peers=tuple(name for name in args.peers if name not in absent),
         pythons=pythons,
         threads=args.threads,
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         run = measure(setup, quick() if args.quick else full(args.rate), _say)
     except FolovError as error:
         sys.exit(f"error: {error}")
-    print(f"\n{run.title}\n{run.ceilings}\n\n{table(run.measurements)}")
+    print(f"\n{run.title}\n{run.ceilings}\n\n{table(run.measurements, list(map(str, setup.ours)))}")
     if args.json:
         head = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -67,6 +69,14 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", choices=MODELS, help="shape of the weights (qwen3-0.6b; demo with --quick)")
     add("--quick", action="store_true", help="small cases, to see that everything runs")
+    add(
+        "--formats",
+        nargs="+",
+        default=["bf16"],
+        choices=("bf16", *QUANTIZATIONS[1:]),
+        metavar="FORMAT",
+        help="of FolovLLM's weights (bf16); what no peer is measured in has the first one alone",
+    )
     add(
         "--peers",
         nargs="*",

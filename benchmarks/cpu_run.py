@@ -13,12 +13,12 @@ from benchmarks import kv_steps, machine, roofline
 from benchmarks.contender import Contender, ContenderName, open_contenders
 from benchmarks.measurement import Measurement
 from benchmarks.model_shape import ModelShape
+from benchmarks.peers.folovllm_engine import quantization
 from benchmarks.peers.peer import PeerConfig
 from benchmarks.plan import Plan
 from benchmarks.races import Bounds, race, race_under_load, standing
 from folovllm.errors import ConfigError
 
-_OURS, _SERVICES = ContenderName("folovllm"), ContenderName("services")
 _LOAD_TURNS = 2
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
@@ -31,12 +31,24 @@ class Setup:
     model: str
     folder: Path
     """Of the checkpoint."""
+    formats: tuple[str, ...]
+    """Weight formats of our engine; what peers are not measured in has the first one alone."""
     peers: tuple[ContenderName, ...]
     pythons: Mapping[str, str]
     """Interpreters of the peers that have environments of their own, by the peers' names."""
     threads: int
     cache: Path
     """For what peers make of the checkpoint."""
+
+    @property
+    def ours(self) -> tuple[ContenderName, ...]:
+        """Our engine in each format."""
+        return tuple(ContenderName("folovllm", weight_format) for weight_format in self.formats)
+
+    @property
+    def services(self) -> ContenderName:
+        """Both services."""
+        return ContenderName("services", self.formats[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +85,11 @@ def measure(setup: Setup, plan: Plan, say: Callable[[str], None]) -> Run:
     ceilings = _apart(roofline.measure, setup.threads, plan.read_mib, plan.gemm_size)
     bounds = Bounds(ceilings, shape)
     say("measuring long and ragged contexts …")
-    steps = _apart(kv_steps.time_steps, setup.folder, plan.steps, setup.threads, plan.repeats)
-    measurements = [_step_measurement(case, steps, bounds) for case in plan.steps]
+    measurements = _time_steps(setup, plan, bounds)
     versions: dict[str, str] = {}
     for names, race_all in (
-        ((_OURS, *setup.peers), _race_with_peers),
-        ((_OURS, _SERVICES), _race_with_services),
+        ((*setup.ours, *setup.peers), _race_with_peers),
+        ((setup.ours[0], setup.services), _race_with_services),
     ):
         say(f"measuring {', '.join(map(str, names))} …")
         config = _peer_config(setup, plan)
@@ -100,21 +111,35 @@ def _race_with_services(
 ) -> list[Measurement]:
     served = race(contenders, plan.served, plan.repeats, bounds)
     loaded = race_under_load(contenders, plan.load, _LOAD_TURNS, bounds.shape.vocab_size)
-    return served + loaded + standing([each for each in contenders if each.name == _SERVICES])
+    return served + loaded + standing([each for each in contenders if each.name.peer == "services"])
 
 
-def _step_measurement(
-    case: kv_steps.StepCase, times: Mapping[str, tuple[float, ...]], bounds: Bounds
-) -> Measurement:
-    engine = case.name if case.beside else str(_OURS)
-    bound = bounds.step_ms(case)
-    return Measurement(case.beside or case.name, engine, "ms", times[case.name], bound)
+def _time_steps(setup: Setup, plan: Plan, bounds: Bounds) -> list[Measurement]:
+    ours = setup.ours[0]
+    times = _apart(
+        kv_steps.time_steps,
+        setup.folder,
+        quantization(ours.weight_format),
+        plan.steps,
+        setup.threads,
+        plan.repeats,
+    )
+    return [
+        Measurement(
+            case.beside or case.name,
+            case.name if case.beside else str(ours),
+            "ms",
+            times[case.name],
+            bounds.step_ms(case, ours.weight_format),
+        )
+        for case in plan.steps
+    ]
 
 
 def _peer_config(setup: Setup, plan: Plan) -> PeerConfig:
     return PeerConfig(
         model=str(setup.folder),
-        weight_format=_OURS.weight_format,
+        weight_format=setup.formats[0],
         cache=str(setup.cache),
         threads=setup.threads,
         max_num_seqs=plan.max_num_seqs,
@@ -126,7 +151,9 @@ def _peer_config(setup: Setup, plan: Plan) -> PeerConfig:
 def _check_memory(setup: Setup, plan: Plan, shape: ModelShape) -> None:
     """Engines stay open side by side; while one loads it may hold its weights twice."""
     weights = 2 * shape.weight_bytes("bf16")
-    engines = max(len(setup.peers) + 1, 2) * (weights + plan.kv_tokens * shape.kv_bytes)
+    engines = max(len(setup.ours) + len(setup.peers), 2) * (
+        weights + plan.kv_tokens * shape.kv_bytes
+    )
     steps = weights + max(sum(case.context_lengths) for case in plan.steps) * shape.kv_bytes
     needed, available = max(engines, steps), psutil.virtual_memory().available
     if needed > available:

@@ -58,7 +58,7 @@ def ragged(batch: int, shortest: int, longest: int) -> tuple[StepCase, StepCase]
 
 
 def time_steps(
-    folder: Path, cases: Sequence[StepCase], threads: int, repeats: int
+    folder: Path, quantization: str, cases: Sequence[StepCase], threads: int, repeats: int
 ) -> dict[str, tuple[float, ...]]:
     """Milliseconds of each repeat by the cases' names, taken in turn.
 
@@ -69,7 +69,7 @@ def time_steps(
     longest = max(length for case in cases for length in case.context_lengths)
     scheduler = SchedulerConfig(max_num_seqs=max(len(case.context_lengths) for case in cases))
     config = EngineConfig(
-        ModelConfig(str(folder), max_model_len=longest),
+        ModelConfig(str(folder), max_model_len=longest, quantization=quantization),
         CacheConfig(_BLOCK_SIZE, num_blocks),
         scheduler,
     )

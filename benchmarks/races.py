@@ -31,9 +31,9 @@ class Bounds:
         operations = self.shape.prefill_operations((case.prompt_tokens,) * case.batch)
         return case.num_prompt_tokens / self.roofline.compute_bound_s(operations)
 
-    def step_ms(self, case: StepCase) -> float:
-        """Milliseconds of a decode step in bf16."""
-        return self._decode_s(case.context_lengths, "bf16") * 1e3
+    def step_ms(self, case: StepCase, weight_format: str) -> float:
+        """Milliseconds of a decode step."""
+        return self._decode_s(case.context_lengths, weight_format) * 1e3
 
     def _decode_s(self, context_lengths: tuple[int, ...], weight_format: str) -> float:
         read = self.roofline.memory_bound_s(self.shape.decode_bytes(context_lengths, weight_format))

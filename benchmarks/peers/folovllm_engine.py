@@ -24,6 +24,11 @@ def num_blocks(config: PeerConfig) -> int:
     return config.kv_tokens // BLOCK_SIZE + config.max_num_seqs + 1
 
 
+def quantization(weight_format: str) -> str:
+    """ModelConfig's name of a weight format; random checkpoints are in bf16."""
+    return "none" if weight_format == "bf16" else weight_format
+
+
 def greedy(max_tokens: int) -> SamplingParams:
     """So many tokens, whichever they are."""
     return SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
@@ -37,7 +42,8 @@ class EngineInProcess:
     def __init__(self, config: PeerConfig) -> None:
         scheduler = SchedulerConfig(max_num_seqs=config.max_num_seqs)
         cache = CacheConfig(num_blocks=num_blocks(config))
-        self._engine = build_engine(EngineConfig(ModelConfig(config.model), cache, scheduler))
+        model = ModelConfig(config.model, quantization=quantization(config.weight_format))
+        self._engine = build_engine(EngineConfig(model, cache, scheduler))
         self._engine.warm_up()
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> BatchClock:

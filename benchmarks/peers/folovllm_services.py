@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from benchmarks.batch_clock import BatchClock
 from benchmarks.open_loop import Arrival
-from benchmarks.peers.folovllm_engine import greedy, num_blocks
+from benchmarks.peers.folovllm_engine import greedy, num_blocks, quantization
 from benchmarks.peers.peer import PeerConfig
 from client.async_client import AsyncClient
 from client.service_commands import ServeOptions, engine_command, free_ports, tokenizer_command
@@ -31,6 +31,7 @@ class Services:
             port=port,
             engine_port=engine_port,
             model=config.model,
+            quantization=quantization(config.weight_format),
             max_num_seqs=config.max_num_seqs,
         )
         engine = [*engine_command(options), "--num-blocks", str(num_blocks(config))]

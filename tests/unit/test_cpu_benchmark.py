@@ -137,17 +137,21 @@ def test_medians_spread_and_ratios() -> None:
     assert slow.speed_over(Measurement("step", "peer", "ms", (60.0,))) == 2.0
 
 
-def test_the_table_compares_with_the_first_of_a_case() -> None:
-    lines = table(
+def test_the_table_compares_each_format_of_ours_with_all_others() -> None:
+    head, *lines = table(
         [
             Measurement("decode", "ours", "tok/s", (1234.0,), bound=2468.0),
+            Measurement("decode", "ours:int8", "tok/s", (2468.0,)),
             Measurement("other", "ours", "ms", (1.0,)),
             Measurement("decode", "peer", "tok/s", (617.0,)),
-        ]
+        ],
+        ["ours", "ours:int8"],
     ).splitlines()
 
-    assert lines[1].split() == ["decode", "ours", "1,234", "tok/s", "0", "50%"]
-    assert lines[2].split() == ["peer", "617", "tok/s", "0", "2.00"]
+    assert head.endswith("ours / this      ours:int8 / this")
+    assert lines[0].split() == ["decode", "ours", "1,234", "tok/s", "0", "50%", "2.00"]
+    assert lines[1].split() == ["ours:int8", "2,468", "tok/s", "0", "0.50"]
+    assert lines[2].split() == ["peer", "617", "tok/s", "0", "2.00", "4.00"]
     assert lines[3].split() == ["other", "ours", "1.00", "ms", "0"]
 
 
@@ -188,7 +192,8 @@ def test_the_embedded_model_needs_no_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "argument", ["--peers=gpt", "--peers=vllm:int3", "--peer-python=vllm", "--model=other"]
+    "argument",
+    ["--peers=gpt", "--peers=vllm:int3", "--peer-python=vllm", "--model=other", "--formats=int3"],
 )
 def test_unknown_names_are_refused(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
@@ -199,7 +204,7 @@ def test_unknown_names_are_refused(argument: str, capsys: pytest.CaptureFixture[
 
 def test_more_engines_than_the_memory_holds_are_refused_at_once(tmp_path: Path) -> None:
     peers = (ContenderName("vllm"),) * 1_000_000
-    setup = Setup("demo", DEMO_MODEL, peers, {}, threads=1, cache=tmp_path)
+    setup = Setup("demo", DEMO_MODEL, ("bf16",), peers, {}, threads=1, cache=tmp_path)
     said: list[str] = []
 
     with pytest.raises(ConfigError, match="fewer peers"):
