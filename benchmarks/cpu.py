@@ -7,6 +7,7 @@ checkpoint of random weights and the same token ids, in turn.
 """
 
 import argparse
+import importlib.util
 import json
 import shlex
 import sys
@@ -97,8 +98,8 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
     add("--rate", type=float, default=1.0, help="requests a second of mixed serving (%(default)s)")
     add("--cache", type=Path, default=default_cache(), help="folder of checkpoints (%(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write every repeat of every case")
-    add("--plot", type=Path, metavar="FILE", help="write a PNG; needs folovllm[bench]")
+    add("--json", type=_output, metavar="FILE", help="write every repeat of every case")
+    add("--plot", type=_plot, metavar="FILE", help="write a PNG; needs folovllm[bench]")
     return parser.parse_args(argv)
 
 
@@ -114,6 +115,20 @@ def _peer_python(text: str) -> tuple[str, str]:
     if name not in FOREIGN or not python:
         raise argparse.ArgumentTypeError(f"{text} is not NAME=PYTHON of {', '.join(FOREIGN)}")
     return name, python
+
+
+def _output(text: str) -> Path:
+    """A file that can be written when all is measured."""
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path.parent} is not a folder")
+    return path
+
+
+def _plot(text: str) -> Path:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("matplotlib is missing: pip install 'folovllm[bench]'")
+    return _output(text)
 
 
 def _say(text: str) -> None:

@@ -193,9 +193,18 @@ def test_the_embedded_model_needs_no_cache(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "argument",
-    ["--peers=gpt", "--peers=vllm:int3", "--peer-python=vllm", "--model=other", "--formats=int3"],
+    [
+        "--peers=gpt",
+        "--peers=vllm:int3",
+        "--peer-python=vllm",
+        "--model=other",
+        "--formats=int3",
+        "--json=no/such/folder/file",
+    ],
 )
-def test_unknown_names_are_refused(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_refused_at_once(
+    argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         cpu.main([argument])
 
