@@ -1,9 +1,10 @@
-"""An engine service without a model: it replays a text's token ids as fast as they are taken.
+"""An engine service without a model: it replays a text's token ids.
 
-    python -m benchmarks.replay_engine PORT [MODEL]
+    python -m benchmarks.replay_engine PORT [MODEL [STEP_MILLISECONDS]]
 
-Each step brings every running request one id more, in one message of its session, as a real
-engine's step does. A request ends after max_tokens ids. It prints its port when it is ready.
+Each step brings every running request of a session one id more, in one message, as a real engine's
+step does; the first comes at once, and between two there are at least so many milliseconds (0).
+Generate does not wait. A request ends after max_tokens ids. It prints its port when it is ready.
 """
 
 import asyncio
@@ -65,7 +66,8 @@ class _Replayed:
 class ReplayEngine(engine_service_pb2_grpc.EngineServiceServicer):
     """Answers Generate and Session; the other calls of the contract are UNIMPLEMENTED."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step_seconds: float) -> None:
+        self._step_seconds = step_seconds
         self._ids = Tokenizer.from_folder(folder).encode(_TEXT)
         self._info = types_pb2.ModelInfo(
             model_id="replay",
@@ -107,10 +109,14 @@ class ReplayEngine(engine_service_pb2_grpc.EngineServiceServicer):
                     running.pop(command.cancel, None)
 
         reader = asyncio.create_task(read())
+        loop = asyncio.get_running_loop()
+        next_step = loop.time()
         try:
             yield Events(load=engine_service_pb2.GetLoadResponse())
             while True:
                 await arrived.wait()
+                await asyncio.sleep(next_step - loop.time())
+                next_step = loop.time() + self._step_seconds
                 yield Events(outputs=[each.next() for each in list(running.values())])
                 for name in [name for name, each in running.items() if each.finished]:
                     del running[name]
@@ -120,11 +126,12 @@ class ReplayEngine(engine_service_pb2_grpc.EngineServiceServicer):
             reader.cancel()
 
 
-async def main(port: int, model: str | None) -> None:
+async def main(port: int, model: str | None = None, step_milliseconds: float = 0.0) -> None:
     """Serves until SIGTERM."""
     server = GrpcServer(ServerConfig(port=port, grace_period=0.0), ENGINE_SERVICE)
     # The calls that it lacks answer UNIMPLEMENTED, as the generated class does.
-    engine = ReplayEngine(resolve_model(model, CONFIG_PATTERNS))  # type: ignore[abstract]
+    folder = resolve_model(model, CONFIG_PATTERNS)
+    engine = ReplayEngine(folder, step_milliseconds / 1e3)  # type: ignore[abstract]
     engine_service_pb2_grpc.add_EngineServiceServicer_to_server(engine, server.grpc)
     taken = server.bind()
     await server.start()
@@ -135,4 +142,10 @@ async def main(port: int, model: str | None) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None))
+    asyncio.run(
+        main(
+            int(sys.argv[1]),
+            sys.argv[2] if len(sys.argv) > 2 else None,
+            float(sys.argv[3]) if len(sys.argv) > 3 else 0.0,
+        )
+    )

@@ -25,13 +25,13 @@ class Services:
 
 
 @asynccontextmanager
-async def replay_services(model: str) -> AsyncIterator[Services]:
+async def replay_services(model: str, step_milliseconds: float = 0.0) -> AsyncIterator[Services]:
     """Both of them, ready, for a model's folder; ended with the block."""
     port, engine_port = free_ports(2)
     engine_address, address = f"127.0.0.1:{engine_port}", f"127.0.0.1:{port}"
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(
-            _process("benchmarks.replay_engine", str(engine_port), model)
+            _process("benchmarks.replay_engine", str(engine_port), model, str(step_milliseconds))
         )
         service = await stack.enter_async_context(
             _process(

@@ -1,16 +1,18 @@
 """What the tokenizer service costs: deltas a second, and a chat's first token over an engine's.
 
-    python -m benchmarks.tokenizer_service [--model MODEL] [--streams 256] [--tokens 200]
+    python -m benchmarks.tokenizer_service [--model MODEL] [--streams 256] [--step-ms 10]
 
 Starts one worker of the service and an engine that replays token ids, each a process of its own,
 and asks them from a third. Beside them, in turn and in this process, transformers'
 TextIteratorStreamer turns the same ids into text, which is what a program without services does.
 
-A delta is one token id of one stream on its way to text. A core's rate is deltas over the processor
-time of the service's process, so that what else runs on the machine does not count; messages that
-wait are merged, so under load one carries several deltas. Times to first token are of one request
-at a time: a chat through the service, the same ids asked of the engine itself, and template,
-encoding and one id through TextIteratorStreamer.
+A delta is one token id of one stream on its way to text. The engine brings each stream one in a
+step of so many milliseconds, which bounds the rate by the clock. A core's rate is deltas over the
+processor time of the service's process, so that what else runs on the machine does not count.
+Messages that wait are merged: a service that has too much to do sends fewer, larger ones.
+
+Times to first token are of one request at a time: a chat through the service, the same ids asked of
+the engine itself, and template, encoding and one id through TextIteratorStreamer.
 """
 
 import argparse
@@ -87,7 +89,8 @@ def _parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", help="folder or hub id of the tokenizer (the embedded one)")
     parser.add_argument("--streams", type=int, default=256, help="at once (%(default)s)")
-    parser.add_argument("--tokens", type=int, default=200, help="of each stream (%(default)s)")
+    parser.add_argument("--tokens", type=int, default=500, help="of each stream (%(default)s)")
+    parser.add_argument("--step-ms", type=float, default=10.0, help="of the engine (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each way (%(default)s)")
     parser.add_argument("--chats", type=int, default=300, help="one by one (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON list")
@@ -98,7 +101,7 @@ async def _measure(args: argparse.Namespace) -> tuple[list[Streaming], list[Firs
     folder = resolve_model(args.model, CONFIG_PATTERNS)
     tokenizer = Tokenizer.from_folder(folder)
     async with AsyncExitStack() as stack:
-        services = await stack.enter_async_context(replay_services(str(folder)))
+        services = await stack.enter_async_context(replay_services(str(folder), args.step_ms))
         client = await stack.enter_async_context(AsyncClient(services.address))
         peer = _Peer(str(folder))
         ids = tokenizer.encode(_QUESTION * (1 + args.tokens // 8))[: args.tokens]
@@ -129,21 +132,50 @@ async def _median_of_turns(
 async def _stream(
     client: AsyncClient, process: psutil.Process, num_streams: int, num_tokens: int
 ) -> Streaming:
+    """Counts from when all streams have begun until the first one ends."""
     params = SamplingParams(max_tokens=num_tokens)
+    counts: list[_Count] = []
+    num_begun = deltas = messages = 0
 
-    async def one() -> tuple[int, int]:
-        deltas = messages = 0
+    async def one() -> None:
+        nonlocal num_begun, deltas, messages
+        first = True
         async for piece in client.stream(_QUESTION, params):
             messages += 1
             deltas += len(piece.token_ids)
-        return deltas, messages
+            num_begun += first
+            if first and num_begun == num_streams:
+                counts.append(_Count.now(process, deltas, messages))
+            first = False
+            if piece.finished and len(counts) == 1:
+                counts.append(_Count.now(process, deltas, messages))
 
-    started, before = time.perf_counter(), process.cpu_times()
-    counts = await asyncio.gather(*[one() for _ in range(num_streams)])
-    wall, after = time.perf_counter() - started, process.cpu_times()
-    cpu = after.user + after.system - before.user - before.system
-    deltas, messages = (sum(column) for column in zip(*counts, strict=True))
-    return Streaming("tokenizer service", deltas, messages, wall, cpu)
+    await asyncio.gather(*[one() for _ in range(num_streams)])
+    if len(counts) < 2:
+        raise SystemExit("error: a stream ended before all had begun; give more --tokens")
+    begin, end = counts
+    return Streaming(
+        "tokenizer service",
+        end.deltas - begin.deltas,
+        end.messages - begin.messages,
+        end.wall_s - begin.wall_s,
+        end.cpu_s - begin.cpu_s,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """What had come at one moment."""
+
+    deltas: int
+    messages: int
+    wall_s: float
+    cpu_s: float
+
+    @classmethod
+    def now(cls, process: psutil.Process, deltas: int, messages: int) -> "_Count":
+        times = process.cpu_times()
+        return cls(deltas, messages, time.perf_counter(), times.user + times.system)
 
 
 async def _first_tokens(
