@@ -21,5 +21,6 @@ class RMSNorm(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., size] -> [..., size], in the input's type."""
         wide = hidden.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return wide.to(hidden.dtype) * self.weight
+        # In place where a tensor is new: large ones cost more to get than to fill.
+        factors = wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
+        return (wide * factors).to(hidden.dtype).mul_(self.weight)

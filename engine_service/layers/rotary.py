@@ -8,7 +8,7 @@ from torch import Tensor
 from engine_service.layers.rope_config import RopeConfig
 
 Angles = tuple[Tensor, Tensor]
-"""cos and sin of a step's positions, each [T, 1, head_dim]."""
+"""cos and sin of a step's positions, each [T, 1, head_dim]; the first half of sin is negated."""
 
 
 class RotaryEmbedding:
@@ -21,15 +21,16 @@ class RotaryEmbedding:
     def angles(self, positions: Tensor, dtype: torch.dtype) -> Angles:
         """cos and sin for positions [T]; computed in float32, then rounded to dtype."""
         half = positions.float()[:, None] * self._frequencies
-        both = torch.cat((half, half), dim=-1)[:, None, :]
-        return (both.cos() * self._scale).to(dtype), (both.sin() * self._scale).to(dtype)
+        cos, sin = half.cos() * self._scale, half.sin() * self._scale
+        both = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+        return both[0][:, None].to(dtype), both[1][:, None].to(dtype)
 
 
 def rotate(heads: Tensor, angles: Angles) -> Tensor:
     """Rotates heads [T, heads, head_dim]; dimension i pairs with i + head_dim / 2."""
     cos, sin = angles
-    first, second = heads.chunk(2, dim=-1)
-    return heads * cos + torch.cat((-second, first), dim=-1) * sin
+    partners = heads.roll(heads.shape[-1] // 2, dims=-1)
+    return (heads * cos).add_(partners.mul_(sin))
 
 
 def inverse_frequencies(config: RopeConfig, head_dim: int) -> tuple[Tensor, float]:

@@ -63,14 +63,15 @@ def load_model(
     model = make_decoder(config, dtype, device, deterministic)
     packing = None if deterministic else choose_packing(dtype, device, quantization)
     with ExitStack() as stack:
-        files = [_open(path, stack) for path in _weight_files(folder)]
+        paths = _weight_files(folder)
+        files = [_open(path, stack) for path in paths]
         homes = {name: file for file in files for name in file.keys()}  # noqa: SIM118
         _check(folder, model, homes)
         model.allocate()
         targets = dict(model.weights())
         if packing is not None:
-            rows = homes[_EMBEDDING].get_tensor(_EMBEDDING)  # a view of the mapped file
-            model.embed_tokens = nn.Parameter(rows, requires_grad=False)
+            embedding_path = paths[files.index(homes[_EMBEDDING])]
+            _map_embedding(model, embedding_path)
             del targets[_EMBEDDING]
         progress = tqdm(
             sorted(targets, key=lambda name: files.index(homes[name])),
@@ -84,7 +85,15 @@ def load_model(
     if packing is not None:
         del targets  # which would keep what is packed
         model.pack(packing)
+        # Anew, since the pages that packing has read count as the process's memory.
+        _map_embedding(model, embedding_path)
     return model
+
+
+def _map_embedding(model: Decoder, path: Path) -> None:
+    """Makes the embedding a view of its file, in the type that the file has."""
+    with safe_open(path, framework="pt", device="cpu") as file:
+        model.embed_tokens = nn.Parameter(file.get_tensor(_EMBEDDING), requires_grad=False)
 
 
 def _weight_files(folder: Path) -> list[Path]:

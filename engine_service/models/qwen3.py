@@ -5,6 +5,7 @@ through `weights`, which names each one as checkpoints do.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,9 +177,10 @@ class Decoder(nn.Module):
         self.to_empty(device=self.device)
 
     def pack(self, packing: Packing) -> None:
-        """Puts packed forms in the place of all filled projections, one after another.
+        """Puts packed forms in the place of all filled projections; a tied embedding gives a head.
 
-        The embedding's rows stay as they are: what looks them up needs no packing.
+        Each is work for one thread, so several are packed at once, the largest first. The
+        embedding's own rows stay.
         """
         if self.lm_head is None:
             config = self.config
@@ -186,9 +188,10 @@ class Decoder(nn.Module):
             self.lm_head.weight = nn.Parameter(
                 self.embed_tokens.to(self.dtype), requires_grad=False
             )
-        for module in self.modules():
-            if isinstance(module, Linear):
-                module.pack(packing)
+        linears = [module for module in self.modules() if isinstance(module, Linear)]
+        linears.sort(key=lambda linear: -linear.weight.numel())
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            list(threads.map(lambda linear: linear.pack(packing), linears))
 
     def forward(
         self,

@@ -4,14 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import make_checkpoint
+from tiny_models import TINY_MODELS, make_checkpoint
 from torch.nn import functional
 
+from engine_service.core.outputs import ScheduledSequence
 from engine_service.layers.linear import Linear
 from engine_service.layers.packed_linear import PackedLinear
 from engine_service.layers.packing import choose_packing
+from engine_service.models import loader
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
+from engine_service.models.qwen3 import Decoder
+from engine_service.runner.input_batch import build_input_batch
+from engine_service.runner.kv_cache import allocate_kv_caches
+from folovllm.sampling_params import SamplingParams
 
 CPU = torch.device("cpu")
 BFLOAT16 = torch.bfloat16
@@ -65,6 +71,39 @@ def test_weights_stay_plain_where_the_operator_is_missing(
     folder = make_checkpoint("qwen3_tied", tmp_path, dtype=BFLOAT16)
     model = load_model(folder, DecoderConfig.from_folder(folder), BFLOAT16, CPU, False)
     assert model.num_parameters == sum(each.numel() for each in model.parameters())
+
+
+def step_logits(model: Decoder) -> torch.Tensor:
+    """Logits of a prompt of 21 tokens, then of a decode and another prompt's 5 tokens at once."""
+    caches = allocate_kv_caches(model, 4, 16)
+
+    def part(seq_id: int, token_ids: range, computed: int, blocks: list[int]) -> ScheduledSequence:
+        params = SamplingParams()
+        return ScheduledSequence(seq_id, token_ids, computed, blocks, params, 0, (0,))
+
+    prompt = part(0, range(2, 23), 0, [2, 1])
+    decode, other = part(0, range(23, 24), 21, [2, 1]), part(1, range(3, 8), 0, [3])
+    logits = []
+    for step in ([prompt], [decode, other]):
+        batch = build_input_batch(step, 16, CPU)
+        hidden = model(batch.input_ids, batch.positions, caches, batch.metadata)
+        logits.append(model.compute_logits(hidden))
+    return torch.cat(logits)
+
+
+@needs_packing
+@pytest.mark.parametrize("name", TINY_MODELS)
+@torch.inference_mode()
+def test_a_packed_decoder_gives_the_bits_of_a_plain_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_checkpoint(name, tmp_path, dtype=BFLOAT16)
+    config = DecoderConfig.from_folder(folder)
+    packed = step_logits(load_model(folder, config, BFLOAT16, CPU, False))
+    monkeypatch.setattr(loader, "choose_packing", lambda *_: None)
+    plain = load_model(folder, config, BFLOAT16, CPU, False)
+    assert plain.num_parameters == sum(each.numel() for each in plain.parameters())
+    assert torch.equal(packed, step_logits(plain))
 
 
 @needs_packing
