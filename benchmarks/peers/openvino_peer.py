@@ -38,7 +38,7 @@ class OpenVINO:
         scheduler = SchedulerConfig()
         scheduler.max_num_batched_tokens = _MAX_NUM_BATCHED_TOKENS
         scheduler.max_num_seqs = config.max_num_seqs
-        scheduler.cache_size = 4  # GiB
+        scheduler.cache_size = 2  # GiB
         scheduler.enable_prefix_caching = False
         self._pipeline = ContinuousBatchingPipeline(
             _exported(config), scheduler, "CPU", {"INFERENCE_NUM_THREADS": config.threads}

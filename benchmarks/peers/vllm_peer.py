@@ -18,7 +18,7 @@ class VLLM:
         if config.weight_format != "bf16":
             raise ValueError("vLLM is measured in bf16 alone")
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = "4"
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = "2"  # GiB
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = f"0-{config.threads - 1}"
         import vllm
 
