@@ -5,6 +5,8 @@
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTHON ?=
+# Options of the benchmark, such as --peers transformers --json FILE.
+BENCH ?=
 export TORCH TORCH_INDEX PYTHON
 
 BIN := .venv/bin
@@ -14,7 +16,7 @@ test lint protos protos-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint protos protos-check compose-test demo-model
+.PHONY: help demo serve test lint protos protos-check compose-test demo-model bench-cpu
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +51,9 @@ compose-test: .venv/.installed ## Build the containers, generate through them, t
 
 demo-model: .venv/.installed-dev ## Rebuild the embedded model: corpus, tokenizer, training, card
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tools.demo_model.build
+
+bench-cpu: .venv/.installed ## Measure the speed on this CPU; BENCH="--quick" or other options
+	@$(BIN)/python -m benchmarks.cpu $(BENCH)
 
 .venv/.installed: pyproject.toml tools/install.sh
 	@bash tools/install.sh all

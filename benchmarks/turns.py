@@ -10,11 +10,13 @@ from dataclasses import dataclass
 class Milliseconds:
     """Medians: by the clock, and of processor time, all threads of this process together.
 
-    Other programs on the machine lengthen the first and hardly touch the second.
+    Other programs on the machine lengthen the first and hardly touch the second. `walls` has every
+    repeat, by the clock.
     """
 
     wall: float
     cpu: float
+    walls: tuple[float, ...] = ()
 
 
 def take_turns(
@@ -39,6 +41,8 @@ def take_turns(
                 walls[name].append(wall * 1e3)
                 cpus[name].append(cpu * 1e3)
     return {
-        name: Milliseconds(statistics.median(walls[name]), statistics.median(cpus[name]))
+        name: Milliseconds(
+            statistics.median(walls[name]), statistics.median(cpus[name]), tuple(walls[name])
+        )
         for name in works
     }

@@ -1,0 +1,139 @@
+"""How fast FolovLLM is on this CPU: against what the machine can do, and against its peers.
+
+    python -m benchmarks.cpu [--model qwen3-0.6b] [--peers transformers openvino:int8 …]
+
+docs/benchmarks.md says what each line means. Every engine runs in a process of its own, on the same
+checkpoint of random weights and the same token ids, in turn.
+"""
+
+import argparse
+import importlib.util
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from benchmarks import machine
+from benchmarks.contender import ContenderName, missing
+from benchmarks.cpu_run import Setup, measure
+from benchmarks.model_shape import WEIGHT_FORMATS
+from benchmarks.peers.peer import FOREIGN, PEERS
+from benchmarks.plan import full, quick
+from benchmarks.plot import save_plot
+from benchmarks.random_checkpoint import MODELS, checkpoint, default_cache
+from benchmarks.report import table
+from engine_service.config import QUANTIZATIONS
+from folovllm.errors import FolovError
+from folovllm.model_files import model_fingerprint
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table; writes JSON and a plot where they are asked for."""
+    args = _parse_args(argv)
+    pythons = dict(args.peer_python)
+    absent = missing(args.peers, pythons)
+    for name, reason in absent.items():
+        _say(f"{name} is left out: {reason}")
+    _say(machine.describe())
+    model = args.model or ("demo" if args.quick else "qwen3-0.6b")
+    folder = checkpoint(model, args.cache)
+    setup = Setup(
+        model=model,
+        folder=folder,
+        formats=tuple(args.formats),
+        peers=tuple(name for name in args.peers if name not in absent),
+        pythons=pythons,
+        threads=args.threads,
+        cache=args.cache / "peers" / f"{model}-{model_fingerprint(folder)[:12]}",
+    )
+    try:
+        run = measure(setup, quick() if args.quick else full(args.rate), _say)
+    except FolovError as error:
+        sys.exit(f"error: {error}")
+    print(f"\n{run.title}\n{run.ceilings}\n\n{table(run.measurements, list(map(str, setup.ours)))}")
+    if args.json:
+        head = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(sys.argv),
+        }
+        args.json.write_text(json.dumps(head | run.to_json(), indent=1))
+    if args.plot:
+        save_plot(run.measurements, run.title, args.plot)
+
+
+def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("benchmarks.cpu", description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("--model", choices=MODELS, help="shape of the weights (qwen3-0.6b; demo with --quick)")
+    add("--quick", action="store_true", help="small cases, to see that everything runs")
+    add(
+        "--formats",
+        nargs="+",
+        default=["bf16"],
+        choices=("bf16", *QUANTIZATIONS[1:]),
+        metavar="FORMAT",
+        help="of FolovLLM's weights (bf16); what no peer is measured in has the first one alone",
+    )
+    add(
+        "--peers",
+        nargs="*",
+        default=[],
+        type=_peer,
+        metavar="NAME[:FORMAT]",
+        help=f"engines to compare with ({', '.join(PEERS)}), and the format of their weights "
+        f"({', '.join(WEIGHT_FORMATS)})",
+    )
+    add(
+        "--peer-python",
+        action="append",
+        default=[],
+        type=_peer_python,
+        metavar="NAME=PYTHON",
+        help=f"interpreter of the environment that has a peer ({', '.join(FOREIGN)})",
+    )
+    add("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
+    add("--rate", type=float, default=1.0, help="requests a second of mixed serving (%(default)s)")
+    add("--cache", type=Path, default=default_cache(), help="folder of checkpoints (%(default)s)")
+    add("--json", type=_output, metavar="FILE", help="write every repeat of every case")
+    add("--plot", type=_plot, metavar="FILE", help="write a PNG; needs folovllm[bench]")
+    return parser.parse_args(argv)
+
+
+def _peer(text: str) -> ContenderName:
+    name = ContenderName.parse(text)
+    if name.peer not in PEERS or name.weight_format not in WEIGHT_FORMATS:
+        raise argparse.ArgumentTypeError(f"{text} is not one of the engines, or not its format")
+    return name
+
+
+def _peer_python(text: str) -> tuple[str, str]:
+    name, _, python = text.partition("=")
+    if name not in FOREIGN or not python:
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=PYTHON of {', '.join(FOREIGN)}")
+    return name, python
+
+
+def _output(text: str) -> Path:
+    """A file that can be written when all is measured."""
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path.parent} is not a folder")
+    return path
+
+
+def _plot(text: str) -> Path:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("matplotlib is missing: pip install 'folovllm[bench]'")
+    return _output(text)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""One engine in a process of its own: requests on standard input, answers on standard output.
+
+    python -m benchmarks.peers.worker NAME CONFIG
+
+Each line is a JSON object. The first line out says that the engine is open; then each line in is a
+call of one of its methods, and brings one line out. The end of the input ends the process. What the
+engine itself prints goes to standard error.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import TextIO
+
+from benchmarks.batch_clock import BatchClock
+from benchmarks.peers.peer import PeerConfig, open_peer
+
+
+def main() -> None:
+    """Serves the engine that the command line names."""
+    name, config = sys.argv[1:]
+    answers = _take_standard_output()
+    peer = open_peer(name, PeerConfig(**json.loads(config)))
+    try:
+        _write(answers, {"version": peer.version})
+        for line in sys.stdin:
+            call = json.loads(line)
+            result = getattr(peer, call["method"])(**call["arguments"])
+            _write(answers, asdict(result.timing()) if isinstance(result, BatchClock) else result)
+    finally:
+        peer.close()
+
+
+def _take_standard_output() -> TextIO:
+    """Standard output for the answers alone; libraries that print get standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def _write(answers: TextIO, value: object) -> None:
+    answers.write(json.dumps(value) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

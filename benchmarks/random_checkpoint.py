@@ -1,0 +1,125 @@
+"""Checkpoints with random weights in the shapes of real models, written once to a cache folder.
+
+What a step costs does not depend on the weights' values. The tokenizer is byte-level, knows every
+id of the vocabulary and no special ones, so both services can serve the folder.
+"""
+
+import json
+import os
+import shutil
+import string
+import tempfile
+from itertools import islice, product
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from folovllm.model_files import DEMO_MODEL
+
+_QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "max_position_embeddings": 40960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+}
+_CONFIGS = {
+    "qwen3-0.6b": _QWEN3 | {"hidden_size": 1024, "intermediate_size": 3072},
+    "qwen3-1.7b": _QWEN3 | {"hidden_size": 2048, "intermediate_size": 6144},
+}
+MODELS = ("demo", *_CONFIGS)
+
+
+def default_cache() -> Path:
+    """Where checkpoints are kept unless a folder is named."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "folovllm" / "benchmarks"
+
+
+def checkpoint(model: str, cache: Path) -> Path:
+    """The folder of one of MODELS; `demo` is the embedded one.
+
+    Where the cache lacks it, it is written now, and appears whole or not at all.
+    """
+    if model == "demo":
+        return DEMO_MODEL
+    folder = cache / model
+    if not folder.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as temporary:
+            write_checkpoint(_CONFIGS[model], Path(temporary) / model)
+            shutil.move(Path(temporary) / model, folder)
+    return folder
+
+
+def write_checkpoint(config: dict[str, object], folder: Path) -> None:
+    """Makes a folder of config.json, model.safetensors and tokenizer.json, always the same."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.ones(shape, dtype=torch.bfloat16)
+        if len(shape) == 1
+        else torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
+        for name, shape in _weight_shapes(config).items()
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    vocab_size = config["vocab_size"]
+    assert isinstance(vocab_size, int)
+    byte_level_tokenizer(vocab_size).save(str(folder / "tokenizer.json"))
+
+
+def _weight_shapes(config: dict[str, object]) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the checkpoint by its name."""
+
+    def size(key: str) -> int:
+        return int(str(config[key]))
+
+    hidden, inner, head = size("hidden_size"), size("intermediate_size"), size("head_dim")
+    queries, keys = size("num_attention_heads") * head, size("num_key_value_heads") * head
+    layer: dict[str, tuple[int, ...]] = {
+        "input_layernorm": (hidden,),
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "self_attn.q_norm": (head,),
+        "self_attn.k_norm": (head,),
+        "post_attention_layernorm": (hidden,),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (size("vocab_size"), hidden),
+        "model.norm.weight": (hidden,),
+    }
+    for number in range(size("num_hidden_layers")):
+        for name, shape in layer.items():
+            shapes[f"model.layers.{number}.{name}.weight"] = shape
+    return shapes
+
+
+def byte_level_tokenizer(vocab_size: int) -> Tokenizer:
+    """The 256 bytes, and words of four letters that no merge leads to, up to `vocab_size` ids."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = map("".join, product(string.ascii_letters, repeat=4))
+    tokens = [*alphabet, *islice(words, max(0, vocab_size - len(alphabet)))]
+    vocab = {token: token_id for token_id, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer

@@ -1,0 +1,56 @@
+"""Engines under measurement, as the CPU benchmark runs them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.contender import Contender, ContenderError, ContenderName, open_contenders
+from benchmarks.open_loop import Load
+from benchmarks.peers.peer import PeerConfig
+from folovllm.model_files import DEMO_MODEL
+
+VOCAB_SIZE = 2048
+
+
+def _config(model: Path) -> PeerConfig:
+    return PeerConfig(
+        model=str(model),
+        weight_format="bf16",
+        cache="",
+        threads=1,
+        max_num_seqs=4,
+        max_model_len=64,
+        kv_tokens=256,
+    )
+
+
+@pytest.mark.parametrize("name", ["folovllm", "services"])
+def test_our_engine_answers_batches_and_an_open_loop(name: str) -> None:
+    arrivals = Load(100.0, 3, (2, 8), (1, 4)).arrivals(0, VOCAB_SIZE)
+
+    with Contender(ContenderName(name), _config(DEMO_MODEL), sys.executable) as contender:
+        timing = contender.generate([[1, 2, 3], [4, 5]], new_tokens=6)
+        times = contender.serve(arrivals)
+        contender.wait_idle()
+
+        assert 0 < timing.prefill_s < timing.total_s
+        assert [len(each) for each in times] == [arrival.new_tokens for arrival in arrivals]
+        assert all(each[0] > arrival.time_s for each, arrival in zip(times, arrivals, strict=True))
+        assert contender.resident_bytes() > 10_000_000
+
+
+def test_an_engine_that_cannot_open_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ContenderError, match=r"no config\.json"):
+        Contender(ContenderName("folovllm"), _config(tmp_path), sys.executable)
+
+
+def test_a_peer_that_cannot_open_is_left_out() -> None:
+    said: list[str] = []
+    names = [ContenderName("vllm")]
+
+    with open_contenders(names, _config(DEMO_MODEL), {}, said.append) as contenders:
+        assert contenders == []
+
+    assert said[0].startswith("vllm is left out: vllm ended")
+    assert "No module named 'vllm'" in said[0]

@@ -1,0 +1,222 @@
+"""The parts of the CPU benchmark that compute and print."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import cpu
+from benchmarks.batch_clock import Timing
+from benchmarks.cases import Case
+from benchmarks.contender import ContenderName, missing
+from benchmarks.cpu_run import Setup, measure
+from benchmarks.kv_steps import StepCase, ragged
+from benchmarks.measurement import Measurement
+from benchmarks.model_shape import ModelShape
+from benchmarks.plan import full, quick
+from benchmarks.races import Bounds
+from benchmarks.random_checkpoint import MODELS, checkpoint, write_checkpoint
+from benchmarks.report import table
+from benchmarks.roofline import Roofline
+from engine_service.device import resolve_device
+from engine_service.models.decoder_config import DecoderConfig
+from engine_service.models.loader import load_model
+from folovllm.errors import ConfigError
+from folovllm.model_files import DEMO_MODEL
+from tokenizer_service.tokenizer import Tokenizer
+
+QWEN3_0_6B = ModelShape(
+    hidden_size=1024,
+    intermediate_size=3072,
+    num_hidden_layers=28,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    head_dim=128,
+    vocab_size=151936,
+)
+ROOFLINE = Roofline(read_gb_per_s=45.6, bf16_gflop_per_s=797, float32_gflop_per_s=201)
+CONFIG: dict[str, object] = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 300,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_bytes_and_operations_of_qwen3() -> None:
+    # 0.596 billion weights, 2 bytes each; 112 KiB of KV a token.
+    assert QWEN3_0_6B.weight_bytes("bf16") == pytest.approx(1.192e9, rel=1e-3)
+    assert QWEN3_0_6B.kv_bytes == 28 * 2 * 8 * 128 * 2
+    assert QWEN3_0_6B.decode_bytes((100, 50), "bf16") - QWEN3_0_6B.weight_bytes("bf16") == (
+        150 * QWEN3_0_6B.kv_bytes
+    )
+    # The layers' 0.44 billion weights for each token; the rest is attention and one output row.
+    assert QWEN3_0_6B.prefill_operations((512,)) == pytest.approx(512 * 0.881e9, rel=0.08)
+
+
+@pytest.mark.parametrize("weight_format, rate", [("bf16", 38), ("int8", 76), ("int4", 136)])
+def test_decoding_is_bound_by_reading(weight_format: str, rate: float) -> None:
+    bound = Bounds(ROOFLINE, QWEN3_0_6B).case(Case("decode", 1, 1, 1), weight_format)
+
+    assert bound == pytest.approx(rate, rel=0.02)
+
+
+def test_large_batches_are_bound_by_computing() -> None:
+    bound = Bounds(ROOFLINE, QWEN3_0_6B).case(Case("decode", 1000, 1, 1), "bf16")
+
+    assert bound == pytest.approx(797e9 / (2 * QWEN3_0_6B.matrix_elements))
+
+
+def test_prefill_has_a_bound_in_bf16_alone() -> None:
+    bounds, case = Bounds(ROOFLINE, QWEN3_0_6B), Case("prefill", 1, 128, 1)
+
+    assert bounds.case(case, "bf16") == pytest.approx(890, rel=0.03)
+    assert bounds.case(case, "int8") is None
+
+
+def test_the_shape_is_read_from_the_config() -> None:
+    assert ModelShape.from_folder(DEMO_MODEL).head_dim == 64
+
+
+def test_a_case_says_what_a_timing_means() -> None:
+    timing = Timing(prefill_s=0.5, decode_rate=40.0, total_s=2.0)
+
+    assert Case("prefill", 2, 100, 1).rate(timing) == 400
+    assert Case("decode", 2, 100, 9).rate(timing) == 40
+    assert Case("throughput", 2, 100, 9).rate(timing) == 9
+
+
+def test_prompts_differ_by_turn_and_not_by_call() -> None:
+    case = Case("decode", 2, 5, 3)
+
+    assert case.prompts(1, 100) == case.prompts(1, 100) != case.prompts(2, 100)
+    assert [len(prompt) for prompt in case.prompts(0, 100)] == [5, 5]
+
+
+def test_ragged_and_uniform_steps_have_the_same_number_of_keys() -> None:
+    spread, uniform = ragged(32, 16, 2048)
+
+    assert (spread.context_lengths[0], spread.context_lengths[-1]) == (16, 2048)
+    assert len(set(uniform.context_lengths)) == 1
+    assert sum(spread.context_lengths) == pytest.approx(sum(uniform.context_lengths), abs=32)
+
+
+def test_sequences_of_a_step_have_blocks_of_their_own() -> None:
+    case = StepCase("step", (16, 17, 1))
+
+    tables = [list(each.block_table) for each in case.step().scheduled]
+
+    assert tables == [[0], [1, 2], [3]]
+    assert case.num_blocks == 4
+    assert [each.num_computed_tokens for each in case.step().scheduled] == [15, 16, 0]
+
+
+def test_plans_leave_room_for_what_they_hold() -> None:
+    for plan in (full(rate=1.0), quick()):
+        assert plan.max_num_seqs >= max(case.batch for case in plan.cases)
+        assert plan.kv_tokens >= max(case.kv_tokens for case in (*plan.cases, plan.served))
+        assert plan.kv_tokens >= plan.load.kv_tokens
+
+
+def test_medians_spread_and_ratios() -> None:
+    ours = Measurement("decode", "ours", "tok/s", (9.0, 10.0, 12.0), bound=20.0)
+    peer = Measurement("decode", "peer", "tok/s", (5.0,))
+
+    assert (ours.median, ours.spread, ours.of_bound) == (10.0, 0.15, 0.5)
+    assert ours.speed_over(peer) == 2.0
+    slow = Measurement("step", "ours", "ms", (30.0,), bound=15.0)
+    assert slow.of_bound == 0.5
+    assert slow.speed_over(Measurement("step", "peer", "ms", (60.0,))) == 2.0
+
+
+def test_the_table_compares_each_format_of_ours_with_all_others() -> None:
+    head, *lines = table(
+        [
+            Measurement("decode", "ours", "tok/s", (1234.0,), bound=2468.0),
+            Measurement("decode", "ours:int8", "tok/s", (2468.0,)),
+            Measurement("other", "ours", "ms", (1.0,)),
+            Measurement("decode", "peer", "tok/s", (617.0,)),
+        ],
+        ["ours", "ours:int8"],
+    ).splitlines()
+
+    assert head.endswith("ours / this      ours:int8 / this")
+    assert lines[0].split() == ["decode", "ours", "1,234", "tok/s", "0", "50%", "2.00"]
+    assert lines[1].split() == ["ours:int8", "2,468", "tok/s", "0", "0.50"]
+    assert lines[2].split() == ["peer", "617", "tok/s", "0", "2.00", "4.00"]
+    assert lines[3].split() == ["other", "ours", "1.00", "ms", "0"]
+
+
+def test_names_of_engines() -> None:
+    assert ContenderName.parse("openvino:int8") == ContenderName("openvino", "int8")
+    assert str(ContenderName.parse("openvino:int8")) == "openvino:int8"
+    assert str(ContenderName.parse("vllm")) == "vllm"
+
+
+def test_a_peer_that_is_not_there_is_told(tmp_path: Path) -> None:
+    vllm = ContenderName("vllm")
+
+    assert "--peer-python vllm=" in missing([vllm], {})[vllm]
+    nowhere = str(tmp_path / "python")
+    assert missing([vllm], {"vllm": nowhere}) == {vllm: f"{nowhere} has no vllm"}
+    assert not missing([ContenderName("transformers")], {})
+
+
+def test_a_random_checkpoint_can_be_served(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    write_checkpoint(CONFIG, folder)
+
+    config = DecoderConfig.from_folder(folder)
+    device = resolve_device("cpu")
+    decoder = load_model(folder, config, torch.bfloat16, device, show_progress=False)
+    tokenizer = Tokenizer.from_folder(folder)
+
+    assert decoder.dtype == torch.bfloat16
+    assert tokenizer.vocab_size == 300
+    ids = tokenizer.encode("Hello, world")
+    assert tokenizer.decode(ids) == "Hello, world"
+
+
+def test_the_embedded_model_needs_no_cache(tmp_path: Path) -> None:
+    assert MODELS[0] == "demo"
+    assert checkpoint("demo", tmp_path / "none") == DEMO_MODEL
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--peers=gpt",
+        "--peers=vllm:int3",
+        "--peer-python=vllm",
+        "--model=other",
+        "--formats=int3",
+        "--json=no/such/folder/file",
+    ],
+)
+def test_wrong_options_are_refused_at_once(
+    argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cpu.main([argument])
+
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_more_engines_than_the_memory_holds_are_refused_at_once(tmp_path: Path) -> None:
+    peers = (ContenderName("vllm"),) * 1_000_000
+    setup = Setup("demo", DEMO_MODEL, ("bf16",), peers, {}, threads=1, cache=tmp_path)
+    said: list[str] = []
+
+    with pytest.raises(ConfigError, match="fewer peers"):
+        measure(setup, quick(), said.append)
+
+    assert said == []
