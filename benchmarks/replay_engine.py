@@ -122,6 +122,7 @@ class ReplayEngine(engine_service_pb2_grpc.EngineServiceServicer):
                     del running[name]
                 if not running:
                     arrived.clear()
+                    next_step = loop.time()
         finally:
             reader.cancel()
 

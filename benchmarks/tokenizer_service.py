@@ -3,7 +3,7 @@
     python -m benchmarks.tokenizer_service [--model MODEL] [--streams 256] [--step-ms 10]
 
 Starts one worker of the service and an engine that replays token ids, each a process of its own,
-and asks them from a third. Beside them, in turn and in this process, transformers'
+and asks them from this one. Beside them, in turn and in one more process, transformers'
 TextIteratorStreamer turns the same ids into text, which is what a program without services does.
 
 A delta is one token id of one stream on its way to text. The engine brings each stream one in a
@@ -20,16 +20,16 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 
 import grpc
-import numpy as np
 import psutil
 
 from benchmarks import machine
 from benchmarks.replay_services import Services, replay_services
+from benchmarks.streamer_peer import StreamerPeer, Streaming
 from client.async_client import AsyncClient
 from folovllm.model_files import CONFIG_PATTERNS, resolve_model
 from folovllm.sampling_params import SamplingParams
@@ -37,23 +37,8 @@ from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.v1 import engine_service_pb2_grpc, types_pb2
 from tokenizer_service.tokenizer import Tokenizer
 
+_WARM_UP = 10
 _QUESTION = "What is the capital of France? Answer in one short sentence, please."
-
-
-@dataclass(frozen=True, slots=True)
-class Streaming:
-    """Deltas of many streams at once."""
-
-    way: str
-    deltas: int
-    messages: int
-    wall_s: float
-    cpu_s: float
-
-    @property
-    def per_core(self) -> float:
-        """Deltas a second of processor time."""
-        return self.deltas / self.cpu_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +88,14 @@ async def _measure(args: argparse.Namespace) -> tuple[list[Streaming], list[Firs
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(replay_services(str(folder), args.step_ms))
         client = await stack.enter_async_context(AsyncClient(services.address))
-        peer = _Peer(str(folder))
+        peer = stack.enter_context(StreamerPeer(str(folder)))
         ids = tokenizer.encode(_QUESTION * (1 + args.tokens // 8))[: args.tokens]
 
         async def served() -> Streaming:
             return await _stream(client, services.process, args.streams, args.tokens)
 
         async def by_peer() -> Streaming:
-            return peer.stream(ids, args.streams)
+            return await asyncio.to_thread(peer.stream, ids, args.streams)
 
         streaming = await _median_of_turns([served, by_peer], args.repeats)
         return streaming, await _first_tokens(client, services, peer, args.chats)
@@ -179,7 +164,7 @@ class _Count:
 
 
 async def _first_tokens(
-    client: AsyncClient, services: Services, peer: "_Peer", repeats: int
+    client: AsyncClient, services: Services, peer: StreamerPeer, repeats: int
 ) -> list[FirstToken]:
     async with grpc.aio.insecure_channel(services.engine_address, options=CLIENT_OPTIONS) as ch:
         engine = engine_service_pb2_grpc.EngineServiceStub(ch)
@@ -188,75 +173,27 @@ async def _first_tokens(
             sampling_params=types_pb2.SamplingParams(max_tokens=1),
         )
 
-        async def bare() -> None:
-            async for _ in engine.Generate(request):
-                return
+        params = SamplingParams(max_tokens=1)
 
-        async def chat() -> None:
-            async for _ in client.stream_chat(
-                _QUESTION, sampling_params=SamplingParams(max_tokens=1)
-            ):
-                return
-
-        async def in_process() -> None:
-            peer.first_text(_QUESTION)
-
-        ways = {"bare engine": bare, "chat": chat, "TextIteratorStreamer": in_process}
+        ways: dict[str, Callable[[], AsyncIterator[object]]] = {
+            "bare engine": lambda: engine.Generate(request).__aiter__(),
+            "chat": lambda: client.stream_chat(_QUESTION, sampling_params=params),
+        }
         times: dict[str, list[float]] = {way: [] for way in ways}
-        for turn in range(repeats + 10):
-            for way, work in ways.items():
+        for turn in range(repeats + _WARM_UP):
+            for way, begin in ways.items():
                 started = time.perf_counter()
-                await work()
-                if turn >= 10:
+                answer = begin()
+                await anext(answer)
+                if turn >= _WARM_UP:
                     times[way].append((time.perf_counter() - started) * 1e3)
+                # To its end, so that nothing of it falls into another's time.
+                _ = [rest async for rest in answer]
+    times["TextIteratorStreamer"] = await asyncio.to_thread(peer.first_texts, _QUESTION, repeats)
     return [
         FirstToken(way, statistics.median(each), statistics.quantiles(each, n=10)[-1])
         for way, each in times.items()
     ]
-
-
-class _Peer:
-    """transformers in this process."""
-
-    def __init__(self, folder: str) -> None:
-        from transformers import AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-
-    def prompt_token_ids(self, question: str) -> list[int]:
-        """A conversation of one question, rendered and encoded."""
-        messages = [{"role": "user", "content": question}]
-        text = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def stream(self, ids: list[int], num_streams: int) -> Streaming:
-        """The ids of many streams, one of each in turn."""
-        from transformers import TextIteratorStreamer
-
-        streamers = [TextIteratorStreamer(self._tokenizer) for _ in range(num_streams)]
-        started, started_cpu = time.perf_counter(), time.process_time()
-        for token_id in ids:
-            value = np.array([token_id])
-            for streamer in streamers:
-                streamer.put(value)
-        for streamer in streamers:
-            streamer.end()
-            _ = "".join(streamer)
-        wall, cpu = time.perf_counter() - started, time.process_time() - started_cpu
-        deltas = len(ids) * num_streams
-        return Streaming("TextIteratorStreamer", deltas, deltas, wall, cpu)
-
-    def first_text(self, question: str) -> str:
-        """Template, encoding, and the text of one id."""
-        from transformers import TextIteratorStreamer
-
-        streamer = TextIteratorStreamer(self._tokenizer)
-        streamer.put(np.array(self.prompt_token_ids(question)[:1]))
-        streamer.end()
-        return "".join(streamer)
 
 
 if __name__ == "__main__":
