@@ -28,7 +28,7 @@ serve: .venv/.installed ## Serve the embedded model on localhost:50051 until Ctr
 	@$(BIN)/folovllm serve
 
 test: .venv/.installed-dev ## Run the whole suite, with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: .venv/.installed-dev ## Check style, types, import rules and the contract
 	@$(BIN)/ruff check
