@@ -52,6 +52,22 @@ class Terminal:
         before, found, self._unread = self._unread.partition(text)
         return before + found
 
+    def shows(self, text: str, timeout: float) -> bool:
+        """Whether `text` comes in so many seconds."""
+        try:
+            self.until(text, timeout)
+        except AssertionError:
+            return False
+        return True
+
+    def ends(self, timeout: float) -> bool:
+        """Whether the command ends in so many seconds."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
 
