@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from engine_service.config import CacheConfig, ModelConfig, SchedulerConfig
     from engine_service.core.fork import Branch
     from engine_service.core.request import Request
-    from engine_service.models.qwen3 import Decoder
+    from engine_service.models.causal_model import CausalModel
     from tokenizer_service.output_processor import OutputProcessor
     from tokenizer_service.tokenizer import Tokenizer
 
 
-def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[Decoder, Tokenizer]":
+def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[CausalModel, Tokenizer]":
     """Loads the weights and the tokenizer that a ModelConfig names. Raises ConfigError."""
     require_services()
     from engine_service.device import resolve_device, resolve_dtype

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from engine_service.models.qwen3 import Decoder
+    from engine_service.models.causal_model import CausalModel
 
 DTYPES = ("float32", "bfloat16")
 _TEXTS = (
@@ -155,7 +155,7 @@ def _prompts(llm: LLM, count: int, longest: int) -> dict[str, list[int]]:
     return prompts
 
 
-def _compare(each: _Continued, model: "Decoder", reference: Any, own: Any) -> PromptParity:
+def _compare(each: _Continued, model: "CausalModel", reference: Any, own: Any) -> PromptParity:
     prompt, token_ids = each.prompt_token_ids, each.token_ids
     # After the last token nothing was picked.
     sequence = [*prompt, *token_ids[:-1]]
@@ -180,7 +180,7 @@ def _reference_logits(model: Any, sequence: Sequence[int]) -> "Tensor":
     return logits.float()
 
 
-def _our_logits(model: "Decoder", chunks: Sequence[Sequence[int]]) -> "Tensor":
+def _our_logits(model: "CausalModel", chunks: Sequence[Sequence[int]]) -> "Tensor":
     """The same from our decoder, chunk after chunk through the KV cache."""
     import torch
 

@@ -14,7 +14,7 @@ from folovllm.serving.logs import LogFormat
 from folovllm.serving.server import ServerConfig
 
 DEFAULT_PORT = 50052
-QUANTIZATIONS = ("none", "int8")
+QUANTIZATIONS = ("none", "int8", "int4")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 

@@ -16,7 +16,7 @@ def walk_a_request(model: str | None) -> None:
     decoder, tokenizer = get_model_and_tokenizer(config)
     params = SamplingParams(n=2, temperature=0.8)
     request = Request("example", tokenizer.encode("Once upon a time"), params)
-    print(f"{type(decoder).__name__} with {sum(p.numel() for p in decoder.parameters()):,} weights")
+    print(f"{type(decoder).__name__} with {decoder.config.num_weights:,} weights")
     for seq in request.get_seqs():
         print(f"  sequence {seq.index}: {seq.status.name}, tokens {seq.token_ids}")
 

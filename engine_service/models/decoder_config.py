@@ -40,6 +40,14 @@ class DecoderConfig:
     dtype: str
     eos_token_ids: tuple[int, ...]
 
+    @property
+    def num_weights(self) -> int:
+        """Elements of all matrices that a token is multiplied with."""
+        query_size = self.num_attention_heads * self.head_dim
+        kv_size = self.num_key_value_heads * self.head_dim
+        layer = 2 * (query_size + kv_size) + 3 * self.intermediate_size
+        return self.hidden_size * (self.num_hidden_layers * layer + self.vocab_size)
+
     @classmethod
     def from_folder(cls, folder: Path) -> "DecoderConfig":
         """Reads config.json, and eos ids from generation_config.json where it has them.

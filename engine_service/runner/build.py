@@ -43,6 +43,9 @@ def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> Bui
     max_model_len = resolve_max_model_len(config.model.max_model_len, decoder_config)
     device = resolve_device(config.model.device)
     dtype = resolve_dtype(config.model.dtype, decoder_config.dtype, device)
+    if device.type == "cpu" and decoder_config.num_weights < _LARGE_MODEL:
+        torch.set_num_threads(1)
+    block_size = config.cache.block_size
     model = load_model(
         folder,
         decoder_config,
@@ -51,10 +54,8 @@ def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> Bui
         show_progress,
         config.model.deterministic,
         config.model.quantization,
+        block_size,
     )
-    if device.type == "cpu" and model.num_parameters < _LARGE_MODEL:
-        torch.set_num_threads(1)
-    block_size = config.cache.block_size
     num_blocks = num_blocks_that_fit(
         config.cache,
         max_num_seqs=config.scheduler.max_num_seqs,

@@ -6,8 +6,8 @@ import torch
 
 from engine_service.config import CacheConfig
 from engine_service.layers.attention import KVCache
+from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.qwen3 import Decoder
 from folovllm.errors import ConfigError
 
 _GPU_UTILIZATION = 0.9
@@ -53,7 +53,7 @@ def num_blocks_that_fit(
     return min(fitting, max_num_seqs * blocks_of_sequence)
 
 
-def allocate_kv_caches(model: Decoder, num_blocks: int, block_size: int) -> list[KVCache]:
+def allocate_kv_caches(model: CausalModel, num_blocks: int, block_size: int) -> list[KVCache]:
     """The pool: one cache for each layer. On a CPU a block takes memory when first written."""
     config = model.config
     return [

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
-from engine_service.models.qwen3 import Decoder
+from engine_service.models.causal_model import CausalModel
 from engine_service.runner.grammar_masks import GrammarMasks
 from engine_service.runner.input_batch import InputBatch, build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
@@ -24,7 +24,7 @@ class TorchModelRunner:
     All calls must come from one thread at a time.
     """
 
-    def __init__(self, model: Decoder, num_blocks: int, block_size: int) -> None:
+    def __init__(self, model: CausalModel, num_blocks: int, block_size: int) -> None:
         self.model = model
         self._block_size = block_size
         self._kv_caches = allocate_kv_caches(model, num_blocks, block_size)

@@ -26,7 +26,7 @@ from engine_service.layers.deterministic_attention import DeterministicAttention
 from engine_service.layers.row_tiles import TILE_ROWS, exact_silu, tiled_linear
 from engine_service.llm_engine import LLMEngine
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.loader import load_model
+from engine_service.models.loader import load_decoder
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
 from folovllm.outputs import RequestOutput
@@ -147,7 +147,7 @@ def test_without_it_the_same_batch_repeats_exactly(folder: Path, dtype: str) -> 
 def logits_of(folder: Path, token_ids: Sequence[int], chunks: Sequence[int], dtype: str) -> Tensor:
     """Logits at every position, computed in chunks, with NaN in every unused slot of the cache."""
     config = DecoderConfig.from_folder(folder)
-    model = load_model(folder, config, DTYPES[dtype], CPU, False, deterministic=True)
+    model = load_decoder(folder, config, DTYPES[dtype], CPU, False, deterministic=True)
     caches = allocate_kv_caches(model, 40, 16)
     for tensor in (tensor for cache in caches for tensor in cache):
         tensor.fill_(float("nan"))

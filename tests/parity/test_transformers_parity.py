@@ -10,9 +10,9 @@ from torch import Tensor
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig
 from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
+from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
-from engine_service.models.qwen3 import Decoder
 from engine_service.runner.build import build_runner
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
@@ -33,12 +33,12 @@ def prompt(length: int, seed: int) -> list[int]:
     return torch.randint(2, VOCAB_SIZE, (length,), generator=generator).tolist()
 
 
-def load(folder: Path, dtype: torch.dtype) -> Decoder:
+def load(folder: Path, dtype: torch.dtype) -> CausalModel:
     return load_model(folder, DecoderConfig.from_folder(folder), dtype, CPU, show_progress=False)
 
 
 @torch.inference_mode()
-def our_logits(model: Decoder, token_ids: Sequence[int], chunks: Sequence[int]) -> Tensor:
+def our_logits(model: CausalModel, token_ids: Sequence[int], chunks: Sequence[int]) -> Tensor:
     """Logits at every position, computed in chunks of the given lengths, in float32."""
     caches = allocate_kv_caches(model, 40, BLOCK_SIZE)
     block_table = range(39, 0, -1)

@@ -19,7 +19,7 @@ from engine_service.layers.int8_linear import (
 )
 from engine_service.layers.packing import choose_packing
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.loader import load_model
+from engine_service.models.loader import load_decoder
 from folovllm.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -128,8 +128,8 @@ def test_int8_is_for_a_cpu() -> None:
 def test_a_decoders_logits_stay_near(name: str, tmp_path: Path) -> None:
     folder = make_checkpoint(name, tmp_path)
     config = DecoderConfig.from_folder(folder)
-    model = load_model(folder, config, torch.float32, CPU, False, quantization="int8")
-    plain = load_model(folder, config, torch.float32, CPU, False)
+    model = load_decoder(folder, config, torch.float32, CPU, False, quantization="int8")
+    plain = load_decoder(folder, config, torch.float32, CPU, False)
     hidden = torch.randn(20, config.hidden_size)
     error = relative_error(model.compute_logits(hidden), plain.compute_logits(hidden))
     assert 0 < error < 0.02

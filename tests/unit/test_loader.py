@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import make_checkpoint, reference_model
 
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.loader import load_model
+from engine_service.models.loader import load_decoder
 from engine_service.models.qwen3 import Decoder
 from folovllm.errors import ConfigError
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
-    return load_model(folder, DecoderConfig.from_folder(folder), dtype, CPU, show_progress=True)
+    return load_decoder(folder, DecoderConfig.from_folder(folder), dtype, CPU, show_progress=True)
 
 
 def rewrite(

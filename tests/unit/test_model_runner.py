@@ -10,6 +10,7 @@ from tiny_models import EOS_TOKEN_ID, VOCAB_SIZE, make_checkpoint
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
+from engine_service.models.qwen3 import Decoder
 from engine_service.runner.build import BuiltRunner, build_runner
 from folovllm.errors import ConfigError, ServerError
 from folovllm.sampling_params import SamplingParams
@@ -188,7 +189,9 @@ def test_forbidden_ids_reach_the_sampler(built: BuiltRunner) -> None:
 def test_logits_that_are_not_numbers_raise(tmp_path: Path) -> None:
     folder = make_checkpoint("qwen3_tied", tmp_path)
     built = build_runner(engine_config(), folder, show_progress=False)
-    dict(built.runner.model.weights())["model.norm.weight"].fill_(float("nan"))
+    model = built.runner.model
+    assert isinstance(model, Decoder)
+    dict(model.weights())["model.norm.weight"].fill_(float("nan"))
     with pytest.raises(ServerError, match="sequence 9 at position 5 are not finite"):
         step(built, [Running(9, prompt(9, 5))], list(range(4)))
 

@@ -1,0 +1,85 @@
+// A decoder's layers, one after the other: what engine_service/models/qwen3.py says of a layer, in
+// five operators.
+
+#include <chrono>
+
+#include "attention.h"
+#include "context.h"
+#include "linear.h"
+
+extern "C" {
+
+struct Layer {
+    const LinearWeight* qkv_proj;
+    const LinearWeight* o_proj;
+    const LinearWeight* gate_up_proj;  // gated
+    const LinearWeight* down_proj;
+    const bf16* input_norm;
+    const bf16* q_norm;  // or null
+    const bf16* k_norm;
+    const bf16* post_attention_norm;
+    bf16* keys;  // of the cache
+    bf16* values;
+};
+
+struct Decoder {
+    const Layer* layers;
+    int64_t num_layers;
+    int64_t hidden_size;
+    AttentionShape shape;
+    float eps;
+};
+
+// Nanoseconds that a call took.
+struct Elapsed {
+    int64_t linears;
+    int64_t attention;
+};
+
+// Takes hidden states [tokens of the step, hidden_size] through all layers, in place.
+Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* step, bf16* hidden) {
+    const AttentionShape& shape = decoder->shape;
+    const int64_t tokens = step->query_start_loc[step->num_seqs];
+    const int64_t size = decoder->hidden_size, mixed_size = shape.num_heads * shape.head_dim;
+    const int64_t qkv_size = mixed_size + 2 * shape.num_kv_heads * shape.head_dim;
+    const auto memory = [=](Scratch purpose, int64_t columns) {
+        return static_cast<bf16*>(context->scratch(purpose, tokens * columns * sizeof(bf16)));
+    };
+    Elapsed elapsed{0, 0};
+    auto last = std::chrono::steady_clock::now();
+    const auto count = [&last](int64_t& part) {
+        const auto now = std::chrono::steady_clock::now();
+        part += std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();
+        last = now;
+    };
+    for (int64_t i = 0; i < decoder->num_layers; ++i) {
+        const Layer& layer = decoder->layers[i];
+        const int64_t gated_size = layer.gate_up_proj->outputs / 2;
+        bf16* const qkv = memory(Scratch::kQkv, qkv_size);
+        bf16* const mixed = memory(Scratch::kMixed, mixed_size);
+        bf16* const gated = memory(Scratch::kGated, gated_size);
+        const auto project = [&](const LinearWeight* weight, const bf16* rows, int64_t columns,
+                                 const bf16* norm, const bf16* residual, bf16* output) {
+            const LinearCall call{rows,   norm,    residual,     output,
+                                  tokens, columns, decoder->eps};
+            linear(context, weight, &call);
+        };
+        project(layer.qkv_proj, hidden, size, layer.input_norm, nullptr, qkv);
+        count(elapsed.linears);
+        const AttentionCall call{qkv,          layer.keys,   layer.values, mixed,
+                                 layer.q_norm, layer.k_norm, decoder->eps};
+        attention(context, &shape, step, &call);
+        count(elapsed.attention);
+        project(layer.o_proj, mixed, mixed_size, nullptr, hidden, hidden);
+        project(layer.gate_up_proj, hidden, size, layer.post_attention_norm, nullptr, gated);
+        project(layer.down_proj, gated, gated_size, nullptr, hidden, hidden);
+        count(elapsed.linears);
+    }
+    return elapsed;
+}
+
+Context* context_create(int num_threads) { return new Context(num_threads); }
+
+void context_destroy(Context* context) { delete context; }
+
+}  // extern "C"

@@ -1,0 +1,33 @@
+// What a product of rows with a packed weight is made of; linear.cpp says how they are packed.
+
+#pragma once
+
+#include "context.h"
+#include "vectors.h"
+
+enum Format : int32_t { kBf16 = 0, kInt8 = 1, kInt4 = 2 };
+
+extern "C" {
+
+struct LinearWeight {
+    const uint8_t* panels;
+    const bf16* bias;  // [outputs], or null
+    int64_t outputs;
+    int64_t inputs;
+    int32_t format;
+    int32_t gated;  // whether a panel has 16 gates and their 16 factors: silu(gate) * factor comes out
+};
+
+struct LinearCall {
+    const bf16* rows;         // [num_rows, inputs], num_rows of them row_stride apart
+    const bf16* norm_weight;  // [inputs], or null: no norm
+    const bf16* residual;     // as output, added to it, or null
+    bf16* output;             // [num_rows, outputs]
+    int64_t num_rows;
+    int64_t row_stride;
+    float eps;
+};
+
+void linear(Context* context, const LinearWeight* weight, const LinearCall* call);
+
+}  // extern "C"

@@ -1,0 +1,64 @@
+"""CausalModel: what the runner needs of a decoder, whoever computes it."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine_service.layers.attention import AttentionMetadata, KVCache
+from engine_service.models.decoder_config import DecoderConfig
+
+
+class CacheAllocator(Protocol):
+    """The part of an AttentionBackend that makes the KV cache."""
+
+    def allocate(
+        self,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> KVCache:
+        """See AttentionBackend."""
+        ...
+
+
+class CausalModel(Protocol):
+    """Token ids to hidden states to logits."""
+
+    @property
+    def config(self) -> DecoderConfig:
+        """The model's shape."""
+        ...
+
+    @property
+    def backend(self) -> CacheAllocator:
+        """Makes the KV cache of a layer."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of hidden states, logits and KV cache."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of it is."""
+        ...
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        kv_caches: Sequence[KVCache],
+        metadata: AttentionMetadata,
+    ) -> Tensor:
+        """Token ids and positions [T] -> hidden states [T, hidden_size]; writes the tokens' KV."""
+        ...
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states as they come from a call, [S, hidden_size] -> [S, vocab_size]."""
+        ...

@@ -1,0 +1,107 @@
+"""Checkpoint: a folder's safetensors files, single or sharded, as tensors by name.
+
+Files are memory-mapped; a tensor's values are read when they are used. Names and shapes can be
+checked against the files' headers before any weight is read.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from folovllm.errors import ConfigError
+from folovllm.model_files import read_json
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_STORED_DTYPES = ("F32", "BF16", "F16")
+
+
+class Checkpoint:
+    """Open while in its context."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ConfigError where a file is missing or broken."""
+        self.folder = folder
+        with ExitStack() as stack:
+            self._paths = _weight_files(folder)
+            self._files = [_open(path, stack) for path in self._paths]
+            self._homes = {
+                name: number
+                for number, file in enumerate(self._files)
+                for name in file.keys()  # noqa: SIM118 - no mapping
+            }
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def check(self, wanted: Mapping[str, Sequence[int]]) -> None:
+        """Compares what there is with names and shapes. Raises ConfigError, naming the tensor."""
+        for name, shape in wanted.items():
+            if name not in self._homes:
+                raise ConfigError(
+                    f"{self.folder} has no tensor {name}; its weights are not complete"
+                )
+            header = self._files[self._homes[name]].get_slice(name)
+            if header.get_shape() != list(shape):
+                raise ConfigError(
+                    f"{self.folder}: tensor {name} has shape {header.get_shape()}, "
+                    f"config.json says {list(shape)}"
+                )
+            if header.get_dtype() not in _STORED_DTYPES:
+                raise ConfigError(
+                    f"{self.folder}: tensor {name} is stored as {header.get_dtype()}; "
+                    f"supported are {', '.join(_STORED_DTYPES)}"
+                )
+        for name in sorted(self._homes.keys() - wanted.keys()):
+            # Older checkpoints store the rotary frequencies, some a copy of tied embeddings.
+            if not (name.endswith("rotary_emb.inv_freq") or name == "lm_head.weight"):
+                raise ConfigError(
+                    f"{self.folder} has a tensor {name} that its config.json has no use for"
+                )
+
+    def read(self, name: str) -> Tensor:
+        """A tensor, in the type that it is stored in; a view of its file."""
+        tensor: Tensor = self._files[self._homes[name]].get_tensor(name)
+        return tensor
+
+    def read_anew(self, name: str) -> Tensor:
+        """The same, in a mapping of its own: pages of the first one that have been read, and count
+        as the process's memory, do not come along."""
+        with safe_open(self._paths[self._homes[name]], framework="pt", device="cpu") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    def in_file_order(self, names: Iterator[str]) -> list[str]:
+        """The names, those of a file together."""
+        return sorted(names, key=lambda name: self._homes[name])
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights, from the index where there is one."""
+    if (folder / _INDEX).is_file():
+        weight_map = read_json(folder / _INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ConfigError(f"{folder / _INDEX} has no weight_map")
+        return [folder / name for name in sorted(set(map(str, weight_map.values())))]
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
+    raise ConfigError(
+        f"{folder} has no weights: it needs {_SINGLE} or {_INDEX} (other formats are not read)"
+    )
+
+
+def _open(path: Path, stack: ExitStack) -> Any:
+    if not path.is_file():
+        raise ConfigError(f"{path.parent} has no {path.name}, which its {_INDEX} lists")
+    try:
+        return stack.enter_context(safe_open(path, framework="pt", device="cpu"))
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path} is not a safetensors file: {error}") from None

@@ -1,0 +1,202 @@
+"""CpuDecoder: the decoder of qwen3.py in bfloat16, computed by the CPU kernels.
+
+A step is one call for all layers. It differs from the plain decoder in rounding alone: what an
+operator of the kernels computes in several steps stays in float32 between them. A row's result does
+not depend on what is computed beside it, to the last bit.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engine_service.kernels import cpu_library
+from engine_service.kernels.cpu_library import AttentionShape, AttentionStep, Context, LinearCall
+from engine_service.layers.attention import AttentionMetadata, KVCache
+from engine_service.layers.paged_cache import PagedCache
+from engine_service.layers.rotary import RotaryEmbedding
+from engine_service.models.cpu_weights import CpuWeights, ReadTensor, address
+from engine_service.models.decoder_config import DecoderConfig
+
+# What the kernels take: multiples of sizes, and the most of some.
+_LANES = 32
+_KEYS_OF_VECTOR = 16
+_MOST_GROUP = 16
+_MOST_HEAD_DIM = 256
+_QUERIES_OF_TASK = 32
+# Positions whose angles are computed together: one shape, so that each gets the same bits always.
+_POSITIONS = 1024
+
+
+def fits_kernels(config: DecoderConfig, block_size: int) -> bool:
+    """Whether the kernels compute this shape, with KV blocks of so many tokens."""
+    sizes = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_attention_heads * config.head_dim,
+        config.head_dim,
+    )
+    return (
+        all(size % _LANES == 0 for size in sizes)
+        and config.head_dim <= _MOST_HEAD_DIM
+        and config.num_attention_heads <= _MOST_GROUP * config.num_key_value_heads
+        and block_size % _KEYS_OF_VECTOR == 0
+    )
+
+
+class CpuDecoder:
+    """A CausalModel. Its KV cache is laid out as attention.cpp says."""
+
+    dtype = torch.bfloat16
+    device = torch.device("cpu")
+    backend = PagedCache()
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        context: Context,
+        weights: CpuWeights,
+        embedding: Tensor,
+        read: ReadTensor,
+    ) -> None:
+        """`embedding` is [vocab_size, hidden_size] in any type; `read` gives the norms' weights."""
+        self.config = config
+        self._context = context
+        self._weights = weights
+        self._embedding = embedding
+        self._angles = _AngleTable(config)
+        self._norms: dict[str, Tensor] = {}
+        self._read = read
+        self._final_norm = self._norm("model.norm")
+        self._layers = (cpu_library.Layer * config.num_hidden_layers)(
+            *(self._layer(index) for index in range(config.num_hidden_layers))
+        )
+        self.elapsed = cpu_library.Elapsed()
+        """Nanoseconds of the latest step by its parts."""
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        kv_caches: Sequence[KVCache],
+        metadata: AttentionMetadata,
+    ) -> Tensor:
+        """See CausalModel. The hidden states are those before the last norm."""
+        hidden = functional.embedding(input_ids, self._embedding).to(self.dtype)
+        for layer, cache in zip(self._layers, kv_caches, strict=True):
+            layer.keys, layer.values = cache.key.data_ptr(), cache.value.data_ptr()
+        cos, sin = self._angles.up_to(max(metadata.seq_lens))
+        starts = np.array(metadata.query_start_loc, dtype=np.int64)
+        tasks = self._tasks(metadata)
+        step = AttentionStep(
+            starts.ctypes.data,
+            metadata.seq_lens_tensor.data_ptr(),
+            metadata.block_tables.data_ptr(),
+            metadata.slot_mapping.data_ptr(),
+            positions.data_ptr(),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            tasks.ctypes.data,
+            len(metadata.seq_lens),
+            metadata.block_tables.shape[1],
+            len(tasks),
+        )
+        config = self.config
+        decoder = cpu_library.Decoder(
+            self._layers,
+            len(self._layers),
+            config.hidden_size,
+            AttentionShape(
+                config.num_attention_heads,
+                config.num_key_value_heads,
+                config.head_dim,
+                metadata.block_size,
+            ),
+            config.rms_norm_eps,
+        )
+        self.elapsed = self._context.decode(decoder, step, hidden.data_ptr())
+        return hidden
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """See CausalModel."""
+        rows = hidden.contiguous()
+        logits = torch.empty(len(rows), self.config.vocab_size, dtype=self.dtype)
+        call = LinearCall(
+            rows.data_ptr(),
+            self._final_norm,
+            None,
+            logits.data_ptr(),
+            len(rows),
+            self.config.hidden_size,
+            self.config.rms_norm_eps,
+        )
+        self._context.linear(self._weights["lm_head"], call)
+        return logits
+
+    def _layer(self, index: int) -> cpu_library.Layer:
+        prefix = f"model.layers.{index}."
+        heads_norm = f"{prefix}self_attn."
+        has_norm = self.config.qk_norm
+
+        def weight(name: str) -> "ctypes._Pointer[cpu_library.LinearWeight]":
+            return ctypes.pointer(self._weights[f"{prefix}{name}"])
+
+        return cpu_library.Layer(
+            weight("self_attn.qkv_proj"),
+            weight("self_attn.o_proj"),
+            weight("mlp.gate_up_proj"),
+            weight("mlp.down_proj"),
+            self._norm(f"{prefix}input_layernorm"),
+            self._norm(f"{heads_norm}q_norm") if has_norm else None,
+            self._norm(f"{heads_norm}k_norm") if has_norm else None,
+            self._norm(f"{prefix}post_attention_layernorm"),
+            None,
+            None,
+        )
+
+    def _norm(self, name: str) -> int | None:
+        """The address of a norm's weight, which is kept."""
+        self._norms[name] = self._read(f"{name}.weight").to(self.dtype).clone()
+        return address(self._norms[name])
+
+    def _tasks(self, metadata: AttentionMetadata) -> np.ndarray:
+        """Sequence, key head and first query of each task, the longest first; [tasks, 3]."""
+        longest_first = sorted(
+            range(len(metadata.seq_lens)), key=lambda row: -metadata.seq_lens[row]
+        )
+        heads = range(self.config.num_key_value_heads)
+        starts = metadata.query_start_loc
+        tasks = [
+            (row, head, query)
+            for row in longest_first
+            for query, head in product(
+                range(0, starts[row + 1] - starts[row], _QUERIES_OF_TASK), heads
+            )
+        ]
+        return np.array(tasks, dtype=np.int64)
+
+
+class _AngleTable:
+    """cos and sin of every position so far, each [positions, head_dim / 2] in float32."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        self._rotary = RotaryEmbedding(config.rope, config.head_dim, torch.device("cpu"))
+        self._half = config.head_dim // 2
+        self._cos = self._sin = torch.empty(0, self._half)
+
+    def up_to(self, num_positions: int) -> tuple[Tensor, Tensor]:
+        """Those of at least so many positions."""
+        parts = []
+        for start in range(len(self._cos), num_positions, _POSITIONS):
+            positions = torch.arange(start, start + _POSITIONS)
+            cos, sin = self._rotary.angles(positions, torch.float32)
+            # The second halves: there, sin has its own sign.
+            parts.append((cos[:, 0, self._half :], sin[:, 0, self._half :]))
+        if parts:
+            self._cos = torch.cat((self._cos, *(cos for cos, _ in parts)))
+            self._sin = torch.cat((self._sin, *(sin for _, sin in parts)))
+        return self._cos, self._sin
