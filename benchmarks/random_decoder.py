@@ -111,7 +111,7 @@ def random_decoder(
         parameter.normal_(std=0.02)
     packing = None if deterministic else choose_packing(decoder.dtype, device)
     if packing is not None:
-        decoder.pack(packing)
+        decoder.pack(packing, packing)
     return decoder
 
 

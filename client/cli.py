@@ -35,6 +35,7 @@ _INTERRUPTED = 130
 _DEFAULTS = ServeOptions()
 _PORT = click.IntRange(1, 65535)
 _TOKEN_ID = click.IntRange(0, 2**32 - 1)
+_QUANTIZATION = click.Choice(["none", "int8", "int4"])
 
 
 class Commands(click.Group):
@@ -86,9 +87,7 @@ def commands() -> None:
 @click.option("--max-model-len", type=int, metavar="N", help="Tokens of prompt and completion.")
 @click.option("--max-num-seqs", type=int, metavar="N", help="Sequences that run at once.")
 @click.option("--deterministic", is_flag=True, help="The same tokens in any batch; slower.")
-@click.option(
-    "--quantization", type=click.Choice(["none", "int8"]), help="Of the weights, on a CPU."
-)
+@click.option("--quantization", type=_QUANTIZATION, help="Of the weights, on a CPU.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text.")
 def serve(**options: Any) -> None:
     """Starts both services and stops them together.
@@ -199,8 +198,12 @@ def health(server: str) -> None:
 
 @commands.command()
 @click.option("--model", metavar="PATH_OR_ID", help="Folder or hub id. Default: the embedded one.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
-@click.option("--quantization", type=click.Choice(["none", "int8"]), default="none")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Default: float32; of a quantized model bfloat16, as it is served.",
+)
+@click.option("--quantization", type=_QUANTIZATION, default="none", show_default=True)
 @click.option("--prompts", type=click.IntRange(1), default=8, metavar="N", help="Default: 8.")
 @click.option("--steps", type=click.IntRange(1), default=64, metavar="N", help="Default: 64.")
 @click.option("--device", default="auto", metavar="DEVICE", help="cpu, cuda or cuda:N.")
@@ -212,6 +215,8 @@ def parity(as_json: bool, **options: Any) -> None:
     """
     from client.parity import ParityOptions, check_parity
 
+    if options["dtype"] is None:
+        options["dtype"] = "float32" if options["quantization"] == "none" else "bfloat16"
     report = check_parity(ParityOptions(**options))
     click.echo(json.dumps(report.as_dict()) if as_json else report.table())
     if not report.passed:

@@ -43,7 +43,7 @@ class ParityOptions:
     dtype: str = "float32"
     """Of our engine: float32 or bfloat16. The reference is always float32."""
     quantization: str = "none"
-    """Of our engine's weights: none or int8. The reference's are as they are stored."""
+    """Of our engine's weights: none, int8 or int4. The reference's are as they are stored."""
     device: str = "auto"
     """cpu, cuda or cuda:N; for both sides."""
     prompts: int = 8

@@ -13,7 +13,7 @@ FLOAT32_LIMIT = 1e-4
 """Largest logit error of any position in float32."""
 BFLOAT16_RATIO = 1.25
 """Largest logit error in bfloat16, as a multiple of transformers' own."""
-QUANTIZED_LIMIT = 0.1
+QUANTIZED_LIMITS = {"int8": 0.1, "int4": 0.3}
 """Largest logit error of all positions together, of quantized weights."""
 NEAR_TIE = 0.125
 """Largest margin, in nats, of a divergence that rounding explains."""
@@ -94,7 +94,7 @@ class ParityReport:
         An error that is not a number never passes.
         """
         if self.quantization != "none":
-            return self.error.total <= QUANTIZED_LIMIT
+            return self.error.total <= QUANTIZED_LIMITS[self.quantization]
         if self.own_error is None:
             near_ties = all(divergence.near_tie for divergence in self.divergences)
             return self.error.largest <= FLOAT32_LIMIT and near_ties
@@ -104,7 +104,8 @@ class ParityReport:
     def verdict(self) -> str:
         """One line: PASS or FAIL, and why."""
         if self.quantization != "none":
-            logits = f"logit error {self.error.total:.1e}, limit {QUANTIZED_LIMIT:.0e}"
+            limit = QUANTIZED_LIMITS[self.quantization]
+            logits = f"logit error {self.error.total:.1e}, limit {limit:.0e}"
         elif self.own_error is None:
             logits = f"largest logit error {self.error.largest:.1e}, limit {FLOAT32_LIMIT:.0e}"
         else:

@@ -37,7 +37,7 @@ class ServeOptions:
     deterministic: bool = False
     """Give a request the same tokens whatever is computed beside it."""
     quantization: str | None = None
-    """none or int8, of the weights."""
+    """none, int8 or int4, of the weights."""
     max_num_seqs: int | None = None
     """Most sequences that run at once."""
     log_format: str | None = None

@@ -33,7 +33,7 @@ class ModelConfig:
     deterministic: bool = False
     """Give a request the same tokens whatever is computed beside it; takes longer."""
     quantization: str = "none"
-    """none, or int8: a CPU's projections in 8 bits, made of the checkpoint's when it is loaded."""
+    """none, or int8 or int4: a CPU's projections in so many bits, made when they are loaded."""
 
     def __post_init__(self) -> None:
         _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
@@ -126,7 +126,7 @@ def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
         "--quantization",
         default=model.quantization,
         choices=QUANTIZATIONS,
-        help="of the weights, when they are loaded; int8 is for cpu (%(default)s)",
+        help="of the weights, when they are loaded; for cpu (%(default)s)",
     )
     add("--block-size", type=int, default=cache.block_size, help="tokens a block (%(default)s)")
     add("--num-blocks", type=int, help="KV cache blocks (what the memory gives)")

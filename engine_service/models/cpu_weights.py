@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine_service.kernels.cpu_library import FORMATS, Context, LinearWeight
+from engine_service.layers.packing import head_quantization
 from engine_service.models.decoder_config import DecoderConfig
 
 _PANEL = 32  # of outputs; linear.cpp's
@@ -54,12 +55,11 @@ class Projection:
 
 
 def projections(config: DecoderConfig, quantization: str) -> Iterator[Projection]:
-    """All of a decoder's, in the order in which a step reads them.
-
-    The output layer of an int4 model is in 8 bits: errors in it count as they are.
-    """
-    layer_format = "bf16" if quantization == "none" else quantization
-    head_format = "int8" if layer_format == "int4" else layer_format
+    """All of a decoder's, in the order in which a step reads them."""
+    layer_format, head_format = (
+        "bf16" if name == "none" else name
+        for name in (quantization, head_quantization(quantization))
+    )
     query_size = config.num_attention_heads * config.head_dim
     kv_size = config.num_key_value_heads * config.head_dim
     hidden, size = config.hidden_size, config.intermediate_size

@@ -1,7 +1,8 @@
 """From a folder's checkpoint to a model with its weights, the fastest that the device has.
 
-On a CPU that computes bfloat16 that is the CpuDecoder, elsewhere the Decoder in plain torch. On a
-CPU rows of the embedding are read from its file as they are needed: a tied one is not held twice.
+On a CPU that computes bfloat16 that is the CpuDecoder, which is deterministic as it is, elsewhere
+the Decoder in plain torch. On a CPU rows of the embedding are read from its file as they are
+needed: a tied one is not held twice.
 """
 
 import sys
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from engine_service.kernels import cpu_library
 from engine_service.layers.attention import choose_backend
 from engine_service.layers.deterministic_attention import DeterministicAttention
-from engine_service.layers.packing import choose_packing
+from engine_service.layers.packing import choose_packing, head_quantization
 from engine_service.layers.row_tiles import TILED_OPERATORS
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.checkpoint import Checkpoint
@@ -46,8 +47,8 @@ def load_model(
     Progress goes to stderr, if that is a terminal.
     """
     kernels = None
-    if device.type == "cpu" and dtype is torch.bfloat16 and not deterministic:
-        kernels = cpu_library.find_or_build() if fits_kernels(config, block_size) else None
+    if device.type == "cpu" and dtype is torch.bfloat16 and fits_kernels(config, block_size):
+        kernels = cpu_library.find_or_build()
     if kernels is None:
         return load_decoder(
             folder, config, dtype, device, show_progress, deterministic, quantization
@@ -98,7 +99,10 @@ def load_decoder(
 ) -> Decoder:
     """As load_model, in plain torch; on a CPU projections are packed, if that is faster."""
     model = make_decoder(config, dtype, device, deterministic)
-    packing = None if deterministic else choose_packing(dtype, device, quantization)
+    packing, head_packing = (
+        None if deterministic else choose_packing(dtype, device, name)
+        for name in (quantization, head_quantization(quantization))
+    )
     with Checkpoint(folder) as checkpoint:
         checkpoint.check({name: target.shape for name, target in model.weights()})
         model.allocate()
@@ -108,9 +112,9 @@ def load_decoder(
             del targets[_EMBEDDING]
         for name in _shown(checkpoint.in_file_order(iter(targets)), show_progress):
             targets[name].copy_(checkpoint.read(name))
-        if packing is not None:
+        if packing is not None and head_packing is not None:
             del targets  # which would keep what is packed
-            model.pack(packing)
+            model.pack(packing, head_packing)
             _set_embedding(model, checkpoint.read_anew(_EMBEDDING))
     return model
 

@@ -179,7 +179,7 @@ class Decoder(nn.Module):
         """Gives every parameter memory on the model's device, its content undefined."""
         self.to_empty(device=self.device)
 
-    def pack(self, packing: Packing) -> None:
+    def pack(self, packing: Packing, head_packing: Packing) -> None:
         """Puts packed forms in the place of all filled projections; a tied embedding gives a head.
 
         Each is work for one thread, so several are packed at once, the largest first. The
@@ -193,8 +193,12 @@ class Decoder(nn.Module):
             )
         linears = [module for module in self.modules() if isinstance(module, Linear)]
         linears.sort(key=lambda linear: -linear.weight.numel())
+
+        def pack(linear: Linear) -> None:
+            linear.pack(head_packing if linear is self.lm_head else packing)
+
         with ThreadPoolExecutor(min(_PACKING_THREADS, torch.get_num_threads())) as threads:
-            list(threads.map(lambda linear: linear.pack(packing), linears))
+            list(threads.map(pack, linears))
 
     def forward(
         self,

@@ -147,7 +147,7 @@ def test_the_option_and_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_args(["--quantization", "int8"]).engine.model.quantization == "int8"
     monkeypatch.setenv("FOLOVLLM_QUANTIZATION", "int8")
     assert parse_args([]).engine.model.quantization == "int8"
-    with pytest.raises(ConfigError, match="quantization must be one of none, int8"):
+    with pytest.raises(ConfigError, match="quantization must be one of none, int8, int4"):
         ModelConfig(quantization="int3")
     with pytest.raises(ConfigError, match="deterministic goes with quantization none alone"):
         ModelConfig(deterministic=True, quantization="int8")

@@ -1,7 +1,7 @@
 """Scores a checkpoint skill by skill: greedy answers to inputs the training never saw.
 
-Run as `python -m tools.demo_model.evaluate FOLDER [--count N] [--quantization none|int8]`; prints a
-table. Answers are transformers' in float32, or with --quantization our own engine's.
+Run as `python -m tools.demo_model.evaluate FOLDER [--count N] [--quantization none|int8|int4]`;
+prints a table. Answers are transformers' in float32, or with --quantization our own engine's.
 """
 
 from __future__ import annotations

@@ -74,14 +74,41 @@ void pack_bf16_row(const bf16* row, int64_t inputs, uint8_t* panel, int column) 
         std::memcpy(target + unit * kPanel, row + unit * 2, 4);
 }
 
+// To four units of a column, each of four bytes.
+void store_units(uint8_t* panel, int64_t first_unit, int column, __m512i values) {
+    alignas(16) uint32_t four[4];
+    _mm_store_si128(reinterpret_cast<__m128i*>(four), _mm512_cvtepi32_epi8(values));
+    for (int unit = 0; unit < 4; ++unit)
+        std::memcpy(panel + ((first_unit + unit) * kPanel + column) * 4, four + unit, 4);
+}
+
 void pack_int8_row(const bf16* row, int64_t inputs, uint8_t* panel, int column, float* scale) {
-    float largest = 0;
-    for (int64_t i = 0; i < inputs; ++i) largest = std::max(largest, std::abs(bf16_to_float(row[i])));
-    *scale = std::max(largest, 0x1p-126f * 127) / 127;
-    for (int64_t i = 0; i < inputs; ++i) {
-        const auto value = static_cast<int>(std::nearbyint(bf16_to_float(row[i]) / *scale));
-        panel[(i / 4 * kPanel + column) * 4 + i % 4] = static_cast<uint8_t>(value + 128);
+    __m512 largest = _mm512_setzero_ps();
+    for (int64_t i = 0; i < inputs; i += 16)
+        largest = _mm512_max_ps(largest, _mm512_abs_ps(load_bf16(row + i)));
+    *scale = std::max(_mm512_reduce_max_ps(largest), 0x1p-126f * 127) / 127;
+    for (int64_t i = 0; i < inputs; i += 16) {
+        const __m512 ratios = _mm512_div_ps(load_bf16(row + i), _mm512_set1_ps(*scale));
+        const __m512i values = _mm512_add_epi32(_mm512_cvtps_epi32(ratios), _mm512_set1_epi32(128));
+        store_units(panel, i / 4, column, values);
     }
+}
+
+// Of 32 values, the first of those with the largest magnitude.
+float largest_of_group(const bf16* values) {
+    const __m512 left = _mm512_abs_ps(load_bf16(values));
+    const __m512 right = _mm512_abs_ps(load_bf16(values + 16));
+    const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(_mm512_max_ps(left, right)));
+    const uint32_t found = _mm512_cmpeq_ps_mask(left, largest) |
+                           static_cast<uint32_t>(_mm512_cmpeq_ps_mask(right, largest)) << 16;
+    return bf16_to_float(values[found ? __builtin_ctz(found) : 0]);
+}
+
+__m512i int4_values(const bf16* values, float width) {
+    const __m512 ratios =
+        width == 0 ? _mm512_setzero_ps() : _mm512_div_ps(load_bf16(values), _mm512_set1_ps(width));
+    const __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(ratios), _mm512_set1_epi32(8));
+    return _mm512_min_epi32(_mm512_max_epi32(whole, _mm512_setzero_si512()), _mm512_set1_epi32(15));
 }
 
 // The largest magnitude becomes -8, so that all sixteen values are of use.
@@ -89,21 +116,12 @@ void pack_int4_row(const bf16* row, int64_t inputs, uint8_t* panel, int column) 
     for (int64_t group = 0; group < inputs / kGroup; ++group) {
         const bf16* values = row + group * kGroup;
         uint8_t* target = panel + group * kInt4GroupBytes;
-        float largest = 0;
-        for (int i = 0; i < kGroup; ++i) {
-            const float value = bf16_to_float(values[i]);
-            if (std::abs(value) > std::abs(largest)) largest = value;
-        }
-        const auto rounded = _mm_cvtneps_pbh(_mm_set_ss(largest / -8));
+        const auto rounded = _mm_cvtneps_pbh(_mm_set_ss(largest_of_group(values) / -8));
         const auto scale = static_cast<bf16>(_mm_cvtsi128_si32(reinterpret_cast<__m128i>(rounded)));
-        const float width = bf16_to_float(scale);
         std::memcpy(target + kGroup * kPanel / 2 + column * 2, &scale, 2);
-        for (int i = 0; i < kGroup; ++i) {
-            const float ratio = width == 0 ? 0 : bf16_to_float(values[i]) / width;
-            const int value = std::clamp(static_cast<int>(std::nearbyint(ratio)) + 8, 0, 15);
-            const int half = i / 16, byte = (i % 16 / 4 * kPanel + column) * 4 + i % 4;
-            target[byte] |= static_cast<uint8_t>(value << (4 * half));
-        }
+        const float width = bf16_to_float(scale);
+        const __m512i high = _mm512_slli_epi32(int4_values(values + 16, width), 4);
+        store_units(target, 0, column, _mm512_or_si512(int4_values(values, width), high));
     }
 }
 
