@@ -7,7 +7,6 @@ not depend on what is computed beside it, to the last bit.
 
 import ctypes
 from collections.abc import Sequence
-from itertools import product
 
 import numpy as np
 import torch
@@ -164,20 +163,18 @@ class CpuDecoder:
         return address(self._norms[name])
 
     def _tasks(self, metadata: AttentionMetadata) -> np.ndarray:
-        """Sequence, key head and first query of each task, the longest first; [tasks, 3]."""
-        longest_first = sorted(
-            range(len(metadata.seq_lens)), key=lambda row: -metadata.seq_lens[row]
-        )
-        heads = range(self.config.num_key_value_heads)
-        starts = metadata.query_start_loc
-        tasks = [
-            (row, head, query)
-            for row in longest_first
-            for query, head in product(
-                range(0, starts[row + 1] - starts[row], _QUERIES_OF_TASK), heads
-            )
+        """Sequence, key head and first query of each task, [tasks, 3]; the longest about first."""
+        starts, heads = metadata.query_start_loc, self.config.num_key_value_heads
+        places = [
+            (metadata.seq_lens[row] - starts[row + 1] + starts[row] + query, row, query)
+            for row in range(len(metadata.seq_lens))
+            for query in range(0, starts[row + 1] - starts[row], _QUERIES_OF_TASK)
         ]
-        return np.array(tasks, dtype=np.int64)
+        places.sort(reverse=True)
+        tasks = np.empty((len(places), heads, 3), dtype=np.int64)
+        tasks[:, :, 1] = np.arange(heads)
+        tasks[:, :, 0::2] = np.array(places, dtype=np.int64)[:, None, 1:]
+        return tasks.reshape(-1, 3)
 
 
 class _AngleTable:
