@@ -2,16 +2,16 @@
 
 import asyncio
 import functools
+import gc
 import os
 import sys
 from collections.abc import Coroutine
 
 import structlog
 
-from engine_service.async_engine import AsyncEngine
 from engine_service.config import EngineServiceConfig, parse_args
-from engine_service.servicer import EngineServicer
 from folovllm.errors import ConfigError
+from folovllm.serving.collector import collector_paused
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging
 from folovllm.serving.server import GrpcServer
@@ -24,11 +24,12 @@ async def serve(config: EngineServiceConfig) -> int:
     """Runs the service until it is told to stop; returns the exit status. Raises ConfigError."""
     server = GrpcServer(config.server, ENGINE_SERVICE)
     port = server.bind()
-    # Read when torch is loaded. Its threads meet at every operator; one that spins while it waits
-    # keeps its core from the event loop, the other service and the thread that it waits for.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Imported after the port is ours: it brings torch, which takes seconds.
-    from engine_service.engine_factory import build_engine
+    _set_threads()
+    # Imported after the port is ours: it brings torch, which takes a second.
+    with collector_paused():
+        from engine_service.async_engine import AsyncEngine
+        from engine_service.engine_factory import build_engine
+        from engine_service.servicer import EngineServicer
 
     build = functools.partial(build_engine, config.engine, show_progress=True)
     engine = AsyncEngine(build, config.engine.scheduler.max_num_waiting)
@@ -40,6 +41,7 @@ async def serve(config: EngineServiceConfig) -> int:
         if not await _finishes_before_stop(engine.start(), server):
             os._exit(0)  # the thread that loads the model cannot be interrupted
         info = engine.info
+        gc.freeze()  # the model and what it takes to serve it, for good
         await server.set_serving(True)
         log.info(
             "ready",
@@ -56,6 +58,15 @@ async def serve(config: EngineServiceConfig) -> int:
     if not died:
         await engine.stop()
     return int(died)
+
+
+def _set_threads() -> None:
+    """Says how libraries that are not loaded yet shall use threads, unless someone has said it."""
+    # torch's threads meet at every operator; one that spins while it waits keeps its core from the
+    # event loop, the other service and the thread that it waits for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # numpy's threads begin by spinning, and have nothing to multiply here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 async def _finishes_before_stop(work: Coroutine[None, None, None], server: GrpcServer) -> bool:

@@ -1,0 +1,146 @@
+"""How soon `folovllm serve` serves, what the first calls wait, and what memory its processes hold.
+
+    python -m benchmarks.start_up [--model demo|qwen3-0.6b|qwen3-1.7b] [--runs 5]
+
+Each run is a process of its own. The clock starts with it and stops when the tokenizer service says
+SERVING, which it does once an engine is ready. Then one Generate and one Chat are sent, the first
+that these processes see. The memory is what the processes have in RAM after them; of that, `files`
+are pages of mapped files such as libraries and weights, which the kernel can drop.
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks import machine
+from benchmarks.random_checkpoint import MODELS, checkpoint, default_cache
+from client.async_client import AsyncClient
+from client.service_commands import LOOPBACK, free_ports
+from client.supervisor import until_serving
+from folovllm.errors import UnsupportedError
+from folovllm.sampling_params import SamplingParams
+
+_MIB = 2**20
+# The client's own way of waiting for a server would miss its beginning by up to 0.2 s.
+_LOOK_AGAIN = 0.005
+_SERVICES = ("engine_service", "tokenizer_service")
+_PARAMS = SamplingParams(temperature=0.0, max_tokens=8)
+_SIZE_ROWS = ("in RAM", "of which files")
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A `folovllm serve` that serves."""
+
+    process: Process
+    address: str
+    seconds: float
+    """From its start until it served."""
+
+
+def main() -> None:
+    """Prints the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", choices=MODELS, default="demo", help="(%(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="(%(default)s)")
+    args = parser.parse_args()
+    folder = checkpoint(args.model, default_cache())
+    print(machine.describe())
+    seconds: dict[str, list[float]] = defaultdict(list)
+    sizes: dict[str, list[float]] = defaultdict(list)
+    for _ in range(args.runs):
+        asyncio.run(_measure(folder, seconds, sizes))
+    for name, values in seconds.items():
+        print(_row(name, [1000 * value for value in values], "ms"))
+    for name, values in sizes.items():
+        print(_row(name, [value / _MIB for value in values], "MiB"))
+
+
+async def _measure(
+    folder: Path, seconds: dict[str, list[float]], sizes: dict[str, list[float]]
+) -> None:
+    """One run, whose figures it adds by their names."""
+    async with _serve(folder) as serving, AsyncClient(serving.address) as client:
+        seconds["SERVING after"].append(serving.seconds)
+        first_token = client.stream("Once upon a time", _PARAMS)
+        seconds["first token of the first Generate"].append(await _until_first(first_token))
+        with suppress(UnsupportedError):  # a model without a chat template
+            first_event = client.stream_chat("What is 2 + 3?", sampling_params=_PARAMS)
+            seconds["first event of the first Chat"].append(await _until_first(first_event))
+        for name, process in _processes(serving.process.pid).items():
+            memory = process.memory_info()
+            for row, size in zip(_SIZE_ROWS, (memory.rss, memory.shared), strict=True):
+                sizes[f"{name}, {row}"].append(size)
+
+
+@asynccontextmanager
+async def _serve(folder: Path) -> AsyncIterator[Serving]:
+    """Starts both services as a user does, and stops them at the end."""
+    port, engine_port = free_ports(2)
+    started = time.perf_counter()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "client", "serve", "--model", str(folder)),
+        *("--port", str(port), "--engine-port", str(engine_port)),
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+    )
+    address = f"{LOOPBACK}:{port}"
+    try:
+        await _until_listening(process, port)
+        await until_serving(address)
+        yield Serving(process, address, time.perf_counter() - started)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def _until_listening(process: Process, port: int) -> None:
+    while process.returncode is None:
+        try:
+            _, writer = await asyncio.open_connection(LOOPBACK, port)
+        except OSError:
+            await asyncio.sleep(_LOOK_AGAIN)
+        else:
+            writer.close()
+            return
+    sys.exit(f"folovllm serve ended with exit code {process.returncode}")
+
+
+async def _until_first(stream: AsyncIterator[object]) -> float:
+    """Seconds until the stream brings something; reads it to its end."""
+    started = time.perf_counter()
+    seconds = 0.0
+    async with aclosing(stream) as pieces:  # type: ignore[type-var]
+        async for _ in pieces:
+            seconds = seconds or time.perf_counter() - started
+    return seconds
+
+
+def _processes(pid: int) -> dict[str, psutil.Process]:
+    """The processes of `folovllm serve` by what they are."""
+    parent = psutil.Process(pid)
+    named = {"folovllm serve": parent}
+    for child in parent.children():
+        words = child.cmdline()
+        named |= {name: child for name in _SERVICES if name in words}
+    return named
+
+
+def _row(name: str, values: list[float], unit: str) -> str:
+    low, high = min(values), max(values)
+    return f"{name:<36} {statistics.median(values):>7,.0f} {unit:<4} ({low:,.0f} to {high:,.0f})"
+
+
+if __name__ == "__main__":
+    main()
