@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import gc
 import os
 import sys
 from collections.abc import Coroutine
@@ -11,9 +10,9 @@ import structlog
 
 from engine_service.config import EngineServiceConfig, parse_args
 from folovllm.errors import ConfigError
-from folovllm.serving.collector import collector_paused
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging
+from folovllm.serving.memory import collector_paused, settle_memory
 from folovllm.serving.server import GrpcServer
 from folovllm.v1 import engine_service_pb2_grpc
 
@@ -24,7 +23,7 @@ async def serve(config: EngineServiceConfig) -> int:
     """Runs the service until it is told to stop; returns the exit status. Raises ConfigError."""
     server = GrpcServer(config.server, ENGINE_SERVICE)
     port = server.bind()
-    _set_threads()
+    _set_libraries()
     # Imported after the port is ours: it brings torch, which takes a second.
     with collector_paused():
         from engine_service.async_engine import AsyncEngine
@@ -41,7 +40,7 @@ async def serve(config: EngineServiceConfig) -> int:
         if not await _finishes_before_stop(engine.start(), server):
             os._exit(0)  # the thread that loads the model cannot be interrupted
         info = engine.info
-        gc.freeze()  # the model and what it takes to serve it, for good
+        settle_memory()
         await server.set_serving(True)
         log.info(
             "ready",
@@ -60,13 +59,16 @@ async def serve(config: EngineServiceConfig) -> int:
     return int(died)
 
 
-def _set_threads() -> None:
-    """Says how libraries that are not loaded yet shall use threads, unless someone has said it."""
-    # torch's threads meet at every operator; one that spins while it waits keeps its core from the
-    # event loop, the other service and the thread that it waits for.
+def _set_libraries() -> None:
+    """Tells libraries that are not loaded yet what suits this process, unless someone has.
+
+    torch's threads meet at every operator; one that spins while it waits keeps its core from the
+    event loop, the other service and the thread that it waits for. numpy's begin by spinning, and
+    have nothing to multiply here. What else is installed for torch serves other devices.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # numpy's threads begin by spinning, and have nothing to multiply here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 
 async def _finishes_before_stop(work: Coroutine[None, None, None], server: GrpcServer) -> bool:
