@@ -3,8 +3,9 @@
     python -m benchmarks.start_up [--model demo|qwen3-0.6b|qwen3-1.7b] [--runs 5]
 
 Each run is a process of its own. The clock starts with it and stops when the tokenizer service says
-SERVING, which it does once an engine is ready. Then one Generate and one Chat are sent, the first
-that these processes see. The memory is what the processes have in RAM after them; of that, `files`
+SERVING, which it does once an engine is ready. Processor time is what each process has used until
+then; other work on the machine hardly changes it. Then one Generate and one Chat are sent, the
+first that these processes see. The memory is what they have in RAM after that; of it, `files`
 are pages of mapped files such as libraries and weights, which the kernel can drop.
 """
 
@@ -15,7 +16,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,13 +72,17 @@ async def _measure(
 ) -> None:
     """One run, whose figures it adds by their names."""
     async with _serve(folder) as serving, AsyncClient(serving.address) as client:
+        processes = _processes(serving.process.pid)
         seconds["SERVING after"].append(serving.seconds)
+        for name, process in processes.items():
+            used = process.cpu_times()
+            seconds[f"{name}, processor time"].append(used.user + used.system)
         first_token = client.stream("Once upon a time", _PARAMS)
         seconds["first token of the first Generate"].append(await _until_first(first_token))
         with suppress(UnsupportedError):  # a model without a chat template
             first_event = client.stream_chat("What is 2 + 3?", sampling_params=_PARAMS)
             seconds["first event of the first Chat"].append(await _until_first(first_event))
-        for name, process in _processes(serving.process.pid).items():
+        for name, process in processes.items():
             memory = process.memory_info()
             for row, size in zip(_SIZE_ROWS, (memory.rss, memory.shared), strict=True):
                 sizes[f"{name}, {row}"].append(size)
@@ -117,11 +122,11 @@ async def _until_listening(process: Process, port: int) -> None:
     sys.exit(f"folovllm serve ended with exit code {process.returncode}")
 
 
-async def _until_first(stream: AsyncIterator[object]) -> float:
+async def _until_first(stream: AsyncGenerator[object, None]) -> float:
     """Seconds until the stream brings something; reads it to its end."""
     started = time.perf_counter()
     seconds = 0.0
-    async with aclosing(stream) as pieces:  # type: ignore[type-var]
+    async with aclosing(stream) as pieces:
         async for _ in pieces:
             seconds = seconds or time.perf_counter() - started
     return seconds
