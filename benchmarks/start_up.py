@@ -81,7 +81,8 @@ async def _measure(
         seconds["first token of the first Generate"].append(await _until_first(first_token))
         with suppress(UnsupportedError):  # a model without a chat template
             first_event = client.stream_chat("What is 2 + 3?", sampling_params=_PARAMS)
-            seconds["first event of the first Chat"].append(await _until_first(first_event))
+            waited = await _until_first(first_event)
+            seconds["first event of the first Chat"].append(waited)
         for name, process in processes.items():
             memory = process.memory_info()
             for row, size in zip(_SIZE_ROWS, (memory.rss, memory.shared), strict=True):
