@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import psutil
 
@@ -93,34 +94,40 @@ async def _measure(
 async def _serve(folder: Path) -> AsyncIterator[Serving]:
     """Starts both services as a user does, and stops them at the end."""
     port, engine_port = free_ports(2)
-    started = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "client", "serve", "--model", str(folder)),
-        *("--port", str(port), "--engine-port", str(engine_port)),
-        stdout=DEVNULL,
-        stderr=DEVNULL,
-    )
-    address = f"{LOOPBACK}:{port}"
-    try:
-        await _until_listening(process, port)
-        await until_serving(address)
-        yield Serving(process, address, time.perf_counter() - started)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+    with TemporaryFile() as log:
+        started = time.perf_counter()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "client", "serve", "--model", str(folder)),
+            *("--port", str(port), "--engine-port", str(engine_port)),
+            stdout=DEVNULL,
+            stderr=log,
+        )
+        serving = asyncio.ensure_future(_until_serving(port))
+        ended = asyncio.ensure_future(process.wait())
+        try:
+            await asyncio.wait({serving, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                log.seek(0)
+                sys.exit(log.read().decode(errors="replace"))
+            serving.result()
+            yield Serving(process, f"{LOOPBACK}:{port}", time.perf_counter() - started)
+        finally:
+            serving.cancel()
+            if process.returncode is None:
+                process.terminate()
+            await ended
 
 
-async def _until_listening(process: Process, port: int) -> None:
-    while process.returncode is None:
+async def _until_serving(port: int) -> None:
+    while True:
         try:
             _, writer = await asyncio.open_connection(LOOPBACK, port)
         except OSError:
             await asyncio.sleep(_LOOK_AGAIN)
         else:
             writer.close()
-            return
-    sys.exit(f"folovllm serve ended with exit code {process.returncode}")
+            break
+    await until_serving(f"{LOOPBACK}:{port}")
 
 
 async def _until_first(stream: AsyncGenerator[object, None]) -> float:
