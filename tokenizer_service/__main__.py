@@ -1,7 +1,6 @@
 """Starts the tokenizer service: `python -m tokenizer_service [--engine HOST:PORT ...]`."""
 
 import asyncio
-import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from folovllm.errors import ConfigError
 from folovllm.model_files import CONFIG_PATTERNS, resolve_model
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.logs import configure_logging
+from folovllm.serving.memory import settle_memory
 from folovllm.serving.ports import reserved_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
@@ -52,9 +52,7 @@ async def serve(config: TokenizerServiceConfig, model: TextModel) -> None:
 async def _warm_up(servicer: TokenizerServicer) -> None:
     """Beside the first calls: loads what else the first conversation would wait for."""
     await servicer.warm_up()
-    # All that is there stays. To search it for garbage again and again would hold up every stream,
-    # by 80 ms each time.
-    gc.freeze()
+    settle_memory()
 
 
 async def _follow_health(engines: EnginePool, server: GrpcServer) -> None:

@@ -76,6 +76,8 @@ def import_transformers() -> None:
     """Imports what rendering needs: about a second and 50 MB, the first time."""
     # Else it complains where there is no torch, which here is as it should be.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    # It brings numpy, whose threads begin by spinning and have nothing to do here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import transformers.utils.chat_template_utils  # noqa: F401
 
 

@@ -60,3 +60,5 @@ fi
 say "installing folovllm[$extra]"
 "$venv/bin/python" -m pip install -qq --editable ".[$extra]" ||
   fail "pip could not install the project; see above"
+# Else every start compiles it where the environment keeps Python from writing that down.
+"$venv/bin/python" -m compileall -q folovllm tokenizer_service engine_service client

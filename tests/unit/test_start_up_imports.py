@@ -1,0 +1,32 @@
+"""What a start may wait for: modules that are large and needed later, if ever, are not loaded."""
+
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import sys
+{program}
+print(*sys.modules)
+"""
+
+
+def loaded_by(program: str) -> set[str]:
+    """The modules that an interpreter has after it has run a program."""
+    command = [sys.executable, "-c", _PROGRAM.format(program=program)]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("program", "later"),
+    [
+        # Whether the port is free is known before torch is loaded.
+        ("import engine_service.__main__", {"torch", "numpy", "llguidance"}),
+        ("import tokenizer_service.__main__", {"torch", "transformers", "numpy", "jinja2"}),
+        ("import client.cli, client.serve", {"torch", "transformers", "numpy", "pydantic"}),
+        ("import folovllm", {"torch", "transformers", "numpy", "grpc", "google.protobuf"}),
+    ],
+)
+def test_a_start_does_not_load_what_is_needed_later(program: str, later: set[str]) -> None:
+    assert not loaded_by(program) & later
