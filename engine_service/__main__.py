@@ -12,7 +12,7 @@ from engine_service.config import EngineServiceConfig, parse_args
 from folovllm.errors import ConfigError
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging
-from folovllm.serving.memory import collector_paused, large_blocks_apart, settle_memory
+from folovllm.serving.memory import collector_paused, settle_memory
 from folovllm.serving.server import GrpcServer
 from folovllm.v1 import engine_service_pb2_grpc
 
@@ -37,9 +37,8 @@ async def serve(config: EngineServiceConfig) -> int:
     )
     await server.start()
     try:
-        with large_blocks_apart():
-            if not await _finishes_before_stop(engine.start(), server):
-                os._exit(0)  # the thread that loads the model cannot be interrupted
+        if not await _finishes_before_stop(engine.start(), server):
+            os._exit(0)  # the thread that loads the model cannot be interrupted
         info = engine.info
         settle_memory()
         await server.set_serving(True)
