@@ -178,7 +178,9 @@ class Decoder(nn.Module):
     def allocate(self) -> None:
         """Gives every parameter memory on the model's device, its content undefined."""
         # Not `to_empty`, for which torch imports some hundred modules.
-        self._apply(lambda each: torch.empty(each.shape, dtype=each.dtype, device=self.device))
+        self._apply(  # type: ignore[no-untyped-call]
+            lambda each: torch.empty(each.shape, dtype=each.dtype, device=self.device)
+        )
 
     def pack(self, packing: Packing, head_packing: Packing) -> None:
         """Puts packed forms in the place of all filled projections; a tied embedding gives a head.
