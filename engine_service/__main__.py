@@ -13,7 +13,7 @@ from engine_service.config import EngineServiceConfig, parse_args
 from engine_service.servicer import EngineServicer
 from folovllm.errors import ConfigError
 from folovllm.serving.healthcheck import ENGINE_SERVICE
-from folovllm.serving.logs import configure_logging
+from folovllm.serving.logs import configure_logging, forward_logging
 from folovllm.serving.server import GrpcServer
 from folovllm.v1 import engine_service_pb2_grpc
 
@@ -46,6 +46,7 @@ async def serve(config: EngineServiceConfig) -> int:
             address=f"{config.server.host}:{port}",
             model=info.model_id,
             device=info.device,
+            kernels=info.kernels,
             dtype=info.dtype,
             max_model_len=info.max_model_len,
             kv_tokens=info.num_kv_blocks * info.block_size,
@@ -76,6 +77,7 @@ def main() -> int:
     try:
         config = parse_args(sys.argv[1:])
         configure_logging(config.log_format)
+        forward_logging("engine_service")
         return asyncio.run(serve(config))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
