@@ -36,6 +36,18 @@ def test_without_a_compiler_a_warning_says_what_to_install(
     assert record.levelno == logging.WARNING and "install g++" in record.getMessage()
 
 
+def test_the_cache_folder_takes_what_cannot_lie_beside_the_sources(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\nfor target; do :; done\necho compiled > "$target"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    places[0].parent.touch()  # no folder, so that nothing can be written there
+    assert cpu_build.build_library() == places[1] == cpu_build.find_library()
+    assert places[1].read_text() == "compiled\n"
+
+
 def test_a_library_that_cannot_be_loaded_is_no_reason_to_fail(
     places: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
