@@ -21,6 +21,18 @@ RUN touch README.md LICENSE \
     && pip --python /venv/bin/python uninstall --yes folovllm \
     && mkdir /cache
 
+# The CPU kernels. Without them, as on processors other than x86-64, plain torch computes, and where
+# a processor could use them the engine says so.
+FROM ${BASE_IMAGE} AS kernels
+RUN [ "$(uname -m)" != x86_64 ] || command -v g++ \
+    || { apt-get update && apt-get install --yes --no-install-recommends g++; } \
+    || echo "g++ cannot be installed; see above" >&2
+WORKDIR /app
+COPY folovllm/__init__.py folovllm/cache_folder.py folovllm/version.py folovllm/
+COPY engine_service/__init__.py engine_service/
+COPY engine_service/kernels engine_service/kernels
+RUN [ "$(uname -m)" != x86_64 ] || python -B -m engine_service.kernels.cpu_build || true
+
 FROM ${BASE_IMAGE}
 COPY --from=dependencies /venv /venv
 # Where models named by hub id are kept.
@@ -35,6 +47,7 @@ ENV PATH=/venv/bin:$PATH \
 WORKDIR /app
 COPY folovllm folovllm
 COPY engine_service engine_service
+COPY --from=kernels /app/engine_service/kernels engine_service/kernels
 RUN python -m compileall -q .
 USER 65532:65532
 EXPOSE 50052

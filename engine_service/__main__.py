@@ -11,7 +11,7 @@ import structlog
 from engine_service.config import EngineServiceConfig, parse_args
 from folovllm.errors import ConfigError
 from folovllm.serving.healthcheck import ENGINE_SERVICE
-from folovllm.serving.logs import configure_logging
+from folovllm.serving.logs import configure_logging, forward_logging
 from folovllm.serving.memory import collector_paused, settle_memory
 from folovllm.serving.server import GrpcServer
 from folovllm.v1 import engine_service_pb2_grpc
@@ -47,6 +47,7 @@ async def serve(config: EngineServiceConfig) -> int:
             address=f"{config.server.host}:{port}",
             model=info.model_id,
             device=info.device,
+            kernels=info.kernels,
             dtype=info.dtype,
             max_model_len=info.max_model_len,
             kv_tokens=info.num_kv_blocks * info.block_size,
@@ -89,6 +90,7 @@ def main() -> int:
     try:
         config = parse_args(sys.argv[1:])
         configure_logging(config.log_format)
+        forward_logging("engine_service")
         return asyncio.run(serve(config))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -23,6 +23,7 @@ class ModelInfo:
     chat_template_fingerprint: str = ""
     server_version: str = ""
     max_n: int = 0
+    kernels: str = ""
 
     def to_proto(self) -> types_pb2.ModelInfo:
         """The message of the contract."""

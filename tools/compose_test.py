@@ -17,6 +17,7 @@ from pathlib import Path
 
 import grpc
 
+from client.sync_client import Client
 from folovllm.errors import FolovError, from_rpc_error
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE, check_health
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
@@ -86,6 +87,9 @@ def check(compose: Compose, address: str) -> None:
     if not text.strip():
         raise CheckError("the generated text is empty")
     say(f"{PROMPT!r} -> {text!r}")
+    with Client(address, timeout=60) as client:
+        info = client.model_info()
+    say(f"computed in {info.dtype} on {info.device}, kernels {info.kernels}")
 
     containers = {service: compose.container(service) for service in SERVICES}
     for service, container in containers.items():

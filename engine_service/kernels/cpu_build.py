@@ -59,7 +59,7 @@ def _compiler() -> str:
     for name in filter(None, (os.environ.get("CXX"), *_COMPILERS)):
         if found := shutil.which(name):
             return found
-    raise KernelBuildError(f"there is no C++ compiler ({', '.join(_COMPILERS)} or $CXX)")
+    raise KernelBuildError("there is no C++ compiler; install g++, or name another in CXX")
 
 
 def _compile(compiler: str, target: Path) -> None:
@@ -90,7 +90,7 @@ def main() -> int:
     try:
         path = find_library() or build_library()
     except KernelBuildError as error:
-        print(f"CPU kernels are not compiled: {error}; plain torch is used", file=sys.stderr)
+        print(f"plain torch will compute, not the CPU kernels: {error}", file=sys.stderr)
         return 1
     print(path)
     return 0

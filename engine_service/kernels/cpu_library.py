@@ -170,15 +170,18 @@ class Context:
 def find_or_build() -> Path | None:
     """The library, compiled now where it has not been; None where it cannot be had.
 
-    Then the processor lacks AVX-512 with bfloat16 and 8-bit products, or there is no compiler.
+    Then the processor lacks AVX-512 with bfloat16 and 8-bit products, or, which is logged, there is
+    no compiler or the folder lets nothing in it be executed.
     """
     if not (torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()):
         return None
-    if library := find_library():
-        return library
     try:
-        log.info("compiling the CPU kernels, once")
-        return build_library()
-    except KernelBuildError as error:
-        log.warning("the CPU kernels cannot be compiled, so plain torch computes: %s", error)
+        library = find_library()
+        if library is None:
+            log.info("compiling the CPU kernels, once")
+            library = build_library()
+        ctypes.CDLL(str(library))
+    except (KernelBuildError, OSError) as error:
+        log.warning("plain torch computes, since the CPU kernels cannot be used: %s", error)
         return None
+    return library

@@ -47,3 +47,22 @@ def configure_logging(
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def forward_logging(package: str, level: str = "info") -> None:
+    """Makes lines like the others of what a package's modules log by the standard library.
+
+    Those log so because they also serve in-process, where structlog is set up by nobody. Called
+    after configure_logging.
+    """
+    logger = logging.getLogger(package)
+    logger.handlers = [_Forwarder()]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+class _Forwarder(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger(record.name).log(
+            record.levelno, record.getMessage(), exc_info=record.exc_info
+        )

@@ -954,6 +954,7 @@ class ModelInfo(_message.Message):
     CHAT_TEMPLATE_FINGERPRINT_FIELD_NUMBER: _builtins.int
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
     MAX_N_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The path or hub id that the service was started with."""
     architecture: _builtins.str
@@ -980,6 +981,8 @@ class ModelInfo(_message.Message):
     """Version of the software that serves."""
     max_n: _builtins.int
     """Most continuations of one request."""
+    kernels: _builtins.str
+    """Whose kernels compute the decoder: "cpu" are the engine's own for CPUs, "torch" is torch alone."""
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens that end a continuation."""
@@ -1001,10 +1004,11 @@ class ModelInfo(_message.Message):
         chat_template_fingerprint: _builtins.str = ...,
         server_version: _builtins.str = ...,
         max_n: _builtins.int = ...,
+        kernels: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "block_size", b"block_size", "chat_template_fingerprint", b"chat_template_fingerprint", "device", b"device", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "max_model_len", b"max_model_len", "max_n", b"max_n", "model_fingerprint", b"model_fingerprint", "model_id", b"model_id", "num_kv_blocks", b"num_kv_blocks", "server_version", b"server_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "block_size", b"block_size", "chat_template_fingerprint", b"chat_template_fingerprint", "device", b"device", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "kernels", b"kernels", "max_model_len", b"max_model_len", "max_n", b"max_n", "model_fingerprint", b"model_fingerprint", "model_id", b"model_id", "num_kv_blocks", b"num_kv_blocks", "server_version", b"server_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
