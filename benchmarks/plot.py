@@ -25,11 +25,11 @@ def save_plot(measurements: Sequence[Measurement], title: str, path: Path) -> No
     colors = {peer: f"C{place}" for place, peer in enumerate(peers)}
     rows = -(-len(cases) // _COLUMNS)
     figure = Figure(figsize=(11, 3.4 * rows), layout="constrained")
-    panels = figure.subplots(rows, _COLUMNS, squeeze=False).flat
+    panels = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
     for panel, (case, group) in zip(panels, cases.items(), strict=False):
         panel.set_title(case, fontsize=9)
         _draw(panel, group, colors)
-    for panel in list(panels)[len(cases) :]:
+    for panel in panels[len(cases) :]:
         panel.set_axis_off()
     figure.suptitle(f"{title}; tok/s, a line above a bar is its bound", fontsize=9)
     figure.savefig(path, dpi=150)

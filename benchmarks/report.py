@@ -6,13 +6,14 @@ python -m benchmarks.report bf16.json int8.json [--markdown] [--plot FILE]
 import argparse
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.columns import markdown_table, text_table
+from benchmarks.columns import Row, markdown_table, text_table
+from benchmarks.measurement import Measurement
 from benchmarks.plot import save_plot
 from benchmarks.results import Results, merged
-from benchmarks.tables import details, matrix, targets
+from benchmarks.tables import Table, details, matrix, targets
 from folovllm.errors import FolovError
 
 
@@ -30,19 +31,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def text_report(runs: Sequence[Results]) -> str:
     """For a terminal: every line of every case, and the targets."""
-    measurements, head = merged(runs), "\n".join(run.head for run in runs)
-    every, goals = details(measurements), targets(measurements)
-    parts = [head, text_table(every.head, every.rows, every.names)]
-    if goals.rows:
-        parts.append(text_table(goals.head, goals.rows, goals.names))
-    return "\n\n".join(parts)
+    return _report(runs, (details, targets), text_table)
 
 
 def markdown_report(runs: Sequence[Results]) -> str:
     """For a document: engines by cases, and the targets."""
+    return _report(runs, (matrix, targets), markdown_table)
+
+
+def _report(
+    runs: Sequence[Results],
+    kinds: Sequence[Callable[[Sequence[Measurement]], Table]],
+    write: Callable[[Row, Sequence[Row], int], str],
+) -> str:
+    """What was measured with, and those tables that have rows."""
     measurements, head = merged(runs), "\n".join(run.head for run in runs)
-    tables = (matrix(measurements), targets(measurements))
-    return "\n\n".join([head, *(markdown_table(t.head, t.rows, t.names) for t in tables)])
+    tables = [kind(measurements) for kind in kinds]
+    written = [write(table.head, table.rows, table.names) for table in tables if table.rows]
+    return "\n\n".join([head, *written])
 
 
 def plot_file(text: str) -> Path:
