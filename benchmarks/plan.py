@@ -30,35 +30,23 @@ class Plan:
     """For the same two."""
     steps: tuple[StepCase, ...]
     """Of our runner alone; the last two are ragged, and uniform with the same number of keys."""
+    max_num_seqs: int
+    """Most sequences that run at once; this and what follows is the same whatever is picked."""
+    max_model_len: int
+    """Most tokens of one sequence."""
+    kv_tokens: int
+    """Tokens for which an engine's KV cache must have place."""
     turns: int
     load_turns: int
     read_mib: int
     gemm_size: int
-
-    @property
-    def max_num_seqs(self) -> int:
-        """Most sequences that run at once."""
-        batches = [case.batch for case in self._batches]
-        return max(batches + [load.num_requests for load in self.loads], default=0)
-
-    @property
-    def max_model_len(self) -> int:
-        """Most tokens of one sequence."""
-        lengths = [case.prompt_tokens + case.new_tokens for case in self._batches]
-        return max(lengths + [load.max_model_len for load in self.loads], default=0)
-
-    @property
-    def kv_tokens(self) -> int:
-        """Tokens for which an engine's KV cache must have place."""
-        tokens = [case.kv_tokens for case in self._batches]
-        return max(tokens + [load.kv_tokens for load in self.loads], default=0)
 
     def pick(self, patterns: Sequence[str]) -> "Plan":
         """What of it has a name that begins like one of the patterns, in which * is anything.
 
         Raises ConfigError where a pattern fits nothing.
         """
-        names = [case.name for case in self._batches]
+        names = [case.name for case in (*self.cases, *self.served)]
         names += [load.name for load in self.loads]
         names += [case.group for case in self.steps]
         for pattern in patterns:
@@ -73,10 +61,6 @@ class Plan:
             steps=tuple(case for case in self.steps if _fits(case.group, patterns)),
         )
 
-    @property
-    def _batches(self) -> tuple[Case, ...]:
-        return (*self.cases, *self.served)
-
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, f"{pattern}*") for pattern in patterns)
@@ -89,6 +73,9 @@ def full(rate: float, turns: int) -> Plan:
         served=(THROUGHPUT,),
         loads=(Load(rate, num_requests=20, prompt_tokens=(32, 256), new_tokens=(16, 96)),),
         steps=(StepCase("step 8 x 4096", (4096,) * 8), *ragged(32, 16, 2048)),
+        max_num_seqs=32,
+        max_model_len=576,
+        kv_tokens=8192,
         turns=turns,
         load_turns=2,
         read_mib=1024,
@@ -103,6 +90,9 @@ def quick() -> Plan:
         served=(QUICK_THROUGHPUT,),
         loads=(Load(50.0, num_requests=8, prompt_tokens=(4, 16), new_tokens=(4, 8)),),
         steps=(StepCase("step 2 x 256", (256,) * 2), *ragged(4, 16, 128)),
+        max_num_seqs=8,
+        max_model_len=64,
+        kv_tokens=256,
         turns=2,
         load_turns=1,
         read_mib=32,

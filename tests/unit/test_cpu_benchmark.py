@@ -147,6 +147,7 @@ def test_plans_leave_room_for_what_they_hold(plan: Plan) -> None:
         assert plan.kv_tokens >= case.kv_tokens
     for load in plan.loads:
         assert plan.max_num_seqs >= load.num_requests
+        assert plan.max_model_len >= load.max_model_len
         assert plan.kv_tokens >= load.kv_tokens
 
 
