@@ -10,7 +10,7 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,17 +36,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints the tables; writes JSON and a plot where they are asked for."""
     args = _parse_args(argv)
     try:
-        results = _measure(args, _stopwatch())
+        for results in _measure(args, _stopwatch()):
+            if args.json:
+                results.save(args.json)
     except FolovError as error:
         sys.exit(f"error: {error}")
     print(f"\n{text_report([results])}")
-    if args.json:
-        results.save(args.json)
     if args.plot:
         save_plot(results.measurements, results.title, args.plot)
 
 
-def _measure(args: argparse.Namespace, say: Callable[[str], None]) -> Results:
+def _measure(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[Results]:
+    """What was found so far, again and again."""
     began = datetime.now(UTC).isoformat(timespec="seconds")
     plan = quick() if args.quick else full(args.rate, args.turns)
     if args.cases:
@@ -66,17 +67,17 @@ def _measure(args: argparse.Namespace, say: Callable[[str], None]) -> Results:
         threads=args.threads,
         cache=args.cache / "peers" / f"{model}-{model_fingerprint(folder)[:12]}",
     )
-    run = measure(setup, plan, say)
-    return Results(
-        time=began,
-        command=shlex.join(sys.argv),
-        machine=machine.describe(),
-        model=model,
-        threads=args.threads,
-        versions=run.versions,
-        roofline=run.ceilings,
-        measurements=run.measurements,
-    )
+    for run in measure(setup, plan, say):
+        yield Results(
+            time=began,
+            command=shlex.join(sys.argv),
+            machine=machine.describe(),
+            model=model,
+            threads=args.threads,
+            versions=run.versions,
+            roofline=run.ceilings,
+            measurements=run.measurements,
+        )
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

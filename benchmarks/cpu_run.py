@@ -64,8 +64,11 @@ class Run:
     measurements: tuple[Measurement, ...]
 
 
-def measure(setup: Setup, plan: Plan, say: Say) -> Run:
-    """Takes some minutes; `say` hears what is done, a line at a time. Raises FolovError."""
+def measure(setup: Setup, plan: Plan, say: Say) -> Iterator[Run]:
+    """Takes some minutes; `say` hears what is done, a line at a time. Raises FolovError.
+
+    Yields what was found so far after each class, and so all of it at last.
+    """
     shape = ModelShape.from_folder(setup.folder)
     _check_memory(setup, plan, shape)
     say("measuring the machine")
@@ -76,13 +79,14 @@ def measure(setup: Setup, plan: Plan, say: Say) -> Run:
     if plan.steps:
         say("measuring steps of long and ragged contexts")
         measurements += _time_steps(setup, plan, bounds)
+        yield Run(ceilings, dict(versions), tuple(measurements))
     for names, race_all in _races(setup, plan):
         say(f"opening {', '.join(map(str, names))}")
         config = _peer_config(setup, plan)
         with open_contenders(names, config, setup.pythons, say) as contenders:
             measurements += race_all(contenders, plan, bounds, say)
             versions |= {str(each.name): each.version for each in contenders}
-    return Run(ceilings, versions, tuple(measurements))
+        yield Run(ceilings, dict(versions), tuple(measurements))
 
 
 _RaceAll = Callable[[list[Contender], Plan, Bounds, Say], list[Measurement]]

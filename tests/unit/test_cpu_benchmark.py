@@ -237,6 +237,6 @@ def test_more_engines_than_the_memory_holds_are_refused_at_once(tmp_path: Path) 
     said: list[str] = []
 
     with pytest.raises(ConfigError, match="fewer peers"):
-        measure(setup, quick(), said.append)
+        next(measure(setup, quick(), said.append))
 
     assert said == []
