@@ -8,13 +8,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
 import psutil
 
 from benchmarks.batch_clock import Timing
+from benchmarks.contender_name import ContenderName
 from benchmarks.open_loop import Arrival
 from benchmarks.peers.peer import FOREIGN, PEERS, PeerConfig
 from folovllm.errors import FolovError
@@ -27,23 +28,6 @@ _IDLE_SECONDS, _IDLE_TIMEOUT = 0.05, 10.0
 
 class ContenderError(FolovError):
     """An engine could not be opened, or ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContenderName:
-    """An engine and the format of its weights, written `vllm` or `openvino:int8`."""
-
-    peer: str
-    weight_format: str = "bf16"
-
-    @classmethod
-    def parse(cls, text: str) -> "ContenderName":
-        """From what the command line says."""
-        peer, _, weight_format = text.partition(":")
-        return cls(peer, weight_format or "bf16")
-
-    def __str__(self) -> str:
-        return self.peer if self.weight_format == "bf16" else f"{self.peer}:{self.weight_format}"
 
 
 class Contender:
@@ -73,6 +57,11 @@ class Contender:
         assert isinstance(opened, dict)
         self.version = str(opened["version"])
         self.ready_s = time.perf_counter() - started
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether the run can go on without it."""
+        return self.name.peer in PEERS
 
     def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> Timing:
         """See Peer."""

@@ -7,42 +7,59 @@ checkpoint of random weights and the same token ids, in turn.
 """
 
 import argparse
-import importlib.util
-import json
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from benchmarks import machine
-from benchmarks.contender import ContenderName, missing
+from benchmarks.contender import missing
+from benchmarks.contender_name import ContenderName
 from benchmarks.cpu_run import Setup, measure
-from benchmarks.model_shape import WEIGHT_FORMATS
 from benchmarks.peers.peer import FOREIGN, PEERS
 from benchmarks.plan import full, quick
 from benchmarks.plot import save_plot
 from benchmarks.random_checkpoint import MODELS, checkpoint, default_cache
-from benchmarks.report import table
+from benchmarks.report import output_file, plot_file, text_report
+from benchmarks.results import Results
+from benchmarks.weight_formats import WEIGHT_FORMATS
 from engine_service.config import QUANTIZATIONS
 from folovllm.errors import FolovError
 from folovllm.model_files import model_fingerprint
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the table; writes JSON and a plot where they are asked for."""
+    """Prints the tables; writes JSON and a plot where they are asked for."""
     args = _parse_args(argv)
+    try:
+        for results in _measure(args, _stopwatch()):
+            if args.json:
+                results.save(args.json)
+    except FolovError as error:
+        sys.exit(f"error: {error}")
+    print(f"\n{text_report([results])}")
+    if args.plot:
+        save_plot(results.measurements, results.title, args.plot)
+
+
+def _measure(args: argparse.Namespace, say: Callable[[str], None]) -> Iterator[Results]:
+    """What was found so far, again and again."""
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    plan = quick() if args.quick else full(args.rate, args.turns)
+    if args.cases:
+        plan = plan.pick(args.cases)
     pythons = dict(args.peer_python)
     absent = missing(args.peers, pythons)
     for name, reason in absent.items():
-        _say(f"{name} is left out: {reason}")
-    _say(machine.describe())
+        say(f"{name} is left out: {reason}")
+    say(machine.describe())
     model = args.model or ("demo" if args.quick else "qwen3-0.6b")
     folder = checkpoint(model, args.cache)
     setup = Setup(
-        model=model,
         folder=folder,
         formats=tuple(args.formats),
         peers=tuple(name for name in args.peers if name not in absent),
@@ -50,19 +67,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         threads=args.threads,
         cache=args.cache / "peers" / f"{model}-{model_fingerprint(folder)[:12]}",
     )
-    try:
-        run = measure(setup, quick() if args.quick else full(args.rate), _say)
-    except FolovError as error:
-        sys.exit(f"error: {error}")
-    print(f"\n{run.title}\n{run.ceilings}\n\n{table(run.measurements, list(map(str, setup.ours)))}")
-    if args.json:
-        head = {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(sys.argv),
-        }
-        args.json.write_text(json.dumps(head | run.to_json(), indent=1))
-    if args.plot:
-        save_plot(run.measurements, run.title, args.plot)
+    for run in measure(setup, plan, say):
+        yield Results(
+            time=began,
+            command=shlex.join(sys.argv),
+            machine=machine.describe(),
+            model=model,
+            threads=args.threads,
+            versions=run.versions,
+            roofline=run.ceilings,
+            measurements=run.measurements,
+        )
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -95,11 +110,18 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=PYTHON",
         help=f"interpreter of the environment that has a peer ({', '.join(FOREIGN)})",
     )
+    add(
+        "--cases",
+        nargs="+",
+        metavar="NAME",
+        help="measure only what has a name that begins so; * is anything",
+    )
+    add("--turns", type=int, default=3, help="of each engine in each case (%(default)s)")
     add("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
     add("--rate", type=float, default=1.0, help="requests a second of mixed serving (%(default)s)")
     add("--cache", type=Path, default=default_cache(), help="folder of checkpoints (%(default)s)")
-    add("--json", type=_output, metavar="FILE", help="write every repeat of every case")
-    add("--plot", type=_plot, metavar="FILE", help="write a PNG; needs folovllm[bench]")
+    add("--json", type=output_file, metavar="FILE", help="write every repeat of every case")
+    add("--plot", type=plot_file, metavar="FILE", help="write a PNG; needs folovllm[bench]")
     return parser.parse_args(argv)
 
 
@@ -117,22 +139,15 @@ def _peer_python(text: str) -> tuple[str, str]:
     return name, python
 
 
-def _output(text: str) -> Path:
-    """A file that can be written when all is measured."""
-    path = Path(text)
-    if not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path.parent} is not a folder")
-    return path
+def _stopwatch() -> Callable[[str], None]:
+    """Prints lines to standard error, with the time since now."""
+    started = time.monotonic()
 
+    def say(text: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - started), 60)
+        print(f"{minutes:3}:{seconds:02}  {text}", file=sys.stderr)
 
-def _plot(text: str) -> Path:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise argparse.ArgumentTypeError("matplotlib is missing: pip install 'folovllm[bench]'")
-    return _output(text)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    return say
 
 
 if __name__ == "__main__":

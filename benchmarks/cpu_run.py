@@ -1,34 +1,32 @@
 """One run of the CPU benchmark, from a setup and a plan to all measurements."""
 
-import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import psutil
 
-from benchmarks import kv_steps, machine, roofline
-from benchmarks.contender import Contender, ContenderName, open_contenders
+from benchmarks import kv_steps, roofline
+from benchmarks.apart import apart
+from benchmarks.bounds import Bounds
+from benchmarks.contender import Contender, open_contenders
+from benchmarks.contender_name import ContenderName
 from benchmarks.measurement import Measurement
 from benchmarks.model_shape import ModelShape
 from benchmarks.peers.folovllm_engine import quantization
 from benchmarks.peers.peer import PeerConfig
 from benchmarks.plan import Plan
-from benchmarks.races import Bounds, race, race_under_load, standing
+from benchmarks.races import race, race_under_load, standing
+from benchmarks.weight_formats import weight_bytes
 from folovllm.errors import ConfigError
 
-_LOAD_TURNS = 2
-_Parameters = ParamSpec("_Parameters")
-_Result = TypeVar("_Result")
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What is measured."""
 
-    model: str
     folder: Path
     """Of the checkpoint."""
     formats: tuple[str, ...]
@@ -41,96 +39,108 @@ class Setup:
     """For what peers make of the checkpoint."""
 
     @property
-    def ours(self) -> tuple[ContenderName, ...]:
-        """Our engine in each format."""
-        return tuple(ContenderName("folovllm", weight_format) for weight_format in self.formats)
+    def ours(self) -> ContenderName:
+        """Our engine in its first format."""
+        return ContenderName("folovllm", self.formats[0])
 
     @property
     def services(self) -> ContenderName:
         """Both services."""
         return ContenderName("services", self.formats[0])
 
+    def classes(self) -> list[list[ContenderName]]:
+        """Engines by their weight format, ours first: those that compete, and open side by side."""
+        names = [*(ContenderName("folovllm", each) for each in self.formats), *self.peers]
+        formats = dict.fromkeys(name.weight_format for name in names)
+        return [[name for name in names if name.weight_format == each] for each in formats]
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """What was found."""
 
-    setup: Setup
     ceilings: roofline.Roofline
     versions: Mapping[str, str]
     measurements: tuple[Measurement, ...]
 
-    @property
-    def title(self) -> str:
-        """Model and machine, on one line."""
-        return f"{self.setup.model}, {self.setup.threads} threads of {machine.describe()}"
 
-    def to_json(self) -> dict[str, object]:
-        """All repeats of all cases, and what they were measured with."""
-        return {
-            "machine": machine.describe(),
-            "threads": self.setup.threads,
-            "model": self.setup.model,
-            "versions": dict(self.versions),
-            "roofline": asdict(self.ceilings),
-            "measurements": [each.to_json() for each in self.measurements],
-        }
+def measure(setup: Setup, plan: Plan, say: Say) -> Iterator[Run]:
+    """Takes some minutes; `say` hears what is done, a line at a time. Raises FolovError.
 
-
-def measure(setup: Setup, plan: Plan, say: Callable[[str], None]) -> Run:
-    """Takes some minutes; `say` hears what is done, a line at a time. Raises FolovError."""
+    Yields what was found so far after each class, and so all of it at last.
+    """
     shape = ModelShape.from_folder(setup.folder)
     _check_memory(setup, plan, shape)
-    say("measuring the machine …")
-    ceilings = _apart(roofline.measure, setup.threads, plan.read_mib, plan.gemm_size)
+    say("measuring the machine")
+    ceilings = apart(roofline.measure, setup.threads, plan.read_mib, plan.gemm_size)
     bounds = Bounds(ceilings, shape)
-    say("measuring long and ragged contexts …")
-    measurements = _time_steps(setup, plan, bounds)
+    measurements: list[Measurement] = []
     versions: dict[str, str] = {}
-    for names, race_all in (
-        ((*setup.ours, *setup.peers), _race_with_peers),
-        ((setup.ours[0], setup.services), _race_with_services),
-    ):
-        say(f"measuring {', '.join(map(str, names))} …")
+    if plan.steps:
+        say("measuring steps of long and ragged contexts")
+        measurements += _time_steps(setup, plan, bounds)
+        yield Run(ceilings, dict(versions), tuple(measurements))
+    for names, race_all in _races(setup, plan):
+        say(f"opening {', '.join(map(str, names))}")
         config = _peer_config(setup, plan)
         with open_contenders(names, config, setup.pythons, say) as contenders:
-            measurements += race_all(contenders, plan, bounds)
+            measurements += race_all(contenders, plan, bounds, say)
             versions |= {str(each.name): each.version for each in contenders}
-    return Run(setup, ceilings, versions, tuple(measurements))
+        yield Run(ceilings, dict(versions), tuple(measurements))
 
 
-def _race_with_peers(
-    contenders: Sequence[Contender], plan: Plan, bounds: Bounds
+_RaceAll = Callable[[list[Contender], Plan, Bounds, Say], list[Measurement]]
+
+
+def _races(setup: Setup, plan: Plan) -> Iterator[tuple[Sequence[ContenderName], _RaceAll]]:
+    """Engines that open together, and what they run."""
+    if plan.cases:
+        for names in setup.classes():
+            yield names, _race_class
+    if plan.served or plan.loads:
+        yield (setup.ours, setup.services), _race_services
+
+
+def _race_class(
+    contenders: list[Contender], plan: Plan, bounds: Bounds, say: Say
 ) -> list[Measurement]:
-    found = [each for case in plan.cases for each in race(contenders, case, plan.repeats, bounds)]
+    found: list[Measurement] = []
+    for case in plan.cases:
+        say(case.name)
+        found += race(contenders, case, plan.turns, bounds, say)
     return found + standing(contenders)
 
 
-def _race_with_services(
-    contenders: Sequence[Contender], plan: Plan, bounds: Bounds
+def _race_services(
+    contenders: list[Contender], plan: Plan, bounds: Bounds, say: Say
 ) -> list[Measurement]:
-    served = race(contenders, plan.served, plan.repeats, bounds)
-    loaded = race_under_load(contenders, plan.load, _LOAD_TURNS, bounds.shape.vocab_size)
-    return served + loaded + standing([each for each in contenders if each.name.peer == "services"])
+    found: list[Measurement] = []
+    for case in plan.served:
+        say(case.name)
+        found += race(contenders, case, plan.turns, bounds, say)
+    for load in plan.loads:
+        say(load.name)
+        found += race_under_load(contenders, load, plan.load_turns, bounds.shape.vocab_size)
+    return found + standing([each for each in contenders if each.name.peer == "services"])
 
 
 def _time_steps(setup: Setup, plan: Plan, bounds: Bounds) -> list[Measurement]:
-    ours = setup.ours[0]
-    times = _apart(
+    ours = setup.ours
+    times = apart(
         kv_steps.time_steps,
         setup.folder,
         quantization(ours.weight_format),
         plan.steps,
         setup.threads,
-        plan.repeats,
+        plan.turns,
     )
     return [
         Measurement(
-            case.beside or case.name,
-            case.name if case.beside else str(ours),
+            case.group,
+            str(ContenderName(case.name, ours.weight_format) if case.beside else ours),
             "ms",
             times[case.name],
-            bounds.step_ms(case, ours.weight_format),
+            bounds.step_ms(case, ours),
         )
         for case in plan.steps
     ]
@@ -149,25 +159,15 @@ def _peer_config(setup: Setup, plan: Plan) -> PeerConfig:
 
 
 def _check_memory(setup: Setup, plan: Plan, shape: ModelShape) -> None:
-    """Engines stay open side by side; while one loads it may hold its weights twice."""
-    weights = 2 * shape.weight_bytes("bf16")
-    engines = max(len(setup.ours) + len(setup.peers), 2) * (
-        weights + plan.kv_tokens * shape.kv_bytes
-    )
-    steps = weights + max(sum(case.context_lengths) for case in plan.steps) * shape.kv_bytes
-    needed, available = max(engines, steps), psutil.virtual_memory().available
+    """A class stays open side by side; while an engine loads it may hold its weights twice."""
+    weights = 2 * shape.weight_bytes(weight_bytes("folovllm", "bf16"))
+    most = max((len(names) for names, _ in _races(setup, plan)), default=0)
+    engines = most * (weights + plan.kv_tokens * shape.kv_bytes)
+    keys = max((sum(case.context_lengths) for case in plan.steps), default=0)
+    needed = max(engines, weights + keys * shape.kv_bytes)
+    available = psutil.virtual_memory().available
     if needed > available:
         raise ConfigError(
             f"the run needs {needed / 2**30:.1f} GiB and {available / 2**30:.1f} are free; "
             "compare with fewer peers at a time"
         )
-
-
-def _apart(
-    function: Callable[_Parameters, _Result],
-    *args: _Parameters.args,
-    **kwargs: _Parameters.kwargs,
-) -> _Result:
-    """Calls a function in a process of its own, which leaves no memory and no threads behind."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args, **kwargs).result()

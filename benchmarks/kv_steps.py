@@ -30,6 +30,11 @@ class StepCase:
     """Name of the case that it is compared with, if there is one."""
 
     @property
+    def group(self) -> str:
+        """Name of the case in whose group of lines it stands."""
+        return self.beside or self.name
+
+    @property
     def num_blocks(self) -> int:
         """KV blocks that it takes."""
         return sum(map(_blocks, self.context_lengths))
@@ -58,9 +63,9 @@ def ragged(batch: int, shortest: int, longest: int) -> tuple[StepCase, StepCase]
 
 
 def time_steps(
-    folder: Path, quantization: str, cases: Sequence[StepCase], threads: int, repeats: int
+    folder: Path, quantization: str, cases: Sequence[StepCase], threads: int, turns: int
 ) -> dict[str, tuple[float, ...]]:
-    """Milliseconds of each repeat by the cases' names, taken in turn.
+    """Milliseconds of each turn by the cases' names, taken in turn.
 
     Sets the number of torch's threads of this process.
     """
@@ -76,7 +81,7 @@ def time_steps(
     runner = build_runner(config, folder, show_progress=False).runner
     _fill(runner, num_blocks)
     works = {case.name: partial(runner.execute, case.step()) for case in cases}
-    return {name: times.walls for name, times in take_turns(works, repeats).items()}
+    return {name: times.walls for name, times in take_turns(works, turns).items()}
 
 
 def _fill(runner: ModelRunner, num_blocks: int) -> None:

@@ -3,7 +3,9 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from benchmarks.contender_name import ContenderName
 
 Unit = Literal["tok/s", "ms", "s", "MiB"]
 
@@ -14,10 +16,22 @@ class Measurement:
 
     case: str
     engine: str
+    """As ContenderName writes it."""
     unit: Unit
     values: tuple[float, ...]
     bound: float | None = None
     """What the roofline allows, in the same unit, where it says something."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Measurement":
+        """From what `to_json` made."""
+        own = {name: values[name] for name in cls.__dataclass_fields__}
+        return cls(**own | {"values": tuple(own["values"])})
+
+    @property
+    def name(self) -> ContenderName:
+        """The engine's name in its parts."""
+        return ContenderName.parse(self.engine)
 
     @property
     def median(self) -> float:

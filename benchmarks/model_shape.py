@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.weight_formats import WeightBytes
 from folovllm.model_files import read_json
 
 _BF16_BYTES = 2
-# By weight format, of the matrices that a token is multiplied with. int4 has a bf16 scale for each
-# group of 32; int8's scales, one a row, weigh nothing.
-_WEIGHT_BYTES = {"bf16": 2.0, "int8": 1.0, "int4": 0.5 + _BF16_BYTES / 32}
-WEIGHT_FORMATS = tuple(_WEIGHT_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class ModelShape:
     @property
     def matrix_elements(self) -> int:
         """Weights that each generated token is multiplied with, the output layer's included."""
-        return self._layer_elements * self.num_hidden_layers + self.hidden_size * self.vocab_size
+        return self._layer_elements * self.num_hidden_layers + self._head_elements
 
     @property
     def kv_bytes(self) -> int:
@@ -41,13 +38,14 @@ class ModelShape:
         width = self.num_key_value_heads * self.head_dim
         return 2 * width * self.num_hidden_layers * _BF16_BYTES
 
-    def weight_bytes(self, weight_format: str) -> float:
+    def weight_bytes(self, weight: WeightBytes) -> float:
         """Bytes of weights that a decode step reads, whatever the batch."""
-        return self.matrix_elements * _WEIGHT_BYTES[weight_format]
+        layers = self._layer_elements * self.num_hidden_layers
+        return layers * weight.layer + self._head_elements * weight.head
 
-    def decode_bytes(self, context_lengths: tuple[int, ...], weight_format: str) -> float:
+    def decode_bytes(self, context_lengths: tuple[int, ...], weight: WeightBytes) -> float:
         """Bytes that a decode step of sequences with so many tokens must read."""
-        return self.weight_bytes(weight_format) + sum(context_lengths) * self.kv_bytes
+        return self.weight_bytes(weight) + sum(context_lengths) * self.kv_bytes
 
     def prefill_operations(self, prompt_lengths: tuple[int, ...]) -> float:
         """Floating point operations of prompts: matrices, and attention to what came before.
@@ -59,7 +57,11 @@ class ModelShape:
         width = self.num_attention_heads * self.head_dim
         return self.num_hidden_layers * (
             2 * self._layer_elements * sum(prompt_lengths) + 4 * width * attended
-        ) + 2 * self.hidden_size * self.vocab_size * len(prompt_lengths)
+        ) + 2 * self._head_elements * len(prompt_lengths)
+
+    @property
+    def _head_elements(self) -> int:
+        return self.hidden_size * self.vocab_size
 
     @property
     def _layer_elements(self) -> int:

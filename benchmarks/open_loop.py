@@ -38,9 +38,19 @@ class Load:
     new_tokens: tuple[int, int]
 
     @property
+    def name(self) -> str:
+        """How many come a second."""
+        return f"{self.rate:g} requests/s"
+
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens of one request."""
+        return self.prompt_tokens[1] + self.new_tokens[1]
+
+    @property
     def kv_tokens(self) -> int:
         """Tokens of KV if all were there at once."""
-        return self.num_requests * (self.prompt_tokens[1] + self.new_tokens[1])
+        return self.num_requests * self.max_model_len
 
     def arrivals(self, turn: int, vocab_size: int) -> list[Arrival]:
         """The requests of a turn, the first at once."""

@@ -1,6 +1,8 @@
 """Plan: what a run of the CPU benchmark measures, and how often."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from benchmarks.cases import (
     DECODE,
@@ -13,6 +15,7 @@ from benchmarks.cases import (
 )
 from benchmarks.kv_steps import StepCase, ragged
 from benchmarks.open_loop import Load
+from folovllm.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,40 +24,60 @@ class Plan:
 
     cases: tuple[Case, ...]
     """For every engine."""
-    served: Case
+    served: tuple[Case, ...]
     """For our engine alone and through both services."""
-    load: Load
+    loads: tuple[Load, ...]
     """For the same two."""
     steps: tuple[StepCase, ...]
     """Of our runner alone; the last two are ragged, and uniform with the same number of keys."""
-    repeats: int
+    max_num_seqs: int
+    """Most sequences that run at once; this and what follows is the same whatever is picked."""
+    max_model_len: int
+    """Most tokens of one sequence."""
+    kv_tokens: int
+    """Tokens for which an engine's KV cache must have place."""
+    turns: int
+    load_turns: int
     read_mib: int
     gemm_size: int
 
-    @property
-    def max_num_seqs(self) -> int:
-        """Most sequences that run at once."""
-        return max(case.batch for case in (*self.cases, self.served))
+    def pick(self, patterns: Sequence[str]) -> "Plan":
+        """What of it has a name that begins like one of the patterns, in which * is anything.
 
-    @property
-    def max_model_len(self) -> int:
-        """Most tokens of one sequence of the batches."""
-        return max(case.prompt_tokens + case.new_tokens for case in (*self.cases, self.served))
+        Raises ConfigError where a pattern fits nothing.
+        """
+        names = [case.name for case in (*self.cases, *self.served)]
+        names += [load.name for load in self.loads]
+        names += [case.group for case in self.steps]
+        for pattern in patterns:
+            if not any(_fits(name, (pattern,)) for name in names):
+                known = ", ".join(dict.fromkeys(names))
+                raise ConfigError(f"no case's name begins with {pattern!r}; there are {known}")
+        return replace(
+            self,
+            cases=tuple(case for case in self.cases if _fits(case.name, patterns)),
+            served=tuple(case for case in self.served if _fits(case.name, patterns)),
+            loads=tuple(load for load in self.loads if _fits(load.name, patterns)),
+            steps=tuple(case for case in self.steps if _fits(case.group, patterns)),
+        )
 
-    @property
-    def kv_tokens(self) -> int:
-        """Tokens for which an engine's KV cache must have place."""
-        return max(self.load.kv_tokens, *(case.kv_tokens for case in (*self.cases, self.served)))
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, f"{pattern}*") for pattern in patterns)
 
 
-def full(rate: float) -> Plan:
-    """Some minutes on two cores with the shape of Qwen3-0.6B; `rate` is of requests a second."""
+def full(rate: float, turns: int) -> Plan:
+    """Minutes on two cores with the shape of Qwen3-0.6B; `rate` is of requests a second."""
     return Plan(
         cases=(*PREFILL, *DECODE),
-        served=THROUGHPUT,
-        load=Load(rate, num_requests=20, prompt_tokens=(32, 256), new_tokens=(16, 96)),
+        served=(THROUGHPUT,),
+        loads=(Load(rate, num_requests=20, prompt_tokens=(32, 256), new_tokens=(16, 96)),),
         steps=(StepCase("step 8 x 4096", (4096,) * 8), *ragged(32, 16, 2048)),
-        repeats=5,
+        max_num_seqs=32,
+        max_model_len=576,
+        kv_tokens=8192,
+        turns=turns,
+        load_turns=2,
         read_mib=1024,
         gemm_size=4096,
     )
@@ -64,10 +87,14 @@ def quick() -> Plan:
     """Seconds, for the embedded model: shows that everything runs, and not how fast it is."""
     return Plan(
         cases=(*QUICK_PREFILL, *QUICK_DECODE),
-        served=QUICK_THROUGHPUT,
-        load=Load(50.0, num_requests=8, prompt_tokens=(4, 16), new_tokens=(4, 8)),
+        served=(QUICK_THROUGHPUT,),
+        loads=(Load(50.0, num_requests=8, prompt_tokens=(4, 16), new_tokens=(4, 8)),),
         steps=(StepCase("step 2 x 256", (256,) * 2), *ragged(4, 16, 128)),
-        repeats=2,
+        max_num_seqs=8,
+        max_model_len=64,
+        kv_tokens=256,
+        turns=2,
+        load_turns=1,
         read_mib=32,
         gemm_size=256,
     )

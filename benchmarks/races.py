@@ -1,58 +1,39 @@
 """Races: contenders in turn, A B A B, with the same prompts, each alone on the machine."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
+from benchmarks.bounds import Bounds
 from benchmarks.cases import Case
-from benchmarks.contender import Contender
-from benchmarks.kv_steps import StepCase
+from benchmarks.contender import Contender, ContenderError
 from benchmarks.measurement import Measurement
-from benchmarks.model_shape import ModelShape
 from benchmarks.open_loop import Latencies, Load, latencies
-from benchmarks.roofline import Roofline
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The roofline, applied to a model."""
-
-    roofline: Roofline
-    shape: ModelShape
-
-    def case(self, case: Case, weight_format: str) -> float | None:
-        """Tokens a second of a decode or prefill case.
-
-        Operations bound bf16 alone; those of int8 may be faster.
-        """
-        if case.timed == "decode":
-            return case.batch / self._decode_s(case.context_lengths, weight_format)
-        if case.timed == "throughput" or weight_format != "bf16":
-            return None
-        operations = self.shape.prefill_operations((case.prompt_tokens,) * case.batch)
-        return case.num_prompt_tokens / self.roofline.compute_bound_s(operations)
-
-    def step_ms(self, case: StepCase, weight_format: str) -> float:
-        """Milliseconds of a decode step."""
-        return self._decode_s(case.context_lengths, weight_format) * 1e3
-
-    def _decode_s(self, context_lengths: tuple[int, ...], weight_format: str) -> float:
-        read = self.roofline.memory_bound_s(self.shape.decode_bytes(context_lengths, weight_format))
-        if weight_format != "bf16":
-            return read
-        operations = 2 * self.shape.matrix_elements * len(context_lengths)
-        return max(read, self.roofline.compute_bound_s(operations))
 
 
 def race(
-    contenders: Sequence[Contender], case: Case, repeats: int, bounds: Bounds
+    contenders: list[Contender],
+    case: Case,
+    turns: int,
+    bounds: Bounds,
+    say: Callable[[str], None],
 ) -> list[Measurement]:
-    """Tokens a second of each, after one turn to warm up."""
+    """Tokens a second of each, after one short turn to warm up.
+
+    A peer that fails leaves the list, and `say` hears why.
+    """
     rates: dict[Contender, list[float]] = {each: [] for each in contenders}
-    for turn in range(repeats + 1):
-        prompts = case.prompts(turn, bounds.shape.vocab_size)
-        for contender in contenders:
-            rate = case.rate(contender.generate(prompts, case.new_tokens))
-            contender.wait_idle()
+    for turn in range(turns + 1):
+        batch = case if turn else case.warm_up
+        prompts = batch.prompts(turn, bounds.shape.vocab_size)
+        for contender in list(contenders):
+            try:
+                rate = batch.rate(contender.generate(prompts, batch.new_tokens))
+                contender.wait_idle()
+            except ContenderError as error:
+                if not contender.is_peer:
+                    raise
+                say(f"{contender.name} leaves the run at {case.name}: {error}")
+                contenders.remove(contender)
+                continue
             if turn:
                 rates[contender].append(rate)
     return [
@@ -60,10 +41,10 @@ def race(
             case.name,
             str(contender.name),
             "tok/s",
-            tuple(values),
-            bounds.case(case, contender.name.weight_format),
+            tuple(rates[contender]),
+            bounds.case(case, contender.name),
         )
-        for contender, values in rates.items()
+        for contender in contenders
     ]
 
 
@@ -76,24 +57,23 @@ _LATENCIES: Mapping[str, Callable[[Latencies], float]] = {
 
 
 def race_under_load(
-    contenders: Sequence[Contender], load: Load, repeats: int, vocab_size: int
+    contenders: Sequence[Contender], load: Load, turns: int, vocab_size: int
 ) -> list[Measurement]:
     """Latencies and throughput of each under an open loop of requests."""
     seen: dict[Contender, list[Latencies]] = {each: [] for each in contenders}
-    for turn in range(repeats):
+    for turn in range(turns):
         arrivals = load.arrivals(turn, vocab_size)
         for contender in contenders:
             seen[contender].append(latencies(arrivals, contender.serve(arrivals)))
             contender.wait_idle()
-    name = f"{load.rate:g} requests/s"
     throughput = [
-        Measurement(name, str(each.name), "tok/s", tuple(t.tokens_per_s for t in turns))
-        for each, turns in seen.items()
+        Measurement(load.name, str(each.name), "tok/s", tuple(t.tokens_per_s for t in found))
+        for each, found in seen.items()
     ]
     return throughput + [
-        Measurement(f"{name}, {what}", str(each.name), "ms", tuple(map(value, turns)))
+        Measurement(f"{load.name}, {what}", str(each.name), "ms", tuple(map(value, found)))
         for what, value in _LATENCIES.items()
-        for each, turns in seen.items()
+        for each, found in seen.items()
     ]
 
 

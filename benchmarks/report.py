@@ -1,39 +1,79 @@
-"""The results on a terminal: one table, a line for each engine in each case."""
+"""The results of one run of `benchmarks.cpu`, or of several together, as tables and a plot.
 
-from collections.abc import Iterable, Iterator, Sequence
+python -m benchmarks.report bf16.json int8.json [--markdown] [--plot FILE]
+"""
 
-from benchmarks.measurement import Measurement, by_case
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-
-def table(measurements: Sequence[Measurement], ours: Sequence[str]) -> str:
-    """Cases in order; the last columns say how many times as fast each of `ours` is."""
-    head = (
-        f"{'case':<32}{'engine':<20}{'median':>10} {'':<6}{'± %':>5}{'of bound':>10}"
-        f"{_columns(f'{name} / this' for name in ours)}"
-    )
-    return "\n".join([head, *_lines(measurements, ours)])
-
-
-def _lines(measurements: Sequence[Measurement], ours: Sequence[str]) -> Iterator[str]:
-    for case, group in by_case(measurements).items():
-        by_engine = {each.engine: each for each in group}
-        for place, each in enumerate(group):
-            bound = "" if each.of_bound is None else f"{each.of_bound:.0%}"
-            rivals = [by_engine.get(name) for name in ours]
-            ratios = _columns(
-                f"{rival.speed_over(each):.2f}" if rival and rival is not each else ""
-                for rival in rivals
-            )
-            yield (
-                f"{'' if place else case:<32}{each.engine:<20}{_number(each.median):>10} "
-                f"{each.unit:<6}{each.spread * 100:>5.0f}{bound:>10}{ratios}"
-            ).rstrip()
+from benchmarks.columns import Row, markdown_table, text_table
+from benchmarks.measurement import Measurement
+from benchmarks.plot import save_plot
+from benchmarks.results import Results, merged
+from benchmarks.tables import Table, details, matrix, targets
+from folovllm.errors import FolovError
 
 
-def _columns(texts: Iterable[str]) -> str:
-    return "".join(f"{text:>22}" for text in texts)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the report; draws the plot where it is asked for."""
+    args = _parse_args(argv)
+    try:
+        runs = [Results.load(path) for path in args.files]
+    except FolovError as error:
+        sys.exit(f"error: {error}")
+    print(markdown_report(runs) if args.markdown else text_report(runs))
+    if args.plot:
+        save_plot(merged(runs), runs[-1].title, args.plot)
 
 
-def _number(value: float) -> str:
-    """Three digits or more."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+def text_report(runs: Sequence[Results]) -> str:
+    """For a terminal: every line of every case, and the targets."""
+    return _report(runs, (details, targets), text_table)
+
+
+def markdown_report(runs: Sequence[Results]) -> str:
+    """For a document: engines by cases, and the targets."""
+    return _report(runs, (matrix, targets), markdown_table)
+
+
+def _report(
+    runs: Sequence[Results],
+    kinds: Sequence[Callable[[Sequence[Measurement]], Table]],
+    write: Callable[[Row, Sequence[Row], int], str],
+) -> str:
+    """What was measured with, and those tables that have rows."""
+    measurements, head = merged(runs), "\n".join(run.head for run in runs)
+    tables = [kind(measurements) for kind in kinds]
+    written = [write(table.head, table.rows, table.names) for table in tables if table.rows]
+    return "\n\n".join([head, *written])
+
+
+def plot_file(text: str) -> Path:
+    """A file for a plot, as an argument of a command line."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("matplotlib is missing: pip install 'folovllm[bench]'")
+    return output_file(text)
+
+
+def output_file(text: str) -> Path:
+    """A file that can be written when all is measured, as an argument of a command line."""
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path.parent} is not a folder")
+    return path
+
+
+def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("benchmarks.report", description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("files", nargs="+", type=Path, metavar="FILE", help="JSON of benchmarks.cpu, latest last")
+    add("--markdown", action="store_true", help="print what docs/benchmarks.md holds")
+    add("--plot", type=plot_file, metavar="FILE", help="write a PNG; needs folovllm[bench]")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.contender import Contender, ContenderError, ContenderName, open_contenders
+from benchmarks.contender import Contender, ContenderError, open_contenders
+from benchmarks.contender_name import ContenderName
 from benchmarks.open_loop import Load
 from benchmarks.peers.peer import PeerConfig
 from folovllm.model_files import DEMO_MODEL

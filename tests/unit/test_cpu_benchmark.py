@@ -7,17 +7,17 @@ import torch
 
 from benchmarks import cpu
 from benchmarks.batch_clock import Timing
+from benchmarks.bounds import Bounds
 from benchmarks.cases import Case
-from benchmarks.contender import ContenderName, missing
+from benchmarks.contender import missing
+from benchmarks.contender_name import ContenderName
 from benchmarks.cpu_run import Setup, measure
 from benchmarks.kv_steps import StepCase, ragged
-from benchmarks.measurement import Measurement
 from benchmarks.model_shape import ModelShape
-from benchmarks.plan import full, quick
-from benchmarks.races import Bounds
+from benchmarks.plan import Plan, full, quick
 from benchmarks.random_checkpoint import MODELS, checkpoint, write_checkpoint
-from benchmarks.report import table
 from benchmarks.roofline import Roofline
+from benchmarks.weight_formats import weight_bytes
 from engine_service.device import resolve_device
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
@@ -35,6 +35,7 @@ QWEN3_0_6B = ModelShape(
     vocab_size=151936,
 )
 ROOFLINE = Roofline(read_gb_per_s=45.6, bf16_gflop_per_s=797, float32_gflop_per_s=201)
+OURS = ContenderName("folovllm")
 CONFIG: dict[str, object] = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
@@ -53,24 +54,36 @@ CONFIG: dict[str, object] = {
 
 def test_bytes_and_operations_of_qwen3() -> None:
     # 0.596 billion weights, 2 bytes each; 112 KiB of KV a token.
-    assert QWEN3_0_6B.weight_bytes("bf16") == pytest.approx(1.192e9, rel=1e-3)
+    bf16 = weight_bytes("folovllm", "bf16")
+    assert QWEN3_0_6B.weight_bytes(bf16) == pytest.approx(1.192e9, rel=1e-3)
     assert QWEN3_0_6B.kv_bytes == 28 * 2 * 8 * 128 * 2
-    assert QWEN3_0_6B.decode_bytes((100, 50), "bf16") - QWEN3_0_6B.weight_bytes("bf16") == (
+    assert QWEN3_0_6B.decode_bytes((100, 50), bf16) - QWEN3_0_6B.weight_bytes(bf16) == (
         150 * QWEN3_0_6B.kv_bytes
     )
     # The layers' 0.44 billion weights for each token; the rest is attention and one output row.
     assert QWEN3_0_6B.prefill_operations((512,)) == pytest.approx(512 * 0.881e9, rel=0.08)
 
 
-@pytest.mark.parametrize("weight_format, rate", [("bf16", 38), ("int8", 76), ("int4", 136)])
-def test_decoding_is_bound_by_reading(weight_format: str, rate: float) -> None:
-    bound = Bounds(ROOFLINE, QWEN3_0_6B).case(Case("decode", 1, 1, 1), weight_format)
+@pytest.mark.parametrize(
+    "engine, rate",
+    [
+        ("folovllm", 38.2),
+        ("folovllm:int8", 76.4),
+        ("llama_cpp:int8", 72.0),  # 8.5 bits
+        ("folovllm:int4", 113.0),  # 4.5 bits, the output layer 8
+        ("llama_cpp:int4", 136.0),
+    ],
+)
+def test_decoding_is_bound_by_reading(engine: str, rate: float) -> None:
+    name = ContenderName.parse(engine)
 
-    assert bound == pytest.approx(rate, rel=0.02)
+    bound = Bounds(ROOFLINE, QWEN3_0_6B).case(Case("decode", 1, 1, 1), name)
+
+    assert bound == pytest.approx(rate, rel=0.01)
 
 
 def test_large_batches_are_bound_by_computing() -> None:
-    bound = Bounds(ROOFLINE, QWEN3_0_6B).case(Case("decode", 1000, 1, 1), "bf16")
+    bound = Bounds(ROOFLINE, QWEN3_0_6B).case(Case("decode", 1000, 1, 1), OURS)
 
     assert bound == pytest.approx(797e9 / (2 * QWEN3_0_6B.matrix_elements))
 
@@ -78,8 +91,8 @@ def test_large_batches_are_bound_by_computing() -> None:
 def test_prefill_has_a_bound_in_bf16_alone() -> None:
     bounds, case = Bounds(ROOFLINE, QWEN3_0_6B), Case("prefill", 1, 128, 1)
 
-    assert bounds.case(case, "bf16") == pytest.approx(890, rel=0.03)
-    assert bounds.case(case, "int8") is None
+    assert bounds.case(case, OURS) == pytest.approx(890, rel=0.03)
+    assert bounds.case(case, ContenderName("folovllm", "int8")) is None
 
 
 def test_the_shape_is_read_from_the_config() -> None:
@@ -101,6 +114,13 @@ def test_prompts_differ_by_turn_and_not_by_call() -> None:
     assert [len(prompt) for prompt in case.prompts(0, 100)] == [5, 5]
 
 
+def test_a_short_turn_warms_up_what_a_decode_case_times() -> None:
+    decode, prefill = Case("decode", 32, 128, 17), Case("prefill", 1, 512, 1)
+
+    assert decode.warm_up == Case("decode", 32, 16, 3)
+    assert prefill.warm_up == prefill
+
+
 def test_ragged_and_uniform_steps_have_the_same_number_of_keys() -> None:
     spread, uniform = ragged(32, 16, 2048)
 
@@ -119,40 +139,39 @@ def test_sequences_of_a_step_have_blocks_of_their_own() -> None:
     assert [each.num_computed_tokens for each in case.step().scheduled] == [15, 16, 0]
 
 
-def test_plans_leave_room_for_what_they_hold() -> None:
-    for plan in (full(rate=1.0), quick()):
-        assert plan.max_num_seqs >= max(case.batch for case in plan.cases)
-        assert plan.kv_tokens >= max(case.kv_tokens for case in (*plan.cases, plan.served))
-        assert plan.kv_tokens >= plan.load.kv_tokens
+@pytest.mark.parametrize("plan", [full(rate=1.0, turns=3), quick()])
+def test_plans_leave_room_for_what_they_hold(plan: Plan) -> None:
+    for case in (*plan.cases, *plan.served):
+        assert plan.max_num_seqs >= case.batch
+        assert plan.max_model_len >= case.prompt_tokens + case.new_tokens
+        assert plan.kv_tokens >= case.kv_tokens
+    for load in plan.loads:
+        assert plan.max_num_seqs >= load.num_requests
+        assert plan.max_model_len >= load.max_model_len
+        assert plan.kv_tokens >= load.kv_tokens
 
 
-def test_medians_spread_and_ratios() -> None:
-    ours = Measurement("decode", "ours", "tok/s", (9.0, 10.0, 12.0), bound=20.0)
-    peer = Measurement("decode", "peer", "tok/s", (5.0,))
+def test_cases_are_picked_by_how_their_names_begin() -> None:
+    plan = full(rate=1.0, turns=3)
 
-    assert (ours.median, ours.spread, ours.of_bound) == (10.0, 0.15, 0.5)
-    assert ours.speed_over(peer) == 2.0
-    slow = Measurement("step", "ours", "ms", (30.0,), bound=15.0)
-    assert slow.of_bound == 0.5
-    assert slow.speed_over(Measurement("step", "peer", "ms", (60.0,))) == 2.0
+    some = plan.pick(["decode 32", "ragged"])
+    assert [case.name for case in some.cases] == ["decode 32 x 128"]
+    assert [case.name for case in some.steps] == ["ragged 32 x 16 to 2048", "uniform 32 x 1032"]
+    assert not some.served and not some.loads
+    assert [load.name for load in plan.pick(["*requests"]).loads] == ["1 requests/s"]
+    with pytest.raises(ConfigError, match=r"'train'; there are prefill 128"):
+        plan.pick(["decode", "train"])
 
 
-def test_the_table_compares_each_format_of_ours_with_all_others() -> None:
-    head, *lines = table(
-        [
-            Measurement("decode", "ours", "tok/s", (1234.0,), bound=2468.0),
-            Measurement("decode", "ours:int8", "tok/s", (2468.0,)),
-            Measurement("other", "ours", "ms", (1.0,)),
-            Measurement("decode", "peer", "tok/s", (617.0,)),
-        ],
-        ["ours", "ours:int8"],
-    ).splitlines()
+def test_engines_of_one_weight_format_are_a_class() -> None:
+    peers = tuple(map(ContenderName.parse, ("vllm", "openvino:int4", "openvino:int8")))
+    setup = Setup(DEMO_MODEL, ("bf16", "int8"), peers, {}, threads=1, cache=DEMO_MODEL)
 
-    assert head.endswith("ours / this      ours:int8 / this")
-    assert lines[0].split() == ["decode", "ours", "1,234", "tok/s", "0", "50%", "2.00"]
-    assert lines[1].split() == ["ours:int8", "2,468", "tok/s", "0", "0.50"]
-    assert lines[2].split() == ["peer", "617", "tok/s", "0", "2.00", "4.00"]
-    assert lines[3].split() == ["other", "ours", "1.00", "ms", "0"]
+    assert [list(map(str, names)) for names in setup.classes()] == [
+        ["folovllm", "vllm"],
+        ["folovllm:int8", "openvino:int8"],
+        ["openvino:int4"],
+    ]
 
 
 def test_names_of_engines() -> None:
@@ -200,6 +219,7 @@ def test_the_embedded_model_needs_no_cache(tmp_path: Path) -> None:
         "--model=other",
         "--formats=int3",
         "--json=no/such/folder/file",
+        "--turns=many",
     ],
 )
 def test_wrong_options_are_refused_at_once(
@@ -213,10 +233,10 @@ def test_wrong_options_are_refused_at_once(
 
 def test_more_engines_than_the_memory_holds_are_refused_at_once(tmp_path: Path) -> None:
     peers = (ContenderName("vllm"),) * 1_000_000
-    setup = Setup("demo", DEMO_MODEL, ("bf16",), peers, {}, threads=1, cache=tmp_path)
+    setup = Setup(DEMO_MODEL, ("bf16",), peers, {}, threads=1, cache=tmp_path)
     said: list[str] = []
 
     with pytest.raises(ConfigError, match="fewer peers"):
-        measure(setup, quick(), said.append)
+        next(measure(setup, quick(), said.append))
 
     assert said == []
