@@ -2,17 +2,24 @@
 
     python -m benchmarks.step_profile [--formats bf16 int8] [--batches 1 8 32]
 
-The engine is stepped as it is, with its parts timed from outside. What is neither in a linear layer
-nor in attention is what the engine costs beside the model's arithmetic.
+The engine is stepped as it is, with its parts timed from outside; the CPU kernels, which compute
+all layers in one call, count their own. To them norms are part of the linear layers, and rotary
+positions and the writing of KV of attention. What is in neither is what the engine costs beside the
+model's arithmetic.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
+from torch import Tensor
 
 from benchmarks import machine
 from benchmarks.apart import apart
@@ -34,6 +41,7 @@ from engine_service.engine_factory import build_engine
 from engine_service.layers.attention import choose_backend
 from engine_service.layers.linear import Linear
 from engine_service.llm_engine import LLMEngine
+from engine_service.models.cpu_decoder import CpuDecoder
 from engine_service.models.qwen3 import Decoder
 from engine_service.runner import model_runner
 
@@ -74,11 +82,13 @@ def profile_steps(
     )
     engine.warm_up()
     timer = PartTimer()
-    with timer.watching(_places()):
-        return [_profile_case(engine, case, timer) for case in cases]
+    with timer.watching(_places()), _counting_kernels() as kernels:
+        return [_profile_case(engine, case, timer, kernels) for case in cases]
 
 
-def _profile_case(engine: LLMEngine, case: Case, timer: PartTimer) -> Profile:
+def _profile_case(
+    engine: LLMEngine, case: Case, timer: PartTimer, kernels: Callable[[], Profile]
+) -> Profile:
     for place, prompt in enumerate(case.prompts(0, engine.info.vocab_size)):
         engine.add_request(Request(str(place), prompt, greedy(case.new_tokens), seed=0))
     steps, decoding = [], set[str]()
@@ -87,7 +97,7 @@ def _profile_case(engine: LLMEngine, case: Case, timer: PartTimer) -> Profile:
         started = time.perf_counter()
         outputs = engine.step()
         whole = time.perf_counter() - started
-        parts = timer.take()
+        parts = dict(Counter(timer.take()) + Counter(kernels()))
         # Sequences that began early leave smaller batches to the last steps.
         if len(decoding) == len(outputs) == case.batch:
             steps.append(parts | {REST: whole - sum(parts.values())})
@@ -98,11 +108,28 @@ def _profile_case(engine: LLMEngine, case: Case, timer: PartTimer) -> Profile:
     }
 
 
+@contextmanager
+def _counting_kernels() -> Iterator[Callable[[], Profile]]:
+    """Gives a function for the seconds that the CPU kernels counted in their latest step."""
+    latest = Profile()
+    compute = CpuDecoder.__call__
+
+    def counted(model: CpuDecoder, *args: Any) -> Tensor:
+        hidden = compute(model, *args)
+        elapsed = model.elapsed
+        latest.update({LINEARS: elapsed.linears * 1e-9, ATTENTION: elapsed.attention * 1e-9})
+        return hidden
+
+    with mock.patch.object(CpuDecoder, "__call__", counted):
+        yield lambda: latest
+
+
 def _places() -> list[Place]:
     backend = type(choose_backend(torch.device("cpu")))
     places = [
         Place(LINEARS, Linear, "forward"),
         Place(LINEARS, Decoder, "compute_logits"),  # a tied output layer that is no Linear
+        Place(LINEARS, CpuDecoder, "compute_logits"),
         Place(ATTENTION, backend, "forward"),
         Place(_KV_WRITE, backend, "write"),
         Place(_INPUT, backend, "plan"),
