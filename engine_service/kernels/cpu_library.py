@@ -141,6 +141,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         None,
         (c_void_p, POINTER(AttentionShape), POINTER(AttentionStep), POINTER(AttentionCall)),
     ),
+    "largest": (None, (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p)),
     "decode": (Elapsed, (c_void_p, POINTER(Decoder), POINTER(AttentionStep), c_void_p)),
 }
 
@@ -161,6 +162,7 @@ class Context:
         self.pack_weight = functools.partial(functions.pack_weight, address)
         self.linear = functools.partial(functions.linear, address)
         self.attention = functools.partial(functions.attention, address)
+        self.largest = functools.partial(functions.largest, address)
         self.decode = functools.partial(functions.decode, address)
         self.packed_bytes: Callable[[int, int, int], int] = functions.packed_bytes
         weakref.finalize(self, functions.context_destroy, address)

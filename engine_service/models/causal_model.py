@@ -60,5 +60,16 @@ class CausalModel(Protocol):
         ...
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states as they come from a call, [S, hidden_size] -> [S, vocab_size]."""
+        """Hidden states as they come from a call, [S, hidden_size] -> [S, vocab_size].
+
+        The result may be overwritten by the next call.
+        """
+        ...
+
+    def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest of each row, and the lowest id that has it, [S] each.
+
+        Of logits as compute_logits gives them, or changed and of another type. A row that has a
+        value which is no number has no largest number.
+        """
         ...

@@ -68,6 +68,7 @@ class CpuDecoder:
         self._weights = weights
         self._embedding = embedding
         self._angles = _AngleTable(config)
+        self._logits = torch.empty(0, config.vocab_size, dtype=self.dtype)
         self._norms: dict[str, Tensor] = {}
         self._read = read
         self._final_norm = self._norm("model.norm")
@@ -123,7 +124,10 @@ class CpuDecoder:
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """See CausalModel."""
         rows = hidden.contiguous()
-        logits = torch.empty(len(rows), self.config.vocab_size, dtype=self.dtype)
+        if len(self._logits) < len(rows):
+            # Kept: memory of this size that came and went would be mapped anew at every step.
+            self._logits = torch.empty(len(rows), self.config.vocab_size, dtype=self.dtype)
+        logits = self._logits[: len(rows)]
         call = LinearCall(
             rows.data_ptr(),
             self._final_norm,
@@ -135,6 +139,17 @@ class CpuDecoder:
         )
         self._context.linear(self._weights["lm_head"], call)
         return logits
+
+    def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See CausalModel."""
+        if logits.dtype is not self.dtype or not logits.is_contiguous():
+            return torch.max(logits, dim=-1)
+        num_rows, num_columns = logits.shape
+        values, token_ids = torch.empty(num_rows), torch.empty(num_rows, dtype=torch.int64)
+        self._context.largest(
+            logits.data_ptr(), num_rows, num_columns, values.data_ptr(), token_ids.data_ptr()
+        )
+        return values, token_ids
 
     def _layer(self, index: int) -> cpu_library.Layer:
         prefix = f"model.layers.{index}."

@@ -229,6 +229,10 @@ class Decoder(nn.Module):
         logits: Tensor = self.lm_head(hidden)
         return logits
 
+    def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See CausalModel."""
+        return torch.max(logits, dim=-1)
+
     def weights(self) -> NamedWeights:
         """Names every parameter as checkpoints do, each with the tensor that the loader fills.
 

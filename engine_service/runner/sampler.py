@@ -16,7 +16,7 @@
 Log-probabilities are of the logits before all this: see `runner.logprobs`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -32,23 +32,32 @@ from engine_service.runner.sampling_filters import (
 from engine_service.seeding import uniform
 from folovllm.errors import ServerError
 
+Largest = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""The largest value of each row [rows, columns] and the lowest column that has it, [rows] each."""
+
 # Weights of rows that are computed together: what a processor's cache holds.
 _MOST_WEIGHTS = 2**19
+
+
+def torch_largest(values: Tensor) -> tuple[Tensor, Tensor]:
+    """See Largest."""
+    return torch.max(values, dim=-1)
 
 
 def sample(
     logits: Tensor,
     sequences: Sequence[ScheduledSequence],
     grammar_masks: Mapping[int, Tensor] = NO_MASKS,
+    largest: Largest = torch_largest,
 ) -> list[list[int]]:
     """A token id for each of the sample_indexes of each sequence.
 
     `logits` is [len(sequences), vocab_size] in any floating type and may be overwritten;
-    `grammar_masks` has for some rows the ids that may be drawn, bool [vocab_size]. Raises
-    ServerError where a row's largest logit is not a finite number.
+    `grammar_masks` has for some rows the ids that may be drawn, bool [vocab_size]; `largest` finds
+    each row's largest value. Raises ServerError where that is not a finite number.
     """
     logits = process_logits(logits, sequences, grammar_masks)
-    drawn = _greedy(logits, sequences)
+    drawn = _greedy(logits, sequences, largest)
     for rows in _random_groups(sequences, logits.shape[-1]):
         own_logits = logits if len(rows) == len(sequences) else logits[rows]
         token_ids = _random(own_logits, [sequences[i] for i in rows])
@@ -74,22 +83,15 @@ def _is_cut(sequence: ScheduledSequence, vocab_size: int) -> bool:
     return 0 < sequence.sampling_params.top_k < vocab_size
 
 
-def _greedy(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> list[list[int]]:
-    """The most probable token of the rows that are greedy, for the others as many zeros.
+def _greedy(
+    logits: Tensor, sequences: Sequence[ScheduledSequence], largest: Largest
+) -> list[list[int]]:
+    """The most probable token of each row, as often as it draws; only greedy ones need it.
 
-    The largest value of every row also tells whether its logits are numbers.
+    The largest value also tells whether a row's logits are numbers.
     """
-    rows = [i for i, s in enumerate(sequences) if s.sampling_params.greedy]
-    token_ids = [0] * len(sequences)
-    if len(rows) == len(sequences):
-        largest, found = logits.max(dim=-1)
-        token_ids = found.tolist()
-    else:
-        largest = logits.amax(dim=-1)
-        if rows:
-            for row, token_id in zip(rows, logits[rows].max(dim=-1).indices.tolist(), strict=True):
-                token_ids[row] = token_id
-    for sequence, finite in zip(sequences, largest.isfinite().tolist(), strict=True):
+    values, found = largest(logits)
+    for sequence, finite in zip(sequences, values.isfinite().tolist(), strict=True):
         if not finite:
             raise ServerError(
                 f"the model's logits for sequence {sequence.seq_id} at position "
@@ -97,7 +99,7 @@ def _greedy(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> list[list
             )
     return [
         [token_id] * len(sequence.sample_indexes)
-        for token_id, sequence in zip(token_ids, sequences, strict=True)
+        for token_id, sequence in zip(found.tolist(), sequences, strict=True)
     ]
 
 
