@@ -89,6 +89,11 @@ def commands() -> None:
 @click.option(
     "--quantization", type=click.Choice(["none", "int8"]), help="Of the weights, on a CPU."
 )
+@click.option(
+    "--speculation",
+    type=click.Choice(["none", "ngram"]),
+    help="Guess tokens that repeat earlier ones. Default: ngram.",
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text.")
 def serve(**options: Any) -> None:
     """Starts both services and stops them together.

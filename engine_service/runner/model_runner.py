@@ -46,13 +46,14 @@ class TorchModelRunner:
         logprobs: dict[int, list[PositionLogprobs]] = {}
         if batch.sampled:
             logits = self.model.compute_logits(hidden[batch.sampled_rows])
-            sequences = [output.scheduled[i] for i in batch.sampled]
+            draws = [(i, draw) for i in batch.sampled for draw in output.scheduled[i].draws()]
+            sequences = [draw for _, draw in draws]
             masks = self._grammar_masks.fill(sequences)
             token_ids, positions = _draw(logits, sequences, masks)
-            for row, i in enumerate(batch.sampled):
-                drawn[i] = token_ids[row]
+            for row, (i, _) in enumerate(draws):
+                drawn[i] += token_ids[row]
                 if row in positions:
-                    logprobs[i] = positions[row]
+                    logprobs.setdefault(i, []).extend(positions[row])
         return ModelRunnerOutput(
             drawn, logprobs, self._prompt_logprobs(hidden, batch, output.scheduled)
         )
