@@ -158,17 +158,19 @@ def main() -> None:
     said = [text.continuation for text in texts]
     folder = copying_checkpoint(f"says-{args.tokens}", args.model, said, args.cache)
     bench = Bench.build(args, folder)
-    results = [bench.measure(text, args.batch, args.repeats) for text in texts]
+    results = (bench.measure(text, args.batch, args.repeats) for text in texts)
     if args.json:
         print(json.dumps([asdict(result) for result in results]))
         return
     print(machine.describe())
-    print(f"\n{args.model}, quantization {args.quantization}, batch {args.batch}")
+    setting = f"quantization {args.quantization}, batch {args.batch}, threads {args.threads}"
+    print(f"\n{args.model}, {setting}")
     names = ("tokens/s without", "with", "ratio", "CPU ratio", "accepted", "tokens/step")
     print(f"{'text':<12}" + "".join(f"{name:>18}" for name in names))
     for each in results:
         numbers = list(asdict(each).values())[2:]
-        print(f"{each.text:<12}" + "".join(f"{number:>18.2f}" for number in numbers))
+        line = f"{each.text:<12}" + "".join(f"{number:>18.2f}" for number in numbers)
+        print(line, flush=True)
 
 
 def _parse_args() -> argparse.Namespace:
