@@ -28,7 +28,7 @@ from engine_service.core.step_plan import StepPlan
 
 # Tokens of a step with drafts. More are no longer nearly free, so a large batch has none.
 _MOST_TOKENS = 16
-# What drafting costs, as a share of a step: that there are drafts at all, and each one.
+# What drafting takes, beside a step of one token: that a sequence has drafts, and each one.
 _COST_OF_ANY = 0.15
 _COST_OF_EACH = 0.05
 # The share of right guesses that is assumed at first, by the number of tokens matched.
@@ -51,11 +51,12 @@ class Speculator:
         Drafts take only free blocks, and those that turn out wrong give theirs back: see
         `KVCacheManager.trim`.
         """
-        left = min(plan.budget, _MOST_TOKENS - plan.num_tokens)
+        num_certain = plan.num_tokens
+        left = min(plan.budget, _MOST_TOKENS - num_certain)
         seqs = [seq for seq in plan.decodes() if _may_have_drafts(seq)] if left > 0 else []
         for place, seq in enumerate(seqs):
             share = -(-left // (len(seqs) - place))
-            drafts = self._drafts(seq, min(share, self._most_drafts(seq)))
+            drafts = self._drafts(seq, min(share, self._most_drafts(seq)), num_certain)
             if drafts and self._kv.allocate_slots(seq, 1 + len(drafts)):
                 plan.add_drafts(seq, drafts)
                 left -= len(drafts)
@@ -72,12 +73,12 @@ class Speculator:
             most = min(most, params.max_tokens - seq.num_output_tokens)
         return min(most - 1, self._kv.num_free_slots(seq) - 1)
 
-    def _drafts(self, seq: Sequence, most: int) -> SequenceOf[int]:
+    def _drafts(self, seq: Sequence, most: int, num_certain: int) -> SequenceOf[int]:
         if most < 1:
             return ()
         if seq.seq_id not in self._tracks:
             self._tracks[seq.seq_id] = _Track()
-        return self._tracks[seq.seq_id].drafts(seq.token_ids, most)
+        return self._tracks[seq.seq_id].drafts(seq.token_ids, most, num_certain)
 
 
 class _Track:
@@ -89,14 +90,18 @@ class _Track:
         self._guess: Proposal | None = None
         self._guessed_at = 0
 
-    def drafts(self, token_ids: SequenceOf[int], most: int) -> SequenceOf[int]:
-        """The next tokens, as many as are worth computing, at most `most`."""
+    def drafts(self, token_ids: SequenceOf[int], most: int, num_certain: int) -> SequenceOf[int]:
+        """The next tokens, as many as are worth computing, at most `most`.
+
+        `num_certain` are the tokens that the step computes anyway.
+        """
         self._judge(token_ids)
         self._guess = self._proposer.propose(token_ids, most)
         self._guessed_at = len(token_ids)
         if self._guess is None:
             return ()
-        return self._guess.token_ids[: _worth(self._accuracies[self._guess.num_matched], most)]
+        accuracy = self._accuracies[self._guess.num_matched]
+        return self._guess.token_ids[: _worth(accuracy, most, num_certain)]
 
     def _judge(self, token_ids: SequenceOf[int]) -> None:
         """Compares the last guess with what came, up to where it went wrong."""
@@ -116,10 +121,15 @@ def _may_have_drafts(seq: Sequence) -> bool:
     return request.forked and request.scored_from is None and seq.matcher is None
 
 
-def _worth(accuracy: float, most: int) -> int:
-    """The number of drafts with which a step brings the most tokens for its time."""
-    best, best_rate = 0, 1.0
-    tokens, time, all_right = 1.0, 1.0 + _COST_OF_ANY, 1.0
+def _worth(accuracy: float, most: int, num_certain: int) -> int:
+    """The number of drafts with which a step brings the most tokens for its time.
+
+    Each of the tokens that it computes anyway brings one. What one sequence's drafts bring must
+    make up for the time of all.
+    """
+    tokens, time, all_right = float(num_certain), 1.0 + _COST_OF_EACH * (num_certain - 1), 1.0
+    best, best_rate = 0, tokens / time
+    time += _COST_OF_ANY
     for count in range(1, most + 1):
         all_right *= accuracy
         tokens += all_right

@@ -129,8 +129,8 @@ def test_what_is_drawn_beside_drafts_is_distributed_as_the_model_says(folder: Pa
     """Of many seeds the token after the first one, whose step also computes a guess of it."""
     prompt = [31, 30, 31, 31, 31, 32, 31, 33, 30, 30, 31]  # 31 and any other of FEW are a pair
     params = FEW.clone(max_tokens=3, temperature=1.5, seed=None)
-    engine, counting = engine_of(folder, "ngram", max_num_seqs=8)
-    for seed in range(1000):
+    engine, counting = engine_of(folder, "ngram", max_num_seqs=1)
+    for seed in range(700):
         engine.add_request(Request(str(seed), prompt, params, seed=seed))
     drawn: dict[str, list[int]] = {}
     while engine.has_unfinished_requests():
@@ -142,4 +142,4 @@ def test_what_is_drawn_beside_drafts_is_distributed_as_the_model_says(folder: Pa
         with torch.no_grad():
             logits = reference_model(folder)(torch.tensor([[*prompt, first]])).logits[0, -1]
         expected = exact_distribution(logits, params, prompt, [first])
-        assert len(second) < 100 or p_value(second, expected) > 1e-3
+        assert len(second) < 50 or p_value(second, expected) > 1e-3

@@ -144,7 +144,7 @@ def test_a_large_batch_has_no_drafts_and_a_smaller_one_shares_them() -> None:
         assert not any(drafts(step)) or step.num_scheduled_tokens <= MOST_TOKENS
     assert [drafts(step) for step in text.steps if len(step.scheduled) == 16] == [[0] * 16] * 20
     shared = [drafts(step) for step in text.steps if len(step.scheduled) == 3]
-    assert all(max(each) - min(each) <= 1 for each in shared[:2]) and shared[0][0] > 0
+    assert shared[0] == [5, 4, 4]
 
 
 def test_drafts_take_only_free_blocks_and_give_wrong_ones_back() -> None:
