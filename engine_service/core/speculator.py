@@ -57,7 +57,9 @@ class Speculator:
         for place, seq in enumerate(seqs):
             share = -(-left // (len(seqs) - place))
             drafts = self._drafts(seq, min(share, self._most_drafts(seq)), num_certain)
-            if drafts and self._kv.allocate_slots(seq, 1 + len(drafts)):
+            if drafts:
+                allocated = self._kv.allocate_slots(seq, 1 + len(drafts))
+                assert allocated, "no more are asked for than have room"
                 plan.add_drafts(seq, drafts)
                 left -= len(drafts)
 
