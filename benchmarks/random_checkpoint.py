@@ -9,6 +9,8 @@ import os
 import shutil
 import string
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 
@@ -36,11 +38,11 @@ _QWEN3 = {
     "bos_token_id": 151643,
     "eos_token_id": 151645,
 }
-_CONFIGS = {
+CONFIGS = {
     "qwen3-0.6b": _QWEN3 | {"hidden_size": 1024, "intermediate_size": 3072},
     "qwen3-1.7b": _QWEN3 | {"hidden_size": 2048, "intermediate_size": 6144},
 }
-MODELS = ("demo", *_CONFIGS)
+MODELS = ("demo", *CONFIGS)
 
 
 def default_cache() -> Path:
@@ -50,23 +52,31 @@ def default_cache() -> Path:
 
 
 def checkpoint(model: str, cache: Path) -> Path:
-    """The folder of one of MODELS; `demo` is the embedded one.
-
-    Where the cache lacks it, it is written now, and appears whole or not at all.
-    """
+    """The folder of one of MODELS; `demo` is the embedded one. It is written if need be."""
     if model == "demo":
         return DEMO_MODEL
-    folder = cache / model
+    return kept(cache / model, partial(write_checkpoint, CONFIGS[model]))
+
+
+def kept(folder: Path, write: Callable[[Path], None]) -> Path:
+    """A folder of the cache. Where it is not there, `write` makes it, whole or not at all."""
     if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            write_checkpoint(_CONFIGS[model], Path(temporary) / model)
-            shutil.move(Path(temporary) / model, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            write(Path(temporary) / folder.name)
+            shutil.move(Path(temporary) / folder.name, folder)
     return folder
 
 
-def write_checkpoint(config: dict[str, object], folder: Path) -> None:
-    """Makes a folder of config.json, model.safetensors and tokenizer.json, always the same."""
+def write_checkpoint(
+    config: dict[str, object],
+    folder: Path,
+    change: Callable[[dict[str, torch.Tensor]], None] = lambda weights: None,
+) -> None:
+    """Makes a folder of config.json, model.safetensors and tokenizer.json, always the same.
+
+    `change` may replace weights before they are written.
+    """
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     generator = torch.Generator().manual_seed(0)
@@ -76,6 +86,7 @@ def write_checkpoint(config: dict[str, object], folder: Path) -> None:
         else torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
         for name, shape in _weight_shapes(config).items()
     }
+    change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     vocab_size = config["vocab_size"]
     assert isinstance(vocab_size, int)

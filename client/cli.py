@@ -88,6 +88,11 @@ def commands() -> None:
 @click.option("--max-num-seqs", type=int, metavar="N", help="Sequences that run at once.")
 @click.option("--deterministic", is_flag=True, help="The same tokens in any batch; slower.")
 @click.option("--quantization", type=_QUANTIZATION, help="Of the weights, on a CPU.")
+@click.option(
+    "--speculation",
+    type=click.Choice(["none", "ngram"]),
+    help="Guess tokens that repeat earlier ones. Default: ngram.",
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text.")
 def serve(**options: Any) -> None:
     """Starts both services and stops them together.

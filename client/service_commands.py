@@ -40,6 +40,8 @@ class ServeOptions:
     """none, int8 or int4, of the weights."""
     max_num_seqs: int | None = None
     """Most sequences that run at once."""
+    speculation: str | None = None
+    """none or ngram: guess tokens that repeat earlier ones."""
     log_format: str | None = None
     """text or json."""
 
@@ -66,6 +68,7 @@ def engine_command(options: ServeOptions) -> list[str]:
         *(["--deterministic"] if options.deterministic else []),
         *_flag("--quantization", options.quantization),
         *_flag("--max-num-seqs", options.max_num_seqs),
+        *_flag("--speculation", options.speculation),
         *_flag("--log-format", options.log_format),
     ]
 

@@ -15,6 +15,7 @@ from folovllm.serving.server import ServerConfig
 
 DEFAULT_PORT = 50052
 QUANTIZATIONS = ("none", "int8", "int4")
+SPECULATIONS = ("none", "ngram")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -79,10 +80,16 @@ class SchedulerConfig:
     """Most tokens that one step computes; longer prompts are computed in chunks."""
     max_num_waiting: int = 1024
     """Most requests without a first token; one more is refused with RESOURCE_EXHAUSTED."""
+    speculation: str = "ngram"
+    """none, or ngram: what repeats earlier text is guessed, and several tokens come in a step."""
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_num_waiting"):
             _require_positive(name, getattr(self, name))
+        _require(
+            self.speculation in SPECULATIONS,
+            f"speculation must be one of {', '.join(SPECULATIONS)}",
+        )
         _require(
             self.max_num_batched_tokens >= self.max_num_seqs,
             f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
@@ -156,6 +163,12 @@ def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
         default=scheduler.max_num_waiting,
         help="most requests without a first token (%(default)s)",
     )
+    add(
+        "--speculation",
+        default=scheduler.speculation,
+        choices=SPECULATIONS,
+        help="ngram guesses tokens that repeat earlier ones, several a step (%(default)s)",
+    )
     add_server_arguments(parser, DEFAULT_PORT)
     args = parse_with_environment(parser, argv)
     engine = EngineConfig(
@@ -170,7 +183,12 @@ def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
         CacheConfig(
             args.block_size, args.num_blocks, args.memory_utilization, not args.no_prefix_caching
         ),
-        SchedulerConfig(args.max_num_seqs, args.max_num_batched_tokens, args.max_num_waiting),
+        SchedulerConfig(
+            args.max_num_seqs,
+            args.max_num_batched_tokens,
+            args.max_num_waiting,
+            args.speculation,
+        ),
     )
     return EngineServiceConfig(engine, server_config(args), args.log_format)
 

@@ -13,7 +13,9 @@ from engine_service.core.fork import Fork
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.outputs import ModelRunner, SequenceOutput, TokenMatcher
 from engine_service.core.request import Request, RequestStatus, Sequence
-from engine_service.core.scheduler import Scheduler, SchedulerLimits
+from engine_service.core.scheduler import Scheduler
+from engine_service.core.scheduler_limits import SchedulerLimits
+from engine_service.core.speculator import Speculator
 from engine_service.request_groups import RequestGroups
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from engine_service.structured_output.grammar_source import kind_of, refusal
@@ -73,7 +75,9 @@ class LLMEngine:
             info.max_model_len,
             frozenset(info.eos_token_ids),
         )
-        self.scheduler = Scheduler(limits, self._kv)
+        speculates = config.scheduler.speculation == "ngram"
+        speculator = Speculator(self._kv, limits) if speculates else None
+        self.scheduler = Scheduler(limits, self._kv, speculator)
         self._groups = RequestGroups()
         self._unannounced: set[str] = set()  # whose RequestInfo has not been sent
 

@@ -19,21 +19,23 @@ def make_engine(
     enable_prefix_caching: bool = True,
     eos_token_ids: tuple[int, ...] = (),
     tokenizer_fingerprint: str = "fake",
+    vocab_size: int = VOCAB_SIZE,
+    speculation: str = "ngram",
 ) -> tuple[LLMEngine, FakeModelRunner]:
     """A small engine; by default with no end-of-sequence token, so that lengths are exact."""
     config = EngineConfig(
         ModelConfig(),
         CacheConfig(block_size, num_blocks, enable_prefix_caching=enable_prefix_caching),
-        SchedulerConfig(max_num_seqs, max_num_batched_tokens),
+        SchedulerConfig(max_num_seqs, max_num_batched_tokens, speculation=speculation),
     )
     info = ModelInfo(
         model_id="fake",
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         eos_token_ids=eos_token_ids,
         max_model_len=max_model_len,
         num_kv_blocks=num_blocks,
         block_size=block_size,
         tokenizer_fingerprint=tokenizer_fingerprint,
     )
-    runner = FakeModelRunner(block_size)
+    runner = FakeModelRunner(block_size, vocab_size)
     return LLMEngine(runner, config, info), runner

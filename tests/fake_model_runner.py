@@ -19,11 +19,12 @@ def _mix(state: int, value: int) -> int:
     return (state * 6364136223846793005 + value * 1442695040888963407 + 1) % 2**64
 
 
-def _draw(kv: int, seed: int, index: int, forbidden: Sequence[int] = ()) -> int:
-    token_id = (_mix(_mix(kv, seed), index) >> 33) % VOCAB_SIZE
-    while token_id in forbidden:
-        token_id = (token_id + 1) % VOCAB_SIZE
-    return token_id
+def _draw(
+    kv: int, seed: int, index: int, forbidden: Sequence[int] = (), vocab_size: int = VOCAB_SIZE
+) -> int:
+    first = (_mix(_mix(kv, seed), index) >> 33) % vocab_size
+    in_order = ((first + more) % vocab_size for more in range(vocab_size))
+    return next((token_id for token_id in in_order if token_id not in forbidden), first)
 
 
 def _position(kv: int, token_id: int, num_tops: int) -> PositionLogprobs:
@@ -58,10 +59,14 @@ def expected_tokens(
 
 
 class FakeModelRunner:
-    """Keeps its KV in numbered slots, as a paged cache does."""
+    """Keeps its KV in numbered slots, as a paged cache does.
 
-    def __init__(self, block_size: int) -> None:
+    With a small vocabulary what it says often repeats itself.
+    """
+
+    def __init__(self, block_size: int, vocab_size: int = VOCAB_SIZE) -> None:
         self._block_size = block_size
+        self._vocab_size = vocab_size
         self._cache: dict[tuple[int, int], int] = {}
         self.steps: list[SchedulerOutput] = []
         self._gate = threading.Event()
@@ -92,20 +97,29 @@ class FakeModelRunner:
                     self._cache[target, offset] = self._cache[source, offset]
         # Each sequence reads before any other writes: a block that two of them write would show.
         written = [self._compute(scheduled) for scheduled in output.scheduled]
-        sampled, logprobs, prompt_logprobs = [], {}, {}
+        sampled: list[list[int]] = []
+        logprobs: dict[int, list[PositionLogprobs]] = {}
+        prompt_logprobs = {}
         for place, (scheduled, slots) in enumerate(zip(output.scheduled, written, strict=True)):
             self._cache.update(slots)
-            kv = self._cache[self._slot(scheduled, scheduled.num_tokens - 1)]
-            drawn = [
-                _draw(kv, scheduled.seed, index, scheduled.forbidden_token_ids)
-                for index in scheduled.sample_indexes
-            ]
-            sampled.append(drawn)
+            sampled.append([])
             num_tops = scheduled.sampling_params.logprobs
             if num_tops is not None:
-                logprobs[place] = [_position(kv, token_id, num_tops) for token_id in drawn]
+                logprobs[place] = []
+            for draw in scheduled.draws():
+                kv = self._cache[self._slot(draw, draw.num_tokens - 1)]
+                drawn = self._draw(kv, draw)
+                sampled[place] += drawn
+                if num_tops is not None:
+                    logprobs[place] += [_position(kv, token_id, num_tops) for token_id in drawn]
             prompt_logprobs[place] = self._prompt_logprobs(scheduled)
         return ModelRunnerOutput(sampled, logprobs, prompt_logprobs)
+
+    def _draw(self, kv: int, draw: ScheduledSequence) -> list[int]:
+        return [
+            _draw(kv, draw.seed, index, draw.forbidden_token_ids, self._vocab_size)
+            for index in draw.sample_indexes
+        ]
 
     def _prompt_logprobs(self, scheduled: ScheduledSequence) -> list[PositionLogprobs]:
         return [

@@ -40,7 +40,8 @@ class EngineInProcess:
     version = __version__
 
     def __init__(self, config: PeerConfig) -> None:
-        scheduler = SchedulerConfig(max_num_seqs=config.max_num_seqs)
+        # What random weights say repeats itself, so guessing it would tell nothing of real text.
+        scheduler = SchedulerConfig(max_num_seqs=config.max_num_seqs, speculation="none")
         cache = CacheConfig(num_blocks=num_blocks(config))
         model = ModelConfig(config.model, quantization=quantization(config.weight_format))
         self._engine = build_engine(EngineConfig(model, cache, scheduler))

@@ -33,6 +33,7 @@ class Services:
             model=config.model,
             quantization=quantization(config.weight_format),
             max_num_seqs=config.max_num_seqs,
+            speculation="none",
         )
         engine = [*engine_command(options), "--num-blocks", str(num_blocks(config))]
         self._runner = asyncio.Runner()

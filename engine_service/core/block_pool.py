@@ -1,7 +1,8 @@
 """BlockPool: the KV cache's blocks as numbers, with reference counts and a prefix index.
 
 A block is *used* while a sequence refers to it, else *free*. A free block keeps its contents and
-its place in the prefix index until it is taken for something else; the longest free goes first.
+its place in the prefix index until it is taken for something else. Those without such a place go
+first, then the longest free.
 """
 
 from collections import Counter, OrderedDict
@@ -28,7 +29,7 @@ class BlockPool:
         return block_id in self._free
 
     def allocate(self) -> int:
-        """Takes the block that was free longest, with one reference. Its old contents are gone.
+        """Takes the block that is the least loss, with one reference. Its old contents are gone.
 
         The caller has made sure that there is one.
         """
@@ -52,6 +53,8 @@ class BlockPool:
         self._ref_cnt[block_id] -= 1
         if not self._ref_cnt[block_id]:
             self._free[block_id] = None
+            if self._hash_of[block_id] is None:
+                self._free.move_to_end(block_id, last=False)
 
     def cache(self, block_id: int, block_hash: bytes) -> None:
         """Enters a full block into the prefix index, unless an equal one is there."""

@@ -70,6 +70,16 @@ class KVCacheManager:
             seq.block_table.append(self._pool.allocate())
         return True
 
+    def num_free_slots(self, seq: Sequence) -> int:
+        """Tokens whose KV could be given room now, after those that are computed."""
+        most_blocks = len(seq.block_table) + self.num_free_blocks
+        return most_blocks * self.block_size - seq.num_computed_tokens
+
+    def trim(self, seq: Sequence) -> None:
+        """Takes back the blocks that hold the KV of none of the computed tokens."""
+        while len(seq.block_table) > self.num_blocks_for(seq.num_computed_tokens):
+            self._pool.release(seq.block_table.pop())
+
     def cache_blocks(self, seq: Sequence, num_computed_before: int) -> None:
         """Enters the full blocks that a step completed into the prefix index."""
         if not self._enable_prefix_caching:

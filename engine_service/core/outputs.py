@@ -6,7 +6,7 @@ schedule() -> SchedulerOutput ─▶ ModelRunner.execute() -> ModelRunnerOutput
 
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -67,6 +67,34 @@ class ScheduledSequence:
     is wanted."""
     matcher: TokenMatcher | None = None
     """What may be drawn at this step, where the output must follow a grammar."""
+    draft_token_ids: tuple[int, ...] = ()
+    """Those of `token_ids`, at their end, that are only guessed, see `core.speculator`. Where there
+    are any, the one sample index draws a token after the last certain one and after each draft."""
+    draft_forbidden_token_ids: tuple[tuple[int, ...], ...] = ()
+    """For each of them the ids that must not be drawn after it."""
+
+    def draws(self) -> list["ScheduledSequence"]:
+        """One for each position after which tokens are drawn, as if it were the last of the step.
+
+        In each what is drafted before that position counts as certain.
+        """
+        if not self.draft_token_ids:
+            return [self]
+        num_certain = len(self.token_ids) - len(self.draft_token_ids)
+        forbidden = self.forbidden_token_ids, *self.draft_forbidden_token_ids
+        return [
+            replace(
+                self,
+                token_ids=self.token_ids[: num_certain + count],
+                forbidden_token_ids=forbidden[count],
+                token_history=[*self.token_history, *self.draft_token_ids[:count]]
+                if self.sampling_params.alters_logits
+                else (),  # no one looks, and a copy of a long one takes time
+                draft_token_ids=(),
+                draft_forbidden_token_ids=(),
+            )
+            for count in range(len(forbidden))
+        ]
 
     @property
     def num_scheduled_tokens(self) -> int:
@@ -98,7 +126,8 @@ class ModelRunnerOutput:
     """What a step brought."""
 
     sampled_token_ids: SequenceOf[SequenceOf[int]]
-    """For each scheduled sequence a token id for each of its sample_indexes."""
+    """For each scheduled sequence a token id for each of its sample_indexes; of one with drafts, a
+    token id for each of its draws."""
     logprobs: Mapping[int, SequenceOf["PositionLogprobs"]] = field(default_factory=dict)
     """By the place of a scheduled sequence that asks for them: one for each token drawn."""
     prompt_logprobs: Mapping[int, SequenceOf["PositionLogprobs"]] = field(default_factory=dict)

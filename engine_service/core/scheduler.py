@@ -12,32 +12,19 @@ blocks back and waits to be recomputed; the first in order therefore always adva
 import time
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine_service.core.continuation import Continuation
 from engine_service.core.kv_cache_manager import KVCacheManager
-from engine_service.core.outputs import (
-    ModelRunnerOutput,
-    ScheduledSequence,
-    SchedulerOutput,
-    SequenceOutput,
-)
+from engine_service.core.outputs import ModelRunnerOutput, SchedulerOutput, SequenceOutput
 from engine_service.core.request import Request, RequestStatus, Sequence
 from engine_service.core.request_queue import RequestQueue
-from engine_service.core.token_rules import check_stop, forbidden_token_ids
+from engine_service.core.scheduler_limits import SchedulerLimits
+from engine_service.core.speculator import Speculator
+from engine_service.core.step_plan import StepPlan
 
 if TYPE_CHECKING:
     from folovllm.outputs import PositionLogprobs
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerLimits:
-    """What a step may hold, and what ends a sequence."""
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int
-    eos_token_ids: frozenset[int]
 
 
 class Scheduler:
@@ -47,10 +34,13 @@ class Scheduler:
         self,
         limits: SchedulerLimits,
         kv_cache_manager: KVCacheManager,
+        speculator: Speculator | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Without a speculator each step brings a sequence one token at most."""
         self._limits = limits
         self._kv = kv_cache_manager
+        self._speculator = speculator
         self._clock = clock
         self._requests: dict[str, Request] = {}
         self._waiting = RequestQueue()
@@ -128,14 +118,13 @@ class Scheduler:
 
     def schedule(self) -> SchedulerOutput:
         """Plans one step."""
-        plan: dict[int, int] = {}  # seq_id to number of new tokens
+        plan = StepPlan(self._limits.max_num_batched_tokens)
         preempted = self._schedule_running(plan)
         if not preempted:
             self._schedule_waiting(plan)
-        scheduled = tuple(
-            self._scheduled_sequence(self._running[seq_id], num_new_tokens)
-            for seq_id, num_new_tokens in plan.items()
-        )
+        if self._speculator is not None:
+            self._speculator.add_drafts(plan)
+        scheduled = plan.scheduled(self._limits.eos_token_ids)
         return SchedulerOutput(scheduled, self._kv.take_block_copies())
 
     def update_from_output(
@@ -148,8 +137,8 @@ class Scheduler:
         ):
             seq = self._running[scheduled.seq_id]
             seq.request.prompt_logprobs += runner_output.prompt_logprobs.get(place, ())
-            seq.num_computed_tokens = scheduled.num_tokens
-            self._kv.cache_blocks(seq, scheduled.num_computed_tokens)
+            drafts = scheduled.draft_token_ids
+            self._advance(seq, scheduled.num_scheduled_tokens - len(drafts))
             if seq.request.scored_from is not None and not seq.request.lacks_prompt_logprobs:
                 changes.append(self._end_score(seq))
             if not scheduled.sample_indexes:
@@ -160,10 +149,10 @@ class Scheduler:
             logprobs: SequenceOf[PositionLogprobs | None] = runner_output.logprobs.get(
                 place, [None] * len(token_ids)
             )
-            for index, token_id, logprob in zip(
-                scheduled.sample_indexes, token_ids, logprobs, strict=True
-            ):
-                changes.append(self._append(seqs[index], token_id, logprob))
+            for drawn, index in enumerate(scheduled.sample_indexes):
+                changes.append(
+                    self._continue(seqs[index], drafts, token_ids[drawn:], logprobs[drawn:])
+                )
         return changes
 
     def check_integrity(self) -> None:
@@ -173,66 +162,35 @@ class Scheduler:
             assert not self._running and not self._waiting
             assert self._kv.num_free_blocks == self._kv.num_blocks
 
-    def _schedule_running(self, plan: dict[int, int]) -> bool:
+    def _schedule_running(self, plan: StepPlan) -> bool:
         """Plans the running sequences; True if the pool ran out and one was preempted."""
         preempted = False
-        budget = self._limits.max_num_batched_tokens
         for seq in sorted(self._running.values(), key=_decodes_first):
-            num_new_tokens = min(seq.num_uncomputed_tokens, budget)
+            num_new_tokens = min(seq.num_uncomputed_tokens, plan.budget)
             if seq.status is not RequestStatus.RUNNING or num_new_tokens == 0:
                 continue
             while not self._kv.allocate_slots(seq, num_new_tokens):
                 victim = max(self._running.values(), key=lambda running: running.order)
                 self._preempt(victim)
                 preempted = True
-                budget += plan.pop(victim.seq_id, 0)
+                plan.remove(victim)
                 if victim is seq:
                     break
             else:
-                plan[seq.seq_id] = num_new_tokens
-                budget -= num_new_tokens
+                plan.add(seq, num_new_tokens)
         return preempted
 
-    def _schedule_waiting(self, plan: dict[int, int]) -> None:
+    def _schedule_waiting(self, plan: StepPlan) -> None:
         """Starts waiting sequences in order while budget, places and blocks last."""
-        budget = self._limits.max_num_batched_tokens - sum(plan.values())
-        while budget and self._waiting and len(self._running) < self._limits.max_num_seqs:
+        while plan.budget and self._waiting and len(self._running) < self._limits.max_num_seqs:
             seq = self._waiting.peek()
             if not self._kv.start(seq, seq.request.most_cached_tokens):
                 break  # later ones must not overtake it
             self._start(seq)
-            num_new_tokens = min(seq.num_uncomputed_tokens, budget)
+            num_new_tokens = min(seq.num_uncomputed_tokens, plan.budget)
             allocated = self._kv.allocate_slots(seq, num_new_tokens)
             assert allocated, "start() found room for all of it"
-            plan[seq.seq_id] = num_new_tokens
-            budget -= num_new_tokens
-
-    def _scheduled_sequence(self, seq: Sequence, num_new_tokens: int) -> ScheduledSequence:
-        start, end = seq.num_computed_tokens, seq.num_computed_tokens + num_new_tokens
-        request = seq.request
-        sample_indexes: tuple[int, ...] = ()
-        forbidden: tuple[int, ...] = ()
-        if end == seq.num_tokens and request.scored_from is None:
-            drawing = [seq] if request.forked else request.get_unfinished_seqs()
-            sample_indexes = tuple(seq.index for seq in drawing)
-            # Those that draw together have the same tokens so far.
-            forbidden = forbidden_token_ids(seq, self._limits.eos_token_ids)
-        return ScheduledSequence(
-            seq_id=seq.seq_id,
-            token_ids=seq.token_ids[start:end],
-            num_computed_tokens=start,
-            block_table=seq.block_table,
-            sampling_params=request.sampling_params,
-            seed=request.seed,
-            sample_indexes=sample_indexes,
-            forbidden_token_ids=forbidden,
-            token_history=seq.token_ids
-            if request.scored_from is None
-            else request.prompt_token_ids,
-            num_prompt_tokens=len(request.prompt_token_ids) - request.num_parent_output_tokens,
-            prompt_logprob_positions=request.prompt_logprob_positions(start, end),
-            matcher=seq.matcher if sample_indexes else None,
-        )
+            plan.add(seq, num_new_tokens)
 
     def _fork(self, leader: Sequence) -> None:
         """Lets the other sequences of a request go their own way from the computed prompt."""
@@ -255,38 +213,34 @@ class Scheduler:
         self._finish(seq, RequestStatus.FINISHED_LENGTH)
         return SequenceOutput(seq, (), finished=True, logprobs=tuple(seq.request.prompt_logprobs))
 
-    def _append(
-        self, seq: Sequence, token_id: int, logprobs: "PositionLogprobs | None"
+    def _advance(self, seq: Sequence, num_tokens: int) -> None:
+        """Counts tokens whose KV was computed and that are the sequence's."""
+        before = seq.num_computed_tokens
+        seq.num_computed_tokens += num_tokens
+        self._kv.cache_blocks(seq, before)
+
+    def _continue(
+        self,
+        seq: Sequence,
+        drafts: SequenceOf[int],
+        token_ids: SequenceOf[int],
+        logprobs: SequenceOf["PositionLogprobs | None"],
     ) -> SequenceOutput:
-        """Adds a drawn token and ends the sequence where it should."""
-        seq.token_ids.append(token_id)
-        if logprobs is not None:
-            assert logprobs.token.logprob is not None
-            seq.cumulative_logprob += logprobs.token.logprob
+        """Adds the first drawn token, and one more for each draft that was right, up to an end."""
+        continuation = Continuation(seq, self._limits)
+        continuation.add(token_ids[0], logprobs[0])
         if seq.first_token_time is None:
             seq.first_token_time = self._clock()
-        status, stop_token_id = check_stop(
-            seq, self._limits.eos_token_ids, self._limits.max_model_len
-        )
-        output_complete = False
-        if status is not RequestStatus.FINISHED_STOPPED and seq.matcher is not None:
-            if not seq.matcher.advance(token_id):
-                status = RequestStatus.FINISHED_ABORTED
-            elif seq.matcher.must_stop:
-                status = RequestStatus.FINISHED_STOPPED
-                output_complete = token_id not in self._limits.eos_token_ids
-            elif seq.matcher.is_spent:
-                seq.matcher = None
-        if status is not None:
-            self._finish(seq, status)
-        return SequenceOutput(
-            seq,
-            (token_id,),
-            status is not None,
-            stop_token_id,
-            output_complete,
-            logprobs=() if logprobs is None else (logprobs,),
-        )
+        for place, draft in enumerate(drafts):
+            if continuation.status is not None or token_ids[place] != draft:
+                break
+            self._advance(seq, 1)
+            continuation.add(token_ids[place + 1], logprobs[place + 1])
+        if continuation.status is not None:
+            self._finish(seq, continuation.status)
+        elif drafts:
+            self._kv.trim(seq)
+        return continuation.output()
 
     def _start(self, seq: Sequence) -> None:
         """Moves a sequence from the queue to the running ones."""
@@ -315,6 +269,8 @@ class Scheduler:
             self._kv.free(seq)
         elif seq in self._waiting:
             self._waiting.remove(seq)
+        if self._speculator is not None:
+            self._speculator.forget(seq)
         seq.status = status
         seq.finish_time = self._clock()
         if seq.request.finished:

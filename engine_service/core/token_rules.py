@@ -6,15 +6,20 @@ from collections.abc import Sequence as SequenceOf
 from engine_service.core.request import RequestStatus, Sequence
 
 
-def forbidden_token_ids(seq: Sequence, eos_token_ids: Iterable[int]) -> tuple[int, ...]:
-    """What would end a sequence before it has min_tokens, and what would complete a bad word."""
+def forbidden_token_ids(
+    seq: Sequence, eos_token_ids: Iterable[int], drafts: SequenceOf[int] = ()
+) -> tuple[int, ...]:
+    """What would end a sequence before it has min_tokens, and what would complete a bad word.
+
+    With `drafts` it is what must not follow these, if they follow the sequence's tokens.
+    """
     params = seq.request.sampling_params
     forbidden: tuple[int, ...] = ()
-    if seq.num_output_tokens < params.min_tokens:
+    if seq.num_output_tokens + len(drafts) < params.min_tokens:
         eos = () if params.ignore_eos else eos_token_ids
         forbidden = (*params.stop_token_ids, *eos)
     if params.bad_words_token_ids:
-        forbidden += tuple(_completions(seq, params.bad_words_token_ids))
+        forbidden += tuple(_completions(seq, params.bad_words_token_ids, drafts))
     return forbidden
 
 
@@ -33,10 +38,16 @@ def check_stop(
     return None, None
 
 
-def _completions(seq: Sequence, bad_words: Iterable[SequenceOf[int]]) -> Iterator[int]:
+def _completions(
+    seq: Sequence, bad_words: Iterable[SequenceOf[int]], drafts: SequenceOf[int]
+) -> Iterator[int]:
     """The last id of each bad word whose other ids are the end of the output, a parent's too."""
-    num_output_tokens = seq.num_output_tokens + seq.request.num_parent_output_tokens
+    num_output_tokens = seq.num_output_tokens + seq.request.num_parent_output_tokens + len(drafts)
     for *begun, last in bad_words:
-        start = seq.num_tokens - len(begun)
-        if len(begun) <= num_output_tokens and seq.token_ids[start:] == begun:
+        if len(begun) > num_output_tokens:
+            continue
+        from_drafts = min(len(begun), len(drafts))
+        start = seq.num_tokens + from_drafts - len(begun)
+        end = [*seq.token_ids[start:], *drafts[len(drafts) - from_drafts :]]
+        if end == begun:
             yield last

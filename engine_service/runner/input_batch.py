@@ -28,7 +28,7 @@ class InputBatch:
     sampled: tuple[int, ...]
     """Which sequences draw tokens, by their place in the scheduler's order."""
     sampled_rows: Tensor
-    """The batch row of the last token of each of them, [len(sampled)]."""
+    """The batch row of each of their draws, one sequence's after another's, [draws]."""
     first_rows: tuple[int, ...]
     """The batch row of the first token of each sequence, in the scheduler's order."""
 
@@ -52,7 +52,7 @@ def build_input_batch(
         positions,
         slots,
         np.array(seq_lens, dtype=np.int64),
-        np.array([starts[row + 1] - 1 for row in sampling], dtype=np.int64),
+        _sampled_rows([sequences[row] for row in sampling], [starts[row + 1] for row in sampling]),
         tables.reshape(-1),
     )
     packed = torch.from_numpy(np.concatenate(parts)).to(device)
@@ -72,6 +72,18 @@ def build_input_batch(
         sampled=tuple(order[row] for row in sampling),
         sampled_rows=tensors[4],
         first_rows=_in_scheduled_order(order, starts),
+    )
+
+
+def _sampled_rows(sequences: Sequence[ScheduledSequence], ends: Sequence[int]) -> np.ndarray:
+    """The last rows of sequences that end before these: one, and one more for each draft."""
+    return np.fromiter(
+        (
+            row
+            for sequence, end in zip(sequences, ends, strict=True)
+            for row in range(end - 1 - len(sequence.draft_token_ids), end)
+        ),
+        dtype=np.int64,
     )
 
 

@@ -11,7 +11,7 @@ from engine_service.runner.grammar_masks import GrammarMasks
 from engine_service.runner.input_batch import InputBatch, build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
 from engine_service.runner.logprobs import position_logprobs
-from engine_service.runner.sampler import sample
+from engine_service.runner.sampler import Largest, sample
 from folovllm.outputs import PositionLogprobs
 
 # Logits of prompts that are computed at once: 64 MiB in float32.
@@ -46,13 +46,14 @@ class TorchModelRunner:
         logprobs: dict[int, list[PositionLogprobs]] = {}
         if batch.sampled:
             logits = self.model.compute_logits(hidden[batch.sampled_rows])
-            sequences = [output.scheduled[i] for i in batch.sampled]
+            draws = [(i, draw) for i in batch.sampled for draw in output.scheduled[i].draws()]
+            sequences = [draw for _, draw in draws]
             masks = self._grammar_masks.fill(sequences)
-            token_ids, positions = _draw(logits, sequences, masks)
-            for row, i in enumerate(batch.sampled):
-                drawn[i] = token_ids[row]
+            token_ids, positions = _draw(logits, sequences, masks, self.model.largest)
+            for row, (i, _) in enumerate(draws):
+                drawn[i] += token_ids[row]
                 if row in positions:
-                    logprobs[i] = positions[row]
+                    logprobs.setdefault(i, []).extend(positions[row])
         return ModelRunnerOutput(
             drawn, logprobs, self._prompt_logprobs(hidden, batch, output.scheduled)
         )
@@ -88,7 +89,10 @@ class TorchModelRunner:
 
 
 def _draw(
-    logits: Tensor, sequences: Sequence[ScheduledSequence], grammar_masks: Mapping[int, Tensor]
+    logits: Tensor,
+    sequences: Sequence[ScheduledSequence],
+    grammar_masks: Mapping[int, Tensor],
+    largest: Largest,
 ) -> tuple[list[list[int]], dict[int, list[PositionLogprobs]]]:
     """What `sample` draws, and the log-probabilities of it for the rows that ask for them."""
     num_tops = {
@@ -97,9 +101,9 @@ def _draw(
         if sequence.sampling_params.logprobs is not None
     }
     if not num_tops:
-        return sample(logits, sequences, grammar_masks), {}
+        return sample(logits, sequences, grammar_masks, largest), {}
     rows = list(num_tops)
     raw = logits[rows]  # a copy: drawing overwrites the logits
-    token_ids = sample(logits, sequences, grammar_masks)
+    token_ids = sample(logits, sequences, grammar_masks, largest)
     found = position_logprobs(raw, [token_ids[row] for row in rows], list(num_tops.values()))
     return token_ids, dict(zip(rows, found, strict=True))

@@ -11,7 +11,7 @@ from fake_model_runner import FakeModelRunner, expected_logprobs
 from sample_tokenizers import save_byte_tokenizer
 
 from engine_service.async_engine import AsyncEngine
-from engine_service.core.outputs import ModelRunnerOutput, SchedulerOutput
+from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
 from engine_service.llm_engine import LLMEngine
 from engine_service.servicer import EngineServicer
 from folovllm.errors import InvalidRequestError, NotFoundError, from_rpc_error
@@ -36,14 +36,16 @@ class Parrot(FakeModelRunner):
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
         computed = super().execute(output)
-        said = []
-        for scheduled in output.scheduled:
-            text = ENDS.get(scheduled.seed, TRUNK)
-            done = len(scheduled.token_history) - scheduled.num_prompt_tokens
-            if scheduled.seed in ENDS:
-                done -= self.forked_at
-            said.append([text[done % len(text)]] if scheduled.sample_indexes else [])
+        said = [
+            [self._say(draw) for draw in scheduled.draws() if draw.sample_indexes]
+            for scheduled in output.scheduled
+        ]
         return ModelRunnerOutput(said, computed.logprobs, computed.prompt_logprobs)
+
+    def _say(self, draw: ScheduledSequence) -> int:
+        text = ENDS.get(draw.seed, TRUNK)
+        done = draw.num_tokens - draw.num_prompt_tokens
+        return text[(done - self.forked_at * (draw.seed in ENDS)) % len(text)]
 
     forked_at = 0
     """Output tokens of the parent at the fork."""

@@ -10,6 +10,17 @@ def test_the_block_that_was_free_longest_is_taken_first() -> None:
     pool = BlockPool(3)
     first, second, third = (pool.allocate() for _ in range(3))
     for block_id in (second, first, third):
+        pool.cache(block_id, bytes([block_id]))
+        pool.release(block_id)
+    assert [pool.allocate() for _ in range(3)] == [second, first, third]
+
+
+def test_a_block_with_nothing_to_lose_is_taken_before_all_others() -> None:
+    pool = BlockPool(3)
+    first, second, third = (pool.allocate() for _ in range(3))
+    pool.cache(first, b"first")
+    pool.cache(third, b"third")
+    for block_id in (first, second, third):
         pool.release(block_id)
     assert [pool.allocate() for _ in range(3)] == [second, first, third]
 

@@ -52,13 +52,14 @@ def test_settings_reach_the_service_that_they_concern() -> None:
         max_model_len=3,
         quantization="int8",
         max_num_seqs=4,
+        speculation="none",
         log_format="json",
     )
     assert arguments(engine_command(options)) == [
         *("engine_service", "--host", "127.0.0.1", "--port", "2", "--model", "m"),
         *("--device", "cuda:1", "--dtype", "bfloat16"),
         *("--max-model-len", "3", "--quantization", "int8"),
-        *("--max-num-seqs", "4", "--log-format", "json"),
+        *("--max-num-seqs", "4", "--speculation", "none", "--log-format", "json"),
     ]
     assert arguments(tokenizer_command(options)) == [
         *("tokenizer_service", "--host", "0.0.0.0", "--port", "1"),

@@ -1,0 +1,267 @@
+"""When tokens are drafted, how many, and what a step with drafts takes and brings."""
+
+from collections.abc import Callable
+
+import pytest
+from fake_engine_factory import make_engine
+from fake_model_runner import expected_tokens
+
+from engine_service.config import SchedulerConfig, parse_args
+from engine_service.core.kv_cache_manager import KVCacheManager
+from engine_service.core.outputs import (
+    ModelRunnerOutput,
+    ScheduledSequence,
+    SchedulerOutput,
+    SequenceOutput,
+)
+from engine_service.core.request import Request
+from engine_service.core.scheduler import Scheduler
+from engine_service.core.scheduler_limits import SchedulerLimits
+from engine_service.core.speculator import Speculator
+from folovllm.errors import ConfigError
+from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
+from folovllm.sampling_params import SamplingParams
+
+TEXT = list(range(20, 40))
+MOST_TOKENS = 16
+
+
+class Text:
+    """A scheduler, and a model that says what `follows` says, by position."""
+
+    def __init__(
+        self,
+        follows: Callable[[int], int],
+        *,
+        num_blocks: int = 100,
+        max_num_seqs: int = 16,
+        eos_token_ids: frozenset[int] = frozenset(),
+        max_model_len: int = 4096,
+    ) -> None:
+        self.kv = KVCacheManager(num_blocks, 4, enable_prefix_caching=True)
+        limits = SchedulerLimits(max_num_seqs, 1024, max_model_len, eos_token_ids)
+        self.scheduler = Scheduler(limits, self.kv, Speculator(self.kv, limits))
+        self._follows = follows
+        self.steps: list[SchedulerOutput] = []
+
+    def add(self, name: str, prompt: list[int], **params: object) -> Request:
+        request = Request(name, prompt, SamplingParams().clone(**params))
+        self.scheduler.add_request(request)
+        return request
+
+    def step(self) -> list[SequenceOutput]:
+        planned = self.scheduler.schedule()
+        self.steps.append(planned)
+        drawn = [
+            [self._follows(draw.num_tokens) for draw in s.draws() for _ in s.sample_indexes]
+            for s in planned.scheduled
+        ]
+        changes = self.scheduler.update_from_output(planned, ModelRunnerOutput(drawn))
+        self.scheduler.check_integrity()
+        return changes
+
+    def run(self) -> None:
+        while self.scheduler.has_unfinished_requests():
+            self.step()
+
+
+def drafts(step: SchedulerOutput) -> list[int]:
+    return [len(scheduled.draft_token_ids) for scheduled in step.scheduled]
+
+
+def cycle(position: int) -> int:
+    return TEXT[position % len(TEXT)]
+
+
+def test_text_that_repeats_takes_few_steps() -> None:
+    text = Text(cycle)
+    request = text.add("a", TEXT + TEXT[:1], max_tokens=200)
+    text.run()
+    assert request.get_seqs()[0].output_token_ids == [cycle(21 + i) for i in range(200)]
+    assert len(text.steps) < 200 / 8
+    # Drafts grow with what was right, and the whole step stays bounded.
+    sizes = [step.num_scheduled_tokens for step in text.steps[1:]]
+    assert max(sizes) == MOST_TOKENS
+    assert sum(sizes) - len(sizes) < 200
+
+
+def test_text_where_guesses_are_wrong_has_soon_none_and_has_them_again_when_it_copies() -> None:
+    # Pairs repeat, and what follows them never does; from 400 on everything does.
+    def follows(position: int) -> int:
+        if position >= 400:
+            return cycle(position)
+        return (1, 2, 100 + position)[position % 3]
+
+    text = Text(follows, num_blocks=300)
+    text.add("a", [1, 2, 3, 1], max_tokens=800)
+    text.run()
+    starts = [step.scheduled[0].num_computed_tokens for step in text.steps]
+    numbers = [drafts(step)[0] for step in text.steps]
+    misleading = [n for start, n in zip(starts, numbers, strict=True) if start < 400]
+    assert 0 < sum(misleading) < 10
+    copying = [n for start, n in zip(starts, numbers, strict=True) if start >= 450]
+    assert sum(copying) / len(copying) > 8
+
+
+@pytest.mark.parametrize("max_tokens", range(1, 30, 4))
+def test_no_token_is_drawn_past_the_most(max_tokens: int) -> None:
+    text = Text(cycle)
+    request = text.add("a", TEXT * 2, max_tokens=max_tokens)
+    text.run()
+    (seq,) = request.get_seqs()
+    assert seq.output_token_ids == [cycle(40 + i) for i in range(max_tokens)]
+    for step in text.steps:
+        (scheduled,) = step.scheduled
+        assert scheduled.num_tokens < len(TEXT) * 2 + max_tokens
+
+
+def test_no_draft_lies_past_the_context() -> None:
+    text = Text(cycle, max_model_len=50)
+    request = text.add("a", TEXT * 2, max_tokens=100)
+    text.run()
+    assert request.get_seqs()[0].num_tokens == 50
+    assert max(step.scheduled[0].num_tokens for step in text.steps) < 50
+
+
+def test_an_end_among_accepted_tokens_drops_what_is_after_it() -> None:
+    text = Text(cycle, eos_token_ids=frozenset({TEXT[10]}))
+    request = text.add("a", TEXT * 4, max_tokens=100)
+    changes = []
+    while text.scheduler.has_unfinished_requests():
+        changes += text.step()
+    assert request.get_seqs()[0].output_token_ids == TEXT[:11]
+    assert [token_id for change in changes for token_id in change.token_ids] == TEXT[:11]
+    assert drafts(text.steps[-1]) > [0]
+    assert changes[-1].finished and changes[-1].seq.status.name == "FINISHED_STOPPED"
+
+
+def test_a_large_batch_has_no_drafts_and_a_smaller_one_shares_them() -> None:
+    text = Text(cycle, num_blocks=2000)
+    for number in range(16):
+        text.add(str(number), TEXT * 2, max_tokens=20 + 20 * (number < 3))
+    text.run()
+    for step in text.steps:
+        assert not any(drafts(step)) or step.num_scheduled_tokens <= MOST_TOKENS
+    assert [drafts(step) for step in text.steps if len(step.scheduled) == 16] == [[0] * 16] * 20
+    shared = [drafts(step) for step in text.steps if len(step.scheduled) == 3]
+    assert shared[0] == [5, 4, 4]
+
+
+def test_drafts_take_only_free_blocks_and_give_wrong_ones_back() -> None:
+    # The pool holds the tokens to the end, and no more.
+    text = Text(lambda position: cycle(position) if position % 9 else 5, num_blocks=25)
+    request = text.add("a", TEXT * 2 + TEXT[:1], max_tokens=59)
+    (seq,) = request.get_seqs()
+    while text.scheduler.has_unfinished_requests():
+        text.step()
+        assert len(seq.block_table) in (0, -(-seq.num_computed_tokens // 4))
+    assert seq.num_preemptions == 0 and any(drafts(step) != [0] for step in text.steps)
+
+
+def test_the_prefix_cache_gets_only_what_was_right() -> None:
+    text = Text(lambda position: cycle(position) if position % 9 else 5)
+    request = text.add("a", TEXT * 2, max_tokens=60)
+    text.run()
+    tokens = request.get_seqs()[0].token_ids
+    again = text.add("b", tokens, max_tokens=1)
+    text.step()
+    assert again.num_cached_tokens == (len(tokens) - 1) // 4 * 4
+    wrong = text.add("c", [*tokens[:45], 5, 5, 5, *tokens[48:]], max_tokens=1)
+    text.step()
+    assert wrong.num_cached_tokens == 44
+
+
+def test_each_token_has_its_log_probability_and_a_step_one_piece() -> None:
+    engine, runner = make_engine(vocab_size=1)
+    params = SamplingParams(max_tokens=40, logprobs=2)
+    engine.add_request(Request("a", [0] * 6, params, seed=1))
+    result, pieces = RequestOutput(), []
+    while engine.has_unfinished_requests():
+        outputs = engine.step()
+        assert len(outputs) <= 1
+        pieces += outputs
+    for piece in pieces:
+        assert [position.token.token_id for position in piece.logprobs] == piece.token_ids
+        result.add(CompletionOutput.from_proto(piece.to_proto()))
+    assert max(len(piece.token_ids) for piece in pieces) > 8 and len(runner.steps) < 12
+    output = result.outputs[0]
+    assert output.token_ids == [0] * 40 and output.finish_reason is FinishReason.LENGTH
+    assert output.usage and output.usage.completion_tokens == 40
+    total = sum(position.token.logprob or 0.0 for position in output.logprobs)
+    assert output.cumulative_logprob == pytest.approx(total)
+
+
+def test_without_speculation_a_step_brings_one_token() -> None:
+    engine, runner = make_engine(vocab_size=1, speculation="none")
+    engine.add_request(Request("a", [0] * 6, SamplingParams(max_tokens=10), seed=1))
+    while engine.has_unfinished_requests():
+        engine.step()
+    assert len(runner.steps) == 10
+
+
+class AnyToken:
+    """A grammar of any text."""
+
+    must_stop = is_spent = False
+
+    def advance(self, token_id: int) -> bool:
+        return True
+
+    def copy(self) -> "AnyToken":
+        return self
+
+
+def test_what_follows_a_grammar_is_not_guessed() -> None:
+    engine, runner = make_engine(vocab_size=1)
+    params = SamplingParams(max_tokens=10)
+    engine.add_request(Request("a", [0] * 6, params, matcher=AnyToken()))
+    while engine.has_unfinished_requests():
+        engine.step()
+    assert len(runner.steps) == 10
+
+
+def test_draws_of_drafts_see_the_drafts_before_them() -> None:
+    params = SamplingParams(presence_penalty=1.0)
+    scheduled = ScheduledSequence(
+        seq_id=0,
+        token_ids=[3, 7, 8],
+        num_computed_tokens=4,
+        block_table=[0],
+        sampling_params=params,
+        seed=0,
+        sample_indexes=(0,),
+        forbidden_token_ids=(1,),
+        token_history=[0, 1, 2, 9, 3],
+        draft_token_ids=(7, 8),
+        draft_forbidden_token_ids=((2,), ()),
+    )
+    draws = scheduled.draws()
+    assert [draw.num_tokens for draw in draws] == [5, 6, 7]
+    assert [list(draw.token_history)[4:] for draw in draws] == [[3], [3, 7], [3, 7, 8]]
+    assert [draw.forbidden_token_ids for draw in draws] == [(1,), (2,), ()]
+    assert not any(draw.draft_token_ids for draw in draws)
+
+
+def test_bad_words_and_min_tokens_count_the_drafts() -> None:
+    engine, runner = make_engine(vocab_size=1, eos_token_ids=(5,))
+    params = SamplingParams(max_tokens=30, min_tokens=12, bad_words_token_ids=((0, 0, 7),))
+    engine.add_request(Request("a", [0] * 6, params, seed=1))
+    while engine.has_unfinished_requests():
+        engine.step()
+    seen = {
+        draw.num_tokens - 6: draw.forbidden_token_ids
+        for step in runner.steps
+        for scheduled in step.scheduled
+        for draw in scheduled.draws()
+    }
+    assert seen == {place: (5,) * (place < 12) + (7,) * (place >= 2) for place in range(30)}
+    assert expected_tokens([0] * 6, 1) != [0]  # the vocabulary of one is the engine's alone
+
+
+def test_speculation_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_args([]).engine.scheduler.speculation == "ngram"
+    assert parse_args(["--speculation", "none"]).engine.scheduler.speculation == "none"
+    monkeypatch.setenv("FOLOVLLM_SPECULATION", "none")
+    assert parse_args([]).engine.scheduler.speculation == "none"
+    with pytest.raises(ConfigError, match="speculation must be one of none, ngram"):
+        SchedulerConfig(speculation="draft")
