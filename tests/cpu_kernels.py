@@ -10,6 +10,9 @@ from torch import Tensor
 from engine_service.kernels.cpu_library import FORMATS, Context, LinearCall, find_or_build
 from engine_service.models.cpu_weights import CpuWeights, Projection, address
 
+# Tensors as small as these gain nothing from torch's threads.
+torch.set_num_threads(1)
+
 BFLOAT16 = torch.bfloat16
 EPS = 1e-6
 _GUARD = 64

@@ -89,3 +89,31 @@ def _in_8_bits(values: Tensor) -> Tensor:
     """Whole numbers up to 127 times one float32 scale for the last dimension, ties to even."""
     scales = values.abs().amax(-1, keepdim=True).clamp(min=_LEAST_SCALE * 127) / 127
     return (values / scales).round().double() * scales.double()
+
+
+def rotated(heads: Tensor, norm: Tensor | None, cos: Tensor, sin: Tensor) -> Expected:
+    """Heads [tokens, heads, head_dim] with norm and rotary angles [tokens, head_dim / 2]."""
+    wide = heads.double()
+    if norm is not None:
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS) * norm.double()
+    left, right = wide.chunk(2, dim=-1)
+    cos, sin = cos.double()[:, None], sin.double()[:, None]
+    value = torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+    both = torch.cat((left.abs() + right.abs(),) * 2, dim=-1)
+    return Expected(value, both * 1e-6)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Expected:
+    """Causal attention of the last queries [T, heads, head_dim] over [length, kv_heads, head_dim].
+
+    Weights are rounded to bfloat16 before values are mixed, each in its own direction.
+    """
+    group = query.shape[1] // key.shape[1]
+    wide, values = (part.double().repeat_interleave(group, dim=1) for part in (key, value))
+    scores = torch.einsum("qhd,khd->hqk", query.double(), wide) / query.shape[-1] ** 0.5
+    future = torch.ones(len(key), len(key)).triu(1).bool()[len(key) - len(query) :]
+    weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+    squares = torch.einsum("hqk,khd->qhd", weights.square(), values.square())
+    magnitudes = torch.einsum("hqk,khd->qhd", weights, values.abs())
+    slack = 4 * _HALF_BIT * squares.sqrt() + 1e-5 * magnitudes
+    return Expected(torch.einsum("hqk,khd->qhd", weights, values), slack)
