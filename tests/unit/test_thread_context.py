@@ -39,6 +39,12 @@ def asleep(thread: str) -> bool:
     return (TASKS / thread / "stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
+def times_slept(own: set[str]) -> int:
+    """How often threads have gone to sleep, all of them together."""
+    lines = [line for name in own for line in (TASKS / name / "status").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
+
+
 def new_context(num_threads: int) -> tuple[list[Context], set[str]]:
     """A context, in a list that holds it alone, and its own threads."""
     before = threads()
@@ -122,15 +128,17 @@ def test_the_threads_end_with_their_context(num_jobs: int, wait: bool) -> None:
 
 
 @needs_proc
-def test_an_idle_context_takes_no_time_and_wakes_up_again() -> None:
+def test_an_idle_context_takes_no_time_and_wakes_up_for_a_job() -> None:
     jobs = SmallJobs()
     contexts, own = new_context(4)
     for _ in range(3):
-        jobs.check(jobs.run(contexts[0], 20))
         until(lambda: all(map(asleep, own)))
-        before = time.process_time()
+        before, slept = time.process_time(), times_slept(own)
         threading.Event().wait(0.15)
         assert time.process_time() - before < 0.05
+        assert times_slept(own) == slept
+        jobs.check(jobs.run(contexts[0], 20))
+        until(lambda: times_slept(own) >= slept + 3)  # noqa: B023 - called at once
     drop(contexts)
 
 
