@@ -168,7 +168,8 @@ def test_a_broken_token_is_not_hidden_from_those_that_see_it(
     layer = Layer(Shape(head_dim=32, kv_heads=1))
     (stream,) = layer.streams([length])
     whole, _ = computed_in(layer, stream, [length])
-    stream.qkv[place, {"query": slice(0, 2), "key": 2, "value": 3}[part]] = float("nan")
+    heads = {"query": slice(0, 2), "key": slice(2, 3), "value": slice(3, 4)}
+    stream.qkv[place, heads[part]] = float("nan")
     for chunks in ([length], [1] * 20 + [length - 20] * (length > 20)):
         found, _ = computed_in(layer, stream, chunks)
         broken = found.isnan().flatten(1)
