@@ -122,7 +122,7 @@ def silent_compiler(workshop: Workshop, patch: pytest.MonkeyPatch) -> str:
 
 
 def slow_compiler(workshop: Workshop, patch: pytest.MonkeyPatch) -> str:
-    workshop.compiler_does("exec cat /dev/zero > /dev/null")
+    workshop.compiler_does("while :; do :; done")
     patch.setattr(cpu_build, "_TIMEOUT_S", 0.05)
     return "compiler took over 0.05 s$"
 
