@@ -28,7 +28,7 @@ _MODELS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
     LlamaConfig: LlamaForCausalLM,
 }
 # Saved in several files, so that loading from an index is covered too.
-SHARDED = frozenset({"qwen3_untied"})
+SHARDED = frozenset({"qwen3_untied", "qwen3_sharded"})
 
 
 def _config(kind: type[PreTrainedConfig], **changes: Any) -> PreTrainedConfig:
@@ -87,12 +87,32 @@ TINY_MODELS: dict[str, Callable[[], PreTrainedConfig]] = {
     ),
 }
 
+# Shapes that the CPU kernels compute.
+KERNEL_MODELS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "qwen3_tied_wide": lambda: _config(Qwen3Config, head_dim=32, tie_word_embeddings=True),
+    "qwen3_sharded": lambda: _config(
+        Qwen3Config, head_dim=64, hidden_size=96, num_hidden_layers=3, vocab_size=VOCAB_SIZE + 7
+    ),
+    "qwen3_bias_yarn_wide": lambda: _config(
+        Qwen3Config, head_dim=32, attention_bias=True, rope_parameters=_YARN_ROPE
+    ),
+    "qwen2_bias_wide": lambda: _config(Qwen2Config, hidden_size=128),
+    "llama_biases_wide": lambda: _config(
+        LlamaConfig,
+        hidden_size=256,
+        attention_bias=True,
+        mlp_bias=True,
+        num_key_value_heads=1,
+        rope_parameters=_LLAMA3_ROPE,
+    ),
+}
+
 
 def make_checkpoint(
     name: str, folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> Path:
-    """Writes the random model `name` of TINY_MODELS to a folder and gives the folder back."""
-    config = TINY_MODELS[name]()
+    """Writes a random model of TINY_MODELS or KERNEL_MODELS to a folder, which comes back."""
+    config = (TINY_MODELS | KERNEL_MODELS)[name]()
     model: Any = _MODELS[type(config)](config)
     _randomise(model, seed)
     size = "64KB" if name in SHARDED else "5GB"

@@ -71,6 +71,8 @@ def _compile(compiler: str, target: Path) -> None:
         )
     except subprocess.TimeoutExpired:
         raise KernelBuildError(f"{compiler} took over {_TIMEOUT_S} s") from None
+    except OSError as error:
+        raise KernelBuildError(f"{compiler} cannot be run: {error.strerror}") from None
     if done.returncode:
         reason = done.stderr.strip().splitlines()
         raise KernelBuildError(f"{compiler} fails: {reason[0] if reason else done.returncode}")

@@ -165,7 +165,8 @@ class Context:
         self.largest = functools.partial(functions.largest, address)
         self.decode = functools.partial(functions.decode, address)
         self.packed_bytes: Callable[[int, int, int], int] = functions.packed_bytes
-        weakref.finalize(self, functions.context_destroy, address)
+        # Not at the interpreter's exit: a daemon thread may still be computing.
+        weakref.finalize(self, functions.context_destroy, address).atexit = False
 
 
 @functools.cache

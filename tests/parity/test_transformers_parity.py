@@ -1,68 +1,21 @@
 """The decoder equals transformers' on random small checkpoints of every supported kind."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import TINY_MODELS, VOCAB_SIZE, make_checkpoint, reference_model
-from torch import Tensor
+from decoder_logits import GREEDY, load, our_logits, prompt, reference_logits, relative_error
+from tiny_models import TINY_MODELS, make_checkpoint, reference_model
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig
 from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
-from engine_service.models.causal_model import CausalModel
-from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.loader import load_model
 from engine_service.runner.build import build_runner
-from engine_service.runner.input_batch import build_input_batch
-from engine_service.runner.kv_cache import allocate_kv_caches
-from folovllm.sampling_params import SamplingParams
-
-CPU = torch.device("cpu")
-BLOCK_SIZE = 16
-GREEDY = SamplingParams(temperature=0.0)
 
 
 @pytest.fixture(scope="module", params=TINY_MODELS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(request.param, tmp_path_factory.mktemp(request.param), seed=1)
-
-
-def prompt(length: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(2, VOCAB_SIZE, (length,), generator=generator).tolist()
-
-
-def load(folder: Path, dtype: torch.dtype) -> CausalModel:
-    return load_model(folder, DecoderConfig.from_folder(folder), dtype, CPU, show_progress=False)
-
-
-@torch.inference_mode()
-def our_logits(model: CausalModel, token_ids: Sequence[int], chunks: Sequence[int]) -> Tensor:
-    """Logits at every position, computed in chunks of the given lengths, in float32."""
-    caches = allocate_kv_caches(model, 40, BLOCK_SIZE)
-    block_table = range(39, 0, -1)
-    logits, done = [], 0
-    for length in chunks:
-        part = ScheduledSequence(
-            0, token_ids[done : done + length], done, block_table, GREEDY, 0, sample_indexes=()
-        )
-        batch = build_input_batch([part], BLOCK_SIZE, CPU)
-        hidden = model(batch.input_ids, batch.positions, caches, batch.metadata)
-        logits.append(model.compute_logits(hidden).float())
-        done += length
-    assert done == len(token_ids)
-    return torch.cat(logits)
-
-
-@torch.inference_mode()
-def reference_logits(folder: Path, token_ids: Sequence[int], dtype: torch.dtype) -> Tensor:
-    logits: Tensor = reference_model(folder, dtype)(torch.tensor([token_ids])).logits[0]
-    return logits.float()
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
 
 
 def test_float32_logits(folder: Path) -> None:

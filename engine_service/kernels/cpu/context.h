@@ -26,7 +26,7 @@ class Context {
 
     ~Context() {
         stopping_.store(true);
-        ticket_.store(kClosed);
+        ticket_.store(kEnded);
         wake();
         for (auto& worker : workers_) worker.join();
     }
@@ -63,6 +63,7 @@ class Context {
 
   private:
     static constexpr uint64_t kClosed = 0xffffffff;  // a ticket whose task is past every count
+    static constexpr uint64_t kEnded = ~0ull;        // too, and a change for whoever waits at kClosed
     static constexpr int kSpins = 4000;              // some 50 microseconds
 
     struct Free {

@@ -17,6 +17,7 @@
 // Every output is summed in one order, whatever the number of rows or threads.
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -148,11 +149,15 @@ void read_row(const LinearCall& call, int64_t index, int64_t inputs, float* targ
 }
 
 // Rounds `count` values to 8 bits with one scale, to every stride-th unit; returns the scale.
+// Magnitudes are compared as whole numbers, which puts NaN above all: a row that has one becomes NaN.
 float quantize(const float* values, int64_t count, uint32_t* units, int stride, int32_t* sum) {
-    __m512 largest = _mm512_setzero_ps();
-    for (int64_t i = 0; i < count; i += 16)
-        largest = _mm512_max_ps(_mm512_abs_ps(_mm512_load_ps(values + i)), largest);
-    const float scale = std::max(_mm512_reduce_max_ps(largest), 0x1p-126f * 127) / 127;
+    __m512i most = _mm512_setzero_si512();
+    for (int64_t i = 0; i < count; i += 16) {
+        const __m512 magnitudes = _mm512_abs_ps(_mm512_load_ps(values + i));
+        most = _mm512_max_epi32(_mm512_castps_si512(magnitudes), most);
+    }
+    const float largest = std::bit_cast<float>(_mm512_reduce_max_epi32(most));
+    const float scale = std::max(largest, 0x1p-126f * 127) / 127;
     const __m512 divisor = _mm512_set1_ps(scale);
     __m512i total = _mm512_setzero_si512();
     for (int64_t i = 0; i < count; i += 16) {

@@ -44,9 +44,10 @@ inline __m512i dot_int8(__m512i sums, __m512i a, __m512i b) {
     return sums;
 }
 
-// e^x to within 2 units in the last place; 0 below -87.3, where float32 has no normal numbers.
+// e^x to within 2 units in the last place; 0 below -87.3, where float32 has no normal numbers. NaN
+// stays NaN.
 inline __m512 exp_ps(__m512 x) {
-    const __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.3f), _CMP_GE_OQ);
+    const __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.3f), _CMP_NLT_UQ);
     const __m512 turns = _mm512_roundscale_ps(
         _mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)), _MM_FROUND_TO_NEAREST_INT);
     // x - turns * ln 2, in two parts (Cody and Waite)

@@ -1,0 +1,225 @@
+"""The kernels are compiled once, whole or not at all; without a compiler plain torch computes."""
+
+import ctypes
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cpu_kernels import library
+from tiny_models import make_checkpoint
+
+from engine_service.kernels import cpu_build, cpu_library
+from engine_service.kernels.cpu_build import KernelBuildError, build_library, find_library
+from engine_service.models.causal_model import CausalModel
+from engine_service.models.cpu_decoder import CpuDecoder
+from engine_service.models.decoder_config import DecoderConfig
+from engine_service.models.loader import load_model
+from engine_service.models.qwen3 import Decoder
+
+CPU = torch.device("cpu")
+
+
+_WRITES = 'while [ "$1" != -o ]; do shift; done; echo compiled > "$2"'
+
+
+class Workshop:
+    """Sources, places for the library and a compiler, all in a temporary folder."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.sources, self.cache, self.log = folder / "cpu", folder / "cache", folder / "calls"
+        self.sources.mkdir()
+        (self.sources / "linear.cpp").write_text("int linear;")
+        self._compiler = folder / "compiler"
+        self._patch = patch
+        patch.setattr(cpu_build, "SOURCES", self.sources)
+        patch.setenv("XDG_CACHE_HOME", str(self.cache))
+        self.compiler_does(_WRITES)
+
+    def compiler_does(self, script: str) -> None:
+        """A shell script that takes a compiler's arguments is the compiler from now on."""
+        self._compiler.write_text(f'#!/bin/sh\necho "$@" >> {self.log}\n{script}\n')
+        self._compiler.chmod(0o755)
+        self._patch.setenv("CXX", str(self._compiler))
+
+    @property
+    def calls(self) -> list[str]:
+        """The arguments of each call of the compiler."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    return Workshop(tmp_path, monkeypatch)
+
+
+def test_the_real_library_has_all_functions() -> None:
+    functions = ctypes.CDLL(str(library()))
+    assert all(hasattr(functions, name) for name in cpu_library._FUNCTIONS)
+
+
+def test_it_lies_beside_its_sources_and_is_found_again(workshop: Workshop) -> None:
+    assert find_library() is None
+    built = build_library()
+    assert built.parent == workshop.sources and built.read_text() == "compiled\n"
+    assert find_library() == built
+    assert cpu_build.main() == 0 and len(workshop.calls) == 1
+    assert str(workshop.sources / "linear.cpp") in workshop.calls[0]
+    # It was compiled elsewhere, and put there when it was whole.
+    assert str(built) not in workshop.calls[0].split()
+    assert set(workshop.sources.iterdir()) == {workshop.sources / "linear.cpp", built}
+
+
+@pytest.mark.parametrize("name", ["linear.cpp", "vectors.h", "another.cpp"])
+def test_other_sources_need_another_library(workshop: Workshop, name: str) -> None:
+    first = build_library()
+    (workshop.sources / name).write_text("int changed;")
+    assert find_library() is None
+    assert build_library() != first
+
+
+def test_where_the_sources_cannot_be_written_it_lies_in_the_cache(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A folder within a file: even root cannot make it.
+    name = "kernels.so"
+    place = workshop.cache / "folovllm" / "kernels" / name
+    monkeypatch.setattr(
+        cpu_build, "_places", lambda: (workshop.sources / "linear.cpp" / "in" / name, place)
+    )
+    assert build_library() == place == find_library()
+
+
+def test_the_second_place_is_in_the_cache_folder(workshop: Workshop) -> None:
+    first, second = cpu_build._places()
+    assert first.parent == workshop.sources
+    assert second == workshop.cache / "folovllm" / "kernels" / first.name
+
+
+def test_no_place_can_be_written(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside_a_file = workshop.sources / "linear.cpp" / "in"
+    monkeypatch.setattr(cpu_build, "_places", lambda: (inside_a_file / "1", inside_a_file / "2"))
+    with pytest.raises(KernelBuildError, match=r"none of .*linear\.cpp/in, .* is writable"):
+        build_library()
+
+
+def no_compiler(workshop: Workshop, patch: pytest.MonkeyPatch) -> str:
+    patch.delenv("CXX")
+    patch.setenv("PATH", str(workshop.cache))
+    return r"^there is no C\+\+ compiler \(g\+\+, c\+\+ or \$CXX\)$"
+
+
+def failing_compiler(workshop: Workshop, patch: pytest.MonkeyPatch) -> str:
+    complains = "echo linear.cpp:1: no such thing >&2; echo more >&2; exit 1"
+    workshop.compiler_does(f"{_WRITES}; {complains}")
+    return "compiler fails: linear.cpp:1: no such thing$"
+
+
+def silent_compiler(workshop: Workshop, patch: pytest.MonkeyPatch) -> str:
+    workshop.compiler_does("exit 3")
+    return "compiler fails: 3$"
+
+
+def slow_compiler(workshop: Workshop, patch: pytest.MonkeyPatch) -> str:
+    workshop.compiler_does("while :; do :; done")
+    patch.setattr(cpu_build, "_TIMEOUT_S", 0.05)
+    return "compiler took over 0.05 s$"
+
+
+def broken_compiler(workshop: Workshop, patch: pytest.MonkeyPatch) -> str:
+    compiler = workshop.cache.parent / "broken"
+    compiler.write_bytes(b"\x7fELF no program")
+    compiler.chmod(0o755)
+    patch.setenv("CXX", str(compiler))
+    return "broken cannot be run: .*Exec format error"
+
+
+Fail = Callable[[Workshop, pytest.MonkeyPatch], str]
+FAILURES: list[Fail] = [
+    no_compiler,
+    failing_compiler,
+    silent_compiler,
+    slow_compiler,
+    broken_compiler,
+]
+
+
+@pytest.mark.parametrize("fail", FAILURES)
+def test_failures_are_one_line_and_leave_nothing(
+    workshop: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fail: Fail,
+) -> None:
+    message = fail(workshop, monkeypatch)
+    with pytest.raises(KernelBuildError, match=message) as caught:
+        build_library()
+    assert "\n" not in str(caught.value)
+    assert cpu_build.main() == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert {path.name for path in workshop.sources.iterdir()} == {"linear.cpp"}
+    assert find_library() is None
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """find_or_build looks anew, on a processor that has what it takes."""
+    monkeypatch.setattr(cpu_library, "find_or_build", cpu_library.find_or_build.__wrapped__)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+
+
+def load(
+    folder: Path, dtype: torch.dtype = torch.bfloat16, *, block_size: int = 16, exact: bool = False
+) -> CausalModel:
+    config = DecoderConfig.from_folder(folder)
+    return load_model(folder, config, dtype, CPU, False, exact, block_size=block_size)
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_without_a_compiler_plain_torch_computes(
+    workshop: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    folder = make_checkpoint("qwen3_wide_heads", tmp_path / "model", dtype=torch.bfloat16)
+    no_compiler(workshop, monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        assert cpu_library.find_or_build() is None
+    assert "plain torch computes: there is no C++ compiler" in caplog.text
+    assert isinstance(load(folder), Decoder)
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize("lacking", ["_is_avx512_bf16_supported", "_is_vnni_supported"])
+def test_another_processor_compiles_nothing(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, lacking, lambda: False)
+    assert cpu_library.find_or_build() is None
+    assert workshop.calls == []
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_library_that_is_there_is_taken_and_one_that_is_not_is_compiled(
+    workshop: Workshop,
+) -> None:
+    built = cpu_library.find_or_build()
+    assert built == find_library() and len(workshop.calls) == 1
+    assert cpu_library.find_or_build() == built and len(workshop.calls) == 1
+
+
+def test_kernels_compute_what_fits_them(tmp_path: Path) -> None:
+    library()
+    fits, small_heads = (
+        make_checkpoint(name, tmp_path / name, dtype=torch.bfloat16)
+        for name in ("qwen3_wide_heads", "qwen3_grouped")
+    )
+    assert isinstance(load(fits), CpuDecoder)
+    assert isinstance(load(fits, block_size=48), CpuDecoder)
+    assert isinstance(load(fits, block_size=8), Decoder)
+    assert isinstance(load(fits, torch.float32), Decoder)
+    assert isinstance(load(fits, exact=True), Decoder)
+    assert isinstance(load(small_heads), Decoder)
