@@ -77,7 +77,10 @@ def profile_steps(
         EngineConfig(
             ModelConfig(str(folder), quantization=quantization(weight_format)),
             CacheConfig(block_size, blocks),
-            SchedulerConfig(max_num_seqs=max(case.batch for case in cases)),
+            SchedulerConfig(
+                max_num_seqs=max(case.batch for case in cases),
+                speculation="none",  # a step of several tokens would be another step
+            ),
         )
     )
     engine.warm_up()

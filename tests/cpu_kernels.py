@@ -1,5 +1,6 @@
 """The compiled CPU kernels for tests, which skip where there are none."""
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -7,7 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine_service.kernels.cpu_library import FORMATS, Context, LinearCall, find_or_build
+from engine_service.kernels.cpu_build import COMPILERS, build_library
+from engine_service.kernels.cpu_library import (
+    FORMATS,
+    Context,
+    LinearCall,
+    find_or_build,
+    processor_has_kernels,
+)
 from engine_service.models.cpu_weights import CpuWeights, Projection, address
 
 # Tensors as small as these gain nothing from torch's threads.
@@ -20,9 +28,14 @@ _UNTOUCHED = -12345.0
 
 
 def library() -> Path:
-    """The compiled library. The test that asks is skipped where it cannot be had."""
+    """The compiled library. The test that asks is skipped where there can be none.
+
+    With the processor and a compiler it is no excuse that the sources do not compile.
+    """
     if path := find_or_build():
         return path
+    if processor_has_kernels() and any(map(shutil.which, COMPILERS)):
+        build_library()
     pytest.skip("the CPU kernels need AVX-512 with bfloat16 and a C++ compiler")
 
 

@@ -117,7 +117,7 @@ class Layer:
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Computes tokens `start` to `end` of sequences: what came out, and their rotated qkv.
 
-        `order` seeds the order of the tasks.
+        `order` seeds the order of the tasks, and how many heads each has.
         """
         shape = self.shape
         counts = [end - start for _, start, end in parts]
@@ -129,11 +129,12 @@ class Layer:
             tables[row, : len(stream.blocks)] = stream.blocks
         slots = torch.cat([stream.slots[start:end] for stream, start, end in parts])
         positions = torch.cat([torch.arange(start, end) for _, start, end in parts])
+        heads = 1 + order % shape.kv_heads
         tasks = np.array(
             [
-                (row, head, query)
+                (row, head, min(heads, shape.kv_heads - head), query)
                 for row, count in enumerate(counts)
-                for head in range(shape.kv_heads)
+                for head in range(0, shape.kv_heads, heads)
                 for query in range(0, count, QUERIES_OF_TASK)
             ]
         )

@@ -22,7 +22,7 @@ _FLAGS = (
     *("-O3", "-std=c++20", "-shared", "-fPIC", "-pthread"),
     *("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"),
 )
-_COMPILERS = ("g++", "c++")
+COMPILERS = ("g++", "c++")
 _TIMEOUT_S = 300
 
 
@@ -56,7 +56,7 @@ def build_library() -> Path:
 
 def _compiler() -> str:
     """`$CXX`, or the first of the usual ones that there is."""
-    for name in filter(None, (os.environ.get("CXX"), *_COMPILERS)):
+    for name in filter(None, (os.environ.get("CXX"), *COMPILERS)):
         if found := shutil.which(name):
             return found
     raise KernelBuildError("there is no C++ compiler; install g++, or name another in CXX")
@@ -74,8 +74,9 @@ def _compile(compiler: str, target: Path) -> None:
     except OSError as error:
         raise KernelBuildError(f"{compiler} cannot be run: {error.strerror}") from None
     if done.returncode:
-        reason = done.stderr.strip().splitlines()
-        raise KernelBuildError(f"{compiler} fails: {reason[0] if reason else done.returncode}")
+        lines = done.stderr.strip().splitlines()
+        errors = [line for line in lines if "error" in line] or lines or [str(done.returncode)]
+        raise KernelBuildError(f"{compiler} fails: {errors[0]}")
 
 
 def _places() -> tuple[Path, Path]:

@@ -158,6 +158,7 @@ class Context:
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(functions, name)
             function.restype, function.argtypes = result, arguments
+        self.num_threads = num_threads
         address = functions.context_create(num_threads)
         self.pack_weight = functools.partial(functions.pack_weight, address)
         self.linear = functools.partial(functions.linear, address)
@@ -169,14 +170,19 @@ class Context:
         weakref.finalize(self, functions.context_destroy, address).atexit = False
 
 
+def processor_has_kernels() -> bool:
+    """Whether it has AVX-512 with bfloat16 and 8-bit products."""
+    return torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
+
+
 @functools.cache
 def find_or_build() -> Path | None:
     """The library, compiled now where it has not been; None where it cannot be had.
 
-    Then the processor lacks AVX-512 with bfloat16 and 8-bit products, or, which is logged, there is
-    no compiler or the folder lets nothing in it be executed.
+    Then the processor lacks what they need, or, which is logged, there is no compiler, or nothing
+    in the folder may be executed.
     """
-    if not (torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()):
+    if not processor_has_kernels():
         return None
     try:
         library = find_library()

@@ -27,6 +27,7 @@ _KEYS_OF_VECTOR = 16
 _MOST_GROUP = 16
 _MOST_HEAD_DIM = 256
 _QUERIES_OF_TASK = 32
+_TASKS_OF_THREAD = 8
 # Positions whose angles are computed together: one shape, so that each gets the same bits always.
 _POSITIONS = 1024
 
@@ -178,18 +179,25 @@ class CpuDecoder:
         return address(self._norms[name])
 
     def _tasks(self, metadata: AttentionMetadata) -> np.ndarray:
-        """Sequence, key head and first query of each task, [tasks, 3]; the longest about first."""
-        starts, heads = metadata.query_start_loc, self.config.num_key_value_heads
+        """Sequence, first key head, heads and first query of each task; the longest about first.
+
+        A task has all heads where others suffice to keep the threads busy: what it reads next is
+        fetched while it computes, and where it ends there is nothing to fetch.
+        """
+        starts, num_heads = metadata.query_start_loc, self.config.num_key_value_heads
         places = [
             (metadata.seq_lens[row] - starts[row + 1] + starts[row] + query, row, query)
             for row in range(len(metadata.seq_lens))
             for query in range(0, starts[row + 1] - starts[row], _QUERIES_OF_TASK)
         ]
         places.sort(reverse=True)
-        tasks = np.empty((len(places), heads, 3), dtype=np.int64)
-        tasks[:, :, 1] = np.arange(heads)
-        tasks[:, :, 0::2] = np.array(places, dtype=np.int64)[:, None, 1:]
-        return tasks.reshape(-1, 3)
+        enough = len(places) >= _TASKS_OF_THREAD * self._context.num_threads
+        heads_of_task = num_heads if enough else 1
+        tasks = np.empty((len(places), num_heads // heads_of_task, 4), dtype=np.int64)
+        tasks[:, :, 1] = range(0, num_heads, heads_of_task)
+        tasks[:, :, 2] = heads_of_task
+        tasks[:, :, 0::3] = np.array(places, dtype=np.int64)[:, None, 1:]
+        return tasks.reshape(-1, 4)
 
 
 class _AngleTable:

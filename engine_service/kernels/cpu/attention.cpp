@@ -5,10 +5,10 @@
 //   values  [block_size / 2][head_dim][2]: two keys of each dimension lie together
 // so that both products are dot products of pairs, with no sum across a vector.
 //
-// A task is a key head of a sequence and up to 32 of its queries; the query heads that share the key
-// head are its rows. It meets the keys 64 at a time, from the first to the last that a query sees,
-// with the running maximum and sum of online softmax (Milakov and Gimelshein, 2018) in float32. A
-// query meets its keys in one order, whatever is computed beside it.
+// A task is some key heads of a sequence and up to 32 of its queries. For each of its heads, the query
+// heads that share it are rows, which meet the keys 64 at a time, from the first to the last that a
+// query sees, with the running maximum and sum of online softmax (Milakov and Gimelshein, 2018) in
+// float32. A query meets its keys in one order, whatever is computed beside it.
 
 #include <algorithm>
 #include <cmath>
@@ -19,9 +19,11 @@
 
 namespace {
 
-constexpr int kKeys = 64;      // that are met at once
-constexpr int kQueries = 32;   // of a task
-constexpr int kMostGroup = 16; // query heads that share a key head
+constexpr int kKeys = 64;       // that are met at once
+constexpr int kLanes = 16;      // of them in a vector; a block of the cache has a multiple of these
+constexpr int kPairs = kLanes / 2;
+constexpr int kQueries = 32;    // of a task
+constexpr int kMostGroup = 16;  // query heads that share a key head
 constexpr int kMostRows = kQueries * kMostGroup;
 constexpr int kMostHeadDim = 256;
 
@@ -70,27 +72,6 @@ void write(const AttentionShape& shape, const AttentionCall& call, int64_t head,
 
 // ---- the two products ----
 
-// Where the cache holds a sequence's keys and values of one head.
-struct Pages {
-    const AttentionShape& shape;
-    const AttentionCall& call;
-    const int64_t* table;
-    int64_t head;
-
-    int64_t start(int64_t key) const {
-        const int64_t block = table[key / shape.block_size];
-        return (block * shape.num_kv_heads + head) * shape.block_size * shape.head_dim;
-    }
-    // The 16 keys from this one on; two dimensions further is block_size * 2 elements on.
-    const bf16* keys(int64_t key) const {
-        return call.keys + start(key) + key % shape.block_size * 2;
-    }
-    // The two values from this one on.
-    const bf16* values(int64_t key) const {
-        return call.values + start(key) + key % shape.block_size * shape.head_dim;
-    }
-};
-
 inline __m512i broadcast(const bf16* pair) {
     int bits;
     __builtin_memcpy(&bits, pair, sizeof bits);
@@ -130,7 +111,8 @@ void score(const bf16* const* queries, const bf16* const* keys, const bf16* cons
 }
 
 // mixed[row][dimension] = scale[row] * mixed + weights[row][key] values[key], for kParts * 16
-// dimensions. An odd number of values reads the last one's pair, whose other half may hold anything.
+// dimensions. Of an odd number of values the last one's pair is read, whose other half may hold
+// anything.
 template <int kRows, int kParts>
 void mix(const bf16* weights, const bf16* const* values, const bf16* const* ahead, int64_t offset,
          int64_t num_values, const float* scales, int64_t head_dim, float* mixed) {
@@ -142,13 +124,14 @@ void mix(const bf16* weights, const bf16* const* values, const bf16* const* ahea
             sums[row][part] = _mm512_mul_ps(_mm512_load_ps(mixed + row * head_dim + part * 16),
                                             _mm512_set1_ps(scales[row]));
     for (int64_t pair = 0; pair < (num_values + 1) / 2; ++pair) {
+        const int64_t place = offset + pair % kPairs * head_dim * 2;
         const __m512i kept = _mm512_set1_epi32(pair * 2 + 1 == num_values ? 0xffff : -1);
         __m512i columns[kParts];
 #pragma GCC unroll 8
         for (int part = 0; part < kParts; ++part) {
-            const bf16* place = values[pair] + offset + part * 32;
-            columns[part] = _mm512_and_si512(_mm512_loadu_si512(place), kept);
-            _mm_prefetch(ahead[pair] + offset + part * 32, _MM_HINT_T1);
+            const bf16* value = values[pair / kPairs] + place + part * 32;
+            columns[part] = _mm512_and_si512(_mm512_loadu_si512(value), kept);
+            _mm_prefetch(ahead[pair / kPairs] + place + part * 32, _MM_HINT_T1);
         }
 #pragma GCC unroll 12
         for (int row = 0; row < kRows; ++row) {
@@ -214,72 +197,103 @@ void weigh(Tile& tile, int row, int64_t num_seen, float factor) {
     tile.highest[row] = highest;
 }
 
-// Where 64 keys and their values are, of the `num_keys` that there are.
-struct Keys {
-    const bf16* keys[4];
-    const bf16* values[kKeys / 2];
-    int64_t num_values;
+// The queries of a task, and their sequence.
+struct Queries {
+    int64_t seq;
+    int64_t first;     // of the step's tokens
+    int64_t count;
+    int64_t position;  // of the first query
+    int64_t num_keys;  // that the last query sees
 
-    Keys(const Pages& pages, int64_t key, int64_t num_keys)
-        : num_values(std::clamp<int64_t>(num_keys - key, 0, kKeys)) {
-        // Past the end the last ones stand in again; they count nothing.
-        for (int part = 0; part < 4; ++part)
-            keys[part] = pages.keys(std::min(key + part * 16, (num_keys - 1) / 16 * 16));
-        for (int pair = 0; pair < kKeys / 2; ++pair)
-            values[pair] = pages.values(std::min(key + pair * 2, (num_keys - 1) / 2 * 2));
+    Queries(const AttentionStep& step, int64_t seq, int64_t place) : seq(seq) {
+        const int64_t end = step.query_start_loc[seq + 1];
+        first = step.query_start_loc[seq] + place;
+        count = std::min<int64_t>(kQueries, end - first);
+        position = step.seq_lens[seq] - (end - first);
+        num_keys = position + count;
     }
 };
 
-// One task; see the head of this file.
+// Where 64 keys and their values are, 16 of each at a time, of those that there are.
+struct Keys {
+    const bf16* keys[kKeys / kLanes];
+    const bf16* values[kKeys / kLanes];
+    int64_t num_values;
+
+    Keys(const AttentionShape& shape, const AttentionStep& step, const AttentionCall& call,
+         const Queries& queries, int64_t head, int64_t key)
+        : num_values(std::clamp<int64_t>(queries.num_keys - key, 0, kKeys)) {
+        const int64_t* table = step.block_tables + queries.seq * step.table_width;
+        for (int part = 0; part < kKeys / kLanes; ++part) {
+            // Past the end the last ones stand in again; they count nothing.
+            const int64_t own =
+                std::min(key + part * kLanes, (queries.num_keys - 1) / kLanes * kLanes);
+            const int64_t block = table[own / shape.block_size] * shape.num_kv_heads + head;
+            const int64_t start = block * shape.block_size * shape.head_dim;
+            const int64_t place = own % shape.block_size;
+            keys[part] = call.keys + start + place * 2;
+            values[part] = call.values + start + place * shape.head_dim;
+        }
+    }
+};
+
+// Lets rows meet 64 keys, the first of which is `key`.
+void meet(const AttentionShape& shape, const Queries& queries, const Keys& met, const Keys& next,
+          int64_t key, Tile& tile) {
+    const int64_t group = shape.num_heads / shape.num_kv_heads, dim = shape.head_dim;
+    const auto rows = static_cast<int>(queries.count * group);
+    // Queries before this one see none of the keys.
+    const auto blind = static_cast<int>(std::max<int64_t>(0, key - queries.position) * group);
+    for (int row = blind; row < rows; row += kScoreRows)
+        kScore[std::min(kScoreRows, rows - row)](tile.queries + row, met.keys, next.keys,
+                                                 shape.block_size * 2, dim,
+                                                 tile.scores + row * kKeys);
+    const float factor = 1 / std::sqrt(static_cast<float>(dim));
+    for (int row = blind; row < rows; ++row)
+        weigh(tile, row, queries.position + row / group + 1 - key, factor);
+    const bool wide = rows - blind <= kMixWideRows && dim % kWide == 0;
+    const auto* mixes = wide ? &kMixWide[0] : &kMix[0];
+    const int most = wide ? kMixWideRows : kMixRows;
+    for (int row = blind; row < rows; row += most)
+        for (int64_t part = 0; part < dim; part += wide ? kWide : 32)
+            mixes[std::min(most, rows - row)](tile.weights + row * kKeys, met.values, next.values,
+                                              part * 2, met.num_values, tile.scales + row, dim,
+                                              tile.mixed + row * dim + part);
+}
+
+// One task; see the head of this file. What comes next is fetched from memory meanwhile.
 void attend(const AttentionShape& shape, const AttentionStep& step, const AttentionCall& call,
             const int64_t* task) {
     thread_local auto tile = std::make_unique<Tile>();
-    const int64_t seq = task[0], head = task[1], dim = shape.head_dim;
-    const int64_t group = shape.num_heads / shape.num_kv_heads;
-    const int64_t first = step.query_start_loc[seq] + task[2];
-    const int64_t count = std::min<int64_t>(kQueries, step.query_start_loc[seq + 1] - first);
-    // The position of the first query: what comes after the step's tokens is not there yet.
-    const int64_t position = step.seq_lens[seq] - (step.query_start_loc[seq + 1] - first);
-    const int rows = static_cast<int>(count * group);
+    const Queries queries(step, task[0], task[3]);
+    const int64_t group = shape.num_heads / shape.num_kv_heads, dim = shape.head_dim;
     const int64_t width = (shape.num_heads + 2 * shape.num_kv_heads) * dim;
-    const Pages pages{shape, call, step.block_tables + seq * step.table_width, head};
-    for (int row = 0; row < rows; ++row) {
-        tile->queries[row] =
-            call.qkv + (first + row / group) * width + (head * group + row % group) * dim;
-        tile->highest[row] = -INFINITY;
-        tile->total[row] = 0;
-    }
-    std::fill_n(tile->mixed, rows * dim, 0.0f);
-    const float factor = 1 / std::sqrt(static_cast<float>(dim));
-    const int64_t num_keys = position + count;
-    Keys met(pages, 0, num_keys);
-    for (int64_t key = 0; key < num_keys; key += kKeys) {
-        const Keys next(pages, key + kKeys, num_keys);
-        // Queries before this one see none of the keys.
-        const auto blind = static_cast<int>(std::max<int64_t>(0, key - position) * group);
-        for (int row = blind; row < rows; row += kScoreRows)
-            kScore[std::min(kScoreRows, rows - row)](tile->queries + row, met.keys, next.keys,
-                                                     shape.block_size * 2, dim,
-                                                     tile->scores + row * kKeys);
-        for (int row = blind; row < rows; ++row)
-            weigh(*tile, row, position + row / group + 1 - key, factor);
-        const bool wide = rows - blind <= kMixWideRows && dim % kWide == 0;
-        const auto* mixes = wide ? &kMixWide[0] : &kMix[0];
-        const int most = wide ? kMixWideRows : kMixRows;
-        for (int row = blind; row < rows; row += most)
-            for (int64_t part = 0; part < dim; part += wide ? kWide : 32)
-                mixes[std::min(most, rows - row)](
-                    tile->weights + row * kKeys, met.values, next.values, part * 2, met.num_values,
-                    tile->scales + row, dim, tile->mixed + row * dim + part);
-        met = next;
-    }
-    for (int row = 0; row < rows; ++row) {
-        const __m512 share = _mm512_set1_ps(1 / tile->total[row]);
-        bf16* output = call.output +
-                       ((first + row / group) * shape.num_heads + head * group + row % group) * dim;
-        for (int64_t i = 0; i < dim; i += 16)
-            store_bf16(output + i,
-                       _mm512_mul_ps(_mm512_load_ps(tile->mixed + row * dim + i), share));
+    const auto rows = static_cast<int>(queries.count * group);
+    const int64_t end = task[1] + task[2];
+    Keys met(shape, step, call, queries, task[1], 0);
+    for (int64_t head = task[1]; head < end; ++head) {
+        const auto place = [=](int row) { return (head * group + row % group) * dim; };
+        for (int row = 0; row < rows; ++row) {
+            tile->queries[row] = call.qkv + (queries.first + row / group) * width + place(row);
+            tile->highest[row] = -INFINITY;
+            tile->total[row] = 0;
+        }
+        std::fill_n(tile->mixed, rows * dim, 0.0f);
+        for (int64_t key = 0; key < queries.num_keys; key += kKeys) {
+            const bool last = key + kKeys >= queries.num_keys;
+            const Keys next(shape, step, call, queries, last ? std::min(head + 1, end - 1) : head,
+                            last ? 0 : key + kKeys);
+            meet(shape, queries, met, next, key, *tile);
+            met = next;
+        }
+        for (int row = 0; row < rows; ++row) {
+            const __m512 share = _mm512_set1_ps(1 / tile->total[row]);
+            bf16* output =
+                call.output + (queries.first + row / group) * shape.num_heads * dim + place(row);
+            for (int64_t i = 0; i < dim; i += 16)
+                store_bf16(output + i,
+                           _mm512_mul_ps(_mm512_load_ps(tile->mixed + row * dim + i), share));
+        }
     }
 }
 
@@ -311,7 +325,7 @@ void attention(Context* context, const AttentionShape* shape, const AttentionSte
         for (int64_t token = task * kTokensOfTask; token < end; ++token) prepare(token);
     });
     context->parallel_for(step->num_tasks, [=](int64_t task) {
-        attend(*shape, *step, *call, step->tasks + task * 3);
+        attend(*shape, *step, *call, step->tasks + task * 4);
     });
 }
 

@@ -23,7 +23,7 @@ struct AttentionStep {
     const int64_t* positions;        // [num_tokens]
     const float* cos;                // [positions, head_dim / 2], of every position that there is
     const float* sin;
-    const int64_t* tasks;            // [num_tasks, 3]: sequence, key head, first query
+    const int64_t* tasks;            // [num_tasks, 4]: sequence, first key head, heads, first query
     int64_t num_seqs;
     int64_t table_width;
     int64_t num_tasks;

@@ -32,6 +32,7 @@ constexpr int kGroup = 32;
 constexpr int kMostRows = 12;
 constexpr int kMostRowsInt4 = 8;  // what unpacking takes leaves fewer registers for sums
 constexpr int kPanelsOfTask = 4;
+constexpr int kAhead = 8192;  // bytes: what a thread reads in the time that memory takes to answer
 constexpr int kInt4GroupBytes = kGroup * kPanel / 2 + kPanel * 2;
 
 // Packed rows of one block, of `rows` rows.
@@ -206,8 +207,8 @@ void multiply_bf16(const Rows& rows, const uint8_t* panel, int64_t inputs, float
     const uint32_t* units = rows.units;
     for (int64_t unit = 0; unit < inputs / 2; ++unit, units += kRows, panel += 128) {
         const __m512i first = _mm512_loadu_si512(panel), second = _mm512_loadu_si512(panel + 64);
-        _mm_prefetch(panel + 2048, _MM_HINT_T0);
-        _mm_prefetch(panel + 2112, _MM_HINT_T0);
+        _mm_prefetch(panel + kAhead, _MM_HINT_T1);
+        _mm_prefetch(panel + kAhead + 64, _MM_HINT_T1);
 #pragma GCC unroll 12
         for (int row = 0; row < kRows; ++row) {
             const __m512i values = broadcast(units + row);
@@ -232,8 +233,8 @@ void multiply_int8(const Rows& rows, const uint8_t* panel, int64_t inputs, const
     const uint32_t* units = rows.units;
     for (int64_t unit = 0; unit < inputs / 4; ++unit, units += kRows, panel += 128) {
         const __m512i first = _mm512_loadu_si512(panel), second = _mm512_loadu_si512(panel + 64);
-        _mm_prefetch(panel + 2048, _MM_HINT_T0);
-        _mm_prefetch(panel + 2112, _MM_HINT_T0);
+        _mm_prefetch(panel + kAhead, _MM_HINT_T1);
+        _mm_prefetch(panel + kAhead + 64, _MM_HINT_T1);
 #pragma GCC unroll 12
         for (int row = 0; row < kRows; ++row) {
             const __m512i values = broadcast(units + row);
@@ -272,8 +273,8 @@ void multiply_int4(const Rows& rows, const uint8_t* panel, int64_t inputs, float
 #pragma GCC unroll 4
         for (int quarter = 0; quarter < 4; ++quarter) {
             const uint8_t* bytes = panel + quarter * 128;
-            _mm_prefetch(bytes + 2304, _MM_HINT_T0);
-            _mm_prefetch(bytes + 2368, _MM_HINT_T0);
+            _mm_prefetch(bytes + kAhead, _MM_HINT_T1);
+            _mm_prefetch(bytes + kAhead + 64, _MM_HINT_T1);
 #pragma GCC unroll 2
             for (int half = 0; half < 2; ++half) {
                 // Inputs quarter * 4 … of the lower sixteen, then of the upper sixteen.
