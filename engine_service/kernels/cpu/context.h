@@ -31,6 +31,8 @@ class Context {
         for (auto& worker : workers_) worker.join();
     }
 
+    int64_t num_threads() const { return static_cast<int64_t>(workers_.size()) + 1; }
+
     // Calls function(task) for every task from 0 to count; returns when all are done.
     template <typename Function>
     void parallel_for(int64_t count, const Function& function) {

@@ -31,8 +31,12 @@ constexpr int kPanel = 32;
 constexpr int kGroup = 32;
 constexpr int kMostRows = 12;
 constexpr int kMostRowsInt4 = 8;  // what unpacking takes leaves fewer registers for sums
+constexpr int kRowsToSplit = 6;  // from which on two blocks are faster than one
 constexpr int kPanelsOfTask = 4;
+constexpr int kMostPanelsOfTask = 16;
+constexpr int kFewBlocks = 12;  // of rows, which stay in the cache beside a panel and the next one
 constexpr int kAhead = 8192;  // bytes: what a thread reads in the time that memory takes to answer
+constexpr int kStep = 128;    // bytes of a panel that are computed at once
 constexpr int kInt4GroupBytes = kGroup * kPanel / 2 + kPanel * 2;
 
 // Packed rows of one block, of `rows` rows.
@@ -196,19 +200,31 @@ void pack_row(const LinearWeight& weight, const float* values, int row, int rows
 
 // ---- multiplying ----
 
+// What is fetched from memory while a panel is computed: `step` bytes of it for each 128 of the panel.
+struct Ahead {
+    const uint8_t* start;
+    int64_t step;
+
+    void fetch() {
+        _mm_prefetch(start, _MM_HINT_T1);
+        _mm_prefetch(start + 64, _MM_HINT_T1);
+        start += step;
+    }
+};
+
 inline __m512i broadcast(const uint32_t* unit) { return _mm512_set1_epi32(static_cast<int>(*unit)); }
 
 // sums[row][column] of a block of kRows rows and a panel.
 template <int kRows>
-void multiply_bf16(const Rows& rows, const uint8_t* panel, int64_t inputs, float* sums) {
+void multiply_bf16(const Rows& rows, const uint8_t* panel, Ahead ahead, int64_t inputs,
+                   float* sums) {
     __m512 left[kRows], right[kRows];
 #pragma GCC unroll 12
     for (int row = 0; row < kRows; ++row) left[row] = right[row] = _mm512_setzero_ps();
     const uint32_t* units = rows.units;
     for (int64_t unit = 0; unit < inputs / 2; ++unit, units += kRows, panel += 128) {
         const __m512i first = _mm512_loadu_si512(panel), second = _mm512_loadu_si512(panel + 64);
-        _mm_prefetch(panel + kAhead, _MM_HINT_T1);
-        _mm_prefetch(panel + kAhead + 64, _MM_HINT_T1);
+        ahead.fetch();
 #pragma GCC unroll 12
         for (int row = 0; row < kRows; ++row) {
             const __m512i values = broadcast(units + row);
@@ -224,8 +240,8 @@ void multiply_bf16(const Rows& rows, const uint8_t* panel, int64_t inputs, float
 }
 
 template <int kRows>
-void multiply_int8(const Rows& rows, const uint8_t* panel, int64_t inputs, const float* scales,
-                   float* sums) {
+void multiply_int8(const Rows& rows, const uint8_t* panel, Ahead ahead, int64_t inputs,
+                   const float* scales, float* sums) {
     __m512i left[kRows], right[kRows];
 #pragma GCC unroll 12
     for (int row = 0; row < kRows; ++row)
@@ -233,8 +249,7 @@ void multiply_int8(const Rows& rows, const uint8_t* panel, int64_t inputs, const
     const uint32_t* units = rows.units;
     for (int64_t unit = 0; unit < inputs / 4; ++unit, units += kRows, panel += 128) {
         const __m512i first = _mm512_loadu_si512(panel), second = _mm512_loadu_si512(panel + 64);
-        _mm_prefetch(panel + kAhead, _MM_HINT_T1);
-        _mm_prefetch(panel + kAhead + 64, _MM_HINT_T1);
+        ahead.fetch();
 #pragma GCC unroll 12
         for (int row = 0; row < kRows; ++row) {
             const __m512i values = broadcast(units + row);
@@ -261,7 +276,8 @@ inline __m512i half_bytes(__m512i bytes, int half) {
 
 // The sums of a group are whole numbers; they are added up in float32, in `sums`.
 template <int kRows>
-void multiply_int4(const Rows& rows, const uint8_t* panel, int64_t inputs, float* sums) {
+void multiply_int4(const Rows& rows, const uint8_t* panel, Ahead ahead, int64_t inputs,
+                   float* sums) {
     for (int i = 0; i < kRows * kPanel; i += 16) _mm512_store_ps(sums + i, _mm512_setzero_ps());
     for (int64_t group = 0; group < inputs / kGroup; ++group, panel += kInt4GroupBytes) {
         const int32_t* offsets = rows.offsets + group * kRows;
@@ -273,8 +289,7 @@ void multiply_int4(const Rows& rows, const uint8_t* panel, int64_t inputs, float
 #pragma GCC unroll 4
         for (int quarter = 0; quarter < 4; ++quarter) {
             const uint8_t* bytes = panel + quarter * 128;
-            _mm_prefetch(bytes + kAhead, _MM_HINT_T1);
-            _mm_prefetch(bytes + kAhead + 64, _MM_HINT_T1);
+            ahead.fetch();
 #pragma GCC unroll 2
             for (int half = 0; half < 2; ++half) {
                 // Inputs quarter * 4 … of the lower sixteen, then of the upper sixteen.
@@ -306,17 +321,19 @@ void multiply_int4(const Rows& rows, const uint8_t* panel, int64_t inputs, float
     }
 }
 
-using Multiply = void (*)(const LinearWeight&, const Rows&, int64_t panel, float* sums);
+using Multiply = void (*)(const LinearWeight&, const Rows&, int64_t panel, Ahead, float* sums);
 
 template <int kRows>
-void multiply(const LinearWeight& weight, const Rows& rows, int64_t panel, float* sums) {
+void multiply(const LinearWeight& weight, const Rows& rows, int64_t panel, Ahead ahead,
+              float* sums) {
     const uint8_t* bytes = weight.panels + panel * panel_bytes(weight);
     if (weight.format == kBf16)
-        multiply_bf16<kRows>(rows, bytes, weight.inputs, sums);
+        multiply_bf16<kRows>(rows, bytes, ahead, weight.inputs, sums);
     else if (weight.format == kInt8)
-        multiply_int8<kRows>(rows, bytes, weight.inputs, int8_scales(weight) + panel * kPanel, sums);
+        multiply_int8<kRows>(rows, bytes, ahead, weight.inputs,
+                             int8_scales(weight) + panel * kPanel, sums);
     else
-        multiply_int4<kRows>(rows, bytes, weight.inputs, sums);
+        multiply_int4<kRows>(rows, bytes, ahead, weight.inputs, sums);
 }
 
 constexpr Multiply kMultiply[kMostRows + 1] = {
@@ -389,7 +406,8 @@ void pack_weight(Context* context, const LinearWeight* weight, const bf16* rows,
 void linear(Context* context, const LinearWeight* weight, const LinearCall* call) {
     const int64_t inputs = weight->inputs, num_rows = call->num_rows;
     const int64_t most_rows = weight->format == kInt4 ? kMostRowsInt4 : kMostRows;
-    const int64_t num_blocks = (num_rows + most_rows - 1) / most_rows;
+    const int64_t num_blocks =
+        std::max<int64_t>((num_rows + most_rows - 1) / most_rows, num_rows < kRowsToSplit ? 1 : 2);
     const int64_t unit = weight->format == kBf16 ? 2 : 4;
     const int64_t scales_of_row = weight->format == kInt4 ? inputs / kGroup : 1;
     auto* units = static_cast<uint32_t*>(
@@ -411,20 +429,45 @@ void linear(Context* context, const LinearWeight* weight, const LinearCall* call
         }
     });
     const int64_t num_panels = (weight->outputs + kPanel - 1) / kPanel;
-    context->parallel_for((num_panels + kPanelsOfTask - 1) / kPanelsOfTask, [=](int64_t task) {
+    const int64_t bytes = panel_bytes(*weight);
+    const auto multiply_block = [=](int64_t block, int64_t panel, Ahead ahead) {
         alignas(64) float sums[kMostRows * kPanel];
-        const int64_t end = std::min(num_panels, (task + 1) * kPanelsOfTask);
-        for (int64_t block = 0; block < num_blocks; ++block) {
-            const int64_t first = first_row(block);
-            const auto rows = static_cast<int>(first_row(block + 1) - first);
-            const Rows packed{units + first * (inputs / unit), scales + first * scales_of_row,
-                              offsets + first * scales_of_row};
-            for (int64_t panel = task * kPanelsOfTask; panel < end; ++panel) {
-                kMultiply[rows](*weight, packed, panel, sums);
-                store(*weight, *call, first, rows, panel, sums);
+        const int64_t first = first_row(block);
+        const auto rows = static_cast<int>(first_row(block + 1) - first);
+        const Rows packed{units + first * (inputs / unit), scales + first * scales_of_row,
+                          offsets + first * scales_of_row};
+        kMultiply[rows](*weight, packed, panel, ahead, sums);
+        store(*weight, *call, first, rows, panel, sums);
+    };
+    const auto in_tasks = [=](int64_t panels_of_task, const auto& work) {
+        context->parallel_for((num_panels + panels_of_task - 1) / panels_of_task, [&](int64_t task) {
+            const int64_t start = task * panels_of_task;
+            work(start, std::min(num_panels, start + panels_of_task));
+        });
+    };
+    if (num_blocks == 1) {
+        in_tasks(kPanelsOfTask, [=](int64_t start, int64_t end) {
+            for (int64_t panel = start; panel < end; ++panel)
+                multiply_block(0, panel, {weight->panels + panel * bytes + kAhead, kStep});
+        });
+    } else if (num_blocks <= kFewBlocks) {
+        const int64_t share = num_panels / (2 * context->num_threads());
+        in_tasks(std::clamp<int64_t>(share, 1, kMostPanelsOfTask), [=](int64_t start, int64_t end) {
+            for (int64_t panel = start; panel < end; ++panel) {
+                // Each block fetches its part of the next panel, while this one is at hand.
+                const uint8_t* next = weight->panels + std::min(panel + 1, end - 1) * bytes;
+                for (int64_t block = 0; block < num_blocks; ++block)
+                    multiply_block(block, panel, {next + block * bytes / num_blocks,
+                                                  (kStep + num_blocks - 1) / num_blocks});
             }
-        }
-    });
+        });
+    } else {
+        in_tasks(kPanelsOfTask, [=](int64_t start, int64_t end) {
+            for (int64_t block = 0; block < num_blocks; ++block)
+                for (int64_t panel = start; panel < end; ++panel)
+                    multiply_block(block, panel, {weight->panels + panel * bytes, 0});
+        });
+    }
 }
 
 }  // extern "C"
