@@ -31,7 +31,11 @@ class ContenderError(FolovError):
 
 
 class Contender:
-    """Methods wait for the answer and raise ContenderError where the process ended."""
+    """Methods wait for the answer and raise ContenderError where the process ended.
+
+    Its processes run only in its turns. Some engines wake up a thousand times a second while they
+    have nothing to do, which costs whoever computes beside them more than a tenth of the speed.
+    """
 
     def __init__(self, name: ContenderName, config: PeerConfig, python: str) -> None:
         """Returns when the engine is open; `ready_s` says after how many seconds."""
@@ -57,6 +61,21 @@ class Contender:
         assert isinstance(opened, dict)
         self.version = str(opened["version"])
         self.ready_s = time.perf_counter() - started
+        self._suspend()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """In its block the engine runs; it ends when the engine uses no processor time."""
+        for process in self._family():
+            process.resume()
+        yield
+        self._wait_idle()
+        self._suspend()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that was started; it may have children."""
+        return self._process.pid
 
     @property
     def is_peer(self) -> bool:
@@ -81,23 +100,10 @@ class Contender:
         """Memory of the process and those that it started; what they share counts twice."""
         return sum(process.memory_info().rss for process in self._family())
 
-    def wait_idle(self) -> None:
-        """Returns when the engine uses no processor time. Raises ContenderError if it never stops.
-
-        Threads that spin after their work would slow the next engine.
-        """
-        deadline = time.monotonic() + _IDLE_TIMEOUT
-        used = self._cpu_seconds()
-        while True:
-            time.sleep(_IDLE_SECONDS)
-            before, used = used, self._cpu_seconds()
-            if used - before <= _IDLE_SECONDS / 5:
-                return
-            if time.monotonic() > deadline:
-                raise ContenderError(f"{self.name} keeps computing between its turns")
-
     def close(self) -> None:
         """Ends the process."""
+        for process in self._family():
+            process.resume()
         if self._process.stdin and not self._process.stdin.closed:
             self._process.stdin.close()
         try:
@@ -138,7 +144,29 @@ class Contender:
         last = "".join(self._log.readlines()[-_LOG_LINES:])
         return ContenderError(f"{self.name} ended; it last wrote:\n{last}")
 
+    def _wait_idle(self) -> None:
+        """Returns when the engine uses no processor time. Raises ContenderError if it never stops.
+
+        Threads that spin after their work would slow the next engine.
+        """
+        deadline = time.monotonic() + _IDLE_TIMEOUT
+        used = self._cpu_seconds()
+        while True:
+            time.sleep(_IDLE_SECONDS)
+            before, used = used, self._cpu_seconds()
+            if used - before <= _IDLE_SECONDS / 5:
+                return
+            if time.monotonic() > deadline:
+                raise ContenderError(f"{self.name} keeps computing between its turns")
+
+    def _suspend(self) -> None:
+        for process in self._family():
+            process.suspend()
+
     def _family(self) -> list[psutil.Process]:
+        """Its processes; none where it has ended."""
+        if self._process.poll() is not None:
+            return []
         process = psutil.Process(self._process.pid)
         return [process, *process.children(recursive=True)]
 

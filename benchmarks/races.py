@@ -26,8 +26,8 @@ def race(
         prompts = batch.prompts(turn, bounds.shape.vocab_size)
         for contender in list(contenders):
             try:
-                rate = batch.rate(contender.generate(prompts, batch.new_tokens))
-                contender.wait_idle()
+                with contender.turn():
+                    rate = batch.rate(contender.generate(prompts, batch.new_tokens))
             except ContenderError as error:
                 if not contender.is_peer:
                     raise
@@ -64,8 +64,8 @@ def race_under_load(
     for turn in range(turns):
         arrivals = load.arrivals(turn, vocab_size)
         for contender in contenders:
-            seen[contender].append(latencies(arrivals, contender.serve(arrivals)))
-            contender.wait_idle()
+            with contender.turn():
+                seen[contender].append(latencies(arrivals, contender.serve(arrivals)))
     throughput = [
         Measurement(load.name, str(each.name), "tok/s", tuple(t.tokens_per_s for t in found))
         for each, found in seen.items()

@@ -1,5 +1,7 @@
 """Races of engines, with engines that answer at once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import pytest
@@ -35,7 +37,10 @@ class FakeContender:
         self._calls.append(str(self.name))
         return Timing(prefill_s=1.0, decode_rate=float(turn), total_s=2.0)
 
-    def wait_idle(self) -> None:
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        self._calls.append("resumed")
+        yield
         self._calls.append("idle")
 
 
@@ -45,7 +50,7 @@ def test_engines_take_turns_after_a_short_one() -> None:
 
     found = race(cast(list[Contender], [ours, peer]), CASE, 2, BOUNDS, pytest.fail)
 
-    assert calls == ["folovllm", "idle", "vllm", "idle"] * 3
+    assert calls == ["resumed", "folovllm", "idle", "resumed", "vllm", "idle"] * 3
     assert ours.prompt_lengths == [16, 24, 24]
     assert [(each.engine, each.values) for each in found] == [
         ("folovllm", (1.0, 2.0)),
