@@ -79,8 +79,8 @@ class Case:
 
 PREFILL = tuple(Case("prefill", 1, length, 1) for length in (128, 512))
 # A step of a batch takes long enough that half as many give the same median.
-DECODE = (Case("decode", 1, 128, 33), Case("decode", 8, 128, 17), Case("decode", 32, 128, 17))
+DECODE = (Case("decode", 32, 128, 17), Case("decode", 8, 128, 17), Case("decode", 1, 128, 33))
 THROUGHPUT = Case("throughput", 32, 16, 64)
 QUICK_PREFILL = (Case("prefill", 1, 32, 1),)
-QUICK_DECODE = tuple(Case("decode", batch, 16, 9) for batch in (1, 4))
+QUICK_DECODE = tuple(Case("decode", batch, 16, 9) for batch in (4, 1))
 QUICK_THROUGHPUT = Case("throughput", 4, 8, 8)
