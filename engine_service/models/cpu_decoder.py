@@ -181,8 +181,8 @@ class CpuDecoder:
     def _tasks(self, metadata: AttentionMetadata) -> np.ndarray:
         """Sequence, first key head, heads and first query of each task; the longest about first.
 
-        A task has all heads where others suffice to keep the threads busy: what it reads next is
-        fetched while it computes, and where it ends there is nothing to fetch.
+        A task has as many heads as leave enough tasks to keep the threads busy: what it reads next
+        is fetched while it computes, and where it ends there is nothing to fetch.
         """
         starts, num_heads = metadata.query_start_loc, self.config.num_key_value_heads
         places = [
@@ -191,8 +191,10 @@ class CpuDecoder:
             for query in range(0, starts[row + 1] - starts[row], _QUERIES_OF_TASK)
         ]
         places.sort(reverse=True)
-        enough = len(places) >= _TASKS_OF_THREAD * self._context.num_threads
-        heads_of_task = num_heads if enough else 1
+        enough = _TASKS_OF_THREAD * self._context.num_threads
+        heads_of_task = num_heads
+        while heads_of_task % 2 == 0 and len(places) * num_heads < enough * heads_of_task:
+            heads_of_task //= 2
         tasks = np.empty((len(places), num_heads // heads_of_task, 4), dtype=np.int64)
         tasks[:, :, 1] = range(0, num_heads, heads_of_task)
         tasks[:, :, 2] = heads_of_task

@@ -159,7 +159,7 @@ def test_cases_are_picked_by_how_their_names_begin() -> None:
     assert [case.name for case in some.steps] == ["ragged 32 x 16 to 2048", "uniform 32 x 1032"]
     assert not some.served and not some.loads
     assert [load.name for load in plan.pick(["*requests"]).loads] == ["1 requests/s"]
-    with pytest.raises(ConfigError, match=r"'train'; there are prefill 128"):
+    with pytest.raises(ConfigError, match=r"'train'; there are decode 32 x 128"):
         plan.pick(["decode", "train"])
 
 
