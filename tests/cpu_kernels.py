@@ -84,12 +84,14 @@ class PackedLinear:
         norm: Tensor | None = None,
         residual: Tensor | None = None,
         in_place: bool = False,
+        indexes: Tensor | None = None,
         on: Context | None = None,
     ) -> Tensor:
         """Rows [count, inputs], any stride apart -> [count, outputs].
 
-        With `in_place` the residual lies where the output goes."""
-        size = len(rows) * self.outputs
+        With `in_place` the residual lies where the output goes; `indexes` picks rows."""
+        count = len(rows if indexes is None else indexes)
+        size = count * self.outputs
         memory = torch.full((size + _GUARD,), _UNTOUCHED, dtype=BFLOAT16)
         output = memory[:size].view(-1, self.outputs)
         if in_place:
@@ -97,10 +99,11 @@ class PackedLinear:
             residual = output.copy_(residual)
         call = LinearCall(
             rows.data_ptr(),
+            address(indexes),
             address(norm),
             address(residual),
             output.data_ptr(),
-            len(rows),
+            count,
             rows.stride(0),
             EPS,
         )

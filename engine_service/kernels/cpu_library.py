@@ -41,6 +41,7 @@ class LinearCall(Structure):
 
     _fields_ = (
         ("rows", c_void_p),
+        ("indexes", c_void_p),
         ("norm_weight", c_void_p),
         ("residual", c_void_p),
         ("output", c_void_p),
@@ -114,6 +115,7 @@ class Decoder(Structure):
     """decoder.cpp"""
 
     _fields_ = (
+        ("embedding", c_void_p),
         ("layers", POINTER(Layer)),
         ("num_layers", c_int64),
         ("hidden_size", c_int64),
@@ -142,7 +144,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (c_void_p, POINTER(AttentionShape), POINTER(AttentionStep), POINTER(AttentionCall)),
     ),
     "largest": (None, (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p)),
-    "decode": (Elapsed, (c_void_p, POINTER(Decoder), POINTER(AttentionStep), c_void_p)),
+    "decode": (Elapsed, (c_void_p, POINTER(Decoder), POINTER(AttentionStep), c_void_p, c_void_p)),
 }
 
 

@@ -59,10 +59,10 @@ class CausalModel(Protocol):
         """Token ids and positions [T] -> hidden states [T, hidden_size]; writes the tokens' KV."""
         ...
 
-    def compute_logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states as they come from a call, [S, hidden_size] -> [S, vocab_size].
+    def compute_logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Hidden states as they come from a call, [T, hidden_size] -> [S, vocab_size].
 
-        The result may be overwritten by the next call.
+        `rows` [S] says which, else they are all. The result may be overwritten by the next call.
         """
         ...
 

@@ -6,7 +6,7 @@ not depend on what is computed beside it, to the last bit.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -70,9 +70,9 @@ class CpuDecoder:
         self._embedding = embedding
         self._angles = _AngleTable(config)
         self._logits = torch.empty(0, config.vocab_size, dtype=self.dtype)
-        self._norms: dict[str, Tensor] = {}
-        self._read = read
-        self._final_norm = self._norm("model.norm")
+        self._norms = {
+            name: read(f"{name}.weight").to(self.dtype).clone() for name in _norm_names(config)
+        }
         self._layers = (cpu_library.Layer * config.num_hidden_layers)(
             *(self._layer(index) for index in range(config.num_hidden_layers))
         )
@@ -87,7 +87,12 @@ class CpuDecoder:
         metadata: AttentionMetadata,
     ) -> Tensor:
         """See CausalModel. The hidden states are those before the last norm."""
-        hidden = functional.embedding(input_ids, self._embedding).to(self.dtype)
+        # Read where it lies: operators of torch have threads of their own, which get in the way.
+        embedding = self._embedding if self._embedding.dtype is self.dtype else None
+        if embedding is not None:
+            hidden = torch.empty(len(input_ids), self.config.hidden_size, dtype=self.dtype)
+        else:
+            hidden = functional.embedding(input_ids, self._embedding).to(self.dtype)
         for layer, cache in zip(self._layers, kv_caches, strict=True):
             layer.keys, layer.values = cache.key.data_ptr(), cache.value.data_ptr()
         cos, sin = self._angles.up_to(max(metadata.seq_lens))
@@ -108,6 +113,7 @@ class CpuDecoder:
         )
         config = self.config
         decoder = cpu_library.Decoder(
+            address(embedding),
             self._layers,
             len(self._layers),
             config.hidden_size,
@@ -119,22 +125,24 @@ class CpuDecoder:
             ),
             config.rms_norm_eps,
         )
-        self.elapsed = self._context.decode(decoder, step, hidden.data_ptr())
+        token_ids = None if embedding is None else input_ids.data_ptr()
+        self.elapsed = self._context.decode(decoder, step, token_ids, hidden.data_ptr())
         return hidden
 
-    def compute_logits(self, hidden: Tensor) -> Tensor:
+    def compute_logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """See CausalModel."""
-        rows = hidden.contiguous()
-        if len(self._logits) < len(rows):
+        count = len(hidden if rows is None else rows)
+        if len(self._logits) < count:
             # Kept: memory of this size that came and went would be mapped anew at every step.
-            self._logits = torch.empty(len(rows), self.config.vocab_size, dtype=self.dtype)
-        logits = self._logits[: len(rows)]
+            self._logits = torch.empty(count, self.config.vocab_size, dtype=self.dtype)
+        logits = self._logits[:count]
         call = LinearCall(
-            rows.data_ptr(),
-            self._final_norm,
+            hidden.data_ptr(),
+            address(rows),
+            address(self._norms["model.norm"]),
             None,
             logits.data_ptr(),
-            len(rows),
+            count,
             self.config.hidden_size,
             self.config.rms_norm_eps,
         )
@@ -154,8 +162,9 @@ class CpuDecoder:
 
     def _layer(self, index: int) -> cpu_library.Layer:
         prefix = f"model.layers.{index}."
-        heads_norm = f"{prefix}self_attn."
-        has_norm = self.config.qk_norm
+
+        def norm(name: str) -> int | None:
+            return address(self._norms.get(f"{prefix}{name}"))
 
         def weight(name: str) -> "ctypes._Pointer[cpu_library.LinearWeight]":
             return ctypes.pointer(self._weights[f"{prefix}{name}"])
@@ -165,18 +174,13 @@ class CpuDecoder:
             weight("self_attn.o_proj"),
             weight("mlp.gate_up_proj"),
             weight("mlp.down_proj"),
-            self._norm(f"{prefix}input_layernorm"),
-            self._norm(f"{heads_norm}q_norm") if has_norm else None,
-            self._norm(f"{heads_norm}k_norm") if has_norm else None,
-            self._norm(f"{prefix}post_attention_layernorm"),
+            norm("input_layernorm"),
+            norm("self_attn.q_norm"),
+            norm("self_attn.k_norm"),
+            norm("post_attention_layernorm"),
             None,
             None,
         )
-
-    def _norm(self, name: str) -> int | None:
-        """The address of a norm's weight, which is kept."""
-        self._norms[name] = self._read(f"{name}.weight").to(self.dtype).clone()
-        return address(self._norms[name])
 
     def _tasks(self, metadata: AttentionMetadata) -> np.ndarray:
         """Sequence, first key head, heads and first query of each task; the longest about first.
@@ -200,6 +204,15 @@ class CpuDecoder:
         tasks[:, :, 2] = heads_of_task
         tasks[:, :, 0::3] = np.array(places, dtype=np.int64)[:, None, 1:]
         return tasks.reshape(-1, 4)
+
+
+def _norm_names(config: DecoderConfig) -> Iterator[str]:
+    """Of all norms, as checkpoints name them."""
+    heads = ("self_attn.q_norm", "self_attn.k_norm") if config.qk_norm else ()
+    for index in range(config.num_hidden_layers):
+        for name in ("input_layernorm", *heads, "post_attention_layernorm"):
+            yield f"model.layers.{index}.{name}"
+    yield "model.norm"
 
 
 class _AngleTable:

@@ -222,8 +222,10 @@ class Decoder(nn.Module):
         output: Tensor = self.norm(hidden)
         return output
 
-    def compute_logits(self, hidden: Tensor) -> Tensor:
-        """[S, hidden_size] -> [S, vocab_size], in the model's dtype."""
+    def compute_logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        """See CausalModel. In the model's dtype."""
+        if rows is not None:
+            hidden = hidden[rows]
         if self.lm_head is None:
             return self._parts.operators.linear(hidden, self.embed_tokens, None)
         logits: Tensor = self.lm_head(hidden)

@@ -45,7 +45,7 @@ class TorchModelRunner:
         hidden = self.model(batch.input_ids, batch.positions, self._kv_caches, batch.metadata)
         logprobs: dict[int, list[PositionLogprobs]] = {}
         if batch.sampled:
-            logits = self.model.compute_logits(hidden[batch.sampled_rows])
+            logits = self.model.compute_logits(hidden, batch.sampled_rows)
             draws = [(i, draw) for i in batch.sampled for draw in output.scheduled[i].draws()]
             sequences = [draw for _, draw in draws]
             masks = self._grammar_masks.fill(sequences)
@@ -81,7 +81,7 @@ class TorchModelRunner:
                 scheduled[place].sampling_params.prompt_logprobs or 0 for place, *_ in piece
             ]
             logprobs = position_logprobs(
-                self.model.compute_logits(hidden[rows]), following, num_tops
+                self.model.compute_logits(hidden, rows), following, num_tops
             )
             for (place, *_), (position,) in zip(piece, logprobs, strict=True):
                 found.setdefault(place, []).append(position)

@@ -160,3 +160,10 @@ def test_a_rows_bits_do_not_depend_on_its_company(weight_format: str, data: st.D
     )
     beside = packed(rows, norm=norm, residual=residual, on=context(data.draw(st.integers(1, 3))))
     assert torch.equal(beside[place], alone[0])
+
+
+def test_rows_are_picked_by_their_indexes(weight_format: str) -> None:
+    linear = PackedLinear(torch.randn(40, 64).to(BFLOAT16), weight_format=weight_format)
+    rows = torch.randn(9, 64).to(BFLOAT16)
+    indexes = torch.tensor([8, 0, 3, 3, 5, 8, 1])
+    assert torch.equal(linear(rows, indexes=indexes), linear(rows[indexes]))

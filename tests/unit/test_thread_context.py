@@ -80,7 +80,7 @@ class SmallJobs:
         first, target = self.rows.data_ptr(), output.data_ptr()
         for i in range(count):
             rows = first + i % 7 * row_bytes
-            call = LinearCall(rows, None, None, target + i * output_bytes, 13, 32, EPS)
+            call = LinearCall(rows, None, None, None, target + i * output_bytes, 13, 32, EPS)
             on.linear(weight, call)
         return output
 
@@ -151,7 +151,7 @@ from test_thread_context import SmallJobs
 from engine_service.kernels.cpu_library import Context, LinearCall, find_or_build
 context, weight = Context(find_or_build(), 1), SmallJobs().linear
 rows, output = (torch.zeros(4000, size, dtype=torch.bfloat16) for size in (32, 160))
-call = LinearCall(rows.data_ptr(), None, None, output.data_ptr(), 4000, 32, 1e-6)
+call = LinearCall(rows.data_ptr(), None, None, None, output.data_ptr(), 4000, 32, 1e-6)
 started = threading.Event()
 def work():
     while True:

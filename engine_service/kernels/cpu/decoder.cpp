@@ -1,6 +1,7 @@
 // A decoder's layers, one after the other: what engine_service/models/qwen3.py says of a layer, in
 // five operators.
 
+#include <algorithm>
 #include <chrono>
 
 #include "attention.h"
@@ -23,6 +24,7 @@ struct Layer {
 };
 
 struct Decoder {
+    const bf16* embedding;  // [vocabulary, hidden_size], or null
     const Layer* layers;
     int64_t num_layers;
     int64_t hidden_size;
@@ -36,8 +38,10 @@ struct Elapsed {
     int64_t attention;
 };
 
-// Takes hidden states [tokens of the step, hidden_size] through all layers, in place.
-Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* step, bf16* hidden) {
+// Takes hidden states [tokens of the step, hidden_size] through all layers, in place. Where there are
+// token ids, they begin as these rows of the embedding.
+Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* step,
+               const int64_t* token_ids, bf16* hidden) {
     const AttentionShape& shape = decoder->shape;
     const int64_t tokens = step->query_start_loc[step->num_seqs];
     const int64_t size = decoder->hidden_size, mixed_size = shape.num_heads * shape.head_dim;
@@ -45,6 +49,9 @@ Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* st
     const auto memory = [=](Scratch purpose, int64_t columns) {
         return static_cast<bf16*>(context->scratch(purpose, tokens * columns * sizeof(bf16)));
     };
+    if (token_ids)
+        for (int64_t token = 0; token < tokens; ++token)
+            std::copy_n(decoder->embedding + token_ids[token] * size, size, hidden + token * size);
     Elapsed elapsed{0, 0};
     auto last = std::chrono::steady_clock::now();
     const auto count = [&last](int64_t& part) {
@@ -60,8 +67,8 @@ Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* st
         bf16* const gated = memory(Scratch::kGated, gated_size);
         const auto project = [&](const LinearWeight* weight, const bf16* rows, int64_t columns,
                                  const bf16* norm, const bf16* residual, bf16* output) {
-            const LinearCall call{rows,   norm,    residual,     output,
-                                  tokens, columns, decoder->eps};
+            const LinearCall call{rows,   nullptr, norm,    residual,
+                                  output, tokens,  columns, decoder->eps};
             linear(context, weight, &call);
         };
         project(layer.qkv_proj, hidden, size, layer.input_norm, nullptr, qkv);

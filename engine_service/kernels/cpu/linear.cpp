@@ -135,7 +135,7 @@ void pack_int4_row(const bf16* row, int64_t inputs, uint8_t* panel, int column) 
 
 // A row in float32, after the norm if there is one.
 void read_row(const LinearCall& call, int64_t index, int64_t inputs, float* target) {
-    const bf16* row = call.rows + index * call.row_stride;
+    const bf16* row = call.rows + (call.indexes ? call.indexes[index] : index) * call.row_stride;
     if (!call.norm_weight) {
         for (int64_t i = 0; i < inputs; i += 16) _mm512_store_ps(target + i, load_bf16(row + i));
         return;

@@ -19,7 +19,8 @@ struct LinearWeight {
 };
 
 struct LinearCall {
-    const bf16* rows;         // [num_rows, inputs], num_rows of them row_stride apart
+    const bf16* rows;         // [..., inputs], row_stride apart
+    const int64_t* indexes;   // [num_rows]: which of them, or null: the first ones
     const bf16* norm_weight;  // [inputs], or null: no norm
     const bf16* residual;     // as output, added to it, or null
     bf16* output;             // [num_rows, outputs]
