@@ -5,7 +5,6 @@ id of the vocabulary and no special ones, so both services can serve the folder.
 """
 
 import json
-import os
 import shutil
 import string
 import tempfile
@@ -18,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from folovllm.cache_folder import cache_folder
 from folovllm.model_files import DEMO_MODEL
 
 _QWEN3 = {
@@ -47,8 +47,7 @@ MODELS = ("demo", *CONFIGS)
 
 def default_cache() -> Path:
     """Where checkpoints are kept unless a folder is named."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "folovllm" / "benchmarks"
+    return cache_folder() / "benchmarks"
 
 
 def checkpoint(model: str, cache: Path) -> Path:

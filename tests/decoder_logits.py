@@ -1,6 +1,6 @@
 """Logits at every position of a prompt, as our decoders and as transformers compute them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -31,8 +31,16 @@ def load(folder: Path, dtype: torch.dtype, quantization: str = "none") -> Causal
 
 
 @torch.inference_mode()
-def our_logits(model: CausalModel, token_ids: Sequence[int], chunks: Sequence[int]) -> Tensor:
-    """Computed in chunks of the given lengths, with NaN in unused slots of the cache; float32."""
+def our_logits(
+    model: CausalModel,
+    token_ids: Sequence[int],
+    chunks: Sequence[int],
+    wanted: Callable[[int], list[int]] | None = None,
+) -> Tensor:
+    """Computed in chunks of the given lengths, with NaN in unused slots of the cache; float32.
+
+    Of each chunk all logits, or those of the rows that `wanted` gives for its length.
+    """
     caches = allocate_kv_caches(model, 40, BLOCK_SIZE)
     for tensor in (tensor for cache in caches for tensor in cache):
         tensor.fill_(float("nan"))
@@ -43,8 +51,9 @@ def our_logits(model: CausalModel, token_ids: Sequence[int], chunks: Sequence[in
             0, token_ids[done : done + length], done, block_table, GREEDY, 0, sample_indexes=()
         )
         batch = build_input_batch([part], BLOCK_SIZE, CPU)
-        hidden = model(batch.input_ids, batch.positions, caches, batch.metadata)
-        logits.append(model.compute_logits(hidden).float())
+        rows = None if wanted is None else torch.tensor(wanted(length), dtype=torch.int64)
+        hidden = model(batch.input_ids, batch.positions, caches, batch.metadata, rows)
+        logits.append(model.compute_logits(hidden, rows).float())
         done += length
     assert done == len(token_ids)
     return torch.cat(logits)

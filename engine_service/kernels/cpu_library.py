@@ -124,6 +124,17 @@ class Decoder(Structure):
     )
 
 
+class Tokens(Structure):
+    """decoder.cpp"""
+
+    _fields_ = (
+        ("token_ids", c_void_p),
+        ("wanted", c_void_p),
+        ("num_wanted", c_int64),
+        ("hidden", c_void_p),
+    )
+
+
 class Elapsed(Structure):
     """decoder.cpp"""
 
@@ -144,7 +155,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (c_void_p, POINTER(AttentionShape), POINTER(AttentionStep), POINTER(AttentionCall)),
     ),
     "largest": (None, (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p)),
-    "decode": (Elapsed, (c_void_p, POINTER(Decoder), POINTER(AttentionStep), c_void_p, c_void_p)),
+    "decode": (Elapsed, (c_void_p, POINTER(Decoder), POINTER(AttentionStep), POINTER(Tokens))),
 }
 
 

@@ -55,8 +55,12 @@ class CausalModel(Protocol):
         positions: Tensor,
         kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Token ids and positions [T] -> hidden states [T, hidden_size]; writes the tokens' KV."""
+        """Token ids and positions [T] -> hidden states [T, hidden_size]; writes the tokens' KV.
+
+        `wanted` has the rows whose hidden states are used, ascending; the others may be anything.
+        """
         ...
 
     def compute_logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:

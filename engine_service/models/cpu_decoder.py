@@ -28,6 +28,7 @@ _MOST_GROUP = 16
 _MOST_HEAD_DIM = 256
 _QUERIES_OF_TASK = 32
 _TASKS_OF_THREAD = 8
+_ALL = -1
 # Positions whose angles are computed together: one shape, so that each gets the same bits always.
 _POSITIONS = 1024
 
@@ -85,6 +86,7 @@ class CpuDecoder:
         positions: Tensor,
         kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """See CausalModel. The hidden states are those before the last norm."""
         # Read where it lies: operators of torch have threads of their own, which get in the way.
@@ -125,8 +127,15 @@ class CpuDecoder:
             ),
             config.rms_norm_eps,
         )
-        token_ids = None if embedding is None else input_ids.data_ptr()
-        self.elapsed = self._context.decode(decoder, step, token_ids, hidden.data_ptr())
+        if wanted is not None and len(wanted) == len(input_ids):
+            wanted = None
+        tokens = cpu_library.Tokens(
+            None if embedding is None else input_ids.data_ptr(),
+            address(wanted),
+            _ALL if wanted is None else len(wanted),
+            hidden.data_ptr(),
+        )
+        self.elapsed = self._context.decode(decoder, step, tokens)
         return hidden
 
     def compute_logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:

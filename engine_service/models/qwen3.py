@@ -209,11 +209,9 @@ class Decoder(nn.Module):
         positions: Tensor,
         kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Token ids and positions [T] -> hidden states [T, hidden_size] after the last norm.
-
-        Writes the tokens' KV to `kv_caches`, one for each layer.
-        """
+        """See CausalModel. Hidden states are those after the last norm, of all rows."""
         plan = self.backend.plan(metadata, self.config.num_key_value_heads)
         angles = self.rotary.angles(positions, self.dtype)
         hidden = functional.embedding(input_ids, self.embed_tokens).to(self.dtype)

@@ -42,7 +42,14 @@ class TorchModelRunner:
         if not output.scheduled:
             return ModelRunnerOutput(drawn)
         batch = build_input_batch(output.scheduled, self._block_size, self.model.device)
-        hidden = self.model(batch.input_ids, batch.positions, self._kv_caches, batch.metadata)
+        scores = any(sequence.prompt_logprob_positions for sequence in output.scheduled)
+        hidden = self.model(
+            batch.input_ids,
+            batch.positions,
+            self._kv_caches,
+            batch.metadata,
+            None if scores else batch.sampled_rows,
+        )
         logprobs: dict[int, list[PositionLogprobs]] = {}
         if batch.sampled:
             logits = self.model.compute_logits(hidden, batch.sampled_rows)

@@ -54,6 +54,16 @@ def test_logits_are_as_close_as_transformers_own(folder: Path) -> None:
     assert error_of(folder, "none") <= 1.25 * relative_error(theirs, exact)
 
 
+def test_rows_that_nobody_wants_change_nothing(folder: Path) -> None:
+    model, token_ids, chunks = load(folder, BFLOAT16), prompt(150, 3), [70, 40, 39, 1]
+    whole = our_logits(model, token_ids, chunks)
+    starts = [0, 70, 110, 149]
+    for choose in (lambda n: [n - 1], lambda n: list(range(0, n, 7)), lambda n: []):
+        some = our_logits(model, token_ids, chunks, choose)
+        rows = [start + row for start, n in zip(starts, chunks, strict=True) for row in choose(n)]
+        assert torch.equal(some, whole[rows])
+
+
 def test_fewer_bits_cost_more(folder: Path) -> None:
     exact, int8, int4 = (error_of(folder, kind) for kind in ("none", "int8", "int4"))
     assert exact < int8 < int4

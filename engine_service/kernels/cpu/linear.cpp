@@ -405,6 +405,7 @@ void pack_weight(Context* context, const LinearWeight* weight, const bf16* rows,
 
 void linear(Context* context, const LinearWeight* weight, const LinearCall* call) {
     const int64_t inputs = weight->inputs, num_rows = call->num_rows;
+    if (num_rows == 0) return;
     const int64_t most_rows = weight->format == kInt4 ? kMostRowsInt4 : kMostRows;
     const int64_t num_blocks =
         std::max<int64_t>((num_rows + most_rows - 1) / most_rows, num_rows < kRowsToSplit ? 1 : 2);
