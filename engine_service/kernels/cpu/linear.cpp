@@ -34,7 +34,6 @@ constexpr int kMostRowsInt4 = 8;  // what unpacking takes leaves fewer registers
 constexpr int kRowsToSplit = 6;  // from which on two blocks are faster than one
 constexpr int kPanelsOfTask = 4;
 constexpr int kMostPanelsOfTask = 16;
-constexpr int kFewBlocks = 12;  // of rows, which stay in the cache beside a panel and the next one
 constexpr int kAhead = 8192;  // bytes: what a thread reads in the time that memory takes to answer
 constexpr int kStep = 128;    // bytes of a panel that are computed at once
 constexpr int kInt4GroupBytes = kGroup * kPanel / 2 + kPanel * 2;
@@ -451,7 +450,7 @@ void linear(Context* context, const LinearWeight* weight, const LinearCall* call
             for (int64_t panel = start; panel < end; ++panel)
                 multiply_block(0, panel, {weight->panels + panel * bytes + kAhead, kStep});
         });
-    } else if (num_blocks <= kFewBlocks) {
+    } else {
         const int64_t share = num_panels / (2 * context->num_threads());
         in_tasks(std::clamp<int64_t>(share, 1, kMostPanelsOfTask), [=](int64_t start, int64_t end) {
             for (int64_t panel = start; panel < end; ++panel) {
@@ -461,12 +460,6 @@ void linear(Context* context, const LinearWeight* weight, const LinearCall* call
                     multiply_block(block, panel, {next + block * bytes / num_blocks,
                                                   (kStep + num_blocks - 1) / num_blocks});
             }
-        });
-    } else {
-        in_tasks(kPanelsOfTask, [=](int64_t start, int64_t end) {
-            for (int64_t block = 0; block < num_blocks; ++block)
-                for (int64_t panel = start; panel < end; ++panel)
-                    multiply_block(block, panel, {weight->panels + panel * bytes, 0});
         });
     }
 }
