@@ -157,7 +157,7 @@ def _offsets(sizes: Mapping[str, int]) -> list[int]:
 
 def _large_pages(num_bytes: int) -> Tensor:
     """Zeroed memory, uint8, that the system is asked to map with large pages."""
-    memory = mmap.mmap(-1, num_bytes + _LARGE_PAGE)
+    memory = mmap.mmap(-1, num_bytes + _LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     start = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % _LARGE_PAGE
