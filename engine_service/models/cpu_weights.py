@@ -17,7 +17,7 @@ from engine_service.kernels.cpu_library import FORMATS, Context, LinearWeight
 from engine_service.layers.packing import head_quantization
 from engine_service.models.decoder_config import DecoderConfig
 
-_PANEL = 32  # of outputs; linear.cpp's
+_PANEL = 32  # of outputs; that of panels.h
 _GATES = 16  # of a panel, beside as many of their factors
 _ALIGNMENT = 64
 _LARGE_PAGE = 2**21

@@ -1,203 +1,25 @@
-// Products of rows with a weight in bf16, in 8 bits or in 4 bits.
-//
-// A weight [outputs, inputs] is packed once into panels of 32 outputs that a thread reads from
-// beginning to end. Of a panel, `unit` consecutive inputs of each output lie together, which is what
-// one lane of a dot product instruction takes: 2 in bf16, 4 in 8 and in 4 bits.
-//
-//   bf16   [inputs / 2][32][2]
-//   int8   [inputs / 4][32][4] of w + 128; after all panels a float32 scale for each output
-//   int4   for each group of 32 inputs: [4][32][4] bytes, whose low halves are w + 8 of the inputs
-//          0 to 15 and whose high halves are those of 16 to 31; then a bf16 scale for each output
-//
-// Rows are packed for each call, after a norm where one is asked for: blocks of up to 12 rows, of
-// each `unit` consecutive inputs together. For int8 a row is rounded to 8 bits with one scale, for
-// int4 with one for each group. Weights are unsigned and rows signed, as the instruction wants it;
-// sums start at what their offset of 128 or 8 adds too much.
+// Products of packed rows with a packed weight in bf16, in 8 bits or in 4 bits; see panels.h and rows.h.
 //
 // Every output is summed in one order, whatever the number of rows or threads.
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstring>
+#include <vector>
 
 #include "context.h"
 #include "linear.h"
+#include "panels.h"
+#include "rows.h"
 #include "vectors.h"
 
 namespace {
 
-constexpr int kPanel = 32;
-constexpr int kGroup = 32;
 constexpr int kMostRows = 12;
 constexpr int kMostRowsInt4 = 8;  // what unpacking takes leaves fewer registers for sums
-constexpr int kRowsToSplit = 6;  // from which on two blocks are faster than one
+constexpr int kRowsToSplit = 6;   // from which on two blocks are faster than one
 constexpr int kPanelsOfTask = 4;
 constexpr int kMostPanelsOfTask = 16;
 constexpr int kAhead = 8192;  // bytes: what a thread reads in the time that memory takes to answer
 constexpr int kStep = 128;    // bytes of a panel that are computed at once
-constexpr int kInt4GroupBytes = kGroup * kPanel / 2 + kPanel * 2;
-
-// Packed rows of one block, of `rows` rows.
-struct Rows {
-    const uint32_t* units;    // [inputs / unit][rows]
-    const float* scales;      // int8 [rows], int4 [groups][rows]
-    const int32_t* offsets;   // as scales: what the sums start at
-};
-
-}  // namespace
-
-extern "C" {
-
-int64_t packed_bytes(int32_t format, int64_t outputs, int64_t inputs) {
-    const int64_t padded = (outputs + kPanel - 1) / kPanel * kPanel;
-    if (format == kBf16) return padded * inputs * 2;
-    if (format == kInt8) return padded * (inputs + 4);
-    return padded / kPanel * (inputs / kGroup) * kInt4GroupBytes;
-}
-
-}  // extern "C"
-
-namespace {
-
-float* int8_scales(const LinearWeight& weight) {
-    const int64_t padded = (weight.outputs + kPanel - 1) / kPanel * kPanel;
-    return reinterpret_cast<float*>(const_cast<uint8_t*>(weight.panels) + padded * weight.inputs);
-}
-
-int64_t panel_bytes(const LinearWeight& weight) {
-    if (weight.format == kBf16) return weight.inputs * kPanel * 2;
-    if (weight.format == kInt8) return weight.inputs * kPanel;
-    return weight.inputs / kGroup * kInt4GroupBytes;
-}
-
-// ---- packing a weight ----
-
-void pack_bf16_row(const bf16* row, int64_t inputs, uint8_t* panel, int column) {
-    auto* target = reinterpret_cast<uint32_t*>(panel) + column;
-    for (int64_t unit = 0; unit < inputs / 2; ++unit)
-        std::memcpy(target + unit * kPanel, row + unit * 2, 4);
-}
-
-// To four units of a column, each of four bytes.
-void store_units(uint8_t* panel, int64_t first_unit, int column, __m512i values) {
-    alignas(16) uint32_t four[4];
-    _mm_store_si128(reinterpret_cast<__m128i*>(four), _mm512_cvtepi32_epi8(values));
-    for (int unit = 0; unit < 4; ++unit)
-        std::memcpy(panel + ((first_unit + unit) * kPanel + column) * 4, four + unit, 4);
-}
-
-void pack_int8_row(const bf16* row, int64_t inputs, uint8_t* panel, int column, float* scale) {
-    __m512 largest = _mm512_setzero_ps();
-    for (int64_t i = 0; i < inputs; i += 16)
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(load_bf16(row + i)));
-    *scale = std::max(_mm512_reduce_max_ps(largest), 0x1p-126f * 127) / 127;
-    for (int64_t i = 0; i < inputs; i += 16) {
-        const __m512 ratios = _mm512_div_ps(load_bf16(row + i), _mm512_set1_ps(*scale));
-        const __m512i values = _mm512_add_epi32(_mm512_cvtps_epi32(ratios), _mm512_set1_epi32(128));
-        store_units(panel, i / 4, column, values);
-    }
-}
-
-// Of 32 values, the first of those with the largest magnitude.
-float largest_of_group(const bf16* values) {
-    const __m512 left = _mm512_abs_ps(load_bf16(values));
-    const __m512 right = _mm512_abs_ps(load_bf16(values + 16));
-    const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(_mm512_max_ps(left, right)));
-    const uint32_t found = _mm512_cmpeq_ps_mask(left, largest) |
-                           static_cast<uint32_t>(_mm512_cmpeq_ps_mask(right, largest)) << 16;
-    return bf16_to_float(values[found ? __builtin_ctz(found) : 0]);
-}
-
-__m512i int4_values(const bf16* values, float width) {
-    const __m512 ratios =
-        width == 0 ? _mm512_setzero_ps() : _mm512_div_ps(load_bf16(values), _mm512_set1_ps(width));
-    const __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(ratios), _mm512_set1_epi32(8));
-    return _mm512_min_epi32(_mm512_max_epi32(whole, _mm512_setzero_si512()), _mm512_set1_epi32(15));
-}
-
-// The largest magnitude becomes -8, so that all sixteen values are of use.
-void pack_int4_row(const bf16* row, int64_t inputs, uint8_t* panel, int column) {
-    for (int64_t group = 0; group < inputs / kGroup; ++group) {
-        const bf16* values = row + group * kGroup;
-        uint8_t* target = panel + group * kInt4GroupBytes;
-        const auto rounded = _mm_cvtneps_pbh(_mm_set_ss(largest_of_group(values) / -8));
-        const auto scale = static_cast<bf16>(_mm_cvtsi128_si32(reinterpret_cast<__m128i>(rounded)));
-        std::memcpy(target + kGroup * kPanel / 2 + column * 2, &scale, 2);
-        const float width = bf16_to_float(scale);
-        const __m512i high = _mm512_slli_epi32(int4_values(values + 16, width), 4);
-        store_units(target, 0, column, _mm512_or_si512(int4_values(values, width), high));
-    }
-}
-
-// ---- packing rows ----
-
-// A row in float32, after the norm if there is one.
-void read_row(const LinearCall& call, int64_t index, int64_t inputs, float* target) {
-    const bf16* row = call.rows + (call.indexes ? call.indexes[index] : index) * call.row_stride;
-    if (!call.norm_weight) {
-        for (int64_t i = 0; i < inputs; i += 16) _mm512_store_ps(target + i, load_bf16(row + i));
-        return;
-    }
-    __m512 squares = _mm512_setzero_ps();
-    for (int64_t i = 0; i < inputs; i += 16) {
-        const __m512 values = load_bf16(row + i);
-        squares = _mm512_fmadd_ps(values, values, squares);
-    }
-    const float mean = _mm512_reduce_add_ps(squares) / static_cast<float>(inputs);
-    const __m512 factor = _mm512_set1_ps(1 / std::sqrt(mean + call.eps));
-    for (int64_t i = 0; i < inputs; i += 16) {
-        const __m512 scaled = _mm512_mul_ps(load_bf16(row + i), factor);
-        _mm512_store_ps(target + i, _mm512_mul_ps(scaled, load_bf16(call.norm_weight + i)));
-    }
-}
-
-// Rounds `count` values to 8 bits with one scale, to every stride-th unit; returns the scale.
-// Magnitudes are compared as whole numbers, which puts NaN above all: a row that has one becomes NaN.
-float quantize(const float* values, int64_t count, uint32_t* units, int stride, int32_t* sum) {
-    __m512i most = _mm512_setzero_si512();
-    for (int64_t i = 0; i < count; i += 16) {
-        const __m512 magnitudes = _mm512_abs_ps(_mm512_load_ps(values + i));
-        most = _mm512_max_epi32(_mm512_castps_si512(magnitudes), most);
-    }
-    const float largest = std::bit_cast<float>(_mm512_reduce_max_epi32(most));
-    const float scale = std::max(largest, 0x1p-126f * 127) / 127;
-    const __m512 divisor = _mm512_set1_ps(scale);
-    __m512i total = _mm512_setzero_si512();
-    for (int64_t i = 0; i < count; i += 16) {
-        const __m512i whole = _mm512_cvtps_epi32(_mm512_div_ps(_mm512_load_ps(values + i), divisor));
-        total = _mm512_add_epi32(total, whole);
-        alignas(16) uint32_t four[4];
-        _mm_store_si128(reinterpret_cast<__m128i*>(four), _mm512_cvtsepi32_epi8(whole));
-        for (int unit = 0; unit < 4; ++unit) units[(i / 4 + unit) * stride] = four[unit];
-    }
-    *sum = _mm512_reduce_add_epi32(total);
-    return scale;
-}
-
-void pack_row(const LinearWeight& weight, const float* values, int row, int rows, uint32_t* units,
-              float* scales, int32_t* offsets) {
-    const int64_t inputs = weight.inputs;
-    int32_t sum = 0;
-    if (weight.format == kBf16) {
-        for (int64_t i = 0; i < inputs; i += 16) {
-            alignas(32) uint32_t eight[8];
-            store_bf16(reinterpret_cast<bf16*>(eight), _mm512_load_ps(values + i));
-            for (int unit = 0; unit < 8; ++unit) units[(i / 2 + unit) * rows + row] = eight[unit];
-        }
-    } else if (weight.format == kInt8) {
-        scales[row] = quantize(values, inputs, units + row, rows, &sum);
-        offsets[row] = -128 * sum;
-    } else {
-        for (int64_t group = 0; group < inputs / kGroup; ++group) {
-            uint32_t* own = units + group * kGroup / 4 * rows + row;
-            scales[group * rows + row] = quantize(values + group * kGroup, kGroup, own, rows, &sum);
-            offsets[group * rows + row] = -8 * sum;
-        }
-    }
-}
-
-// ---- multiplying ----
 
 // What is fetched from memory while a panel is computed: `step` bytes of it for each 128 of the panel.
 struct Ahead {
@@ -381,26 +203,6 @@ void store(const LinearWeight& weight, const LinearCall& call, int64_t first_row
 }  // namespace
 
 extern "C" {
-
-// Packs rows of a weight, [count, inputs] in bf16: of each 16, the first goes to row `start`, and the
-// next 16 follow `stride` rows later. The target is zeroed, and no row is packed twice.
-void pack_weight(Context* context, const LinearWeight* weight, const bf16* rows, int64_t count,
-                 int64_t start, int64_t stride) {
-    context->parallel_for((count + 15) / 16, [=](int64_t task) {
-        for (int64_t i = task * 16; i < std::min(count, task * 16 + 16); ++i) {
-            const int64_t target = start + task * stride + i % 16;
-            auto* panel = const_cast<uint8_t*>(weight->panels) + target / kPanel * panel_bytes(*weight);
-            const bf16* row = rows + i * weight->inputs;
-            const auto column = static_cast<int>(target % kPanel);
-            if (weight->format == kBf16)
-                pack_bf16_row(row, weight->inputs, panel, column);
-            else if (weight->format == kInt8)
-                pack_int8_row(row, weight->inputs, panel, column, int8_scales(*weight) + target);
-            else
-                pack_int4_row(row, weight->inputs, panel, column);
-        }
-    });
-}
 
 void linear(Context* context, const LinearWeight* weight, const LinearCall* call) {
     const int64_t inputs = weight->inputs, num_rows = call->num_rows;

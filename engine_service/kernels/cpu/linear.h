@@ -1,4 +1,4 @@
-// What a product of rows with a packed weight is made of; linear.cpp says how they are packed.
+// What a product of rows with a packed weight is made of; panels.h says how a weight is packed.
 
 #pragma once
 
