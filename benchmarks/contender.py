@@ -34,7 +34,7 @@ class Contender:
     """Methods wait for the answer and raise ContenderError where the process ended.
 
     Its processes run only in its turns. Some engines wake up a thousand times a second while they
-    have nothing to do, which costs whoever computes beside them more than a tenth of the speed.
+    have nothing to do, and would interrupt whoever computes beside them.
     """
 
     def __init__(self, name: ContenderName, config: PeerConfig, python: str) -> None:

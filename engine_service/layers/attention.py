@@ -44,8 +44,8 @@ class KVCache(NamedTuple):
     value: Tensor
 
 
-class AttentionBackend(Protocol):
-    """One way to lay out, fill and read the cache. Its plans are its own business."""
+class CacheAllocator(Protocol):
+    """Makes the KV cache."""
 
     def allocate(
         self,
@@ -58,6 +58,10 @@ class AttentionBackend(Protocol):
     ) -> KVCache:
         """The cache of one layer, its content undefined and, on a CPU, its memory not touched."""
         ...
+
+
+class AttentionBackend(CacheAllocator, Protocol):
+    """One way to lay out, fill and read the cache. Its plans are its own business."""
 
     def plan(self, metadata: AttentionMetadata, num_kv_heads: int) -> Any:
         """What every layer's call of a step has in common, computed once for the step."""

@@ -6,24 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine_service.layers.attention import AttentionMetadata, KVCache
+from engine_service.layers.attention import AttentionMetadata, CacheAllocator, KVCache
 from engine_service.models.decoder_config import DecoderConfig
-
-
-class CacheAllocator(Protocol):
-    """The part of an AttentionBackend that makes the KV cache."""
-
-    def allocate(
-        self,
-        num_blocks: int,
-        block_size: int,
-        num_kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> KVCache:
-        """See AttentionBackend."""
-        ...
 
 
 class CausalModel(Protocol):
