@@ -1,10 +1,11 @@
-"""What the GPU's draws must be, from the sampler's own parts, and draws of given rows to compare."""
+"""What a GPU's draws must be, from the sampler's own parts, and draws of given rows to compare."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
+from gpu_twins import DEVICE, NAN
 from torch import Tensor
 
 from engine_service.kernels.gpu.sampling import (
@@ -22,10 +23,8 @@ from engine_service.runner.sampling_filters import (
 )
 from engine_service.seeding import uniform
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Small enough that a vocabulary of some hundreds has several chunks and passes.
 SMALL = Tiling(chunk=128, block=8, held=16, tile=32)
-NAN = float("nan")
 # A share of the mass that float32 sums may be wrong by.
 _SLACK = 1e-5
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gpu_draws import DEVICE, NAN
+from gpu_twins import DEVICE, NAN
 
 from engine_service.kernels.gpu.bitmask import apply_bitmask
 

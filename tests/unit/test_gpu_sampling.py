@@ -9,8 +9,6 @@ import triton
 import triton.language as tl
 from exact_sampling import exact_distribution, p_value
 from gpu_draws import (
-    DEVICE,
-    NAN,
     SMALL,
     Slot,
     check,
@@ -18,6 +16,7 @@ from gpu_draws import (
     drawn,
     poisoned_workspace,
 )
+from gpu_twins import DEVICE, NAN
 from torch import Tensor
 
 from engine_service import seeding
@@ -193,7 +192,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 @triton.jit
-def _uniforms(seeds, indexes, positions, numbers):
+def _uniforms(seeds, indexes, positions, numbers):  # type: ignore[no-untyped-def]
     i = tl.program_id(0)
     tl.store(
         numbers + i,

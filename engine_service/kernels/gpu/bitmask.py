@@ -4,6 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine_service.kernels.gpu.launching import launch_options
+
 _SIZE = 2048
 
 
@@ -17,12 +19,20 @@ def apply_bitmask(logits: Tensor, bitmask: Tensor, rows: Tensor) -> None:
     num_rows, vocab_size = len(rows), logits.shape[1]
     if num_rows:
         _apply_bitmask[(triton.cdiv(vocab_size, _SIZE), num_rows)](
-            *(logits, bitmask, rows, vocab_size, bitmask.shape[1]), SIZE=_SIZE, num_warps=4
+            *(logits, bitmask, rows, vocab_size, bitmask.shape[1]),
+            SIZE=_SIZE,
+            num_warps=4,
+            **launch_options(logits.device),
         )
 
 
 @triton.jit
-def _apply_bitmask(logits, bitmask, rows, vocab_size, num_words, SIZE: tl.constexpr):
+def _apply_bitmask(
+    logits, bitmask, rows, vocab_size, num_words, SIZE: tl.constexpr, OVERLAP: tl.constexpr
+):
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     row = tl.load(rows + tl.program_id(1)).to(tl.int64)
     ids = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
     words = tl.load(bitmask + row * num_words + ids // 32, mask=ids < vocab_size, other=-1)

@@ -9,8 +9,10 @@ import triton
 import triton.language as tl
 
 from engine_service.kernels.gpu.listed_blocks import (
+    block_order_keys,
     list_blocks,
     load_blocks,
+    pick_listed,
     search_blocks,
     sum_blocks,
 )
@@ -54,9 +56,7 @@ def draw_filtered(
     highest = order_key(largest.to(dtype))
     has_top_k = (top_k > 0) & (top_k < VOCAB)
 
-    places = tl.arange(0, SIZE)
-    maxima = tl.load(block_max + places, mask=places < BLOCKS, other=float("-inf"))
-    block_keys = order_key(maxima.to(dtype))
+    block_keys = block_order_keys(block_max, dtype, BLOCKS, SIZE)
     one_each = tl.full((SIZE,), 1.0, tl.float32)
     edge = largest_key_reaching(block_keys, one_each, HELD + 1.0, nothing, highest) + 1
     count = list_blocks(block_keys, edge, block_ids)
@@ -72,6 +72,7 @@ def draw_filtered(
             floor = largest_key_reaching(keys, each, wanted, edge, highest)
         else:
             # As many blocks as top_k have a value of at least this.
+            block_keys = block_order_keys(block_max, dtype, BLOCKS, SIZE)
             floor = largest_key_reaching(block_keys, one_each, wanted, lowest, highest)
             count = list_blocks(block_keys, floor, block_ids)
             floor = search_blocks(
@@ -87,12 +88,11 @@ def draw_filtered(
         held_mass = tl.sum(weights)
         mass = tl.where(whole, held_mass, total)
         if (whole == 0) & (has_top_k | (min_p > 0.0)):
+            block_keys = block_order_keys(block_max, dtype, BLOCKS, SIZE)
             count = list_blocks(block_keys, floor, block_ids)
-            mass = tl.sum(
-                sum_blocks(
-                    *(row, block_ids, block_sums, count, largest, factor, floor, min_p),
-                    *(VOCAB, BLOCK, TILE, SIZE),
-                )
+            mass = sum_blocks(
+                *(row, block_ids, block_sums, count, largest, factor, floor, min_p),
+                *(VOCAB, BLOCK, TILE, SIZE),
             )
         wanted = top_p * mass
         if whole | (held_mass >= wanted):
@@ -102,6 +102,7 @@ def draw_filtered(
             # All tokens under this together weigh too little to be missed.
             bound = largest + tl.log2((1.0 - top_p) * mass / VOCAB) / factor
             floor = tl.maximum(floor, order_key(bound.to(dtype)) - 1)
+            block_keys = block_order_keys(block_max, dtype, BLOCKS, SIZE)
             count = list_blocks(block_keys, floor, block_ids)
             floor = search_blocks(
                 *(row, block_ids, count, largest, factor, min_p, wanted, floor, edge - 1),
@@ -113,11 +114,11 @@ def draw_filtered(
         place, rest = pick_share(held_sums, number)
         block = tl.sum(tl.where(tl.arange(0, HELD) == place, blocks, 0))
     else:
+        block_keys = block_order_keys(block_max, dtype, BLOCKS, SIZE)
         count = list_blocks(block_keys, floor, block_ids)
-        sums = sum_blocks(
+        sum_blocks(
             *(row, block_ids, block_sums, count, largest, factor, floor, min_p),
             *(VOCAB, BLOCK, TILE, SIZE),
         )
-        place, rest = pick_share(sums, number)
-        block = tl.load(block_ids + place)
+        block, rest = pick_listed(block_ids, block_sums, count, number, SIZE, BLOCK)
     return token_within(row, block * BLOCK, largest, factor, floor, min_p, rest, VOCAB, BLOCK)

@@ -8,7 +8,15 @@ import triton
 import triton.language as tl
 
 from engine_service.kernels.gpu.order_keys import order_key, upper_middle
-from engine_service.kernels.gpu.row_weights import kept_weights
+from engine_service.kernels.gpu.row_weights import kept_weights, pick, pick_share
+
+
+@triton.jit
+def block_order_keys(block_max, dtype: tl.constexpr, BLOCKS: tl.constexpr, SIZE: tl.constexpr):
+    """The keys of the BLOCKS blocks' largest values, [SIZE], in the order of the type `dtype`."""
+    places = tl.arange(0, SIZE)
+    maxima = tl.load(block_max + places, mask=places < BLOCKS, other=float("-inf"))
+    return order_key(maxima.to(dtype))
 
 
 @triton.jit
@@ -51,7 +59,7 @@ def sum_blocks(
     TILE: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """The kept weight of each listed block, [SIZE]; 0 behind them."""
+    """Writes the kept weight of each listed block to block_sums; returns their sum."""
     for start in tl.range(0, count, TILE, num_stages=3):
         values, _ = load_blocks(row, block_ids, start, count, VOCAB, BLOCK, TILE)
         sums = tl.sum(kept_weights(values, largest, factor, floor, min_p), axis=1)
@@ -59,10 +67,19 @@ def sum_blocks(
         tl.store(block_sums + places, sums, mask=places < count)
     tl.debug_barrier()
     places = tl.arange(0, SIZE)
+    return tl.sum(tl.load(block_sums + places, mask=places < count, other=0.0))
+
+
+@triton.jit
+def pick_listed(block_ids, block_sums, count, number, SIZE: tl.constexpr, GROUP: tl.constexpr):
+    """The listed block at the share `number` of all their sums, and the weight left of it there."""
+    GROUPS: tl.constexpr = SIZE // GROUP
+    places = tl.arange(0, GROUPS)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     sums = tl.load(block_sums + places, mask=places < count, other=0.0)
-    # Only now may another pass write there.
-    tl.debug_barrier()
-    return sums
+    group, rest = pick_share(tl.sum(sums, axis=1), number)
+    own = group * GROUP + tl.arange(0, GROUP)
+    place, rest = pick(tl.load(block_sums + own, mask=own < count, other=0.0), rest)
+    return tl.load(block_ids + group * GROUP + place), rest
 
 
 @triton.jit

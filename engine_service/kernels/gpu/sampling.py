@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine_service.kernels.gpu.filtered_draw import draw_filtered
+from engine_service.kernels.gpu.launching import launch_options, padded
 from engine_service.kernels.gpu.order_keys import order_key
 from engine_service.kernels.gpu.row_weights import (
     inverse_temperature,
@@ -111,6 +112,7 @@ def draw(
         return
     tiling = workspace.tiling
     chunks, blocks = workspace.chunk_max.shape[1], workspace.block_max.shape[1]
+    options = launch_options(logits.device)
     filters = (params.temperature, params.top_k, params.top_p, params.min_p)
     _scan_chunks[(chunks, num_rows)](
         *(logits, rows, *filters),
@@ -120,6 +122,7 @@ def draw(
         BLOCK=tiling.block,
         BLOCKS=blocks,
         num_warps=4,
+        **options,
     )
     _draw_rows[(num_rows,)](
         *(logits, rows, params.seed, params.index, params.position, *filters),
@@ -128,13 +131,14 @@ def draw(
         VOCAB=vocab_size,
         CHUNK=tiling.chunk,
         CHUNKS=chunks,
-        CHUNKS_SIZE=triton.next_power_of_2(chunks),
+        CHUNKS_SIZE=padded(chunks),
         BLOCK=tiling.block,
         BLOCKS=blocks,
-        BLOCKS_SIZE=triton.next_power_of_2(blocks),
+        BLOCKS_SIZE=padded(blocks),
         HELD=tiling.held,
         TILE=tiling.tile,
         num_warps=16,
+        **options,
     )
 
 
@@ -162,6 +166,7 @@ def _scan_chunks(
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Largest values of a chunk and its blocks, and its weight where the largest value weighs 1."""
     OWN_BLOCKS: tl.constexpr = CHUNK // BLOCK
@@ -169,6 +174,9 @@ def _scan_chunks(
     row = tl.program_id(1)
     own_blocks = chunk * OWN_BLOCKS + tl.arange(0, OWN_BLOCKS)
     ids = own_blocks[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     start = logits + row.to(tl.int64) * VOCAB
     values = tl.load(start + ids, mask=ids < VOCAB, other=float("-inf")).to(tl.float32)
     slot = tl.load(rows + row)
@@ -215,9 +223,13 @@ def _draw_rows(
     BLOCKS_SIZE: tl.constexpr,
     HELD: tl.constexpr,
     TILE: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """One row's token."""
     row = tl.program_id(0)
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     start = logits + row.to(tl.int64) * VOCAB
     slot = tl.load(rows + row)
     temperature = tl.load(temperatures + slot)
