@@ -1,9 +1,11 @@
-"""What Triton's interpreter computes wrongly, put right. Seen up to Triton 3.9.
+"""What Triton's interpreter computes wrongly, or slowly, put right. Seen up to Triton 3.9.
 
 It keeps bfloat16 as bits in integers, and `tl.dot` multiplies those. Where it rounds a number to
-fewer bits it drops the carry into the exponent: 1.99 becomes 1.
+fewer bits it drops the carry into the exponent: 1.99 becomes 1. Whenever a kernel calls a function
+it looks through the whole language for what is to be interpreted.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,8 +38,21 @@ def _widened(operand: Any) -> Any:
     return interpreter.TensorHandle(bits.view(np.float32), tl.float32)
 
 
+@cache
+def _names(package: Any) -> list[str]:
+    """What may be interpreted in a part of the language."""
+    return [name for name in dir(package) if tl.core.is_builtin(getattr(package, name))]
+
+
+def _patch_builtin(package: Any, builder: Any, scope: Any) -> None:
+    for name in _names(package):
+        member = getattr(package, name)
+        if tl.core.is_builtin(member):
+            interpreter._patch_attr(package, name, member, builder, scope)
+
+
 def repair() -> None:
-    """Replaces both for the whole process."""
+    """Replaces them for the whole process."""
     create_dot = interpreter.InterpreterBuilder.create_dot
 
     def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
@@ -45,3 +60,4 @@ def repair() -> None:
 
     interpreter.InterpreterBuilder.create_dot = dot
     interpreter._convert_float = _convert
+    interpreter._patch_builtin = _patch_builtin

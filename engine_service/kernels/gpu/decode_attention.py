@@ -262,9 +262,7 @@ def _decode(
                     own_highest = tl.load(
                         maxima + parts, mask=is_row, other=float("-inf"), cache_modifier=".cg"
                     )
-                    own_weight = tl.load(
-                        sums + parts, mask=is_row, other=0.0, cache_modifier=".cg"
-                    )
+                    own_weight = tl.load(sums + parts, mask=is_row, other=0.0, cache_modifier=".cg")
                     own_mixed = tl.load(
                         mixed_parts + cells,
                         mask=is_row[:, None] & has_dim[None, :],

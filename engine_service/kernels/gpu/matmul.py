@@ -78,8 +78,8 @@ def _matmul(
             up_tile = tl.load(up_weight + places + column[None, :], mask=wanted, other=0.0)
             up = tl.dot(up_tile, values, up, input_precision="ieee")
     if bias is not None:
-            more = tl.load(bias + output, mask=is_output, other=0.0).to(tl.float32)[:, None]
-            sums += tl.where(tl.program_id(1) == 0, more, 0.0)
+        more = tl.load(bias + output, mask=is_output, other=0.0).to(tl.float32)[:, None]
+        sums += tl.where(tl.program_id(1) == 0, more, 0.0)
     kind = weight.dtype.element_ty
     if GATED:
         gate = sums.to(kind).to(tl.float32)
