@@ -7,6 +7,12 @@ preemption are all that one rule. (The idea is vLLM's.)
 Order is by priority, then arrival. Sequences that decode go first, so that a long prompt delays
 them by one bounded step and never starves them. When the pool runs out, the last in order gives its
 blocks back and waits to be recomputed; the first in order therefore always advances.
+
+A step may be planned while the one before is in flight, see `core.lookahead`. Blocks are freed all
+the same when a sequence ends, though a step in flight may still compute a token of it: steps take
+effect in the order of their launch, so who gets a block writes to it after that; and no one else in
+the step in flight touches what is written then, since a block that is not full belongs to one
+sequence alone, and a full one is not written to.
 """
 
 import time
@@ -14,9 +20,15 @@ from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
-from engine_service.core.continuation import Continuation
+from engine_service.core.continuation import append_token
 from engine_service.core.kv_cache_manager import KVCacheManager
-from engine_service.core.outputs import ModelRunnerOutput, SchedulerOutput, SequenceOutput
+from engine_service.core.lookahead import plan_ahead
+from engine_service.core.outputs import (
+    ModelRunnerOutput,
+    ScheduledSequence,
+    SchedulerOutput,
+    SequenceOutput,
+)
 from engine_service.core.request import Request, RequestStatus, Sequence
 from engine_service.core.request_queue import RequestQueue
 from engine_service.core.scheduler_limits import SchedulerLimits
@@ -117,42 +129,55 @@ class Scheduler:
         return [SequenceOutput(seq, (), finished=True) for seq in aborted]
 
     def schedule(self) -> SchedulerOutput:
-        """Plans one step."""
-        plan = StepPlan(self._limits.max_num_batched_tokens)
+        """Plans one step. None may be in flight."""
+        plan = self._new_plan()
         preempted = self._schedule_running(plan)
         if not preempted:
             self._schedule_waiting(plan)
         if self._speculator is not None:
             self._speculator.add_drafts(plan)
-        scheduled = plan.scheduled(self._limits.eos_token_ids)
-        return SchedulerOutput(scheduled, self._kv.take_block_copies())
+        return self._planned(plan)
+
+    def schedule_ahead(self, in_flight: SchedulerOutput) -> SchedulerOutput | None:
+        """Plans the step after the one that is in flight; None where it is better read before.
+
+        Preempts nothing, and has no drafts: with a speculator it is always None.
+        """
+        if self._speculator is not None:
+            return None
+        plan = self._new_plan()
+        running = self._running.values()
+        if not plan_ahead(plan, running, in_flight, self._kv, self._limits):
+            return None
+        self._schedule_waiting(plan)
+        return self._planned(plan) if plan.num_tokens else None
 
     def update_from_output(
         self, output: SchedulerOutput, runner_output: ModelRunnerOutput
     ) -> list[SequenceOutput]:
-        """Takes in what a step computed; returns what changed, in the order of the step."""
+        """Takes in what a step computed; returns what changed, in the order of the step.
+
+        Steps come in the order of their launch. What is computed of a sequence that ended in the
+        meantime is dropped.
+        """
         changes: list[SequenceOutput] = []
-        for place, (scheduled, token_ids) in enumerate(
+        for place, (part, token_ids) in enumerate(
             zip(output.scheduled, runner_output.sampled_token_ids, strict=True)
         ):
-            seq = self._running[scheduled.seq_id]
-            seq.request.prompt_logprobs += runner_output.prompt_logprobs.get(place, ())
-            drafts = scheduled.draft_token_ids
-            self._advance(seq, scheduled.num_scheduled_tokens - len(drafts))
-            if seq.request.scored_from is not None and not seq.request.lacks_prompt_logprobs:
-                changes.append(self._end_score(seq))
-            if not scheduled.sample_indexes:
+            seq = self._running.get(part.seq_id)
+            if seq is None:
                 continue
-            if not seq.request.forked:
-                self._fork(seq)
-            seqs = seq.request.get_seqs()
-            logprobs: SequenceOf[PositionLogprobs | None] = runner_output.logprobs.get(
-                place, [None] * len(token_ids)
-            )
-            for drawn, index in enumerate(scheduled.sample_indexes):
-                changes.append(
-                    self._continue(seqs[index], drafts, token_ids[drawn:], logprobs[drawn:])
-                )
+            request = seq.request
+            if place in runner_output.prompt_logprobs:
+                request.prompt_logprobs += runner_output.prompt_logprobs[place]
+            self._advance(seq, len(part.token_ids) - len(part.draft_token_ids))
+            if request.scored_from is not None and not request.lacks_prompt_logprobs:
+                changes.append(self._end_score(seq))
+            elif not request.forked and part.sample_indexes:
+                changes += self._fork(seq, part, token_ids, runner_output.logprobs.get(place, ()))
+            elif part.sample_indexes:
+                logprobs = runner_output.logprobs.get(place, ())
+                changes.append(self._continue(seq, part.draft_token_ids, token_ids, logprobs))
         return changes
 
     def check_integrity(self) -> None:
@@ -161,6 +186,12 @@ class Scheduler:
         if not self._requests:
             assert not self._running and not self._waiting
             assert self._kv.num_free_blocks == self._kv.num_blocks
+
+    def _new_plan(self) -> StepPlan:
+        return StepPlan(self._limits.max_num_batched_tokens, self._limits.eos_token_ids)
+
+    def _planned(self, plan: StepPlan) -> SchedulerOutput:
+        return SchedulerOutput(plan.scheduled(), self._kv.take_block_copies())
 
     def _schedule_running(self, plan: StepPlan) -> bool:
         """Plans the running sequences; True if the pool ran out and one was preempted."""
@@ -192,13 +223,25 @@ class Scheduler:
             assert allocated, "start() found room for all of it"
             plan.add(seq, num_new_tokens)
 
-    def _fork(self, leader: Sequence) -> None:
-        """Lets the other sequences of a request go their own way from the computed prompt."""
+    def _fork(
+        self,
+        leader: Sequence,
+        part: ScheduledSequence,
+        token_ids: SequenceOf[int],
+        logprobs: SequenceOf["PositionLogprobs"],
+    ) -> list[SequenceOutput]:
+        """Lets the sequences of a request go their own ways from the computed prompt."""
         request = leader.request
         request.forked = True
         for child in request.get_unfinished_seqs():
             if child is not leader:
                 self._branch(leader, child)
+        seqs = request.get_seqs()
+        return [
+            self._continue(seqs[index], (), token_ids[drawn:], logprobs[drawn:])
+            for drawn, index in enumerate(part.sample_indexes)
+            if not seqs[index].status.finished
+        ]
 
     def _branch(self, parent: Sequence, child: Sequence) -> None:
         """Lets a sequence with its parent's tokens run on its parent's KV, or else queue."""
@@ -224,23 +267,32 @@ class Scheduler:
         seq: Sequence,
         drafts: SequenceOf[int],
         token_ids: SequenceOf[int],
-        logprobs: SequenceOf["PositionLogprobs | None"],
+        logprobs: SequenceOf["PositionLogprobs"],
     ) -> SequenceOutput:
-        """Adds the first drawn token, and one more for each draft that was right, up to an end."""
-        continuation = Continuation(seq, self._limits)
-        continuation.add(token_ids[0], logprobs[0])
+        """Adds the first drawn token, and one more for each draft that was right, up to an end.
+
+        `logprobs` has one for each drawn token, or none at all.
+        """
+        ending = append_token(seq, token_ids[0], logprobs[0] if logprobs else None, self._limits)
         if seq.first_token_time is None:
             seq.first_token_time = self._clock()
-        for place, draft in enumerate(drafts):
-            if continuation.status is not None or token_ids[place] != draft:
+        count = 1
+        for draft in drafts:
+            if ending is not None or token_ids[count - 1] != draft:
                 break
             self._advance(seq, 1)
-            continuation.add(token_ids[place + 1], logprobs[place + 1])
-        if continuation.status is not None:
-            self._finish(seq, continuation.status)
+            ending = append_token(
+                seq, token_ids[count], logprobs[count] if logprobs else None, self._limits
+            )
+            count += 1
+        added = SequenceOutput(seq, tuple(token_ids[:count]), logprobs=tuple(logprobs[:count]))
+        if ending is not None:
+            added.finished = True
+            _, added.stop_token_id, added.output_complete = ending
+            self._finish(seq, ending.status)
         elif drafts:
             self._kv.trim(seq)
-        return continuation.output()
+        return added
 
     def _start(self, seq: Sequence) -> None:
         """Moves a sequence from the queue to the running ones."""
