@@ -94,8 +94,10 @@ def _check(part: ScheduledSequence, before: ScheduledSequence | None) -> None:
         assert before is not None and len(before.sample_indexes) == 1
         assert part.matcher is None and not part.draft_token_ids
     else:
-        end = part.num_tokens
-        assert list(part.token_ids) == list(part.token_history[part.num_computed_tokens : end])
+        certain = len(part.token_ids) - len(part.draft_token_ids)
+        start = part.num_computed_tokens
+        known = part.token_history[start : start + certain]
+        assert list(part.token_ids[:certain]) == list(known)
 
 
 def _snapshot(part: ScheduledSequence) -> ScheduledSequence:

@@ -38,9 +38,11 @@ class StepPlan:
         sample_indexes: tuple[int, ...] = ()
         forbidden: tuple[int, ...] = ()
         if end == len(seq.token_ids) + len(following) and request.scored_from is None:
+            if request.forked:
+                sample_indexes = (seq.index,)
+            else:
+                sample_indexes = tuple(each.index for each in request.get_unfinished_seqs())
             # Those that draw together have the same tokens so far.
-            drawing = (seq,) if request.forked else request.get_unfinished_seqs()
-            sample_indexes = tuple([each.index for each in drawing])
             forbidden = forbidden_token_ids(seq, self._eos_token_ids, following)
         self._parts[seq] = ScheduledSequence(
             seq.seq_id,

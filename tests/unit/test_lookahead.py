@@ -81,7 +81,7 @@ def test_a_runner_that_does_not_overlap_is_read_at_once() -> None:
 
 
 def test_the_chunks_of_a_prompt_follow_each_other_at_once() -> None:
-    engine, runner = make_overlapping_engine(max_num_batched_tokens=4)
+    engine, runner = make_overlapping_engine(max_num_batched_tokens=4, max_num_seqs=4)
     add(engine, "a", max_tokens=2, prompt_logprobs=0)
     result = run(engine)["a"]
     assert tokens(result) == says(2)
@@ -123,7 +123,9 @@ def test_what_is_computed_after_a_stop_is_dropped_and_not_billed() -> None:
     assert stopped.token_ids == says(4) and len(stopped.logprobs) == 4
     assert stopped.usage and stopped.usage.completion_tokens == 4
     assert engine.load().num_running == 1
-    assert [output.request_id for output in engine.step()] == ["b"]
+    outputs = engine.step()
+    assert [output.request_id for output in outputs] == ["b"]
+    join(results, outputs)
     assert tokens(run(engine, results)["b"]) == says(8)
     assert launched_ids(runner)[5:] == [[1]] * 3
 
@@ -232,7 +234,7 @@ def test_one_forbidden_id_and_min_tokens_need_no_known_tokens() -> None:
 
 
 def test_n_sequences_fork_once_the_first_tokens_are_read() -> None:
-    engine, runner = make_overlapping_engine(max_num_batched_tokens=8)
+    engine, runner = make_overlapping_engine(max_num_batched_tokens=8, max_num_seqs=4)
     add(engine, "a", n=3, max_tokens=4)
     result = run(engine)["a"]
     for index in range(3):
@@ -244,7 +246,7 @@ def test_n_sequences_fork_once_the_first_tokens_are_read() -> None:
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_one_of_n_is_aborted_while_the_first_tokens_are_in_flight(index: int) -> None:
-    engine, _ = make_overlapping_engine(max_num_batched_tokens=8)
+    engine, _ = make_overlapping_engine(max_num_batched_tokens=8, max_num_seqs=4)
     add(engine, "a", n=3, max_tokens=4)
     results: Results = {}
     join(results, engine.step())  # the second step, which draws, is in flight
@@ -257,7 +259,7 @@ def test_one_of_n_is_aborted_while_the_first_tokens_are_in_flight(index: int) ->
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("budget", [64, 4])
 def test_an_abort_frees_all_at_once_and_leaves_a_step_to_drain(num_steps: int, budget: int) -> None:
-    engine, _ = make_overlapping_engine(max_num_batched_tokens=budget)
+    engine, _ = make_overlapping_engine(max_num_batched_tokens=budget, max_num_seqs=4)
     add(engine, "a", max_tokens=9)
     for _ in range(num_steps):
         engine.step()
@@ -350,3 +352,15 @@ def test_nothing_is_launched_ahead_where_tokens_are_drafted() -> None:
     assert any(step.scheduled[0].draft_token_ids for step in runner.launched)
     kinds = [kind for kind, _ in runner.events]
     assert kinds == ["launch", "result"] * (len(kinds) // 2)
+
+
+def test_decodes_go_ahead_of_a_prompt_that_came_before_them() -> None:
+    engine, runner = make_overlapping_engine(max_num_batched_tokens=8, max_num_seqs=4)
+    add(engine, "a", [5, 6], max_tokens=20)
+    engine.step()
+    add(engine, "long", list(range(40)), max_tokens=1)
+    engine.step()
+    engine.fork_request(Fork("a", 0, "f", [Branch(SamplingParams(max_tokens=9), 3)]))
+    run(engine)
+    for step in runner.launched[3:7]:
+        assert [part.num_scheduled_tokens for part in step.scheduled] == [1, 1, 6]
