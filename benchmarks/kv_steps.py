@@ -11,12 +11,18 @@ from pathlib import Path
 import torch
 
 from benchmarks.turns import take_turns
-from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine_service.config import (
+    CPU_BLOCK_SIZE,
+    CacheConfig,
+    EngineConfig,
+    ModelConfig,
+    SchedulerConfig,
+)
 from engine_service.core.outputs import ModelRunner, ScheduledSequence, SchedulerOutput
 from engine_service.runner.build import build_runner
 from folovllm.sampling_params import SamplingParams
 
-_BLOCK_SIZE = CacheConfig().block_size
+_BLOCK_SIZE = CPU_BLOCK_SIZE
 _GREEDY = SamplingParams(temperature=0.0)
 
 

@@ -32,7 +32,6 @@ from benchmarks.edited_texts import Text, make_texts
 from benchmarks.random_checkpoint import CONFIGS, default_cache
 from engine_service.config import (
     QUANTIZATIONS,
-    SPECULATIONS,
     CacheConfig,
     EngineConfig,
     ModelConfig,
@@ -106,7 +105,7 @@ class Bench:
         cache = CacheConfig(num_blocks=num_tokens // 16 + 1, enable_prefix_caching=False)
         configs = {
             speculation: EngineConfig(model, cache, SchedulerConfig(speculation=speculation))
-            for speculation in SPECULATIONS
+            for speculation in ("none", "ngram")
         }
         built = build_runner(configs["none"], folder, show_progress=True)
         info = ModelInfo(

@@ -29,6 +29,7 @@ from benchmarks.part_timer import PartTimer, Place
 from benchmarks.peers.folovllm_engine import greedy, quantization
 from benchmarks.random_checkpoint import MODELS, checkpoint, default_cache
 from engine_service.config import (
+    CPU_BLOCK_SIZE,
     QUANTIZATIONS,
     CacheConfig,
     EngineConfig,
@@ -71,7 +72,7 @@ def profile_steps(
 ) -> list[Profile]:
     """Of the decode steps of each case; sets the number of torch's threads of this process."""
     torch.set_num_threads(threads)
-    block_size = CacheConfig().block_size
+    block_size = CPU_BLOCK_SIZE
     blocks = max(case.batch * (case.kv_tokens // case.batch // block_size + 2) for case in cases)
     engine = build_engine(
         EngineConfig(

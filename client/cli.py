@@ -90,8 +90,8 @@ def commands() -> None:
 @click.option("--quantization", type=_QUANTIZATION, help="Of the weights, on a CPU.")
 @click.option(
     "--speculation",
-    type=click.Choice(["none", "ngram"]),
-    help="Guess tokens that repeat earlier ones. Default: ngram.",
+    type=click.Choice(["auto", "none", "ngram"]),
+    help="Guess tokens that repeat earlier ones. Default: auto, on a CPU.",
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text.")
 def serve(**options: Any) -> None:

@@ -41,7 +41,7 @@ class ServeOptions:
     max_num_seqs: int | None = None
     """Most sequences that run at once."""
     speculation: str | None = None
-    """none or ngram: guess tokens that repeat earlier ones."""
+    """auto, none or ngram: guess tokens that repeat earlier ones."""
     log_format: str | None = None
     """text or json."""
 

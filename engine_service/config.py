@@ -15,7 +15,10 @@ from folovllm.serving.server import ServerConfig
 
 DEFAULT_PORT = 50052
 QUANTIZATIONS = ("none", "int8", "int4")
-SPECULATIONS = ("none", "ngram")
+SPECULATIONS = ("auto", "none", "ngram")
+CACHE_DTYPES = ("auto", "fp8")
+CPU_BLOCK_SIZE = 16
+GPU_BLOCK_SIZE = 64
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -53,21 +56,30 @@ class ModelConfig:
 class CacheConfig:
     """The paged KV cache."""
 
-    block_size: int = 16
-    """Tokens in one block."""
+    block_size: int | None = None
+    """Tokens in one block; None is 64 on a GPU and 16 on a CPU."""
     num_blocks: int | None = None
     """Blocks in the pool; None takes what the memory gives."""
     memory_utilization: float | None = None
     """Share of the device's free memory, after the weights, that the pool may take; None is 0.9 of
     a GPU's and 0.5 of the main memory."""
+    dtype: str = "auto"
+    """Of keys and values: auto is the model's, fp8 takes half the memory of 16 bits, on GPUs."""
     enable_prefix_caching: bool = True
     """Keep the KV of finished requests and share it with prompts that begin alike."""
+
+    def block_size_on(self, device_type: str) -> int:
+        """As configured, or what suits the device."""
+        return self.block_size or (CPU_BLOCK_SIZE if device_type == "cpu" else GPU_BLOCK_SIZE)
 
     def __post_init__(self) -> None:
         _require_positive("block_size", self.block_size)
         _require_positive("num_blocks", self.num_blocks)
         share = self.memory_utilization
         _require(share is None or 0 < share <= 1, "memory_utilization must be in (0, 1]")
+        _require(
+            self.dtype in CACHE_DTYPES, f"kv_cache_dtype must be one of {', '.join(CACHE_DTYPES)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +92,13 @@ class SchedulerConfig:
     """Most tokens that one step computes; longer prompts are computed in chunks."""
     max_num_waiting: int = 1024
     """Most requests without a first token; one more is refused with RESOURCE_EXHAUSTED."""
-    speculation: str = "ngram"
-    """none, or ngram: what repeats earlier text is guessed, and several tokens come in a step."""
+    speculation: str = "auto"
+    """none, or ngram: what repeats earlier text is guessed, and several tokens come in a step. auto
+    is ngram on a CPU; on a GPU the next step is launched before the tokens of one are known."""
+
+    def speculates_on(self, device_type: str) -> bool:
+        """Whether tokens are guessed there."""
+        return self.speculation == "ngram" or (self.speculation == "auto" and device_type == "cpu")
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_num_waiting"):
@@ -135,7 +152,13 @@ def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
         choices=QUANTIZATIONS,
         help="of the weights, when they are loaded; for cpu (%(default)s)",
     )
-    add("--block-size", type=int, default=cache.block_size, help="tokens a block (%(default)s)")
+    add("--block-size", type=int, help="tokens a block (64 on a GPU, 16 on a CPU)")
+    add(
+        "--kv-cache-dtype",
+        default=cache.dtype,
+        choices=CACHE_DTYPES,
+        help="of keys and values; fp8 halves them, on a GPU (%(default)s)",
+    )
     add("--num-blocks", type=int, help="KV cache blocks (what the memory gives)")
     add(
         "--memory-utilization",
@@ -167,7 +190,7 @@ def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
         "--speculation",
         default=scheduler.speculation,
         choices=SPECULATIONS,
-        help="ngram guesses tokens that repeat earlier ones, several a step (%(default)s)",
+        help="ngram guesses tokens that repeat earlier ones; auto does so on a CPU (%(default)s)",
     )
     add_server_arguments(parser, DEFAULT_PORT)
     args = parse_with_environment(parser, argv)
@@ -181,7 +204,11 @@ def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
             args.quantization,
         ),
         CacheConfig(
-            args.block_size, args.num_blocks, args.memory_utilization, not args.no_prefix_caching
+            args.block_size,
+            args.num_blocks,
+            args.memory_utilization,
+            args.kv_cache_dtype,
+            not args.no_prefix_caching,
         ),
         SchedulerConfig(
             args.max_num_seqs,

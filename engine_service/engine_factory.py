@@ -4,7 +4,6 @@ from pathlib import Path
 
 from engine_service.config import EngineConfig
 from engine_service.llm_engine import LLMEngine
-from engine_service.models.cpu_decoder import CpuDecoder
 from engine_service.models.decoder_config import load_generation_defaults
 from engine_service.runner.build import build_runner
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
@@ -42,7 +41,7 @@ def build_engine(config: EngineConfig, show_progress: bool = False) -> LLMEngine
         chat_template_fingerprint=chat_template_fingerprint(folder),
         server_version=__version__,
         max_n=MAX_N,
-        kernels="cpu" if isinstance(built.runner.model, CpuDecoder) else "torch",
+        kernels=built.kernels,
     )
     compiler = GrammarCompiler(folder, info.vocab_size, info.eos_token_ids)
     return LLMEngine(built.runner, config, info, _default_sampling_params(folder), compiler)

@@ -75,7 +75,7 @@ class LLMEngine:
             info.max_model_len,
             frozenset(info.eos_token_ids),
         )
-        speculates = config.scheduler.speculation == "ngram"
+        speculates = config.scheduler.speculates_on(info.device.partition(":")[0])
         speculator = Speculator(self._kv, limits) if speculates else None
         self.scheduler = Scheduler(limits, self._kv, speculator)
         self._pipeline = StepPipeline(self.scheduler, runner)

@@ -1,8 +1,11 @@
-"""What holds for every test."""
+"""What holds for every test, and the services that those of whole processes share."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 import torch
+from service_processes import ServiceProcess, both_services
 
 # Read when a kernel is declared, so it must be set before any of them is imported.
 if not torch.cuda.is_available():
@@ -10,3 +13,22 @@ if not torch.cuda.is_available():
     import interpreter_repairs
 
     interpreter_repairs.repair()
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[tuple[ServiceProcess, ServiceProcess]]:
+    """Engine and tokenizer service, shared by the tests that leave them as they were."""
+    with both_services() as pair:
+        yield pair
+        for service in pair:
+            assert service.process.poll() is None, service.log
+
+
+@pytest.fixture
+def engine(services: tuple[ServiceProcess, ServiceProcess]) -> ServiceProcess:
+    return services[0]
+
+
+@pytest.fixture
+def tokenizer(services: tuple[ServiceProcess, ServiceProcess]) -> ServiceProcess:
+    return services[1]

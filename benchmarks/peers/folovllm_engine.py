@@ -5,13 +5,19 @@ import time
 from benchmarks.batch_clock import BatchClock
 from benchmarks.open_loop import Arrival
 from benchmarks.peers.peer import PeerConfig
-from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine_service.config import (
+    CPU_BLOCK_SIZE,
+    CacheConfig,
+    EngineConfig,
+    ModelConfig,
+    SchedulerConfig,
+)
 from engine_service.core.request import Request
 from engine_service.engine_factory import build_engine
 from folovllm.sampling_params import SamplingParams
 from folovllm.version import __version__
 
-BLOCK_SIZE = CacheConfig().block_size
+BLOCK_SIZE = CPU_BLOCK_SIZE
 
 
 def open_peer(config: PeerConfig) -> "EngineInProcess":

@@ -29,7 +29,7 @@ class StepPipeline:
 
     def __init__(self, scheduler: Scheduler, runner: ModelRunner) -> None:
         self._scheduler = scheduler
-        self._runner = runner
+        self.runner = runner
         self._overlapping = runner if isinstance(runner, OverlappingRunner) else None
         self._in_flight: _StepInFlight | None = None
 
@@ -42,7 +42,7 @@ class StepPipeline:
         """Reads one step, once the next is launched where it can be; returns what changed."""
         if self._overlapping is None:
             planned = self._scheduler.schedule()
-            return self._scheduler.update_from_output(planned, self._runner.execute(planned))
+            return self._scheduler.update_from_output(planned, self.runner.execute(planned))
         step = self._in_flight or self._launch(self._overlapping, self._scheduler.schedule())
         ahead = self._scheduler.schedule_ahead(step.planned)
         self._in_flight = None if ahead is None else self._launch(self._overlapping, ahead)

@@ -1,6 +1,5 @@
 """Attention on GPUs: which kernel computes which part of a batch, and the cache that they share."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -153,5 +152,3 @@ class GpuAttention:
         if workspace is None or len(workspace.first_tiles) <= num_seqs:
             self.reserve(num_seqs)
         return self._workspaces[query_len]
-
-

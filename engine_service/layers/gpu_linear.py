@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from engine_service.kernels.gpu import gemv, matmul
 from engine_service.kernels.gpu.gemv import GemvTiling
-from engine_service.kernels.gpu.launching import padded
 from engine_service.kernels.gpu.matmul import MatmulTiling
 from engine_service.kernels.gpu.norm import add_rms_norm
 from engine_service.kernels.gpu.silu import silu_mul
@@ -109,7 +108,7 @@ class GpuLinear:
 
 
 def tune(linears: Sequence[GpuLinear], tuner: Tuner) -> None:
-    """Chooses for projections of one kind, measured on all of them, so that none is in the cache.."""
+    """Chooses for projections of one kind, measured on all of them: one would stay in the cache."""
     first = linears[0]
     for num_rows in TUNED_ROWS:
         rows = torch.randn(

@@ -14,6 +14,11 @@ class CausalModel(Protocol):
     """Token ids to hidden states to logits."""
 
     @property
+    def kernels(self) -> str:
+        """Whose compute it: cpu and gpu are our own, torch is torch alone."""
+        ...
+
+    @property
     def config(self) -> DecoderConfig:
         """The model's shape."""
         ...

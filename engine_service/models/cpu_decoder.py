@@ -52,6 +52,7 @@ def fits_kernels(config: DecoderConfig, block_size: int) -> bool:
 class CpuDecoder:
     """A CausalModel. Its KV cache is laid out as attention.cpp says."""
 
+    kernels = "cpu"
     dtype = torch.bfloat16
     device = torch.device("cpu")
     backend = PagedCache()

@@ -30,7 +30,7 @@ _LEAST_BLOCK = 16
 _LARGEST_HEAD = 256
 
 
-def fits_kernels(config: DecoderConfig, dtype: torch.dtype, block_size: int) -> bool:
+def fits(config: DecoderConfig, dtype: torch.dtype, block_size: int) -> bool:
     """Whether the kernels compute a model of this shape, with a cache of such blocks."""
     is_power = block_size & (block_size - 1) == 0
     return (
@@ -59,6 +59,8 @@ class GpuLayer:
 
 class GpuDecoder:
     """See CausalModel."""
+
+    kernels = "gpu"
 
     def __init__(self, decoder: Decoder, max_model_len: int) -> None:
         """Computes with the decoder's own weights, positions up to `max_model_len`."""

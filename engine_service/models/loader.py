@@ -1,8 +1,8 @@
 """From a folder's checkpoint to a model with its weights, the fastest that the device has.
 
-On a CPU that computes bfloat16 that is the CpuDecoder, which is deterministic as it is, elsewhere
-the Decoder in plain torch. On a CPU rows of the embedding are read from its file as they are
-needed: a tied one is not held twice.
+On a CPU that computes bfloat16 that is the CpuDecoder, which is deterministic as it is, on a GPU
+the GpuDecoder, elsewhere the Decoder in plain torch. On a CPU rows of the embedding are read from
+its file as they are needed: a tied one is not held twice.
 """
 
 import sys
@@ -39,20 +39,30 @@ def load_model(
     deterministic: bool = False,
     quantization: str = "none",
     block_size: int = 16,
+    max_model_len: int | None = None,
 ) -> CausalModel:
     """A model with the weights of a folder, for a KV cache of blocks of `block_size` tokens.
 
-    They are quantized as ModelConfig says; a deterministic model's are not. Raises ConfigError,
-    naming the file or the tensor, where weights are missing, broken or do not fit the config.
+    Its positions are those up to `max_model_len`, or all that the config has. Weights are quantized
+    as ModelConfig says; a deterministic model's are not. Raises ConfigError, naming the file or the
+    tensor, where weights are missing, broken or do not fit the config.
     Progress goes to stderr, if that is a terminal.
     """
     kernels = None
     if device.type == "cpu" and dtype is torch.bfloat16 and fits_kernels(config, block_size):
         kernels = cpu_library.find_or_build()
     if kernels is None:
-        return load_decoder(
+        decoder = load_decoder(
             folder, config, dtype, device, show_progress, deterministic, quantization
         )
+        if device.type == "cpu" or deterministic:
+            return decoder
+        # Its libraries are not there without a GPU.
+        from engine_service.models.gpu_decoder import GpuDecoder, fits
+
+        if not fits(config, dtype, block_size):
+            return decoder
+        return GpuDecoder(decoder, max_model_len or config.max_position_embeddings)
     context = cpu_library.Context(kernels, torch.get_num_threads())
     return load_cpu_decoder(folder, config, context, quantization, show_progress)
 

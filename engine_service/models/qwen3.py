@@ -149,6 +149,8 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Token ids to hidden states to logits. `allocate` and load it before use."""
 
+    kernels = "torch"
+
     def __init__(
         self,
         config: DecoderConfig,

@@ -6,7 +6,9 @@ from pathlib import Path
 import torch
 
 from engine_service.config import EngineConfig
+from engine_service.core.outputs import ModelRunner
 from engine_service.device import free_memory, resolve_device, resolve_dtype
+from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
 from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
@@ -25,7 +27,9 @@ class BuiltRunner:
     The KV pool holds `num_blocks` blocks of `block_size` tokens, with ids from 0.
     """
 
-    runner: TorchModelRunner
+    runner: ModelRunner
+    kernels: str
+    """Whose kernels compute the decoder: cpu, gpu, or torch, which is torch alone."""
     decoder_config: DecoderConfig
     dtype: torch.dtype
     device: torch.device
@@ -37,7 +41,8 @@ class BuiltRunner:
 def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> BuiltRunner:
     """Loads the model of a folder, sizes and allocates its KV pool. Raises ConfigError.
 
-    On a CPU a small model is computed by the calling thread alone, from here on.
+    On a CPU a small model is computed by the calling thread alone, from here on. On a GPU the
+    kernels are tuned, the first time, and the graphs of decode steps captured.
     """
     decoder_config = DecoderConfig.from_folder(folder)
     max_model_len = resolve_max_model_len(config.model.max_model_len, decoder_config)
@@ -45,7 +50,7 @@ def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> Bui
     dtype = resolve_dtype(config.model.dtype, decoder_config.dtype, device)
     if device.type == "cpu" and decoder_config.num_weights < _LARGE_MODEL:
         torch.set_num_threads(1)
-    block_size = config.cache.block_size
+    block_size = config.cache.block_size_on(device.type)
     model = load_model(
         folder,
         decoder_config,
@@ -55,23 +60,47 @@ def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> Bui
         config.model.deterministic,
         config.model.quantization,
         block_size,
+        max_model_len,
     )
-    num_blocks = num_blocks_that_fit(
-        config.cache,
-        max_num_seqs=config.scheduler.max_num_seqs,
-        max_model_len=max_model_len,
-        block_bytes=bytes_per_block(decoder_config, block_size, dtype),
-        free_bytes=free_memory(device),
-        device=device,
-    )
+    if model.kernels == "gpu":
+        # Its libraries are not there without a GPU.
+        from engine_service.runner.gpu_build import build_gpu_runner
+
+        runner: ModelRunner
+        runner, num_blocks = build_gpu_runner(
+            config, model, block_size, max_model_len, show_progress
+        )
+    else:
+        num_blocks = _num_blocks(config, model, block_size, max_model_len)
+        runner = TorchModelRunner(model, num_blocks, block_size)
     return BuiltRunner(
-        runner=TorchModelRunner(model, num_blocks, block_size),
+        runner=runner,
+        kernels=model.kernels,
         decoder_config=decoder_config,
         dtype=dtype,
         device=device,
         num_blocks=num_blocks,
         block_size=block_size,
         max_model_len=max_model_len,
+    )
+
+
+def _num_blocks(
+    config: EngineConfig, model: CausalModel, block_size: int, max_model_len: int
+) -> int:
+    if config.cache.dtype != "auto":
+        raise ConfigError(
+            f"kv_cache_dtype {config.cache.dtype} needs the kernels for GPUs, which do not compute "
+            f"this model on {model.device}; use auto"
+        )
+    return num_blocks_that_fit(
+        config.cache,
+        block_size=block_size,
+        max_num_seqs=config.scheduler.max_num_seqs,
+        max_model_len=max_model_len,
+        block_bytes=bytes_per_block(model.config, block_size, model.dtype),
+        free_bytes=free_memory(model.device),
+        device=model.device,
     )
 
 

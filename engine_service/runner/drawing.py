@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
-from engine_service.kernels.gpu.sampling import DrawParams, Workspace, apply_bitmask, draw
+from engine_service.kernels.gpu.bitmask import apply_bitmask
+from engine_service.kernels.gpu.sampling import DrawParams, Workspace, draw
 from engine_service.runner.device_copy import to_device
 from engine_service.runner.grammar_masks import GrammarMasks, as_mask
 from engine_service.runner.logits_processors import process_logits

@@ -78,10 +78,12 @@ class GpuModelRunner:
         block_size: int,
         max_num_seqs: int,
         max_model_len: int,
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
+        """The cache is of the model's type where no other is given."""
         self.model = model
         self._block_size = block_size
-        self._kv_caches = allocate_kv_caches(model, num_blocks + 1, block_size)
+        self.kv_caches = allocate_kv_caches(model, num_blocks + 1, block_size, cache_dtype)
         self._grammar_masks = GrammarMasks(model.config.vocab_size)
         width = -(-max_model_len // block_size)
         self._slots = SlotTable(max_num_seqs, width, max_num_seqs, num_blocks, model.device)
@@ -90,7 +92,7 @@ class GpuModelRunner:
         )
         model.backend.reserve(max_num_seqs)
         self.graphs = DecodeGraphs(
-            model, self._kv_caches, block_size, max_num_seqs, self._slots, self._workspace
+            model, self.kv_caches, block_size, max_num_seqs, self._slots, self._workspace
         )
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
@@ -104,7 +106,7 @@ class GpuModelRunner:
         Waits for the step where it has log-probabilities to find, or logits to change otherwise
         than by a grammar.
         """
-        copy_blocks(self._kv_caches, output.block_copies)
+        copy_blocks(self.kv_caches, output.block_copies)
         if all(map(_decodes, output.scheduled)) and output.scheduled:
             return self._launch_decode(output.scheduled)
         return self._launch_any(output.scheduled)
@@ -136,11 +138,12 @@ class GpuModelRunner:
             return GpuStep((), (), none, {}, {})
         batch = build_input_batch(scheduled, self._block_size, self.model.device)
         self._resolve_pending(batch, scheduled)
+        config = self.model.config
         hidden = self.model.forward(
             batch.input_ids,
             batch.positions,
-            self._kv_caches,
-            gpu_batch(batch.metadata, self._group),
+            self.kv_caches,
+            gpu_batch(batch.metadata, config.num_attention_heads, config.num_key_value_heads),
         )
         prompt = prompt_logprobs(self.model, hidden, batch.first_rows, scheduled)
         places, rows, draws = _draws(batch.sampled, scheduled)
@@ -158,11 +161,6 @@ class GpuModelRunner:
         logprobs = self._logprobs(raw, draws, places, token_ids)
         return GpuStep(scheduled, places, token_ids, logprobs, prompt)
 
-    @property
-    def _group(self) -> int:
-        config = self.model.config
-        return config.num_attention_heads // config.num_key_value_heads
-
     def _tell(self) -> None:
         changes = self._slots.take_changes()
         if changes is not None:
@@ -179,8 +177,9 @@ class GpuModelRunner:
             if sequence.token_ids[0] == PENDING_TOKEN
         ]
         if pending:
-            rows, places = self._indexes(pending).unbind(1)
-            batch.input_ids[rows] = self._slots.last_tokens[places].long()
+            rows, places = zip(*pending, strict=True)
+            tokens = self._slots.last_tokens[self._indexes(places)]
+            batch.input_ids[self._indexes(rows)] = tokens.long()
 
     def _draw_special(self, logits: Tensor, draws: Sequence[Draw], token_ids: Tensor) -> list[int]:
         """Draws the special ones again, from changed logits; returns their rows."""
@@ -244,15 +243,15 @@ class GpuModelRunner:
 
 
 def _decodes(sequence: ScheduledSequence) -> bool:
-    return len(sequence.token_ids) == 1 and _draws_one(sequence)
+    return (
+        len(sequence.token_ids) == 1
+        and _draws_one(sequence)
+        and not sequence.prompt_logprob_positions
+    )
 
 
 def _draws_one(sequence: ScheduledSequence) -> bool:
-    return (
-        len(sequence.sample_indexes) == 1
-        and not sequence.draft_token_ids
-        and not sequence.prompt_logprob_positions
-    )
+    return len(sequence.sample_indexes) == 1 and not sequence.draft_token_ids
 
 
 def _draws(
@@ -279,7 +278,5 @@ def _draws(
 
 def _rows_with_logprobs(draws: Sequence[Draw]) -> list[int]:
     return [
-        row
-        for row, each in enumerate(draws)
-        if each.sequence.sampling_params.logprobs is not None
+        row for row, each in enumerate(draws) if each.sequence.sampling_params.logprobs is not None
     ]

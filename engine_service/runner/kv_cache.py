@@ -24,6 +24,7 @@ def bytes_per_block(config: DecoderConfig, block_size: int, dtype: torch.dtype) 
 def num_blocks_that_fit(
     cache: CacheConfig,
     *,
+    block_size: int,
     max_num_seqs: int,
     max_model_len: int,
     block_bytes: int,
@@ -41,20 +42,25 @@ def num_blocks_that_fit(
     share = cache.memory_utilization
     if share is None:
         share = _CPU_UTILIZATION if device.type == "cpu" else _GPU_UTILIZATION
-    blocks_of_sequence = -(-max_model_len // cache.block_size)
+    blocks_of_sequence = -(-max_model_len // block_size)
     fitting = int(free_bytes * share) // block_bytes
     if fitting < blocks_of_sequence:
         raise ConfigError(
             f"a sequence of max_model_len {max_model_len} needs "
             f"{_mib(blocks_of_sequence, block_bytes)} of KV cache; "
             f"{share:.0%} of the {free_bytes // _MIB} MiB free on {device} hold "
-            f"{fitting * cache.block_size} tokens: lower max_model_len to that, or free memory"
+            f"{fitting * block_size} tokens: lower max_model_len to that, or free memory"
         )
     return min(fitting, max_num_seqs * blocks_of_sequence)
 
 
-def allocate_kv_caches(model: CausalModel, num_blocks: int, block_size: int) -> list[KVCache]:
-    """The pool: one cache for each layer. On a CPU a block takes memory when first written."""
+def allocate_kv_caches(
+    model: CausalModel, num_blocks: int, block_size: int, dtype: torch.dtype | None = None
+) -> list[KVCache]:
+    """The pool: one cache for each layer, in the model's type where no other is given.
+
+    On a CPU a block takes memory when first written.
+    """
     config = model.config
     return [
         model.backend.allocate(
@@ -62,7 +68,7 @@ def allocate_kv_caches(model: CausalModel, num_blocks: int, block_size: int) -> 
             block_size,
             config.num_key_value_heads,
             config.head_dim,
-            model.dtype,
+            dtype or model.dtype,
             model.device,
         )
         for _ in range(config.num_hidden_layers)

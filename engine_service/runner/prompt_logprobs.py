@@ -22,9 +22,9 @@ def prompt_logprobs(
 ) -> dict[int, list[PositionLogprobs]]:
     """Those of the prompts' next tokens that are wanted, by the sequences' places.
 
-    `hidden` is [T, hidden_size], and `first_rows` says where each sequence's tokens start in it. All
-    sequences' rows go together, in pieces, since the logits of long prompts would take more memory
-    than all else.
+    `hidden` is [T, hidden_size], and `first_rows` says where each sequence's tokens start in it.
+    All sequences' rows go together, in pieces, since the logits of long prompts would take more
+    memory than all else.
     """
     wanted = [
         (place, first_rows[place] - sequence.num_computed_tokens + position, position)

@@ -40,7 +40,12 @@ class SlotTable:
     """Slots for `num_slots` sequences, and one that padding rows share, number `num_slots`."""
 
     def __init__(
-        self, num_slots: int, table_width: int, max_rows: int, spare_block: int, device: torch.device
+        self,
+        num_slots: int,
+        table_width: int,
+        max_rows: int,
+        spare_block: int,
+        device: torch.device,
     ) -> None:
         """`table_width` blocks of a sequence at most, `max_rows` rows of a step.
 
@@ -107,7 +112,7 @@ class SlotTable:
         """The slot of a sequence that computes its latest token and draws one.
 
         A sequence that has none takes a free one, or that of the one longest unused that is not
-        among `step_seq_ids`. What the device lacks is queued; `advance` says what it will do itself.
+        among `step_seq_ids`. What the device lacks is queued.
         """
         slot = self._numbers.pop(sequence.seq_id, None)
         if slot is None:
@@ -122,7 +127,7 @@ class SlotTable:
         return slot.number
 
     def set_rows(self, slots: Sequence[int], num_rows: int) -> None:
-        """Says which slots a step's rows have; those after the last are padding up to `num_rows`."""
+        """Says which slots a step's rows have; after the last they are padding up to `num_rows`."""
         rows = [*slots, *[self.num_slots] * (num_rows - len(slots))]
         for row, slot in enumerate(rows):
             if row >= len(self._rows):

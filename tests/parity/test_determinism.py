@@ -149,7 +149,7 @@ def logits_of(folder: Path, token_ids: Sequence[int], chunks: Sequence[int], dty
     config = DecoderConfig.from_folder(folder)
     model = load_decoder(folder, config, DTYPES[dtype], CPU, False, deterministic=True)
     caches = allocate_kv_caches(model, 40, 16)
-    for tensor in (tensor for cache in caches for tensor in cache):
+    for tensor in (tensor for cache in caches for tensor in cache[:2]):
         tensor.fill_(float("nan"))
     logits, done = [], 0
     for length in chunks:
@@ -212,7 +212,7 @@ def attended(case: Sequence[tuple[int, int]], tokens: Tensor) -> Tensor:
         end = computed + new
         own = tokens[:, :end] if row == 0 else torch.randn(3, end, 16, 128).to(tokens.dtype)
         blocks = [next(free) for _ in range(-(-end // 16))]
-        for half, values in zip(cache, own[1:, :, :8], strict=True):
+        for half, values in zip(cache[:2], own[1:, :, :8], strict=True):
             for position in range(computed):
                 half[blocks[position // 16], :, position % 16] = values[position]
         scheduled.append(

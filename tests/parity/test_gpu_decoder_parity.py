@@ -9,7 +9,7 @@ from gpu_twins import DEVICE
 from tiny_models import TINY_MODELS, make_checkpoint
 
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.gpu_decoder import GpuDecoder, fits_kernels
+from engine_service.models.gpu_decoder import GpuDecoder, fits
 from engine_service.models.loader import load_decoder
 
 LENGTH = 26
@@ -18,7 +18,7 @@ CHUNKS = ([26], [1, 16, 8, 1])
 
 def load(folder: Path, dtype: torch.dtype) -> GpuDecoder:
     config = DecoderConfig.from_folder(folder)
-    assert fits_kernels(config, dtype, block_size=16)
+    assert fits(config, dtype, block_size=16)
     return GpuDecoder(load_decoder(folder, config, dtype, DEVICE, False, deterministic=True), 512)
 
 

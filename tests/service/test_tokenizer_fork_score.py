@@ -12,6 +12,7 @@ from sample_tokenizers import save_byte_tokenizer
 
 from engine_service.async_engine import AsyncEngine
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
+from engine_service.core.step_pipeline import StepPipeline
 from engine_service.llm_engine import LLMEngine
 from engine_service.servicer import EngineServicer
 from folovllm.errors import InvalidRequestError, NotFoundError, from_rpc_error
@@ -58,7 +59,7 @@ class Service:
         self.tokenizer = Tokenizer.from_folder(folder)
         made, _ = make_engine(tokenizer_fingerprint=self.tokenizer.fingerprint)
         self.runner = Parrot(4)
-        made._runner = self.runner
+        made._pipeline = StepPipeline(made.scheduler, self.runner)
         self.llm_engine: LLMEngine = made
         self.engine = AsyncEngine(lambda: self.llm_engine, 100)
         self.engine_server = GrpcServer(ServerConfig(), ENGINE_SERVICE)

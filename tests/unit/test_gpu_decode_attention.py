@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gpu_twins import DEVICE, poisoned, tolerance
+from gpu_twins import DEVICE, assert_near, poisoned
 from paged_batch import PagedBatch, paged_batch
 from torch import Tensor
 
@@ -54,7 +54,7 @@ def run(batch: PagedBatch, max_query_len: int = 1, tile: int = 16, programs: int
 @pytest.mark.parametrize("seq_lens", [[1], [200], [3, 100, 17, 1, 64], [1] * 9], ids=str)
 def test_sequences_of_any_lengths(seq_lens: list[int], dtype: torch.dtype) -> None:
     batch = paged_batch(seq_lens, [1] * len(seq_lens), dtype)
-    torch.testing.assert_close(run(batch).float(), batch.expected(), **tolerance(dtype))
+    assert_near(run(batch).float(), batch.expected(), dtype)
 
 
 @pytest.mark.parametrize("tile", [16, 32])
@@ -62,23 +62,23 @@ def test_sequences_of_any_lengths(seq_lens: list[int], dtype: torch.dtype) -> No
 def test_tiles_and_blocks_of_any_sizes(tile: int, block_size: int) -> None:
     batch = paged_batch([70, 5, 33], [1] * 3, torch.float32, block_size=block_size)
     found = run(batch, tile=tile, programs=3)
-    torch.testing.assert_close(found, batch.expected(), **tolerance(torch.float32))
+    assert_near(found, batch.expected(), torch.float32)
 
 
 @pytest.mark.parametrize(("heads", "head_dim"), [((2, 2), 24), ((8, 1), 32), ((6, 2), 16)])
 def test_groups_and_sizes_of_heads(heads: tuple[int, int], head_dim: int) -> None:
     batch = paged_batch([40, 9], [1, 1], torch.float32, heads=heads, head_dim=head_dim)
-    torch.testing.assert_close(run(batch), batch.expected(), **tolerance(torch.float32))
+    assert_near(run(batch), batch.expected(), torch.float32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_several_query_tokens_see_what_comes_before_them(dtype: torch.dtype) -> None:
     batch = paged_batch([8, 60, 17, 2], [8, 3, 8, 1], dtype)
     found = run(batch, max_query_len=8).float()
-    torch.testing.assert_close(found, batch.expected(), **tolerance(dtype))
+    assert_near(found, batch.expected(), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_8_bit_cache(dtype: torch.dtype) -> None:
     batch = paged_batch([40, 21], [1, 1], dtype, fp8=True)
-    torch.testing.assert_close(run(batch).float(), batch.expected(), **tolerance(dtype))
+    assert_near(run(batch).float(), batch.expected(), dtype)

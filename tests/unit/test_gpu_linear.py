@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gpu_twins import poisoned, random, rms_norm, silu_mul, tolerance
+from gpu_twins import assert_near, poisoned, random, rms_norm, silu_mul
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,9 +28,7 @@ def test_gemv(num_rows: int, gated: bool, dtype: torch.dtype) -> None:
     rows, weight = random(num_rows, 100, dtype=dtype), weights(74, 100, dtype)
     bias = None if gated else random(74, dtype=dtype, seed=2)
     found = gemv.gemv(rows, weight, bias, gated=gated)
-    torch.testing.assert_close(
-        found.float(), expected(rows, weight, bias, gated), **tolerance(dtype)
-    )
+    assert_near(found.float(), expected(rows, weight, bias, gated), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -41,9 +39,7 @@ def test_gemv_in_parts(num_rows: int, dtype: torch.dtype) -> None:
     tiling = gemv.GemvTiling(outputs=16, inputs=32)
     found = gemv.gemv(rows, weight, bias, split=True, tiling=tiling)
     assert found.shape == (4, num_rows, 40)
-    torch.testing.assert_close(
-        found.sum(0), expected(rows, weight, bias, False), **tolerance(dtype)
-    )
+    assert_near(found.sum(0), expected(rows, weight, bias, False), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -58,11 +54,7 @@ def test_normed_gemv(parts: int, gated: bool, dtype: torch.dtype) -> None:
     total = (wide if residual is None else wide + residual.float()).to(dtype)
     found, summed = gemv.norm_gemv(hidden, residual, scale, EPS, weight, gated=gated)
     torch.testing.assert_close(summed, total)
-    torch.testing.assert_close(
-        found.float(),
-        expected(rms_norm(total, scale, EPS), weight, None, gated),
-        **tolerance(dtype),
-    )
+    assert_near(found.float(), expected(rms_norm(total, scale, EPS), weight, None, gated), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -75,9 +67,7 @@ def test_matmul(num_rows: int, gated: bool, split: bool, dtype: torch.dtype) -> 
     found = matmul.matmul(rows, weight, bias, gated=gated, split=split, tiling=tiling)
     if split:
         found = found.sum(0)
-    torch.testing.assert_close(
-        found.float(), expected(rows, weight, bias, gated), **tolerance(dtype)
-    )
+    assert_near(found.float(), expected(rows, weight, bias, gated), dtype)
 
 
 def test_rows_beyond_the_last_are_not_read() -> None:
@@ -86,4 +76,4 @@ def test_rows_beyond_the_last_are_not_read() -> None:
     weight = weights(20, 64, torch.float32)
     for product in (gemv.gemv, matmul.matmul):
         found = product(storage[:3], weight)
-        torch.testing.assert_close(found, storage[:3] @ weight.T, **tolerance(torch.float32))
+        assert_near(found, storage[:3] @ weight.T, torch.float32)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gpu_twins import DEVICE, gather, poisoned, random, rms_norm, rotate, silu_mul, tolerance
+from gpu_twins import DEVICE, assert_near, gather, poisoned, random, rms_norm, rotate, silu_mul
 
 from engine_service.kernels.gpu.norm import add_rms_norm
 from engine_service.kernels.gpu.rope import norm_rope_write
@@ -23,7 +23,7 @@ def test_add_rms_norm(parts: int, dtype: torch.dtype) -> None:
     total = (wide if residual is None else wide + residual.float()).to(dtype)
     normed, summed = add_rms_norm(hidden, residual, weight, EPS)
     torch.testing.assert_close(summed, total)
-    torch.testing.assert_close(normed, rms_norm(total, weight, EPS), **tolerance(dtype))
+    assert_near(normed, rms_norm(total, weight, EPS), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -65,18 +65,17 @@ def test_norm_rope_write(
         scales,
         num_heads,
     )
-    split = qkv.view(3, -1, head_dim).split([num_heads, kv_heads, kv_heads], dim=1)
+    split = torch.split(qkv.view(3, -1, head_dim), [num_heads, kv_heads, kv_heads], dim=1)
     queries, keys, values = split
     if q_weight is not None and k_weight is not None:
         queries, keys = rms_norm(queries, q_weight, EPS), rms_norm(keys, k_weight, EPS)
     queries, keys = (rotate(each, angles[positions]) for each in (queries, keys))
-    torch.testing.assert_close(query.float(), queries, **tolerance(dtype))
-    loose = {"rtol": 0.07, "atol": 0.01} if fp8 else tolerance(dtype)
+    assert_near(query.float(), queries, dtype)
     for cache, wanted, own in zip(caches, (keys, values), (0, 1), strict=True):
         table = torch.arange(5, device=DEVICE)
         found = gather(cache, table, 80)
         factor = 1.0 if scales is None else scales[own][:, None]
-        torch.testing.assert_close(found[slots] * factor, wanted.float(), **loose)
+        assert_near(found[slots] * factor, wanted, kind)
         untouched = torch.ones(80, dtype=torch.bool, device=DEVICE)
         untouched[slots] = False
         assert found[untouched].isnan().all()

@@ -39,6 +39,7 @@ def fit(
     """Blocks that fit where one block takes 1 MiB and holds 16 tokens."""
     return num_blocks_that_fit(
         cache,
+        block_size=16,
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,
         block_bytes=MIB,

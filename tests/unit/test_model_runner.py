@@ -12,6 +12,7 @@ from engine_service.config import CacheConfig, EngineConfig, ModelConfig, Schedu
 from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
 from engine_service.models.qwen3 import Decoder
 from engine_service.runner.build import BuiltRunner, build_runner
+from engine_service.runner.model_runner import TorchModelRunner
 from folovllm.errors import ConfigError, ServerError
 from folovllm.sampling_params import SamplingParams
 
@@ -189,6 +190,7 @@ def test_forbidden_ids_reach_the_sampler(built: BuiltRunner) -> None:
 def test_logits_that_are_not_numbers_raise(tmp_path: Path) -> None:
     folder = make_checkpoint("qwen3_tied", tmp_path)
     built = build_runner(engine_config(), folder, show_progress=False)
+    assert isinstance(built.runner, TorchModelRunner)
     model = built.runner.model
     assert isinstance(model, Decoder)
     dict(model.weights())["model.norm.weight"].fill_(float("nan"))

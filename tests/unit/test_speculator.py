@@ -259,9 +259,11 @@ def test_bad_words_and_min_tokens_count_the_drafts() -> None:
 
 
 def test_speculation_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parse_args([]).engine.scheduler.speculation == "ngram"
+    scheduler = parse_args([]).engine.scheduler
+    assert scheduler.speculates_on("cpu") and not scheduler.speculates_on("cuda")
+    assert parse_args(["--speculation", "ngram"]).engine.scheduler.speculates_on("cuda")
     assert parse_args(["--speculation", "none"]).engine.scheduler.speculation == "none"
     monkeypatch.setenv("FOLOVLLM_SPECULATION", "none")
     assert parse_args([]).engine.scheduler.speculation == "none"
-    with pytest.raises(ConfigError, match="speculation must be one of none, ngram"):
+    with pytest.raises(ConfigError, match="speculation must be one of auto, none, ngram"):
         SchedulerConfig(speculation="draft")

@@ -1,4 +1,4 @@
-"""Kernels for GPUs, in Triton: each a function on tensors, with the kernel that it launches above it.
+"""Kernels for GPUs, in Triton: functions on tensors, each below the kernel that it launches.
 
 They are written once for float32, float16 and bfloat16, and for any shape of head and layer. Sums
 are float32. Under Triton's interpreter (TRITON_INTERPRET=1) they run on a CPU, which is how they

@@ -5,7 +5,6 @@ its inputs from the slots of its rows and leaves them ready for the next, so tha
 not changed needs nothing from the host.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -138,13 +137,3 @@ def advance(
         ROWS=padded(len(rows)),
         **launch_options(rows.device),
     )
-
-
-def write_tokens(rows: Tensor, token_ids: Tensor, last_tokens: Tensor) -> None:
-    """Replaces the latest tokens of slots that have advanced already."""
-    last_tokens[rows.long()] = token_ids
-
-
-def read_tokens(rows: Tensor, last_tokens: Tensor) -> Tensor:
-    """The latest tokens of slots, int64."""
-    return torch.index_select(last_tokens, 0, rows.long()).long()

@@ -1,0 +1,46 @@
+"""A runner on a GPU: its kernels tuned, its cache sized by a step's peak, its graphs captured."""
+
+import torch
+
+from engine_service.config import EngineConfig
+from engine_service.device import free_memory
+from engine_service.layers.tuner import Tuner
+from engine_service.models.causal_model import CausalModel
+from engine_service.models.gpu_decoder import GpuDecoder
+from engine_service.runner.gpu_profile import calibrate, measure_peak
+from engine_service.runner.gpu_runner import GpuModelRunner
+from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
+from folovllm.cache_folder import cache_folder
+
+_CACHE_DTYPES = {"fp8": torch.float8_e4m3fn}
+
+
+def build_gpu_runner(
+    config: EngineConfig,
+    model: CausalModel,
+    block_size: int,
+    max_model_len: int,
+    show_progress: bool,
+) -> tuple[GpuModelRunner, int]:
+    """The runner, and the number of blocks that it has for sequences. Raises ConfigError."""
+    assert isinstance(model, GpuDecoder)
+    model.tune(Tuner(model.device, cache_folder() / "gpu"), show_progress)
+    scheduler = config.scheduler
+    cache_dtype = _CACHE_DTYPES.get(config.cache.dtype, model.dtype)
+    peak = measure_peak(model, scheduler.max_num_batched_tokens, scheduler.max_num_seqs, block_size)
+    num_blocks = num_blocks_that_fit(
+        config.cache,
+        block_size=block_size,
+        max_num_seqs=scheduler.max_num_seqs,
+        max_model_len=max_model_len,
+        block_bytes=bytes_per_block(model.config, block_size, cache_dtype),
+        free_bytes=max(0, free_memory(model.device) - peak),
+        device=model.device,
+    )
+    runner = GpuModelRunner(
+        model, num_blocks, block_size, scheduler.max_num_seqs, max_model_len, cache_dtype
+    )
+    if cache_dtype.itemsize == 1:
+        calibrate(model, runner.kv_caches, block_size)
+    runner.graphs.capture(show_progress)
+    return runner, num_blocks
