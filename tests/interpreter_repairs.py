@@ -25,7 +25,9 @@ def _convert(data: Any, source: Any, target: Any, _: Any) -> Any:
     """The bits of numbers in another type, rounded to nearest even."""
     own, bits = _TYPES[source]
     other, new_bits = _TYPES[target]
-    raw = torch.from_numpy(np.ascontiguousarray(data).view(bits).view(np.dtype(f"i{bits().nbytes}")))
+    raw = torch.from_numpy(
+        np.ascontiguousarray(data).view(bits).view(np.dtype(f"i{bits().nbytes}"))
+    )
     converted = raw.view(own).to(other).view(getattr(torch, f"int{8 * new_bits().nbytes}"))
     return converted.numpy().view(new_bits)
 
