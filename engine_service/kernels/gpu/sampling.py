@@ -75,7 +75,7 @@ class Workspace:
 def make_workspace(
     max_rows: int, vocab_size: int, device: torch.device, tiling: Tiling | None = None
 ) -> Workspace:
-    """Room for draws of up to max_rows rows: 12.6 bytes for each 32 ids of the vocabulary."""
+    """Room for draws of up to max_rows rows; each takes 12 bytes for each block of ids."""
     tiling = tiling or Tiling()
     chunks = triton.cdiv(vocab_size, tiling.chunk)
     blocks = chunks * (tiling.chunk // tiling.block)
@@ -134,7 +134,7 @@ def draw(
         CHUNKS_SIZE=padded(chunks),
         BLOCK=tiling.block,
         BLOCKS=blocks,
-        BLOCKS_SIZE=padded(blocks),
+        BLOCKS_SIZE=padded(blocks, tiling.block),
         HELD=tiling.held,
         TILE=tiling.tile,
         num_warps=16,
