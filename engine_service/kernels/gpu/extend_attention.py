@@ -123,8 +123,7 @@ def _attend(
         key_tile = tl.load(key + base + places, mask=exists, other=0.0).to(query.dtype)
         scores = tl.dot(query, tl.trans(key_tile), input_precision="ieee")
         if start + TILE > seen_by_all:
-            sees = keys[None, :] <= tl.minimum(positions, end_key - 1)[:, None]
-            scores = tl.where(sees, scores, float("-inf"))
+            scores = tl.where(keys[None, :] <= positions[:, None], scores, float("-inf"))
         new_max = tl.maximum(row_max, tl.max(scores, 1) * scale)
         weights = tl.exp2(scores * scale - new_max[:, None])
         shrink = tl.exp2(row_max - new_max)
