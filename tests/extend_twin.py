@@ -107,11 +107,13 @@ def make_batch(
     before and after theirs, slots past their ends and blocks of no sequence hold NaN. With scales,
     the cache is of float8_e4m3fn."""
     generator = torch.Generator().manual_seed(1)
-    rows_before, rows_after = 3, 2
+    rows_before, rows_after = 131, 2
     seq_lens = [before + new for before, new in lengths]
     starts = list(accumulate((new for _, new in lengths), initial=rows_before))
     query = torch.full((starts[-1] + rows_after, shape.kv_heads * shape.group, shape.head_dim), NAN)
-    query[rows_before:-rows_after] = torch.randn(query[5:].shape, generator=generator)
+    query[rows_before:-rows_after] = torch.randn(
+        (starts[-1] - rows_before, *query.shape[1:]), generator=generator
+    )
 
     counts = [-(-length // shape.block_size) for length in seq_lens]
     ids = torch.randperm(sum(counts) + 2, generator=generator, dtype=torch.int32)

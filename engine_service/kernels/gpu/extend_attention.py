@@ -16,31 +16,31 @@ from torch import Tensor
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
+_ROWS = 128
+"""Of a program's products: queries times the query heads of a group. Two groups of 4 warps multiply
+64 rows each, as Hopper's wgmma wants it; fewer rows would read keys from L2 more often."""
+
 
 class _Launch(NamedTuple):
     """How the kernel is compiled."""
 
-    rows: int
-    """Of a program's products: queries times the query heads of a group."""
     tile: int
     """Keys that a program takes at a time."""
     warps: int
     stages: int
-    """3 keep a tile of keys and values in use and one on its way, with the block id of the next;
-    2 wait for the block id; 1 waits for everything."""
+    """Since a tile's address comes from the block table, two stages go into one tile on its way:
+    with 5 a tile is in use and two are on their way, with 3 products would wait for each tile."""
 
 
-# By the bytes of a query's element and the head_dim, rounded up. Rows and warps of half-precision
-# types give each of two groups of 4 warps the 64 rows of a Hopper wgmma, and 128 rows read keys
-# from L2 half as often as 64. Tiles are the largest with which no register spills on sm_90:
-# float32, multiplied without tensor cores, holds whole operands in registers.
+# By the bytes of a query's element and the head_dim, rounded up: the largest tiles with room to
+# spare in sm_90's registers, of which none spills, of any cache and size of blocks. (float32 with
+# head_dim 256 spills some. It is multiplied without tensor cores, whole operands in registers.)
 _LAUNCHES = {
-    (2, 128): _Launch(rows=128, tile=64, warps=8, stages=3),
-    (2, 256): _Launch(rows=128, tile=32, warps=8, stages=3),
-    (4, 128): _Launch(rows=32, tile=16, warps=8, stages=1),
-    (4, 256): _Launch(rows=32, tile=16, warps=8, stages=1),
+    (2, 128): _Launch(tile=64, warps=8, stages=5),
+    (2, 256): _Launch(tile=32, warps=8, stages=5),
+    (4, 128): _Launch(tile=16, warps=16, stages=1),
+    (4, 256): _Launch(tile=16, warps=16, stages=1),
 }
-_QUERY_BLOCK_ROWS = 128
 
 
 def query_block_bound(query_lens: Sequence[int], group: int) -> int:
@@ -48,9 +48,17 @@ def query_block_bound(query_lens: Sequence[int], group: int) -> int:
     where `group` query heads share a key-value head.
 
     It depends on the sum and the number of the lengths alone and grows with both, so one bound
-    serves all batches that have no more tokens and no more sequences.
+    serves all batches that have no more tokens and no more sequences. Raises ValueError if the
+    group is larger than a program's rows.
     """
-    return sum(query_lens) // (_QUERY_BLOCK_ROWS // group) + len(query_lens)
+    return sum(query_lens) // _block_queries(group) + len(query_lens)
+
+
+def _block_queries(group: int) -> int:
+    """Queries of a program."""
+    if group > _ROWS:
+        raise ValueError(f"{group} query heads share a key-value head; {_ROWS} may")
+    return _ROWS // group
 
 
 @triton.jit
@@ -75,16 +83,7 @@ def _first_block(sequence, query_start_loc, first_query, BLOCK_QUERIES):
 
 
 @triton.jit
-def _load(pointers, exists, MASKED: tl.constexpr):
-    if MASKED:
-        return tl.load(pointers, mask=exists, other=0.0)
-    else:
-        return tl.load(pointers)
-
-
-@triton.jit
 def _attend(
-    state,
     query,
     positions,
     table,
@@ -92,51 +91,56 @@ def _attend(
     value,
     block_stride,
     slot_stride,
-    first_key,
+    seen_by_all,
     end_key,
     scale,
-    DIAGONAL: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """Adds the keys from first_key, the first of a tile, to end_key. With DIAGONAL, a query may not
-    see all of them and the last tile may end after end_key."""
-    total, row_sum, row_max = state
+    """The weighted sums of values and the sums of weights, for keys up to end_key, of which every
+    query sees those before seen_by_all."""
+    ROWS: tl.constexpr = query.shape[0]
     PADDED_DIM: tl.constexpr = query.shape[1]
-    MASKED: tl.constexpr = DIAGONAL or HEAD_DIM < PADDED_DIM
     offsets = tl.arange(0, TILE)
     dims = tl.arange(0, PADDED_DIM)
-    for start in tl.range(first_key, end_key, TILE):
+    total = tl.zeros([ROWS, PADDED_DIM], tl.float32)
+    row_sum = tl.zeros([ROWS], tl.float32)
+    row_max = tl.full([ROWS], float("-inf"), tl.float32)
+    for start in tl.range(0, end_key, TILE):
         keys = start + offsets
         if TILE <= BLOCK_SIZE:
             base = tl.load(table + start // BLOCK_SIZE).to(tl.int64) * block_stride
             slots = (start % BLOCK_SIZE + offsets) * slot_stride
         else:
             base = 0
-            blocks = _load(table + keys // BLOCK_SIZE, keys < end_key, DIAGONAL)
+            blocks = tl.load(table + keys // BLOCK_SIZE, mask=keys < end_key, other=0)
             slots = blocks.to(tl.int64) * block_stride + keys % BLOCK_SIZE * slot_stride
         places = slots[:, None] + dims[None, :]
         # Without a mask on values, what lies in unused slots would reach the sums: 0 * NaN is NaN.
         exists = (keys < end_key)[:, None] & (dims < HEAD_DIM)[None, :]
 
-        key_tile = _load(key + base + places, exists, MASKED).to(query.dtype)
+        key_tile = tl.load(key + base + places, mask=exists, other=0.0).to(query.dtype)
         scores = tl.dot(query, tl.trans(key_tile), input_precision="ieee")
-        if DIAGONAL:
-            sees = (keys[None, :] <= positions[:, None]) & (keys < end_key)[None, :]
-            scores = tl.where(sees, scores, float("-inf"))
+        if start + TILE > seen_by_all:
+            scores = tl.where(keys[None, :] <= positions[:, None], scores, float("-inf"))
         new_max = tl.maximum(row_max, tl.max(scores, 1) * scale)
         weights = tl.exp2(scores * scale - new_max[:, None])
         shrink = tl.exp2(row_max - new_max)
         row_sum = row_sum * shrink + tl.sum(weights, 1)
         row_max = new_max
-        value_tile = _load(value + base + places, exists, MASKED).to(query.dtype)
+        value_tile = tl.load(value + base + places, mask=exists, other=0.0).to(query.dtype)
         total = total * shrink[:, None]
         total = tl.dot(weights.to(query.dtype), value_tile, total, input_precision="ieee")
-    return total, row_sum, row_max
+    return total, row_sum
 
 
-@triton.jit
+# Views of longer tensors may start anywhere, and batches have any number of sequences: neither is
+# worth compiling again.
+@triton.jit(
+    do_not_specialize=["num_sequences"],
+    do_not_specialize_on_alignment=["table_rows", "seq_lens", "query_start_loc"],
+)
 def _extend_attention_kernel(
     query_pointer,
     key_pointer,
@@ -162,9 +166,9 @@ def _extend_attention_kernel(
     PADDED_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    BLOCK_QUERIES: tl.constexpr = ROWS // GROUP
     kv_head = tl.program_id(0)
     # A prompt's last queries see the most keys: they start first, lest they end alone.
     block = tl.num_programs(1) - 1 - tl.program_id(1)
@@ -199,26 +203,23 @@ def _extend_attention_kernel(
         scale *= tl.load(scales_pointer + kv_head)
         value_scale = tl.load(scales_pointer + tl.num_programs(0) + kv_head)
 
-    state = (
-        tl.zeros([ROWS, PADDED_DIM], tl.float32),
-        tl.zeros([ROWS], tl.float32),
-        tl.full([ROWS], float("-inf"), tl.float32),
-    )
-    key = key_pointer + kv_head * head_stride
-    value = value_pointer + kv_head * head_stride
     first_position = seq_len - query_len + first
     positions = first_position + rows // GROUP
-    seen_by_all = (first_position + 1) // TILE * TILE
-    end_key = tl.minimum(first_position + BLOCK_QUERIES, seq_len)
-    state = _attend(
-        state, query, positions, table, key, value, block_stride, slot_stride,
-        0, seen_by_all, scale, False, HEAD_DIM, BLOCK_SIZE, TILE,
-    )  # fmt: skip
-    state = _attend(
-        state, query, positions, table, key, value, block_stride, slot_stride,
-        seen_by_all, end_key, scale, True, HEAD_DIM, BLOCK_SIZE, TILE,
-    )  # fmt: skip
-    total, row_sum, _ = state
+    total, row_sum = _attend(
+        query,
+        positions,
+        table,
+        key_pointer + kv_head * head_stride,
+        value_pointer + kv_head * head_stride,
+        block_stride,
+        slot_stride,
+        first_position + 1,
+        tl.minimum(first_position + BLOCK_QUERIES, seq_len),
+        scale,
+        HEAD_DIM,
+        BLOCK_SIZE,
+        TILE,
+    )
     result = total * (value_scale / row_sum)[:, None]
     places = queries * out_stride + heads * out_head_stride
     out_base = out_pointer + query_start.to(tl.int64) * out_stride
@@ -246,12 +247,12 @@ def extend_attention(
     it, its own included, which must be in the cache. Products are scaled by head_dim ** -0.5.
     Nothing is read on the host, so the call can be part of a CUDA graph.
 
-    query, out: [T, num_heads, head_dim], of float32, float16 or bfloat16; heads h // group share
-        key-value head h, where group = num_heads // num_kv_heads. Only rows of the B sequences are
-        read and written.
+    query, out: [T, num_heads, head_dim], of float32, float16 or bfloat16, a head's numbers
+        next to each other. Query head h reads key-value head h // (num_heads // num_kv_heads). Only
+        rows of the B sequences are read and written.
     cache: keys and values, each [num_blocks, block_size, num_kv_heads, head_dim] with equal
-        strides, of the query's type or float8_e4m3fn; block_size is a power of two. Slots past a
-        sequence's end may hold anything.
+        strides, of the query's type or float8_e4m3fn, a head's numbers next to each other;
+        block_size is a power of two of at least 16. Slots past a sequence's end may hold anything.
     scales: float32 [2, num_kv_heads], positive: what stored keys (row 0) and values (row 1) are to
         be multiplied by. None where they are the real ones.
     block_tables: int32 [rows, W], block ids. A row's entries past its sequence's end are not read.
@@ -269,11 +270,7 @@ def extend_attention(
     group = num_heads // num_kv_heads
     padded_dim = max(16, triton.next_power_of_2(head_dim))
     launch = _LAUNCHES[query.element_size(), max(128, padded_dim)]
-    if group > launch.rows:
-        raise ValueError(f"{group} query heads share a key-value head; {launch.rows} may")
-    # A block of the bound covers this many of the kernel's, whose count is bounded likewise.
-    parts = triton.cdiv(_QUERY_BLOCK_ROWS // group, launch.rows // group)
-    _extend_attention_kernel[(num_kv_heads, num_query_blocks * parts)](
+    _extend_attention_kernel[(num_kv_heads, num_query_blocks)](
         query,
         key,
         value,
@@ -297,7 +294,8 @@ def extend_attention(
         HEAD_DIM=head_dim,
         PADDED_DIM=padded_dim,
         BLOCK_SIZE=block_size,
-        ROWS=launch.rows,
+        ROWS=_ROWS,
+        BLOCK_QUERIES=_block_queries(group),
         TILE=launch.tile,
         num_warps=launch.warps,
         num_stages=launch.stages,
