@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from engine_service.config import EngineConfig
+from engine_service.config import EngineConfig, ModelConfig
 from engine_service.device import free_memory, resolve_device, resolve_dtype
+from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
 from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
@@ -22,7 +23,8 @@ _LARGE_MODEL = 50_000_000
 class BuiltRunner:
     """A runner, and what was found out while it was built.
 
-    The KV pool holds `num_blocks` blocks of `block_size` tokens, with ids from 0.
+    The KV pool holds `num_blocks` blocks of `block_size` tokens, with ids from 0; so does that of
+    every other rank. `decoder_config` is that of the whole model.
     """
 
     runner: TorchModelRunner
@@ -34,11 +36,15 @@ class BuiltRunner:
     max_model_len: int
 
 
-def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> BuiltRunner:
+def build_runner(
+    config: EngineConfig, folder: Path, show_progress: bool, parallel: TensorParallel = SINGLE
+) -> BuiltRunner:
     """Loads the model of a folder, sizes and allocates its KV pool. Raises ConfigError.
 
-    On a CPU a small model is computed by the calling thread alone, from here on.
+    On a CPU a small model is computed by the calling thread alone, from here on. Of several ranks,
+    each does this for its part of the model, at the same time.
     """
+    _check_shareable(config.model, parallel)
     decoder_config = DecoderConfig.from_folder(folder)
     max_model_len = resolve_max_model_len(config.model.max_model_len, decoder_config)
     device = resolve_device(config.model.device)
@@ -55,15 +61,19 @@ def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> Bui
         config.model.deterministic,
         config.model.quantization,
         block_size,
+        parallel,
     )
+    # Ranks that compute on the CPU share its memory.
+    num_sharing = parallel.size if device.type == "cpu" else 1
     num_blocks = num_blocks_that_fit(
         config.cache,
         max_num_seqs=config.scheduler.max_num_seqs,
         max_model_len=max_model_len,
-        block_bytes=bytes_per_block(decoder_config, block_size, dtype),
-        free_bytes=free_memory(device),
+        block_bytes=bytes_per_block(model.config, block_size, dtype),
+        free_bytes=free_memory(device) // num_sharing,
         device=device,
     )
+    num_blocks = parallel.smallest(num_blocks)
     return BuiltRunner(
         runner=TorchModelRunner(model, num_blocks, block_size),
         decoder_config=decoder_config,
@@ -83,3 +93,15 @@ def resolve_max_model_len(configured: int | None, decoder_config: DecoderConfig)
             f"max_model_len {configured} is over the model's own limit of {longest}; lower it"
         )
     return configured or longest
+
+
+def _check_shareable(config: ModelConfig, parallel: TensorParallel) -> None:
+    """Raises ConfigError for what a model that several ranks compute cannot be."""
+    if parallel.size == 1:
+        return
+    if config.deterministic:
+        raise ConfigError(
+            "deterministic is for one rank: sums over several are not ordered the same in any batch"
+        )
+    if config.quantization != "none":
+        raise ConfigError(f"quantization {config.quantization} is for one rank; use none")
