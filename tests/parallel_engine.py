@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from rank_threads import make_group
+from torch._C._distributed_c10d import FileStore
 
 from engine_service.command_channel import CommandChannel
 from engine_service.config import EngineConfig
@@ -35,7 +35,7 @@ SCORING = SamplingParams(temperature=0.0, prompt_logprobs=0)
 
 
 def join(store_path: Path, rank: int, size: int) -> tuple[TensorParallel, CommandChannel]:
-    store = dist.FileStore(str(store_path), size)
+    store = FileStore(str(store_path), size)
     parallel = TensorParallel(rank, size, make_group(store, "model", rank, size))
     return parallel, CommandChannel(make_group(store, "commands", rank, size))
 

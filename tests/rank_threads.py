@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TypeVar
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch.distributed import ProcessGroup, ProcessGroupGloo
 
 from engine_service.layers.parallel import TensorParallel
 
@@ -13,16 +14,16 @@ TIMEOUT = timedelta(seconds=20)
 _Result = TypeVar("_Result")
 
 
-def make_group(store: dist.Store, name: str, rank: int, size: int) -> dist.ProcessGroup:
-    group: dist.ProcessGroup = dist.ProcessGroupGloo(  # type: ignore[assignment]
-        dist.PrefixStore(name, store), rank, size, TIMEOUT
+def make_group(store: Store, name: str, rank: int, size: int) -> ProcessGroup:
+    group: ProcessGroup = ProcessGroupGloo(  # type: ignore[assignment]
+        PrefixStore(name, store), rank, size, TIMEOUT
     )
     return group
 
 
 def on_ranks(size: int, work: Callable[[TensorParallel], _Result]) -> list[_Result]:
     """What each of `size` ranks gets from `work`."""
-    store = dist.HashStore()
+    store = HashStore()
 
     def run(rank: int) -> _Result:
         return work(TensorParallel(rank, size, make_group(store, "model", rank, size)))

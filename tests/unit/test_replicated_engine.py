@@ -4,9 +4,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-import torch.distributed as dist
 from fake_engine_factory import make_engine
 from rank_threads import make_group
+from torch._C._distributed_c10d import HashStore
 
 from engine_service.command_channel import CommandChannel
 from engine_service.core.fork import Branch, Fork
@@ -24,7 +24,7 @@ class Ranks:
     """A leader on this thread and a follower on another, each with an engine of its own."""
 
     def __init__(self, follower: LLMEngine | None = None) -> None:
-        store = dist.HashStore()
+        store = HashStore()
         self._threads = ThreadPoolExecutor(1)
         self.follower = follower or make_engine()[0]
         self.leader_engine = make_engine()[0]
