@@ -1,15 +1,18 @@
-"""Starts the engine service: `python -m engine_service --help`."""
+"""Starts the engine service: `python -m engine_service --help`.
+
+torchrun starts it as several processes that compute one model. The first is the service.
+"""
 
 import asyncio
-import functools
 import os
 import sys
 from collections.abc import Coroutine
 
 import structlog
 
-from engine_service.config import EngineServiceConfig, parse_args
-from folovllm.errors import ConfigError
+from engine_service.config import EngineConfig, EngineServiceConfig, parse_args
+from engine_service.rank_place import RankPlace
+from folovllm.errors import ConfigError, FolovError
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging, forward_logging
 from folovllm.serving.memory import collector_paused, settle_memory
@@ -19,7 +22,7 @@ from folovllm.v1 import engine_service_pb2_grpc
 log: structlog.stdlib.BoundLogger = structlog.get_logger("engine_service")
 
 
-async def serve(config: EngineServiceConfig) -> int:
+async def serve(config: EngineServiceConfig, place: RankPlace) -> int:
     """Runs the service until it is told to stop; returns the exit status. Raises ConfigError."""
     server = GrpcServer(config.server, ENGINE_SERVICE)
     port = server.bind()
@@ -27,11 +30,11 @@ async def serve(config: EngineServiceConfig) -> int:
     # Imported after the port is ours: it brings torch, which takes a second.
     with collector_paused():
         from engine_service.async_engine import AsyncEngine
-        from engine_service.engine_factory import build_engine
+        from engine_service.engine_ranks import EngineRanks
         from engine_service.servicer import EngineServicer
 
-    build = functools.partial(build_engine, config.engine, show_progress=True)
-    engine = AsyncEngine(build, config.engine.scheduler.max_num_waiting)
+    ranks = EngineRanks(config.engine, place)
+    engine = AsyncEngine(ranks.build, config.engine.scheduler.max_num_waiting)
     engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
         EngineServicer(engine, server.active_calls), server.grpc
     )
@@ -47,6 +50,7 @@ async def serve(config: EngineServiceConfig) -> int:
             address=f"{config.server.host}:{port}",
             model=info.model_id,
             device=info.device,
+            ranks=place.size,
             kernels=info.kernels,
             dtype=info.dtype,
             max_model_len=info.max_model_len,
@@ -57,7 +61,27 @@ async def serve(config: EngineServiceConfig) -> int:
         await server.drain()
     if not died:
         await engine.stop()
+        ranks.stop()
     return int(died)
+
+
+def follow(config: EngineConfig, place: RankPlace) -> int:
+    """Computes a part of the model until the first rank ends; returns the exit status.
+
+    Raises ConfigError.
+    """
+    _set_libraries()
+    with collector_paused():
+        from engine_service.engine_ranks import EngineRanks
+
+    try:
+        EngineRanks(config, place).follow()
+    except ConfigError:
+        raise
+    except FolovError as error:
+        log.error("the rank ends", rank=place.rank, reason=str(error))
+        return 1
+    return 0
 
 
 def _set_libraries() -> None:
@@ -91,7 +115,10 @@ def main() -> int:
         config = parse_args(sys.argv[1:])
         configure_logging(config.log_format)
         forward_logging("engine_service")
-        return asyncio.run(serve(config))
+        place = RankPlace.from_environment()
+        if place.rank > 0:
+            return follow(config.engine, place)
+        return asyncio.run(serve(config, place))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -17,7 +17,8 @@ import structlog
 from engine_service.core.fork import Fork
 from engine_service.core.outputs import TokenMatcher
 from engine_service.core.request import Request
-from engine_service.llm_engine import EngineLoad, LLMEngine
+from engine_service.engine import Engine
+from engine_service.llm_engine import EngineLoad
 from engine_service.output_stream import OutputStream
 from folovllm.errors import (
     EngineDeadError,
@@ -52,7 +53,7 @@ class _Stop:
 class AsyncEngine:
     """Serves many callers at once. All methods belong to one event loop."""
 
-    def __init__(self, build: Callable[[], LLMEngine], max_num_waiting: int) -> None:
+    def __init__(self, build: Callable[[], Engine], max_num_waiting: int) -> None:
         """`build` is called on the engine's own thread, so that all device objects live there."""
         self._build = build
         self._max_num_waiting = max_num_waiting
@@ -61,7 +62,7 @@ class AsyncEngine:
         )
         self._streams: dict[str, OutputStream] = {}
         self._num_waiting = 0
-        self._engine: LLMEngine | None = None
+        self._engine: Engine | None = None
         self._info: ModelInfo | None = None
         self._default_sampling_params = SamplingParams()
         self._load = EngineLoad()
@@ -213,7 +214,7 @@ class AsyncEngine:
         for changed in self._load_watchers:
             changed()
 
-    def _set_ready(self, engine: LLMEngine) -> None:
+    def _set_ready(self, engine: Engine) -> None:
         self._engine = engine
         self._info = engine.info
         self._default_sampling_params = engine.default_sampling_params
@@ -258,7 +259,7 @@ class AsyncEngine:
             log.exception("the engine failed")
             self._call(self._fail_all, EngineDeadError("the engine has failed"))
 
-    def _take_commands(self, engine: LLMEngine) -> bool:
+    def _take_commands(self, engine: Engine) -> bool:
         """Takes in all commands, waiting for one where there is nothing to do; False to stop."""
         while True:
             try:
@@ -278,7 +279,7 @@ class AsyncEngine:
             else:
                 engine.add_request(command)
 
-    def _fork(self, engine: LLMEngine, fork: Fork) -> None:
+    def _fork(self, engine: Engine, fork: Fork) -> None:
         try:
             engine.fork_request(fork)
         except FolovError as error:

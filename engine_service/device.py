@@ -34,6 +34,24 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", number)
 
 
+def device_of_rank(name: str, local_rank: int) -> str:
+    """The device that one of a machine's ranks computes on, for a configured `auto`, `cpu`, `cuda`.
+
+    Each has a GPU of its own. Raises ConfigError for a GPU's number, and where there are too few.
+    """
+    device = resolve_device(name)
+    if device.type == "cpu":
+        return "cpu"
+    if ":" in name:
+        raise ConfigError(f"device {name} is one GPU, but each rank has its own; use cuda")
+    gpus = torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise ConfigError(
+            f"rank {local_rank} of this machine has no GPU, there are {gpus}; start {gpus} ranks"
+        )
+    return f"cuda:{local_rank}"
+
+
 def resolve_dtype(name: str, checkpoint_dtype: str, device: torch.device) -> torch.dtype:
     """The number type to compute with, for a configured name and the checkpoint's own.
 

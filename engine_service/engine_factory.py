@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from engine_service.config import EngineConfig
+from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.llm_engine import LLMEngine
 from engine_service.models.decoder_config import load_generation_defaults
 from engine_service.runner.build import build_runner
@@ -20,11 +21,18 @@ from folovllm.model_info import ModelInfo
 from folovllm.sampling_params import MAX_N, SamplingParams
 from folovllm.version import __version__
 
+# Seconds that a grammar may take to compile. One that the first rank has compiled within its limit
+# must not fail on the others.
+_GRAMMAR_SECONDS = 5.0
+_GRAMMAR_SECONDS_OF_FOLLOWERS = 60.0
 
-def build_engine(config: EngineConfig, show_progress: bool = False) -> LLMEngine:
-    """Loads what `config` names. Raises ConfigError."""
+
+def build_engine(
+    config: EngineConfig, show_progress: bool = False, parallel: TensorParallel = SINGLE
+) -> LLMEngine:
+    """Loads what `config` names, or a rank's part of it. Raises ConfigError."""
     folder = resolve_model(config.model.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
-    built = build_runner(config, folder, show_progress)
+    built = build_runner(config, folder, show_progress, parallel)
     quantization = config.model.quantization
     info = ModelInfo(
         model_id=config.model.model or folder.name,
@@ -43,7 +51,8 @@ def build_engine(config: EngineConfig, show_progress: bool = False) -> LLMEngine
         max_n=MAX_N,
         kernels=built.kernels,
     )
-    compiler = GrammarCompiler(folder, info.vocab_size, info.eos_token_ids)
+    seconds = _GRAMMAR_SECONDS if parallel.rank == 0 else _GRAMMAR_SECONDS_OF_FOLLOWERS
+    compiler = GrammarCompiler(folder, info.vocab_size, info.eos_token_ids, time_limit=seconds)
     return LLMEngine(built.runner, config, info, _default_sampling_params(folder), compiler)
 
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import grpc
@@ -26,11 +26,14 @@ def free_port() -> int:
 class ServiceProcess:
     """One service; `log` holds what it wrote."""
 
-    def __init__(self, module: str, *flags: str, port: int | None = None) -> None:
+    def __init__(
+        self, module: str, *flags: str, port: int | None = None, launcher: Sequence[str] = ()
+    ) -> None:
+        """`launcher` is a module, with its arguments, that starts the service's module."""
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - closed by kill
-        command = [sys.executable, "-m", module, "--port", str(self.port), *flags]
+        command = [sys.executable, "-m", *launcher, module, "--port", str(self.port), *flags]
         environment = os.environ | {"PYTHONFAULTHANDLER": "1"}  # a crash tells where
         self.process = subprocess.Popen(command, stderr=self._log, env=environment)
 

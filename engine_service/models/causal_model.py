@@ -20,7 +20,7 @@ class CausalModel(Protocol):
 
     @property
     def config(self) -> DecoderConfig:
-        """The model's shape."""
+        """The model's shape; of several ranks, that of the rank's part."""
         ...
 
     @property

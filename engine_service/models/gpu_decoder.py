@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from engine_service.kernels.gpu.norm import add_rms_norm
@@ -19,8 +18,10 @@ from engine_service.kernels.gpu.rope import norm_rope_write
 from engine_service.layers.attention import AttentionMetadata, KVCache
 from engine_service.layers.gpu_attention import GpuAttention, GpuBatch, gpu_batch
 from engine_service.layers.gpu_linear import GpuLinear, tune
+from engine_service.layers.parallel import TensorParallel
 from engine_service.layers.rotary import RotaryEmbedding
 from engine_service.layers.tuner import Tuner
+from engine_service.layers.vocabulary import embed, gather_logits
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.qwen3 import Decoder, DecoderLayer
 
@@ -69,6 +70,7 @@ class GpuDecoder:
         self.backend = GpuAttention(
             config.num_attention_heads, config.num_key_value_heads, config.head_dim, self.device
         )
+        self._parallel = decoder.parallel
         self._embedding = decoder.embed_tokens
         self._layers = [GpuLayer(layer) for layer in decoder.layers]  # type: ignore[arg-type]
         self._norm = decoder.norm.weight
@@ -94,7 +96,8 @@ class GpuDecoder:
     ) -> Tensor:
         """The same for a batch on the device; nothing in it waits for the host."""
         self.backend.plan(batch)
-        delta, residual = functional.embedding(input_ids, self._embedding), None
+        delta = embed(input_ids, self._embedding, self.dtype, self._parallel)
+        residual = None
         for layer, cache in zip(self._layers, kv_caches, strict=True):
             delta, residual = self._layer(layer, delta, residual, positions, cache, batch)
         normed, _ = add_rms_norm(delta, residual, self._norm, self.config.rms_norm_eps)
@@ -102,7 +105,8 @@ class GpuDecoder:
 
     def compute_logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """See CausalModel. In the model's dtype."""
-        return self._head(hidden if rows is None else hidden[rows])
+        logits = self._head(hidden if rows is None else hidden[rows])
+        return gather_logits(logits, self.config.vocab_size, self._parallel)
 
     def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """See CausalModel."""
@@ -146,9 +150,16 @@ class GpuDecoder:
             self.config.num_attention_heads,
         )
         mixed = self.backend.forward(query, cache, batch)
-        delta = layer.output(mixed.flatten(1))
+        delta = _summed(layer.output(mixed.flatten(1)), self._parallel)
         gated, residual = layer.gate_up.normed(delta, residual, layer.post_norm, eps)
-        return layer.down(gated), residual
+        return _summed(layer.down(gated), self._parallel), residual
+
+
+def _summed(delta: Tensor, parallel: TensorParallel) -> Tensor:
+    """What the ranks' products make together; that of one rank may stay in parts."""
+    if parallel.size == 1:
+        return delta
+    return parallel.all_reduce(delta.sum(0) if delta.dim() == 3 else delta)
 
 
 def _angles(

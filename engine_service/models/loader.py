@@ -1,8 +1,8 @@
 """From a folder's checkpoint to a model with its weights, the fastest that the device has.
 
 On a CPU that computes bfloat16 that is the CpuDecoder, which is deterministic as it is, on a GPU
-the GpuDecoder, elsewhere the Decoder in plain torch. On a CPU rows of the embedding are read from
-its file as they are needed: a tied one is not held twice.
+the GpuDecoder, elsewhere, and on a CPU for a rank of several, the Decoder in plain torch. On a CPU
+rows of the embedding are read from its file as they are needed: a tied one is not held twice.
 """
 
 import sys
@@ -18,6 +18,7 @@ from engine_service.kernels import cpu_library
 from engine_service.layers.attention import choose_backend
 from engine_service.layers.deterministic_attention import DeterministicAttention
 from engine_service.layers.packing import choose_packing, head_quantization
+from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.layers.row_tiles import TILED_OPERATORS
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.checkpoint import Checkpoint
@@ -25,6 +26,7 @@ from engine_service.models.cpu_decoder import CpuDecoder, fits_kernels
 from engine_service.models.cpu_weights import CpuWeights, projections
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.qwen3 import Decoder
+from engine_service.models.sharding import shard_config, shard_tensor
 
 _EMBEDDING = "model.embed_tokens.weight"
 _Item = TypeVar("_Item")
@@ -40,20 +42,23 @@ def load_model(
     quantization: str = "none",
     block_size: int = 16,
     max_model_len: int | None = None,
+    parallel: TensorParallel = SINGLE,
 ) -> CausalModel:
     """A model with the weights of a folder, for a KV cache of blocks of `block_size` tokens.
 
     Its positions are those up to `max_model_len`, or all that the config has. Weights are quantized
-    as ModelConfig says; a deterministic model's are not. Raises ConfigError, naming the file or the
-    tensor, where weights are missing, broken or do not fit the config.
-    Progress goes to stderr, if that is a terminal.
+    as ModelConfig says; a deterministic model's are not. `config` is that of the whole model; a rank
+    of several gets its part of it. Raises ConfigError, naming the file or the tensor, where weights
+    are missing, broken or do not fit the config, and where the ranks cannot share them. Progress
+    goes to stderr, if that is a terminal.
     """
     kernels = None
-    if device.type == "cpu" and dtype is torch.bfloat16 and fits_kernels(config, block_size):
+    fits = parallel.size == 1 and fits_kernels(config, block_size)
+    if device.type == "cpu" and dtype is torch.bfloat16 and fits:
         kernels = cpu_library.find_or_build()
     if kernels is None:
         decoder = load_decoder(
-            folder, config, dtype, device, show_progress, deterministic, quantization
+            folder, config, dtype, device, show_progress, deterministic, quantization, parallel
         )
         if device.type == "cpu" or deterministic:
             return decoder
@@ -86,16 +91,21 @@ def load_cpu_decoder(
 
 
 def make_decoder(
-    config: DecoderConfig, dtype: torch.dtype, device: torch.device, deterministic: bool
+    config: DecoderConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    deterministic: bool,
+    parallel: TensorParallel = SINGLE,
 ) -> Decoder:
-    """A decoder in plain torch, without weights.
+    """A decoder in plain torch, without weights; of several ranks, a rank's part of it.
 
     A deterministic one gives a token's row the same bits whatever is computed beside it; else it is
-    the fastest. Raises ConfigError where the device has no backend.
+    the fastest. Raises ConfigError where the device has no backend, or the ranks cannot share it.
     """
+    part = shard_config(config, parallel)
     if deterministic:
-        return Decoder(config, DeterministicAttention(), dtype, device, TILED_OPERATORS)
-    return Decoder(config, choose_backend(device), dtype, device)
+        return Decoder(part, DeterministicAttention(), dtype, device, TILED_OPERATORS, parallel)
+    return Decoder(part, choose_backend(device), dtype, device, parallel=parallel)
 
 
 def load_decoder(
@@ -106,32 +116,34 @@ def load_decoder(
     show_progress: bool,
     deterministic: bool = False,
     quantization: str = "none",
+    parallel: TensorParallel = SINGLE,
 ) -> Decoder:
     """As load_model, in plain torch; on a CPU projections are packed, if that is faster."""
-    model = make_decoder(config, dtype, device, deterministic)
+    model = make_decoder(config, dtype, device, deterministic, parallel)
     packing, head_packing = (
         None if deterministic else choose_packing(dtype, device, name)
         for name in (quantization, head_quantization(quantization))
     )
     with Checkpoint(folder) as checkpoint:
-        checkpoint.check({name: target.shape for name, target in model.weights()})
+        checkpoint.check(_shapes(config))
         model.allocate()
         targets = dict(model.weights())
         if packing is not None:
-            _set_embedding(model, checkpoint.read(_EMBEDDING))
+            _set_embedding(model, checkpoint.read(_EMBEDDING), parallel)
             del targets[_EMBEDDING]
         for name in _shown(checkpoint.in_file_order(iter(targets)), show_progress):
-            targets[name].copy_(checkpoint.read(name))
+            targets[name].copy_(shard_tensor(checkpoint.read(name), name, parallel))
         if packing is not None and head_packing is not None:
             del targets  # which would keep what is packed
             model.pack(packing, head_packing)
-            _set_embedding(model, checkpoint.read_anew(_EMBEDDING))
+            _set_embedding(model, checkpoint.read_anew(_EMBEDDING), parallel)
     return model
 
 
-def _set_embedding(model: Decoder, embedding: torch.Tensor) -> None:
+def _set_embedding(model: Decoder, whole: torch.Tensor, parallel: TensorParallel) -> None:
     """Makes the embedding a view of its file, in the type that the file has."""
-    model.embed_tokens = nn.Parameter(embedding, requires_grad=False)
+    part = shard_tensor(whole, _EMBEDDING, parallel)
+    model.embed_tokens = nn.Parameter(part, requires_grad=False)
 
 
 def _shapes(config: DecoderConfig) -> dict[str, torch.Size]:

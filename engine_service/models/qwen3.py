@@ -1,7 +1,8 @@
 """The decoder of Qwen3, and of Qwen2 and Llama, which differ from it by flags of the config.
 
 Parameters are made on the meta device; `allocate` gives them memory and the loader fills them
-through `weights`, which names each one as checkpoints do.
+through `weights`, which names each one as checkpoints do. Where several ranks share a model, each
+has a decoder of its part, as `sharding.py` cuts it, and they sum and gather what they compute.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,13 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from engine_service.layers.attention import AttentionBackend, AttentionMetadata, KVCache
 from engine_service.layers.linear import Linear, Packing
 from engine_service.layers.norm import RMSNorm
+from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.layers.rotary import Angles, RotaryEmbedding, rotate
 from engine_service.layers.row_operators import FASTEST_OPERATORS, RowOperators
+from engine_service.layers.vocabulary import embed, gather_logits
 from engine_service.models.decoder_config import DecoderConfig
 
 NamedWeights = Iterator[tuple[str, Tensor]]
@@ -34,6 +36,7 @@ class Parts:
     backend: AttentionBackend
     operators: RowOperators
     dtype: torch.dtype
+    parallel: TensorParallel
 
     def linear(self, inputs: int, outputs: int, bias: bool) -> Linear:
         """A projection; its weights are on the meta device."""
@@ -60,6 +63,7 @@ class Attention(nn.Module):
     def __init__(self, config: DecoderConfig, parts: Parts) -> None:
         super().__init__()
         self._backend = parts.backend
+        self._parallel = parts.parallel
         self._head_dim = config.head_dim
         self._heads = config.num_attention_heads
         self._kv_heads = config.num_key_value_heads
@@ -84,8 +88,7 @@ class Attention(nn.Module):
         query, key = rotate(query, angles), rotate(key, angles)
         self._backend.write(key, value, cache, plan)
         mixed = self._backend.forward(query, key, value, cache, plan)
-        output: Tensor = self.o_proj(mixed.flatten(1))
-        return output
+        return self._parallel.all_reduce(self.o_proj(mixed.flatten(1)))
 
     def weights(self, prefix: str) -> NamedWeights:
         """Names the parameters as checkpoints do."""
@@ -105,14 +108,14 @@ class MLP(nn.Module):
         super().__init__()
         size = config.intermediate_size
         self._silu = parts.operators.silu
+        self._parallel = parts.parallel
         self.gate_up_proj = parts.linear(config.hidden_size, 2 * size, config.mlp_bias)
         self.down_proj = parts.linear(size, config.hidden_size, config.mlp_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[T, hidden_size] -> [T, hidden_size]."""
         gate, up = self.gate_up_proj(hidden).chunk(2, dim=-1)
-        output: Tensor = self.down_proj(self._silu(gate) * up)
-        return output
+        return self._parallel.all_reduce(self.down_proj(self._silu(gate) * up))
 
     def weights(self, prefix: str) -> NamedWeights:
         """Names the parameters as checkpoints do."""
@@ -158,14 +161,17 @@ class Decoder(nn.Module):
         dtype: torch.dtype,
         device: torch.device,
         operators: RowOperators = FASTEST_OPERATORS,
+        parallel: TensorParallel = SINGLE,
     ) -> None:
+        """`config` is that of the rank's part: see `shard_config`."""
         super().__init__()
         self.config, self.backend, self.dtype, self.device = config, backend, dtype, device
-        parts = Parts(backend, operators, dtype)
-        self._parts = parts
+        parts = Parts(backend, operators, dtype, parallel)
+        self._parts, self.parallel = parts, parallel
         self.rotary = RotaryEmbedding(config.rope, config.head_dim, device)
+        self._vocab_rows = parallel.each(config.vocab_size)
         self.embed_tokens = nn.Parameter(
-            torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device="meta"),
+            torch.empty(self._vocab_rows, config.hidden_size, dtype=dtype, device="meta"),
             requires_grad=False,
         )
         self.layers = nn.ModuleList(
@@ -174,7 +180,7 @@ class Decoder(nn.Module):
         self.norm = parts.norm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = None
         if not config.tie_word_embeddings:
-            self.lm_head = parts.linear(config.hidden_size, config.vocab_size, False)
+            self.lm_head = parts.linear(config.hidden_size, self._vocab_rows, False)
         self.num_parameters = sum(parameter.numel() for parameter in self.parameters())
 
     def allocate(self) -> None:
@@ -191,8 +197,7 @@ class Decoder(nn.Module):
         embedding's own rows stay.
         """
         if self.lm_head is None:
-            config = self.config
-            self.lm_head = self._parts.linear(config.hidden_size, config.vocab_size, False)
+            self.lm_head = self._parts.linear(self.config.hidden_size, self._vocab_rows, False)
             self.lm_head.weight = nn.Parameter(
                 self.embed_tokens.to(self.dtype), requires_grad=False
             )
@@ -216,7 +221,7 @@ class Decoder(nn.Module):
         """See CausalModel. Hidden states are those after the last norm, of all rows."""
         plan = self.backend.plan(metadata, self.config.num_key_value_heads)
         angles = self.rotary.angles(positions, self.dtype)
-        hidden = functional.embedding(input_ids, self.embed_tokens).to(self.dtype)
+        hidden = embed(input_ids, self.embed_tokens, self.dtype, self._parts.parallel)
         for layer, cache in zip(self.layers, kv_caches, strict=True):
             hidden = layer(hidden, angles, cache, plan)
         output: Tensor = self.norm(hidden)
@@ -227,9 +232,10 @@ class Decoder(nn.Module):
         if rows is not None:
             hidden = hidden[rows]
         if self.lm_head is None:
-            return self._parts.operators.linear(hidden, self.embed_tokens, None)
-        logits: Tensor = self.lm_head(hidden)
-        return logits
+            logits = self._parts.operators.linear(hidden, self.embed_tokens, None)
+        else:
+            logits = self.lm_head(hidden)
+        return gather_logits(logits, self.config.vocab_size, self._parts.parallel)
 
     def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """See CausalModel."""

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
-from engine_service.config import EngineConfig
+from engine_service.config import EngineConfig, ModelConfig
 from engine_service.core.outputs import ModelRunner
 from engine_service.device import free_memory, resolve_device, resolve_dtype
+from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
@@ -24,7 +25,8 @@ _LARGE_MODEL = 50_000_000
 class BuiltRunner:
     """A runner, and what was found out while it was built.
 
-    The KV pool holds `num_blocks` blocks of `block_size` tokens, with ids from 0.
+    The KV pool holds `num_blocks` blocks of `block_size` tokens, with ids from 0; so does that of
+    every other rank. `decoder_config` is that of the whole model.
     """
 
     runner: ModelRunner
@@ -38,12 +40,16 @@ class BuiltRunner:
     max_model_len: int
 
 
-def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> BuiltRunner:
+def build_runner(
+    config: EngineConfig, folder: Path, show_progress: bool, parallel: TensorParallel = SINGLE
+) -> BuiltRunner:
     """Loads the model of a folder, sizes and allocates its KV pool. Raises ConfigError.
 
     On a CPU a small model is computed by the calling thread alone, from here on. On a GPU the
-    kernels are tuned, the first time, and the graphs of decode steps captured.
+    kernels are tuned, the first time, and the graphs of decode steps captured. Of several ranks,
+    each does this for its part of the model, at the same time.
     """
+    _check_shareable(config.model, parallel)
     decoder_config = DecoderConfig.from_folder(folder)
     max_model_len = resolve_max_model_len(config.model.max_model_len, decoder_config)
     device = resolve_device(config.model.device)
@@ -61,6 +67,7 @@ def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> Bui
         config.model.quantization,
         block_size,
         max_model_len,
+        parallel,
     )
     if model.kernels == "gpu":
         # Its libraries are not there without a GPU.
@@ -68,10 +75,10 @@ def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> Bui
 
         runner: ModelRunner
         runner, num_blocks = build_gpu_runner(
-            config, model, block_size, max_model_len, show_progress
+            config, model, block_size, max_model_len, show_progress, parallel
         )
     else:
-        num_blocks = _num_blocks(config, model, block_size, max_model_len)
+        num_blocks = _num_blocks(config, model, block_size, max_model_len, parallel)
         runner = TorchModelRunner(model, num_blocks, block_size)
     return BuiltRunner(
         runner=runner,
@@ -86,22 +93,29 @@ def build_runner(config: EngineConfig, folder: Path, show_progress: bool) -> Bui
 
 
 def _num_blocks(
-    config: EngineConfig, model: CausalModel, block_size: int, max_model_len: int
+    config: EngineConfig,
+    model: CausalModel,
+    block_size: int,
+    max_model_len: int,
+    parallel: TensorParallel,
 ) -> int:
     if config.cache.dtype != "auto":
         raise ConfigError(
             f"kv_cache_dtype {config.cache.dtype} needs the kernels for GPUs, which do not compute "
             f"this model on {model.device}; use auto"
         )
-    return num_blocks_that_fit(
+    # Ranks that compute on the CPU share its memory.
+    num_sharing = parallel.size if model.device.type == "cpu" else 1
+    num_blocks = num_blocks_that_fit(
         config.cache,
         block_size=block_size,
         max_num_seqs=config.scheduler.max_num_seqs,
         max_model_len=max_model_len,
         block_bytes=bytes_per_block(model.config, block_size, model.dtype),
-        free_bytes=free_memory(model.device),
+        free_bytes=free_memory(model.device) // num_sharing,
         device=model.device,
     )
+    return parallel.smallest(num_blocks)
 
 
 def resolve_max_model_len(configured: int | None, decoder_config: DecoderConfig) -> int:
@@ -112,3 +126,15 @@ def resolve_max_model_len(configured: int | None, decoder_config: DecoderConfig)
             f"max_model_len {configured} is over the model's own limit of {longest}; lower it"
         )
     return configured or longest
+
+
+def _check_shareable(config: ModelConfig, parallel: TensorParallel) -> None:
+    """Raises ConfigError for what a model that several ranks compute cannot be."""
+    if parallel.size == 1:
+        return
+    if config.deterministic:
+        raise ConfigError(
+            "deterministic is for one rank: sums over several are not ordered the same in any batch"
+        )
+    if config.quantization != "none":
+        raise ConfigError(f"quantization {config.quantization} is for one rank; use none")

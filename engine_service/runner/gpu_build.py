@@ -4,6 +4,7 @@ import torch
 
 from engine_service.config import EngineConfig
 from engine_service.device import free_memory
+from engine_service.layers.parallel import TensorParallel
 from engine_service.layers.tuner import Tuner
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.gpu_decoder import GpuDecoder
@@ -21,6 +22,7 @@ def build_gpu_runner(
     block_size: int,
     max_model_len: int,
     show_progress: bool,
+    parallel: TensorParallel,
 ) -> tuple[GpuModelRunner, int]:
     """The runner, and the number of blocks that it has for sequences. Raises ConfigError."""
     assert isinstance(model, GpuDecoder)
@@ -37,6 +39,7 @@ def build_gpu_runner(
         free_bytes=max(0, free_memory(model.device) - peak),
         device=model.device,
     )
+    num_blocks = parallel.smallest(num_blocks)
     runner = GpuModelRunner(
         model, num_blocks, block_size, scheduler.max_num_seqs, max_model_len, cache_dtype
     )

@@ -1,0 +1,85 @@
+"""Two ranks, as processes, give the tokens of one: the whole engine, roomy and preempting."""
+
+from pathlib import Path
+
+import pytest
+from parallel_engine import led_engines, play
+from sample_tokenizers import save_byte_tokenizer
+from tiny_models import make_checkpoint
+
+from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine_service.engine_factory import build_engine
+from folovllm.outputs import FinishReason, RequestOutput
+
+# Blocks of 4 tokens, most sequences, most tokens in a step.
+SIZES = {"roomy": (300, 16, 512), "tight": (40, 8, 24)}
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EngineConfig]:
+    made = {}
+    for model in ("qwen3_tied", "qwen3_bias_yarn"):
+        folder = save_byte_tokenizer(make_checkpoint(model, tmp_path_factory.mktemp(model), seed=4))
+        for name, (num_blocks, max_num_seqs, budget) in SIZES.items():
+            made[f"{model} {name}"] = EngineConfig(
+                ModelConfig(str(folder), dtype="float32", device="cpu"),
+                CacheConfig(block_size=4, num_blocks=num_blocks),
+                SchedulerConfig(max_num_seqs, budget),
+            )
+    return made
+
+
+@pytest.fixture(scope="module")
+def expected(configs: dict[str, EngineConfig]) -> dict[str, dict[str, RequestOutput]]:
+    return {name: play(build_engine(config)) for name, config in configs.items()}
+
+
+def test_the_comparison_has_all_that_it_should(
+    expected: dict[str, dict[str, RequestOutput]],
+) -> None:
+    for name, results in expected.items():
+        ends = {output.finish_reason for output in results["seeded"].outputs}
+        assert ends == {FinishReason.LENGTH, FinishReason.ABORT}
+        assert len(results["branches"].outputs) == len(results["scores"].outputs) == 3
+        assert all(48 <= token <= 57 for token in results["digits"].outputs[0].token_ids[:4])
+        assert results["prefix"].info is not None and results["again"].info is not None
+        assert len(results["again"].info.prompt_logprobs) == 37
+        assert all(len(output.logprobs) > 2 for output in results["scores"].outputs)
+        outputs = [output for result in results.values() for output in result.outputs]
+        preemptions = sum(output.metrics.preemptions for output in outputs if output.metrics)
+        if name.endswith("tight"):
+            assert preemptions > 0
+        else:
+            assert results["prefix"].info.cached_tokens == 32
+
+
+def test_two_ranks_give_the_tokens_of_one(
+    configs: dict[str, EngineConfig],
+    expected: dict[str, dict[str, RequestOutput]],
+    tmp_path: Path,
+) -> None:
+    with led_engines(tmp_path / "store", list(configs.values())) as engines:
+        for name, engine in zip(configs, engines, strict=True):
+            results = play(engine)
+            assert results.keys() == expected[name].keys()
+            for request, result in results.items():
+                compare(result, expected[name][request])
+
+
+def compare(found: RequestOutput, wanted: RequestOutput) -> None:
+    for output, other in zip(found.outputs, wanted.outputs, strict=True):
+        assert output.token_ids == other.token_ids
+        assert output.finish_reason == other.finish_reason
+        for position, logprob in zip(output.logprobs, other.logprobs, strict=True):
+            assert position.token.rank == logprob.token.rank
+            assert position.token.logprob == pytest.approx(logprob.token.logprob, abs=1e-4)
+        assert output.usage == other.usage
+    if found.info is None or wanted.info is None:
+        assert found.info is wanted.info
+        return
+    assert found.info.cached_tokens == wanted.info.cached_tokens
+    ours, theirs = (
+        [position.token.logprob for position in info.prompt_logprobs[1:]]
+        for info in (found.info, wanted.info)
+    )
+    assert ours == pytest.approx(theirs, abs=1e-4)
