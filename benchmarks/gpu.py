@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu_line import Ceilings
+from benchmarks.gpu_messages import Machine, Task
 from benchmarks.gpu_report import one_line, report
 from benchmarks.gpu_results import GpuResults
 from benchmarks.gpu_run import run_groups
 from benchmarks.gpu_sections import SECTIONS, chosen_groups
-from benchmarks.gpu_worker import Machine, Task
 from benchmarks.random_checkpoint import checkpoint, default_cache
 from benchmarks.report import output_file
 

@@ -1,4 +1,4 @@
-"""Each kernel of a layer alone, in the model's shape: what it is called with, and what it must move.
+"""Each kernel of a step alone, in the model's shape: its call, and what it must move.
 
 A kernel is imported when its case is made, so that one that does not compile fails alone.
 """
@@ -19,7 +19,6 @@ from benchmarks.gpu_line import Line
 from benchmarks.gpu_plan import GpuPlan
 from benchmarks.gpu_timing import Call, cache_bytes, num_input_sets, time_calls
 from benchmarks.model_shape import ModelShape
-from engine_service.layers.attention import KVCache
 
 SECTION = "kernels"
 TORCH = "torch, us"
@@ -91,8 +90,8 @@ def _lines(bench: Bench, case: KernelCase) -> Iterator[Line]:
     )
 
 
-def _kernels(module: str) -> Any:
-    return importlib.import_module(f"engine_service.kernels.gpu.{module}")
+def _kernels(module: str, room: str = "kernels.gpu") -> Any:
+    return importlib.import_module(f"engine_service.{room}.{module}")
 
 
 def _random(device: torch.device, *size: int) -> Tensor:
@@ -104,14 +103,15 @@ def _int32(values: Any, device: torch.device) -> Tensor:
 
 
 class _Paged:
-    """A KV cache of `batch` sequences of `context` tokens each, whose blocks lie in random order."""
+    """A KV cache of `batch` sequences of `context` tokens each, its blocks in random order."""
 
     def __init__(
         self, shape: ModelShape, plan: GpuPlan, device: torch.device, batch: int, context: int
     ) -> None:
         blocks = -(-context // plan.block_size)
-        size = (batch * blocks, plan.block_size, shape.num_key_value_heads, shape.head_dim)
-        self.cache = KVCache(_random(device, *size), _random(device, *size))
+        size = batch * blocks, shape.num_key_value_heads, plan.block_size, shape.head_dim
+        # A block is laid out head by head, as the engine's are.
+        self.cache = tuple(_random(device, *size).transpose(1, 2) for _ in range(2))
         order = torch.randperm(batch * blocks, device=device, dtype=torch.int32)
         self.block_tables = order.view(batch, blocks)
         self.table_rows = torch.arange(batch, dtype=torch.int32, device=device)
@@ -124,7 +124,9 @@ def _decode_attention(shape: ModelShape, plan: GpuPlan, batch: int, context: int
         paged = _Paged(shape, plan, device, batch, context)
         query = _random(device, batch, shape.num_attention_heads, shape.head_dim)
         out = torch.empty_like(query)
-        workspace = kernels.make_workspace(batch, shape.num_attention_heads, shape.head_dim, device)
+        heads = shape.num_attention_heads, shape.num_key_value_heads
+        workspace = kernels.make_decode_workspace(batch, 1, *heads, shape.head_dim, device)
+        kernels.plan_decode(paged.seq_lens, heads[1], workspace)
         return lambda: kernels.decode_attention(
             query,
             paged.cache,
@@ -226,30 +228,29 @@ def _between(shape: ModelShape, plan: GpuPlan, rows: int) -> list[KernelCase]:
 
 
 def _linears(shape: ModelShape, rows: int) -> list[KernelCase]:
-    """The products of a layer and of the output layer, for so many tokens."""
+    """The products of a layer and of the output layer, for so many tokens.
+
+    Those with few outputs may leave their sums in parts, as the engine has them.
+    """
     hidden, inner, dim = shape.hidden_size, shape.intermediate_size, shape.head_dim
     queries, keys = shape.num_attention_heads * dim, shape.num_key_value_heads * dim
-    sizes = {
-        "qkv": (hidden, queries + 2 * keys),
-        "o": (queries, hidden),
-        "gate_up": (hidden, 2 * inner),
-        "down": (inner, hidden),
-        "head": (hidden, shape.vocab_size),
-    }
-    return [_linear(name, rows, *size) for name, size in sizes.items()]
+    return [
+        _linear("qkv", rows, hidden, queries + 2 * keys),
+        _linear("o", rows, queries, hidden, split=True),
+        _gate_up(rows, hidden, inner),
+        _linear("down", rows, inner, hidden, split=True),
+        _linear("head", rows, hidden, shape.vocab_size),
+    ]
 
 
-def _linear(name: str, rows: int, inputs: int, outputs: int) -> KernelCase:
-    def tensors(device: torch.device) -> tuple[Tensor, Tensor]:
-        return _random(device, rows, inputs), _random(device, outputs, inputs)
-
+def _linear(name: str, rows: int, inputs: int, outputs: int, split: bool = False) -> KernelCase:
     def make(device: torch.device) -> Call:
-        linear = _kernels("skinny_linear").linear
-        values, weight = tensors(device)
-        return lambda: linear(values, weight)
+        weight, values = _random(device, outputs, inputs), _random(device, rows, inputs)
+        linear = _kernels("gpu_linear", "layers").GpuLinear(weight, None, split=split)
+        return lambda: linear(values)
 
     def make_torch(device: torch.device) -> Call:
-        values, weight = tensors(device)
+        weight, values = _random(device, outputs, inputs), _random(device, rows, inputs)
         return lambda: functional.linear(values, weight)
 
     size = rows, inputs, outputs
@@ -258,6 +259,32 @@ def _linear(name: str, rows: int, inputs: int, outputs: int) -> KernelCase:
         make,
         gpu_bytes.linear_bytes(*size),
         gpu_bytes.linear_operations(*size),
+        make_torch,
+    )
+
+
+def _gate_up(rows: int, hidden: int, inner: int) -> KernelCase:
+    """With the gate's silu and its product with up."""
+
+    def make(device: torch.device) -> Call:
+        weight, values = _random(device, 2 * inner, hidden), _random(device, rows, hidden)
+        linear = _kernels("gpu_linear", "layers").GpuLinear(weight, None, gated=True)
+        return lambda: linear(values)
+
+    def make_torch(device: torch.device) -> Call:
+        weight, values = _random(device, 2 * inner, hidden), _random(device, rows, hidden)
+
+        def call() -> Tensor:
+            gate, up = functional.linear(values, weight).chunk(2, -1)
+            return functional.silu(gate) * up
+
+        return call
+
+    return KernelCase(
+        f"linear gate_up {rows}",
+        make,
+        gpu_bytes.linear_bytes(rows, hidden, 2 * inner) - gpu_bytes.ELEMENT * rows * inner,
+        gpu_bytes.linear_operations(rows, hidden, 2 * inner),
         make_torch,
     )
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.columns import Row, markdown_table, number, share, text_table
-from benchmarks.gpu_line import Ceilings, Line
+from benchmarks.gpu_line import ROOFLINE, Ceilings, Line
 from benchmarks.gpu_results import GpuResults
 from benchmarks.gpu_targets import TARGETS
 from folovllm.errors import FolovError
 
-_HEAD = ("section", "line", "time", "tok/s", "MB", "of copy", "of matmul", "")
+_HEAD = ("section", "line", "time", "tok/s", "MB", "of copy", "of matmul", "beside it")
 _TARGET_HEAD = ("target", "unit", "reached", "at least", "aim", "")
 
 
@@ -34,20 +34,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 def report(
     results: GpuResults, write: Callable[[Row, Sequence[Row], int], str] = text_table
 ) -> str:
-    """What was measured with, every line, and the targets."""
+    """What was measured with, every line, the targets, and what there is to say of lines."""
     ceilings = Ceilings.of(results.lines)
-    parts = [results.head]
-    if results.lines:
-        rows = [_row(line, ceilings) for line in results.lines]
-        parts.append(write(_HEAD, rows, 2))
+    rows = [_row(line, ceilings) for line in results.lines if line.seconds is not None]
     targets = _target_rows(results.lines)
+    parts = [results.head]
+    if rows:
+        parts.append(write(_HEAD, rows, 2))
     if targets:
         parts.append(write(_TARGET_HEAD, targets, 2))
-    return "\n\n".join(parts)
+    remarks = [_remark(line) for line in results.lines if line.note or line.error]
+    return "\n\n".join([*parts, "\n".join(remarks)]).rstrip()
 
 
 def one_line(line: Line, ceilings: Ceilings) -> str:
     """A line as soon as it is found."""
+    if line.error:
+        return _remark(line)
     return "  ".join(cell for cell in _row(line, ceilings) if cell)
 
 
@@ -59,10 +62,14 @@ def duration(seconds: float) -> str:
     return f"{number(seconds * 1e6)} us"
 
 
+def _remark(line: Line) -> str:
+    return f"{line.section}, {line.name}: {line.error or line.note}"
+
+
 def _row(line: Line, ceilings: Ceilings) -> Row:
-    extras = [f"{name} {number(value)}" for name, value in line.extras.items()]
-    if line.section == "roofline" and line.seconds:
-        extras.append(_ceiling(line))
+    beside = [f"{name} {number(value)}" for name, value in line.extras.items()]
+    if line.section == ROOFLINE:
+        beside.append(_ceiling(line))
     return (
         line.section,
         line.name,
@@ -71,20 +78,20 @@ def _row(line: Line, ceilings: Ceilings) -> Row:
         number(line.num_bytes / 1e6) if line.num_bytes else "",
         share(ceilings.share_of_copy(line)),
         share(ceilings.share_of_matmul(line)),
-        "; ".join(filter(None, (*extras, line.note, line.error))),
+        "; ".join(beside),
     )
 
 
 def _ceiling(line: Line) -> str:
-    assert line.seconds
-    if line.operations:
-        return f"{number(line.operations / line.seconds / 1e12)} TFLOP/s"
-    return f"{number(line.num_bytes / line.seconds / 1e9)} GB/s"
+    ceilings = Ceilings.of([line])
+    if ceilings.operations_per_s:
+        return f"{number(ceilings.operations_per_s / 1e12)} TFLOP/s"
+    return f"{number((ceilings.bytes_per_s or 0.0) / 1e9)} GB/s"
 
 
 def _target_rows(lines: Sequence[Line]) -> list[Row]:
     """Of the targets that were measured."""
-    rows = []
+    rows: list[Row] = []
     for target in TARGETS:
         value = target.value(lines)
         if value is not None:

@@ -12,8 +12,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from benchmarks.gpu_line import Line
+from benchmarks.gpu_messages import Began, Finished, Machine, Message, Task
 from benchmarks.gpu_sections import SECTIONS
-from benchmarks.gpu_worker import Began, Finished, Machine, Message, Task, work
+from benchmarks.gpu_worker import work
 
 _STARTING_S = 90.0
 _ENDING_S = 5.0

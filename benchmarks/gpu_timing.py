@@ -18,22 +18,23 @@ Call = Callable[[], object]
 # capturing them takes no time worth counting.
 _REPLAY_S = 1e-3
 _MOST_CALLS = 2000
-_REPLAYS = range(5, 51)
+_FEWEST, _MOST = 5, 50
 _MOST_SETS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The median of one call."""
+    """The median of the repeats."""
 
     seconds: float
+    """Of one call."""
     captured: bool
     """Whether a graph was replayed; else the host's work is in it."""
 
 
 def num_input_sets(num_bytes: float, cache_bytes: int) -> int:
-    """How many sets of inputs of so many bytes go around the cache twice, 2 at least, 64 at most."""
-    return min(_MOST_SETS, max(2, -(-2 * cache_bytes // max(1, int(num_bytes))) + 1))
+    """How many sets of inputs of so many bytes fill the cache more than twice; 64 at most."""
+    return min(_MOST_SETS, -(-2 * cache_bytes // max(1, int(num_bytes))) + 1)
 
 
 def cache_bytes(device: torch.device) -> int:
@@ -64,7 +65,7 @@ def time_calls(calls: Sequence[Call], device: torch.device, seconds: float = 0.2
 
 
 def _captured_to_last(calls: Sequence[Call]) -> tuple[Call, int]:
-    """A replay of all calls in turn, as often as makes it long enough; and how many calls it has."""
+    """A replay of all calls, again and again until it is long enough; and how many it has."""
     replay = _capture(calls, rounds=1)
     replay()
     once = max(_events(replay), 1e-7)
@@ -89,12 +90,17 @@ def _all(calls: Sequence[Call]) -> None:
 
 def _events(work: Call) -> float:
     """Seconds of the device between the work's start and its end."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start, end = _event(), _event()
     start.record()
     work()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    milliseconds: float = start.elapsed_time(end)
+    return milliseconds / 1e3
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def _clock(calls: Sequence[Call]) -> float:
@@ -104,8 +110,10 @@ def _clock(calls: Sequence[Call]) -> float:
 
 
 def _median(measure: Callable[[], float], seconds: float) -> float:
-    """Of so many repeats as fit, within bounds."""
+    """Of so many repeats as fit, within bounds; of one where no time is given."""
     first = measure()
+    if not seconds:
+        return first
     wanted = int(seconds / max(first, 1e-9))
-    repeats = min(max(wanted, _REPLAYS.start), _REPLAYS.stop - 1)
+    repeats = min(max(wanted, _FEWEST), _MOST)
     return statistics.median(measure() for _ in range(repeats))

@@ -1,56 +1,22 @@
-"""The process in which sections of the GPU benchmark run, and the messages that it sends."""
+"""The process in which sections of the GPU benchmark run."""
 
 import gc
 import os
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 
 from benchmarks import machine
 from benchmarks.gpu_bench import Bench, BenchCase
 from benchmarks.gpu_line import Line
+from benchmarks.gpu_messages import Began, Finished, Machine, Message, Task
 from benchmarks.gpu_plan import full, smoke
 from benchmarks.gpu_sections import SECTIONS, Section
 
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What a process is to measure."""
-
-    folder: Path
-    smoke: bool
-    """On the CPU, with the sizes of a smoke run."""
-    sections: tuple[str, ...]
-    skipped: frozenset[tuple[str, str]] = frozenset()
-    """(section, case) that an earlier process has begun."""
-
-
-@dataclass(frozen=True, slots=True)
-class Began:
-    """A case is being measured."""
-
-    section: str
-    case: str
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What it runs on, in words."""
-
-    words: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """All sections are done."""
-
-
-Message = Began | Line | Machine | Finished
+_SHOWN_CALLS = 4
 
 
 def work(connection: Connection, task: Task) -> None:
@@ -117,7 +83,7 @@ def _run(section: Section, case: BenchCase, bench: Bench, send: Callable[[Messag
 
 
 def _failed(section: str, case: str, error: Exception) -> Line:
-    traceback.print_exception(error)
+    traceback.print_exception(error, limit=-_SHOWN_CALLS)
     words = str(error).strip().partition("\n")[0]
     return Line(section, case, error=f"{type(error).__name__}: {words}")
 

@@ -87,15 +87,11 @@ class CompiledDecoder:
         """The tokens to compute, one of each sequence; a step leaves the next ones here."""
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         """Of those tokens."""
-        self._compute_layer: Callable[..., tuple[Tensor, Tensor]] = partial(
-            compute_layer, eps=self._eps
-        )
-        self._compute_logits: Callable[..., Tensor] = partial(compute_logits, eps=self._eps)
+        self._compute_layer, self._compute_logits = compute_layer, compute_logits
         if compiled:
-            torch._dynamo.reset()
-            compile_whole = partial(torch.compile, fullgraph=True, dynamic=False)
-            self._compute_layer = compile_whole(self._compute_layer)
-            self._compute_logits = compile_whole(self._compute_logits)
+            torch._dynamo.reset()  # or what differs between shapes would be dynamic
+            self._compute_layer = torch.compile(compute_layer, fullgraph=True, dynamic=False)
+            self._compute_logits = torch.compile(compute_logits, fullgraph=True, dynamic=False)
 
     def fill(self, context: int) -> None:
         """As if `context` tokens had been computed, this step's included."""
@@ -113,9 +109,9 @@ class CompiledDecoder:
         bias = torch.zeros_like(unseen, dtype=dtype).masked_fill_(unseen, float("-inf"))
         for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
             hidden, residual = self._compute_layer(
-                hidden, residual, layer, keys, values, self.position, (cos, sin), bias
+                hidden, residual, layer, keys, values, self.position, (cos, sin), bias, self._eps
             )
-        logits = self._compute_logits(hidden, residual, self._norm, self._head)
+        logits = self._compute_logits(hidden, residual, self._norm, self._head, self._eps)
         self.token_ids.copy_(logits.argmax(-1))
         return logits
 

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from transformers import GenerationConfig
-from transformers.generation import ContinuousBatchingConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from benchmarks.gpu_bench import Bench, BenchCase
 from benchmarks.gpu_line import Line

@@ -46,7 +46,10 @@ def _lines(bench: Bench, name: str, options: dict[str, Any], warm_ups: int) -> I
     plan, model = bench.plan, load(bench)
     prompt, new_tokens = plan.peer_prompt, plan.peer_new_tokens
     ids = torch.randint(bench.shape.vocab_size, (1, prompt), device=bench.device)
-    time_of = partial(generate_seconds, model, ids, torch.ones_like(ids), **options)
+
+    def time_of(count: int) -> float:
+        return generate_seconds(model, ids, torch.ones_like(ids), count, **options)
+
     for _ in range(warm_ups):
         time_of(new_tokens)
     time_of(1)

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from benchmarks.gpu_bench import Bench
 
 
 def load(bench: Bench) -> Any:
     """The model; no token ends a sequence, and no step pays for masking one."""
+    logging.disable_progress_bar()
     model: Any = AutoModelForCausalLM.from_pretrained(
         str(bench.folder), dtype=torch.bfloat16, attn_implementation="sdpa"
     )
