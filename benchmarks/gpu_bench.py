@@ -29,6 +29,7 @@ class Bench:
     def __init__(self, folder: Path, device: torch.device, plan: GpuPlan) -> None:
         self.folder, self.device, self.plan = folder, device, plan
         self._engine: SteppedEngine | None = None
+        self._failure: Exception | None = None
 
     @cached_property
     def shape(self) -> ModelShape:
@@ -37,9 +38,18 @@ class Bench:
 
     @property
     def engine(self) -> SteppedEngine:
-        """Built when it is first asked for, warm and without requests."""
+        """Built when it is first asked for, warm and without requests.
+
+        Raises RuntimeError where that has failed before: trying again would take as long.
+        """
+        if self._failure is not None:
+            raise RuntimeError("the engine could not be built") from self._failure
         if self._engine is None:
-            self._engine = SteppedEngine.build(self.folder, self.device, self.plan)
+            try:
+                self._engine = SteppedEngine.build(self.folder, self.device, self.plan)
+            except Exception as error:
+                self._failure = error
+                raise
         self._engine.abort_all()
         return self._engine
 

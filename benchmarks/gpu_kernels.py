@@ -57,9 +57,9 @@ def kernel_cases(shape: ModelShape, plan: GpuPlan) -> list[KernelCase]:
     return [
         *(_decode_attention(shape, plan, *size) for size in plan.attention),
         *(_extend_attention(shape, plan, *size) for size in plan.extend),
-        *(case for rows in plan.rows for case in _between(shape, plan, rows)),
-        *(case for rows in plan.rows for case in _linears(shape, rows)),
         *(_draw(shape, rows, name) for rows in plan.sampled_rows for name in _FILTERS),
+        *(case for rows in plan.rows for case in _between(shape, plan, rows)),
+        *(case for rows in plan.linear_rows for case in _linears(shape, rows)),
     ]
 
 

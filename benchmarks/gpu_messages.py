@@ -17,6 +17,8 @@ class Task:
     smoke: bool
     """On the CPU, with the sizes of a smoke run."""
     sections: tuple[str, ...]
+    seconds: float = float("inf")
+    """In which it has to end."""
     skipped: frozenset[tuple[str, str]] = frozenset()
     """(section, case) that an earlier process has begun."""
 

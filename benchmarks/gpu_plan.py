@@ -15,8 +15,10 @@ class GpuPlan:
     """(sequences, context) of decode attention."""
     extend: tuple[tuple[int, int, int], ...]
     """(sequences, new tokens of each, context with them) of attention over prompts."""
+    linear_rows: tuple[int, ...]
+    """Tokens of projections."""
     rows: tuple[int, ...]
-    """Of the kernels between: norms, projections."""
+    """Tokens of what is between them: norms, rotation, gates."""
     sampled_rows: tuple[int, ...]
     block_size: int
     max_num_seqs: int
@@ -40,6 +42,8 @@ class GpuPlan:
     load_turns: int
     peer_prompt: int
     peer_new_tokens: int
+    peer_eager_tokens: int
+    """New tokens where nothing is compiled, and each takes long."""
     peer_warm_ups: int
     peer_batch: int
     peer_concurrency: int
@@ -56,7 +60,8 @@ def full() -> GpuPlan:
         kernel_s=0.1,
         attention=((64, 8192), (1, 8192), (256, 1024), (1, 128)),
         extend=((1, 8192, 8192), (8, 1024, 1024), (1, 1024, 8192)),
-        rows=(1, 8, 16, 32, 64),
+        linear_rows=(1, 8, 16, 32, 64),
+        rows=(1, 64),
         sampled_rows=(1, 64, 256),
         block_size=64,
         max_num_seqs=256,
@@ -78,6 +83,7 @@ def full() -> GpuPlan:
         load_turns=7,
         peer_prompt=128,
         peer_new_tokens=128,
+        peer_eager_tokens=32,
         peer_warm_ups=3,
         peer_batch=64,
         peer_concurrency=128,
@@ -93,6 +99,7 @@ def smoke() -> GpuPlan:
         kernel_s=0.0,
         attention=((2, 40),),
         extend=((2, 5, 20),),
+        linear_rows=(2,),
         rows=(2,),
         sampled_rows=(2,),
         block_size=16,
@@ -111,6 +118,7 @@ def smoke() -> GpuPlan:
         load_turns=2,
         peer_prompt=8,
         peer_new_tokens=4,
+        peer_eager_tokens=3,
         peer_warm_ups=1,
         peer_batch=2,
         peer_concurrency=4,

@@ -51,7 +51,14 @@ def _run_task(task: Task, deadline: float, worker: Worker) -> Iterator[Line | Ma
             return
         progress.latest = None
         yield from _run_process(
-            replace(task, skipped=frozenset(progress.begun)), deadline, worker, progress
+            replace(
+                task,
+                seconds=deadline - time.monotonic(),
+                skipped=frozenset(progress.begun),
+            ),
+            deadline,
+            worker,
+            progress,
         )
         if progress.latest is None and not progress.finished:
             reason = "the process ended before it began anything"

@@ -53,7 +53,8 @@ def _open(bench: Bench) -> Any:
     plan = bench.plan
     longest = 2 * plan.request_tokens[1]
     blocks_of_request = -(-longest // _BLOCK_TOKENS) + 1
-    manager = load(bench).init_continuous_batching(
+    # Named, or it would look for kernels on the network.
+    manager = load(bench, attention="paged|sdpa").init_continuous_batching(
         generation_config=GenerationConfig(
             do_sample=True, temperature=0.6, top_k=0, eos_token_id=-1, max_new_tokens=longest
         ),

@@ -22,8 +22,11 @@ _TURNS = 3
 
 def cases(bench: Bench) -> list[BenchCase]:
     """The plain one first: it needs no compiling, so there is a number in any case."""
+    plan = bench.plan
     return [
-        BenchCase(f"{PEER_BATCH_1}, eager", partial(_lines, bench, "eager", {}, 1)),
+        BenchCase(
+            f"{PEER_BATCH_1}, eager", partial(_lines, bench, "eager", {}, 1, plan.peer_eager_tokens)
+        ),
         BenchCase(
             f"{PEER_BATCH_1}, static cache, compiled",
             partial(
@@ -31,20 +34,22 @@ def cases(bench: Bench) -> list[BenchCase]:
                 bench,
                 "static cache, compiled",
                 {"cache_implementation": "static"},
-                bench.plan.peer_warm_ups,
+                plan.peer_warm_ups,
+                plan.peer_new_tokens,
             ),
         ),
     ]
 
 
-def _lines(bench: Bench, name: str, options: dict[str, Any], warm_ups: int) -> Iterator[Line]:
+def _lines(
+    bench: Bench, name: str, options: dict[str, Any], warm_ups: int, new_tokens: int
+) -> Iterator[Line]:
     """A token's time is that of many less that of one, over those between.
 
     Both have the same cache, whose length is the longest so far, so that the second is not compiled
     anew.
     """
-    plan, model = bench.plan, load(bench)
-    prompt, new_tokens = plan.peer_prompt, plan.peer_new_tokens
+    model, prompt = load(bench), bench.plan.peer_prompt
     ids = torch.randint(bench.shape.vocab_size, (1, prompt), device=bench.device)
 
     def time_of(count: int) -> float:

@@ -11,11 +11,11 @@ from transformers.utils import logging
 from benchmarks.gpu_bench import Bench
 
 
-def load(bench: Bench) -> Any:
+def load(bench: Bench, attention: str = "sdpa") -> Any:
     """The model; no token ends a sequence, and no step pays for masking one."""
     logging.disable_progress_bar()
     model: Any = AutoModelForCausalLM.from_pretrained(
-        str(bench.folder), dtype=torch.bfloat16, attn_implementation="sdpa"
+        str(bench.folder), dtype=torch.bfloat16, attn_implementation=attention
     )
     model = model.to(bench.device).eval()
     model.generation_config.eos_token_id = None

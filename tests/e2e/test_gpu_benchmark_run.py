@@ -14,11 +14,14 @@ def test_a_smoke_run_measures_every_section(
 ) -> None:
     results = tmp_path / "results.json"
 
-    gpu.main(["--smoke", "--json", str(results)])
+    # The kernels have tests of their own, and Triton's interpreter is slow.
+    sections = [name for name in SECTIONS if name != "kernels"]
+
+    gpu.main(["--smoke", "--json", str(results), "--only", *sections])
 
     lines = json.loads(results.read_text())["lines"]
-    assert {line["section"] for line in lines} == set(SECTIONS)
+    assert {line["section"] for line in lines} == set(sections)
     assert [line["error"] for line in lines if line["error"]] == []
     assert all(line["seconds"] > 0 for line in lines)
     printed = capsys.readouterr().out
-    assert "decode   " in printed and "of copy" in printed
+    assert "first-token" in printed and "of copy" in printed

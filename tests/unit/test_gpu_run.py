@@ -60,7 +60,9 @@ def measured(cases: list[BenchCase], seconds: float = 10.0) -> list[Message]:
     sent: list[Message] = []
     bench = Bench(Path(), torch.device("cpu"), smoke())
     skipped = frozenset({("a", "skipped")})
-    assert gpu_worker._measure(Given("a", "none", seconds), bench, skipped, sent.append)
+    assert gpu_worker._measure(
+        Given("a", "none", seconds), bench, skipped, float("inf"), sent.append
+    )
     return sent
 
 
@@ -92,5 +94,5 @@ def test_a_case_that_fails_says_why_and_keeps_what_it_found() -> None:
 def test_a_case_that_would_take_too_long_is_left_out() -> None:
     cases = [BenchCase("long", broken, expected_s=11), BenchCase("short", lambda: lines())]
     first, *rest = measured(cases)
-    assert first == Line("a", "long", error="left out: the section's 10 s are over")
+    assert first == Line("a", "long", error="left out: too little time is left")
     assert rest == [Began("a", "short")]
