@@ -16,6 +16,7 @@ from engine_service.core.request import Request, RequestStatus, Sequence
 from engine_service.core.scheduler import Scheduler
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.speculator import Speculator
+from engine_service.core.step_pipeline import StepPipeline
 from engine_service.request_groups import RequestGroups
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from engine_service.structured_output.grammar_source import kind_of, refusal
@@ -65,7 +66,6 @@ class LLMEngine:
         self._grammar_compiler = grammar_compiler
         self.info = info
         self.default_sampling_params = default_sampling_params or SamplingParams()
-        self._runner = runner
         self._kv = KVCacheManager(
             info.num_kv_blocks, info.block_size, config.cache.enable_prefix_caching
         )
@@ -78,6 +78,7 @@ class LLMEngine:
         speculates = config.scheduler.speculation == "ngram"
         speculator = Speculator(self._kv, limits) if speculates else None
         self.scheduler = Scheduler(limits, self._kv, speculator)
+        self._pipeline = StepPipeline(self.scheduler, runner)
         self._groups = RequestGroups()
         self._unannounced: set[str] = set()  # whose RequestInfo has not been sent
 
@@ -144,14 +145,12 @@ class LLMEngine:
         return outputs
 
     def has_unfinished_requests(self) -> bool:
-        """Whether a step would do anything."""
-        return self.scheduler.has_unfinished_requests()
+        """Whether a step would do anything, if only to read what is computed for nothing."""
+        return self.scheduler.has_unfinished_requests() or self._pipeline.has_step_in_flight
 
     def step(self) -> list[CompletionOutput]:
-        """Computes one batch and returns what it brought."""
-        scheduled = self.scheduler.schedule()
-        computed = self._runner.execute(scheduled)
-        return self._take(self.scheduler.update_from_output(scheduled, computed))
+        """Has a batch computed and returns what it brought, or the one before it."""
+        return self._take(self._pipeline.step())
 
     def warm_up(self) -> None:
         """Sends one token through every part, so that the first request finds all in place.

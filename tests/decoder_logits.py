@@ -42,16 +42,19 @@ def our_logits(
     Of each chunk all logits, or those of the rows that `wanted` gives for its length.
     """
     caches = allocate_kv_caches(model, 40, BLOCK_SIZE)
-    for tensor in (tensor for cache in caches for tensor in cache):
-        tensor.fill_(float("nan"))
+    for cache in caches:
+        for tensor in cache[:2]:
+            tensor.fill_(float("nan"))
     block_table = range(39, 0, -1)
     logits, done = [], 0
     for length in chunks:
         part = ScheduledSequence(
             0, token_ids[done : done + length], done, block_table, GREEDY, 0, sample_indexes=()
         )
-        batch = build_input_batch([part], BLOCK_SIZE, CPU)
-        rows = None if wanted is None else torch.tensor(wanted(length), dtype=torch.int64)
+        batch = build_input_batch([part], BLOCK_SIZE, model.device)
+        rows = None
+        if wanted is not None:
+            rows = torch.tensor(wanted(length), dtype=torch.int64, device=model.device)
         hidden = model(batch.input_ids, batch.positions, caches, batch.metadata, rows)
         logits.append(model.compute_logits(hidden, rows).float())
         done += length

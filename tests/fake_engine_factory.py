@@ -1,6 +1,9 @@
 """LLMEngine on the fake model: the real scheduler, cache manager and engine without torch."""
 
+from typing import Any
+
 from fake_model_runner import VOCAB_SIZE, FakeModelRunner
+from overlapping_fake_runner import OverlappingFakeModelRunner
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.llm_engine import LLMEngine
@@ -21,6 +24,7 @@ def make_engine(
     tokenizer_fingerprint: str = "fake",
     vocab_size: int = VOCAB_SIZE,
     speculation: str = "ngram",
+    runner: FakeModelRunner | None = None,
 ) -> tuple[LLMEngine, FakeModelRunner]:
     """A small engine; by default with no end-of-sequence token, so that lengths are exact."""
     config = EngineConfig(
@@ -37,5 +41,20 @@ def make_engine(
         block_size=block_size,
         tokenizer_fingerprint=tokenizer_fingerprint,
     )
-    runner = FakeModelRunner(block_size, vocab_size)
+    runner = runner or FakeModelRunner(block_size, vocab_size)
     return LLMEngine(runner, config, info), runner
+
+
+def make_overlapping_engine(
+    *, block_size: int = 4, vocab_size: int = VOCAB_SIZE, **options: Any
+) -> tuple[LLMEngine, OverlappingFakeModelRunner]:
+    """The same with a runner that the engine can be ahead of."""
+    runner = OverlappingFakeModelRunner(block_size, vocab_size)
+    engine, _ = make_engine(
+        block_size=block_size,
+        vocab_size=vocab_size,
+        speculation="none",
+        runner=runner,
+        **options,
+    )
+    return engine, runner

@@ -6,7 +6,9 @@ request's output equals `expected_tokens` exactly when the scheduler kept its me
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+
+from fake_matcher import FakeMatcher
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
 from folovllm.outputs import Logprob, PositionLogprobs
@@ -20,7 +22,7 @@ def _mix(state: int, value: int) -> int:
 
 
 def _draw(
-    kv: int, seed: int, index: int, forbidden: Sequence[int] = (), vocab_size: int = VOCAB_SIZE
+    kv: int, seed: int, index: int, forbidden: Container[int] = (), vocab_size: int = VOCAB_SIZE
 ) -> int:
     first = (_mix(_mix(kv, seed), index) >> 33) % vocab_size
     in_order = ((first + more) % vocab_size for more in range(vocab_size))
@@ -116,8 +118,14 @@ class FakeModelRunner:
         return ModelRunnerOutput(sampled, logprobs, prompt_logprobs)
 
     def _draw(self, kv: int, draw: ScheduledSequence) -> list[int]:
+        forbidden = set(draw.forbidden_token_ids)
+        if isinstance(draw.matcher, FakeMatcher):
+            forbidden |= {each for each in range(self._vocab_size) if draw.matcher.bans(each)}
+        if draw.sampling_params.alters_logits:
+            for token_id in (draw.num_prompt_tokens, *draw.token_history):
+                kv = _mix(kv, token_id)
         return [
-            _draw(kv, draw.seed, index, draw.forbidden_token_ids, self._vocab_size)
+            _draw(kv, draw.seed, index, forbidden, self._vocab_size)
             for index in draw.sample_indexes
         ]
 

@@ -1,8 +1,7 @@
-"""Continuation: what one step adds to one sequence."""
+"""What one drawn token adds to a sequence, and whether the sequence ends with it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from engine_service.core.outputs import SequenceOutput
 from engine_service.core.request import RequestStatus, Sequence
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.token_rules import check_stop
@@ -11,52 +10,40 @@ if TYPE_CHECKING:
     from folovllm.outputs import PositionLogprobs
 
 
-class Continuation:
-    """Appends drawn tokens to a sequence, and notices where it ends."""
+class Ending(NamedTuple):
+    """How a sequence ends."""
 
-    def __init__(self, seq: Sequence, limits: SchedulerLimits) -> None:
-        self._seq = seq
-        self._limits = limits
-        self._token_ids: list[int] = []
-        self._logprobs: list[PositionLogprobs] = []
-        self.status: RequestStatus | None = None
-        """How the sequence ends with the last token added; None where it goes on."""
-        self._stop_token_id: int | None = None
-        self._output_complete = False
+    status: RequestStatus
+    stop_token_id: int | None = None
+    """The stop token that ended it; None after the end-of-sequence token."""
+    output_complete: bool = False
+    """Whether it ended because its grammar was complete."""
 
-    def add(self, token_id: int, logprobs: "PositionLogprobs | None") -> None:
-        """Appends a token to a sequence that goes on."""
-        seq = self._seq
-        seq.token_ids.append(token_id)
-        self._token_ids.append(token_id)
-        if logprobs is not None:
-            assert logprobs.token.logprob is not None
-            seq.cumulative_logprob += logprobs.token.logprob
-            self._logprobs.append(logprobs)
-        self.status, self._stop_token_id = check_stop(
-            seq, self._limits.eos_token_ids, self._limits.max_model_len
-        )
-        if self.status is not RequestStatus.FINISHED_STOPPED and seq.matcher is not None:
-            self._follow_grammar(token_id)
 
-    def output(self) -> SequenceOutput:
-        """All that was added."""
-        return SequenceOutput(
-            self._seq,
-            tuple(self._token_ids),
-            self.status is not None,
-            self._stop_token_id,
-            self._output_complete,
-            tuple(self._logprobs),
-        )
+def append_token(
+    seq: Sequence, token_id: int, logprobs: "PositionLogprobs | None", limits: SchedulerLimits
+) -> Ending | None:
+    """Appends a token to a sequence that goes on; gives its end where it does so no longer."""
+    seq.token_ids.append(token_id)
+    if logprobs is not None:
+        assert logprobs.token.logprob is not None
+        seq.cumulative_logprob += logprobs.token.logprob
+    status, stop_token_id = check_stop(seq, limits.eos_token_ids, limits.max_model_len)
+    if seq.matcher is not None and status is not RequestStatus.FINISHED_STOPPED:
+        ending = _follow_grammar(seq, token_id, limits)
+        if ending is not None:
+            return ending
+    return None if status is None else Ending(status, stop_token_id)
 
-    def _follow_grammar(self, token_id: int) -> None:
-        matcher = self._seq.matcher
-        assert matcher is not None
-        if not matcher.advance(token_id):
-            self.status = RequestStatus.FINISHED_ABORTED
-        elif matcher.must_stop:
-            self.status = RequestStatus.FINISHED_STOPPED
-            self._output_complete = token_id not in self._limits.eos_token_ids
-        elif matcher.is_spent:
-            self._seq.matcher = None
+
+def _follow_grammar(seq: Sequence, token_id: int, limits: SchedulerLimits) -> Ending | None:
+    matcher = seq.matcher
+    assert matcher is not None
+    if not matcher.advance(token_id):
+        return Ending(RequestStatus.FINISHED_ABORTED)
+    if matcher.must_stop:
+        complete = token_id not in limits.eos_token_ids
+        return Ending(RequestStatus.FINISHED_STOPPED, output_complete=complete)
+    if matcher.is_spent:
+        seq.matcher = None
+    return None

@@ -64,6 +64,8 @@ class KVCacheManager:
         """Makes room for the KV of the next tokens; False, and nothing given, if there is none."""
         needed = self.num_blocks_for(seq.num_computed_tokens + num_new_tokens)
         num_new_blocks = needed - len(seq.block_table)
+        if num_new_blocks <= 0:
+            return True
         if num_new_blocks > self.num_free_blocks:
             return False
         for _ in range(num_new_blocks):
@@ -85,6 +87,8 @@ class KVCacheManager:
         if not self._enable_prefix_caching:
             return
         first, end = num_computed_before // self.block_size, self._num_full_blocks(seq)
+        if first == end:
+            return
         self._extend_hashes(seq, end)
         for number in range(first, end):
             self._pool.cache(seq.block_table[number], seq.block_hashes[number])

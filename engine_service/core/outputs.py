@@ -2,17 +2,26 @@
 
 schedule() -> SchedulerOutput ─▶ ModelRunner.execute() -> ModelRunnerOutput
     ─▶ update_from_output() -> [SequenceOutput]
+
+Where the runner can be ahead of the host, `core.step_pipeline` puts launch() and result() in the
+place of execute(), and schedule_ahead() between them.
+
+What is made for every sequence at every step is not frozen, since that takes five times as long.
 """
 
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from engine_service.core.request import Sequence
     from folovllm.outputs import PositionLogprobs
     from folovllm.sampling_params import SamplingParams
+
+
+PENDING_TOKEN: Final = -1
+"""Stands for a token that a launched step draws and that the host has not read yet."""
 
 
 class TokenMatcher(Protocol):
@@ -37,17 +46,20 @@ class TokenMatcher(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ScheduledSequence:
     """The part of one sequence that a step computes.
 
     The KV of `token_ids` is written to positions num_computed_tokens, num_computed_tokens + 1, …;
-    everything before is in the cache already. `block_table` and `token_history` are the sequence's
-    own lists, valid for the step only.
+    everything before is in the cache already, or will be once the step before has run.
+    `block_table`, `token_history` and `matcher` are the sequence's own and change afterwards: they
+    are valid until the runner's execute() or launch() returns.
     """
 
     seq_id: int
     token_ids: SequenceOf[int]
+    """Where it is (PENDING_TOKEN,), the token is what the step before draws for this sequence, to
+    be taken from where the runner keeps it."""
     num_computed_tokens: int
     block_table: SequenceOf[int]
     sampling_params: "SamplingParams"
@@ -59,7 +71,8 @@ class ScheduledSequence:
     """Ids that must not be drawn at this step: what would end the sequence before min_tokens, and
     what would complete a bad word."""
     token_history: SequenceOf[int] = ()
-    """All tokens of prompt and output, those that are not computed yet included."""
+    """All known tokens of prompt and output, those that are not computed yet included. Only where
+    none of `sampling_params` looks at it may a pending one be missing."""
     num_prompt_tokens: int = 0
     """How many of them are the prompt's."""
     prompt_logprob_positions: range = range(0)
@@ -142,7 +155,28 @@ class ModelRunner(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+class LaunchedStep(Protocol):
+    """A step that the device computes, or will once it has computed those before."""
+
+    def result(self) -> ModelRunnerOutput:
+        """Waits until the step's tokens are on the host. Called once, in the order of launch."""
+        ...
+
+
+@runtime_checkable
+class OverlappingRunner(ModelRunner, Protocol):
+    """One that computes a step while the host plans and launches the next.
+
+    Steps take effect in the order of their launch, so that each finds the KV that those before
+    wrote, and may write to blocks that those before still read.
+    """
+
+    def launch(self, output: SchedulerOutput) -> LaunchedStep:
+        """Queues a step on the device and returns; nothing of `output` is read afterwards."""
+        ...
+
+
+@dataclass(slots=True)
 class SequenceOutput:
     """What one step changed for one sequence."""
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from folovllm.sampling_params import SamplingParams
 
 
+_NO_POSITIONS = range(0)
+
+
 class RequestStatus(IntEnum):
     """Where a sequence stands. Everything after PREEMPTED is finished."""
 
@@ -156,6 +159,8 @@ class Request:
         computed; never twice."""
         self.forked = sampling_params.n == 1
         """Whether every sequence runs on its own."""
+        self.looks_back = _looks_back(sampling_params)
+        """Whether what may be drawn, or how, depends on which tokens came before."""
         # Nothing comes after the last token that is scored, so it needs no KV.
         computed = self.prompt_token_ids if scored_from is None else self.prompt_token_ids[:-1]
         first = Sequence(self, 0, computed)
@@ -170,9 +175,10 @@ class Request:
     @property
     def lacks_prompt_logprobs(self) -> bool:
         """Whether log-probabilities of the prompt are wanted and not all computed."""
-        wanted = self.sampling_params.prompt_logprobs is not None
+        if self.sampling_params.prompt_logprobs is None:
+            return False
         num_wanted = len(self.prompt_token_ids) - 1 - self._first_logprob_position
-        return wanted and len(self.prompt_logprobs) < num_wanted
+        return len(self.prompt_logprobs) < num_wanted
 
     @property
     def most_cached_tokens(self) -> int | None:
@@ -185,7 +191,7 @@ class Request:
     def prompt_logprob_positions(self, start: int, end: int) -> range:
         """The positions from `start` to before `end` whose next prompt token lacks its own."""
         if not self.lacks_prompt_logprobs:
-            return range(0)
+            return _NO_POSITIONS
         first = max(start, self._first_logprob_position + len(self.prompt_logprobs))
         return range(first, max(first, min(end, len(self.prompt_token_ids) - 1)))
 
@@ -206,3 +212,12 @@ class Request:
     def finished(self) -> bool:
         """Whether every sequence has ended."""
         return all(seq.status.finished for seq in self._seqs)
+
+
+def _looks_back(params: "SamplingParams") -> bool:
+    return (
+        params.repetition_penalty != 1.0
+        or params.presence_penalty != 0.0
+        or params.frequency_penalty != 0.0
+        or any(len(token_ids) > 1 for token_ids in params.bad_words_token_ids)
+    )

@@ -2,85 +2,96 @@
 
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 
-from engine_service.core.outputs import ScheduledSequence
+from engine_service.core.outputs import PENDING_TOKEN, ScheduledSequence
 from engine_service.core.request import Sequence
 from engine_service.core.token_rules import forbidden_token_ids
 
+_PENDING = (PENDING_TOKEN,)
+
 
 class StepPlan:
-    """Sequences, with how many tokens of each, within a budget of tokens."""
+    """The parts of sequences that a step computes, within a budget of tokens."""
 
-    def __init__(self, token_budget: int) -> None:
+    def __init__(self, token_budget: int, eos_token_ids: Iterable[int]) -> None:
         self.budget = token_budget
         """Tokens that are left."""
         self.num_tokens = 0
         """Tokens that are planned."""
-        self._num_new_tokens: dict[Sequence, int] = {}
-        self._drafts: dict[Sequence, SequenceOf[int]] = {}
+        self._eos_token_ids = eos_token_ids
+        self._parts: dict[Sequence, ScheduledSequence] = {}
 
-    def add(self, seq: Sequence, num_new_tokens: int) -> None:
-        """Plans the next tokens of a sequence."""
-        self._num_new_tokens[seq] = num_new_tokens
+    def add(
+        self, seq: Sequence, num_new_tokens: int, num_in_flight: int = 0, pending: bool = False
+    ) -> None:
+        """Plans the next tokens of a sequence.
+
+        They come after `num_in_flight` tokens that the step before computes. `pending` says that
+        this step also draws a token, which is then the one that is planned.
+        """
+        request = seq.request
+        params = request.sampling_params
+        start = seq.num_computed_tokens + num_in_flight
+        end = start + num_new_tokens
+        following = _PENDING if pending else ()
+        sample_indexes: tuple[int, ...] = ()
+        forbidden: tuple[int, ...] = ()
+        if end == len(seq.token_ids) + len(following) and request.scored_from is None:
+            if request.forked:
+                sample_indexes = (seq.index,)
+            else:
+                sample_indexes = tuple(each.index for each in request.get_unfinished_seqs())
+            # Those that draw together have the same tokens so far.
+            forbidden = forbidden_token_ids(seq, self._eos_token_ids, following)
+        self._parts[seq] = ScheduledSequence(
+            seq.seq_id,
+            following or seq.token_ids[start:end],
+            start,
+            seq.block_table,
+            params,
+            request.seed,
+            sample_indexes,
+            forbidden,
+            seq.token_ids if request.scored_from is None else request.prompt_token_ids,
+            len(request.prompt_token_ids) - request.num_parent_output_tokens,
+            request.prompt_logprob_positions(start, end),
+            seq.matcher if sample_indexes else None,
+        )
         self._take(num_new_tokens)
 
     def remove(self, seq: Sequence) -> None:
         """Takes back what was planned of a sequence, if it was; it has no drafts yet."""
-        self._take(-self._num_new_tokens.pop(seq, 0))
+        part = self._parts.pop(seq, None)
+        if part is not None:
+            self._take(-part.num_scheduled_tokens)
 
     def add_drafts(self, seq: Sequence, token_ids: SequenceOf[int]) -> None:
         """Plans tokens that may turn out to follow a planned sequence's last one."""
-        self._drafts[seq] = token_ids
+        part = self._parts[seq]
+        self._parts[seq] = replace(
+            part,
+            token_ids=[*part.token_ids, *token_ids],
+            draft_token_ids=tuple(token_ids),
+            draft_forbidden_token_ids=tuple(
+                forbidden_token_ids(seq, self._eos_token_ids, token_ids[: count + 1])
+                for count in range(len(token_ids))
+            ),
+        )
         self._take(len(token_ids))
 
     def decodes(self) -> list[Sequence]:
         """The sequences whose last token is planned and no other."""
         return [
             seq
-            for seq, num_new_tokens in self._num_new_tokens.items()
-            if num_new_tokens == seq.num_uncomputed_tokens == 1
+            for seq, part in self._parts.items()
+            if part.num_scheduled_tokens == seq.num_uncomputed_tokens == 1
         ]
 
-    def scheduled(self, eos_token_ids: Iterable[int]) -> tuple[ScheduledSequence, ...]:
+    def scheduled(self) -> tuple[ScheduledSequence, ...]:
         """The plan as the step takes it."""
-        return tuple(
-            _scheduled_sequence(seq, num_new_tokens, self._drafts.get(seq, ()), eos_token_ids)
-            for seq, num_new_tokens in self._num_new_tokens.items()
-        )
+        return tuple(self._parts.values())
 
     def _take(self, num_tokens: int) -> None:
         self.num_tokens += num_tokens
         self.budget -= num_tokens
-
-
-def _scheduled_sequence(
-    seq: Sequence, num_new_tokens: int, drafts: SequenceOf[int], eos_token_ids: Iterable[int]
-) -> ScheduledSequence:
-    start, end = seq.num_computed_tokens, seq.num_computed_tokens + num_new_tokens
-    request = seq.request
-    sample_indexes: tuple[int, ...] = ()
-    forbidden: list[tuple[int, ...]] = [()]
-    if end == seq.num_tokens and request.scored_from is None:
-        drawing = [seq] if request.forked else request.get_unfinished_seqs()
-        sample_indexes = tuple(seq.index for seq in drawing)
-        # Those that draw together have the same tokens so far.
-        forbidden = [
-            forbidden_token_ids(seq, eos_token_ids, drafts[:count])
-            for count in range(len(drafts) + 1)
-        ]
-    return ScheduledSequence(
-        seq_id=seq.seq_id,
-        token_ids=[*seq.token_ids[start:end], *drafts],
-        num_computed_tokens=start,
-        block_table=seq.block_table,
-        sampling_params=request.sampling_params,
-        seed=request.seed,
-        sample_indexes=sample_indexes,
-        forbidden_token_ids=forbidden[0],
-        token_history=seq.token_ids if request.scored_from is None else request.prompt_token_ids,
-        num_prompt_tokens=len(request.prompt_token_ids) - request.num_parent_output_tokens,
-        prompt_logprob_positions=request.prompt_logprob_positions(start, end),
-        matcher=seq.matcher if sample_indexes else None,
-        draft_token_ids=tuple(drafts),
-        draft_forbidden_token_ids=tuple(forbidden[1:]),
-    )

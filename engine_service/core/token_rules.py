@@ -11,10 +11,13 @@ def forbidden_token_ids(
 ) -> tuple[int, ...]:
     """What would end a sequence before it has min_tokens, and what would complete a bad word.
 
-    With `drafts` it is what must not follow these, if they follow the sequence's tokens.
+    With `drafts` it is what must not follow these, if they follow the sequence's tokens. One of
+    them may be PENDING_TOKEN where no bad word has several ids: min_tokens only counts.
     """
     params = seq.request.sampling_params
     forbidden: tuple[int, ...] = ()
+    if not params.min_tokens and not params.bad_words_token_ids:
+        return forbidden
     if seq.num_output_tokens + len(drafts) < params.min_tokens:
         eos = () if params.ignore_eos else eos_token_ids
         forbidden = (*params.stop_token_ids, *eos)

@@ -42,6 +42,9 @@ class KVCache(NamedTuple):
 
     key: Tensor
     value: Tensor
+    scales: Tensor | None = None
+    """Of a cache in 8 bits: what its numbers are multiplied with, float32 [2, num_kv_heads], the
+    keys' first."""
 
 
 class CacheAllocator(Protocol):

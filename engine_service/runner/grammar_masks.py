@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
@@ -24,6 +25,11 @@ class GrammarMasks:
         On the CPU. A grammar that cannot be followed any further allows all: `advance` ends its
         sequence then, whatever was drawn.
         """
+        words = self.fill_words(sequences)
+        return {row: as_mask(own, self._vocab_size) for row, own in words.items()}
+
+    def fill_words(self, sequences: Sequence[ScheduledSequence]) -> dict[int, NDArray[np.int32]]:
+        """The same, a bit for each id: int32 [ceil(vocab_size / 32)], the lowest bit first."""
         matchers = {row: s.matcher for row, s in enumerate(sequences) if s.matcher is not None}
         if not matchers:
             return {}
@@ -33,7 +39,10 @@ class GrammarMasks:
         assert len(known) == len(matchers)
         for row in self._filler.fill_bitmasks(known, words):
             words[row] = -1
-        bits = np.unpackbits(
-            words.view(np.uint8), axis=1, count=self._vocab_size, bitorder="little"
-        )
-        return dict(zip(matchers, torch.from_numpy(bits).bool(), strict=True))
+        return dict(zip(matchers, words, strict=True))
+
+
+def as_mask(words: NDArray[np.int32], vocab_size: int) -> Tensor:
+    """One row of bits as bool [vocab_size]."""
+    bits = np.unpackbits(words.view(np.uint8), count=vocab_size, bitorder="little")
+    return torch.from_numpy(bits).bool()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.layers.attention import AttentionMetadata
+from engine_service.runner.device_copy import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def build_input_batch(
         _sampled_rows([sequences[row] for row in sampling], [starts[row + 1] for row in sampling]),
         tables.reshape(-1),
     )
-    packed = torch.from_numpy(np.concatenate(parts)).to(device)
+    packed = to_device(np.concatenate(parts), device)
     tensors = torch.split(packed, [len(part) for part in parts])
     return InputBatch(
         input_ids=tensors[0],

@@ -8,14 +8,12 @@ from torch import Tensor
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
 from engine_service.models.causal_model import CausalModel
 from engine_service.runner.grammar_masks import GrammarMasks
-from engine_service.runner.input_batch import InputBatch, build_input_batch
+from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
 from engine_service.runner.logprobs import position_logprobs
+from engine_service.runner.prompt_logprobs import prompt_logprobs
 from engine_service.runner.sampler import Largest, sample
 from folovllm.outputs import PositionLogprobs
-
-# Logits of prompts that are computed at once: 64 MiB in float32.
-_MOST_PROMPT_LOGITS = 2**24
 
 
 class TorchModelRunner:
@@ -62,37 +60,10 @@ class TorchModelRunner:
                 if row in positions:
                     logprobs.setdefault(i, []).extend(positions[row])
         return ModelRunnerOutput(
-            drawn, logprobs, self._prompt_logprobs(hidden, batch, output.scheduled)
+            drawn,
+            logprobs,
+            prompt_logprobs(self.model, hidden, batch.first_rows, output.scheduled),
         )
-
-    def _prompt_logprobs(
-        self, hidden: Tensor, batch: InputBatch, scheduled: Sequence[ScheduledSequence]
-    ) -> dict[int, list[PositionLogprobs]]:
-        """Those of the prompts' next tokens that are wanted, by the sequences' places.
-
-        All sequences' rows go together, in pieces, since the logits of long prompts would take more
-        memory than all else.
-        """
-        wanted = [
-            (place, batch.first_rows[place] - sequence.num_computed_tokens + position, position)
-            for place, sequence in enumerate(scheduled)
-            for position in sequence.prompt_logprob_positions
-        ]
-        found: dict[int, list[PositionLogprobs]] = {}
-        size = max(1, _MOST_PROMPT_LOGITS // self.model.config.vocab_size)
-        for start in range(0, len(wanted), size):
-            piece = wanted[start : start + size]
-            rows = torch.tensor([row for _, row, _ in piece], device=hidden.device)
-            following = [[scheduled[place].token_history[at + 1]] for place, _, at in piece]
-            num_tops = [
-                scheduled[place].sampling_params.prompt_logprobs or 0 for place, *_ in piece
-            ]
-            logprobs = position_logprobs(
-                self.model.compute_logits(hidden, rows), following, num_tops
-            )
-            for (place, *_), (position,) in zip(piece, logprobs, strict=True):
-                found.setdefault(place, []).append(position)
-        return found
 
 
 def _draw(

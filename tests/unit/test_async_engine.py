@@ -5,11 +5,12 @@ import threading
 from collections.abc import AsyncIterator
 
 import pytest
-from fake_engine_factory import make_engine
+from fake_engine_factory import make_engine, make_overlapping_engine
 from fake_model_runner import FakeModelRunner, expected_tokens
 
 from engine_service.async_engine import AsyncEngine
 from engine_service.core.request import Request
+from engine_service.core.step_pipeline import StepPipeline
 from engine_service.llm_engine import LLMEngine
 from engine_service.output_stream import OutputStream
 from folovllm.errors import ConfigError, EngineDeadError, InvalidRequestError, QueueFullError
@@ -22,8 +23,10 @@ PROMPT = [3, 1, 4, 1, 5]
 class Fixture:
     """A running AsyncEngine and what is under it."""
 
-    def __init__(self, max_num_waiting: int = 100) -> None:
-        self.llm_engine, self.runner = make_engine()
+    def __init__(self, max_num_waiting: int = 100, overlapping: bool = False) -> None:
+        self.llm_engine: LLMEngine
+        self.runner: FakeModelRunner
+        self.llm_engine, self.runner = make_overlapping_engine() if overlapping else make_engine()
         self.engine = AsyncEngine(lambda: self.llm_engine, max_num_waiting)
 
     async def read(self, stream: OutputStream) -> RequestOutput:
@@ -38,9 +41,9 @@ class Fixture:
             await asyncio.sleep(0)
 
 
-@pytest.fixture
-async def fixture() -> AsyncIterator[Fixture]:
-    fixture = Fixture()
+@pytest.fixture(params=[False, True], ids=["in turn", "overlapping"])
+async def fixture(request: pytest.FixtureRequest) -> AsyncIterator[Fixture]:
+    fixture = Fixture(overlapping=request.param)
     await fixture.engine.start()
     yield fixture
     fixture.runner.release()
@@ -168,7 +171,7 @@ async def test_the_model_lives_on_one_thread() -> None:
             return super().execute(output)
 
     llm_engine, _ = make_engine()
-    llm_engine._runner = Spy(4)
+    llm_engine._pipeline = StepPipeline(llm_engine.scheduler, Spy(4))
 
     def build() -> LLMEngine:
         threads.add(threading.get_ident())

@@ -255,7 +255,7 @@ def test_a_pool_too_small_for_all_still_finishes_all_of_n() -> None:
 def test_metrics_add_up() -> None:
     now = itertools.count(100.0)
     engine, _ = make_engine()
-    engine.scheduler._clock = lambda: next(now)
+    engine.scheduler._roster.clock = lambda: next(now)
     request = Request("a", PROMPT, SamplingParams(max_tokens=2), arrival_time=90.0)
     engine.add_request(request)
     metrics = run(engine)["a"].outputs[0].metrics

@@ -1,0 +1,304 @@
+"""Causal attention of sequences with several new tokens each, over a paged KV cache.
+
+A program takes a block of one sequence's queries with all the query heads of one key-value head, so
+that keys and values are read once for the group of heads, and goes through the keys tile by tile
+with the running maximum and sum of FlashAttention-2 (Dao, 2023). Tiles start at the sequence's
+beginning and those past a query's position add exact zeros, so a query's result depends neither on
+how its prompt is cut into steps nor on the other sequences.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+class _Launch(NamedTuple):
+    """How the kernel is compiled."""
+
+    rows: int
+    """Of a program's products: queries times the query heads of a group."""
+    tile: int
+    """Keys that a program takes at a time."""
+    warps: int
+    stages: int
+    """3 keep a tile of keys and values in use and one on its way, with the block id of the next;
+    2 wait for the block id; 1 waits for everything."""
+
+
+# By the bytes of a query's element and the head_dim, rounded up. Rows and warps of half-precision
+# types give each of two groups of 4 warps the 64 rows of a Hopper wgmma, and 128 rows read keys
+# from L2 half as often as 64. Tiles are the largest with which no register spills on sm_90:
+# float32, multiplied without tensor cores, holds whole operands in registers.
+_LAUNCHES = {
+    (2, 128): _Launch(rows=128, tile=64, warps=8, stages=3),
+    (2, 256): _Launch(rows=128, tile=32, warps=8, stages=3),
+    (4, 128): _Launch(rows=32, tile=16, warps=8, stages=1),
+    (4, 256): _Launch(rows=32, tile=16, warps=8, stages=1),
+}
+_QUERY_BLOCK_ROWS = 128
+
+
+def query_block_bound(query_lens: Sequence[int], group: int) -> int:
+    """A `num_query_blocks` that suffices for sequences of `query_lens` new tokens, 0 included,
+    where `group` query heads share a key-value head.
+
+    It depends on the sum and the number of the lengths alone and grows with both, so one bound
+    serves all batches that have no more tokens and no more sequences.
+    """
+    return sum(query_lens) // (_QUERY_BLOCK_ROWS // group) + len(query_lens)
+
+
+@triton.jit
+def _sequence_of_block(block, query_start_loc, first_query, num_sequences, BLOCK_QUERIES):
+    """The last sequence whose first block is not after `block`; num_sequences past the end."""
+    low = 0
+    high = num_sequences
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _first_block(middle, query_start_loc, first_query, BLOCK_QUERIES) <= block:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@triton.jit
+def _first_block(sequence, query_start_loc, first_query, BLOCK_QUERIES):
+    """Where a sequence's blocks of queries start. Every sequence has room for one block more than
+    its whole ones, so that no sum over the sequences before it is needed."""
+    return (tl.load(query_start_loc + sequence) - first_query) // BLOCK_QUERIES + sequence
+
+
+@triton.jit
+def _load(pointers, exists, MASKED: tl.constexpr):
+    if MASKED:
+        return tl.load(pointers, mask=exists, other=0.0)
+    else:
+        return tl.load(pointers)
+
+
+@triton.jit
+def _attend(
+    state,
+    query,
+    positions,
+    table,
+    key,
+    value,
+    block_stride,
+    slot_stride,
+    first_key,
+    end_key,
+    scale,
+    DIAGONAL: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Adds the keys from first_key, the first of a tile, to end_key. With DIAGONAL, a query may not
+    see all of them and the last tile may end after end_key."""
+    total, row_sum, row_max = state
+    PADDED_DIM: tl.constexpr = query.shape[1]
+    MASKED: tl.constexpr = DIAGONAL or HEAD_DIM < PADDED_DIM
+    offsets = tl.arange(0, TILE)
+    dims = tl.arange(0, PADDED_DIM)
+    for start in tl.range(first_key, end_key, TILE):
+        keys = start + offsets
+        if TILE <= BLOCK_SIZE:
+            base = tl.load(table + start // BLOCK_SIZE).to(tl.int64) * block_stride
+            slots = (start % BLOCK_SIZE + offsets) * slot_stride
+        else:
+            base = 0
+            blocks = _load(table + keys // BLOCK_SIZE, keys < end_key, DIAGONAL)
+            slots = blocks.to(tl.int64) * block_stride + keys % BLOCK_SIZE * slot_stride
+        places = slots[:, None] + dims[None, :]
+        # Without a mask on values, what lies in unused slots would reach the sums: 0 * NaN is NaN.
+        exists = (keys < end_key)[:, None] & (dims < HEAD_DIM)[None, :]
+
+        key_tile = _load(key + base + places, exists, MASKED).to(query.dtype)
+        scores = tl.dot(query, tl.trans(key_tile), input_precision="ieee")
+        if DIAGONAL:
+            sees = (keys[None, :] <= positions[:, None]) & (keys < end_key)[None, :]
+            scores = tl.where(sees, scores, float("-inf"))
+        new_max = tl.maximum(row_max, tl.max(scores, 1) * scale)
+        weights = tl.exp2(scores * scale - new_max[:, None])
+        shrink = tl.exp2(row_max - new_max)
+        row_sum = row_sum * shrink + tl.sum(weights, 1)
+        row_max = new_max
+        value_tile = _load(value + base + places, exists, MASKED).to(query.dtype)
+        total = total * shrink[:, None]
+        total = tl.dot(weights.to(query.dtype), value_tile, total, input_precision="ieee")
+    return total, row_sum, row_max
+
+
+@triton.jit
+def _extend_attention_kernel(
+    query_pointer,
+    key_pointer,
+    value_pointer,
+    scales_pointer,
+    block_tables,
+    table_rows,
+    seq_lens,
+    query_start_loc,
+    out_pointer,
+    query_stride,
+    query_head_stride,
+    block_stride,
+    slot_stride,
+    head_stride,
+    table_stride,
+    out_stride,
+    out_head_stride,
+    num_sequences,
+    scale,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    PADDED_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    BLOCK_QUERIES: tl.constexpr = ROWS // GROUP
+    kv_head = tl.program_id(0)
+    # A prompt's last queries see the most keys: they start first, lest they end alone.
+    block = tl.num_programs(1) - 1 - tl.program_id(1)
+    first_query = tl.load(query_start_loc)
+    sequence = _sequence_of_block(block, query_start_loc, first_query, num_sequences, BLOCK_QUERIES)
+    if sequence == num_sequences:
+        return
+    block -= _first_block(sequence, query_start_loc, first_query, BLOCK_QUERIES)
+    query_start = tl.load(query_start_loc + sequence)
+    query_len = tl.load(query_start_loc + sequence + 1) - query_start
+    first = block * BLOCK_QUERIES
+    if first >= query_len:
+        return
+    seq_len = tl.load(seq_lens + sequence)
+    table = block_tables + tl.load(table_rows + sequence).to(tl.int64) * table_stride
+
+    rows = tl.arange(0, ROWS)
+    dims = tl.arange(0, PADDED_DIM)
+    queries = first + rows // GROUP
+    heads = kv_head * GROUP + rows % GROUP
+    exists = (rows < BLOCK_QUERIES * GROUP) & (queries < query_len)
+    exists = exists[:, None] & (dims < HEAD_DIM)[None, :]
+    places = queries * query_stride + heads * query_head_stride
+    query_base = query_pointer + query_start.to(tl.int64) * query_stride
+    query = tl.load(query_base + places[:, None] + dims[None, :], mask=exists, other=0.0)
+
+    # Powers of 2 are cheaper than those of e. The scales of keys and values are factors of whole
+    # sums, so stored numbers are used as they are.
+    scale *= _LOG2_E
+    value_scale = 1.0
+    if scales_pointer is not None:
+        scale *= tl.load(scales_pointer + kv_head)
+        value_scale = tl.load(scales_pointer + tl.num_programs(0) + kv_head)
+
+    state = (
+        tl.zeros([ROWS, PADDED_DIM], tl.float32),
+        tl.zeros([ROWS], tl.float32),
+        tl.full([ROWS], float("-inf"), tl.float32),
+    )
+    key = key_pointer + kv_head * head_stride
+    value = value_pointer + kv_head * head_stride
+    first_position = seq_len - query_len + first
+    positions = first_position + rows // GROUP
+    seen_by_all = (first_position + 1) // TILE * TILE
+    end_key = tl.minimum(first_position + BLOCK_QUERIES, seq_len)
+    state = _attend(
+        state, query, positions, table, key, value, block_stride, slot_stride,
+        0, seen_by_all, scale, False, HEAD_DIM, BLOCK_SIZE, TILE,
+    )  # fmt: skip
+    state = _attend(
+        state, query, positions, table, key, value, block_stride, slot_stride,
+        seen_by_all, end_key, scale, True, HEAD_DIM, BLOCK_SIZE, TILE,
+    )  # fmt: skip
+    total, row_sum, _ = state
+    result = total * (value_scale / row_sum)[:, None]
+    places = queries * out_stride + heads * out_head_stride
+    out_base = out_pointer + query_start.to(tl.int64) * out_stride
+    tl.store(
+        out_base + places[:, None] + dims[None, :],
+        result.to(out_pointer.dtype.element_ty),
+        mask=exists,
+    )
+
+
+def extend_attention(
+    query: Tensor,
+    cache: tuple[Tensor, Tensor],
+    scales: Tensor | None,
+    block_tables: Tensor,
+    table_rows: Tensor,
+    seq_lens: Tensor,
+    query_start_loc: Tensor,
+    num_query_blocks: int,
+    out: Tensor,
+) -> None:
+    """Writes to `out` the attention of B sequences' new tokens to all their tokens so far.
+
+    The i-th of a sequence's q_len queries has position seq_len - q_len + i and sees the keys up to
+    it, its own included, which must be in the cache. Products are scaled by head_dim ** -0.5.
+    Nothing is read on the host, so the call can be part of a CUDA graph.
+
+    query, out: [T, num_heads, head_dim], of float32, float16 or bfloat16; heads h // group share
+        key-value head h, where group = num_heads // num_kv_heads. Only rows of the B sequences are
+        read and written.
+    cache: keys and values, each [num_blocks, block_size, num_kv_heads, head_dim] with equal
+        strides, of the query's type or float8_e4m3fn; block_size is a power of two. Slots past a
+        sequence's end may hold anything.
+    scales: float32 [2, num_kv_heads], positive: what stored keys (row 0) and values (row 1) are to
+        be multiplied by. None where they are the real ones.
+    block_tables: int32 [rows, W], block ids. A row's entries past its sequence's end are not read.
+    table_rows: int32 [B], each sequence's row in block_tables.
+    seq_lens: int32 [B], tokens in the cache, the new ones included.
+    query_start_loc: int32 [B + 1], where each sequence's rows of `query` start, and the last's end.
+        The first may be above 0. Sequences without new tokens are skipped.
+    num_query_blocks: at least query_block_bound of the lengths; too few leave rows unwritten.
+
+    Raises ValueError if more query heads share a key-value head than a program has rows.
+    """
+    _, num_heads, head_dim = query.shape
+    key, value = cache
+    _, block_size, num_kv_heads, _ = key.shape
+    group = num_heads // num_kv_heads
+    padded_dim = max(16, triton.next_power_of_2(head_dim))
+    launch = _LAUNCHES[query.element_size(), max(128, padded_dim)]
+    if group > launch.rows:
+        raise ValueError(f"{group} query heads share a key-value head; {launch.rows} may")
+    # A block of the bound covers this many of the kernel's, whose count is bounded likewise.
+    parts = triton.cdiv(_QUERY_BLOCK_ROWS // group, launch.rows // group)
+    _extend_attention_kernel[(num_kv_heads, num_query_blocks * parts)](
+        query,
+        key,
+        value,
+        scales,
+        block_tables,
+        table_rows,
+        seq_lens,
+        query_start_loc,
+        out,
+        query.stride(0),
+        query.stride(1),
+        key.stride(0),
+        key.stride(1),
+        key.stride(2),
+        block_tables.stride(0),
+        out.stride(0),
+        out.stride(1),
+        len(table_rows),
+        head_dim**-0.5,
+        GROUP=group,
+        HEAD_DIM=head_dim,
+        PADDED_DIM=padded_dim,
+        BLOCK_SIZE=block_size,
+        ROWS=launch.rows,
+        TILE=launch.tile,
+        num_warps=launch.warps,
+        num_stages=launch.stages,
+    )

@@ -1,0 +1,75 @@
+"""RMSNorm (Zhang and Sennrich, 2019), with the sums that come before it in a decoder."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from engine_service.kernels.gpu.launching import launch_options, padded
+
+
+@triton.jit
+def _add_rms_norm(
+    hidden,
+    residual,
+    weight,
+    normed,
+    summed,
+    num_rows,
+    eps,
+    SIZE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PARTS: tl.constexpr,
+    ADDS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    columns = tl.arange(0, WIDTH)
+    inside = columns < SIZE
+    kind = weight.dtype.element_ty
+    scale = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    row = tl.program_id(0).to(tl.int64)
+    places = row * SIZE + columns
+    values = tl.load(hidden + places, mask=inside, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, PARTS):
+        place = part * num_rows.to(tl.int64) * SIZE + places
+        values += tl.load(hidden + place, mask=inside, other=0.0)
+    if ADDS:
+        values += tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
+        # Rounded as the residual stream is, and normed as rounded.
+        values = values.to(kind).to(tl.float32)
+        tl.store(summed + places, values, mask=inside)
+    rate = tl.rsqrt(tl.sum(values * values) / SIZE + eps)
+    tl.store(normed + places, (values * rate).to(kind).to(tl.float32) * scale, mask=inside)
+
+
+def add_rms_norm(
+    hidden: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The norm of hidden + residual times `weight` [H], and that sum, each [T, H].
+
+    `hidden` is [T, H], or float32 [parts, T, H], which are added up. Without a residual the sum is
+    `hidden` itself. The sum is rounded to the weight's type before it is normed.
+    """
+    parts = hidden.shape[0] if hidden.dim() == 3 else 1
+    num_rows, size = hidden.shape[-2:]
+    normed = torch.empty((num_rows, size), dtype=weight.dtype, device=hidden.device)
+    summed = hidden if residual is None else torch.empty_like(normed)
+    _add_rms_norm[(num_rows,)](
+        hidden,
+        residual,
+        weight,
+        normed,
+        summed,
+        num_rows,
+        eps,
+        SIZE=size,
+        WIDTH=padded(size),
+        PARTS=parts,
+        ADDS=residual is not None,
+        num_warps=4 if size <= 4096 else 8,
+        **launch_options(hidden.device),
+    )
+    return normed, summed

@@ -1,0 +1,36 @@
+"""Logits as integers in the same order, so that a threshold among them is found by bisection."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def order_key(values):
+    """An int32 for each value: greater for greater values, the same for both zeros."""
+    if values.dtype == tl.float32:
+        bits = values.to(tl.int32, bitcast=True)
+        magnitude = bits & 0x7FFFFFFF
+    else:
+        bits = values.to(tl.int16, bitcast=True).to(tl.int32)
+        magnitude = bits & 0x7FFF
+    return tl.where(bits < 0, -magnitude, bits)
+
+
+@triton.jit
+def upper_middle(low, high):
+    """The mean of two keys, rounded up; it cannot overflow."""
+    return (low | high) - ((low ^ high) >> 1)
+
+
+@triton.jit
+def largest_key_reaching(keys, weights, wanted, low, high):
+    """The largest threshold in [low, high] at or over which the weights reach `wanted`, else `low`.
+
+    `keys` and `weights` (float32) have one shape; the sums' order is a matter of the shape alone.
+    """
+    while low < high:
+        middle = upper_middle(low, high)
+        reached = tl.sum(tl.where(keys >= middle, weights, 0.0)) >= wanted
+        low = tl.where(reached, middle, low)
+        high = tl.where(reached, high, middle - 1)
+    return low

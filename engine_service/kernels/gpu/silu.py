@@ -1,0 +1,35 @@
+"""The gate of a SwiGLU feed-forward layer (Shazeer, 2020)."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from engine_service.kernels.gpu.launching import launch_options
+
+_WIDTH = 1024
+
+
+@triton.jit
+def _silu_mul(gate_up, out, SIZE: tl.constexpr, WIDTH: tl.constexpr, OVERLAP: tl.constexpr):
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = columns < SIZE
+    gate = tl.load(gate_up + row * 2 * SIZE + columns, mask=inside, other=0.0)
+    up = tl.load(gate_up + row * 2 * SIZE + SIZE + columns, mask=inside, other=0.0)
+    wide = gate.to(tl.float32)
+    silu = (wide / (1.0 + tl.exp(-wide))).to(gate.dtype).to(tl.float32)
+    tl.store(out + row * SIZE + columns, silu * up.to(tl.float32), mask=inside)
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up, [T, I], of rows that hold a gate and an up, [T, 2 * I]."""
+    num_rows, size = gate_up.shape[0], gate_up.shape[1] // 2
+    out = torch.empty((num_rows, size), dtype=gate_up.dtype, device=gate_up.device)
+    _silu_mul[(num_rows, triton.cdiv(size, _WIDTH))](
+        gate_up, out, SIZE=size, WIDTH=_WIDTH, num_warps=4, **launch_options(gate_up.device)
+    )
+    return out

@@ -1,0 +1,150 @@
+"""State that stays on the device from step to step: words of memory, changed here and there.
+
+A sequence that decodes has a slot: its latest token, its length, its row of block ids. A step reads
+its inputs from the slots of its rows and leaves them ready for the next, so that a batch which has
+not changed needs nothing from the host.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from engine_service.kernels.gpu.launching import launch_options, padded
+
+_WORDS = 256
+
+
+@triton.jit
+def _set_words(words, changes, num_changes, WORDS: tl.constexpr, OVERLAP: tl.constexpr):
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    number = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
+    inside = number < num_changes
+    place = tl.load(changes + number, mask=inside, other=0)
+    tl.store(words + place, tl.load(changes + num_changes + number, mask=inside), mask=inside)
+
+
+@triton.jit
+def _gather_inputs(
+    rows,
+    last_tokens,
+    lengths,
+    block_tables,
+    input_ids,
+    positions,
+    slot_mapping,
+    seq_lens,
+    num_rows,
+    stride_table,
+    ROWS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    row = tl.arange(0, ROWS)
+    inside = row < num_rows
+    slot = tl.load(rows + row, mask=inside, other=0)
+    length = tl.load(lengths + slot, mask=inside, other=1)
+    position = length - 1
+    table = block_tables + slot.to(tl.int64) * stride_table
+    block = tl.load(table + position // BLOCK_SIZE, mask=inside, other=0).to(tl.int64)
+    tl.store(input_ids + row, tl.load(last_tokens + slot, mask=inside), mask=inside)
+    tl.store(positions + row, position, mask=inside)
+    tl.store(slot_mapping + row, block * BLOCK_SIZE + position % BLOCK_SIZE, mask=inside)
+    tl.store(seq_lens + row, length, mask=inside)
+
+
+@triton.jit
+def _advance(
+    rows,
+    token_ids,
+    last_tokens,
+    lengths,
+    num_rows,
+    num_slots,
+    ROWS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    row = tl.arange(0, ROWS)
+    inside = row < num_rows
+    slot = tl.load(rows + row, mask=inside, other=0)
+    inside &= slot < num_slots
+    tl.store(last_tokens + slot, tl.load(token_ids + row, mask=inside), mask=inside)
+    tl.store(lengths + slot, tl.load(lengths + slot, mask=inside) + 1, mask=inside)
+
+
+def set_words(words: Tensor, changes: Tensor) -> None:
+    """Sets words[changes[0, i]] to changes[1, i] for all i; both int32, no place twice."""
+    num_changes = changes.shape[1]
+    _set_words[(triton.cdiv(num_changes, _WORDS),)](
+        words, changes, num_changes, WORDS=_WORDS, **launch_options(words.device)
+    )
+
+
+def gather_inputs(
+    rows: Tensor,
+    last_tokens: Tensor,
+    lengths: Tensor,
+    block_tables: Tensor,
+    block_size: int,
+    input_ids: Tensor,
+    positions: Tensor,
+    slot_mapping: Tensor,
+    seq_lens: Tensor,
+) -> None:
+    """Fills the last four, [R] each, for a step that computes the latest token of each row's slot.
+
+    `rows` [R] are slots; `last_tokens` [S], `lengths` [S] and `block_tables` [S, W] are theirs. A
+    length counts the latest token, which is yet to be computed. All int32 but slot_mapping, int64.
+    """
+    _gather_inputs[(1,)](
+        rows,
+        last_tokens,
+        lengths,
+        block_tables,
+        input_ids,
+        positions,
+        slot_mapping,
+        seq_lens,
+        len(rows),
+        block_tables.stride(0),
+        ROWS=padded(len(rows)),
+        BLOCK_SIZE=block_size,
+        **launch_options(rows.device),
+    )
+
+
+def advance(
+    rows: Tensor, token_ids: Tensor, last_tokens: Tensor, lengths: Tensor, num_slots: int
+) -> None:
+    """Makes `token_ids` [R] the latest of the slots in `rows` [R], each one token longer.
+
+    Slots from `num_slots` on are no one's and stay as they are. All int32.
+    """
+    _advance[(1,)](
+        rows,
+        token_ids,
+        last_tokens,
+        lengths,
+        len(rows),
+        num_slots,
+        ROWS=padded(len(rows)),
+        **launch_options(rows.device),
+    )
+
+
+def write_tokens(rows: Tensor, token_ids: Tensor, last_tokens: Tensor) -> None:
+    """Replaces the latest tokens of slots that have advanced already."""
+    last_tokens[rows.long()] = token_ids
+
+
+def read_tokens(rows: Tensor, last_tokens: Tensor) -> Tensor:
+    """The latest tokens of slots, int64."""
+    return torch.index_select(last_tokens, 0, rows.long()).long()

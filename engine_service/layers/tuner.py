@@ -1,0 +1,102 @@
+"""Tuner: finds out which of several ways to compute something is the fastest here, once.
+
+What it finds is kept in a file in the user's cache folder, by the GPU's name and the versions of
+torch and Triton, so that only a first start takes the time. Without a GPU, or where nothing can be
+measured, the first way is taken.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import triton
+
+log = logging.getLogger(__name__)
+
+_Way = TypeVar("_Way")
+_REPEATS = 5
+
+
+class Tuner:
+    """Chooses; `folder` holds the file, None keeps nothing."""
+
+    def __init__(self, device: torch.device, folder: Path | None) -> None:
+        self._device = device
+        self._path: Path | None = None
+        self._known: dict[str, str] = {}
+        if device.type == "cuda" and folder is not None:
+            name = torch.cuda.get_device_name(device).replace(" ", "-")
+            versions = f"torch-{torch.__version__}-triton-{triton.__version__}"
+            self._path = folder / f"{name}-{versions}.json"
+            self._known = _read(self._path)
+
+    def knows(self, question: str) -> bool:
+        """Whether an answer needs no measuring."""
+        return self._device.type != "cuda" or question in self._known
+
+    def fastest(
+        self, question: str, ways: Sequence[_Way], make_run: Callable[[_Way], Callable[[], object]]
+    ) -> _Way:
+        """The way whose run takes the least time on the device.
+
+        `question` names what is computed and on what; the answer is kept by it. `make_run` gives a
+        function that launches the work, which may be captured in a graph. A way that cannot run,
+        for want of shared memory say, is passed over.
+        """
+        if self._device.type != "cuda":
+            return ways[0]
+        by_name = {str(way): way for way in ways}
+        known = self._known.get(question)
+        if known in by_name:
+            return by_name[known]
+        times = {way: _time(make_run(way)) for way in ways}
+        best = min(ways, key=lambda way: times[way])
+        self._known[question] = str(best)
+        log.debug("%s: %s", question, {str(way): f"{us:.1f} us" for way, us in times.items()})
+        return best
+
+    def save(self) -> None:
+        """Writes what was found, if there is a file; another process's findings are kept."""
+        if self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            own = self._path.with_suffix(f".{os.getpid()}")
+            own.write_text(json.dumps(_read(self._path) | self._known, indent=1, sort_keys=True))
+            own.replace(self._path)
+        except OSError as error:
+            log.warning("cannot keep what was tuned in %s: %s", self._path, error)
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _time(run: Callable[[], object]) -> float:
+    """Microseconds of a run, as a graph's replay; infinite where it fails."""
+    try:
+        run()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+    except (RuntimeError, triton.TritonError) as error:
+        log.debug("passed over: %s", error)
+        return float("inf")
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(_REPEATS + 1)]
+    graph.replay()
+    events[0].record()
+    for event in events[1:]:
+        graph.replay()
+        event.record()
+    events[-1].synchronize()
+    pairs = zip(events, events[1:], strict=False)
+    return 1000 * min(first.elapsed_time(second) for first, second in pairs)

@@ -1,0 +1,158 @@
+"""GpuDecoder: the decoder in fused kernels, from the weights of one in plain torch.
+
+A layer is seven kernels, of which six for up to two rows: a norm with the sum before it, the
+projection to queries, keys and values, their norms and rotation with the cache's writing,
+attention, its output, the next sum and norm, gate and up with what is made of them, and down. The
+residual stream is passed along as a sum still to be made, (delta, residual), so that whoever norms
+it makes it.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from engine_service.kernels.gpu.norm import add_rms_norm
+from engine_service.kernels.gpu.rope import norm_rope_write
+from engine_service.layers.attention import AttentionMetadata, KVCache
+from engine_service.layers.gpu_attention import GpuAttention, GpuBatch, gpu_batch
+from engine_service.layers.gpu_linear import GpuLinear, tune
+from engine_service.layers.rotary import RotaryEmbedding
+from engine_service.layers.tuner import Tuner
+from engine_service.models.decoder_config import DecoderConfig
+from engine_service.models.qwen3 import Decoder, DecoderLayer
+
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+# The cache's block sizes and a head's size have to fit tiles.
+_LEAST_BLOCK = 16
+_LARGEST_HEAD = 256
+
+
+def fits_kernels(config: DecoderConfig, dtype: torch.dtype, block_size: int) -> bool:
+    """Whether the kernels compute a model of this shape, with a cache of such blocks."""
+    is_power = block_size & (block_size - 1) == 0
+    return (
+        dtype in _DTYPES
+        and not config.mlp_bias
+        and config.head_dim <= _LARGEST_HEAD
+        and is_power
+        and block_size >= _LEAST_BLOCK
+    )
+
+
+class GpuLayer:
+    """The weights of one layer."""
+
+    def __init__(self, layer: DecoderLayer) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.input_norm = layer.input_layernorm.weight
+        self.qkv = GpuLinear(attention.qkv_proj.weight, attention.qkv_proj.bias)
+        self.q_norm = None if attention.q_norm is None else attention.q_norm.weight
+        self.k_norm = None if attention.k_norm is None else attention.k_norm.weight
+        self.output = GpuLinear(attention.o_proj.weight, attention.o_proj.bias, split=True)
+        self.post_norm = layer.post_attention_layernorm.weight
+        self.gate_up = GpuLinear(mlp.gate_up_proj.weight, None, gated=True)
+        self.down = GpuLinear(mlp.down_proj.weight, None, split=True)
+
+
+class GpuDecoder:
+    """See CausalModel."""
+
+    def __init__(self, decoder: Decoder, max_model_len: int) -> None:
+        """Computes with the decoder's own weights, positions up to `max_model_len`."""
+        config = decoder.config
+        self.config, self.dtype, self.device = config, decoder.dtype, decoder.device
+        self.backend = GpuAttention(
+            config.num_attention_heads, config.num_key_value_heads, config.head_dim, self.device
+        )
+        self._embedding = decoder.embed_tokens
+        self._layers = [GpuLayer(layer) for layer in decoder.layers]  # type: ignore[arg-type]
+        self._norm = decoder.norm.weight
+        head = decoder.embed_tokens if decoder.lm_head is None else decoder.lm_head.weight
+        self._head = GpuLinear(head, None)
+        self._angles = _angles(decoder.rotary, max_model_len, config.head_dim, self.device)
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        kv_caches: Sequence[KVCache],
+        metadata: AttentionMetadata,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """See CausalModel. Hidden states are those after the last norm, of all rows."""
+        config = self.config
+        batch = gpu_batch(metadata, config.num_attention_heads, config.num_key_value_heads)
+        return self.forward(input_ids, positions, kv_caches, batch)
+
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, kv_caches: Sequence[KVCache], batch: GpuBatch
+    ) -> Tensor:
+        """The same for a batch on the device; nothing in it waits for the host."""
+        self.backend.plan(batch)
+        delta, residual = functional.embedding(input_ids, self._embedding), None
+        for layer, cache in zip(self._layers, kv_caches, strict=True):
+            delta, residual = self._layer(layer, delta, residual, positions, cache, batch)
+        normed, _ = add_rms_norm(delta, residual, self._norm, self.config.rms_norm_eps)
+        return normed
+
+    def compute_logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        """See CausalModel. In the model's dtype."""
+        return self._head(hidden if rows is None else hidden[rows])
+
+    def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """See CausalModel."""
+        return torch.max(logits, dim=-1)
+
+    def tune(self, tuner: Tuner, show_progress: bool) -> None:
+        """Chooses a kernel for every kind of projection and number of rows."""
+        kinds = list(self._kinds())
+        for linears in tqdm(kinds, desc="Tuning kernels", disable=not show_progress, leave=False):
+            tune(linears, tuner)
+        tuner.save()
+
+    def _kinds(self) -> Iterator[list[GpuLinear]]:
+        yield [layer.qkv for layer in self._layers]
+        yield [layer.output for layer in self._layers]
+        yield [layer.gate_up for layer in self._layers]
+        yield [layer.down for layer in self._layers]
+        yield [self._head]
+
+    def _layer(
+        self,
+        layer: GpuLayer,
+        delta: Tensor,
+        residual: Tensor | None,
+        positions: Tensor,
+        cache: KVCache,
+        batch: GpuBatch,
+    ) -> tuple[Tensor, Tensor]:
+        eps = self.config.rms_norm_eps
+        qkv, residual = layer.qkv.normed(delta, residual, layer.input_norm, eps)
+        query = norm_rope_write(
+            qkv,
+            layer.q_norm,
+            layer.k_norm,
+            eps,
+            self._angles,
+            positions,
+            batch.slot_mapping,
+            cache[:2],
+            cache.scales,
+            self.config.num_attention_heads,
+        )
+        mixed = self.backend.forward(query, cache, batch)
+        delta = layer.output(mixed.flatten(1))
+        gated, residual = layer.gate_up.normed(delta, residual, layer.post_norm, eps)
+        return layer.down(gated), residual
+
+
+def _angles(
+    rotary: RotaryEmbedding, max_model_len: int, head_dim: int, device: torch.device
+) -> Tensor:
+    """Cosines and sines of all positions, float32 [max_model_len, head_dim]."""
+    cos, sin = rotary.angles(torch.arange(max_model_len, device=device), torch.float32)
+    half = head_dim // 2
+    return torch.cat((cos[:, 0, half:], sin[:, 0, half:]), dim=-1).contiguous()

@@ -1,0 +1,285 @@
+"""GpuModelRunner: launches scheduled steps on a GPU; their tokens are read when they are there.
+
+A step in which every sequence computes one token and draws one is replayed from a graph, on state
+that stays on the device. Any other is launched kernel by kernel, and leaves that state as if it had
+been a decode step for the sequences that will decode next.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine_service.core.outputs import (
+    PENDING_TOKEN,
+    ModelRunnerOutput,
+    ScheduledSequence,
+    SchedulerOutput,
+)
+from engine_service.kernels.gpu import sampling, slots
+from engine_service.layers.gpu_attention import gpu_batch
+from engine_service.models.gpu_decoder import GpuDecoder
+from engine_service.runner.decode_graphs import DecodeGraphs
+from engine_service.runner.device_copy import Reading, to_device
+from engine_service.runner.drawing import Draw, change_logits, draw_all
+from engine_service.runner.grammar_masks import GrammarMasks
+from engine_service.runner.input_batch import InputBatch, build_input_batch
+from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
+from engine_service.runner.logprobs import position_logprobs
+from engine_service.runner.prompt_logprobs import prompt_logprobs
+from engine_service.runner.slot_table import SlotTable
+from folovllm.errors import ServerError
+from folovllm.outputs import PositionLogprobs
+
+Logprobs = dict[int, list[PositionLogprobs]]
+
+
+class GpuStep:
+    """See LaunchedStep."""
+
+    def __init__(
+        self,
+        scheduled: Sequence[ScheduledSequence],
+        places: Sequence[int],
+        token_ids: Tensor,
+        logprobs: Logprobs,
+        prompt: Logprobs,
+    ) -> None:
+        """`places` says which of the scheduled sequences has drawn each of `token_ids` [draws]."""
+        self._scheduled, self._places = scheduled, places
+        self._reading = Reading(token_ids)
+        self._logprobs, self._prompt = logprobs, prompt
+
+    def result(self) -> ModelRunnerOutput:
+        """See LaunchedStep. Raises ServerError where a row's logits are not finite."""
+        drawn: list[list[int]] = [[] for _ in self._scheduled]
+        for place, token_id in zip(self._places, self._reading.numbers(), strict=True):
+            if token_id < 0:
+                sequence = self._scheduled[place]
+                raise ServerError(
+                    f"the model's logits for sequence {sequence.seq_id} at position "
+                    f"{sequence.num_tokens} are not finite, so no token can be drawn"
+                )
+            drawn[place].append(token_id)
+        return ModelRunnerOutput(drawn, self._logprobs, self._prompt)
+
+
+class GpuModelRunner:
+    """An OverlappingRunner; owns its KV pool of `num_blocks` blocks, and one for padding.
+
+    All calls must come from one thread at a time.
+    """
+
+    def __init__(
+        self,
+        model: GpuDecoder,
+        num_blocks: int,
+        block_size: int,
+        max_num_seqs: int,
+        max_model_len: int,
+    ) -> None:
+        self.model = model
+        self._block_size = block_size
+        self._kv_caches = allocate_kv_caches(model, num_blocks + 1, block_size)
+        self._grammar_masks = GrammarMasks(model.config.vocab_size)
+        width = -(-max_model_len // block_size)
+        self._slots = SlotTable(max_num_seqs, width, max_num_seqs, num_blocks, model.device)
+        self._workspace = sampling.make_workspace(
+            max_num_seqs, model.config.vocab_size, model.device
+        )
+        model.backend.reserve(max_num_seqs)
+        self.graphs = DecodeGraphs(
+            model, self._kv_caches, block_size, max_num_seqs, self._slots, self._workspace
+        )
+
+    def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
+        """See ModelRunner."""
+        return self.launch(output).result()
+
+    @torch.inference_mode()
+    def launch(self, output: SchedulerOutput) -> GpuStep:
+        """See OverlappingRunner.
+
+        Waits for the step where it has log-probabilities to find, or logits to change otherwise
+        than by a grammar.
+        """
+        copy_blocks(self._kv_caches, output.block_copies)
+        if all(map(_decodes, output.scheduled)) and output.scheduled:
+            return self._launch_decode(output.scheduled)
+        return self._launch_any(output.scheduled)
+
+    def _launch_decode(self, scheduled: Sequence[ScheduledSequence]) -> GpuStep:
+        seq_ids = frozenset(sequence.seq_id for sequence in scheduled)
+        places = [self._slots.place(sequence, seq_ids) for sequence in scheduled]
+        size = self.graphs.size_for(len(scheduled))
+        self._slots.set_rows(places, size)
+        self._tell()
+        token_ids, logits = self.graphs.run(size)
+        for sequence in scheduled:
+            self._slots.advance(sequence)
+        token_ids = token_ids[: len(scheduled)]
+        draws = [Draw(sequence, sequence.sample_indexes[0]) for sequence in scheduled]
+        raw = self._raw_logits(logits, draws)
+        special = self._draw_special(logits, draws, token_ids)
+        if special:
+            last_tokens, rows = self._slots.last_tokens, [places[row] for row in special]
+            last_tokens[self._indexes(rows)] = token_ids[self._indexes(special)]
+        numbers = range(len(scheduled))
+        return GpuStep(
+            scheduled, numbers, token_ids, self._logprobs(raw, draws, numbers, token_ids), {}
+        )
+
+    def _launch_any(self, scheduled: Sequence[ScheduledSequence]) -> GpuStep:
+        if not scheduled:
+            none = torch.empty(0, dtype=torch.int32, device=self.model.device)
+            return GpuStep((), (), none, {}, {})
+        batch = build_input_batch(scheduled, self._block_size, self.model.device)
+        self._resolve_pending(batch, scheduled)
+        hidden = self.model.forward(
+            batch.input_ids,
+            batch.positions,
+            self._kv_caches,
+            gpu_batch(batch.metadata, self._group),
+        )
+        prompt = prompt_logprobs(self.model, hidden, batch.first_rows, scheduled)
+        places, rows, draws = _draws(batch.sampled, scheduled)
+        if not draws:
+            none = torch.empty(0, dtype=torch.int32, device=self.model.device)
+            return GpuStep(scheduled, (), none, {}, prompt)
+        wanted = batch.sampled_rows
+        if len(draws) > len(wanted):
+            wanted = wanted[self._indexes(rows)]
+        logits = self.model.compute_logits(hidden, wanted)
+        token_ids = draw_all(logits, draws, self._workspace)
+        raw = self._raw_logits(logits, draws)
+        self._draw_special(logits, draws, token_ids)
+        self._append(scheduled, places, draws, token_ids)
+        logprobs = self._logprobs(raw, draws, places, token_ids)
+        return GpuStep(scheduled, places, token_ids, logprobs, prompt)
+
+    @property
+    def _group(self) -> int:
+        config = self.model.config
+        return config.num_attention_heads // config.num_key_value_heads
+
+    def _tell(self) -> None:
+        changes = self._slots.take_changes()
+        if changes is not None:
+            slots.set_words(self._slots.words, to_device(changes, self.model.device))
+
+    def _indexes(self, numbers: Sequence[int]) -> Tensor:
+        return to_device(np.array(numbers, dtype=np.int64), self.model.device)
+
+    def _resolve_pending(self, batch: InputBatch, scheduled: Sequence[ScheduledSequence]) -> None:
+        """Puts tokens that only the device knows among the inputs."""
+        pending = [
+            (batch.first_rows[place], self._slots.slot_of(sequence.seq_id))
+            for place, sequence in enumerate(scheduled)
+            if sequence.token_ids[0] == PENDING_TOKEN
+        ]
+        if pending:
+            rows, places = self._indexes(pending).unbind(1)
+            batch.input_ids[rows] = self._slots.last_tokens[places].long()
+
+    def _draw_special(self, logits: Tensor, draws: Sequence[Draw], token_ids: Tensor) -> list[int]:
+        """Draws the special ones again, from changed logits; returns their rows."""
+        rows = [row for row, each in enumerate(draws) if each.is_special]
+        if rows:
+            special = [draws[row] for row in rows]
+            changed = change_logits(logits, rows, special, self._grammar_masks)
+            token_ids[self._indexes(rows)] = draw_all(changed, special, self._workspace)
+        return rows
+
+    def _append(
+        self,
+        scheduled: Sequence[ScheduledSequence],
+        places: Sequence[int],
+        draws: Sequence[Draw],
+        token_ids: Tensor,
+    ) -> None:
+        """Makes drawn tokens the latest of their sequences' slots.
+
+        Of a sequence with several draws it is not known yet which of them is its next token.
+        """
+        seq_ids = frozenset(sequence.seq_id for sequence in scheduled)
+        rows = [self._slots.num_slots] * len(draws)
+        for row, place in enumerate(places):
+            sequence = scheduled[place]
+            if _draws_one(sequence):
+                rows[row] = self._slots.place(sequence, seq_ids)
+        self._tell()
+        for row, place in enumerate(places):
+            if rows[row] != self._slots.num_slots:
+                self._slots.advance(scheduled[place])
+        slots.advance(
+            to_device(np.array(rows, dtype=np.int32), self.model.device),
+            token_ids,
+            self._slots.last_tokens,
+            self._slots.lengths,
+            self._slots.num_slots,
+        )
+
+    def _raw_logits(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor | None:
+        """A copy of the rows whose log-probabilities are wanted, before anything changes them."""
+        rows = _rows_with_logprobs(draws)
+        return logits[self._indexes(rows)] if rows else None
+
+    def _logprobs(
+        self, raw: Tensor | None, draws: Sequence[Draw], places: Sequence[int], token_ids: Tensor
+    ) -> Logprobs:
+        """Those of drawn tokens, by the places of their sequences."""
+        if raw is None:
+            return {}
+        rows = _rows_with_logprobs(draws)
+        drawn = token_ids.tolist()
+        if any(drawn[row] < 0 for row in rows):
+            return {}  # `result` raises
+        num_tops = [draws[row].sequence.sampling_params.logprobs or 0 for row in rows]
+        found: Logprobs = {}
+        logprobs = position_logprobs(raw, [[drawn[row]] for row in rows], num_tops)
+        for row, (position,) in zip(rows, logprobs, strict=True):
+            found.setdefault(places[row], []).append(position)
+        return found
+
+
+def _decodes(sequence: ScheduledSequence) -> bool:
+    return len(sequence.token_ids) == 1 and _draws_one(sequence)
+
+
+def _draws_one(sequence: ScheduledSequence) -> bool:
+    return (
+        len(sequence.sample_indexes) == 1
+        and not sequence.draft_token_ids
+        and not sequence.prompt_logprob_positions
+    )
+
+
+def _draws(
+    sampled: Sequence[int], scheduled: Sequence[ScheduledSequence]
+) -> tuple[list[int], list[int], list[Draw]]:
+    """All draws of a step: the place of each one's sequence, and its row of `sampled_rows`."""
+    found = [
+        (place, sequence, index)
+        for place in sampled
+        for sequence in scheduled[place].draws()
+        for index in sequence.sample_indexes
+    ]
+    rows, row, before = [], -1, None
+    for _, sequence, _ in found:
+        row += sequence is not before
+        before = sequence
+        rows.append(row)
+    return (
+        [place for place, *_ in found],
+        rows,
+        [Draw(sequence, index) for _, sequence, index in found],
+    )
+
+
+def _rows_with_logprobs(draws: Sequence[Draw]) -> list[int]:
+    return [
+        row
+        for row, each in enumerate(draws)
+        if each.sequence.sampling_params.logprobs is not None
+    ]

@@ -1,0 +1,50 @@
+"""The GPU kernels' decoder gives transformers' logits, whole and in chunks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from decoder_logits import our_logits, prompt, reference_logits, relative_error
+from gpu_twins import DEVICE
+from tiny_models import TINY_MODELS, make_checkpoint
+
+from engine_service.models.decoder_config import DecoderConfig
+from engine_service.models.gpu_decoder import GpuDecoder, fits_kernels
+from engine_service.models.loader import load_decoder
+
+LENGTH = 26
+CHUNKS = ([26], [1, 16, 8, 1])
+
+
+def load(folder: Path, dtype: torch.dtype) -> GpuDecoder:
+    config = DecoderConfig.from_folder(folder)
+    assert fits_kernels(config, dtype, block_size=16)
+    return GpuDecoder(load_decoder(folder, config, dtype, DEVICE, False, deterministic=True), 512)
+
+
+# Under the interpreter each takes seconds.
+MODELS = TINY_MODELS if DEVICE.type == "cuda" else ("qwen3_untied", "qwen3_bias_yarn", "qwen2_bias")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_float32_logits(name: str, tmp_path: Path) -> None:
+    folder = make_checkpoint(name, tmp_path, seed=1)
+    if DecoderConfig.from_folder(folder).mlp_bias:
+        pytest.skip("has no kernels")
+    model, token_ids = load(folder, torch.float32), prompt(LENGTH, seed=5)
+    expected = reference_logits(folder, token_ids, torch.float32)
+    for chunks in CHUNKS:
+        found = our_logits(model, token_ids, chunks).cpu()
+        errors = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+        assert float(errors.max()) < 1e-4
+
+
+def test_bfloat16_logits_are_as_close_as_transformers_own(tmp_path: Path) -> None:
+    folder = make_checkpoint("qwen3_grouped", tmp_path, seed=1)
+    model, token_ids = load(folder, torch.bfloat16), prompt(LENGTH, seed=5)
+    exact, theirs = (
+        reference_logits(folder, token_ids, dtype) for dtype in (torch.float32, torch.bfloat16)
+    )
+    for chunks in CHUNKS:
+        found = our_logits(model, token_ids, chunks).cpu()
+        assert relative_error(found, exact) <= 1.25 * relative_error(theirs, exact)
