@@ -16,7 +16,7 @@ test lint protos protos-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint protos protos-check compose-test demo-model bench-cpu
+.PHONY: help demo serve test lint protos protos-check compose-test demo-model bench-cpu bench-gpu
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ demo-model: .venv/.installed-dev ## Rebuild the embedded model: corpus, tokenize
 
 bench-cpu: .venv/.installed ## Measure the speed on this CPU; BENCH="--quick" or other options
 	@$(BIN)/python -m benchmarks.cpu $(BENCH)
+
+bench-gpu: .venv/.installed ## Measure the speed on this NVIDIA GPU; BENCH="--only decode" or others
+	@$(BIN)/python -m benchmarks.gpu $(BENCH)
 
 .venv/.installed: pyproject.toml tools/install.sh
 	@bash tools/install.sh all

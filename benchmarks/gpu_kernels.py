@@ -1,0 +1,317 @@
+"""Each kernel of a step alone, in the model's shape: its call, and what it must move.
+
+A kernel is imported when its case is made, so that one that does not compile fails alone.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks import gpu_bytes
+from benchmarks.gpu_bench import Bench, BenchCase
+from benchmarks.gpu_line import Line
+from benchmarks.gpu_plan import GpuPlan
+from benchmarks.gpu_timing import Call, cache_bytes, num_input_sets, time_calls
+from benchmarks.model_shape import ModelShape
+
+SECTION = "kernels"
+TORCH = "torch, us"
+_DTYPE = torch.bfloat16
+_EPS = 1e-6
+_POSITIONS = 1024
+_DEVIATION = 4.0
+"""Of logits. As with a trained model the first thousand tokens hold nearly all the mass."""
+_FILTERS: dict[str, dict[str, float]] = {
+    "greedy": {"temperature": 0.0},
+    "random": {"temperature": 0.8},
+    "top-k and top-p": {"temperature": 0.8, "top_k": 20, "top_p": 0.95},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCase:
+    """One kernel in one shape."""
+
+    name: str
+    make: Callable[[torch.device], Call]
+    """Gives the call over inputs of its own."""
+    num_bytes: float
+    operations: float = 0.0
+    make_beside: Callable[[torch.device], Call] | None = None
+    """The same in plain torch, where that is what one would use instead."""
+
+
+def attention_name(batch: int, context: int) -> str:
+    """Of decode attention."""
+    return f"decode attention {batch} x {context}"
+
+
+def kernel_cases(shape: ModelShape, plan: GpuPlan) -> list[KernelCase]:
+    """All of them."""
+    return [
+        *(_decode_attention(shape, plan, *size) for size in plan.attention),
+        *(_extend_attention(shape, plan, *size) for size in plan.extend),
+        *(_draw(shape, rows, name) for rows in plan.sampled_rows for name in _FILTERS),
+        *(case for rows in plan.rows for case in _between(shape, plan, rows)),
+        *(case for rows in plan.linear_rows for case in _linears(shape, rows)),
+    ]
+
+
+def cases(bench: Bench) -> list[BenchCase]:
+    """A line for each."""
+    return [
+        BenchCase(case.name, partial(_lines, bench, case))
+        for case in kernel_cases(bench.shape, bench.plan)
+    ]
+
+
+def _lines(bench: Bench, case: KernelCase) -> Iterator[Line]:
+    device, seconds = bench.device, bench.plan.kernel_s
+    sets = num_input_sets(case.num_bytes, cache_bytes(device))
+    timing = time_calls([case.make(device) for _ in range(sets)], device, seconds)
+    extras = {}
+    if case.make_beside is not None:
+        calls = [case.make_beside(device) for _ in range(sets)]
+        extras[TORCH] = time_calls(calls, device, seconds).seconds * 1e6
+    yield Line(
+        SECTION,
+        case.name,
+        timing.seconds,
+        case.num_bytes,
+        case.operations,
+        extras=extras,
+        note="" if timing.captured or device.type == "cpu" else "not captured in a graph",
+    )
+
+
+def _kernels(module: str, room: str = "kernels.gpu") -> Any:
+    return importlib.import_module(f"engine_service.{room}.{module}")
+
+
+def _random(device: torch.device, *size: int) -> Tensor:
+    return torch.randn(*size, device=device, dtype=_DTYPE)
+
+
+def _int32(values: Any, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32, device=device)
+
+
+class _Paged:
+    """A KV cache of `batch` sequences of `context` tokens each, its blocks in random order."""
+
+    def __init__(
+        self, shape: ModelShape, plan: GpuPlan, device: torch.device, batch: int, context: int
+    ) -> None:
+        blocks = -(-context // plan.block_size)
+        size = batch * blocks, shape.num_key_value_heads, plan.block_size, shape.head_dim
+        # A block is laid out head by head, as the engine's are.
+        self.cache = tuple(_random(device, *size).transpose(1, 2) for _ in range(2))
+        order = torch.randperm(batch * blocks, device=device, dtype=torch.int32)
+        self.block_tables = order.view(batch, blocks)
+        self.table_rows = torch.arange(batch, dtype=torch.int32, device=device)
+        self.seq_lens = torch.full((batch,), context, dtype=torch.int32, device=device)
+
+
+def _decode_attention(shape: ModelShape, plan: GpuPlan, batch: int, context: int) -> KernelCase:
+    def make(device: torch.device) -> Call:
+        kernels = _kernels("decode_attention")
+        paged = _Paged(shape, plan, device, batch, context)
+        query = _random(device, batch, shape.num_attention_heads, shape.head_dim)
+        out = torch.empty_like(query)
+        heads = shape.num_attention_heads, shape.num_key_value_heads
+        workspace = kernels.make_decode_workspace(batch, 1, *heads, shape.head_dim, device)
+        kernels.plan_decode(paged.seq_lens, heads[1], workspace)
+        return lambda: kernels.decode_attention(
+            query,
+            paged.cache,
+            None,
+            paged.block_tables,
+            paged.table_rows,
+            paged.seq_lens,
+            workspace,
+            out,
+        )
+
+    lengths = [1] * batch, [context] * batch
+    return KernelCase(
+        attention_name(batch, context),
+        make,
+        gpu_bytes.attention_bytes(shape, *lengths),
+        gpu_bytes.attention_operations(shape, *lengths),
+    )
+
+
+def _extend_attention(
+    shape: ModelShape, plan: GpuPlan, batch: int, new: int, context: int
+) -> KernelCase:
+    def make(device: torch.device) -> Call:
+        kernels = _kernels("extend_attention")
+        paged = _Paged(shape, plan, device, batch, context)
+        query = _random(device, batch * new, shape.num_attention_heads, shape.head_dim)
+        out = torch.empty_like(query)
+        starts = _int32(range(0, batch * new + 1, new), device)
+        group = shape.num_attention_heads // shape.num_key_value_heads
+        bound = kernels.query_block_bound([new] * batch, group)
+        return lambda: kernels.extend_attention(
+            query,
+            paged.cache,
+            None,
+            paged.block_tables,
+            paged.table_rows,
+            paged.seq_lens,
+            starts,
+            bound,
+            out,
+        )
+
+    lengths = [new] * batch, [context] * batch
+    return KernelCase(
+        f"extend attention {batch} x {new} of {context}",
+        make,
+        gpu_bytes.attention_bytes(shape, *lengths),
+        gpu_bytes.attention_operations(shape, *lengths),
+    )
+
+
+def _between(shape: ModelShape, plan: GpuPlan, rows: int) -> list[KernelCase]:
+    """What is neither a product nor attention, for so many tokens."""
+    hidden, inner, dim = shape.hidden_size, shape.intermediate_size, shape.head_dim
+    heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
+
+    def norm(device: torch.device) -> Call:
+        add_rms_norm = _kernels("norm").add_rms_norm
+        values, residual = _random(device, rows, hidden), _random(device, rows, hidden)
+        weight = _random(device, hidden)
+        return lambda: add_rms_norm(values, residual, weight, _EPS)
+
+    def silu(device: torch.device) -> Call:
+        silu_mul = _kernels("silu").silu_mul
+        gate_up = _random(device, rows, 2 * inner)
+        return lambda: silu_mul(gate_up)
+
+    def rope(device: torch.device) -> Call:
+        norm_rope_write = _kernels("rope").norm_rope_write
+        qkv = _random(device, rows, (heads + 2 * kv_heads) * dim)
+        q_weight, k_weight = _random(device, dim), _random(device, dim)
+        cos_sin = torch.rand(_POSITIONS, dim, device=device)
+        positions = torch.arange(rows, dtype=torch.int32, device=device)
+        paged = _Paged(shape, plan, device, 1, rows)
+        slots = torch.randperm(rows, device=device)
+        return lambda: norm_rope_write(
+            qkv,
+            q_weight,
+            k_weight,
+            _EPS,
+            cos_sin,
+            positions,
+            slots,
+            paged.cache,
+            None,
+            heads,
+        )
+
+    return [
+        KernelCase(f"add + norm {rows}", norm, gpu_bytes.add_rms_norm_bytes(rows, hidden)),
+        KernelCase(
+            f"q/k norm + rotary + KV write {rows}",
+            rope,
+            gpu_bytes.norm_rope_write_bytes(shape, rows),
+        ),
+        KernelCase(f"silu x up {rows}", silu, gpu_bytes.silu_mul_bytes(rows, inner)),
+    ]
+
+
+def _linears(shape: ModelShape, rows: int) -> list[KernelCase]:
+    """The products of a layer and of the output layer, for so many tokens.
+
+    Those with few outputs may leave their sums in parts, as the engine has them.
+    """
+    hidden, inner, dim = shape.hidden_size, shape.intermediate_size, shape.head_dim
+    queries, keys = shape.num_attention_heads * dim, shape.num_key_value_heads * dim
+    return [
+        _linear("qkv", rows, hidden, queries + 2 * keys),
+        _linear("o", rows, queries, hidden, split=True),
+        _gate_up(rows, hidden, inner),
+        _linear("down", rows, inner, hidden, split=True),
+        _linear("head", rows, hidden, shape.vocab_size),
+    ]
+
+
+def _linear(name: str, rows: int, inputs: int, outputs: int, split: bool = False) -> KernelCase:
+    def make(device: torch.device) -> Call:
+        weight, values = _random(device, outputs, inputs), _random(device, rows, inputs)
+        linear = _kernels("gpu_linear", "layers").GpuLinear(weight, None, split=split)
+        return lambda: linear(values)
+
+    def make_torch(device: torch.device) -> Call:
+        weight, values = _random(device, outputs, inputs), _random(device, rows, inputs)
+        return lambda: functional.linear(values, weight)
+
+    size = rows, inputs, outputs
+    return KernelCase(
+        f"linear {name} {rows}",
+        make,
+        gpu_bytes.linear_bytes(*size),
+        gpu_bytes.linear_operations(*size),
+        make_torch,
+    )
+
+
+def _gate_up(rows: int, hidden: int, inner: int) -> KernelCase:
+    """With the gate's silu and its product with up."""
+
+    def make(device: torch.device) -> Call:
+        weight, values = _random(device, 2 * inner, hidden), _random(device, rows, hidden)
+        linear = _kernels("gpu_linear", "layers").GpuLinear(weight, None, gated=True)
+        return lambda: linear(values)
+
+    def make_torch(device: torch.device) -> Call:
+        weight, values = _random(device, 2 * inner, hidden), _random(device, rows, hidden)
+
+        def call() -> Tensor:
+            gate, up = functional.linear(values, weight).chunk(2, -1)
+            return functional.silu(gate) * up
+
+        return call
+
+    return KernelCase(
+        f"linear gate_up {rows}",
+        make,
+        gpu_bytes.linear_bytes(rows, hidden, 2 * inner) - gpu_bytes.ELEMENT * rows * inner,
+        gpu_bytes.linear_operations(rows, hidden, 2 * inner),
+        make_torch,
+    )
+
+
+def _draw(shape: ModelShape, rows: int, wishes: str) -> KernelCase:
+    values = {"temperature": 1.0, "top_k": 0.0, "top_p": 1.0, "min_p": 0.0} | _FILTERS[wishes]
+
+    def make(device: torch.device) -> Call:
+        kernels = _kernels("sampling")
+        logits = _random(device, rows, shape.vocab_size).mul_(_DEVIATION)
+        places = torch.arange(rows, dtype=torch.int32, device=device)
+        columns = {
+            name: torch.full((rows,), value, device=device) for name, value in values.items()
+        }
+        params = kernels.DrawParams(
+            seed=places.long(),
+            index=torch.zeros_like(places),
+            position=places + 1,
+            temperature=columns["temperature"],
+            top_k=columns["top_k"].int(),
+            top_p=columns["top_p"],
+            min_p=columns["min_p"],
+        )
+        workspace = kernels.make_workspace(rows, shape.vocab_size, device)
+        token_ids = torch.empty(rows, dtype=torch.int32, device=device)
+        return lambda: kernels.draw(logits, places, params, workspace, token_ids)
+
+    return KernelCase(
+        f"draw {rows} {wishes}", make, gpu_bytes.sampling_bytes(rows, shape.vocab_size)
+    )

@@ -1,0 +1,29 @@
+"""The kernels are called by the benchmark as they are declared."""
+
+import pytest
+import torch
+
+from benchmarks.gpu_kernels import KernelCase, kernel_cases
+from benchmarks.gpu_plan import smoke
+from benchmarks.model_shape import ModelShape
+
+pytest.importorskip("engine_service.layers.gpu_linear")
+pytest.importorskip("engine_service.kernels.gpu.sampling")
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SHAPE = ModelShape(
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=1,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    vocab_size=96,
+)
+
+
+@pytest.mark.parametrize("case", kernel_cases(SHAPE, smoke()), ids=lambda case: case.name)
+def test_a_case_runs(case: KernelCase) -> None:
+    case.make(DEVICE)()
+    if case.make_beside is not None:
+        case.make_beside(DEVICE)()
