@@ -47,10 +47,10 @@ def load_model(
     """A model with the weights of a folder, for a KV cache of blocks of `block_size` tokens.
 
     Its positions are those up to `max_model_len`, or all that the config has. Weights are quantized
-    as ModelConfig says; a deterministic model's are not. `config` is that of the whole model; a rank
-    of several gets its part of it. Raises ConfigError, naming the file or the tensor, where weights
-    are missing, broken or do not fit the config, and where the ranks cannot share them. Progress
-    goes to stderr, if that is a terminal.
+    as ModelConfig says; a deterministic model's are not. `config` is that of the whole model, of
+    which a rank of several gets its part. Raises ConfigError, naming the file or the tensor, where
+    weights are missing, broken or do not fit the config, and where the ranks cannot share them.
+    Progress goes to stderr, if that is a terminal.
     """
     kernels = None
     fits = parallel.size == 1 and fits_kernels(config, block_size)
@@ -63,11 +63,11 @@ def load_model(
         if device.type == "cpu" or deterministic:
             return decoder
         # Its libraries are not there without a GPU.
-        from engine_service.models.gpu_decoder import GpuDecoder, fits
+        from engine_service.models import gpu_decoder
 
-        if not fits(config, dtype, block_size):
+        if not gpu_decoder.fits(decoder.config, dtype, block_size):
             return decoder
-        return GpuDecoder(decoder, max_model_len or config.max_position_embeddings)
+        return gpu_decoder.GpuDecoder(decoder, max_model_len or config.max_position_embeddings)
     context = cpu_library.Context(kernels, torch.get_num_threads())
     return load_cpu_decoder(folder, config, context, quantization, show_progress)
 

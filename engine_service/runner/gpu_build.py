@@ -13,6 +13,8 @@ from engine_service.runner.gpu_runner import GpuModelRunner
 from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
 from folovllm.cache_folder import cache_folder
 
+# Weights of a model whose products take longer than to launch them.
+_WORTH_TUNING = 50_000_000
 _CACHE_DTYPES = {"fp8": torch.float8_e4m3fn}
 
 
@@ -26,7 +28,8 @@ def build_gpu_runner(
 ) -> tuple[GpuModelRunner, int]:
     """The runner, and the number of blocks that it has for sequences. Raises ConfigError."""
     assert isinstance(model, GpuDecoder)
-    model.tune(Tuner(model.device, cache_folder() / "gpu"), show_progress)
+    if model.config.num_weights >= _WORTH_TUNING:
+        model.tune(Tuner(model.device, cache_folder() / "gpu"), show_progress)
     scheduler = config.scheduler
     cache_dtype = _CACHE_DTYPES.get(config.cache.dtype, model.dtype)
     peak = measure_peak(model, scheduler.max_num_batched_tokens, scheduler.max_num_seqs, block_size)

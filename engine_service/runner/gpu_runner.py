@@ -111,6 +111,24 @@ class GpuModelRunner:
             return self._launch_decode(output.scheduled)
         return self._launch_any(output.scheduled)
 
+    def replay_time(self, num_rows: int, num_steps: int) -> float:
+        """Seconds on the device of a decode step like the latest, of so many rows, without a host.
+
+        For measuring: what the sequences in flight hold is no longer right then, as far as it lies
+        behind their ends.
+        """
+        words = self._slots.words
+        before = words.clone()
+        size = self.graphs.size_for(num_rows)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(num_steps):
+            self.graphs.run(size)
+        end.record()
+        end.synchronize()
+        words.copy_(before)
+        return float(start.elapsed_time(end)) / 1000 / num_steps
+
     def _launch_decode(self, scheduled: Sequence[ScheduledSequence]) -> GpuStep:
         seq_ids = frozenset(sequence.seq_id for sequence in scheduled)
         places = [self._slots.place(sequence, seq_ids) for sequence in scheduled]

@@ -35,9 +35,7 @@ def answers(engine: LLMEngine) -> dict[str, RequestOutput]:
     """All requests, one more every two steps."""
     generator = torch.Generator().manual_seed(0)
     waiting = [
-        Request(
-            name, torch.randint(2, VOCAB_SIZE, (length,), generator=generator).tolist(), params
-        )
+        Request(name, torch.randint(2, VOCAB_SIZE, (length,), generator=generator).tolist(), params)
         for name, (length, params) in REQUESTS.items()
     ]
     results = {request.request_id: RequestOutput() for request in waiting}

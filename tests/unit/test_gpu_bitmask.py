@@ -12,7 +12,7 @@ from engine_service.kernels.gpu.bitmask import apply_bitmask
 @pytest.mark.parametrize("vocab_size", [31, 2049, 4100])
 def test_ids_without_a_bit_become_impossible(vocab_size: int, dtype: torch.dtype) -> None:
     generator = np.random.default_rng(3)
-    words = generator.integers(-(2**31), 2**31, (4, -(-vocab_size // 32) + 1)).astype(np.int32)
+    words = generator.integers(-(2**31), 2**31, (2, -(-vocab_size // 32) + 1)).astype(np.int32)
     bits = np.unpackbits(words.view(np.uint8), axis=1, count=vocab_size, bitorder="little")
     allowed = torch.from_numpy(bits).bool()
     stored = torch.randn(6, vocab_size).to(dtype)
@@ -20,8 +20,8 @@ def test_ids_without_a_bit_become_impossible(vocab_size: int, dtype: torch.dtype
     stored[0] = stored[-1] = NAN
     stored[2][~allowed[1]] = NAN
     expected = stored[1:-1].clone()
-    for row in (3, 1):
-        expected[row][~allowed[row]] = float("-inf")
+    for number, row in enumerate((3, 1)):
+        expected[row][~allowed[number]] = float("-inf")
     given = stored.to(DEVICE)
     apply_bitmask(
         given[1:-1],

@@ -12,9 +12,9 @@ _SIZE = 2048
 def apply_bitmask(logits: Tensor, bitmask: Tensor, rows: Tensor) -> None:
     """Sets to -inf, in place, the logits of some rows whose bit is 0.
 
-    `logits` is [R, vocab_size] in any floating type, `bitmask` int32 [R, words], at least
-    ceil(vocab_size / 32) words, both contiguous; the bit of id i is that of 2**(i % 32) in word
-    i // 32. `rows`, int32 [M], are the rows of both that are meant; the others are left alone.
+    `logits` is [R, vocab_size] in any floating type, `rows` int32 [M] says which of its rows are
+    meant, and `bitmask` int32 [M, words] has at least ceil(vocab_size / 32) words for each of them,
+    all contiguous; the bit of id i is that of 2**(i % 32) in word i // 32.
     """
     num_rows, vocab_size = len(rows), logits.shape[1]
     if num_rows:
@@ -33,9 +33,10 @@ def _apply_bitmask(
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-    row = tl.load(rows + tl.program_id(1)).to(tl.int64)
+    number = tl.program_id(1).to(tl.int64)
+    row = tl.load(rows + number).to(tl.int64)
     ids = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
-    words = tl.load(bitmask + row * num_words + ids // 32, mask=ids < vocab_size, other=-1)
+    words = tl.load(bitmask + number * num_words + ids // 32, mask=ids < vocab_size, other=-1)
     forbidden = ((words >> (ids % 32)) & 1) == 0
     nothing = tl.full((SIZE,), float("-inf"), tl.float32).to(logits.dtype.element_ty)
     tl.store(logits + row * vocab_size + ids, nothing, mask=forbidden & (ids < vocab_size))
