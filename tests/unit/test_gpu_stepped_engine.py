@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from fake_engine_factory import make_overlapping_engine
 
+from benchmarks.gpu_bench import Bench
 from benchmarks.gpu_engine import SteppedEngine, decoding
 from benchmarks.gpu_plan import smoke
+from benchmarks.gpu_sections import SECTIONS
 from folovllm.model_files import DEMO_MODEL
 
 
@@ -47,3 +50,25 @@ def test_a_runner_that_replays_is_asked(engine: SteppedEngine) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "_runner", Replaying())
         assert engine.replay_seconds(4, 10) == 0.04
+
+
+@pytest.mark.parametrize("section", ["decode", "requests", "prefill", "first-token"])
+def test_sections_step_an_engine_that_is_ahead_of_its_results(section: str) -> None:
+    plan = smoke()
+    fake, runner = make_overlapping_engine(
+        block_size=plan.block_size,
+        num_blocks=plan.num_blocks or 0,
+        max_num_seqs=plan.max_num_seqs,
+        max_num_batched_tokens=plan.max_num_batched_tokens,
+        max_model_len=plan.max_model_len,
+    )
+    bench = Bench(DEMO_MODEL, torch.device("cpu"), plan)
+    bench._engine = SteppedEngine(fake)
+
+    lines = [line for case in SECTIONS[section].cases(bench) for line in case.lines()]
+
+    assert all(line.seconds for line in lines)
+    first_result = runner.events.index(("result", 0))
+    assert first_result > 1 or section == "prefill"  # a prompt alone leaves nothing to plan
+    bench.engine.abort_all()
+    fake.scheduler.check_integrity()
