@@ -12,6 +12,7 @@ from tiny_models import VOCAB_SIZE, make_checkpoint, reference_model
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.outputs import ModelRunnerOutput, SchedulerOutput
 from engine_service.core.request import Request
+from engine_service.core.step_pipeline import StepPipeline
 from engine_service.engine_factory import build_engine
 from engine_service.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput, RequestOutput
@@ -39,8 +40,8 @@ class Counting:
     """A runner that counts the drafts of its steps."""
 
     def __init__(self, engine: LLMEngine) -> None:
-        self._runner = engine._runner
-        engine._runner = self
+        self._runner = engine._pipeline._runner
+        engine._pipeline = StepPipeline(engine.scheduler, self)
         self.num_drafts = 0
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:

@@ -56,9 +56,8 @@ class Service:
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = Tokenizer.from_folder(folder)
-        made, _ = make_engine(tokenizer_fingerprint=self.tokenizer.fingerprint)
         self.runner = Parrot(4)
-        made._runner = self.runner
+        made, _ = make_engine(tokenizer_fingerprint=self.tokenizer.fingerprint, runner=self.runner)
         self.llm_engine: LLMEngine = made
         self.engine = AsyncEngine(lambda: self.llm_engine, 100)
         self.engine_server = GrpcServer(ServerConfig(), ENGINE_SERVICE)
