@@ -17,7 +17,7 @@ from engine_service.core.outputs import (
     ScheduledSequence,
     SchedulerOutput,
 )
-from engine_service.kernels.gpu import sampling, slots
+from engine_service.kernels.gpu import events, sampling, slots
 from engine_service.layers.gpu_attention import gpu_batch
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.runner.decode_graphs import DecodeGraphs
@@ -120,14 +120,12 @@ class GpuModelRunner:
         words = self._slots.words
         before = words.clone()
         size = self.graphs.size_for(num_rows)
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+        start = events.record(timing=True)
         for _ in range(num_steps):
             self.graphs.run(size)
-        end.record()
-        end.synchronize()
+        end = events.record(timing=True)
         words.copy_(before)
-        return float(start.elapsed_time(end)) / 1000 / num_steps
+        return events.seconds(start, end) / num_steps
 
     def _launch_decode(self, scheduled: Sequence[ScheduledSequence]) -> GpuStep:
         seq_ids = frozenset(sequence.seq_id for sequence in scheduled)

@@ -54,7 +54,7 @@ class Ranks:
         engines = (self.leader_engine, self.follower)
         for engine in engines:
             engine.scheduler.check_integrity()
-        first, second = (engine.scheduler for engine in engines)
+        first, second = (engine.scheduler._roster for engine in engines)
         assert first._num_arrivals == second._num_arrivals > 0
         assert first._num_seqs_seen == second._num_seqs_seen
         assert engines[0].load() == engines[1].load()
