@@ -30,7 +30,7 @@ REQUESTS: Mapping[str, tuple[int, SamplingParams]] = {
     "few": (14, RANDOM.clone(allowed_token_ids=(30, 31, 32, 33))),
     "bad words": (4, GREEDY.clone(allowed_token_ids=(30, 31), bad_words_token_ids=((30, 31),))),
     "min_tokens": (3, GREEDY.clone(ignore_eos=False, min_tokens=2, stop_token_ids=(31, 33))),
-    "digits": (4, RANDOM.clone(structured_output=DIGITS)),
+    "digits": (4, RANDOM.clone(n=2, structured_output=DIGITS)),
 }
 
 
