@@ -2,9 +2,11 @@
 
 It keeps bfloat16 as bits in integers, and `tl.dot` multiplies those. Where it rounds a number to
 fewer bits it drops the carry into the exponent: 1.99 becomes 1. Whenever a kernel calls a function
-it looks through the whole language for what is to be interpreted.
+it looks through the whole language for what is to be interpreted. What is launched changes that
+language meanwhile, so launches by several threads have to take turns.
 """
 
+import threading
 from functools import cache
 from typing import Any
 
@@ -57,6 +59,13 @@ def repair() -> None:
     def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return create_dot(self, _widened(a), _widened(b), *rest)
 
+    launch, turn = interpreter.GridExecutor.__call__, threading.Lock()
+
+    def launch_in_turn(self: Any, *arguments: Any, **options: Any) -> None:
+        with turn:
+            launch(self, *arguments, **options)
+
     interpreter.InterpreterBuilder.create_dot = dot
+    interpreter.GridExecutor.__call__ = launch_in_turn
     interpreter._convert_float = _convert
     interpreter._patch_builtin = _patch_builtin

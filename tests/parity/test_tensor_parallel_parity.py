@@ -1,14 +1,26 @@
-"""Two ranks, as processes, give the tokens of one: the whole engine, roomy and preempting."""
+"""Two ranks, as processes, give the tokens of one: the whole engine, roomy and preempting.
+
+On the GPU's kernels, as threads, they give the logits of one.
+"""
 
 from pathlib import Path
 
 import pytest
+import torch
+from decoder_logits import our_logits, prompt
+from gpu_twins import DEVICE
 from parallel_engine import led_engines, play
+from rank_threads import on_ranks
 from sample_tokenizers import save_byte_tokenizer
 from tiny_models import make_checkpoint
+from torch import Tensor
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.engine_factory import build_engine
+from engine_service.layers.parallel import SINGLE, TensorParallel
+from engine_service.models.decoder_config import DecoderConfig
+from engine_service.models.gpu_decoder import GpuDecoder
+from engine_service.models.loader import load_decoder
 from folovllm.outputs import FinishReason, RequestOutput
 
 # Blocks of 4 tokens, most sequences, most tokens in a step.
@@ -83,3 +95,20 @@ def compare(found: RequestOutput, wanted: RequestOutput) -> None:
         for info in (found.info, wanted.info)
     )
     assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="threads exchange tensors of the CPU alone")
+def test_the_gpus_decoder_gives_the_logits_of_one_rank(tmp_path: Path) -> None:
+    folder = make_checkpoint("qwen3_one_layer", tmp_path, seed=4)
+    config = DecoderConfig.from_folder(folder)
+
+    def logits(parallel: TensorParallel) -> Tensor:
+        """Of a prompt in chunks, the last of one token."""
+        decoder = load_decoder(
+            folder, config, torch.float32, DEVICE, False, deterministic=True, parallel=parallel
+        )
+        return our_logits(GpuDecoder(decoder, 64), prompt(20, seed=1), [2, 17, 1])
+
+    expected = logits(SINGLE)
+    for found in on_ranks(2, logits):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

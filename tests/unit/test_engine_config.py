@@ -1,6 +1,7 @@
 """What an engine is started with by default, by its device, and what it cannot be."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_models import make_checkpoint
@@ -34,9 +35,9 @@ def test_options_of_the_cache() -> None:
         ({"memory_utilization": 1.5}, r"memory_utilization must be in \(0, 1\]"),
     ],
 )
-def test_what_a_cache_cannot_be(changes: dict[str, object], message: str) -> None:
+def test_what_a_cache_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        CacheConfig(**changes)  # type: ignore[arg-type]
+        CacheConfig(**changes)
 
 
 def test_a_cache_of_8_bits_needs_a_gpu(tmp_path: Path) -> None:

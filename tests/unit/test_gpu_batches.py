@@ -94,7 +94,7 @@ def test_a_cache_of_8_bits_has_scales_of_1() -> None:
 
 def make_model(folder: Path) -> GpuDecoder:
     config = DecoderConfig.from_folder(make_checkpoint("qwen3_one_layer", folder, seed=1))
-    return GpuDecoder(load_decoder(folder, config, torch.float32, DEVICE, False), 512)
+    return GpuDecoder(load_decoder(folder, config, torch.float32, DEVICE, False, True), 512)
 
 
 def test_scales_fit_what_the_model_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

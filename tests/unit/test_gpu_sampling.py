@@ -71,10 +71,11 @@ def test_float16_has_keys_of_its_own() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equal_values_stay_or_go_together(dtype: torch.dtype) -> None:
-    logits = random_logits(len(FILTERS), dtype).div(2).round()
+    filters = FILTERS[DTYPES.index(dtype) :: 2]
+    logits = random_logits(len(filters), dtype).div(2).round()
     # Both zeros are equal, too.
     logits[:, ::3] *= -1
-    slots = [replace(slot, position=i) for i, slot in enumerate(FILTERS)]
+    slots = [replace(slot, position=i) for i, slot in enumerate(filters)]
     check(logits, slots)
 
 
@@ -129,7 +130,7 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch() -> None:
     logits = random_logits(len(FILTERS), torch.bfloat16)
     slots = [replace(slot, position=50 + i) for i, slot in enumerate(FILTERS)]
     together = drawn(logits, slots)
-    for row in range(0, len(slots), 4):
+    for row in range(1, len(slots), 6):
         assert drawn(logits[row : row + 1], slots[row : row + 1]) == together[row : row + 1]
 
 
@@ -146,7 +147,7 @@ def test_the_default_tiling() -> None:
 
 @pytest.mark.parametrize(
     "params, draws",
-    [(SamplingParams(), 100), (SamplingParams(temperature=0.8, top_k=12, top_p=0.8), 60)],
+    [(SamplingParams(), 60), (SamplingParams(temperature=0.8, top_k=12, top_p=0.8), 40)],
 )
 def test_frequencies_are_the_distributions(params: SamplingParams, draws: int) -> None:
     row = torch.linspace(-3.0, 3.0, 24)[torch.arange(24) * 7 % 24].bfloat16()
