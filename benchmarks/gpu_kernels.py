@@ -4,6 +4,7 @@ A kernel is imported when its case is made, so that one that does not compile fa
 """
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,14 +16,15 @@ from torch.nn import functional
 
 from benchmarks import gpu_bytes
 from benchmarks.gpu_bench import Bench, BenchCase
+from benchmarks.gpu_inputs import PagedBatch, random_tensor
 from benchmarks.gpu_line import Line
 from benchmarks.gpu_plan import GpuPlan
 from benchmarks.gpu_timing import Call, cache_bytes, num_input_sets, time_calls
 from benchmarks.model_shape import ModelShape
+from folovllm.cache_folder import cache_folder
 
 SECTION = "kernels"
 TORCH = "torch, us"
-_DTYPE = torch.bfloat16
 _EPS = 1e-6
 _POSITIONS = 1024
 _DEVIATION = 4.0
@@ -90,39 +92,19 @@ def _lines(bench: Bench, case: KernelCase) -> Iterator[Line]:
     )
 
 
-def _kernels(module: str, room: str = "kernels.gpu") -> Any:
-    return importlib.import_module(f"engine_service.{room}.{module}")
-
-
-def _random(device: torch.device, *size: int) -> Tensor:
-    return torch.randn(*size, device=device, dtype=_DTYPE)
+def _kernels(module: str) -> Any:
+    return importlib.import_module(f"engine_service.kernels.gpu.{module}")
 
 
 def _int32(values: Any, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.int32, device=device)
 
 
-class _Paged:
-    """A KV cache of `batch` sequences of `context` tokens each, its blocks in random order."""
-
-    def __init__(
-        self, shape: ModelShape, plan: GpuPlan, device: torch.device, batch: int, context: int
-    ) -> None:
-        blocks = -(-context // plan.block_size)
-        size = batch * blocks, shape.num_key_value_heads, plan.block_size, shape.head_dim
-        # A block is laid out head by head, as the engine's are.
-        self.cache = tuple(_random(device, *size).transpose(1, 2) for _ in range(2))
-        order = torch.randperm(batch * blocks, device=device, dtype=torch.int32)
-        self.block_tables = order.view(batch, blocks)
-        self.table_rows = torch.arange(batch, dtype=torch.int32, device=device)
-        self.seq_lens = torch.full((batch,), context, dtype=torch.int32, device=device)
-
-
 def _decode_attention(shape: ModelShape, plan: GpuPlan, batch: int, context: int) -> KernelCase:
     def make(device: torch.device) -> Call:
         kernels = _kernels("decode_attention")
-        paged = _Paged(shape, plan, device, batch, context)
-        query = _random(device, batch, shape.num_attention_heads, shape.head_dim)
+        paged = PagedBatch(shape, plan, device, batch, context)
+        query = random_tensor(device, batch, shape.num_attention_heads, shape.head_dim)
         out = torch.empty_like(query)
         heads = shape.num_attention_heads, shape.num_key_value_heads
         workspace = kernels.make_decode_workspace(batch, 1, *heads, shape.head_dim, device)
@@ -152,8 +134,8 @@ def _extend_attention(
 ) -> KernelCase:
     def make(device: torch.device) -> Call:
         kernels = _kernels("extend_attention")
-        paged = _Paged(shape, plan, device, batch, context)
-        query = _random(device, batch * new, shape.num_attention_heads, shape.head_dim)
+        paged = PagedBatch(shape, plan, device, batch, context)
+        query = random_tensor(device, batch * new, shape.num_attention_heads, shape.head_dim)
         out = torch.empty_like(query)
         starts = _int32(range(0, batch * new + 1, new), device)
         group = shape.num_attention_heads // shape.num_key_value_heads
@@ -186,22 +168,22 @@ def _between(shape: ModelShape, plan: GpuPlan, rows: int) -> list[KernelCase]:
 
     def norm(device: torch.device) -> Call:
         add_rms_norm = _kernels("norm").add_rms_norm
-        values, residual = _random(device, rows, hidden), _random(device, rows, hidden)
-        weight = _random(device, hidden)
+        values, residual = random_tensor(device, rows, hidden), random_tensor(device, rows, hidden)
+        weight = random_tensor(device, hidden)
         return lambda: add_rms_norm(values, residual, weight, _EPS)
 
     def silu(device: torch.device) -> Call:
         silu_mul = _kernels("silu").silu_mul
-        gate_up = _random(device, rows, 2 * inner)
+        gate_up = random_tensor(device, rows, 2 * inner)
         return lambda: silu_mul(gate_up)
 
     def rope(device: torch.device) -> Call:
         norm_rope_write = _kernels("rope").norm_rope_write
-        qkv = _random(device, rows, (heads + 2 * kv_heads) * dim)
-        q_weight, k_weight = _random(device, dim), _random(device, dim)
+        qkv = random_tensor(device, rows, (heads + 2 * kv_heads) * dim)
+        q_weight, k_weight = random_tensor(device, dim), random_tensor(device, dim)
         cos_sin = torch.rand(_POSITIONS, dim, device=device)
         positions = torch.arange(rows, dtype=torch.int32, device=device)
-        paged = _Paged(shape, plan, device, 1, rows)
+        paged = PagedBatch(shape, plan, device, 1, rows)
         slots = torch.randperm(rows, device=device)
         return lambda: norm_rope_write(
             qkv,
@@ -245,12 +227,12 @@ def _linears(shape: ModelShape, rows: int) -> list[KernelCase]:
 
 def _linear(name: str, rows: int, inputs: int, outputs: int, split: bool = False) -> KernelCase:
     def make(device: torch.device) -> Call:
-        weight, values = _random(device, outputs, inputs), _random(device, rows, inputs)
-        linear = _kernels("gpu_linear", "layers").GpuLinear(weight, None, split=split)
+        weight, values = random_tensor(device, outputs, inputs), random_tensor(device, rows, inputs)
+        linear = _tuned(weight, rows, split=split)
         return lambda: linear(values)
 
     def make_torch(device: torch.device) -> Call:
-        weight, values = _random(device, outputs, inputs), _random(device, rows, inputs)
+        weight, values = random_tensor(device, outputs, inputs), random_tensor(device, rows, inputs)
         return lambda: functional.linear(values, weight)
 
     size = rows, inputs, outputs
@@ -263,16 +245,39 @@ def _linear(name: str, rows: int, inputs: int, outputs: int, split: bool = False
     )
 
 
+def _tuned(weight: Tensor, rows: int, **kind: bool) -> Callable[[Tensor], Tensor]:
+    """A projection in the way that the engine has found to be the fastest for so many rows.
+
+    Where no engine has been started on this machine yet, in the way that is likeliest.
+    """
+    from engine_service.layers.gpu_linear import GpuLinear, tune
+    from engine_service.layers.tuner import Tuner
+
+    linear = GpuLinear(weight, None, **kind)
+    tuner = Tuner(weight.device, cache_folder() / "gpu")
+    if tuner.knows(f"{linear.kind} x {rows}"):
+        tune([linear], tuner)
+    else:
+        print(f"{linear.kind} has not been tuned: run the section start first", file=sys.stderr)
+    return linear
+
+
 def _gate_up(rows: int, hidden: int, inner: int) -> KernelCase:
     """With the gate's silu and its product with up."""
 
     def make(device: torch.device) -> Call:
-        weight, values = _random(device, 2 * inner, hidden), _random(device, rows, hidden)
-        linear = _kernels("gpu_linear", "layers").GpuLinear(weight, None, gated=True)
+        weight, values = (
+            random_tensor(device, 2 * inner, hidden),
+            random_tensor(device, rows, hidden),
+        )
+        linear = _tuned(weight, rows, gated=True)
         return lambda: linear(values)
 
     def make_torch(device: torch.device) -> Call:
-        weight, values = _random(device, 2 * inner, hidden), _random(device, rows, hidden)
+        weight, values = (
+            random_tensor(device, 2 * inner, hidden),
+            random_tensor(device, rows, hidden),
+        )
 
         def call() -> Tensor:
             gate, up = functional.linear(values, weight).chunk(2, -1)
@@ -294,7 +299,7 @@ def _draw(shape: ModelShape, rows: int, wishes: str) -> KernelCase:
 
     def make(device: torch.device) -> Call:
         kernels = _kernels("sampling")
-        logits = _random(device, rows, shape.vocab_size).mul_(_DEVIATION)
+        logits = random_tensor(device, rows, shape.vocab_size).mul_(_DEVIATION)
         places = torch.arange(rows, dtype=torch.int32, device=device)
         columns = {
             name: torch.full((rows,), value, device=device) for name, value in values.items()

@@ -23,41 +23,39 @@ class Section:
         return cases
 
 
-_BUILDING_S = 180.0
-"""Silence where the engine may have to be built first."""
-
 # Those of a group share a process, and one engine. What matters most comes first.
 GROUPS = (
     (
         Section("roofline", "gpu_roofline", 15),
-        Section("start", "gpu_start", 10, silence_s=_BUILDING_S),
-        Section("decode", "gpu_decode", 60, silence_s=_BUILDING_S),
-        Section("requests", "gpu_requests", 45, silence_s=_BUILDING_S),
-        Section("prefill", "gpu_prefill", 20, silence_s=_BUILDING_S),
-        Section("first-token", "gpu_first_token", 15, silence_s=_BUILDING_S),
+        Section("start", "gpu_start", 10, silence_s=180),  # loads, tunes, captures
+        Section("decode", "gpu_decode", 60),
+        Section("requests", "gpu_requests", 45),
+        Section("prefill", "gpu_prefill", 20, silence_s=45),
+        Section("first-token", "gpu_first_token", 15, silence_s=45),
     ),
     (Section("kernels", "gpu_kernels", 80, silence_s=40),),
     (Section("transformers", "gpu_peers.static_generate", 60, silence_s=90),),
     (Section("continuous", "gpu_peers.continuous_batching", 50, silence_s=70),),
-    (Section("torch", "gpu_peers.compiled_decoder", 50, silence_s=50),),
-    (Section("batches", "gpu_peers.padded_batches", 90, silence_s=110),),
+    (Section("torch", "gpu_peers.compiled_decoder", 50, silence_s=70),),
+    (Section("batches", "gpu_peers.padded_batches", 90, silence_s=130),),
 )
 SECTIONS = {section.name: section for group in GROUPS for section in group}
-_ROOFLINE = GROUPS[0][0]
+_ROOFLINE, _START = (each.name for each in GROUPS[0][:2])
 
 
 def chosen_groups(names: list[str] | None, together: bool = False) -> list[tuple[str, ...]]:
     """Names of the sections that share each process; all where none are named.
 
-    The first process measures the roofline, as every share refers to it. `together` puts all into
-    one process.
+    The first process measures the roofline, as every share refers to it; what needs an engine comes
+    after its start, which may take long. `together` puts all into one process.
     """
     wanted = [
         [each.name for each in group if names is None or each.name in names] for group in GROUPS
     ]
-    wanted = [group for group in wanted if group]
+    engine = [name for name in wanted[0] if name not in (_ROOFLINE, _START)]
+    starts = [_START] if engine or _START in wanted[0] else []
+    groups = [group for group in ([*starts, *engine], *wanted[1:]) if group] or [[]]
     if together:
-        wanted = [[name for group in wanted for name in group]]
-    if wanted and _ROOFLINE.name not in wanted[0]:
-        wanted[0].insert(0, _ROOFLINE.name)
-    return [tuple(group) for group in wanted]
+        groups = [[name for group in groups for name in group]]
+    groups[0].insert(0, _ROOFLINE)
+    return [tuple(group) for group in groups]

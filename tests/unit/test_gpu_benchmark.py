@@ -164,7 +164,11 @@ def test_durations_have_units() -> None:
 def test_sections_share_processes() -> None:
     assert chosen_groups(None) == [tuple(each.name for each in group) for group in GROUPS]
     assert chosen_groups(["torch"]) == [("roofline", "torch")]
-    assert chosen_groups(["kernels", "decode"]) == [("roofline", "decode"), ("kernels",)]
+    assert chosen_groups(["kernels", "decode"]) == [
+        ("roofline", "start", "decode"),
+        ("kernels",),
+    ]
+    assert chosen_groups(["roofline"]) == [("roofline",)]
     assert chosen_groups(None, together=True) == [tuple(SECTIONS)]
     # All together end within what a run may take.
     assert sum(section.seconds for section in SECTIONS.values()) < 10 * 60

@@ -7,9 +7,6 @@ from benchmarks.gpu_kernels import KernelCase, kernel_cases
 from benchmarks.gpu_plan import smoke
 from benchmarks.model_shape import ModelShape
 
-pytest.importorskip("engine_service.layers.gpu_linear")
-pytest.importorskip("engine_service.kernels.gpu.sampling")
-
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPE = ModelShape(
     hidden_size=32,

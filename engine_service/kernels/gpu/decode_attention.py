@@ -91,7 +91,7 @@ def make_decode_workspace(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_seqs", "num_programs"])
 def _plan(
     seq_lens,
     first_tiles,
@@ -122,7 +122,7 @@ def _plan(
     tl.store(first_rows + program, tl.sum(before.to(tl.int32)))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_seqs", "stride_table"])
 def _decode(
     query,
     key_cache,

@@ -34,7 +34,7 @@ class MatmulTiling:
 DEFAULT_TILING = MatmulTiling()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _matmul(
     rows,
     weight,

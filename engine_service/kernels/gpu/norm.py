@@ -8,7 +8,7 @@ from torch import Tensor
 from engine_service.kernels.gpu.launching import launch_options, padded
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _add_rms_norm(
     hidden,
     residual,

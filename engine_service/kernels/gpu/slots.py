@@ -14,7 +14,7 @@ from engine_service.kernels.gpu.launching import launch_options, padded
 _WORDS = 256
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_changes"])
 def _set_words(words, changes, num_changes, WORDS: tl.constexpr, OVERLAP: tl.constexpr):
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
@@ -25,7 +25,7 @@ def _set_words(words, changes, num_changes, WORDS: tl.constexpr, OVERLAP: tl.con
     tl.store(words + place, tl.load(changes + num_changes + number, mask=inside), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "stride_table"])
 def _gather_inputs(
     rows,
     last_tokens,
@@ -57,7 +57,7 @@ def _gather_inputs(
     tl.store(seq_lens + row, length, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_slots"])
 def _advance(
     rows,
     token_ids,
