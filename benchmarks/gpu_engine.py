@@ -121,11 +121,7 @@ class SteppedEngine:
 
     def replay_seconds(self, batch: int, steps: int) -> float | None:
         """See Replayer; None where steps are no graphs."""
-<<<<<<< HEAD
         runner = self._engine._pipeline.runner
-=======
-        runner = self._engine._pipeline.runner
->>>>>>> bench
         return runner.replay_time(batch, steps) if isinstance(runner, Replayer) else None
 
 

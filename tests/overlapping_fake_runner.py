@@ -21,7 +21,7 @@ MOST_IN_FLIGHT = 2
 
 
 class OverlappingFakeModelRunner(FakeModelRunner):
-    """Asserts that steps are read in order, and pending tokens are those of the step before."""
+    """Asserts that steps are read in order and that a pending token is what the last one draws."""
 
     def __init__(self, block_size: int, vocab_size: int) -> None:
         super().__init__(block_size, vocab_size)

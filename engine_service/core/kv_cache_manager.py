@@ -96,8 +96,9 @@ class KVCacheManager:
     def fork(self, parent: Sequence, child: Sequence) -> bool:
         """Lets `child` share the parent's full blocks and have a copy of the partial one.
 
-        The copy is made at the start of the next step. False, and nothing given, without a block
-        for it; the child then computes its KV itself.
+        The copy is made at the start of the next step. It may then hold KV of tokens that a step in
+        flight computed for the parent, in places that the child writes before it reads them. False,
+        and nothing given, without a block for it; the child then computes its KV itself.
         """
         num_full, partial = divmod(parent.num_computed_tokens, self.block_size)
         if partial and not self.num_free_blocks:

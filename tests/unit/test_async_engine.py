@@ -10,7 +10,6 @@ from fake_model_runner import FakeModelRunner, expected_tokens
 
 from engine_service.async_engine import AsyncEngine
 from engine_service.core.request import Request
-from engine_service.core.step_pipeline import StepPipeline
 from engine_service.llm_engine import LLMEngine
 from engine_service.output_stream import OutputStream
 from folovllm.errors import ConfigError, EngineDeadError, InvalidRequestError, QueueFullError
@@ -170,8 +169,7 @@ async def test_the_model_lives_on_one_thread() -> None:
             threads.add(threading.get_ident())
             return super().execute(output)
 
-    llm_engine, _ = make_engine()
-    llm_engine._pipeline = StepPipeline(llm_engine.scheduler, Spy(4))
+    llm_engine, _ = make_engine(runner=Spy(4))
 
     def build() -> LLMEngine:
         threads.add(threading.get_ident())
