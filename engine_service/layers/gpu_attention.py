@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine_service.kernels.gpu.decode_attention import (
+from engine_service.kernels.gpu.decode_attention import decode_attention, raw_decode_attention
+from engine_service.kernels.gpu.decode_plan import (
     DecodeWorkspace,
-    decode_attention,
     make_decode_workspace,
     plan_decode,
 )
@@ -105,7 +105,43 @@ class GpuAttention:
         """Before the first layer of a step."""
         parts = self._split(batch)
         if parts is not None:
-            plan_decode(batch.seq_lens[: parts[0]], self._shape[1], self._workspace(*parts))
+            count = parts[0]
+            plan_decode(
+                batch.seq_lens[:count],
+                batch.table_rows[:count],
+                self._shape[1],
+                self._workspace(*parts),
+            )
+
+    def decode(
+        self,
+        qkv: Tensor,
+        norms: tuple[Tensor | None, Tensor | None],
+        eps: float,
+        angles: Tensor,
+        cache: KVCache,
+        batch: GpuBatch,
+    ) -> Tensor:
+        """Attention of a batch in which every sequence decodes, [T, num_heads, head_dim].
+
+        From its projections as they are: see `raw_decode_attention`.
+        """
+        num_heads, _, head_dim, _ = self._shape
+        out = qkv.new_empty((len(qkv), num_heads, head_dim))
+        raw_decode_attention(
+            qkv,
+            norms,
+            eps,
+            angles,
+            cache[:2],
+            cache.scales,
+            batch.block_tables,
+            batch.table_rows,
+            batch.seq_lens,
+            self._workspace(len(qkv), 1),
+            out,
+        )
+        return out
 
     def forward(self, query: Tensor, cache: KVCache, batch: GpuBatch) -> Tensor:
         """Causal attention of queries [T, num_heads, head_dim] whose own KV is in the cache."""
