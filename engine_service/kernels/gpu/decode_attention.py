@@ -13,82 +13,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine_service.kernels.gpu.decode_parts import combine, rotated, write_new
 from engine_service.kernels.gpu.decode_plan import RECORD, DecodeWorkspace
-from engine_service.kernels.gpu.heads import (
-    LARGEST_FP8,
-    fp8_range,
-    norm_halves,
-    rotate_halves,
-)
+from engine_service.kernels.gpu.heads import LARGEST_FP8
 from engine_service.kernels.gpu.launching import launch_options, padded
 
 # Tensor cores multiply no fewer rows.
 _LEAST_ROWS = 16
 _LOG2_E = 1.4426950408889634
-
-
-@triton.jit
-def _rotated(
-    head_rows,
-    weight,
-    angles,
-    mask,
-    dim,
-    eps,
-    HEAD_DIM: tl.constexpr,
-    NORM: tl.constexpr,
-):
-    """Both halves of heads that begin at `head_rows` [heads, 1], normed and rotated, float32."""
-    is_dim = dim < HEAD_DIM // 2
-    low = tl.load(head_rows + dim, mask=mask & is_dim, other=0.0)
-    high = tl.load(head_rows + HEAD_DIM // 2 + dim, mask=mask & is_dim, other=0.0)
-    cos = tl.load(angles + dim, mask=is_dim, other=0.0)
-    sin = tl.load(angles + HEAD_DIM // 2 + dim, mask=is_dim, other=0.0)
-    first, second = low.to(tl.float32), high.to(tl.float32)
-    if NORM:
-        low_weight = tl.load(weight + dim, mask=is_dim, other=0.0)
-        high_weight = tl.load(weight + HEAD_DIM // 2 + dim, mask=is_dim, other=0.0)
-        first, second = norm_halves(low, high, low_weight, high_weight, eps, HEAD_DIM)
-    return rotate_halves(first, second, cos, sin)
-
-
-@triton.jit
-def _combine(
-    maxima,
-    sums,
-    mixed_parts,
-    first,
-    last,
-    row,
-    dim,
-    NUM_ROWS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    ROWS: tl.constexpr,
-    DIMS: tl.constexpr,
-):
-    """The softmax sums and mixed values of a head from the parts of programs first to last."""
-    is_row = row < NUM_ROWS
-    wanted = is_row[:, None] & (dim < HEAD_DIM)[None, :]
-    highest = tl.full([ROWS], float("-inf"), tl.float32)
-    weight = tl.zeros([ROWS], tl.float32)
-    mixed = tl.zeros([ROWS, DIMS], tl.float32)
-    for program in range(first, last + 1):
-        # Of the programs with a part of a head, the first has it last and the others first.
-        parts = (2 * program + (program == first).to(tl.int32)) * NUM_ROWS + row
-        cells = parts[:, None] * HEAD_DIM + dim[None, :]
-        # Past the first cache, which may hold what was there before.
-        own_highest = tl.load(
-            maxima + parts, mask=is_row, other=float("-inf"), cache_modifier=".cg"
-        )
-        own_weight = tl.load(sums + parts, mask=is_row, other=0.0, cache_modifier=".cg")
-        own_mixed = tl.load(mixed_parts + cells, mask=wanted, other=0.0, cache_modifier=".cg")
-        new_highest = tl.maximum(highest, own_highest)
-        base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
-        shrink, own_shrink = tl.exp2(highest - base), tl.exp2(own_highest - base)
-        weight = weight * shrink + own_weight * own_shrink
-        mixed = mixed * shrink[:, None] + own_mixed * own_shrink[:, None]
-        highest = new_highest
-    return weight, mixed
 
 
 @triton.jit(do_not_specialize=["num_seqs", "stride_table"])
@@ -152,7 +84,6 @@ def _decode(
     kind = out.dtype.element_ty
     # 8-bit floats become 16-bit ones of this kind in half as many instructions.
     inner = tl.float16 if FP8 and kind.primitive_bitwidth == 16 else kind
-    stored = key_cache.dtype.element_ty
 
     while tile < end:
         head = (tile - seq_tiles * NUM_KV_HEADS) // num_tiles
@@ -182,37 +113,19 @@ def _decode(
         if RAW:
             num_cached = seq_len - 1
             own_angles = angles + num_cached.to(tl.int64) * HEAD_DIM
-            low, high = _rotated(
+            low, high = rotated(
                 place, q_weight, own_angles, exists[:, None], half, eps, HEAD_DIM, NORM
             )
             low, high = low.to(kind), high.to(kind)
             if stop == head_end:
-                # The new token's key and value, of which this program is in charge.
-                own_head = (
-                    query + (seq.to(tl.int64) * TOKEN_HEADS + NUM_KV_HEADS * GROUP) * HEAD_DIM
-                )
-                own_head += head * HEAD_DIM + tl.zeros([1, 1], tl.int32)
-                key_low, key_high = _rotated(
-                    own_head, k_weight, own_angles, is_half, half, eps, HEAD_DIM, NORM
-                )
-                own_value = own_head + NUM_KV_HEADS * HEAD_DIM + dim[None, :]
-                value = tl.load(own_value, mask=is_dim[None, :], other=0.0).to(tl.float32)
-                key_low, key_high = (
-                    key_low.to(kind).to(tl.float32),
-                    key_high.to(kind).to(tl.float32),
-                )
-                if FP8:
-                    key_low = fp8_range(key_low / key_scale, LARGEST)
-                    key_high = fp8_range(key_high / key_scale, LARGEST)
-                    value = fp8_range(value / value_scale, LARGEST)
-                key_low, key_high = key_low.to(stored), key_high.to(stored)
-                value = value.to(stored)
+                own_head = (seq.to(tl.int64) * TOKEN_HEADS + NUM_KV_HEADS * GROUP + head) * HEAD_DIM
                 slot = tl.load(table + num_cached // BLOCK_SIZE).to(tl.int64) * stride_block
                 slot += (num_cached % BLOCK_SIZE) * stride_token
-                tl.store(keys_of_head + slot + half, key_low, mask=is_half)
-                tl.store(keys_of_head + slot + HEAD_DIM // 2 + half, key_high, mask=is_half)
-                own_value = values_of_head + slot + dim[None, :]
-                tl.store(own_value, value, mask=is_dim[None, :])
+                key_low, key_high, value = write_new(
+                    *(query + own_head, NUM_KV_HEADS * HEAD_DIM, k_weight, own_angles),
+                    *(keys_of_head + slot, values_of_head + slot, key_scale, value_scale),
+                    *(half, dim, eps, HEAD_DIM, NORM, FP8, LARGEST),
+                )
                 score = tl.sum(low.to(tl.float32) * key_low.to(tl.float32), axis=1)
                 score += tl.sum(high.to(tl.float32) * key_high.to(tl.float32), axis=1)
                 highest = score * scale
@@ -275,7 +188,7 @@ def _decode(
             is_done = tl.atomic_add(counter, 1, sem="acq_rel") == last - first
             if is_done:
                 tl.store(counter, 0)
-                weight, mixed = _combine(
+                weight, mixed = combine(
                     *(maxima, sums, mixed_parts, first, last, row, dim),
                     *(NUM_ROWS, HEAD_DIM, ROWS, DIMS),
                 )
