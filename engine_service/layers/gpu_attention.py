@@ -26,6 +26,7 @@ class GpuBatch:
     """
 
     num_decodes: int
+    block_size: int
     slot_mapping: Tensor
     """int64 [T]"""
     seq_lens: Tensor
@@ -53,6 +54,7 @@ def gpu_batch(metadata: AttentionMetadata, num_heads: int, num_kv_heads: int) ->
     numbers = numbers.to(device, non_blocking=True)
     return GpuBatch(
         num_decodes=metadata.num_decodes,
+        block_size=metadata.block_size,
         slot_mapping=metadata.slot_mapping,
         seq_lens=metadata.seq_lens_tensor.int(),
         block_tables=metadata.block_tables.int(),
@@ -109,6 +111,8 @@ class GpuAttention:
             plan_decode(
                 batch.seq_lens[:count],
                 batch.table_rows[:count],
+                batch.block_tables,
+                batch.block_size,
                 self._shape[1],
                 self._workspace(*parts),
             )

@@ -99,6 +99,7 @@ class DecodeGraphs:
         )
         batch = GpuBatch(
             num_decodes=size,
+            block_size=self._block_size,
             slot_mapping=slot_mapping,
             seq_lens=seq_lens,
             block_tables=table.block_tables,

@@ -11,12 +11,19 @@ from torch import Tensor
 from engine_service.kernels.gpu.decode_attention import decode_attention, raw_decode_attention
 from engine_service.kernels.gpu.decode_plan import (
     DecodeTiling,
+    DecodeWorkspace,
     make_decode_workspace,
     plan_decode,
 )
 from engine_service.kernels.gpu.rope import norm_rope_write
 
 DTYPES = (torch.float32, torch.bfloat16)
+
+
+def plan(batch: PagedBatch, workspace: DecodeWorkspace) -> None:
+    _, block_size, kv_heads, _ = batch.cache[0].shape
+    tables = batch.table_rows, batch.block_tables
+    plan_decode(batch.seq_lens, *tables, block_size, kv_heads, workspace)
 
 
 def run(batch: PagedBatch, max_query_len: int = 1, tile: int = 16, programs: int = 2) -> Tensor:
@@ -32,7 +39,7 @@ def run(batch: PagedBatch, max_query_len: int = 1, tile: int = 16, programs: int
         DEVICE,
         DecodeTiling(tile, programs=programs),
     )
-    plan_decode(batch.seq_lens, batch.table_rows, kv_heads, workspace)
+    plan(batch, workspace)
     results = []
     for _ in range(2):
         out = poisoned(*batch.query.shape, dtype=batch.query.dtype)
@@ -112,7 +119,7 @@ def test_raw_projections(dtype: torch.dtype, normed: bool, fp8: bool) -> None:
         4,
     )
     workspace = make_decode_workspace(4, 1, 4, kv_heads, head_dim, DEVICE, DecodeTiling(16))
-    plan_decode(batch.seq_lens, batch.table_rows, kv_heads, workspace)
+    plan(batch, workspace)
     out = poisoned(4, 4, head_dim, dtype=dtype)
     raw_decode_attention(
         qkv,
