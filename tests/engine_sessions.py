@@ -84,6 +84,11 @@ class EngineFixture:
         while self.engine.num_requests != number:
             await asyncio.sleep(0)
 
+    async def until_held(self) -> None:
+        """Returns when the runner holds the engine's thread, which takes no commands meanwhile."""
+        while not self.runner.is_held:
+            await asyncio.sleep(0)
+
     async def until_closed(self) -> None:
         """Returns when no one reads any of the requests that the engine still has."""
         while not all(stream._closed for stream in self.engine._streams.values()):

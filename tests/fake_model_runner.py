@@ -74,6 +74,8 @@ class FakeModelRunner:
         self._gate = threading.Event()
         self._gate.set()
         self._hold_at: int | None = None
+        self.is_held = False
+        """Whether a step waits for `release`."""
         self.failure: Exception | None = None
         """Raised by the next step."""
 
@@ -89,7 +91,9 @@ class FakeModelRunner:
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
         if self._hold_at is not None and len(self.steps) >= self._hold_at:
+            self.is_held = True
             assert self._gate.wait(timeout=60), "held too long"
+            self.is_held = False
         if self.failure is not None:
             raise self.failure
         self.steps.append(output)

@@ -12,6 +12,7 @@ from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.models.loader import load_decoder
 from engine_service.runner.gpu_runner import GpuModelRunner
+from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from folovllm.model_info import ModelInfo
 
 BLOCK_SIZE = 16
@@ -32,7 +33,7 @@ def gpu_engine(
     decoder = load_decoder(folder, decoder_config, torch.float32, DEVICE, False, deterministic=True)
     max_model_len = decoder_config.max_position_embeddings
     runner = GpuModelRunner(
-        GpuDecoder(decoder, max_model_len), num_blocks, BLOCK_SIZE, max_num_seqs, max_model_len
+        GpuDecoder(decoder, max_model_len), num_blocks, BLOCK_SIZE, max_num_seqs, max_num_batched_tokens, max_model_len
     )
     info = ModelInfo(
         model_id="tiny",
@@ -50,4 +51,5 @@ def gpu_engine(
         server_version="",
         max_n=128,
     )
-    return LLMEngine(runner, config, info)
+    compiler = GrammarCompiler(folder, info.vocab_size, info.eos_token_ids, time_limit=60.0)
+    return LLMEngine(runner, config, info, grammar_compiler=compiler)

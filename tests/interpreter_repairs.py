@@ -14,22 +14,19 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 _TYPES = {
-    tl.float32: (torch.float32, np.uint32),
-    tl.float16: (torch.float16, np.uint16),
-    tl.bfloat16: (torch.bfloat16, np.uint16),
-    tl.float8e4nv: (torch.float8_e4m3fn, np.uint8),
+    tl.float32: (torch.float32, 4),
+    tl.float16: (torch.float16, 2),
+    tl.bfloat16: (torch.bfloat16, 2),
+    tl.float8e4nv: (torch.float8_e4m3fn, 1),
 }
 
 
 def _convert(data: Any, source: Any, target: Any, _: Any) -> Any:
     """The bits of numbers in another type, rounded to nearest even."""
-    own, bits = _TYPES[source]
-    other, new_bits = _TYPES[target]
-    raw = torch.from_numpy(
-        np.ascontiguousarray(data).view(bits).view(np.dtype(f"i{bits().nbytes}"))
-    )
-    converted = raw.view(own).to(other).view(getattr(torch, f"int{8 * new_bits().nbytes}"))
-    return converted.numpy().view(new_bits)
+    (own, size), (other, new_size) = _TYPES[source], _TYPES[target]
+    raw = torch.from_numpy(np.ascontiguousarray(data).view(f"i{size}"))
+    converted = raw.view(own).to(other).view(getattr(torch, f"int{8 * new_size}"))
+    return converted.numpy().view(f"u{new_size}")
 
 
 def _widened(operand: Any) -> Any:

@@ -107,12 +107,17 @@ KERNEL_MODELS: dict[str, Callable[[], PreTrainedConfig]] = {
     ),
 }
 
+# For whole engines under Triton's interpreter, where every kernel takes long.
+INTERPRETED_MODELS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "qwen3_one_layer": lambda: _config(Qwen3Config, head_dim=16, num_hidden_layers=1)
+}
+
 
 def make_checkpoint(
     name: str, folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> Path:
-    """Writes a random model of TINY_MODELS or KERNEL_MODELS to a folder, which comes back."""
-    config = (TINY_MODELS | KERNEL_MODELS)[name]()
+    """Writes a random model of one of the tables above to a folder, which comes back."""
+    config = (TINY_MODELS | KERNEL_MODELS | INTERPRETED_MODELS)[name]()
     model: Any = _MODELS[type(config)](config)
     _randomise(model, seed)
     size = "64KB" if name in SHARDED else "5GB"

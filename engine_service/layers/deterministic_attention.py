@@ -167,7 +167,7 @@ def _key_block(
     rows = rows.transpose(1, 2).flatten()
     shape = (TILES * kv_heads, KEY_BLOCK, head_dim)
     key, value = (
-        tensor.view(-1, head_dim).index_select(0, rows).view(shape).float() for tensor in cache
+        tensor.view(-1, head_dim).index_select(0, rows).view(shape).float() for tensor in cache[:2]
     )
     # Slots that no token has been written to may hold anything, and 0 * NaN is NaN.
     keys = torch.arange(first, first + KEY_BLOCK, device=slots.device)

@@ -15,6 +15,8 @@ from typing import TypeVar
 import torch
 import triton
 
+from engine_service.kernels.gpu import events
+
 log = logging.getLogger(__name__)
 
 _Way = TypeVar("_Way")
@@ -91,12 +93,10 @@ def _time(run: Callable[[], object]) -> float:
     except (RuntimeError, triton.TritonError) as error:
         log.debug("passed over: %s", error)
         return float("inf")
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(_REPEATS + 1)]
     graph.replay()
-    events[0].record()
-    for event in events[1:]:
+    moments = [events.record(timing=True)]
+    for _ in range(_REPEATS):
         graph.replay()
-        event.record()
-    events[-1].synchronize()
-    pairs = zip(events, events[1:], strict=False)
-    return 1000 * min(first.elapsed_time(second) for first, second in pairs)
+        moments.append(events.record(timing=True))
+    moments[-1].synchronize()
+    return 1e6 * min(map(events.seconds, moments, moments[1:]))

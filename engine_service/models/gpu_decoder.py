@@ -146,7 +146,7 @@ class GpuDecoder:
         self, layer: GpuLayer, qkv: Tensor, positions: Tensor, cache: KVCache, batch: GpuBatch
     ) -> Tensor:
         eps, norms = self.config.rms_norm_eps, (layer.q_norm, layer.k_norm)
-        if batch.query_start_loc is None:
+        if batch.decodes:
             return self.backend.decode(qkv, norms, eps, self._angles, cache, batch)
         query = norm_rope_write(
             qkv,

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine_service.kernels.gpu import events
+
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """A copy on the device, in order with what else was launched."""
@@ -24,8 +26,7 @@ class Reading:
             return
         self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         self._host.copy_(tensor, non_blocking=True)
-        self._event = torch.cuda.Event()
-        self._event.record()
+        self._event = events.record()
 
     def numbers(self) -> list[int]:
         """All of a vector; waits until they are there."""

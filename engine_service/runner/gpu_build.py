@@ -44,9 +44,16 @@ def build_gpu_runner(
     )
     num_blocks = parallel.smallest(num_blocks)
     runner = GpuModelRunner(
-        model, num_blocks, block_size, scheduler.max_num_seqs, max_model_len, cache_dtype
+        model,
+        num_blocks,
+        block_size,
+        scheduler.max_num_seqs,
+        scheduler.max_num_batched_tokens,
+        max_model_len,
+        cache_dtype,
     )
     if cache_dtype.itemsize == 1:
         calibrate(model, runner.kv_caches, block_size)
     runner.graphs.capture(show_progress)
+    runner.mixed_graphs.capture(show_progress)
     return runner, num_blocks

@@ -30,16 +30,19 @@ class GrammarMasks:
 
     def fill_words(self, sequences: Sequence[ScheduledSequence]) -> dict[int, NDArray[np.int32]]:
         """The same, a bit for each id: int32 [ceil(vocab_size / 32)], the lowest bit first."""
-        matchers = {row: s.matcher for row, s in enumerate(sequences) if s.matcher is not None}
-        if not matchers:
+        rows = {row: s.matcher for row, s in enumerate(sequences) if s.matcher is not None}
+        if not rows:
             return {}
         self._filler = self._filler or BitmaskFiller()
+        # Several draws after one position follow the same matcher, which is asked but once.
+        matchers = list(dict.fromkeys(rows.values()))
         words = np.empty((len(matchers), -(-self._vocab_size // 32)), dtype=np.int32)
-        known = [matcher for matcher in matchers.values() if isinstance(matcher, Matcher)]
+        known = [matcher for matcher in matchers if isinstance(matcher, Matcher)]
         assert len(known) == len(matchers)
-        for row in self._filler.fill_bitmasks(known, words):
-            words[row] = -1
-        return dict(zip(matchers, words, strict=True))
+        for place in self._filler.fill_bitmasks(known, words):
+            words[place] = -1
+        filled = dict(zip(matchers, words, strict=True))
+        return {row: filled[matcher] for row, matcher in rows.items()}
 
 
 def as_mask(words: NDArray[np.int32], vocab_size: int) -> Tensor:

@@ -51,7 +51,7 @@ class SlotTable:
 
         The KV of padding rows goes to `spare_block`, which no sequence has.
         """
-        self.num_slots = num_slots
+        self.num_slots, self.spare_block = num_slots, spare_block
         count = num_slots + 1
         self._width = table_width
         self._starts = {name: 2 * count + i * count for i, name in enumerate(_FIELDS)}

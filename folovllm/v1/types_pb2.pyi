@@ -982,7 +982,7 @@ class ModelInfo(_message.Message):
     max_n: _builtins.int
     """Most continuations of one request."""
     kernels: _builtins.str
-    """Whose kernels compute the decoder: "cpu" are the engine's own for CPUs, "torch" is torch alone."""
+    """Whose kernels compute the decoder: "cpu" and "gpu" are the engine's own, "torch" is torch alone."""
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens that end a continuation."""

@@ -142,7 +142,7 @@ async def test_messages_are_bounded(
 async def test_abort_ends_with_final_messages(fixture: EngineFixture, client: FrontEnd) -> None:
     fixture.runner.hold(after=1)
     other = asyncio.ensure_future(fixture.generate(ask("other", max_tokens=100)))
-    await fixture.until_requests(1)
+    await fixture.until_held()
     for name in ("whole", "part"):
         await client.send(generate=ask(name, max_tokens=40, n=2))
     for abort in (Abort(request_id="whole"), Abort(request_id="part", indexes=[1])):

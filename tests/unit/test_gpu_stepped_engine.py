@@ -48,7 +48,7 @@ def test_a_runner_that_replays_is_asked(engine: SteppedEngine) -> None:
 
     pipeline = engine._engine._pipeline
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_runner", Replaying())
+        patch.setattr(pipeline, "runner", Replaying())
         assert engine.replay_seconds(4, 10) == 0.04
 
 

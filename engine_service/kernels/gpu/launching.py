@@ -41,4 +41,4 @@ def launch_options(device: torch.device) -> dict[str, Any]:
 
 def padded(size: int, least: int = 1) -> int:
     """The power of two that holds `size`, since tiles have such sizes alone."""
-    return max(least, triton.next_power_of_2(size))
+    return max(least, int(triton.next_power_of_2(size)))
