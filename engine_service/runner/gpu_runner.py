@@ -26,8 +26,8 @@ from engine_service.runner.drawing import Draw, change_logits, draw_all
 from engine_service.runner.grammar_masks import GrammarMasks
 from engine_service.runner.input_batch import InputBatch, build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
-from engine_service.runner.mixed_graphs import MixedGraphs
 from engine_service.runner.logprobs import position_logprobs
+from engine_service.runner.mixed_graphs import MixedGraphs
 from engine_service.runner.prompt_logprobs import prompt_logprobs
 from engine_service.runner.slot_table import SlotTable
 from folovllm.errors import ServerError

@@ -7,14 +7,12 @@ spare block, and are not looked at.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from engine_service.core.outputs import PENDING_TOKEN, ScheduledSequence
+from engine_service.core.outputs import ScheduledSequence
 from engine_service.kernels.gpu import slots
 from engine_service.kernels.gpu.extend_attention import query_block_bound
 from engine_service.kernels.gpu.sampling import Workspace, draw
@@ -22,6 +20,7 @@ from engine_service.layers.attention import KVCache
 from engine_service.layers.gpu_attention import MOST_VERIFIED, GpuBatch, SequenceGroup
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.runner.device_copy import to_device
+from engine_service.runner.mixed_inputs import InputSizes, device_inputs, written_inputs
 from engine_service.runner.slot_table import SlotTable
 
 _TOKENS_OF_EXTENDING = 32
@@ -38,30 +37,6 @@ def mixed_sizes(max_num_batched_tokens: int) -> list[int]:
 def most_extending(size: int) -> int:
     """Sequences with several tokens that a step of so many tokens may have."""
     return max(_FEWEST_EXTENDING, size // _TOKENS_OF_EXTENDING)
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """Views of the words that tell a step, int32; S is the most sequences that run at once."""
-
-    input_ids: Tensor
-    """[T]; a pending token as -1 - its slot."""
-    positions: Tensor
-    slot_mapping: Tensor
-    decode_lens: Tensor
-    """[S], as the next; 0 where there is no sequence."""
-    decode_slots: Tensor
-    decode_starts: Tensor
-    """[S + 1]"""
-    extend_lens: Tensor
-    """[E], as the next."""
-    extend_slots: Tensor
-    extend_starts: Tensor
-    """[E + 1]"""
-    sampled_rows: Tensor
-    """The token after which each draw is made, [S]."""
-    drawing_slots: Tensor
-    """Where it goes, [S]."""
 
 
 class MixedGraphs:
@@ -81,7 +56,7 @@ class MixedGraphs:
         self._max_num_seqs, self._slots, self._workspace = max_num_seqs, slot_table, workspace
         self._sizes = mixed_sizes(max_num_batched_tokens)
         self._words = torch.zeros(
-            sum(self._parts(self._sizes[-1])), dtype=torch.int32, device=model.device
+            sum(self._input_sizes(self._sizes[-1]).words()), dtype=torch.int32, device=model.device
         )
         self._token_ids = torch.zeros(max_num_seqs, dtype=torch.int32, device=model.device)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
@@ -129,61 +104,26 @@ class MixedGraphs:
         graph.replay()
         return self._token_ids, logits
 
-    def _parts(self, size: int) -> list[int]:
-        """How many words each field of the inputs has."""
-        count, extending = self._max_num_seqs, most_extending(size)
-        groups = [count, count, count + 1, extending, extending, extending + 1]
-        return [size, size, size, *groups, count, count]
-
-    def _inputs(self, size: int) -> _Inputs:
-        parts = self._parts(size)
-        return _Inputs(*torch.split(self._words[: sum(parts)], parts))
+    def _input_sizes(self, size: int) -> InputSizes:
+        return InputSizes(size, self._max_num_seqs, most_extending(size))
 
     def _tell(
         self, size: int, scheduled: Sequence[ScheduledSequence], places: Sequence[int]
     ) -> None:
-        """Writes the words of a step, in one copy."""
-        parts = self._parts(size)
-        words = np.zeros(sum(parts), dtype=np.int32)
-        fields = _Inputs(*np.split(words, np.cumsum(parts)[:-1]))
-        spare = self._slots.spare_block * self._block_size
-        fields.slot_mapping.fill(spare)
-        fields.drawing_slots.fill(self._slots.num_slots)
-        order = sorted(range(len(scheduled)), key=lambda i: len(scheduled[i].token_ids) > 1)
-        ends: dict[int, int] = {}
-        row = num_decodes = num_extending = 0
-        for i in order:
-            sequence, slot = scheduled[i], places[i]
-            count, done = len(sequence.token_ids), sequence.num_computed_tokens
-            end = row + count
-            if sequence.token_ids[0] == PENDING_TOKEN:
-                fields.input_ids[row] = -1 - slot
-            else:
-                fields.input_ids[row:end] = sequence.token_ids
-            positions = np.arange(done, done + count)
-            table = np.asarray(sequence.block_table, dtype=np.int64)
-            in_blocks = table[positions // self._block_size] * self._block_size
-            fields.positions[row:end] = positions
-            fields.slot_mapping[row:end] = in_blocks + positions % self._block_size
-            if count == 1:
-                fields.decode_lens[num_decodes] = done + 1
-                fields.decode_slots[num_decodes] = slot
-                fields.decode_starts[num_decodes + 1 :] = end
-                num_decodes += 1
-                fields.extend_starts.fill(end)
-            else:
-                fields.extend_lens[num_extending] = done + count
-                fields.extend_slots[num_extending] = slot
-                fields.extend_starts[num_extending + 1 :] = end
-                num_extending += 1
-            ends[i], row = end, end
-        drawing = [i for i, sequence in enumerate(scheduled) if sequence.sample_indexes]
-        fields.sampled_rows[: len(drawing)] = [ends[i] - 1 for i in drawing]
-        fields.drawing_slots[: len(drawing)] = [places[i] for i in drawing]
+        table = self._slots
+        words = written_inputs(
+            scheduled,
+            places,
+            self._input_sizes(size),
+            self._block_size,
+            table.spare_block,
+            table.num_slots,
+        )
         self._words[: len(words)].copy_(to_device(words, self._model.device))
 
     def _compute(self, size: int) -> Tensor:
-        inputs, table = self._inputs(size), self._slots
+        inputs = device_inputs(self._words, self._input_sizes(size))
+        table = self._slots
         pending = table.last_tokens[(-1 - inputs.input_ids).clamp_(min=0)]
         input_ids = torch.where(inputs.input_ids < 0, pending, inputs.input_ids)
         config, extending = self._model.config, most_extending(size)

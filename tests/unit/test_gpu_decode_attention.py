@@ -102,14 +102,16 @@ def test_raw_projections(dtype: torch.dtype, normed: bool, fp8: bool) -> None:
     batch = paged_batch([70, 1, 33, 16], [1] * 4, dtype, head_dim=24, fp8=fp8)
     _, _, kv_heads, head_dim = batch.cache[0].shape
     qkv = random(4, (4 + 2 * kv_heads) * head_dim, dtype=dtype)
-    norms = tuple(random(head_dim, dtype=dtype, seed=i) if normed else None for i in (1, 2))
+    q_norm = random(head_dim, dtype=dtype, seed=1) if normed else None
+    k_norm = random(head_dim, dtype=dtype, seed=2) if normed else None
     angles = random(80, head_dim, dtype=torch.float32, seed=3)
     apart = [cache.clone() for cache in batch.cache]
     last = batch.seq_lens - 1
     blocks = batch.block_tables[batch.table_rows.long(), (last // 16).long()]
     query = norm_rope_write(
         qkv,
-        *norms,
+        q_norm,
+        k_norm,
         1e-6,
         angles,
         last,
@@ -123,7 +125,7 @@ def test_raw_projections(dtype: torch.dtype, normed: bool, fp8: bool) -> None:
     out = poisoned(4, 4, head_dim, dtype=dtype)
     raw_decode_attention(
         qkv,
-        (norms[0], norms[1]),
+        (q_norm, k_norm),
         1e-6,
         angles,
         batch.cache,
