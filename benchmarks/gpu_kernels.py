@@ -102,15 +102,21 @@ def _int32(values: Any, device: torch.device) -> Tensor:
 
 def _decode_attention(shape: ModelShape, plan: GpuPlan, batch: int, context: int) -> KernelCase:
     def make(device: torch.device) -> Call:
-        kernels = _kernels("decode_attention")
+        plans, kernels = _kernels("decode_plan"), _kernels("decode_attention")
         paged = PagedBatch(shape, plan, device, batch, context)
-        query = random_tensor(device, batch, shape.num_attention_heads, shape.head_dim)
-        out = torch.empty_like(query)
-        heads = shape.num_attention_heads, shape.num_key_value_heads
-        workspace = kernels.make_decode_workspace(batch, 1, *heads, shape.head_dim, device)
-        kernels.plan_decode(paged.seq_lens, heads[1], workspace)
-        return lambda: kernels.decode_attention(
-            query,
+        heads, head_dim = (shape.num_attention_heads, shape.num_key_value_heads), shape.head_dim
+        qkv = random_tensor(device, batch, (heads[0] + 2 * heads[1]) * head_dim)
+        norm = random_tensor(device, head_dim)
+        angles = torch.rand(context, head_dim, device=device)
+        out = qkv.new_empty(batch, heads[0], head_dim)
+        workspace = plans.make_decode_workspace(batch, 1, *heads, head_dim, device)
+        tables = paged.table_rows, paged.block_tables
+        plans.plan_decode(paged.seq_lens, *tables, plan.block_size, heads[1], workspace)
+        return lambda: kernels.raw_decode_attention(
+            qkv,
+            (norm, norm),
+            1e-6,
+            angles,
             paged.cache,
             None,
             paged.block_tables,

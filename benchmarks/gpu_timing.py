@@ -44,17 +44,21 @@ def cache_bytes(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).L2_cache_size)
 
 
-def time_calls(calls: Sequence[Call], device: torch.device, seconds: float = 0.2) -> Timing:
+def time_calls(
+    calls: Sequence[Call], device: torch.device, seconds: float = 0.2, capture: bool = True
+) -> Timing:
     """The time of one of the calls, which are alike. Spends about so many seconds on replays.
 
     Each is called once before, so that what is compiled or chosen at the first call is done. Where
-    capturing fails, the calls are timed as they are.
+    capturing fails, or is not wanted, the calls are timed as they are.
     """
     for call in calls:
         call()
     if device.type != "cuda":
         return Timing(_median(lambda: _clock(calls), seconds) / len(calls), captured=False)
     torch.cuda.synchronize(device)
+    if not capture:
+        return Timing(_median(lambda: _events(lambda: _all(calls)), seconds) / len(calls), False)
     try:
         replay, num_calls = _captured_to_last(calls)
     except RuntimeError:

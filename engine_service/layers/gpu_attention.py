@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine_service.kernels.gpu.decode_attention import (
+from engine_service.kernels.gpu.decode_attention import decode_attention, raw_decode_attention
+from engine_service.kernels.gpu.decode_plan import (
     DecodeWorkspace,
-    decode_attention,
     make_decode_workspace,
     plan_decode,
 )
@@ -19,47 +19,63 @@ MOST_VERIFIED = 8
 
 
 @dataclass(frozen=True, slots=True)
-class GpuBatch:
-    """How the T tokens of a step belong to its B sequences; tensors are on the device.
+class SequenceGroup:
+    """Sequences of a batch that one kernel computes; int32, on the device."""
 
-    The first `num_decodes` sequences have one token each.
-    """
-
-    num_decodes: int
-    slot_mapping: Tensor
-    """int64 [T]"""
     seq_lens: Tensor
-    """int32 [B]"""
+    """Tokens whose KV each has once the step's own are written, [B]; 0 is no sequence."""
+    table_rows: Tensor
+    """The row of the batch's block tables that each has, [B]."""
+    query_start_loc: Tensor | None
+    """Where their tokens begin in the batch, [B + 1]; None where sequence b has token b alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuBatch:
+    """How the T tokens of a step belong to sequences; tensors are on the device."""
+
+    block_size: int
+    slot_mapping: Tensor
+    """Where each token's KV is written, [T]."""
     block_tables: Tensor
     """int32 [rows, W]"""
-    table_rows: Tensor
-    """The row of block_tables that each sequence has, int32 [B]."""
-    query_start_loc: Tensor | None
-    """int32 [B + 1]; None where every sequence decodes."""
-    most_queries: int
-    """Tokens of the sequence that has most."""
-    num_query_blocks: int
-    """What `query_block_bound` gives for those that do not decode."""
+    split: SequenceGroup | None
+    """Sequences with few tokens, whose keys are shared among programs."""
+    split_query_len: int
+    """Tokens that each of them may have: 1, or MOST_VERIFIED."""
+    extend: SequenceGroup | None = None
+    """Sequences with any number of tokens."""
+    num_query_blocks: int = 0
+    """What `query_block_bound` gives for those."""
+
+    @property
+    def decodes(self) -> bool:
+        """Whether each sequence has one token and there are no others."""
+        return self.extend is None and self.split_query_len == 1
 
 
 def gpu_batch(metadata: AttentionMetadata, num_heads: int, num_kv_heads: int) -> GpuBatch:
     """The same batch as kernels take it."""
     starts = metadata.query_start_loc
     lengths = [end - start for start, end in zip(starts, starts[1:], strict=False)]
-    extending = lengths[metadata.num_decodes :]
-    device = metadata.block_tables.device
-    count = len(lengths)
-    numbers = torch.tensor([*range(count), *starts], dtype=torch.int32)
-    numbers = numbers.to(device, non_blocking=True)
+    count, num_split = len(lengths), metadata.num_decodes
+    if num_split < count and max(lengths) <= MOST_VERIFIED:
+        num_split = count
+    seq_lens = metadata.seq_lens_tensor.int()
+    numbers = torch.tensor([*range(count), *starts], dtype=torch.int32, device=seq_lens.device)
+    rows, start_loc = numbers[:count], numbers[count:]
+    split_query_len = 1 if num_split == metadata.num_decodes else MOST_VERIFIED
+    split_starts = None if split_query_len == 1 else start_loc
+    split = SequenceGroup(seq_lens[:num_split], rows[:num_split], split_starts)
+    extend = SequenceGroup(seq_lens[num_split:], rows[num_split:], start_loc[num_split:])
     return GpuBatch(
-        num_decodes=metadata.num_decodes,
+        block_size=metadata.block_size,
         slot_mapping=metadata.slot_mapping,
-        seq_lens=metadata.seq_lens_tensor.int(),
         block_tables=metadata.block_tables.int(),
-        table_rows=numbers[:count],
-        query_start_loc=numbers[count:] if extending else None,
-        most_queries=max(lengths),
-        num_query_blocks=query_block_bound(extending, num_heads // num_kv_heads),
+        split=split if num_split else None,
+        split_query_len=split_query_len,
+        extend=extend if num_split < count else None,
+        num_query_blocks=query_block_bound(lengths[num_split:], num_heads // num_kv_heads),
     )
 
 
@@ -103,51 +119,80 @@ class GpuAttention:
 
     def plan(self, batch: GpuBatch) -> None:
         """Before the first layer of a step."""
-        parts = self._split(batch)
-        if parts is not None:
-            plan_decode(batch.seq_lens[: parts[0]], self._shape[1], self._workspace(*parts))
+        if batch.split is not None:
+            plan_decode(
+                batch.split.seq_lens,
+                batch.split.table_rows,
+                batch.block_tables,
+                batch.block_size,
+                self._shape[1],
+                self._workspace(batch),
+            )
+
+    def decode(
+        self,
+        qkv: Tensor,
+        norms: tuple[Tensor | None, Tensor | None],
+        eps: float,
+        angles: Tensor,
+        cache: KVCache,
+        batch: GpuBatch,
+    ) -> Tensor:
+        """Attention of a batch that `decodes`, [T, num_heads, head_dim].
+
+        From its projections as they are: see `raw_decode_attention`.
+        """
+        assert batch.split is not None
+        num_heads, _, head_dim, _ = self._shape
+        out = qkv.new_empty((len(qkv), num_heads, head_dim))
+        raw_decode_attention(
+            qkv,
+            norms,
+            eps,
+            angles,
+            cache[:2],
+            cache.scales,
+            batch.block_tables,
+            batch.split.table_rows,
+            batch.split.seq_lens,
+            self._workspace(batch),
+            out,
+        )
+        return out
 
     def forward(self, query: Tensor, cache: KVCache, batch: GpuBatch) -> Tensor:
         """Causal attention of queries [T, num_heads, head_dim] whose own KV is in the cache."""
         out = torch.empty_like(query)
-        parts = self._split(batch)
-        count = 0
-        if parts is not None:
-            count, query_len = parts
+        if batch.split is not None:
             decode_attention(
                 query,
                 cache[:2],
                 cache.scales,
                 batch.block_tables,
-                batch.table_rows[:count],
-                batch.seq_lens[:count],
-                self._workspace(*parts),
+                batch.split.table_rows,
+                batch.split.seq_lens,
+                self._workspace(batch),
                 out,
-                None if query_len == 1 else batch.query_start_loc,
+                batch.split.query_start_loc,
             )
-        if count < len(batch.seq_lens):
-            assert batch.query_start_loc is not None
+        if batch.extend is not None:
+            assert batch.extend.query_start_loc is not None
             extend_attention(
                 query,
                 cache[:2],
                 cache.scales,
                 batch.block_tables,
-                batch.table_rows[count:],
-                batch.seq_lens[count:],
-                batch.query_start_loc[count:],
+                batch.extend.table_rows,
+                batch.extend.seq_lens,
+                batch.extend.query_start_loc,
                 batch.num_query_blocks,
                 out,
             )
         return out
 
-    def _split(self, batch: GpuBatch) -> tuple[int, int] | None:
-        """The first sequences whose keys are split among programs, and their most query tokens."""
-        count = len(batch.seq_lens)
-        if batch.num_decodes < count and batch.most_queries <= MOST_VERIFIED:
-            return count, MOST_VERIFIED
-        return (batch.num_decodes, 1) if batch.num_decodes else None
-
-    def _workspace(self, num_seqs: int, query_len: int) -> DecodeWorkspace:
+    def _workspace(self, batch: GpuBatch) -> DecodeWorkspace:
+        assert batch.split is not None
+        num_seqs, query_len = len(batch.split.seq_lens), batch.split_query_len
         workspace = self._workspaces.get(query_len)
         if workspace is None or len(workspace.first_tiles) <= num_seqs:
             self.reserve(num_seqs)

@@ -64,17 +64,19 @@ class GpuLinear:
 
     def ways(self, num_rows: int) -> list[Way]:
         """All that can multiply so many rows, the likeliest first."""
-        found: list[Way] = []
-        if num_rows <= gemv.MOST_ROWS and self._fits_gemv():
-            few = num_rows <= gemv.MOST_NORMED_ROWS
-            shares = [(8, 4), (16, 4), (16, 8), (4, 4)] if few else [(16, 4), (16, 8)]
-            found += [GemvTiling(outputs, warps=warps) for outputs, warps in shares]
-        if num_rows <= matmul.MOST_ROWS:
-            sizes = [32, 64] if self._gated else [64, 32, 128]
-            found += [MatmulTiling(outputs) for outputs in sizes]
-            if self._split:
-                found.append(MatmulTiling(64, share=512))
-        return [*found, None]
+        if num_rows > matmul.MOST_ROWS:
+            return [None]
+        found: list[Way] = [MatmulTiling(64, share=512), MatmulTiling(64)]
+        if not self._split:
+            found = [MatmulTiling(64), MatmulTiling(64, 64, stages=6)]
+        if num_rows > gemv.MOST_ROWS or not self._fits_gemv():
+            return [*found, None]
+        if num_rows > gemv.MOST_NORMED_ROWS:
+            small = [GemvTiling(32, 512, 8), GemvTiling(16, 512)]
+            return [*found[:1], *small, None] if self._gated else [*small, *found[:1], None]
+        if self._split:
+            return [GemvTiling(16, warps=8), GemvTiling(8, 512), GemvTiling(4)]
+        return [GemvTiling(8), GemvTiling(8, warps=8), GemvTiling(4, warps=2)]
 
     def set_way(self, num_rows: int, way: Way) -> None:
         """Chooses for one of TUNED_ROWS."""

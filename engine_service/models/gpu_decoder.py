@@ -1,10 +1,10 @@
 """GpuDecoder: the decoder in fused kernels, from the weights of one in plain torch.
 
-A layer is seven kernels, of which six for up to two rows: a norm with the sum before it, the
-projection to queries, keys and values, their norms and rotation with the cache's writing,
-attention, its output, the next sum and norm, gate and up with what is made of them, and down. The
-residual stream is passed along as a sum still to be made, (delta, residual), so that whoever norms
-it makes it.
+A layer of a decode step is seven kernels, of which five for up to two rows: a norm with the sum
+before it, the projection to queries, keys and values, attention with what is done to those and the
+cache's writing, its output, the next sum and norm, gate and up with what is made of them, and down.
+The residual stream is passed along as a sum still to be made, (delta, residual), so that whoever
+norms it makes it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -137,10 +137,20 @@ class GpuDecoder:
     ) -> tuple[Tensor, Tensor]:
         eps = self.config.rms_norm_eps
         qkv, residual = layer.qkv.normed(delta, residual, layer.input_norm, eps)
+        mixed = self._attention(layer, qkv, positions, cache, batch)
+        delta = _summed(layer.output(mixed.flatten(1)), self._parallel)
+        gated, residual = layer.gate_up.normed(delta, residual, layer.post_norm, eps)
+        return _summed(layer.down(gated), self._parallel), residual
+
+    def _attention(
+        self, layer: GpuLayer, qkv: Tensor, positions: Tensor, cache: KVCache, batch: GpuBatch
+    ) -> Tensor:
+        eps, norms = self.config.rms_norm_eps, (layer.q_norm, layer.k_norm)
+        if batch.decodes:
+            return self.backend.decode(qkv, norms, eps, self._angles, cache, batch)
         query = norm_rope_write(
             qkv,
-            layer.q_norm,
-            layer.k_norm,
+            *norms,
             eps,
             self._angles,
             positions,
@@ -149,10 +159,7 @@ class GpuDecoder:
             cache.scales,
             self.config.num_attention_heads,
         )
-        mixed = self.backend.forward(query, cache, batch)
-        delta = _summed(layer.output(mixed.flatten(1)), self._parallel)
-        gated, residual = layer.gate_up.normed(delta, residual, layer.post_norm, eps)
-        return _summed(layer.down(gated), self._parallel), residual
+        return self.backend.forward(query, cache, batch)
 
 
 def _summed(delta: Tensor, parallel: TensorParallel) -> Tensor:

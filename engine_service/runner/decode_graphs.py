@@ -14,7 +14,7 @@ from tqdm import tqdm
 from engine_service.kernels.gpu import slots
 from engine_service.kernels.gpu.sampling import Workspace, draw
 from engine_service.layers.attention import KVCache
-from engine_service.layers.gpu_attention import GpuBatch
+from engine_service.layers.gpu_attention import GpuBatch, SequenceGroup
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.runner.slot_table import SlotTable
 
@@ -98,14 +98,11 @@ class DecodeGraphs:
             seq_lens,
         )
         batch = GpuBatch(
-            num_decodes=size,
+            block_size=self._block_size,
             slot_mapping=slot_mapping,
-            seq_lens=seq_lens,
             block_tables=table.block_tables,
-            table_rows=rows,
-            query_start_loc=None,
-            most_queries=1,
-            num_query_blocks=0,
+            split=SequenceGroup(seq_lens, rows, None),
+            split_query_len=1,
         )
         hidden = self._model.forward(*inputs, self._kv_caches, batch)
         logits = self._model.compute_logits(hidden)

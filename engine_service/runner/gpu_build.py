@@ -15,6 +15,8 @@ from folovllm.cache_folder import cache_folder
 
 # Weights of a model whose products take longer than to launch them.
 _WORTH_TUNING = 50_000_000
+# Graphs keep what the largest needs; a step that is none takes as much again.
+_STEPS_IN_MEMORY = 2
 _CACHE_DTYPES = {"fp8": torch.float8_e4m3fn}
 
 
@@ -39,14 +41,21 @@ def build_gpu_runner(
         max_num_seqs=scheduler.max_num_seqs,
         max_model_len=max_model_len,
         block_bytes=bytes_per_block(model.config, block_size, cache_dtype),
-        free_bytes=max(0, free_memory(model.device) - peak),
+        free_bytes=max(0, free_memory(model.device) - _STEPS_IN_MEMORY * peak),
         device=model.device,
     )
     num_blocks = parallel.smallest(num_blocks)
     runner = GpuModelRunner(
-        model, num_blocks, block_size, scheduler.max_num_seqs, max_model_len, cache_dtype
+        model,
+        num_blocks,
+        block_size,
+        scheduler.max_num_seqs,
+        scheduler.max_num_batched_tokens,
+        max_model_len,
+        cache_dtype,
     )
     if cache_dtype.itemsize == 1:
         calibrate(model, runner.kv_caches, block_size)
     runner.graphs.capture(show_progress)
+    runner.mixed_graphs.capture(show_progress)
     return runner, num_blocks

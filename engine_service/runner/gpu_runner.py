@@ -27,6 +27,7 @@ from engine_service.runner.grammar_masks import GrammarMasks
 from engine_service.runner.input_batch import InputBatch, build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
 from engine_service.runner.logprobs import position_logprobs
+from engine_service.runner.mixed_graphs import MixedGraphs
 from engine_service.runner.prompt_logprobs import prompt_logprobs
 from engine_service.runner.slot_table import SlotTable
 from folovllm.errors import ServerError
@@ -77,6 +78,7 @@ class GpuModelRunner:
         num_blocks: int,
         block_size: int,
         max_num_seqs: int,
+        max_num_batched_tokens: int,
         max_model_len: int,
         cache_dtype: torch.dtype | None = None,
     ) -> None:
@@ -94,6 +96,15 @@ class GpuModelRunner:
         self.graphs = DecodeGraphs(
             model, self.kv_caches, block_size, max_num_seqs, self._slots, self._workspace
         )
+        self.mixed_graphs = MixedGraphs(
+            model,
+            self.kv_caches,
+            block_size,
+            max_num_seqs,
+            max_num_batched_tokens,
+            self._slots,
+            self._workspace,
+        )
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
         """See ModelRunner."""
@@ -107,9 +118,14 @@ class GpuModelRunner:
         than by a grammar.
         """
         copy_blocks(self.kv_caches, output.block_copies)
-        if all(map(_decodes, output.scheduled)) and output.scheduled:
-            return self._launch_decode(output.scheduled)
-        return self._launch_any(output.scheduled)
+        scheduled = output.scheduled
+        if scheduled and all(map(_is_plain, scheduled)):
+            if all(map(_decodes, scheduled)):
+                return self._launch_decode(scheduled)
+            size = self.mixed_graphs.size_for(scheduled)
+            if size is not None:
+                return self._launch_mixed(scheduled, size)
+        return self._launch_any(scheduled)
 
     def replay_time(self, num_rows: int, num_steps: int) -> float:
         """Seconds on the device of a decode step like the latest, of so many rows, without a host.
@@ -134,19 +150,36 @@ class GpuModelRunner:
         self._slots.set_rows(places, size)
         self._tell()
         token_ids, logits = self.graphs.run(size)
-        for sequence in scheduled:
-            self._slots.advance(sequence)
-        token_ids = token_ids[: len(scheduled)]
-        draws = [Draw(sequence, sequence.sample_indexes[0]) for sequence in scheduled]
+        return self._finish(scheduled, range(len(scheduled)), places, token_ids, logits)
+
+    def _launch_mixed(self, scheduled: Sequence[ScheduledSequence], size: int) -> GpuStep:
+        seq_ids = frozenset(sequence.seq_id for sequence in scheduled)
+        places = [self._slots.place(sequence, seq_ids) for sequence in scheduled]
+        self._tell()
+        token_ids, logits = self.mixed_graphs.run(size, scheduled, places)
+        drawing = [i for i, sequence in enumerate(scheduled) if sequence.sample_indexes]
+        return self._finish(scheduled, drawing, places, token_ids, logits)
+
+    def _finish(
+        self,
+        scheduled: Sequence[ScheduledSequence],
+        drawing: Sequence[int],
+        places: Sequence[int],
+        token_ids: Tensor,
+        logits: Tensor,
+    ) -> GpuStep:
+        """What a graph has left to do, where these of the sequences have drawn a token each."""
+        for i in drawing:
+            self._slots.advance(scheduled[i])
+        token_ids = token_ids[: len(drawing)]
+        draws = [Draw(scheduled[i], scheduled[i].sample_indexes[0]) for i in drawing]
         raw = self._raw_logits(logits, draws)
         special = self._draw_special(logits, draws, token_ids)
         if special:
-            last_tokens, rows = self._slots.last_tokens, [places[row] for row in special]
-            last_tokens[self._indexes(rows)] = token_ids[self._indexes(special)]
-        numbers = range(len(scheduled))
-        return GpuStep(
-            scheduled, numbers, token_ids, self._logprobs(raw, draws, numbers, token_ids), {}
-        )
+            slots_changed = self._indexes([places[drawing[row]] for row in special])
+            self._slots.last_tokens[slots_changed] = token_ids[self._indexes(special)]
+        logprobs = self._logprobs(raw, draws, drawing, token_ids)
+        return GpuStep(scheduled, drawing, token_ids, logprobs, {})
 
     def _launch_any(self, scheduled: Sequence[ScheduledSequence]) -> GpuStep:
         if not scheduled:
@@ -259,9 +292,15 @@ class GpuModelRunner:
 
 
 def _decodes(sequence: ScheduledSequence) -> bool:
+    """Whether a plain sequence computes one token and draws one."""
+    return len(sequence.token_ids) == 1 and bool(sequence.sample_indexes)
+
+
+def _is_plain(sequence: ScheduledSequence) -> bool:
+    """Whether a graph does all that is asked of a sequence."""
     return (
-        len(sequence.token_ids) == 1
-        and _draws_one(sequence)
+        len(sequence.sample_indexes) <= 1
+        and not sequence.draft_token_ids
         and not sequence.prompt_logprob_positions
     )
 

@@ -1,13 +1,16 @@
 """How large the KV pool is, and the pool itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from engine_service.config import CacheConfig
 from engine_service.layers.attention import KVCache
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
+from engine_service.runner.device_copy import to_device
 from folovllm.errors import ConfigError
 
 _GPU_UTILIZATION = 0.9
@@ -76,11 +79,32 @@ def allocate_kv_caches(
 
 
 def copy_blocks(kv_caches: Sequence[KVCache], block_copies: Sequence[tuple[int, int]]) -> None:
-    """Copies whole blocks, (source, target) ids, in all layers and in the order given."""
-    for source, target in block_copies:
+    """Copies whole blocks, (source, target) ids, in all layers and as if in the order given."""
+    for copies in _at_once(block_copies):
+        device = kv_caches[0].key.device
+        sources, targets = to_device(np.array(copies, dtype=np.int64).T.copy(), device).unbind()
         for cache in kv_caches:
-            cache.key[target].copy_(cache.key[source])
-            cache.value[target].copy_(cache.value[source])
+            for tensor in (as_bytes(cache.key), as_bytes(cache.value)):
+                tensor[targets] = tensor[sources]
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """A tensor of 8-bit floats, for which there are few operators, as one of integers."""
+    return tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
+
+
+def _at_once(block_copies: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """The copies in groups in which none reads or writes what another has written."""
+    group: list[tuple[int, int]] = []
+    written: set[int] = set()
+    for source, target in block_copies:
+        if written & {source, target}:
+            yield group
+            group, written = [], set()
+        group.append((source, target))
+        written.add(target)
+    if group:
+        yield group
 
 
 def _check_configured(

@@ -28,6 +28,8 @@ class _Slot:
     length: int = -1
     block_table: Sequence[int] = ()
     num_blocks: int = 0
+    draws: bool = False
+    """Whether it holds how to draw."""
 
 
 @dataclass(slots=True)
@@ -51,7 +53,7 @@ class SlotTable:
 
         The KV of padding rows goes to `spare_block`, which no sequence has.
         """
-        self.num_slots = num_slots
+        self.num_slots, self.spare_block = num_slots, spare_block
         count = num_slots + 1
         self._width = table_width
         self._starts = {name: 2 * count + i * count for i, name in enumerate(_FIELDS)}
@@ -109,7 +111,7 @@ class SlotTable:
         return self._numbers[seq_id].number
 
     def place(self, sequence: ScheduledSequence, step_seq_ids: frozenset[int]) -> int:
-        """The slot of a sequence that computes its latest token and draws one.
+        """The slot of a sequence, which draws one token after those that it computes, or none.
 
         A sequence that has none takes a free one, or that of the one longest unused that is not
         among `step_seq_ids`. What the device lacks is queued.
@@ -117,8 +119,10 @@ class SlotTable:
         slot = self._numbers.pop(sequence.seq_id, None)
         if slot is None:
             slot = _Slot(sequence.seq_id, self._take_number(step_seq_ids))
-            self._tell_draws(slot.number, sequence)
         self._numbers[sequence.seq_id] = slot
+        if sequence.sample_indexes and not slot.draws:
+            slot.draws = True
+            self._tell_draws(slot.number, sequence)
         if slot.length != sequence.num_tokens:
             slot.length = sequence.num_tokens
             self._tell("last_tokens", slot.number, sequence.token_ids[-1])

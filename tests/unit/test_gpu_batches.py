@@ -11,9 +11,8 @@ from paged_batch import PagedBatch, paged_batch
 from tiny_models import make_checkpoint
 
 from engine_service.core.outputs import ScheduledSequence
-from engine_service.kernels.gpu.extend_attention import query_block_bound
 from engine_service.layers import gpu_attention
-from engine_service.layers.attention import KVCache
+from engine_service.layers.attention import AttentionMetadata, KVCache
 from engine_service.layers.gpu_attention import MOST_VERIFIED, GpuAttention, GpuBatch, gpu_batch
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.gpu_decoder import GpuDecoder
@@ -31,16 +30,18 @@ def as_gpu_batch(batch: PagedBatch) -> GpuBatch:
     starts = batch.query_start_loc.tolist()
     lengths = [end - start for start, end in zip(starts, starts[1:], strict=False)]
     num_decodes = sum(length == 1 for length in lengths)
-    extending = lengths[num_decodes:]
-    return GpuBatch(
-        num_decodes=num_decodes,
-        slot_mapping=torch.empty(0),
-        seq_lens=batch.seq_lens,
-        block_tables=batch.block_tables,
-        table_rows=batch.table_rows,
-        query_start_loc=batch.query_start_loc if extending else None,
-        most_queries=max(lengths),
-        num_query_blocks=query_block_bound(extending, HEADS // KV_HEADS),
+    return gpu_batch(
+        AttentionMetadata(
+            num_decodes=num_decodes,
+            query_start_loc=tuple(starts),
+            seq_lens=tuple(batch.seq_lens.tolist()),
+            seq_lens_tensor=batch.seq_lens,
+            block_tables=batch.block_tables[batch.table_rows.long()],
+            slot_mapping=torch.empty(0),
+            block_size=16,
+        ),
+        HEADS,
+        KV_HEADS,
     )
 
 
@@ -126,14 +127,15 @@ def test_the_batch_as_kernels_take_it() -> None:
     for scheduled, most in (([part(1, 20, [4, 5]), part(1, 3, [6])], 1), ([part(7, 0, [1])], 7)):
         metadata = build_input_batch(scheduled, 16, DEVICE).metadata
         batch = gpu_batch(metadata, HEADS, KV_HEADS)
-        assert batch.num_decodes == metadata.num_decodes
-        assert batch.seq_lens.tolist() == list(metadata.seq_lens)
-        assert batch.table_rows.tolist() == list(range(len(scheduled)))
-        assert batch.most_queries == most
-        kinds = {batch.seq_lens.dtype, batch.block_tables.dtype, batch.table_rows.dtype}
+        group = batch.split
+        assert group is not None and batch.extend is None and batch.num_query_blocks == 0
+        assert group.seq_lens.tolist() == list(metadata.seq_lens)
+        assert group.table_rows.tolist() == list(range(len(scheduled)))
+        kinds = {group.seq_lens.dtype, batch.block_tables.dtype, group.table_rows.dtype}
         assert kinds == {torch.int32}
+        assert batch.decodes == (most == 1)
         if most == 1:
-            assert batch.query_start_loc is None and batch.num_query_blocks == 0
+            assert group.query_start_loc is None
         else:
-            assert batch.query_start_loc is not None and batch.num_query_blocks == 1
-            assert batch.query_start_loc.tolist() == [0, 7]
+            assert group.query_start_loc is not None
+            assert group.query_start_loc.tolist() == [0, 7]

@@ -1,19 +1,29 @@
 """Split decode attention equals attention over each sequence's own tokens, however it is cut."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from gpu_twins import DEVICE, assert_near, poisoned
+from gpu_twins import DEVICE, assert_near, poisoned, random
 from paged_batch import PagedBatch, paged_batch
 from torch import Tensor
 
-from engine_service.kernels.gpu.decode_attention import (
+from engine_service.kernels.gpu.decode_attention import decode_attention, raw_decode_attention
+from engine_service.kernels.gpu.decode_plan import (
     DecodeTiling,
-    decode_attention,
+    DecodeWorkspace,
     make_decode_workspace,
     plan_decode,
 )
+from engine_service.kernels.gpu.rope import norm_rope_write
 
 DTYPES = (torch.float32, torch.bfloat16)
+
+
+def plan(batch: PagedBatch, workspace: DecodeWorkspace) -> None:
+    _, block_size, kv_heads, _ = batch.cache[0].shape
+    tables = batch.table_rows, batch.block_tables
+    plan_decode(batch.seq_lens, *tables, block_size, kv_heads, workspace)
 
 
 def run(batch: PagedBatch, max_query_len: int = 1, tile: int = 16, programs: int = 2) -> Tensor:
@@ -29,7 +39,7 @@ def run(batch: PagedBatch, max_query_len: int = 1, tile: int = 16, programs: int
         DEVICE,
         DecodeTiling(tile, programs=programs),
     )
-    plan_decode(batch.seq_lens, kv_heads, workspace)
+    plan(batch, workspace)
     results = []
     for _ in range(2):
         out = poisoned(*batch.query.shape, dtype=batch.query.dtype)
@@ -82,3 +92,52 @@ def test_several_query_tokens_see_what_comes_before_them(dtype: torch.dtype) -> 
 def test_8_bit_cache(dtype: torch.dtype) -> None:
     batch = paged_batch([40, 21], [1, 1], dtype, fp8=True)
     assert_near(run(batch).float(), batch.expected(), dtype)
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_raw_projections(dtype: torch.dtype, normed: bool, fp8: bool) -> None:
+    """As norm_rope_write and attention one after the other, and the same cache is left."""
+    batch = paged_batch([70, 1, 33, 16], [1] * 4, dtype, head_dim=24, fp8=fp8)
+    _, _, kv_heads, head_dim = batch.cache[0].shape
+    qkv = random(4, (4 + 2 * kv_heads) * head_dim, dtype=dtype)
+    q_norm = random(head_dim, dtype=dtype, seed=1) if normed else None
+    k_norm = random(head_dim, dtype=dtype, seed=2) if normed else None
+    angles = random(80, head_dim, dtype=torch.float32, seed=3)
+    apart = [cache.clone() for cache in batch.cache]
+    last = batch.seq_lens - 1
+    blocks = batch.block_tables[batch.table_rows.long(), (last // 16).long()]
+    query = norm_rope_write(
+        qkv,
+        q_norm,
+        k_norm,
+        1e-6,
+        angles,
+        last,
+        (blocks * 16 + last % 16).long(),
+        (apart[0], apart[1]),
+        batch.scales,
+        4,
+    )
+    workspace = make_decode_workspace(4, 1, 4, kv_heads, head_dim, DEVICE, DecodeTiling(16))
+    plan(batch, workspace)
+    out = poisoned(4, 4, head_dim, dtype=dtype)
+    raw_decode_attention(
+        qkv,
+        (q_norm, k_norm),
+        1e-6,
+        angles,
+        batch.cache,
+        batch.scales,
+        batch.block_tables,
+        batch.table_rows,
+        batch.seq_lens,
+        workspace,
+        out,
+    )
+    assert_near(out, replace(batch, query=query).expected(), dtype)
+    for cache, other in zip(batch.cache, apart, strict=True):
+        # In 8 bits a number between two may be rounded to either.
+        found, wanted = (each.float().nan_to_num(7.0) for each in (cache, other))
+        torch.testing.assert_close(found, wanted, rtol=0.13, atol=0.02)

@@ -1,18 +1,19 @@
-"""From a fused projection to rotated queries and the cache: norms of heads, RoPE, and the write.
-
-Rotary positions: Su et al., 2021; dimension i pairs with i + head_dim / 2.
-"""
+"""From a fused projection to rotated queries and the cache: norms of heads, RoPE, and the write."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine_service.kernels.gpu.heads import (
+    LARGEST_FP8,
+    fp8_range,
+    norm_halves,
+    rotate_halves,
+)
 from engine_service.kernels.gpu.launching import launch_options, padded
 
 _HEADS = 4
-# The largest number of float8_e4m3fn.
-_LARGEST_FP8 = 448.0
 
 
 @triton.jit
@@ -56,26 +57,21 @@ def _norm_rope_write(
     is_query = head < NUM_HEADS
     is_value = head >= NUM_HEADS + NUM_KV_HEADS
     first, second = low.to(tl.float32), high.to(tl.float32)
+    half = dim < HEAD_DIM // 2
     if NORM:
-        squares = tl.sum(first * first + second * second, axis=1)[:, None]
-        rate = tl.rsqrt(squares / HEAD_DIM + eps)
-        half = dim < HEAD_DIM // 2
-        first = (first * rate).to(low.dtype).to(tl.float32)
-        second = (second * rate).to(low.dtype).to(tl.float32)
         q_low = tl.load(q_weight + dim, mask=half, other=0.0)
         q_high = tl.load(q_weight + HEAD_DIM // 2 + dim, mask=half, other=0.0)
         k_low = tl.load(k_weight + dim, mask=half, other=0.0)
         k_high = tl.load(k_weight + HEAD_DIM // 2 + dim, mask=half, other=0.0)
-        first *= tl.where(is_query, q_low, k_low).to(tl.float32)
-        second *= tl.where(is_query, q_high, k_high).to(tl.float32)
+        low_weight = tl.where(is_query, q_low, k_low)
+        high_weight = tl.where(is_query, q_high, k_high)
+        first, second = norm_halves(low, high, low_weight, high_weight, eps, HEAD_DIM)
     position = tl.load(positions + token).to(tl.int64)
-    half = dim < HEAD_DIM // 2
     cos = tl.load(angles + position * HEAD_DIM + dim, mask=half, other=0.0)
     sin = tl.load(angles + position * HEAD_DIM + HEAD_DIM // 2 + dim, mask=half, other=0.0)
-    rotated_first = first * cos - second * sin
-    rotated_second = second * cos + first * sin
-    first = tl.where(is_value, low.to(tl.float32), rotated_first)
-    second = tl.where(is_value, high.to(tl.float32), rotated_second)
+    first, second = rotate_halves(first, second, cos, sin)
+    first = tl.where(is_value, low.to(tl.float32), first)
+    second = tl.where(is_value, high.to(tl.float32), second)
 
     target = query + (token * NUM_HEADS + head) * HEAD_DIM + dim
     tl.store(target, first.to(low.dtype), mask=inside & is_query)
@@ -90,8 +86,8 @@ def _norm_rope_write(
         own = tl.load(
             scales + tl.where(is_value, NUM_KV_HEADS, 0) + kv_head, mask=stored, other=1.0
         )
-        first = tl.minimum(tl.maximum(first / own, -LARGEST), LARGEST)
-        second = tl.minimum(tl.maximum(second / own, -LARGEST), LARGEST)
+        first = fp8_range(first / own, LARGEST)
+        second = fp8_range(second / own, LARGEST)
     is_key = ~is_query & ~is_value & inside
     is_value &= inside
     kind = key_cache.dtype.element_ty
@@ -148,7 +144,7 @@ def norm_rope_write(
         BLOCK_SIZE=block_size,
         NORM=q_weight is not None,
         FP8=scales is not None,
-        LARGEST=_LARGEST_FP8,
+        LARGEST=LARGEST_FP8,
         num_warps=1,
         **launch_options(qkv.device),
     )

@@ -1,0 +1,180 @@
+"""How the keys of a batch are shared among programs, once for all layers of a step.
+
+The batch's work is a row of tiles: each sequence's keys, for each of its KV heads, in tiles of some
+tokens. A fixed number of programs, some for each multiprocessor, share it evenly: each takes an
+unbroken stretch, which may end in the middle of a head's keys. So every multiprocessor reads the
+same number of bytes, for one long sequence as for many of any lengths. (Stream-K, Osama et al.,
+2023, for matrix products; "Lean Attention", Sanovar et al., 2024, for attention.) Little work is
+shared by fewer programs, since putting parts together takes as long as some tiles.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from engine_service.kernels.gpu.launching import launch_options, multiprocessors, padded
+
+RECORD = 9
+"""Words that tell a program of its stretch: the first tile and the one after the last, the first
+sequence, the tiles of one head before that, its tiles, tokens and row of the block tables, the
+number of programs that have work, and the block of the first tile. So all that a program reads at
+first depends on this alone."""
+# Of one head, that a program takes rather than share them.
+_FEWEST_TILES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTiling:
+    """How the work is cut; the same bytes are read in any case."""
+
+    tile: int = 64
+    """Tokens that are computed at once; a power of two of at least 16."""
+    stages: int = 6
+    """Steps of the loop that overlap: reading a block's id, then its keys and values, in time."""
+    programs: int = 2
+    """For each multiprocessor. Their tiles on the way have to fit into its shared memory."""
+
+
+DEFAULT_TILING = DecodeTiling()
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeWorkspace:
+    """Memory at fixed addresses for batches of up to so many sequences, shared by all layers."""
+
+    tiling: DecodeTiling
+    records: Tensor
+    """int32 [programs, RECORD]"""
+    first_tiles: Tensor
+    """Tiles of one KV head that come before each sequence's, and of all, int32 [B + 1]."""
+    arrivals: Tensor
+    """Programs that are done with a part of each head's keys, int32 [B * num_kv_heads]; 0 between
+    launches."""
+    maxima: Tensor
+    """Of the scores of each program's two parts, float32 [2 * programs, rows]."""
+    sums: Tensor
+    """Of the softmax of each, likewise."""
+    mixed: Tensor
+    """The values that it mixes, float32 [2 * programs, rows, head_dim]."""
+    max_query_len: int
+    """Query tokens that a sequence may have."""
+
+
+def make_decode_workspace(
+    max_num_seqs: int,
+    max_query_len: int,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    device: torch.device,
+    tiling: DecodeTiling = DEFAULT_TILING,
+) -> DecodeWorkspace:
+    """Room for `max_num_seqs` sequences of `max_query_len` query tokens each at most."""
+    programs = multiprocessors(device) * tiling.programs
+    rows = max_query_len * num_heads // num_kv_heads
+
+    def numbers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    return DecodeWorkspace(
+        tiling=tiling,
+        records=numbers(programs, RECORD, dtype=torch.int32),
+        first_tiles=numbers(max_num_seqs + 1, dtype=torch.int32),
+        arrivals=numbers(max_num_seqs * num_kv_heads, dtype=torch.int32),
+        maxima=numbers(2 * programs, rows),
+        sums=numbers(2 * programs, rows),
+        mixed=numbers(2 * programs, rows, head_dim),
+        max_query_len=max_query_len,
+    )
+
+
+@triton.jit(do_not_specialize=["num_seqs", "num_programs", "stride_table"])
+def _plan(
+    seq_lens,
+    table_rows,
+    block_tables,
+    first_tiles,
+    records,
+    num_seqs,
+    num_programs,
+    stride_table,
+    SEQS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    FEWEST: tl.constexpr,
+    WORDS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    """Each program writes one record; the first also writes the tiles before each sequence."""
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+    program = tl.program_id(0).to(tl.int64)
+    seqs = tl.arange(0, SEQS)
+    lengths = tl.load(seq_lens + seqs, mask=seqs < num_seqs, other=0)
+    tiles = (lengths + TILE - 1) // TILE
+    ends = tl.cumsum(tiles)
+    all_tiles = tl.sum(tiles)
+    if program == 0:
+        tl.store(first_tiles + seqs, ends - tiles, mask=seqs < num_seqs)
+        tl.store(first_tiles + num_seqs, all_tiles)
+    total = all_tiles.to(tl.int64) * NUM_KV_HEADS
+    worthwhile = tl.maximum((total + FEWEST - 1) // FEWEST, num_seqs * NUM_KV_HEADS)
+    used = tl.maximum(tl.minimum(tl.minimum(total, worthwhile), num_programs), 1)
+    begin = tl.minimum(program, used) * total // used
+    end = tl.minimum(program + 1, used) * total // used
+    before = (ends.to(tl.int64) * NUM_KV_HEADS <= begin) & (seqs < num_seqs)
+    first = tl.minimum(tl.sum(before.to(tl.int32)), num_seqs - 1)
+    is_first = seqs == first
+    record = records + program * WORDS
+    tl.store(record, begin.to(tl.int32))
+    tl.store(record + 1, end.to(tl.int32))
+    tl.store(record + 2, first)
+    seq_tiles = tl.sum(tl.where(is_first, ends - tiles, 0))
+    num_tiles = tl.sum(tl.where(is_first, tiles, 0))
+    tl.store(record + 3, seq_tiles)
+    tl.store(record + 4, num_tiles)
+    tl.store(record + 5, tl.sum(tl.where(is_first, lengths, 0)))
+    row = tl.load(table_rows + first)
+    tl.store(record + 6, row)
+    tl.store(record + 7, used.to(tl.int32))
+    number = (begin.to(tl.int32) - seq_tiles * NUM_KV_HEADS) % tl.maximum(num_tiles, 1)
+    place = row.to(tl.int64) * stride_table + number * TILE // BLOCK_SIZE
+    tl.store(record + 8, tl.load(block_tables + place))
+
+
+def plan_decode(
+    seq_lens: Tensor,
+    table_rows: Tensor,
+    block_tables: Tensor,
+    block_size: int,
+    num_kv_heads: int,
+    workspace: DecodeWorkspace,
+) -> None:
+    """Shares the work of B sequences: their tokens, and their rows of the block tables, int32 [B].
+
+    One may have no tokens; nothing is computed for it.
+    """
+    programs = len(workspace.records)
+    _plan[(programs,)](
+        seq_lens,
+        table_rows,
+        block_tables,
+        workspace.first_tiles,
+        workspace.records,
+        len(seq_lens),
+        programs,
+        block_tables.stride(0),
+        SEQS=padded(len(seq_lens)),
+        NUM_KV_HEADS=num_kv_heads,
+        TILE=workspace.tiling.tile,
+        BLOCK_SIZE=block_size,
+        FEWEST=_FEWEST_TILES,
+        WORDS=RECORD,
+        num_warps=1 if len(seq_lens) <= 64 else 4,
+        **launch_options(seq_lens.device),
+    )
