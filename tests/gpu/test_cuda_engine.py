@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.fork import Branch, Fork
+from engine_service.core.outputs import ScheduledSequence
 from engine_service.core.request import Request
 from engine_service.engine_factory import build_engine
 from engine_service.llm_engine import LLMEngine
@@ -23,6 +24,7 @@ from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
 from engine_service.runner.decode_graphs import DecodeGraphs
 from engine_service.runner.gpu_runner import GpuModelRunner
+from engine_service.runner.mixed_graphs import MixedGraphs
 from folovllm.errors import NotFoundError
 from folovllm.outputs import FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
@@ -115,17 +117,27 @@ def test_cuda_equals_cpu(name: str, tmp_path: Path) -> None:
 
 
 def recorded_steps(engine: LLMEngine) -> list[tuple[Tensor, Tensor]]:
-    """Where the token ids and logits of every decode step go, on the CPU."""
+    """Where what every step draws goes, and what from: token ids and logits, on the CPU."""
     runner = engine._pipeline.runner
     assert isinstance(runner, GpuModelRunner)
-    found, step = [], runner.graphs.run
+    found: list[tuple[Tensor, Tensor]] = []
+    decode, mixed = runner.graphs.run, runner.mixed_graphs.run
 
-    def recording(size: int) -> tuple[Tensor, Tensor]:
-        token_ids, logits = step(size)
+    def run_decode(size: int) -> tuple[Tensor, Tensor]:
+        token_ids, logits = decode(size)
         found.append((token_ids.cpu(), logits.cpu()))
         return token_ids, logits
 
-    runner.graphs.run = recording  # type: ignore[method-assign]
+    def run_mixed(
+        size: int, scheduled: Sequence[ScheduledSequence], places: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        token_ids, logits = mixed(size, scheduled, places)
+        drawn = sum(bool(sequence.sample_indexes) for sequence in scheduled)
+        found.append((token_ids[:drawn].cpu(), logits[:drawn].cpu()))
+        return token_ids, logits
+
+    runner.graphs.run = run_decode  # type: ignore[method-assign]
+    runner.mixed_graphs.run = run_mixed  # type: ignore[method-assign]
     return found
 
 
@@ -136,12 +148,13 @@ def test_graphs_give_the_bits_of_steps_without(
 ) -> None:
     folder = make_checkpoint("qwen3_wide_heads", tmp_path, seed=1)
     captured = engine_on("cuda", folder, dtype=dtype, cache_dtype=cache_dtype)
-    monkeypatch.setattr(DecodeGraphs, "capture", lambda *_: None)
+    for graphs in (DecodeGraphs, MixedGraphs):
+        monkeypatch.setattr(graphs, "capture", lambda *_: None)
     eager = engine_on("cuda", folder, dtype=dtype, cache_dtype=cache_dtype)
     steps = [recorded_steps(engine) for engine in (captured, eager)]
     found, expected = (tokens(run(engine, mixed_requests())) for engine in (captured, eager))
     assert found == expected
-    assert len(steps[0]) == len(steps[1]) > 20
+    assert len(steps[0]) == len(steps[1]) > 40
     for (token_ids, logits), (other_ids, other_logits) in zip(*steps, strict=True):
         assert torch.equal(token_ids, other_ids)
         assert torch.equal(logits, other_logits)
