@@ -209,3 +209,17 @@ def test_any_steps_are_told_rightly(plan: list[tuple[list[int], set[int]]]) -> N
         steps.last -= replaced
         fitting = [sequences[i] for i in chosen if len(sequences[i].tokens) < WIDTH * BLOCK_SIZE]
         steps.run(fitting)
+
+
+def test_a_prompt_in_chunks_tells_how_to_draw_with_its_first_draw() -> None:
+    table, sequence = make_table(), Decoding(2, [4, 5, 6, 7, 8, 9])
+    sequence.grow()
+    for start, end in ((0, 4), (4, 6)):
+        part = sequence.scheduled()
+        part.token_ids, part.num_computed_tokens = sequence.tokens[start:end], start
+        part.sample_indexes = (3,) if end == 6 else ()
+        slot = table.place(part, frozenset([2]))
+        tell(table)
+        assert (float(table.draw_params.temperature[slot]) > 0) == (end == 6)
+        assert int(table.lengths[slot]) == end
+    check_slot(table, slot, sequence)
