@@ -202,7 +202,7 @@ def test_a_cache_of_8_bits_changes_little(tmp_path: Path) -> None:
     )
     assert len(exact) == len(rounded) == 3 + 40 + 100 - 3 + 3 * 32
     difference = np.abs(exact - rounded)
-    assert 0 < difference.mean() < 0.05 * exact.std()
+    assert 0 < difference.mean() < 0.1 * exact.std()
 
 
 @pytest.mark.parametrize(
