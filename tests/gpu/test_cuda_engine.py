@@ -154,7 +154,7 @@ def test_graphs_give_the_bits_of_steps_without(
     steps = [recorded_steps(engine) for engine in (captured, eager)]
     found, expected = (tokens(run(engine, mixed_requests())) for engine in (captured, eager))
     assert found == expected
-    assert len(steps[0]) == len(steps[1]) > 40
+    assert len(steps[0]) == len(steps[1]) > 30
     for (token_ids, logits), (other_ids, other_logits) in zip(*steps, strict=True):
         assert torch.equal(token_ids, other_ids)
         assert torch.equal(logits, other_logits)
