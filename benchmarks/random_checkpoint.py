@@ -9,8 +9,9 @@ import shutil
 import string
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice, product
+from itertools import count, islice, product
 from pathlib import Path
 
 import torch
@@ -78,18 +79,22 @@ def write_checkpoint(
     """
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        name: torch.ones(shape, dtype=torch.bfloat16)
-        if len(shape) == 1
-        else torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
-        for name, shape in _weight_shapes(config).items()
-    }
+    shapes = _weight_shapes(config)
+    with ThreadPoolExecutor() as threads:
+        weights = dict(zip(shapes, threads.map(_weight, count(), shapes.values()), strict=True))
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     vocab_size = config["vocab_size"]
     assert isinstance(vocab_size, int)
     byte_level_tokenizer(vocab_size).save(str(folder / "tokenizer.json"))
+
+
+def _weight(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """A norm's ones, or a matrix of small random numbers."""
+    if len(shape) == 1:
+        return torch.ones(shape, dtype=torch.bfloat16)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
 
 
 def _weight_shapes(config: dict[str, object]) -> dict[str, tuple[int, ...]]:

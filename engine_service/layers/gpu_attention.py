@@ -12,6 +12,11 @@ from engine_service.kernels.gpu.decode_plan import (
     plan_decode,
 )
 from engine_service.kernels.gpu.extend_attention import extend_attention, query_block_bound
+from engine_service.kernels.gpu.few_attention import (
+    MOST_SEQS,
+    few_decode_attention,
+    make_few_workspace,
+)
 from engine_service.layers.attention import AttentionMetadata, KVCache
 
 MOST_VERIFIED = 8
@@ -91,6 +96,7 @@ class GpuAttention:
     ) -> None:
         self._shape = num_heads, num_kv_heads, head_dim, device
         self._workspaces: dict[int, DecodeWorkspace] = {}
+        self._few = make_few_workspace(num_heads, head_dim, device)
 
     def allocate(
         self,
@@ -119,7 +125,7 @@ class GpuAttention:
 
     def plan(self, batch: GpuBatch) -> None:
         """Before the first layer of a step."""
-        if batch.split is not None:
+        if batch.split is not None and not _is_few(batch):
             plan_decode(
                 batch.split.seq_lens,
                 batch.split.table_rows,
@@ -140,24 +146,17 @@ class GpuAttention:
     ) -> Tensor:
         """Attention of a batch that `decodes`, [T, num_heads, head_dim].
 
-        From its projections as they are: see `raw_decode_attention`.
+        From its projections as they are: see `raw_decode_attention`, and `few_decode_attention`.
         """
         assert batch.split is not None
         num_heads, _, head_dim, _ = self._shape
         out = qkv.new_empty((len(qkv), num_heads, head_dim))
-        raw_decode_attention(
-            qkv,
-            norms,
-            eps,
-            angles,
-            cache[:2],
-            cache.scales,
-            batch.block_tables,
-            batch.split.table_rows,
-            batch.split.seq_lens,
-            self._workspace(batch),
-            out,
-        )
+        projections = qkv, norms, eps, angles, cache[:2], cache.scales
+        sequences = batch.block_tables, batch.split.table_rows, batch.split.seq_lens
+        if _is_few(batch):
+            few_decode_attention(*projections, *sequences, self._few, out)
+        else:
+            raw_decode_attention(*projections, *sequences, self._workspace(batch), out)
         return out
 
     def forward(self, query: Tensor, cache: KVCache, batch: GpuBatch) -> Tensor:
@@ -197,3 +196,9 @@ class GpuAttention:
         if workspace is None or len(workspace.first_tiles) <= num_seqs:
             self.reserve(num_seqs)
         return self._workspaces[query_len]
+
+
+def _is_few(batch: GpuBatch) -> bool:
+    """Whether all of a batch is decoded by the kernel for few sequences."""
+    assert batch.split is not None
+    return batch.decodes and len(batch.split.seq_lens) <= MOST_SEQS

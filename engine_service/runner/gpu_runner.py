@@ -21,8 +21,9 @@ from engine_service.kernels.gpu import events, sampling, slots
 from engine_service.layers.gpu_attention import gpu_batch
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.runner.decode_graphs import DecodeGraphs
-from engine_service.runner.device_copy import Reading, to_device
+from engine_service.runner.device_copy import Reading, Readings, Uploads, to_device
 from engine_service.runner.drawing import Draw, change_logits, draw_all
+from engine_service.runner.gpu_step import GpuStep
 from engine_service.runner.grammar_masks import GrammarMasks
 from engine_service.runner.input_batch import InputBatch, build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
@@ -30,40 +31,9 @@ from engine_service.runner.logprobs import position_logprobs
 from engine_service.runner.mixed_graphs import MixedGraphs
 from engine_service.runner.prompt_logprobs import prompt_logprobs
 from engine_service.runner.slot_table import SlotTable
-from folovllm.errors import ServerError
 from folovllm.outputs import PositionLogprobs
 
 Logprobs = dict[int, list[PositionLogprobs]]
-
-
-class GpuStep:
-    """See LaunchedStep."""
-
-    def __init__(
-        self,
-        scheduled: Sequence[ScheduledSequence],
-        places: Sequence[int],
-        token_ids: Tensor,
-        logprobs: Logprobs,
-        prompt: Logprobs,
-    ) -> None:
-        """`places` says which of the scheduled sequences has drawn each of `token_ids` [draws]."""
-        self._scheduled, self._places = scheduled, places
-        self._reading = Reading(token_ids)
-        self._logprobs, self._prompt = logprobs, prompt
-
-    def result(self) -> ModelRunnerOutput:
-        """See LaunchedStep. Raises ServerError where a row's logits are not finite."""
-        drawn: list[list[int]] = [[] for _ in self._scheduled]
-        for place, token_id in zip(self._places, self._reading.numbers(), strict=True):
-            if token_id < 0:
-                sequence = self._scheduled[place]
-                raise ServerError(
-                    f"the model's logits for sequence {sequence.seq_id} at position "
-                    f"{sequence.num_tokens} are not finite, so no token can be drawn"
-                )
-            drawn[place].append(token_id)
-        return ModelRunnerOutput(drawn, self._logprobs, self._prompt)
 
 
 class GpuModelRunner:
@@ -92,6 +62,9 @@ class GpuModelRunner:
         self._workspace = sampling.make_workspace(
             max_num_seqs, model.config.vocab_size, model.device
         )
+        # Twice all words, for each has a place and a value.
+        self._uploads = Uploads(2 * len(self._slots.words), model.device)
+        self._readings = Readings(max_num_seqs, model.device)
         model.backend.reserve(max_num_seqs)
         self.graphs = DecodeGraphs(
             model, self.kv_caches, block_size, max_num_seqs, self._slots, self._workspace
@@ -179,12 +152,11 @@ class GpuModelRunner:
             slots_changed = self._indexes([places[drawing[row]] for row in special])
             self._slots.last_tokens[slots_changed] = token_ids[self._indexes(special)]
         logprobs = self._logprobs(raw, draws, drawing, token_ids)
-        return GpuStep(scheduled, drawing, token_ids, logprobs, {})
+        return GpuStep(scheduled, drawing, self._readings.read(token_ids), logprobs, {})
 
     def _launch_any(self, scheduled: Sequence[ScheduledSequence]) -> GpuStep:
         if not scheduled:
-            none = torch.empty(0, dtype=torch.int32, device=self.model.device)
-            return GpuStep((), (), none, {}, {})
+            return GpuStep((), (), self._nothing(), {}, {})
         batch = build_input_batch(scheduled, self._block_size, self.model.device)
         self._resolve_pending(batch, scheduled)
         config = self.model.config
@@ -197,8 +169,7 @@ class GpuModelRunner:
         prompt = prompt_logprobs(self.model, hidden, batch.first_rows, scheduled)
         places, rows, draws = _draws(batch.sampled, scheduled)
         if not draws:
-            none = torch.empty(0, dtype=torch.int32, device=self.model.device)
-            return GpuStep(scheduled, (), none, {}, prompt)
+            return GpuStep(scheduled, (), self._nothing(), {}, prompt)
         wanted = batch.sampled_rows
         if len(draws) > len(wanted):
             wanted = wanted[self._indexes(rows)]
@@ -208,12 +179,16 @@ class GpuModelRunner:
         self._draw_special(logits, draws, token_ids)
         self._append(scheduled, places, draws, token_ids)
         logprobs = self._logprobs(raw, draws, places, token_ids)
-        return GpuStep(scheduled, places, token_ids, logprobs, prompt)
+        return GpuStep(scheduled, places, self._readings.read(token_ids), logprobs, prompt)
+
+    def _nothing(self) -> Reading:
+        return self._readings.read(torch.empty(0, dtype=torch.int32, device=self.model.device))
 
     def _tell(self) -> None:
         changes = self._slots.take_changes()
         if changes is not None:
-            slots.set_words(self._slots.words, to_device(changes, self.model.device))
+            on_device = self._uploads.send(changes.reshape(-1)).view(2, -1)
+            slots.set_words(self._slots.words, on_device)
 
     def _indexes(self, numbers: Sequence[int]) -> Tensor:
         return to_device(np.array(numbers, dtype=np.int64), self.model.device)

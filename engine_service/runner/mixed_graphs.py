@@ -19,7 +19,7 @@ from engine_service.kernels.gpu.sampling import Workspace, draw
 from engine_service.layers.attention import KVCache
 from engine_service.layers.gpu_attention import MOST_VERIFIED, GpuBatch, SequenceGroup
 from engine_service.models.gpu_decoder import GpuDecoder
-from engine_service.runner.device_copy import to_device
+from engine_service.runner.device_copy import Uploads
 from engine_service.runner.mixed_inputs import InputSizes, device_inputs, written_inputs
 from engine_service.runner.slot_table import SlotTable
 
@@ -55,9 +55,9 @@ class MixedGraphs:
         self._model, self._kv_caches, self._block_size = model, kv_caches, block_size
         self._max_num_seqs, self._slots, self._workspace = max_num_seqs, slot_table, workspace
         self._sizes = mixed_sizes(max_num_batched_tokens)
-        self._words = torch.zeros(
-            sum(self._input_sizes(self._sizes[-1]).words()), dtype=torch.int32, device=model.device
-        )
+        num_words = sum(self._input_sizes(self._sizes[-1]).words())
+        self._words = torch.zeros(num_words, dtype=torch.int32, device=model.device)
+        self._uploads = Uploads(num_words, model.device)
         self._token_ids = torch.zeros(max_num_seqs, dtype=torch.int32, device=model.device)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
@@ -119,7 +119,7 @@ class MixedGraphs:
             table.spare_block,
             table.num_slots,
         )
-        self._words[: len(words)].copy_(to_device(words, self._model.device))
+        self._words[: len(words)].copy_(self._uploads.send(words))
 
     def _compute(self, size: int) -> Tensor:
         inputs = device_inputs(self._words, self._input_sizes(size))

@@ -8,12 +8,18 @@ from gpu_twins import DEVICE, assert_near, poisoned, random
 from paged_batch import PagedBatch, paged_batch
 from torch import Tensor
 
+from engine_service.kernels.gpu import few_attention
 from engine_service.kernels.gpu.decode_attention import decode_attention, raw_decode_attention
 from engine_service.kernels.gpu.decode_plan import (
     DecodeTiling,
     DecodeWorkspace,
     make_decode_workspace,
     plan_decode,
+)
+from engine_service.kernels.gpu.few_attention import (
+    FewTiling,
+    few_decode_attention,
+    make_few_workspace,
 )
 from engine_service.kernels.gpu.rope import norm_rope_write
 
@@ -94,10 +100,13 @@ def test_8_bit_cache(dtype: torch.dtype) -> None:
     assert_near(run(batch).float(), batch.expected(), dtype)
 
 
+@pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize("fp8", [False, True])
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_raw_projections(dtype: torch.dtype, normed: bool, fp8: bool) -> None:
+def test_raw_projections(
+    dtype: torch.dtype, normed: bool, fp8: bool, few: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As norm_rope_write and attention one after the other, and the same cache is left."""
     batch = paged_batch([70, 1, 33, 16], [1] * 4, dtype, head_dim=24, fp8=fp8)
     _, _, kv_heads, head_dim = batch.cache[0].shape
@@ -120,22 +129,19 @@ def test_raw_projections(dtype: torch.dtype, normed: bool, fp8: bool) -> None:
         batch.scales,
         4,
     )
-    workspace = make_decode_workspace(4, 1, 4, kv_heads, head_dim, DEVICE, DecodeTiling(16))
-    plan(batch, workspace)
     out = poisoned(4, 4, head_dim, dtype=dtype)
-    raw_decode_attention(
-        qkv,
-        (q_norm, k_norm),
-        1e-6,
-        angles,
-        batch.cache,
-        batch.scales,
-        batch.block_tables,
-        batch.table_rows,
-        batch.seq_lens,
-        workspace,
-        out,
-    )
+    inputs = qkv, (q_norm, k_norm), 1e-6, angles, batch.cache, batch.scales
+    batch_inputs = batch.block_tables, batch.table_rows, batch.seq_lens
+    if few:
+        # So that the longest is split among four programs.
+        monkeypatch.setattr(few_attention, "multiprocessors", lambda _: 64)
+        room = make_few_workspace(4, head_dim, DEVICE, FewTiling(tile=16))
+        few_decode_attention(*inputs, *batch_inputs, room, out)
+        assert not room.arrivals.any()
+    else:
+        workspace = make_decode_workspace(4, 1, 4, kv_heads, head_dim, DEVICE, DecodeTiling(16))
+        plan(batch, workspace)
+        raw_decode_attention(*inputs, *batch_inputs, workspace, out)
     assert_near(out, replace(batch, query=query).expected(), dtype)
     for cache, other in zip(batch.cache, apart, strict=True):
         # In 8 bits a number between two may be rounded to either.

@@ -1,12 +1,13 @@
 """State on the device: what is set, what a step reads of it and what it leaves for the next."""
 
+import numpy as np
 import pytest
 import torch
 from gpu_twins import DEVICE, NAN
 from torch import Tensor
 
 from engine_service.kernels.gpu import slots
-from engine_service.runner.device_copy import Reading, to_device
+from engine_service.runner.device_copy import Readings, Uploads, to_device
 
 # What no kernel may follow: as an address, it is far from any tensor.
 POISON = -(2**30)
@@ -74,9 +75,18 @@ def test_numbers_go_to_the_device_and_back() -> None:
     numbers = ints(4, -1, 2**31 - 1)
     on_device = to_device(numbers.cpu().numpy(), DEVICE)
     assert on_device.device.type == DEVICE.type and torch.equal(on_device, numbers)
-    reading = Reading(on_device)
+    readings = Readings(4, DEVICE)
+    reading = readings.read(on_device)
     on_device.fill_(9)  # as the next step does, before the numbers of this one are read
     assert reading.numbers() == [4, -1, 2**31 - 1]
     assert reading.numbers() == [4, -1, 2**31 - 1]
-    assert Reading(on_device[:0]).numbers() == []
+    assert readings.read(on_device[:0]).numbers() == []
+    assert readings.read(ints(*range(9))).numbers() == list(range(9))  # more than there is room for
     assert torch.isnan(to_device(torch.tensor([NAN]).numpy(), DEVICE)).all()
+
+
+def test_uploads_stay_until_the_fourth_after_them() -> None:
+    uploads = Uploads(3, DEVICE)
+    sent = [uploads.send(np.array([number] * 3, dtype=np.int32)) for number in range(4)]
+    assert [each.tolist() for each in sent] == [[number] * 3 for number in range(4)]
+    assert uploads.send(np.array([9], dtype=np.int32)).tolist() == [9]
