@@ -1,11 +1,12 @@
 """With the GPU's runner an engine gives the tokens and log-probabilities that the CPU's gives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from gpu_engine import BLOCK_SIZE, gpu_engine
+from gpu_twins import DEVICE
 from sample_tokenizers import save_byte_tokenizer
 from tiny_models import VOCAB_SIZE, make_checkpoint
 
@@ -32,6 +33,17 @@ REQUESTS: Mapping[str, tuple[int, SamplingParams]] = {
     "min_tokens": (3, GREEDY.clone(ignore_eos=False, min_tokens=2, stop_token_ids=(31, 33))),
     "digits": (4, RANDOM.clone(n=2, structured_output=DIGITS)),
 }
+
+# numpy's, under the interpreter, of what tokens that are padding compute.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """On a CPU what is not written is NaN: the cache at first, and what padding attends to."""
+    torch.use_deterministic_algorithms(DEVICE.type == "cpu")
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="module")
