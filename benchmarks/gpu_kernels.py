@@ -110,8 +110,7 @@ def _decode_attention(shape: ModelShape, plan: GpuPlan, batch: int, context: int
         angles = torch.rand(context, head_dim, device=device)
         out = qkv.new_empty(batch, heads[0], head_dim)
         workspace = plans.make_decode_workspace(batch, 1, *heads, head_dim, device)
-        tables = paged.table_rows, paged.block_tables
-        plans.plan_decode(paged.seq_lens, *tables, plan.block_size, heads[1], workspace)
+        plans.plan_decode(paged.seq_lens, paged.table_rows, heads[1], workspace)
         return lambda: kernels.raw_decode_attention(
             qkv,
             (norm, norm),

@@ -90,7 +90,7 @@ def full() -> GpuPlan:
         peer_warm_ups=3,
         peer_batch=64,
         peer_concurrency=128,
-        peer_window_s=25.0,
+        peer_window_s=15.0,
     )
 
 

@@ -33,10 +33,10 @@ GROUPS = (
         Section("prefill", "gpu_prefill", 20, silence_s=45),
         Section("first-token", "gpu_first_token", 15, silence_s=45),
     ),
-    (Section("kernels", "gpu_kernels", 80, silence_s=40),),
     (Section("transformers", "gpu_peers.static_generate", 60, silence_s=90),),
-    (Section("continuous", "gpu_peers.continuous_batching", 50, silence_s=70),),
     (Section("torch", "gpu_peers.compiled_decoder", 50, silence_s=70),),
+    (Section("kernels", "gpu_kernels", 80, silence_s=40),),
+    (Section("continuous", "gpu_peers.continuous_batching", 50, silence_s=70),),
     (Section("batches", "gpu_peers.padded_batches", 90, silence_s=130),),
 )
 SECTIONS = {section.name: section for group in GROUPS for section in group}

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from engine_service.kernels.gpu.decode_attention import decode_attention, raw_decode_attention
 from engine_service.kernels.gpu.decode_plan import (
+    DEFAULT_TILING,
+    DecodeTiling,
     DecodeWorkspace,
     make_decode_workspace,
     plan_decode,
@@ -19,6 +21,8 @@ from engine_service.kernels.gpu.few_attention import (
 )
 from engine_service.layers.attention import AttentionMetadata, KVCache
 
+# Programs that turn 8-bit numbers into others need more registers.
+_FP8_TILING = DecodeTiling(programs=2)
 MOST_VERIFIED = 8
 """Query tokens of a sequence whose keys are split among programs: a draft, and what it follows."""
 
@@ -39,7 +43,6 @@ class SequenceGroup:
 class GpuBatch:
     """How the T tokens of a step belong to sequences; tensors are on the device."""
 
-    block_size: int
     slot_mapping: Tensor
     """Where each token's KV is written, [T]."""
     block_tables: Tensor
@@ -74,7 +77,6 @@ def gpu_batch(metadata: AttentionMetadata, num_heads: int, num_kv_heads: int) ->
     split = SequenceGroup(seq_lens[:num_split], rows[:num_split], split_starts)
     extend = SequenceGroup(seq_lens[num_split:], rows[num_split:], start_loc[num_split:])
     return GpuBatch(
-        block_size=metadata.block_size,
         slot_mapping=metadata.slot_mapping,
         block_tables=metadata.block_tables.int(),
         split=split if num_split else None,
@@ -95,6 +97,7 @@ class GpuAttention:
         self, num_heads: int, num_kv_heads: int, head_dim: int, device: torch.device
     ) -> None:
         self._shape = num_heads, num_kv_heads, head_dim, device
+        self._tiling = DEFAULT_TILING
         self._workspaces: dict[int, DecodeWorkspace] = {}
         self._few = make_few_workspace(num_heads, head_dim, device)
 
@@ -108,6 +111,8 @@ class GpuAttention:
         device: torch.device,
     ) -> KVCache:
         """See CacheAllocator. An 8-bit cache has scales of 1."""
+        if dtype.itemsize == 1:
+            self._tiling = _FP8_TILING
         shape = num_blocks, num_kv_heads, block_size, head_dim
         key, value = (
             torch.empty(shape, dtype=dtype, device=device).permute(0, 2, 1, 3) for _ in range(2)
@@ -120,7 +125,7 @@ class GpuAttention:
         """Makes room for steps of so many sequences, in place of what there was."""
         for query_len in (1, MOST_VERIFIED):
             self._workspaces[query_len] = make_decode_workspace(
-                max_num_seqs, query_len, *self._shape
+                max_num_seqs, query_len, *self._shape, self._tiling
             )
 
     def plan(self, batch: GpuBatch) -> None:
@@ -129,8 +134,6 @@ class GpuAttention:
             plan_decode(
                 batch.split.seq_lens,
                 batch.split.table_rows,
-                batch.block_tables,
-                batch.block_size,
                 self._shape[1],
                 self._workspace(batch),
             )

@@ -98,7 +98,6 @@ class DecodeGraphs:
             seq_lens,
         )
         batch = GpuBatch(
-            block_size=self._block_size,
             slot_mapping=slot_mapping,
             block_tables=table.block_tables,
             split=SequenceGroup(seq_lens, rows, None),

@@ -4,7 +4,6 @@ import torch
 
 from engine_service.config import EngineConfig
 from engine_service.device import free_memory
-from engine_service.kernels.gpu.carveout import share_memory_alike
 from engine_service.layers.parallel import TensorParallel
 from engine_service.layers.tuner import Tuner
 from engine_service.models.causal_model import CausalModel
@@ -31,7 +30,6 @@ def build_gpu_runner(
 ) -> tuple[GpuModelRunner, int]:
     """The runner, and the number of blocks that it has for sequences. Raises ConfigError."""
     assert isinstance(model, GpuDecoder)
-    share_memory_alike()
     if model.config.num_weights >= _WORTH_TUNING:
         model.tune(Tuner(model.device, cache_folder() / "gpu"), show_progress)
     scheduler = config.scheduler

@@ -129,7 +129,6 @@ class MixedGraphs:
         config, extending = self._model.config, most_extending(size)
         group = config.num_attention_heads // config.num_key_value_heads
         batch = GpuBatch(
-            block_size=self._block_size,
             slot_mapping=inputs.slot_mapping,
             block_tables=table.block_tables,
             split=SequenceGroup(inputs.decode_lens, inputs.decode_slots, inputs.decode_starts),

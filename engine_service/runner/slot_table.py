@@ -68,7 +68,6 @@ class SlotTable:
         self._changes = _Changes()
         spare = self._tables_start + num_slots * table_width
         self.words[spare : spare + table_width] = spare_block
-        self._vector("lengths")[num_slots] = 1
 
     @property
     def last_tokens(self) -> Tensor:

@@ -48,7 +48,7 @@ def as_gpu_batch(batch: PagedBatch) -> GpuBatch:
 @pytest.mark.parametrize(
     ("query_lens", "kernels"),
     [
-        ([1, 1, 1], ["decode"]),
+        ([1] * 5, ["decode"]),
         ([1, MOST_VERIFIED, 2], ["decode"]),
         ([1, MOST_VERIFIED + 1, 2], ["decode", "extend"]),
         ([9, 2, 3], ["extend"]),
@@ -69,7 +69,7 @@ def test_all_kinds_of_batches(
             kernel(*arguments)  # type: ignore[operator]
 
         monkeypatch.setattr(gpu_attention, f"{name}_attention", launch)
-    paged = paged_batch([40, 33, 21], query_lens, torch.float32)
+    paged = paged_batch([40, 33, 21, 9, 60][: len(query_lens)], query_lens, torch.float32)
     batch = as_gpu_batch(paged)
     attention = GpuAttention(HEADS, KV_HEADS, HEAD_DIM, DEVICE)
     attention.reserve(reserved)

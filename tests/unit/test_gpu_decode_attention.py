@@ -27,9 +27,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def plan(batch: PagedBatch, workspace: DecodeWorkspace) -> None:
-    _, block_size, kv_heads, _ = batch.cache[0].shape
-    tables = batch.table_rows, batch.block_tables
-    plan_decode(batch.seq_lens, *tables, block_size, kv_heads, workspace)
+    plan_decode(batch.seq_lens, batch.table_rows, batch.cache[0].shape[2], workspace)
 
 
 def run(batch: PagedBatch, max_query_len: int = 1, tile: int = 16, programs: int = 2) -> Tensor:

@@ -119,7 +119,7 @@ def steps() -> Steps:
 def test_padding_has_a_slot_that_is_no_ones() -> None:
     table = make_table()
     assert table.block_tables[NUM_SLOTS].tolist() == [SPARE_BLOCK] * WIDTH
-    assert int(table.lengths[NUM_SLOTS]) == 1
+    assert int(table.lengths[NUM_SLOTS]) == 0
     assert float(table.draw_params.temperature[NUM_SLOTS]) == 0.0
 
 

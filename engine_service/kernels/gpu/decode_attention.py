@@ -13,23 +13,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine_service.kernels.gpu.decode_parts import (
-    attend,
-    combine,
-    load_tile,
-    picked_row,
-    rotated,
-    store_heads,
-    to_stored,
-)
+from engine_service.kernels.gpu.decode_parts import combine, rotated, write_new
 from engine_service.kernels.gpu.decode_plan import RECORD, DecodeWorkspace
 from engine_service.kernels.gpu.heads import LARGEST_FP8
 from engine_service.kernels.gpu.launching import launch_options, padded
 
 # Tensor cores multiply no fewer rows.
 _LEAST_ROWS = 16
-# Rows of parts that are put together at once; more would not fit into registers.
-_PARTS_AT_ONCE = 32
 _LOG2_E = 1.4426950408889634
 
 
@@ -71,8 +61,6 @@ def _decode(
     TILE: tl.constexpr,
     STAGES: tl.constexpr,
     WORDS: tl.constexpr,
-    FEW_ROWS: tl.constexpr,
-    PARTS: tl.constexpr,
     RAW: tl.constexpr,
     NORM: tl.constexpr,
     FP8: tl.constexpr,
@@ -81,19 +69,20 @@ def _decode(
 ):
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     program = tl.program_id(0)
+    # The plan was made before all layers.
     record = records + program * WORDS
     tile, end, seq = tl.load(record), tl.load(record + 1), tl.load(record + 2)
     seq_tiles, num_tiles = tl.load(record + 3), tl.load(record + 4)
     seq_len, table_row = tl.load(record + 5), tl.load(record + 6)
-    block = tl.load(record + 8)
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
 
     NUM_ROWS: tl.constexpr = GROUP * QUERY_LEN
     TOKEN_HEADS: tl.constexpr = NUM_KV_HEADS * (GROUP + 2 if RAW else GROUP)
     row, offset = tl.arange(0, ROWS), tl.arange(0, TILE)
     half, dim = tl.arange(0, HALF)[None, :], tl.arange(0, DIMS)
-    is_half = half < HEAD_DIM // 2
+    is_half, is_dim = half < HEAD_DIM // 2, dim < HEAD_DIM
     kind = out.dtype.element_ty
     # 8-bit floats become 16-bit ones of this kind in half as many instructions.
     inner = tl.float16 if FP8 and kind.primitive_bitwidth == 16 else kind
@@ -104,124 +93,93 @@ def _decode(
         head_end = head_begin + num_tiles
         stop = tl.minimum(end, head_end)
         table = block_tables + table_row.to(tl.int64) * stride_table
-        num_cached = seq_len
-        if RAW:
-            num_cached = seq_len - 1
-        keys = key_cache + head * stride_head
-        values = value_cache + head * stride_head
-
-        # All that is read at first is asked for before any of it is used.
-        position = (tile - head_begin) * TILE + offset
-        present = position < num_cached
-        blocks = block
-        if BLOCK_SIZE < TILE:
-            blocks = tl.load(table + position // BLOCK_SIZE, mask=present, other=0)
-        slots = blocks.to(tl.int64) * stride_block + (position % BLOCK_SIZE) * stride_token
-        low_keys, high_keys, own_values = load_tile(
-            keys, values, slots, present, half, dim, HEAD_DIM
-        )
         first_token, num_queries = seq, 1
         if QUERY_LEN > 1:
             first_token = tl.load(query_start_loc + seq)
             num_queries = tl.load(query_start_loc + seq + 1) - first_token
+        exists = (row < NUM_ROWS) & (row // GROUP < num_queries)
+        token = (first_token + row // GROUP).to(tl.int64)
+        place = query + (token * TOKEN_HEADS + head * GROUP + row % GROUP)[:, None] * HEAD_DIM
         key_scale, value_scale = 1.0, 1.0
         if FP8:
             key_scale = tl.load(scales + head)
             value_scale = tl.load(scales + NUM_KV_HEADS + head)
         scale = score_scale * key_scale
-        query_head = head * GROUP + row % GROUP
-        if RAW:
-            # Behind the queries comes the row of the new token's key.
-            query_head = tl.where(row == GROUP, NUM_KV_HEADS * GROUP + head, query_head)
-            is_read = (row <= GROUP)[:, None] & is_half
-        else:
-            is_read = ((row < NUM_ROWS) & (row // GROUP < num_queries))[:, None] & is_half
-        token = (first_token + (0 if RAW else row // GROUP)).to(tl.int64)
-        heads = query + (token * TOKEN_HEADS + query_head)[:, None] * HEAD_DIM
-        low = tl.load(heads + half, mask=is_read, other=0.0)
-        high = tl.load(heads + HEAD_DIM // 2 + half, mask=is_read, other=0.0)
+        keys_of_head = key_cache + head * stride_head
+        values_of_head = value_cache + head * stride_head
 
         highest = tl.full([ROWS], float("-inf"), tl.float32)
         weight = tl.zeros([ROWS], tl.float32)
         mixed = tl.zeros([ROWS, DIMS], tl.float32)
+        num_cached = seq_len
         if RAW:
-            value_head = seq.to(tl.int64) * TOKEN_HEADS + NUM_KV_HEADS * (GROUP + 1) + head
-            raw_value = tl.load(query + value_head * HEAD_DIM + dim, mask=dim < HEAD_DIM, other=0.0)
-            raw_value = raw_value.to(tl.float32)
-            own_angles = angles + num_cached.to(tl.int64) * HEAD_DIM + half
-            cos = tl.load(own_angles, mask=is_half, other=0.0)
-            sin = tl.load(own_angles + HEAD_DIM // 2, mask=is_half, other=0.0)
-            new_block = tl.load(table + num_cached // BLOCK_SIZE).to(tl.int64)
-            low_weight, high_weight = cos, sin
-            if NORM:
-                is_key = (row == GROUP)[:, None]
-                weights = tl.where(is_key, k_weight, q_weight) + half
-                low_weight = tl.load(weights, mask=is_half, other=0.0)
-                high_weight = tl.load(weights + HEAD_DIM // 2, mask=is_half, other=0.0)
-            rotated_low, rotated_high = rotated(
-                low, high, low_weight, high_weight, cos, sin, eps, HEAD_DIM, NORM
+            num_cached = seq_len - 1
+            own_angles = angles + num_cached.to(tl.int64) * HEAD_DIM
+            low, high = rotated(
+                place, q_weight, own_angles, exists[:, None], half, eps, HEAD_DIM, NORM
             )
-            low, high = rotated_low.to(kind), rotated_high.to(kind)
+            low, high = low.to(kind), high.to(kind)
             if stop == head_end:
-                # This program is in charge of the new token: it begins with it and writes it.
-                stored = key_cache.dtype.element_ty
-                new_low = picked_row(low.to(tl.float32), row, GROUP)
-                new_high = picked_row(high.to(tl.float32), row, GROUP)
-                new_low = to_stored(new_low, key_scale, stored, FP8, LARGEST)
-                new_high = to_stored(new_high, key_scale, stored, FP8, LARGEST)
-                new_value = to_stored(raw_value, value_scale, stored, FP8, LARGEST)
-                slot = new_block * stride_block + (num_cached % BLOCK_SIZE) * stride_token
-                tl.store(keys + slot + half, new_low, mask=is_half)
-                tl.store(keys + slot + HEAD_DIM // 2 + half, new_high, mask=is_half)
-                tl.store(values + slot + dim, new_value, mask=dim < HEAD_DIM)
-                score = tl.sum(low.to(tl.float32) * new_low.to(tl.float32), axis=1)
-                score += tl.sum(high.to(tl.float32) * new_high.to(tl.float32), axis=1)
+                own_head = (seq.to(tl.int64) * TOKEN_HEADS + NUM_KV_HEADS * GROUP + head) * HEAD_DIM
+                slot = tl.load(table + num_cached // BLOCK_SIZE).to(tl.int64) * stride_block
+                slot += (num_cached % BLOCK_SIZE) * stride_token
+                key_low, key_high, value = write_new(
+                    *(query + own_head, NUM_KV_HEADS * HEAD_DIM, k_weight, own_angles),
+                    *(keys_of_head + slot, values_of_head + slot, key_scale, value_scale),
+                    *(half, dim, eps, HEAD_DIM, NORM, FP8, LARGEST),
+                )
+                score = tl.sum(low.to(tl.float32) * key_low.to(tl.float32), axis=1)
+                score += tl.sum(high.to(tl.float32) * key_high.to(tl.float32), axis=1)
                 highest = score * scale
                 weight += 1.0
-                mixed += new_value.to(tl.float32)[None, :]
+                mixed += value.to(tl.float32)
+        else:
+            is_query = exists[:, None] & is_half
+            low = tl.load(place + half, mask=is_query, other=0.0)
+            high = tl.load(place + HEAD_DIM // 2 + half, mask=is_query, other=0.0)
         low, high = low.to(inner), high.to(inner)
         # The last position whose key each row sees.
-        last_seen = seq_len - num_queries + (0 if RAW else row // GROUP)
-        seen = present[None, :] & (position[None, :] <= (last_seen if RAW else last_seen[:, None]))
-        highest, weight, mixed = attend(
-            highest, weight, mixed, low, high, low_keys, high_keys, own_values, seen, scale
-        )
+        last_seen = seq_len - num_queries + row // GROUP
 
-        for number in tl.range(tile - head_begin + 1, stop - head_begin, num_stages=STAGES):
-            next_position = number * TILE + offset
-            next_present = next_position < num_cached
+        for number in tl.range(tile - head_begin, stop - head_begin, num_stages=STAGES):
+            position = number * TILE + offset
+            present = position < num_cached
             if BLOCK_SIZE >= TILE:
-                next_block = tl.load(table + number * TILE // BLOCK_SIZE)
+                block = tl.load(table + number * TILE // BLOCK_SIZE).to(tl.int64)
             else:
-                next_block = tl.load(
-                    table + next_position // BLOCK_SIZE, mask=next_present, other=0
-                )
-            next_slots = next_block.to(tl.int64) * stride_block
-            next_slots += (next_position % BLOCK_SIZE) * stride_token
-            low_tile, high_tile, value_tile = load_tile(
-                keys, values, next_slots, next_present, half, dim, HEAD_DIM
+                block = tl.load(table + position // BLOCK_SIZE, mask=present, other=0).to(tl.int64)
+            slots = (block * stride_block + (position % BLOCK_SIZE) * stride_token)[:, None]
+            wanted = present[:, None] & is_half
+            low_keys = tl.load(keys_of_head + slots + half, mask=wanted, other=0.0)
+            high_keys = tl.load(keys_of_head + slots + HEAD_DIM // 2 + half, mask=wanted, other=0.0)
+            scores = tl.dot(low, tl.trans(low_keys.to(inner)), input_precision="ieee")
+            scores = tl.dot(high, tl.trans(high_keys.to(inner)), scores, input_precision="ieee")
+            seen = present[None, :] & (position[None, :] <= last_seen[:, None])
+            scores = tl.where(seen, scores * scale, float("-inf"))
+            new_highest = tl.maximum(highest, tl.max(scores, axis=1))
+            # A row that sees none of these keys, nor any before, has no highest score yet.
+            base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
+            shares = tl.exp2(scores - base[:, None])
+            shrink = tl.exp2(highest - base)
+            weight = weight * shrink + tl.sum(shares, axis=1)
+            values = tl.load(
+                values_of_head + slots + dim[None, :],
+                mask=present[:, None] & is_dim[None, :],
+                other=0.0,
+            ).to(inner)
+            mixed = tl.dot(
+                shares.to(inner), values, mixed * shrink[:, None], input_precision="ieee"
             )
-            next_seen = next_present[None, :]
-            if not RAW:
-                next_seen = next_seen & (next_position[None, :] <= last_seen[:, None])
-            highest, weight, mixed = attend(
-                *(highest, weight, mixed, low, high, low_tile, high_tile, value_tile),
-                *(next_seen, scale),
-            )
+            highest = new_highest
 
-        if (tile == head_begin) & (stop == head_end):
-            store_heads(
-                *(out, mixed, weight, value_scale, first_token, num_queries, head, row, dim),
-                *(NUM_KV_HEADS * GROUP, GROUP, NUM_ROWS, HEAD_DIM),
-            )
-        else:
+        is_done = (tile == head_begin) & (stop == head_end)
+        if not is_done:
             part = 2 * program + (tile == head_begin).to(tl.int32)
             parts = part * NUM_ROWS + row
             tl.store(maxima + parts, highest, mask=row < NUM_ROWS)
             tl.store(sums + parts, weight, mask=row < NUM_ROWS)
             cells = parts[:, None] * HEAD_DIM + dim[None, :]
-            is_cell = (row < NUM_ROWS)[:, None] & (dim < HEAD_DIM)[None, :]
-            tl.store(mixed_parts + cells, mixed, mask=is_cell)
+            tl.store(mixed_parts + cells, mixed, mask=(row < NUM_ROWS)[:, None] & is_dim[None, :])
             # Every thread's stores come before the one that counts them.
             tl.debug_barrier()
             total = tl.load(first_tiles + num_seqs).to(tl.int64) * NUM_KV_HEADS
@@ -229,31 +187,30 @@ def _decode(
             first = (((head_begin + 1).to(tl.int64) * used - 1) // total).to(tl.int32)
             last = ((head_end.to(tl.int64) * used - 1) // total).to(tl.int32)
             counter = arrivals + seq * NUM_KV_HEADS + head
-            if tl.atomic_add(counter, 1, sem="acq_rel") == last - first:
+            is_done = tl.atomic_add(counter, 1, sem="acq_rel") == last - first
+            if is_done:
                 tl.store(counter, 0)
-                few = tl.arange(0, FEW_ROWS)
-                all_weight, all_mixed = combine(
-                    *(maxima, sums, mixed_parts, first, last, few, dim),
-                    *(NUM_ROWS, HEAD_DIM, FEW_ROWS, DIMS, PARTS),
+                weight, mixed = combine(
+                    *(maxima, sums, mixed_parts, first, last, row, dim),
+                    *(NUM_ROWS, HEAD_DIM, ROWS, DIMS),
                 )
-                store_heads(
-                    *(out, all_mixed, all_weight, value_scale, first_token, num_queries),
-                    *(head, few, dim, NUM_KV_HEADS * GROUP, GROUP, NUM_ROWS, HEAD_DIM),
-                )
+        if is_done:
+            result = mixed * value_scale / tl.where(exists, weight, 1.0)[:, None]
+            target = (token * (NUM_KV_HEADS * GROUP) + head * GROUP + row % GROUP)[:, None]
+            target = out + target * HEAD_DIM + dim[None, :]
+            tl.store(target, result.to(kind), mask=exists[:, None] & is_dim[None, :])
 
         tile = stop
-        if tile < end:
-            if tile == (seq_tiles + num_tiles) * NUM_KV_HEADS:
+        if (tile == (seq_tiles + num_tiles) * NUM_KV_HEADS) & (tile < end):
+            seq += 1
+            seq_tiles += num_tiles
+            num_tiles = tl.load(first_tiles + seq + 1) - seq_tiles
+            # Sequences without tokens are passed over.
+            while num_tiles == 0:
                 seq += 1
-                seq_tiles += num_tiles
                 num_tiles = tl.load(first_tiles + seq + 1) - seq_tiles
-                # Sequences without tokens are passed over.
-                while num_tiles == 0:
-                    seq += 1
-                    num_tiles = tl.load(first_tiles + seq + 1) - seq_tiles
-                seq_len = tl.load(seq_lens + seq)
-                table_row = tl.load(table_rows + seq)
-            block = tl.load(block_tables + table_row.to(tl.int64) * stride_table)
+            seq_len = tl.load(seq_lens + seq)
+            table_row = tl.load(table_rows + seq)
 
 
 def decode_attention(
@@ -345,7 +302,7 @@ def _launch(
         NUM_KV_HEADS=kv_heads,
         GROUP=group,
         QUERY_LEN=query_len,
-        ROWS=padded(group * query_len + (raw is not None), _LEAST_ROWS),
+        ROWS=padded(group * query_len, _LEAST_ROWS),
         HEAD_DIM=head_dim,
         HALF=padded(head_dim // 2, _LEAST_ROWS),
         DIMS=padded(head_dim, _LEAST_ROWS),
@@ -353,8 +310,6 @@ def _launch(
         TILE=workspace.tiling.tile,
         STAGES=workspace.tiling.stages,
         WORDS=RECORD,
-        FEW_ROWS=padded(group * query_len),
-        PARTS=max(1, _PARTS_AT_ONCE // padded(group * query_len)),
         RAW=raw is not None,
         NORM=q_weight is not None,
         FP8=scales is not None,

@@ -1,4 +1,4 @@
-"""Parts of decode attention: heads made ready, a tile of keys attended to, a head put together."""
+"""Parts of decode attention: heads made ready, a new token's KV, a split head put together."""
 
 import triton
 import triton.language as tl
@@ -8,27 +8,27 @@ from engine_service.kernels.gpu.heads import fp8_range, norm_halves, rotate_halv
 
 @triton.jit
 def rotated(
-    low,
-    high,
-    low_weight,
-    high_weight,
-    cos,
-    sin,
+    head_rows,
+    weight,
+    angles,
+    mask,
+    dim,
     eps,
     HEAD_DIM: tl.constexpr,
     NORM: tl.constexpr,
 ):
-    """Both halves of heads [heads, half], normed and rotated, in float32."""
+    """Both halves of heads that begin at `head_rows` [heads, 1], normed and rotated, float32."""
+    is_dim = dim < HEAD_DIM // 2
+    low = tl.load(head_rows + dim, mask=mask & is_dim, other=0.0)
+    high = tl.load(head_rows + HEAD_DIM // 2 + dim, mask=mask & is_dim, other=0.0)
+    cos = tl.load(angles + dim, mask=is_dim, other=0.0)
+    sin = tl.load(angles + HEAD_DIM // 2 + dim, mask=is_dim, other=0.0)
     first, second = low.to(tl.float32), high.to(tl.float32)
     if NORM:
+        low_weight = tl.load(weight + dim, mask=is_dim, other=0.0)
+        high_weight = tl.load(weight + HEAD_DIM // 2 + dim, mask=is_dim, other=0.0)
         first, second = norm_halves(low, high, low_weight, high_weight, eps, HEAD_DIM)
     return rotate_halves(first, second, cos, sin)
-
-
-@triton.jit
-def picked_row(values, row, number):
-    """One row of values [rows, columns], float32 [1, columns]."""
-    return tl.sum(tl.where(row[:, None] == number, values, 0.0), axis=0)[None, :]
 
 
 @triton.jit
@@ -40,42 +40,43 @@ def to_stored(values, scale, stored, FP8: tl.constexpr, LARGEST: tl.constexpr):
 
 
 @triton.jit
-def load_tile(
-    keys,
-    values,
-    slots,
-    present,
+def write_new(
+    key_row,
+    value_offset,
+    weight,
+    angles,
+    key_slot,
+    value_slot,
+    key_scale,
+    value_scale,
     half,
     dim,
+    eps,
     HEAD_DIM: tl.constexpr,
+    NORM: tl.constexpr,
+    FP8: tl.constexpr,
+    LARGEST: tl.constexpr,
 ):
-    """The halves of keys, and the values, of a tile of tokens in these slots [tokens]."""
-    is_key = present[:, None] & (half < HEAD_DIM // 2)
-    is_value = present[:, None] & (dim < HEAD_DIM)[None, :]
-    low = tl.load(keys + slots[:, None] + half, mask=is_key, other=0.0)
-    high = tl.load(keys + slots[:, None] + HEAD_DIM // 2 + half, mask=is_key, other=0.0)
-    return low, high, tl.load(values + slots[:, None] + dim[None, :], mask=is_value, other=0.0)
+    """Writes a token's key, normed and rotated, and its value to their slots.
 
-
-@triton.jit
-def attend(highest, weight, mixed, low, high, low_keys, high_keys, values, seen, scale):
-    """The softmax state of queries [rows, half each] after one more tile of keys and values.
-
-    `seen` [rows, tokens] says which of them each row sees.
+    The key's projection is at `key_row`, the value's so many numbers behind it. Returns both halves
+    of the key [1, half] and the value [1, dim] as the cache has them.
     """
-    kind = low.dtype
-    scores = tl.dot(low, tl.trans(low_keys.to(kind)), input_precision="ieee")
-    scores = tl.dot(high, tl.trans(high_keys.to(kind)), scores, input_precision="ieee")
-    scores = tl.where(seen, scores * scale, float("-inf"))
-    new_highest = tl.maximum(highest, tl.max(scores, axis=1))
-    # A row that sees none of these keys, nor any before, has no highest score yet.
-    base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
-    shares = tl.exp2(scores - base[:, None])
-    shrink = tl.exp2(highest - base)
-    weight = weight * shrink + tl.sum(shares, axis=1)
-    mixed = mixed * shrink[:, None]
-    mixed = tl.dot(shares.to(kind), values.to(kind), mixed, input_precision="ieee")
-    return new_highest, weight, mixed
+    is_half, is_dim = half < HEAD_DIM // 2, (dim < HEAD_DIM)[None, :]
+    dim = dim[None, :]
+    kind = key_row.dtype.element_ty
+    stored = key_slot.dtype.element_ty
+    head_rows = key_row + tl.zeros([1, 1], tl.int32)
+    low, high = rotated(head_rows, weight, angles, is_half, half, eps, HEAD_DIM, NORM)
+    low, high = low.to(kind).to(tl.float32), high.to(kind).to(tl.float32)
+    value = tl.load(key_row + value_offset + dim, mask=is_dim, other=0.0).to(tl.float32)
+    low = to_stored(low, key_scale, stored, FP8, LARGEST)
+    high = to_stored(high, key_scale, stored, FP8, LARGEST)
+    value = to_stored(value, value_scale, stored, FP8, LARGEST)
+    tl.store(key_slot + half, low, mask=is_half)
+    tl.store(key_slot + HEAD_DIM // 2 + half, high, mask=is_half)
+    tl.store(value_slot + dim, value, mask=is_dim)
+    return low, high, value
 
 
 @triton.jit
@@ -91,63 +92,27 @@ def combine(
     HEAD_DIM: tl.constexpr,
     ROWS: tl.constexpr,
     DIMS: tl.constexpr,
-    PARTS: tl.constexpr,
 ):
-    """The softmax sums [ROWS] and mixed values [ROWS, DIMS] of a head.
-
-    They are those of programs first to last together, of which PARTS are read at once.
-    """
+    """The softmax sums and mixed values of a head from the parts of programs first to last."""
+    is_row = row < NUM_ROWS
+    wanted = is_row[:, None] & (dim < HEAD_DIM)[None, :]
     highest = tl.full([ROWS], float("-inf"), tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
     mixed = tl.zeros([ROWS, DIMS], tl.float32)
-    for start in range(first, last + 1, PARTS):
-        program = start + tl.arange(0, PARTS)
+    for program in range(first, last + 1):
         # Of the programs with a part of a head, the first has it last and the others first.
-        part = 2 * program + (program == first).to(tl.int32)
-        is_part = (program <= last)[:, None] & (row < NUM_ROWS)[None, :]
-        places = part[:, None] * NUM_ROWS + row[None, :]
+        parts = (2 * program + (program == first).to(tl.int32)) * NUM_ROWS + row
+        cells = parts[:, None] * HEAD_DIM + dim[None, :]
         # Past the first cache, which may hold what was there before.
         own_highest = tl.load(
-            maxima + places, mask=is_part, other=float("-inf"), cache_modifier=".cg"
+            maxima + parts, mask=is_row, other=float("-inf"), cache_modifier=".cg"
         )
-        own_weight = tl.load(sums + places, mask=is_part, other=0.0, cache_modifier=".cg")
-        own_mixed = tl.load(
-            mixed_parts + places[:, :, None] * HEAD_DIM + dim[None, None, :],
-            mask=is_part[:, :, None] & (dim < HEAD_DIM)[None, None, :],
-            other=0.0,
-            cache_modifier=".cg",
-        )
-        new_highest = tl.maximum(highest, tl.max(own_highest, axis=0))
+        own_weight = tl.load(sums + parts, mask=is_row, other=0.0, cache_modifier=".cg")
+        own_mixed = tl.load(mixed_parts + cells, mask=wanted, other=0.0, cache_modifier=".cg")
+        new_highest = tl.maximum(highest, own_highest)
         base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
-        shrink = tl.exp2(highest - base)
-        own_shrink = tl.exp2(own_highest - base[None, :])
-        weight = weight * shrink + tl.sum(own_weight * own_shrink, axis=0)
-        own_mixed = tl.sum(own_mixed * own_shrink[:, :, None], axis=0)
-        mixed = mixed * shrink[:, None] + own_mixed
+        shrink, own_shrink = tl.exp2(highest - base), tl.exp2(own_highest - base)
+        weight = weight * shrink + own_weight * own_shrink
+        mixed = mixed * shrink[:, None] + own_mixed * own_shrink[:, None]
         highest = new_highest
     return weight, mixed
-
-
-@triton.jit
-def store_heads(
-    out,
-    mixed,
-    weight,
-    value_scale,
-    first_token,
-    num_queries,
-    head,
-    row,
-    dim,
-    TOKEN_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    NUM_ROWS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-):
-    """Writes what rows [rows] of a KV head's queries have mixed, divided by their weights."""
-    exists = (row < NUM_ROWS) & (row // GROUP < num_queries)
-    result = mixed * value_scale / tl.where(exists, weight, 1.0)[:, None]
-    token = (first_token + row // GROUP).to(tl.int64)
-    place = (token * TOKEN_HEADS + head * GROUP + row % GROUP)[:, None] * HEAD_DIM + dim[None, :]
-    is_value = exists[:, None] & (dim < HEAD_DIM)[None, :]
-    tl.store(out + place, result.to(out.dtype.element_ty), mask=is_value)

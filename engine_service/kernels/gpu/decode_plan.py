@@ -17,11 +17,10 @@ from torch import Tensor
 
 from engine_service.kernels.gpu.launching import launch_options, multiprocessors, padded
 
-RECORD = 9
+RECORD = 8
 """Words that tell a program of its stretch: the first tile and the one after the last, the first
-sequence, the tiles of one head before that, its tiles, tokens and row of the block tables, the
-number of programs that have work, and the block of the first tile. So all that a program reads at
-first depends on this alone."""
+sequence, the tiles of one head before that, its tiles, tokens and row of the block tables, and the
+number of programs that have work."""
 # Of one head, that a program takes rather than share them.
 _FEWEST_TILES = 2
 
@@ -34,7 +33,7 @@ class DecodeTiling:
     """Tokens that are computed at once; a power of two of at least 16."""
     stages: int = 6
     """Steps of the loop that overlap: reading a block's id, then its keys and values, in time."""
-    programs: int = 2
+    programs: int = 3
     """For each multiprocessor. Their tiles on the way have to fit into its shared memory."""
 
 
@@ -91,20 +90,17 @@ def make_decode_workspace(
     )
 
 
-@triton.jit(do_not_specialize=["num_seqs", "num_programs", "stride_table"])
+@triton.jit(do_not_specialize=["num_seqs", "num_programs"])
 def _plan(
     seq_lens,
     table_rows,
-    block_tables,
     first_tiles,
     records,
     num_seqs,
     num_programs,
-    stride_table,
     SEQS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     TILE: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
     FEWEST: tl.constexpr,
     WORDS: tl.constexpr,
     OVERLAP: tl.constexpr,
@@ -134,24 +130,16 @@ def _plan(
     tl.store(record, begin.to(tl.int32))
     tl.store(record + 1, end.to(tl.int32))
     tl.store(record + 2, first)
-    seq_tiles = tl.sum(tl.where(is_first, ends - tiles, 0))
-    num_tiles = tl.sum(tl.where(is_first, tiles, 0))
-    tl.store(record + 3, seq_tiles)
-    tl.store(record + 4, num_tiles)
+    tl.store(record + 3, tl.sum(tl.where(is_first, ends - tiles, 0)))
+    tl.store(record + 4, tl.sum(tl.where(is_first, tiles, 0)))
     tl.store(record + 5, tl.sum(tl.where(is_first, lengths, 0)))
-    row = tl.load(table_rows + first)
-    tl.store(record + 6, row)
+    tl.store(record + 6, tl.load(table_rows + first))
     tl.store(record + 7, used.to(tl.int32))
-    number = (begin.to(tl.int32) - seq_tiles * NUM_KV_HEADS) % tl.maximum(num_tiles, 1)
-    place = row.to(tl.int64) * stride_table + number * TILE // BLOCK_SIZE
-    tl.store(record + 8, tl.load(block_tables + place))
 
 
 def plan_decode(
     seq_lens: Tensor,
     table_rows: Tensor,
-    block_tables: Tensor,
-    block_size: int,
     num_kv_heads: int,
     workspace: DecodeWorkspace,
 ) -> None:
@@ -163,16 +151,13 @@ def plan_decode(
     _plan[(programs,)](
         seq_lens,
         table_rows,
-        block_tables,
         workspace.first_tiles,
         workspace.records,
         len(seq_lens),
         programs,
-        block_tables.stride(0),
         SEQS=padded(len(seq_lens)),
         NUM_KV_HEADS=num_kv_heads,
         TILE=workspace.tiling.tile,
-        BLOCK_SIZE=block_size,
         FEWEST=_FEWEST_TILES,
         WORDS=RECORD,
         num_warps=1 if len(seq_lens) <= 64 else 4,

@@ -3,7 +3,8 @@
 The same as `raw_decode_attention`, for one query head at a time and without tensor cores. Each
 place of a tile has a softmax of its own, over every TILE-th key, so that nothing has to be agreed
 on between threads until the end. A head's keys are split evenly among up to SPLITS programs, and
-whichever is done last puts them together.
+whichever is done last puts them together. What a program reads first of the cache it asks for while
+the kernel before this one still makes its query.
 """
 
 from dataclasses import dataclass
@@ -87,6 +88,30 @@ def _rotated_row(row, weight, cos, sin, dim, eps, HEAD_DIM: tl.constexpr, NORM: 
     return (own_wide * cos + other_wide * sin).to(kind).to(tl.float32)
 
 
+@triton.jit
+def _load_tile(
+    keys,
+    values,
+    table,
+    number,
+    offset,
+    num_cached,
+    inside,
+    stride_block,
+    stride_token,
+    BLOCK_SIZE: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Keys and values of a tile of a head, each [TILE, dims], 0 past the end."""
+    position = number * TILE + offset
+    present = position < num_cached
+    block = tl.load(table + position // BLOCK_SIZE, mask=present, other=0).to(tl.int64)
+    slots = (block * stride_block + (position % BLOCK_SIZE) * stride_token)[:, None]
+    wanted = present[:, None] & inside[None, :]
+    key = tl.load(keys + slots, mask=wanted, other=0.0)
+    return key, tl.load(values + slots, mask=wanted, other=0.0)
+
+
 @triton.jit(do_not_specialize=["stride_table"])
 def _decode_few(
     qkv,
@@ -124,7 +149,6 @@ def _decode_few(
 ):
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     split, head, seq = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     GROUP: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
     kv_head = head // GROUP
@@ -133,19 +157,28 @@ def _decode_few(
     num_tiles = tl.maximum((num_cached + TILE - 1) // TILE, 1)
     share = (num_tiles + SPLITS - 1) // SPLITS
     used = (num_tiles + share - 1) // share
-    if split < used:
-        dim, offset = tl.arange(0, DIMS), tl.arange(0, TILE)
-        inside = dim < HEAD_DIM
-        keys = key_cache + kv_head * stride_head + dim[None, :]
-        values = value_cache + kv_head * stride_head + dim[None, :]
-        key_scale, value_scale = 1.0, 1.0
-        if FP8:
-            key_scale = tl.load(scales + kv_head)
-            value_scale = tl.load(scales + NUM_KV_HEADS + kv_head)
-        angle = angles + num_cached.to(tl.int64) * HEAD_DIM + dim % (HEAD_DIM // 2)
-        cos = tl.load(angle, mask=inside, other=0.0)
-        sin = tl.load(angle + HEAD_DIM // 2, mask=inside, other=0.0)
-        sin = tl.where(dim < HEAD_DIM // 2, -sin, sin)
+    dim, offset = tl.arange(0, DIMS), tl.arange(0, TILE)
+    inside = dim < HEAD_DIM
+    keys = key_cache + kv_head * stride_head + dim[None, :]
+    values = value_cache + kv_head * stride_head + dim[None, :]
+    key_scale, value_scale = 1.0, 1.0
+    if FP8:
+        key_scale = tl.load(scales + kv_head)
+        value_scale = tl.load(scales + NUM_KV_HEADS + kv_head)
+    angle = angles + tl.maximum(num_cached, 0).to(tl.int64) * HEAD_DIM + dim % (HEAD_DIM // 2)
+    cos = tl.load(angle, mask=inside, other=0.0)
+    sin = tl.load(angle + HEAD_DIM // 2, mask=inside, other=0.0)
+    sin = tl.where(dim < HEAD_DIM // 2, -sin, sin)
+    first = split * share
+    key, value = _load_tile(
+        *(keys, values, table, first, offset, num_cached, inside),
+        *(stride_block, stride_token, BLOCK_SIZE, TILE),
+    )
+    # What comes before this was written by earlier steps, or long before in this one.
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
+    # A slot of no one has no tokens at all.
+    if (split < used) & (num_cached >= 0):
         token = qkv + seq * (NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM
         query = _rotated_row(token + head * HEAD_DIM, q_weight, cos, sin, dim, eps, HEAD_DIM, NORM)
         query *= score_scale * key_scale
@@ -153,22 +186,21 @@ def _decode_few(
         highest = tl.full([TILE], float("-inf"), tl.float32)
         weight = tl.zeros([TILE], tl.float32)
         mixed = tl.zeros([TILE, DIMS], tl.float32)
-        for number in range(split * share, tl.minimum((split + 1) * share, num_tiles)):
-            position = number * TILE + offset
-            present = position < num_cached
-            block = tl.load(table + position // BLOCK_SIZE, mask=present, other=0).to(tl.int64)
-            slots = (block * stride_block + (position % BLOCK_SIZE) * stride_token)[:, None]
-            wanted = present[:, None] & inside[None, :]
-            key = tl.load(keys + slots, mask=wanted, other=0.0).to(tl.float32)
-            value = tl.load(values + slots, mask=wanted, other=0.0).to(tl.float32)
-            score = tl.where(present, tl.sum(key * query[None, :], axis=1), float("-inf"))
+        for number in range(first, tl.minimum(first + share, num_tiles)):
+            next_key, next_value = _load_tile(
+                *(keys, values, table, number + 1, offset, num_cached, inside),
+                *(stride_block, stride_token, BLOCK_SIZE, TILE),
+            )
+            score = tl.sum(key.to(tl.float32) * query[None, :], axis=1)
+            score = tl.where(number * TILE + offset < num_cached, score, float("-inf"))
             new_highest = tl.maximum(highest, score)
             # A place without a key so far has no highest score.
             base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
             own, shrink = tl.exp2(score - base), tl.exp2(highest - base)
             weight = weight * shrink + own
-            mixed = mixed * shrink[:, None] + own[:, None] * value
+            mixed = mixed * shrink[:, None] + own[:, None] * value.to(tl.float32)
             highest = new_highest
+            key, value = next_key, next_value
 
         top = tl.max(highest)
         new_score = float("-inf")

@@ -2,7 +2,9 @@
 
 With programmatic dependent launch (CUDA C++ Programming Guide, "Programmatic Dependent Launch and
 Synchronization") a kernel may start while the one before it still runs. Every kernel here then
-waits before it touches what others wrote; only weights, which no kernel writes, are loaded earlier.
+waits before it touches what others wrote, however early it lets the next one start. Only what is
+written long before is read earlier: weights, the plan of a step, and keys of earlier steps. A step
+has a kernel of torch's between its plan and its layers, and such a one waits for all before it.
 """
 
 from functools import cache
@@ -10,15 +12,9 @@ from typing import Any
 
 import torch
 import triton
-from triton import knobs
 
 # What a kernel is written for where there is no GPU: its logic is the same for any number.
 _MULTIPROCESSORS_INTERPRETED = 4
-
-
-def interpreting() -> bool:
-    """Whether kernels run on the CPU, under Triton's interpreter."""
-    return bool(knobs.runtime.interpret)
 
 
 @cache

@@ -47,8 +47,9 @@ def _gather_inputs(
     row = tl.arange(0, ROWS)
     inside = row < num_rows
     slot = tl.load(rows + row, mask=inside, other=0)
-    length = tl.load(lengths + slot, mask=inside, other=1)
-    position = length - 1
+    length = tl.load(lengths + slot, mask=inside, other=0)
+    # A slot of no one has no tokens, and its row is computed at position 0.
+    position = tl.maximum(length - 1, 0)
     table = block_tables + slot.to(tl.int64) * stride_table
     block = tl.load(table + position // BLOCK_SIZE, mask=inside, other=0).to(tl.int64)
     tl.store(input_ids + row, tl.load(last_tokens + slot, mask=inside), mask=inside)
