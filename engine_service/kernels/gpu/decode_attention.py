@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine_service.kernels.gpu.decode_parts import combine, rotated, write_new
-from engine_service.kernels.gpu.decode_plan import RECORD, DecodeWorkspace
+from engine_service.kernels.gpu.decode_plan import RECORD, START, DecodeWorkspace
 from engine_service.kernels.gpu.heads import LARGEST_FP8
 from engine_service.kernels.gpu.launching import launch_options, padded
 
@@ -60,6 +60,7 @@ def _decode(
     BLOCK_SIZE: tl.constexpr,
     TILE: tl.constexpr,
     STAGES: tl.constexpr,
+    START: tl.constexpr,
     WORDS: tl.constexpr,
     RAW: tl.constexpr,
     NORM: tl.constexpr,
@@ -141,7 +142,8 @@ def _decode(
         # The last position whose key each row sees.
         last_seen = seq_len - num_queries + row // GROUP
 
-        for number in tl.range(tile - head_begin, stop - head_begin, num_stages=STAGES):
+        first_tile = tl.maximum(tile - head_begin - START, 0)
+        for number in tl.range(first_tile, stop - head_begin - START, num_stages=STAGES):
             position = number * TILE + offset
             present = position < num_cached
             if BLOCK_SIZE >= TILE:
@@ -309,6 +311,7 @@ def _launch(
         BLOCK_SIZE=block_size,
         TILE=workspace.tiling.tile,
         STAGES=workspace.tiling.stages,
+        START=START,
         WORDS=RECORD,
         RAW=raw is not None,
         NORM=q_weight is not None,

@@ -4,8 +4,9 @@ The batch's work is a row of tiles: each sequence's keys, for each of its KV hea
 tokens. A fixed number of programs, some for each multiprocessor, share it evenly: each takes an
 unbroken stretch, which may end in the middle of a head's keys. So every multiprocessor reads the
 same number of bytes, for one long sequence as for many of any lengths. (Stream-K, Osama et al.,
-2023, for matrix products; "Lean Attention", Sanovar et al., 2024, for attention.) Little work is
-shared by fewer programs, since putting parts together takes as long as some tiles.
+2023, for matrix products; "Lean Attention", Sanovar et al., 2024, for attention.) Beginning with a
+head takes time as well, so each has START tiles more than its keys, in which nothing is read.
+Little work is shared by fewer programs, since putting parts together takes as long as some tiles.
 """
 
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ RECORD = 8
 """Words that tell a program of its stretch: the first tile and the one after the last, the first
 sequence, the tiles of one head before that, its tiles, tokens and row of the block tables, and the
 number of programs that have work."""
+START = 2
+"""Tiles that beginning with a head takes as long as."""
 # Of one head, that a program takes rather than share them.
-_FEWEST_TILES = 2
+_FEWEST_TILES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ def _plan(
     SEQS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     TILE: tl.constexpr,
+    START: tl.constexpr,
     FEWEST: tl.constexpr,
     WORDS: tl.constexpr,
     OVERLAP: tl.constexpr,
@@ -112,7 +116,7 @@ def _plan(
     program = tl.program_id(0).to(tl.int64)
     seqs = tl.arange(0, SEQS)
     lengths = tl.load(seq_lens + seqs, mask=seqs < num_seqs, other=0)
-    tiles = (lengths + TILE - 1) // TILE
+    tiles = tl.where(lengths > 0, (lengths + TILE - 1) // TILE + START, 0)
     ends = tl.cumsum(tiles)
     all_tiles = tl.sum(tiles)
     if program == 0:
@@ -158,6 +162,7 @@ def plan_decode(
         SEQS=padded(len(seq_lens)),
         NUM_KV_HEADS=num_kv_heads,
         TILE=workspace.tiling.tile,
+        START=START,
         FEWEST=_FEWEST_TILES,
         WORDS=RECORD,
         num_warps=1 if len(seq_lens) <= 64 else 4,
