@@ -102,28 +102,19 @@ def _int32(values: Any, device: torch.device) -> Tensor:
 
 def _decode_attention(shape: ModelShape, plan: GpuPlan, batch: int, context: int) -> KernelCase:
     def make(device: torch.device) -> Call:
-        plans, kernels = _kernels("decode_plan"), _kernels("decode_attention")
+        layers = importlib.import_module("engine_service.layers.gpu_attention")
+        cache = importlib.import_module("engine_service.layers.attention").KVCache
         paged = PagedBatch(shape, plan, device, batch, context)
         heads, head_dim = (shape.num_attention_heads, shape.num_key_value_heads), shape.head_dim
         qkv = random_tensor(device, batch, (heads[0] + 2 * heads[1]) * head_dim)
         norm = random_tensor(device, head_dim)
         angles = torch.rand(context, head_dim, device=device)
-        out = qkv.new_empty(batch, heads[0], head_dim)
-        workspace = plans.make_decode_workspace(batch, 1, *heads, head_dim, device)
-        plans.plan_decode(paged.seq_lens, paged.table_rows, heads[1], workspace)
-        return lambda: kernels.raw_decode_attention(
-            qkv,
-            (norm, norm),
-            1e-6,
-            angles,
-            paged.cache,
-            None,
-            paged.block_tables,
-            paged.table_rows,
-            paged.seq_lens,
-            workspace,
-            out,
-        )
+        attention = layers.GpuAttention(*heads, head_dim, device)
+        group = layers.SequenceGroup(paged.seq_lens, paged.table_rows, None)
+        sequences = layers.GpuBatch(torch.empty(0), paged.block_tables, group, 1)
+        attention.plan(sequences)
+        own_cache = cache(*paged.cache)
+        return lambda: attention.decode(qkv, (norm, norm), 1e-6, angles, own_cache, sequences)
 
     lengths = [1] * batch, [context] * batch
     return KernelCase(

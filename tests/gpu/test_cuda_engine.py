@@ -24,6 +24,7 @@ from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
 from engine_service.runner.decode_graphs import DecodeGraphs
 from engine_service.runner.gpu_runner import GpuModelRunner
+from engine_service.runner.gpu_step import GpuStep
 from engine_service.runner.mixed_graphs import MixedGraphs
 from folovllm.errors import NotFoundError
 from folovllm.outputs import FinishReason, RequestOutput
@@ -117,27 +118,27 @@ def test_cuda_equals_cpu(name: str, tmp_path: Path) -> None:
 
 
 def recorded_steps(engine: LLMEngine) -> list[tuple[Tensor, Tensor]]:
-    """Where what every step draws goes, and what from: token ids and logits, on the CPU."""
+    """Where what every step draws goes, and what from: token ids and logits, on the CPU.
+
+    Of the rows that draw: what padding computes means nothing.
+    """
     runner = engine._pipeline.runner
     assert isinstance(runner, GpuModelRunner)
     found: list[tuple[Tensor, Tensor]] = []
-    decode, mixed = runner.graphs.run, runner.mixed_graphs.run
+    finish = runner._finish
 
-    def run_decode(size: int) -> tuple[Tensor, Tensor]:
-        token_ids, logits = decode(size)
-        found.append((token_ids.cpu(), logits.cpu()))
-        return token_ids, logits
+    def record(
+        scheduled: Sequence[ScheduledSequence],
+        drawing: Sequence[int],
+        places: Sequence[int],
+        token_ids: Tensor,
+        logits: Tensor,
+    ) -> GpuStep:
+        count = len(drawing)
+        found.append((token_ids[:count].cpu().clone(), logits[:count].cpu().clone()))
+        return finish(scheduled, drawing, places, token_ids, logits)
 
-    def run_mixed(
-        size: int, scheduled: Sequence[ScheduledSequence], places: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        token_ids, logits = mixed(size, scheduled, places)
-        drawn = sum(bool(sequence.sample_indexes) for sequence in scheduled)
-        found.append((token_ids[:drawn].cpu(), logits[:drawn].cpu()))
-        return token_ids, logits
-
-    runner.graphs.run = run_decode  # type: ignore[method-assign]
-    runner.mixed_graphs.run = run_mixed  # type: ignore[method-assign]
+    runner._finish = record  # type: ignore[method-assign]
     return found
 
 
