@@ -34,6 +34,11 @@ COPY engine_service/kernels engine_service/kernels
 RUN [ "$(uname -m)" != x86_64 ] || python -B -m engine_service.kernels.cpu_build || true
 
 FROM ${BASE_IMAGE}
+# For GPUs, whose kernels Triton launches through a few lines of C: gcc libc6-dev.
+ARG COMPILER=
+RUN [ -z "${COMPILER}" ] || { apt-get update \
+    && apt-get install --yes --no-install-recommends ${COMPILER} \
+    && rm -rf /var/lib/apt/lists/*; }
 COPY --from=dependencies /venv /venv
 # Where models named by hub id are kept.
 COPY --from=dependencies --chown=65532:65532 /cache /cache

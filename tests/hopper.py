@@ -36,7 +36,8 @@ _TYPES = {
     **_named(
         "*bf16",
         """rows residual norm_weight weight bias out summed hidden normed query qkv q_weight
-        k_weight gate_up logits key_cache value_cache query_pointer out_pointer key_pointer value_pointer""",
+        k_weight gate_up logits key_cache value_cache query_pointer out_pointer key_pointer
+        value_pointer""",
     ),
     **_named(
         "*fp32",

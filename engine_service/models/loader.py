@@ -5,6 +5,7 @@ the GpuDecoder, elsewhere, and on a CPU for a rank of several, the Decoder in pl
 rows of the embedding are read from its file as they are needed: a tied one is not held twice.
 """
 
+import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from engine_service.kernels import cpu_library
+from engine_service.kernels import cpu_library, gpu_support
 from engine_service.layers.attention import choose_backend
 from engine_service.layers.deterministic_attention import DeterministicAttention
 from engine_service.layers.packing import choose_packing, head_quantization
@@ -27,6 +28,8 @@ from engine_service.models.cpu_weights import CpuWeights, projections
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.qwen3 import Decoder
 from engine_service.models.sharding import shard_config, shard_tensor
+
+log = logging.getLogger(__name__)
 
 _EMBEDDING = "model.embed_tokens.weight"
 _Item = TypeVar("_Item")
@@ -62,14 +65,25 @@ def load_model(
         )
         if device.type == "cpu" or deterministic:
             return decoder
-        # Its libraries are not there without a GPU.
-        from engine_service.models import gpu_decoder
-
-        if not gpu_decoder.fits(decoder.config, dtype, block_size):
-            return decoder
-        return gpu_decoder.GpuDecoder(decoder, max_model_len or config.max_position_embeddings)
+        return _with_gpu_kernels(
+            decoder, block_size, max_model_len or config.max_position_embeddings
+        )
     context = cpu_library.Context(kernels, torch.get_num_threads())
     return load_cpu_decoder(folder, config, context, quantization, show_progress)
+
+
+def _with_gpu_kernels(decoder: Decoder, block_size: int, max_model_len: int) -> CausalModel:
+    """The same weights computed by the kernels for GPUs, where they can be used."""
+    reason = gpu_support.obstacle()
+    if reason is not None:
+        log.warning("plain torch computes, since the GPU kernels cannot be used: %s", reason)
+        return decoder
+    # Its libraries are not there without a GPU.
+    from engine_service.models import gpu_decoder
+
+    if not gpu_decoder.fits(decoder.config, decoder.dtype, block_size):
+        return decoder
+    return gpu_decoder.GpuDecoder(decoder, max_model_len)
 
 
 def load_cpu_decoder(
