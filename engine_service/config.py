@@ -7,6 +7,7 @@ never written back.
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from folovllm.errors import ConfigError
 from folovllm.serving.args import add_server_arguments, parse_with_environment, server_config
@@ -82,19 +83,39 @@ class CacheConfig:
         )
 
 
+class StepSize(NamedTuple):
+    """What one step may hold."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+
+
+_CPU_STEP, _GPU_STEP = StepSize(64, 2048), StepSize(256, 8192)
+
+
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
     """What one step may hold, and how long the queue may grow."""
 
-    max_num_seqs: int = 64
-    """Most sequences that run at once."""
-    max_num_batched_tokens: int = 2048
-    """Most tokens that one step computes; longer prompts are computed in chunks."""
+    max_num_seqs: int | None = None
+    """Most sequences that run at once; None is 256 on a GPU and 64 on a CPU, within what a step
+    computes."""
+    max_num_batched_tokens: int | None = None
+    """Most tokens that one step computes; longer prompts are computed in chunks. None is 8192 on a
+    GPU and 2048 on a CPU, or what the sequences need."""
     max_num_waiting: int = 1024
     """Most requests without a first token; one more is refused with RESOURCE_EXHAUSTED."""
     speculation: str = "auto"
     """none, or ngram: what repeats earlier text is guessed, and several tokens come in a step. auto
     is ngram on a CPU; on a GPU the next step is launched before the tokens of one are known."""
+
+    def step_size_on(self, device_type: str) -> StepSize:
+        """As configured, or what suits the device."""
+        seqs, tokens = _CPU_STEP if device_type == "cpu" else _GPU_STEP
+        if self.max_num_batched_tokens is not None:
+            seqs = min(seqs, self.max_num_batched_tokens)
+        seqs = self.max_num_seqs or seqs
+        return StepSize(seqs, self.max_num_batched_tokens or max(tokens, seqs))
 
     def speculates_on(self, device_type: str) -> bool:
         """Whether tokens are guessed there."""
@@ -107,8 +128,9 @@ class SchedulerConfig:
             self.speculation in SPECULATIONS,
             f"speculation must be one of {', '.join(SPECULATIONS)}",
         )
+        seqs, tokens = self.max_num_seqs, self.max_num_batched_tokens
         _require(
-            self.max_num_batched_tokens >= self.max_num_seqs,
+            seqs is None or tokens is None or tokens >= seqs,
             f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
             f"max_num_seqs ({self.max_num_seqs}), so that every sequence can move in a step",
         )
@@ -171,14 +193,12 @@ def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
     add(
         "--max-num-seqs",
         type=int,
-        default=scheduler.max_num_seqs,
-        help="most sequences that run at once (%(default)s)",
+        help="most sequences that run at once (256 on a GPU, 64 on a CPU)",
     )
     add(
         "--max-num-batched-tokens",
         type=int,
-        default=scheduler.max_num_batched_tokens,
-        help="most tokens in a step (%(default)s)",
+        help="most tokens in a step (8192 on a GPU, 2048 on a CPU)",
     )
     add(
         "--max-num-waiting",

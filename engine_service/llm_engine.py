@@ -69,13 +69,13 @@ class LLMEngine:
         self._kv = KVCacheManager(
             info.num_kv_blocks, info.block_size, config.cache.enable_prefix_caching
         )
+        device_type = info.device.partition(":")[0]
         limits = SchedulerLimits(
-            config.scheduler.max_num_seqs,
-            config.scheduler.max_num_batched_tokens,
+            *config.scheduler.step_size_on(device_type),
             info.max_model_len,
             frozenset(info.eos_token_ids),
         )
-        speculates = config.scheduler.speculates_on(info.device.partition(":")[0])
+        speculates = config.scheduler.speculates_on(device_type)
         speculator = Speculator(self._kv, limits) if speculates else None
         self.scheduler = Scheduler(limits, self._kv, speculator)
         self._pipeline = StepPipeline(self.scheduler, runner)

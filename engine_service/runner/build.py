@@ -109,7 +109,7 @@ def _num_blocks(
     num_blocks = num_blocks_that_fit(
         config.cache,
         block_size=block_size,
-        max_num_seqs=config.scheduler.max_num_seqs,
+        max_num_seqs=config.scheduler.step_size_on(model.device.type).max_num_seqs,
         max_model_len=max_model_len,
         block_bytes=bytes_per_block(model.config, block_size, model.dtype),
         free_bytes=free_memory(model.device) // num_sharing,

@@ -2,7 +2,7 @@
 
 import torch
 
-from engine_service.config import EngineConfig
+from engine_service.config import EngineConfig, StepSize
 from engine_service.device import free_memory
 from engine_service.layers.parallel import TensorParallel
 from engine_service.layers.tuner import Tuner
@@ -12,6 +12,7 @@ from engine_service.runner.gpu_profile import calibrate, measure_peak
 from engine_service.runner.gpu_runner import GpuModelRunner
 from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
 from folovllm.cache_folder import cache_folder
+from folovllm.errors import ConfigError
 
 # Weights of a model whose products take longer than to launch them.
 _WORTH_TUNING = 50_000_000
@@ -32,13 +33,13 @@ def build_gpu_runner(
     assert isinstance(model, GpuDecoder)
     if model.config.num_weights >= _WORTH_TUNING:
         model.tune(Tuner(model.device, cache_folder() / "gpu"), show_progress)
-    scheduler = config.scheduler
+    step = config.scheduler.step_size_on("cuda")
     cache_dtype = _CACHE_DTYPES.get(config.cache.dtype, model.dtype)
-    peak = measure_peak(model, scheduler.max_num_batched_tokens, scheduler.max_num_seqs, block_size)
+    peak = _peak(model, step, block_size)
     num_blocks = num_blocks_that_fit(
         config.cache,
         block_size=block_size,
-        max_num_seqs=scheduler.max_num_seqs,
+        max_num_seqs=step.max_num_seqs,
         max_model_len=max_model_len,
         block_bytes=bytes_per_block(model.config, block_size, cache_dtype),
         free_bytes=max(0, free_memory(model.device) - _STEPS_IN_MEMORY * peak),
@@ -49,8 +50,8 @@ def build_gpu_runner(
         model,
         num_blocks,
         block_size,
-        scheduler.max_num_seqs,
-        scheduler.max_num_batched_tokens,
+        step.max_num_seqs,
+        step.max_num_batched_tokens,
         max_model_len,
         cache_dtype,
     )
@@ -59,3 +60,14 @@ def build_gpu_runner(
     runner.graphs.capture(show_progress)
     runner.mixed_graphs.capture(show_progress)
     return runner, num_blocks
+
+
+def _peak(model: GpuDecoder, step: StepSize, block_size: int) -> int:
+    """Bytes that the largest step takes. Raises ConfigError where there are not so many."""
+    try:
+        return measure_peak(model, step.max_num_batched_tokens, step.max_num_seqs, block_size)
+    except torch.cuda.OutOfMemoryError:
+        raise ConfigError(
+            f"a step of max_num_batched_tokens {step.max_num_batched_tokens} does not fit into the "
+            f"memory that is free on {model.device}; lower it"
+        ) from None

@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 from tiny_models import make_checkpoint
 
-from engine_service.config import CacheConfig, EngineConfig, ModelConfig, parse_args
+from engine_service.config import (
+    CacheConfig,
+    EngineConfig,
+    ModelConfig,
+    SchedulerConfig,
+    parse_args,
+)
 from engine_service.engine_factory import build_engine
 from folovllm.errors import ConfigError
 
@@ -50,3 +56,21 @@ def test_an_engine_says_what_it_was_built_with(tmp_path: Path) -> None:
     model = ModelConfig(str(make_checkpoint("qwen3_grouped", tmp_path)), device="cpu")
     engine = build_engine(EngineConfig(model, CacheConfig(num_blocks=9)))
     assert (engine.info.block_size, engine.info.num_kv_blocks) == (16, 9)
+
+
+def test_steps_are_larger_on_a_gpu() -> None:
+    default = SchedulerConfig()
+    assert default.step_size_on("cpu") == (64, 2048)
+    assert default.step_size_on("cuda") == (256, 8192)
+    assert parse_args([]).engine.scheduler == default
+    given = parse_args(["--max-num-seqs", "9", "--max-num-batched-tokens", "70"]).engine.scheduler
+    assert [given.step_size_on(kind) for kind in ("cpu", "cuda")] == [(9, 70)] * 2
+
+
+def test_one_number_of_a_step_makes_room_for_the_other() -> None:
+    assert SchedulerConfig(max_num_batched_tokens=40).step_size_on("cpu") == (40, 40)
+    assert SchedulerConfig(max_num_seqs=3000).step_size_on("cpu") == (3000, 3000)
+    with pytest.raises(
+        ConfigError, match=r"max_num_batched_tokens \(8\) must be at least max_num_"
+    ):
+        SchedulerConfig(max_num_seqs=9, max_num_batched_tokens=8)
