@@ -35,7 +35,7 @@ def build_gpu_runner(
         model.tune(Tuner(model.device, cache_folder() / "gpu"), show_progress)
     step = config.scheduler.step_size_on("cuda")
     cache_dtype = _CACHE_DTYPES.get(config.cache.dtype, model.dtype)
-    peak = _peak(model, step, block_size)
+    peak = _peak(model, step, max_model_len, block_size)
     num_blocks = num_blocks_that_fit(
         config.cache,
         block_size=block_size,
@@ -56,16 +56,16 @@ def build_gpu_runner(
         cache_dtype,
     )
     if cache_dtype.itemsize == 1:
-        calibrate(model, runner.kv_caches, block_size)
+        calibrate(model, runner.kv_caches, max_model_len, block_size)
     runner.graphs.capture(show_progress)
     runner.mixed_graphs.capture(show_progress)
     return runner, num_blocks
 
 
-def _peak(model: GpuDecoder, step: StepSize, block_size: int) -> int:
+def _peak(model: GpuDecoder, step: StepSize, max_model_len: int, block_size: int) -> int:
     """Bytes that the largest step takes. Raises ConfigError where there are not so many."""
     try:
-        return measure_peak(model, step.max_num_batched_tokens, step.max_num_seqs, block_size)
+        return measure_peak(model, step, max_model_len, block_size)
     except torch.cuda.OutOfMemoryError:
         raise ConfigError(
             f"a step of max_num_batched_tokens {step.max_num_batched_tokens} does not fit into the "

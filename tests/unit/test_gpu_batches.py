@@ -103,7 +103,7 @@ def test_scales_fit_what_the_model_makes(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("engine_service.runner.gpu_profile._CALIBRATION_TOKENS", 48)
     model = make_model(tmp_path)
     caches = allocate_kv_caches(model, 40, 16, FP8)
-    calibrate(model, caches, 16)
+    calibrate(model, caches, 512, 16)
     (scales,) = (cache.scales for cache in caches)
     assert scales is not None and bool((scales > 0).all())
     assert len(set(scales.flatten().tolist())) == scales.numel()
