@@ -23,17 +23,14 @@ from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.runner.decode_graphs import DecodeGraphs
 from engine_service.runner.device_copy import Reading, Readings, Uploads, to_device
 from engine_service.runner.drawing import Draw, change_logits, draw_all
+from engine_service.runner.drawn_logprobs import drawn_logprobs, raw_logits
 from engine_service.runner.gpu_step import GpuStep
 from engine_service.runner.grammar_masks import GrammarMasks
 from engine_service.runner.input_batch import InputBatch, build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
-from engine_service.runner.logprobs import position_logprobs
 from engine_service.runner.mixed_graphs import MixedGraphs
 from engine_service.runner.prompt_logprobs import prompt_logprobs
 from engine_service.runner.slot_table import SlotTable
-from folovllm.outputs import PositionLogprobs
-
-Logprobs = dict[int, list[PositionLogprobs]]
 
 
 class GpuModelRunner:
@@ -146,12 +143,12 @@ class GpuModelRunner:
             self._slots.advance(scheduled[i])
         token_ids = token_ids[: len(drawing)]
         draws = [Draw(scheduled[i], scheduled[i].sample_indexes[0]) for i in drawing]
-        raw = self._raw_logits(logits, draws)
+        raw = raw_logits(logits, draws)
         special = self._draw_special(logits, draws, token_ids)
         if special:
             slots_changed = self._indexes([places[drawing[row]] for row in special])
             self._slots.last_tokens[slots_changed] = token_ids[self._indexes(special)]
-        logprobs = self._logprobs(raw, draws, drawing, token_ids)
+        logprobs = drawn_logprobs(raw, draws, drawing, token_ids)
         return GpuStep(scheduled, drawing, self._readings.read(token_ids), logprobs, {})
 
     def _launch_any(self, scheduled: Sequence[ScheduledSequence]) -> GpuStep:
@@ -175,10 +172,10 @@ class GpuModelRunner:
             wanted = wanted[self._indexes(rows)]
         logits = self.model.compute_logits(hidden, wanted)
         token_ids = draw_all(logits, draws, self._workspace)
-        raw = self._raw_logits(logits, draws)
+        raw = raw_logits(logits, draws)
         self._draw_special(logits, draws, token_ids)
         self._append(scheduled, places, draws, token_ids)
-        logprobs = self._logprobs(raw, draws, places, token_ids)
+        logprobs = drawn_logprobs(raw, draws, places, token_ids)
         return GpuStep(scheduled, places, self._readings.read(token_ids), logprobs, prompt)
 
     def _nothing(self) -> Reading:
@@ -243,28 +240,6 @@ class GpuModelRunner:
             self._slots.num_slots,
         )
 
-    def _raw_logits(self, logits: Tensor, draws: Sequence[Draw]) -> Tensor | None:
-        """A copy of the rows whose log-probabilities are wanted, before anything changes them."""
-        rows = _rows_with_logprobs(draws)
-        return logits[self._indexes(rows)] if rows else None
-
-    def _logprobs(
-        self, raw: Tensor | None, draws: Sequence[Draw], places: Sequence[int], token_ids: Tensor
-    ) -> Logprobs:
-        """Those of drawn tokens, by the places of their sequences."""
-        if raw is None:
-            return {}
-        rows = _rows_with_logprobs(draws)
-        drawn = token_ids.tolist()
-        if any(drawn[row] < 0 for row in rows):
-            return {}  # `result` raises
-        num_tops = [draws[row].sequence.sampling_params.logprobs or 0 for row in rows]
-        found: Logprobs = {}
-        logprobs = position_logprobs(raw, [[drawn[row]] for row in rows], num_tops)
-        for row, (position,) in zip(rows, logprobs, strict=True):
-            found.setdefault(places[row], []).append(position)
-        return found
-
 
 def _decodes(sequence: ScheduledSequence) -> bool:
     """Whether a plain sequence computes one token and draws one."""
@@ -304,9 +279,3 @@ def _draws(
         rows,
         [Draw(sequence, index) for _, sequence, index in found],
     )
-
-
-def _rows_with_logprobs(draws: Sequence[Draw]) -> list[int]:
-    return [
-        row for row, each in enumerate(draws) if each.sequence.sampling_params.logprobs is not None
-    ]

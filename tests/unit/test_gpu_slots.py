@@ -90,3 +90,10 @@ def test_uploads_stay_until_the_fourth_after_them() -> None:
     sent = [uploads.send(np.array([number] * 3, dtype=np.int32)) for number in range(4)]
     assert [each.tolist() for each in sent] == [[number] * 3 for number in range(4)]
     assert uploads.send(np.array([9], dtype=np.int32)).tolist() == [9]
+
+
+def test_what_could_not_be_drawn_is_an_id_all_the_same() -> None:
+    """Its sequence may be computed once more before the host knows."""
+    last_tokens, lengths = ints(10, 11), ints(1, 2)
+    slots.advance(ints(0), ints(-1), last_tokens, lengths, 2)
+    assert last_tokens.tolist() == [0, 11] and lengths.tolist() == [2, 2]

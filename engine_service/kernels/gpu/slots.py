@@ -76,7 +76,9 @@ def _advance(
     inside = row < num_rows
     slot = tl.load(rows + row, mask=inside, other=0)
     inside &= slot < num_slots
-    tl.store(last_tokens + slot, tl.load(token_ids + row, mask=inside), mask=inside)
+    # What could not be drawn is -1. Its sequence ends there, but may be computed once more before.
+    token = tl.maximum(tl.load(token_ids + row, mask=inside), 0)
+    tl.store(last_tokens + slot, token, mask=inside)
     tl.store(lengths + slot, tl.load(lengths + slot, mask=inside) + 1, mask=inside)
 
 
