@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from service_processes import ServiceProcess
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +75,8 @@ def test_idle_services_are_small_and_use_no_cpu(
     engine: ServiceProcess, tokenizer: ServiceProcess
 ) -> None:
     assert tokenizer.memory() <= 250 * 2**20
-    assert engine.memory() <= 700 * 2**20
+    # A build for CUDA takes more, also where there is no GPU.
+    assert engine.memory() <= (700 if torch.version.cuda is None else 1200) * 2**20
     before = engine.cpu_seconds() + tokenizer.cpu_seconds()
     time.sleep(3)  # the time over which the use is measured
     used = engine.cpu_seconds() + tokenizer.cpu_seconds() - before
