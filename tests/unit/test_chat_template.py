@@ -128,9 +128,9 @@ def test_what_a_template_raises_is_said_in_one_short_line(text: str, reason: str
 def test_arguments_that_are_nested_too_deep_are_refused(depth: int) -> None:
     """How deep that is depends on the version of Python."""
     arguments = '{"a": ' + "[" * depth + "]" * depth + "}"
-    call = ToolCall("", "f", arguments)
     some_can = suppress(InvalidRequestError)
     with some_can if depth == 900 else pytest.raises(InvalidRequestError):
+        call = ToolCall("", "f", arguments)
         render(
             "{{ messages | tojson }}", Conversation((ChatMessage(Role.ASSISTANT, "", "", (call,)),))
         )
