@@ -87,6 +87,10 @@ TINY_MODELS: dict[str, Callable[[], PreTrainedConfig]] = {
     ),
 }
 
+# One has biases that the kernels for GPUs do not compute, and runs on the decoder in plain torch.
+WITHOUT_KERNELS = "llama_biases"
+WITH_KERNELS = [name for name in TINY_MODELS if name != WITHOUT_KERNELS]
+
 # Shapes that the CPU kernels compute.
 KERNEL_MODELS: dict[str, Callable[[], PreTrainedConfig]] = {
     "qwen3_tied_wide": lambda: _config(Qwen3Config, head_dim=32, tie_word_embeddings=True),

@@ -31,16 +31,20 @@ _LEAST_BLOCK = 16
 _LARGEST_HEAD = 256
 
 
-def fits(config: DecoderConfig, dtype: torch.dtype, block_size: int) -> bool:
-    """Whether the kernels compute a model of this shape, with a cache of such blocks."""
-    is_power = block_size & (block_size - 1) == 0
-    return (
-        dtype in _DTYPES
-        and not config.mlp_bias
-        and config.head_dim <= _LARGEST_HEAD
-        and is_power
-        and block_size >= _LEAST_BLOCK
-    )
+def obstacle(config: DecoderConfig, dtype: torch.dtype, block_size: int) -> str | None:
+    """Why the kernels do not compute a model of this shape with a cache of such blocks, in words.
+
+    None where they do.
+    """
+    if dtype not in _DTYPES:
+        return f"they do not compute in {dtype}"
+    if config.mlp_bias:
+        return "they know no biases in an MLP"
+    if config.head_dim > _LARGEST_HEAD:
+        return f"heads have {config.head_dim} elements, and they take up to {_LARGEST_HEAD}"
+    if block_size < _LEAST_BLOCK or block_size & (block_size - 1):
+        return f"block_size is {block_size}, and they need a power of two from {_LEAST_BLOCK} on"
+    return None
 
 
 class GpuLayer:

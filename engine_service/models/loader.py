@@ -75,15 +75,15 @@ def load_model(
 def _with_gpu_kernels(decoder: Decoder, block_size: int, max_model_len: int) -> CausalModel:
     """The same weights computed by the kernels for GPUs, where they can be used."""
     reason = gpu_support.obstacle()
-    if reason is not None:
-        log.warning("plain torch computes, since the GPU kernels cannot be used: %s", reason)
-        return decoder
-    # Its libraries are not there without a GPU.
-    from engine_service.models import gpu_decoder
+    if reason is None:
+        # Its libraries are not there without a GPU.
+        from engine_service.models import gpu_decoder
 
-    if not gpu_decoder.fits(decoder.config, decoder.dtype, block_size):
-        return decoder
-    return gpu_decoder.GpuDecoder(decoder, max_model_len)
+        reason = gpu_decoder.obstacle(decoder.config, decoder.dtype, block_size)
+        if reason is None:
+            return gpu_decoder.GpuDecoder(decoder, max_model_len)
+    log.warning("plain torch computes, since the GPU kernels cannot be used: %s", reason)
+    return decoder
 
 
 def load_cpu_decoder(

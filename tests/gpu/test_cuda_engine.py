@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from decoder_logits import our_logits, prompt, reference_logits, relative_error
-from tiny_models import TINY_MODELS, VOCAB_SIZE, make_checkpoint
+from tiny_models import TINY_MODELS, VOCAB_SIZE, WITH_KERNELS, WITHOUT_KERNELS, make_checkpoint
 from torch import Tensor
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
@@ -35,9 +35,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-# One has biases that the kernels do not compute, and runs on the decoder in plain torch.
-WITHOUT_KERNELS = "llama_biases"
-WITH_KERNELS = [name for name in TINY_MODELS if name != WITHOUT_KERNELS]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=32, ignore_eos=True)
 SEEDED = GREEDY.clone(temperature=0.7, top_k=20, seed=1)
 

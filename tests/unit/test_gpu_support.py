@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from tiny_models import make_checkpoint
 
 from engine_service.kernels import gpu_support
-from engine_service.models import loader
+from engine_service.models import gpu_decoder, loader
 from engine_service.models.decoder_config import DecoderConfig
 
 
@@ -39,7 +40,17 @@ def test_plain_torch_computes_then(
     config, cpu = DecoderConfig.from_folder(folder), torch.device("cpu")
     decoder = loader.load_decoder(folder, config, torch.float32, cpu, False, deterministic=True)
     assert loader._with_gpu_kernels(decoder, 16, 100).kernels == "gpu"
-    assert loader._with_gpu_kernels(decoder, 24, 100) is decoder  # no kernels for such blocks
+    for block_size in (8, 24):  # no kernels for such blocks
+        assert loader._with_gpu_kernels(decoder, block_size, 100) is decoder
+        assert f"block_size is {block_size}" in caplog.text
     monkeypatch.setattr(gpu_support, "obstacle", lambda: "none of it is there")
     assert loader._with_gpu_kernels(decoder, 16, 100) is decoder
     assert "none of it is there" in caplog.text
+
+
+def test_biases_and_wide_heads_have_no_kernels(tmp_path: Path) -> None:
+    config = DecoderConfig.from_folder(make_checkpoint("qwen3_grouped", tmp_path))
+    assert gpu_decoder.obstacle(config, torch.float32, 16) is None
+    assert "biases" in str(gpu_decoder.obstacle(replace(config, mlp_bias=True), torch.float32, 16))
+    assert "320" in str(gpu_decoder.obstacle(replace(config, head_dim=320), torch.float32, 16))
+    assert "float64" in str(gpu_decoder.obstacle(config, torch.float64, 16))
