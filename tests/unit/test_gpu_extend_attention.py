@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from extend_twin import Batch, Shape, make_batch
+from extend_twin import ExtendBatch, extend_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,10 +17,10 @@ FEW = [(0, 17), (63, 34)]
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
-def check(batch: Batch, spare_blocks: int = 0) -> None:
+def check(batch: ExtendBatch, spare_blocks: int = 0) -> None:
     """Every element: those of the sequences' rows, and NaN that is still there in the others."""
     tolerance = TOLERANCES[batch.query.dtype]
-    found = batch.run(spare_blocks).double()
+    found = batch.run(spare_blocks).float()
     torch.testing.assert_close(
         found, batch.expected(), rtol=tolerance, atol=tolerance, equal_nan=True
     )
@@ -33,40 +33,39 @@ def check(batch: Batch, spare_blocks: int = 0) -> None:
     ("dtype", "block_size"), [(torch.float32, 16), (torch.bfloat16, 16), (torch.bfloat16, 64)]
 )
 def test_lengths_and_prefixes(dtype: torch.dtype, block_size: int) -> None:
-    check(make_batch(Shape(block_size=block_size), RAGGED, dtype))
+    check(extend_batch(RAGGED, dtype, block_size=block_size))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("group", [1, 3, 4, 8])
 def test_groups_of_heads(group: int, dtype: torch.dtype) -> None:
-    check(make_batch(Shape(kv_heads=1, group=group), [(0, 17), (63, 50)], dtype))
+    check(extend_batch([(0, 17), (63, 50)], dtype, heads=(group, 1)))
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCES))
 @pytest.mark.parametrize("head_dim", [8, 80, 256])
 def test_sizes_of_heads(head_dim: int, dtype: torch.dtype) -> None:
-    check(make_batch(Shape(kv_heads=1, group=1, head_dim=head_dim), FEW, dtype))
+    check(extend_batch(FEW, dtype, heads=(1, 1), head_dim=head_dim))
 
 
 @pytest.mark.parametrize(
     ("dtype", "block_size"), [(torch.float32, 64), (torch.bfloat16, 16), (torch.bfloat16, 64)]
 )
 def test_scaled_cache(dtype: torch.dtype, block_size: int) -> None:
-    scales = torch.tensor([[0.5, 1.75], [0.125, 1.5]])
-    check(make_batch(Shape(head_dim=24, block_size=block_size), FEW, dtype, scales))
+    check(extend_batch(FEW, dtype, head_dim=24, block_size=block_size, fp8=True))
 
 
 def test_more_blocks_of_queries_than_there_are() -> None:
-    check(make_batch(Shape(), FEW, torch.bfloat16), spare_blocks=9)
+    check(extend_batch(FEW, torch.bfloat16), spare_blocks=9)
 
 
 def test_no_sequence_has_new_tokens() -> None:
-    check(make_batch(Shape(), [(4, 0), (17, 0)], torch.bfloat16), spare_blocks=1)
+    check(extend_batch([(4, 0), (17, 0)], torch.bfloat16), spare_blocks=1)
 
 
 def test_a_prompt_in_chunks() -> None:
     """Equals the prompt in one step. NumPy's products differ in the last bit from row to row."""
-    batch = make_batch(Shape(kv_heads=1, head_dim=24), [(20, 70), (3, 5)], torch.float32)
+    batch = extend_batch([(20, 70), (3, 5)], torch.float32, heads=(2, 1), head_dim=24)
     start = int(batch.query_start_loc[0])
     whole = batch.run()
     for first, end in ((0, 17), (17, 18), (18, 70)):
@@ -77,7 +76,7 @@ def test_a_prompt_in_chunks() -> None:
 
 def test_queries_within_wider_rows() -> None:
     """As a product gives them, with keys and values after them."""
-    batch = make_batch(Shape(), FEW, torch.bfloat16)
+    batch = extend_batch(FEW, torch.bfloat16)
     rows, heads, head_dim = batch.query.shape
     wide = torch.full((rows, heads + 4, head_dim), float("nan")).to(batch.query)
     wide[:, :heads] = batch.query
