@@ -31,7 +31,7 @@ WORKDIR /app
 COPY folovllm/__init__.py folovllm/cache_folder.py folovllm/version.py folovllm/
 COPY engine_service/__init__.py engine_service/
 COPY engine_service/kernels engine_service/kernels
-RUN [ "$(uname -m)" != x86_64 ] || python -B -m engine_service.kernels.cpu_build || true
+RUN [ "$(uname -m)" != x86_64 ] || python -B -m engine_service.kernels.cpu.build || true
 
 FROM ${BASE_IMAGE}
 # For GPUs, whose kernels Triton launches through a few lines of C: gcc libc6-dev.

@@ -1,4 +1,7 @@
 """The engine service: token ids in, token ids out. No tokenizer, no text.
 
-__main__ ▶ servicer ▶ async_engine ▶ llm_engine ▶ { core , runner ▶ models ▶ layers }
+    __main__ ▶ servicer ▶ rpc ▶ distributed ▶ engine ▶ runner ▶ { core , structured_output ,
+                                                                  models ▶ layers ▶ kernels }
+
+`config`, `device` and `seeding` lie under all of them.
 """

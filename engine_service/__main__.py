@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 import structlog
 
 from engine_service.config import EngineConfig, EngineServiceConfig, parse_args
-from engine_service.rank_place import RankPlace
+from engine_service.distributed.rank import RankPlace
 from folovllm.errors import ConfigError, FolovError
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging, forward_logging
@@ -29,8 +29,8 @@ async def serve(config: EngineServiceConfig, place: RankPlace) -> int:
     _set_libraries()
     # Imported after the port is ours: it brings torch, which takes a second.
     with collector_paused():
-        from engine_service.async_engine import AsyncEngine
-        from engine_service.engine_ranks import EngineRanks
+        from engine_service.distributed.launch import EngineRanks
+        from engine_service.engine.async_engine import AsyncEngine
         from engine_service.servicer import EngineServicer
 
     ranks = EngineRanks(config.engine, place)
@@ -72,7 +72,7 @@ def follow(config: EngineConfig, place: RankPlace) -> int:
     """
     _set_libraries()
     with collector_paused():
-        from engine_service.engine_ranks import EngineRanks
+        from engine_service.distributed.launch import EngineRanks
 
     try:
         EngineRanks(config, place).follow()

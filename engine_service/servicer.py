@@ -11,12 +11,12 @@ from typing import Any
 import grpc
 import structlog
 
-from engine_service.async_engine import AsyncEngine
-from engine_service.grammar_admission import take, with_matchers
-from engine_service.load_news import load_message
-from engine_service.request_reader import read_fork, read_request, read_score
-from engine_service.session import Session
-from engine_service.wire_pieces import wire_pieces
+from engine_service.engine.async_engine import AsyncEngine
+from engine_service.rpc.grammars import take, with_matchers
+from engine_service.rpc.load_reporter import load_message
+from engine_service.rpc.proto_chunks import proto_chunks
+from engine_service.rpc.request_reader import read_fork, read_request, read_score
+from engine_service.rpc.session import Session
 from folovllm.errors import CancelledRequestError
 from folovllm.outputs import FinishReason
 from folovllm.score import ContinuationScore, ScoreOutput
@@ -43,7 +43,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         stream = take(self._engine, await with_matchers(self._engine, asked))
         try:
             async for output in stream:
-                for message in wire_pieces(output):
+                for message in proto_chunks(output):
                     yield message
         finally:
             self._engine.release(stream)
@@ -57,7 +57,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         stream = take(self._engine, await with_matchers(self._engine, asked))
         try:
             async for output in stream:
-                for message in wire_pieces(output):
+                for message in proto_chunks(output):
                     yield message
         finally:
             self._engine.release(stream)

@@ -11,10 +11,6 @@ from typing import TYPE_CHECKING
 from folovllm.version import __version__
 
 if TYPE_CHECKING:
-    from client.async_client import AsyncClient
-    from client.llm import LLM, get_model_and_tokenizer
-    from client.sync_client import Client
-    from client.tools import Toolbox
     from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
     from engine_service.core.request import Request
     from folovllm.chat import ChatMessage, Role, Tool, ToolCall
@@ -23,13 +19,17 @@ if TYPE_CHECKING:
     from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
     from folovllm.sampling_params import SamplingParams
     from folovllm.score import ScoreOutput
+    from folovllm_client.api.async_client import AsyncClient
+    from folovllm_client.api.sync_client import Client
+    from folovllm_client.api.tools import Toolbox
+    from folovllm_client.llm import LLM, get_model_and_tokenizer
 
 _HOMES = {
-    "LLM": "client.llm",
-    "get_model_and_tokenizer": "client.llm",
-    "Client": "client.sync_client",
-    "AsyncClient": "client.async_client",
-    "Toolbox": "client.tools",
+    "LLM": "folovllm_client.llm",
+    "get_model_and_tokenizer": "folovllm_client.llm",
+    "Client": "folovllm_client.api.sync_client",
+    "AsyncClient": "folovllm_client.api.async_client",
+    "Toolbox": "folovllm_client.api.tools",
     "ModelConfig": "engine_service.config",
     "CacheConfig": "engine_service.config",
     "SchedulerConfig": "engine_service.config",

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from service_processes import ServiceProcess, both_services
+
+from support.processes.service_processes import ServiceProcess, both_services
 
 # Read when a kernel is declared, so it must be set before any of them is imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
-    import interpreter_repairs
+    from support.twins import interpreter_repairs
 
     interpreter_repairs.repair()
 

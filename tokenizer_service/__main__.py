@@ -18,9 +18,9 @@ from folovllm.serving.ports import reserved_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
-from tokenizer_service.engine_pool import EnginePool
+from tokenizer_service.engines.pool import EnginePool
+from tokenizer_service.model import TextModel
 from tokenizer_service.servicer import TokenizerServicer
-from tokenizer_service.text_model import TextModel
 from tokenizer_service.workers import Workers
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tokenizer_service")

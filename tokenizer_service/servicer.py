@@ -16,23 +16,23 @@ from folovllm.errors import InvalidRequestError
 from folovllm.request_id import new_request_id
 from folovllm.score import ScoreOutput
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
-from tokenizer_service.apply_chat_template_call import apply_chat_template
-from tokenizer_service.chat_call import ChatCall
-from tokenizer_service.chat_template import ChatTemplate
-from tokenizer_service.chat_tokens import ChatTokens
-from tokenizer_service.codec import Codec
-from tokenizer_service.count_tokens_call import count_tokens
-from tokenizer_service.detokenize_call import detokenize
-from tokenizer_service.engine_pool import EnginePool
-from tokenizer_service.fork_call import ForkCall
-from tokenizer_service.generate_call import GenerateCall
-from tokenizer_service.renderer import Renderer
-from tokenizer_service.score_call import engine_score_request, read_score
-from tokenizer_service.scoring import encode_score
-from tokenizer_service.stream_detokenize_call import StreamDetokenizeCall
-from tokenizer_service.tokenize_call import tokenize
-from tokenizer_service.tokenizer import Tokenizer
-from tokenizer_service.tokenizer_files import tokenizer_files
+from tokenizer_service.chat.markers import ChatMarkers
+from tokenizer_service.chat.renderer import Renderer
+from tokenizer_service.chat.template import ChatTemplate
+from tokenizer_service.engines.pool import EnginePool
+from tokenizer_service.handlers.apply_chat_template import apply_chat_template
+from tokenizer_service.handlers.chat import ChatCall
+from tokenizer_service.handlers.count_tokens import count_tokens
+from tokenizer_service.handlers.detokenize import detokenize
+from tokenizer_service.handlers.fork import ForkCall
+from tokenizer_service.handlers.generate import GenerateCall
+from tokenizer_service.handlers.get_tokenizer import tokenizer_files
+from tokenizer_service.handlers.score import engine_score_request, read_score
+from tokenizer_service.handlers.stream_detokenize import StreamDetokenizeCall
+from tokenizer_service.handlers.tokenize import tokenize
+from tokenizer_service.text.codec import Codec
+from tokenizer_service.text.scoring import encode_score
+from tokenizer_service.text.tokenizer import Tokenizer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -49,7 +49,7 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     ) -> None:
         self._codec = Codec(tokenizer, max_prompt_bytes)
         self._renderer = Renderer(chat_template or ChatTemplate(), self._codec)
-        self._chat_tokens = ChatTokens.of(tokenizer)
+        self._markers = ChatMarkers.of(tokenizer)
         self._tokenizer = tokenizer
         self._engines = engines
 
@@ -101,7 +101,7 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         self, request: tokenizer_service_pb2.ChatRequest, context: Context
     ) -> AsyncIterator[tokenizer_service_pb2.ChatOutput]:
         """Answers a conversation."""
-        call = ChatCall(request, self._codec, self._renderer, self._chat_tokens)
+        call = ChatCall(request, self._codec, self._renderer, self._markers)
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
         async with aclosing(call.outputs(self._engines)) as outputs:
             async for output in outputs:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import grpc
 
-from client.sync_client import Client
 from folovllm.errors import FolovError, from_rpc_error
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE, check_health
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
+from folovllm_client.api.sync_client import Client
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVICES = ("engine", "tokenizer")

@@ -61,11 +61,11 @@ say "installing folovllm[$extra]"
 "$venv/bin/python" -m pip install -qq --editable ".[$extra]" ||
   fail "pip could not install the project; see above"
 # Else every start compiles it where the environment keeps Python from writing that down.
-"$venv/bin/python" -m compileall -q folovllm tokenizer_service engine_service client
+"$venv/bin/python" -m compileall -q folovllm tokenizer_service engine_service client/folovllm_client
 
 # Other processors have no use for them. Where it fails the engine tries again when it starts, and
 # computes without, which is slower.
 if grep -qs avx512_bf16 /proc/cpuinfo && grep -qs avx512_vnni /proc/cpuinfo; then
   say "compiling the CPU kernels"
-  reason=$("$venv/bin/python" -m engine_service.kernels.cpu_build 2>&1 >/dev/null) || say "$reason"
+  reason=$("$venv/bin/python" -m engine_service.kernels.cpu.build 2>&1 >/dev/null) || say "$reason"
 fi

@@ -2,8 +2,8 @@
 
 import time
 
-from benchmarks.batch_clock import BatchClock
-from benchmarks.open_loop import Arrival
+from benchmarks.harness.batch_clock import BatchClock
+from benchmarks.harness.open_loop import Arrival
 from benchmarks.peers.peer import PeerConfig
 from engine_service.config import (
     CPU_BLOCK_SIZE,
@@ -13,7 +13,7 @@ from engine_service.config import (
     SchedulerConfig,
 )
 from engine_service.core.request import Request
-from engine_service.engine_factory import build_engine
+from engine_service.engine.factory import build_engine
 from folovllm.sampling_params import SamplingParams
 from folovllm.version import __version__
 

@@ -5,14 +5,19 @@ import sys
 import time
 from contextlib import aclosing
 
-from benchmarks.batch_clock import BatchClock
-from benchmarks.open_loop import Arrival
+from benchmarks.harness.batch_clock import BatchClock
+from benchmarks.harness.open_loop import Arrival
 from benchmarks.peers.folovllm_engine import greedy, num_blocks, quantization
 from benchmarks.peers.peer import PeerConfig
-from client.async_client import AsyncClient
-from client.service_commands import ServeOptions, engine_command, free_ports, tokenizer_command
-from client.supervisor import Supervisor
 from folovllm.version import __version__
+from folovllm_client.api.async_client import AsyncClient
+from folovllm_client.launch.service_commands import (
+    ServeOptions,
+    engine_command,
+    free_ports,
+    tokenizer_command,
+)
+from folovllm_client.launch.supervisor import Supervisor
 
 
 def open_peer(config: PeerConfig) -> "Services":

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import llama_cpp
 import numpy as np
 
-from benchmarks.batch_clock import BatchClock
+from benchmarks.harness.batch_clock import BatchClock
 from benchmarks.peers.gguf_checkpoint import gguf_file
 from benchmarks.peers.peer import PeerConfig
 

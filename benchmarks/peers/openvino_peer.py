@@ -13,7 +13,7 @@ import openvino
 import openvino_genai
 from openvino_genai import ContinuousBatchingPipeline, GenerationConfig, SchedulerConfig
 
-from benchmarks.batch_clock import BatchClock
+from benchmarks.harness.batch_clock import BatchClock
 from benchmarks.peers.peer import PeerConfig
 
 _EXPORT_OPTIONS = {

@@ -7,7 +7,7 @@ import transformers
 from transformers import AutoModelForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
-from benchmarks.batch_clock import BatchClock
+from benchmarks.harness.batch_clock import BatchClock
 from benchmarks.peers.peer import PeerConfig
 
 

@@ -2,7 +2,7 @@
 
 import os
 
-from benchmarks.batch_clock import BatchClock
+from benchmarks.harness.batch_clock import BatchClock
 from benchmarks.peers.peer import PeerConfig
 
 

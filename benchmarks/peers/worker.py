@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict
 from typing import TextIO
 
-from benchmarks.batch_clock import BatchClock
+from benchmarks.harness.batch_clock import BatchClock
 from benchmarks.peers.peer import PeerConfig, open_peer
 
 

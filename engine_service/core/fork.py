@@ -4,8 +4,8 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engine_service.core.outputs import TokenMatcher
 from engine_service.core.request import Request, Sequence
+from engine_service.core.token_matcher import TokenMatcher
 from folovllm.request_id import new_request_id
 
 if TYPE_CHECKING:

@@ -14,6 +14,8 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
+from engine_service.core.token_matcher import TokenMatcher
+
 if TYPE_CHECKING:
     from engine_service.core.request import Sequence
     from folovllm.outputs import PositionLogprobs
@@ -22,28 +24,6 @@ if TYPE_CHECKING:
 
 PENDING_TOKEN: Final = -1
 """Stands for a token that a launched step draws and that the host has not read yet."""
-
-
-class TokenMatcher(Protocol):
-    """Where one sequence stands in the grammar that its output must follow."""
-
-    @property
-    def must_stop(self) -> bool:
-        """Whether the output is complete and nothing but its end can follow."""
-        ...
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether the grammar binds nothing any more, so that the sequence goes on without it."""
-        ...
-
-    def advance(self, token_id: int) -> bool:
-        """Moves on by a drawn token; False where the grammar cannot be followed any further."""
-        ...
-
-    def copy(self) -> "TokenMatcher":
-        """One at the same place, for a fork."""
-        ...
 
 
 @dataclass(slots=True)
@@ -81,7 +61,7 @@ class ScheduledSequence:
     matcher: TokenMatcher | None = None
     """What may be drawn at this step, where the output must follow a grammar."""
     draft_token_ids: tuple[int, ...] = ()
-    """Those of `token_ids`, at their end, that are only guessed, see `core.speculator`. Where there
+    """Those of `token_ids`, at their end, that are only guessed (`core.spec_decode`). Where there
     are any, the one sample index draws a token after the last certain one and after each draft."""
     draft_forbidden_token_ids: tuple[tuple[int, ...], ...] = ()
     """For each of them the ids that must not be drawn after it."""

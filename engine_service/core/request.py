@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from engine_service.core.outputs import TokenMatcher
+    from engine_service.core.token_matcher import TokenMatcher
     from folovllm.outputs import PositionLogprobs
     from folovllm.sampling_params import SamplingParams
 

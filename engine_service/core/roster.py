@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.request import Request, RequestStatus, Sequence
-from engine_service.core.request_queue import RequestQueue
+from engine_service.core.waiting_queue import WaitingQueue
 
 
 class Roster:
@@ -21,7 +21,7 @@ class Roster:
         self.requests: dict[str, Request] = {}
         self.running: dict[int, Sequence] = {}
         """Those that hold KV blocks, by seq_id."""
-        self.waiting = RequestQueue()
+        self.waiting = WaitingQueue()
         self.clock = clock
         self._max_num_seqs = max_num_seqs
         self._kv = kv_cache_manager

@@ -8,11 +8,11 @@ Order is by priority, then arrival. Sequences that decode go first, so that a lo
 them by one bounded step and never starves them. When the pool runs out, the last in order gives its
 blocks back and waits to be recomputed; the first in order therefore always advances.
 
-A step may be planned while the one before is in flight, see `core.lookahead`. Blocks are freed all
-the same when a sequence ends, though a step in flight may still compute a token of it: steps take
-effect in the order of their launch, so who gets a block writes to it after that; and no one else in
-the step in flight touches what is written then, since a block that is not full belongs to one
-sequence alone, and a full one is not written to.
+A step may be planned while the one before is in flight, see `core.async_scheduling`. Blocks are
+freed all the same when a sequence ends, though a step in flight may still compute a token of it:
+steps take effect in the order of their launch, so who gets a block writes to it after that; and no
+one else in the step in flight touches what is written then, since a block that is not full belongs
+to one sequence alone, and a full one is not written to.
 """
 
 import time
@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
+from engine_service.core.async_scheduling import plan_ahead
 from engine_service.core.continuation import append_token
 from engine_service.core.kv_cache_manager import KVCacheManager
-from engine_service.core.lookahead import plan_ahead
 from engine_service.core.outputs import (
     ModelRunnerOutput,
     ScheduledSequence,
@@ -32,7 +32,7 @@ from engine_service.core.outputs import (
 from engine_service.core.request import Request, RequestStatus, Sequence
 from engine_service.core.roster import Roster
 from engine_service.core.scheduler_limits import SchedulerLimits
-from engine_service.core.speculator import Speculator
+from engine_service.core.spec_decode.speculator import Speculator
 from engine_service.core.step_plan import StepPlan
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""The building blocks of a decoder: attention over the paged KV cache, norms, rotary positions."""
+"""The building blocks of a decoder, in plain torch and over the kernels. For models and runners."""

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from engine_service.layers.attention import AttentionMetadata, CacheAllocator, KVCache
+from engine_service.layers.attention.backend import AttentionMetadata, CacheAllocator, KVCache
 from engine_service.models.decoder_config import DecoderConfig
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine_service.kernels import cpu_library
-from engine_service.kernels.cpu_library import AttentionShape, AttentionStep, Context, LinearCall
-from engine_service.layers.attention import AttentionMetadata, KVCache
-from engine_service.layers.paged_cache import PagedCache
+from engine_service.kernels.cpu import library as cpu_library
+from engine_service.kernels.cpu.library import AttentionShape, AttentionStep, Context, LinearCall
+from engine_service.layers.attention.backend import AttentionMetadata, KVCache
+from engine_service.layers.attention.paged_cache import PagedCache
 from engine_service.layers.rotary import RotaryEmbedding
 from engine_service.models.cpu_weights import CpuWeights, ReadTensor, address
 from engine_service.models.decoder_config import DecoderConfig

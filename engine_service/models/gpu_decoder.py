@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from engine_service.kernels.gpu.norm import add_rms_norm
-from engine_service.kernels.gpu.rope import norm_rope_write
-from engine_service.layers.attention import AttentionMetadata, KVCache
-from engine_service.layers.gpu_attention import GpuAttention, GpuBatch, gpu_batch
-from engine_service.layers.gpu_linear import GpuLinear, tune
+from engine_service.kernels.gpu.attention.rope import norm_rope_write
+from engine_service.kernels.gpu.linear.norm import add_rms_norm
+from engine_service.layers.attention.backend import AttentionMetadata, KVCache
+from engine_service.layers.attention.gpu_attention import GpuAttention, GpuBatch, gpu_batch
+from engine_service.layers.linear.gpu_linear import GpuLinear, tune
+from engine_service.layers.linear.tuner import Tuner
 from engine_service.layers.parallel import TensorParallel
 from engine_service.layers.rotary import RotaryEmbedding
-from engine_service.layers.tuner import Tuner
 from engine_service.layers.vocabulary import embed, gather_logits
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.qwen3 import Decoder, DecoderLayer

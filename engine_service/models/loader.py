@@ -15,19 +15,20 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from engine_service.kernels import cpu_library, gpu_support
-from engine_service.layers.attention import choose_backend
-from engine_service.layers.deterministic_attention import DeterministicAttention
-from engine_service.layers.packing import choose_packing, head_quantization
+from engine_service.kernels.cpu import library as cpu_library
+from engine_service.kernels.gpu import support as gpu_support
+from engine_service.layers.attention.choice import choose_backend
+from engine_service.layers.attention.deterministic_attention import DeterministicAttention
+from engine_service.layers.linear.packing import choose_packing, head_quantization
+from engine_service.layers.linear.row_tiles import TILED_OPERATORS
 from engine_service.layers.parallel import SINGLE, TensorParallel
-from engine_service.layers.row_tiles import TILED_OPERATORS
 from engine_service.models.causal_model import CausalModel
-from engine_service.models.checkpoint import Checkpoint
 from engine_service.models.cpu_decoder import CpuDecoder, fits_kernels
 from engine_service.models.cpu_weights import CpuWeights, projections
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.qwen3 import Decoder
 from engine_service.models.sharding import shard_config, shard_tensor
+from engine_service.models.weights.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine_service.layers.attention import AttentionBackend, AttentionMetadata, KVCache
-from engine_service.layers.linear import Linear, Packing
+from engine_service.layers.attention.backend import AttentionBackend, AttentionMetadata, KVCache
+from engine_service.layers.linear.linear import Linear, Packing
+from engine_service.layers.linear.row_operators import FASTEST_OPERATORS, RowOperators
 from engine_service.layers.norm import RMSNorm
 from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.layers.rotary import Angles, RotaryEmbedding, rotate
-from engine_service.layers.row_operators import FASTEST_OPERATORS, RowOperators
 from engine_service.layers.vocabulary import embed, gather_logits
 from engine_service.models.decoder_config import DecoderConfig
 

@@ -1,1 +1,4 @@
-"""Where torch meets the scheduler: batches, KV cache, sampling."""
+"""Where torch meets the scheduler: batches, KV cache, sampling.
+
+The engine uses `build`, which chooses between `model_runner`, for CPUs and plain torch, and `gpu`.
+"""

@@ -71,7 +71,7 @@ def build_runner(
     )
     if model.kernels == "gpu":
         # Its libraries are not there without a GPU.
-        from engine_service.runner.gpu_build import build_gpu_runner
+        from engine_service.runner.gpu.build import build_gpu_runner
 
         runner: ModelRunner
         runner, num_blocks = build_gpu_runner(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
-from engine_service.layers.attention import AttentionMetadata
+from engine_service.layers.attention.backend import AttentionMetadata
 from engine_service.runner.device_copy import to_device
 
 

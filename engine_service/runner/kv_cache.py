@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine_service.config import CacheConfig
-from engine_service.layers.attention import KVCache
+from engine_service.layers.attention.backend import KVCache
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.runner.device_copy import to_device

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
 from engine_service.models.causal_model import CausalModel
-from engine_service.runner.grammar_masks import GrammarMasks
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
-from engine_service.runner.logprobs import position_logprobs
-from engine_service.runner.prompt_logprobs import prompt_logprobs
-from engine_service.runner.sampler import Largest, sample
+from engine_service.runner.sampling.grammar_masks import GrammarMasks
+from engine_service.runner.sampling.logprobs import position_logprobs
+from engine_service.runner.sampling.prompt_logprobs import prompt_logprobs
+from engine_service.runner.sampling.sampler import Largest, sample
 from folovllm.outputs import PositionLogprobs
 
 

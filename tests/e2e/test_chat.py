@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema
 import pytest
-from service_processes import ServiceProcess
 
 from folovllm import ChatMessage, Client, SamplingParams, Tool
 from folovllm.chat import Role
 from folovllm.chat_outputs import ChatFinishReason, ChatOutput, ContentDelta
+from support.processes.service_processes import ServiceProcess
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=200)
 PERSON = {

@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 
 import tokenizers
-from service_processes import ServiceProcess
 
 from folovllm import AsyncClient, Client, SamplingParams
 from folovllm.model_files import DEMO_MODEL
+from support.processes.service_processes import ServiceProcess
 
 TEXTS = ["Once upon a time", "", "🙂 你好 é"]
 

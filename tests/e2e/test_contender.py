@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.contender import Contender, ContenderError, open_contenders
-from benchmarks.contender_name import ContenderName
-from benchmarks.open_loop import Load
+from benchmarks.harness.open_loop import Load
+from benchmarks.peers.contender import Contender, ContenderError, open_contenders
+from benchmarks.peers.contender_name import ContenderName
 from benchmarks.peers.peer import PeerConfig
 from folovllm.model_files import DEMO_MODEL
 

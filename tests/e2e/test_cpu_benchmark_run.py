@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cpu
+from benchmarks.cpu import __main__ as cpu
 
 
 @pytest.mark.slow

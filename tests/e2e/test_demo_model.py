@@ -4,11 +4,11 @@ import random
 from typing import Any
 
 import pytest
-from service_processes import ServiceProcess
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from folovllm import Client, SamplingParams
 from folovllm.model_files import DEMO_MODEL
+from support.processes.service_processes import ServiceProcess
 from tools.demo_model import evaluate
 from tools.demo_model.sample import Draw
 

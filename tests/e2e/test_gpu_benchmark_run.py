@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
-from benchmarks.gpu_sections import SECTIONS
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu.sections import SECTIONS
 
 
 def test_a_smoke_run_measures_every_section(

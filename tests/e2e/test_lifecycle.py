@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from service_processes import ENGINE_FLAGS, ServiceProcess, both_services, running
 
 from folovllm import AsyncClient, Client, FolovError, SamplingParams
 from folovllm.errors import UnavailableError
 from folovllm.model_files import DEMO_MODEL
 from folovllm.outputs import RequestOutput
+from support.processes.service_processes import ENGINE_FLAGS, ServiceProcess, both_services, running
 
 LONG = SamplingParams(temperature=0.0, max_tokens=150, ignore_eos=True)
 

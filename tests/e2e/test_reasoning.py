@@ -5,11 +5,11 @@ import re
 
 import pytest
 from jsonschema import Draft202012Validator
-from service_processes import ServiceProcess
 
 from folovllm import LLM, CacheConfig, Client, InvalidRequestError, SamplingParams, SchedulerConfig
 from folovllm.outputs import CompletionOutput, FinishReason
 from folovllm.sampling_params import Reasoning, StructuredOutput
+from support.processes.service_processes import ServiceProcess
 
 EOS = {2039, 2041}
 PERSON = {

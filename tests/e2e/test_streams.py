@@ -5,11 +5,11 @@ import random
 
 import grpc
 import pytest
-from service_processes import ServiceProcess
 
 from folovllm import AsyncClient, Client, FolovError, InvalidRequestError, SamplingParams
 from folovllm.outputs import RequestOutput
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
+from support.processes.service_processes import ServiceProcess
 
 STARTS = ["Once upon a time", "The capital of France is", "Hello", "1 + 2 =", "你好", "🙂 Anna and"]
 

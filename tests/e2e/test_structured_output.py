@@ -4,13 +4,13 @@ import json
 import re
 
 import pytest
-from json_schemas import SCHEMAS
 from jsonschema import Draft202012Validator
-from service_processes import ServiceProcess
 
 from folovllm import LLM, CacheConfig, Client, SamplingParams, SchedulerConfig
 from folovllm.outputs import FinishReason
 from folovllm.sampling_params import StructuredOutput
+from support.builders.json_schemas import SCHEMAS
+from support.processes.service_processes import ServiceProcess
 
 PROMPT = "<|im_start|>user\nWrite as JSON: Anna is 12.<|im_end|>\n<|im_start|>assistant\n"
 PERSON = {

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from service_processes import ServiceProcess
+
+from support.processes.service_processes import ServiceProcess
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +59,7 @@ def test_example_without_a_server() -> None:
 
 
 def test_the_command_line(tokenizer: ServiceProcess) -> None:
-    folovllm = (sys.executable, "-m", "client")
+    folovllm = (sys.executable, "-m", "folovllm_client")
     server = ("--server", tokenizer.address)
     ids = run(*folovllm, "tokenize", "Once upon a time", *server).split()
     assert run(*folovllm, "detokenize", *ids, *server) == "Once upon a time\n"

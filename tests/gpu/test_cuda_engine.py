@@ -10,25 +10,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from decoder_logits import our_logits, prompt, reference_logits, relative_error
-from tiny_models import TINY_MODELS, VOCAB_SIZE, WITH_KERNELS, WITHOUT_KERNELS, make_checkpoint
 from torch import Tensor
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.fork import Branch, Fork
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.core.request import Request
-from engine_service.engine_factory import build_engine
-from engine_service.llm_engine import LLMEngine
+from engine_service.engine.factory import build_engine
+from engine_service.engine.llm_engine import LLMEngine
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
-from engine_service.runner.decode_graphs import DecodeGraphs
-from engine_service.runner.gpu_runner import GpuModelRunner
-from engine_service.runner.gpu_step import GpuStep
-from engine_service.runner.mixed_graphs import MixedGraphs
+from engine_service.runner.gpu.decode_graphs import DecodeGraphs
+from engine_service.runner.gpu.mixed_graphs import MixedGraphs
+from engine_service.runner.gpu.model_runner import GpuModelRunner
+from engine_service.runner.gpu.step import GpuStep
 from folovllm.errors import NotFoundError
 from folovllm.outputs import FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.builders.tiny_models import (
+    TINY_MODELS,
+    VOCAB_SIZE,
+    WITH_KERNELS,
+    WITHOUT_KERNELS,
+    make_checkpoint,
+)
+from support.twins.decoder_logits import our_logits, prompt, reference_logits, relative_error
 
 pytestmark = [
     pytest.mark.gpu,

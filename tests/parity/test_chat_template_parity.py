@@ -6,8 +6,6 @@ from typing import Any
 
 import grpc
 import pytest
-from chat_conversations import Example, examples
-from sample_tokenizers import QWEN3, needs_qwen3
 from transformers import AutoTokenizer
 
 from folovllm.chat import Conversation
@@ -17,13 +15,15 @@ from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import tokenizer_service_pb2_grpc
-from tokenizer_service.chat_template import ChatTemplate
-from tokenizer_service.codec import Codec
-from tokenizer_service.engine_pool import EnginePool
-from tokenizer_service.fingerprints import Fingerprints
-from tokenizer_service.renderer import Renderer
+from support.builders.chat_conversations import Example, examples
+from support.builders.sample_tokenizers import QWEN3, needs_qwen3
+from tokenizer_service.chat.renderer import Renderer
+from tokenizer_service.chat.template import ChatTemplate
+from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.servicer import TokenizerServicer
-from tokenizer_service.tokenizer import Tokenizer
+from tokenizer_service.text.codec import Codec
+from tokenizer_service.text.tokenizer import Tokenizer
 
 MAX_PROMPT_BYTES = 1 << 20
 

@@ -4,19 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from cpu_kernels import library
-from decoder_logits import load, our_logits, prompt, reference_logits, relative_error
-from tiny_models import KERNEL_MODELS, VOCAB_SIZE, make_checkpoint, reference_model
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.request import Request
-from engine_service.engine_factory import build_engine
-from engine_service.kernels.cpu_library import Context
+from engine_service.engine.factory import build_engine
+from engine_service.kernels.cpu.library import Context
 from engine_service.models.cpu_decoder import CpuDecoder
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_cpu_decoder
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.builders.cpu_kernels import library
+from support.builders.tiny_models import KERNEL_MODELS, VOCAB_SIZE, make_checkpoint, reference_model
+from support.twins.decoder_logits import load, our_logits, prompt, reference_logits, relative_error
 
 BFLOAT16 = torch.bfloat16
 STEPS = 40

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import VOCAB_SIZE, make_checkpoint, reference_model
 from torch import Tensor
 from torch.nn import functional
 
-from client.service_commands import ServeOptions, engine_command
 from engine_service.config import (
     CacheConfig,
     EngineConfig,
@@ -21,16 +19,18 @@ from engine_service.config import (
 )
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.core.request import Request
-from engine_service.engine_factory import build_engine
-from engine_service.layers.deterministic_attention import DeterministicAttention
-from engine_service.layers.row_tiles import TILE_ROWS, exact_silu, tiled_linear
-from engine_service.llm_engine import LLMEngine
+from engine_service.engine.factory import build_engine
+from engine_service.engine.llm_engine import LLMEngine
+from engine_service.layers.attention.deterministic_attention import DeterministicAttention
+from engine_service.layers.linear.row_tiles import TILE_ROWS, exact_silu, tiled_linear
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_decoder
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
+from folovllm_client.launch.service_commands import ServeOptions, engine_command
+from support.builders.tiny_models import VOCAB_SIZE, make_checkpoint, reference_model
 
 CPU = torch.device("cpu")
 MODEL = "qwen3_grouped"

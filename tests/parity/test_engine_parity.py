@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import TINY_MODELS, VOCAB_SIZE, make_checkpoint, reference_model
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.request import Request
-from engine_service.engine_factory import build_engine
-from engine_service.llm_engine import LLMEngine
+from engine_service.engine.factory import build_engine
+from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.builders.tiny_models import TINY_MODELS, VOCAB_SIZE, make_checkpoint, reference_model
 
 STEPS = 64
 NUM_REQUESTS = 32

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from decoder_logits import our_logits, prompt, reference_logits, relative_error
-from gpu_twins import DEVICE
-from tiny_models import WITH_KERNELS, make_checkpoint
 
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.gpu_decoder import GpuDecoder, obstacle
 from engine_service.models.loader import load_decoder
+from support.builders.tiny_models import WITH_KERNELS, make_checkpoint
+from support.twins.decoder_logits import our_logits, prompt, reference_logits, relative_error
+from support.twins.gpu_twins import DEVICE
 
 # A prompt, more of it, what a verified draft would be, and one token.
 CHUNKS = [9, 12, 4, 1]

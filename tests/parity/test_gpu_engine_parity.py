@@ -5,18 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_engine import BLOCK_SIZE, gpu_engine
-from gpu_twins import DEVICE
-from sample_tokenizers import save_byte_tokenizer
-from tiny_models import VOCAB_SIZE, make_checkpoint
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.fork import Branch, Fork
 from engine_service.core.request import Request
-from engine_service.engine_factory import build_engine
-from engine_service.llm_engine import LLMEngine
+from engine_service.engine.factory import build_engine
+from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams, StructuredOutput
+from support.builders.gpu_engine import BLOCK_SIZE, gpu_engine
+from support.builders.sample_tokenizers import save_byte_tokenizer
+from support.builders.tiny_models import VOCAB_SIZE, make_checkpoint
+from support.twins.gpu_twins import DEVICE
 
 GREEDY = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
 RANDOM = GREEDY.clone(temperature=0.9, seed=3)

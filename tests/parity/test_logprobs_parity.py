@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from sample_tokenizers import VOCAB_SIZE, save_byte_tokenizer
-from tiny_models import make_checkpoint, reference_model
 
-from client.llm import LLM
 from engine_service.config import CacheConfig, SchedulerConfig
 from folovllm.outputs import PositionLogprobs, RequestOutput
 from folovllm.sampling_params import SamplingParams
+from folovllm_client.llm import LLM
+from support.builders.sample_tokenizers import VOCAB_SIZE, save_byte_tokenizer
+from support.builders.tiny_models import make_checkpoint, reference_model
 
 STEPS = 24
 ASKING = SamplingParams(

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from sample_tokenizers import save_byte_tokenizer
-from tiny_models import TINY_MODELS, make_checkpoint
 
-from client import parity
-from client.cli import commands
-from client.parity_report import Divergence, LogitError, ParityReport, PromptParity
+from folovllm_client.cli import parity
+from folovllm_client.cli.commands import commands
+from folovllm_client.cli.parity_report import Divergence, LogitError, ParityReport, PromptParity
+from support.builders.sample_tokenizers import save_byte_tokenizer
+from support.builders.tiny_models import TINY_MODELS, make_checkpoint
 
 
 def run(folder: Path, *arguments: str) -> Result:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from exact_sampling import processed_logits
-from tiny_models import VOCAB_SIZE, make_checkpoint, reference_model
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.request import Request
-from engine_service.engine_factory import build_engine
+from engine_service.engine.factory import build_engine
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.builders.tiny_models import VOCAB_SIZE, make_checkpoint, reference_model
+from support.twins.exact_sampling import processed_logits
 
 STEPS = 24
 GREEDY = SamplingParams(temperature=0.0, max_tokens=STEPS, ignore_eos=True)

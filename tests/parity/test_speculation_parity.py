@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exact_sampling import exact_distribution, p_value
-from tiny_models import VOCAB_SIZE, make_checkpoint, reference_model
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.outputs import ModelRunnerOutput, SchedulerOutput
 from engine_service.core.request import Request
 from engine_service.core.step_pipeline import StepPipeline
-from engine_service.engine_factory import build_engine
-from engine_service.llm_engine import LLMEngine
+from engine_service.engine.factory import build_engine
+from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.builders.tiny_models import VOCAB_SIZE, make_checkpoint, reference_model
+from support.twins.exact_sampling import exact_distribution, p_value
 
 STEPS = 48
 # Among few tokens the same pairs come again, so there is something to guess.

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from decoder_logits import our_logits, prompt
-from gpu_twins import DEVICE
-from parallel_engine import led_engines, play
-from rank_threads import on_ranks
-from sample_tokenizers import save_byte_tokenizer
-from tiny_models import make_checkpoint
 from torch import Tensor
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from engine_service.engine_factory import build_engine
+from engine_service.engine.factory import build_engine
 from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.models.loader import load_decoder
 from folovllm.outputs import FinishReason, RequestOutput
+from support.builders.sample_tokenizers import save_byte_tokenizer
+from support.builders.tiny_models import make_checkpoint
+from support.processes.parallel_engine import led_engines, play
+from support.processes.rank_threads import on_ranks
+from support.twins.decoder_logits import our_logits, prompt
+from support.twins.gpu_twins import DEVICE
 
 # Blocks of 4 tokens, most sequences, most tokens in a step.
 SIZES = {"roomy": (300, 16, 512), "tight": (40, 8, 24)}

@@ -5,12 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from decoder_logits import GREEDY, load, our_logits, prompt, reference_logits, relative_error
-from tiny_models import TINY_MODELS, make_checkpoint, reference_model
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig
 from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
 from engine_service.runner.build import build_runner
+from support.builders.tiny_models import TINY_MODELS, make_checkpoint, reference_model
+from support.twins.decoder_logits import (
+    GREEDY,
+    load,
+    our_logits,
+    prompt,
+    reference_logits,
+    relative_error,
+)
 
 
 @pytest.fixture(scope="module", params=TINY_MODELS)

@@ -7,7 +7,6 @@ from typing import Any
 
 import grpc
 import pytest
-from fake_engine import FakeEngine, Script, running
 
 from folovllm.chat_outputs import ChatFinishReason, ChatOutput, ChatResult
 from folovllm.errors import InvalidRequestError, UnsupportedError, from_rpc_error
@@ -17,10 +16,11 @@ from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
-from tokenizer_service.chat_template import ChatTemplate
-from tokenizer_service.engine_pool import EnginePool
+from support.fakes.engine import FakeEngine, Script, running
+from tokenizer_service.chat.template import ChatTemplate
+from tokenizer_service.engines.pool import EnginePool
+from tokenizer_service.model import TextModel
 from tokenizer_service.servicer import TokenizerServicer
-from tokenizer_service.text_model import TextModel
 
 MODEL = TextModel.from_folder(DEMO_MODEL)
 Request, Message, Tool = messages.ChatRequest, messages.ChatMessage, messages.Tool

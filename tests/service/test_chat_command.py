@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from fake_chat import finish
-from fake_tokenizer_service import FakeTokenizerService, running_fake
-from terminal import CTRL_C, CTRL_D, CTRL_P, Terminal
 
-from client.cli import commands
 from folovllm.chat_outputs import ContentDelta, ReasoningDelta
 from folovllm.v1 import tokenizer_service_pb2 as wire
+from folovllm_client.cli.commands import commands
+from support.fakes.chat import finish
+from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
+from support.processes.terminal import CTRL_C, CTRL_D, CTRL_P, Terminal
 
 TOOLS = '''
 def get_weather(city: str) -> dict[str, object]:

@@ -6,18 +6,18 @@ from typing import Any
 
 import grpc
 import pytest
-from sample_tokenizers import byte_tokenizer
 
 from folovllm.errors import FolovError, InvalidRequestError, UnsupportedError, from_rpc_error
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import tokenizer_service_pb2_grpc
-from tokenizer_service.chat_template import ChatTemplate
-from tokenizer_service.engine_pool import EnginePool
-from tokenizer_service.fingerprints import Fingerprints
+from support.builders.sample_tokenizers import byte_tokenizer
+from tokenizer_service.chat.template import ChatTemplate
+from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.servicer import TokenizerServicer
-from tokenizer_service.tokenizer import Tokenizer
+from tokenizer_service.text.tokenizer import Tokenizer
 
 TEMPLATE = """
 {%- if messages[0].role == 'tool' %}{{ raise_exception('a tool cannot begin') }}{% endif %}

@@ -6,11 +6,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 
 import pytest
-from fake_tokenizer_service import FakeTokenizerService, running_fake
 
-from client.async_client import AsyncClient
-from client.requests import UnreachableError
-from client.sync_client import Client
 from folovllm.errors import (
     DeadlineError,
     InvalidRequestError,
@@ -25,6 +21,10 @@ from folovllm.outputs import FinishReason
 from folovllm.sampling_params import SamplingParams
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.v1 import types_pb2
+from folovllm_client.api.async_client import AsyncClient
+from folovllm_client.api.requests import UnreachableError
+from folovllm_client.api.sync_client import Client
+from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import aclosing
 
 import pytest
-from fake_chat import call_events, finish
-from fake_tokenizer_service import FakeTokenizerService, running_fake
 
 from folovllm import AsyncClient, ChatMessage, Client, SamplingParams, Tool, Toolbox, ToolCall
 from folovllm.chat import Role
@@ -22,6 +20,8 @@ from folovllm.chat_outputs import (
 from folovllm.errors import DeadlineError, InvalidRequestError, UnavailableError
 from folovllm.outputs import Usage
 from folovllm.v1 import tokenizer_service_pb2 as wire
+from support.fakes.chat import call_events, finish
+from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
 
 
 def get_weather(city: str) -> str:

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 
 import pytest
-from fake_tokenizer_service import FakeTokenizerService, running_fake
 
-from client.async_client import AsyncClient
-from client.requests import Prompt
-from client.sync_client import Client
 from folovllm.errors import InvalidRequestError, NotFoundError
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
+from folovllm_client.api.async_client import AsyncClient
+from folovllm_client.api.requests import Prompt
+from folovllm_client.api.sync_client import Client
+from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
 
 BRANCHES = [SamplingParams(seed=0), SamplingParams(seed=1, stop=("x",))]
 

@@ -7,15 +7,15 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from fake_tokenizer_service import FakeTokenizerService, running_fake
 
-from client.async_client import AsyncClient
-from client.sync_client import Client
-from client.tokenizing import TextDelta
 from folovllm.errors import InvalidRequestError, ServerError, UnavailableError
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1.tokenizer_service_pb2 import DetokenizeOptions
 from folovllm.v1.tokenizer_service_pb2 import TokenizerFileChunk as Chunk
+from folovllm_client.api.async_client import AsyncClient
+from folovllm_client.api.sync_client import Client
+from folovllm_client.api.tokenizing import TextDelta
+from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
 
 HELLO = [[*b"he"], [*b"llo"]]
 HELLO_DELTAS = [TextDelta("he", 2), TextDelta("llo", 5), TextDelta("", 5, finished=True)]

@@ -5,10 +5,8 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from fake_engine_factory import make_engine
-from fake_model_runner import expected_logprobs, expected_tokens
 
-from engine_service.async_engine import AsyncEngine
+from engine_service.engine.async_engine import AsyncEngine
 from engine_service.servicer import EngineServicer
 from folovllm.errors import (
     CancelledRequestError,
@@ -24,6 +22,8 @@ from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
+from support.fakes.engine_factory import make_engine
+from support.fakes.model_runner import expected_logprobs, expected_tokens
 
 PROMPT = [3, 1, 4, 1, 5]
 Params = types_pb2.SamplingParams

@@ -7,15 +7,15 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from service_processes import ENGINE_FLAGS, ServiceProcess
-from tiny_models import make_checkpoint
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig
 from engine_service.core.request import Request
-from engine_service.engine_factory import build_engine
+from engine_service.engine.factory import build_engine
 from folovllm.sampling_params import SamplingParams
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.v1 import engine_service_pb2_grpc, types_pb2
+from support.builders.tiny_models import make_checkpoint
+from support.processes.service_processes import ENGINE_FLAGS, ServiceProcess
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6]

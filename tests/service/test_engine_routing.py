@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
-from fake_engine import FakeEngine, RunningEngine, Script, engine_process, running
 
 from folovllm.errors import (
     FolovError,
@@ -17,9 +16,10 @@ from folovllm.errors import (
     UnavailableError,
 )
 from folovllm.v1 import engine_service_pb2, types_pb2
-from tokenizer_service.engine_pool import EnginePool
-from tokenizer_service.engine_run import EngineRun
-from tokenizer_service.fingerprints import Fingerprints
+from support.fakes.engine import FakeEngine, RunningEngine, Script, engine_process, running
+from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.pool import EnginePool
+from tokenizer_service.engines.run import EngineRun
 
 FINGERPRINT = "f" * 8
 BLOCK_SIZE = 16

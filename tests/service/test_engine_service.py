@@ -7,14 +7,12 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from fake_engine_factory import make_engine
-from fake_model_runner import expected_logprobs, expected_tokens
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from engine_service.async_engine import AsyncEngine
-from engine_service.output_stream import OutputStream
+from engine_service.engine.async_engine import AsyncEngine
+from engine_service.engine.output_stream import OutputStream
 from engine_service.servicer import EngineServicer
 from folovllm.errors import (
     FolovError,
@@ -28,6 +26,8 @@ from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
+from support.fakes.engine_factory import make_engine
+from support.fakes.model_runner import expected_logprobs, expected_tokens
 
 PROMPT = [3, 1, 4, 1, 5]
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -199,7 +199,7 @@ async def test_logprobs_stream_with_their_tokens(service: Service) -> None:
 async def test_no_message_grows_over_its_limit(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_service.wire_pieces._MOST_POSITIONS", 4)
+    monkeypatch.setattr("engine_service.rpc.proto_chunks._MOST_POSITIONS", 4)
     merged = asyncio.Event()
     put = OutputStream.put
 

@@ -7,15 +7,22 @@ from typing import Any
 
 import pytest
 import structlog
-from engine_sessions import PROMPT, EngineFixture, FrontEnd, ask, ask_fork, front_end
-from fake_model_runner import expected_tokens
 
-from engine_service import request_reader
-from engine_service.session import Session
+from engine_service.rpc import request_reader
+from engine_service.rpc.session import Session
 from folovllm.errors import InvalidRequestError, NotFoundError, ServerError, UnavailableError
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.serving.active_calls import ActiveCalls
 from folovllm.v1 import engine_service_pb2, types_pb2
+from support.fakes.model_runner import expected_tokens
+from support.processes.engine_sessions import (
+    PROMPT,
+    EngineFixture,
+    FrontEnd,
+    ask,
+    ask_fork,
+    front_end,
+)
 
 Command = engine_service_pb2.SessionCommand
 Abort = engine_service_pb2.AbortRequest
@@ -122,8 +129,8 @@ async def test_what_waits_while_a_message_is_written_is_merged(fixture: EngineFi
 async def test_messages_are_bounded(
     fixture: EngineFixture, client: FrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_service.session._MOST_BYTES", 600)
-    monkeypatch.setattr("engine_service.wire_pieces._MOST_POSITIONS", 4)
+    monkeypatch.setattr("engine_service.rpc.session._MOST_BYTES", 600)
+    monkeypatch.setattr("engine_service.rpc.proto_chunks._MOST_POSITIONS", 4)
     fixture.runner.hold()
     for i in range(10):
         await client.send(generate=ask(str(i), max_tokens=20, logprobs=3))
@@ -333,7 +340,7 @@ async def test_a_bug_in_one_request_is_logged_and_harms_no_other(
             raise KeyError("a bug")
         return read_request(message, *rest)
 
-    monkeypatch.setattr("engine_service.session.read_request", fail_to_read)
+    monkeypatch.setattr("engine_service.rpc.session.read_request", fail_to_read)
     with structlog.testing.capture_logs() as lines:
         for name in ("in", "out", "good"):
             await client.send(generate=ask(name, max_tokens=5))
@@ -378,7 +385,7 @@ async def test_a_dead_engine_fails_every_request(fixture: EngineFixture, client:
 async def test_many_failures_wait_for_their_reader(
     fixture: EngineFixture, client: FrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_service.session._MOST_FAILURES", 3)
+    monkeypatch.setattr("engine_service.rpc.session._MOST_FAILURES", 3)
     for i in range(200):
         await client.send(generate=ask(str(i), top_p=2.0))
     await client.until(lambda: len(client.failures) == 200)

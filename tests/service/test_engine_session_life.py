@@ -7,13 +7,20 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 import structlog
-from engine_sessions import NUM_BLOCKS, PROMPT, EngineFixture, FrontEnd, ask, front_end
-from fake_model_runner import expected_tokens
 
-from engine_service.core.outputs import TokenMatcher
+from engine_service.core.token_matcher import TokenMatcher
 from folovllm.errors import InvalidRequestError, QueueFullError, UnavailableError, from_rpc_error
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import engine_service_pb2, types_pb2
+from support.fakes.model_runner import expected_tokens
+from support.processes.engine_sessions import (
+    NUM_BLOCKS,
+    PROMPT,
+    EngineFixture,
+    FrontEnd,
+    ask,
+    front_end,
+)
 
 Abort = engine_service_pb2.AbortRequest
 
@@ -246,7 +253,7 @@ async def test_an_idle_session_sends_nothing_and_has_no_timer(
 def timers_of_load() -> list[asyncio.TimerHandle]:
     """What the event loop will call for a session's load."""
     scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
-    return [timer for timer in scheduled if "LoadNews" in repr(timer)]
+    return [timer for timer in scheduled if "LoadReporter" in repr(timer)]
 
 
 async def test_before_the_model_is_loaded_there_is_no_session() -> None:

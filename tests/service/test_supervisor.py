@@ -10,19 +10,24 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from fake_tokenizer_service import running_fake
 
-import client.demo
-import client.serve
-from client import child
-from client.cli import commands
-from client.console import StatusLine
-from client.serve import supervise
-from client.service_commands import ServeOptions, free_ports
-from client.supervisor import ServiceEndedError, Supervisor, run_services, until_serving
+import folovllm_client.cli.demo
+import folovllm_client.cli.serve
+from folovllm_client.cli.commands import commands
+from folovllm_client.cli.console import StatusLine
+from folovllm_client.cli.serve import supervise
+from folovllm_client.launch import child
+from folovllm_client.launch.service_commands import ServeOptions, free_ports
+from folovllm_client.launch.supervisor import (
+    ServiceEndedError,
+    Supervisor,
+    run_services,
+    until_serving,
+)
+from support.fakes.tokenizer_service import running_fake
 
 ROOT = Path(__file__).parent.parent.parent
-FAKE = ROOT / "tests" / "fake_tokenizer_service.py"
+FAKE = ("-m", "support.fakes.tokenizer_service")
 
 ENGINE = """
 import os, signal
@@ -61,7 +66,9 @@ class Log:
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the stand-ins import what the tests import, installed or not."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "client", ROOT / "tests")))
+    )
 
 
 def supervisor(
@@ -69,7 +76,7 @@ def supervisor(
 ) -> tuple[Supervisor, ServeOptions]:
     port, engine_port = free_ports(2)
     options = ServeOptions(port=port, engine_port=engine_port)
-    command = [sys.executable, str(FAKE), str(port)]
+    command = [sys.executable, *FAKE, str(port)]
     return cls([sys.executable, "-c", engine], command, options.address, log), options
 
 
@@ -201,10 +208,10 @@ def test_serve_ends_with_one_line_when_a_service_does(monkeypatch: pytest.Monkey
 
 
 def _stand_in(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
-    for module in (client.demo, client.serve):
+    for module in (folovllm_client.cli.demo, folovllm_client.cli.serve):
         monkeypatch.setattr(module, "engine_command", lambda _: [sys.executable, "-c", engine])
         monkeypatch.setattr(
-            module, "tokenizer_command", lambda to: [sys.executable, str(FAKE), str(to.port)]
+            module, "tokenizer_command", lambda to: [sys.executable, *FAKE, str(to.port)]
         )
 
 
@@ -215,8 +222,7 @@ def test_a_child_runs_its_module_and_ends_with_its_parent(tmp_path: Path) -> Non
         "while True: signal.pause()\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-P", str(child.__file__), "stand_in", "--port", "1"],
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-P", str(child.__file__), str(tmp_path), "stand_in", "--port", "1"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
@@ -227,11 +233,20 @@ def test_a_child_runs_its_module_and_ends_with_its_parent(tmp_path: Path) -> Non
 
 
 def test_a_child_finds_the_code_of_its_parent_from_anywhere(tmp_path: Path) -> None:
-    (tmp_path / "client").mkdir()
-    (tmp_path / "client" / "__init__.py").write_text("raise SystemExit('the wrong client')")
+    (tmp_path / "folovllm_client").mkdir()
+    (tmp_path / "folovllm_client" / "__init__.py").write_text(
+        "raise SystemExit('the wrong client')"
+    )
     reading, held_open = os.pipe()
     result = subprocess.run(
-        [sys.executable, "-P", str(child.__file__), "client", "--version"],
+        [
+            sys.executable,
+            "-P",
+            str(child.__file__),
+            str(ROOT / "client"),
+            "folovllm_client",
+            "--version",
+        ],
         cwd=tmp_path,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         stdin=reading,

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import grpc
 import pytest
-from fake_engine_factory import make_engine
-from fake_model_runner import FakeModelRunner, expected_logprobs
-from sample_tokenizers import save_byte_tokenizer
 
-from engine_service.async_engine import AsyncEngine
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
 from engine_service.core.step_pipeline import StepPipeline
-from engine_service.llm_engine import LLMEngine
+from engine_service.engine.async_engine import AsyncEngine
+from engine_service.engine.llm_engine import LLMEngine
 from engine_service.servicer import EngineServicer
 from folovllm.errors import InvalidRequestError, NotFoundError, from_rpc_error
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
@@ -22,10 +19,13 @@ from folovllm.serving.healthcheck import ENGINE_SERVICE, TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import engine_service_pb2_grpc, tokenizer_service_pb2_grpc, types_pb2
 from folovllm.v1 import tokenizer_service_pb2 as messages
-from tokenizer_service.engine_pool import EnginePool
-from tokenizer_service.fingerprints import Fingerprints
+from support.builders.sample_tokenizers import save_byte_tokenizer
+from support.fakes.engine_factory import make_engine
+from support.fakes.model_runner import FakeModelRunner, expected_logprobs
+from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.servicer import TokenizerServicer
-from tokenizer_service.tokenizer import Tokenizer
+from tokenizer_service.text.tokenizer import Tokenizer
 
 Params = types_pb2.SamplingParams
 TRUNK = "héllo wörld €uro 😀 and on and on".encode()

@@ -12,9 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fake_engine import FakeEngine, engine_process, running
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from sample_tokenizers import save_byte_tokenizer
 
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.v1 import (
@@ -24,7 +22,9 @@ from folovllm.v1 import (
     types_pb2,
 )
 from folovllm.v1 import tokenizer_service_pb2 as messages
-from tokenizer_service.tokenizer import Tokenizer
+from support.builders.sample_tokenizers import save_byte_tokenizer
+from support.fakes.engine import FakeEngine, engine_process, running
+from tokenizer_service.text.tokenizer import Tokenizer
 
 Request = messages.GenerateRequest
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import grpc
 import pytest
-from fake_engine import FakeEngine, Script, running
-from sample_tokenizers import EOS_ID, save_byte_tokenizer
 
 from folovllm.errors import InvalidRequestError, from_rpc_error
 from folovllm.outputs import (
@@ -28,10 +26,12 @@ from folovllm.v1 import (
     tokenizer_service_pb2_grpc,
     types_pb2,
 )
-from tokenizer_service.engine_pool import EnginePool
-from tokenizer_service.fingerprints import Fingerprints
+from support.builders.sample_tokenizers import EOS_ID, save_byte_tokenizer
+from support.fakes.engine import FakeEngine, Script, running
+from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.servicer import TokenizerServicer
-from tokenizer_service.tokenizer import Tokenizer
+from tokenizer_service.text.tokenizer import Tokenizer
 
 HELLO = Script([[*b"he"], [*b"llo"]])
 ENDLESS = Script([[*b"hello"]], finish=None)

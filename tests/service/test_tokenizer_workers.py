@@ -15,9 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
-from fake_engine import engine_process
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from sample_tokenizers import save_byte_tokenizer
 
 from folovllm.v1 import (
     engine_service_pb2,
@@ -26,7 +24,9 @@ from folovllm.v1 import (
     types_pb2,
 )
 from folovllm.v1 import tokenizer_service_pb2 as messages
-from tokenizer_service.tokenizer import Tokenizer
+from support.builders.sample_tokenizers import save_byte_tokenizer
+from support.fakes.engine import engine_process
+from tokenizer_service.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 NO_ENGINE = "127.0.0.1:1"

@@ -9,8 +9,6 @@ from typing import Any
 
 import grpc
 import pytest
-from fake_engine import FakeEngine, running
-from sample_tokenizers import EOS, EOS_ID, VOCAB_SIZE, save_byte_tokenizer
 
 from folovllm.errors import InvalidRequestError, from_rpc_error
 from folovllm.serving.channel import CLIENT_OPTIONS
@@ -18,10 +16,12 @@ from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import tokenizer_service_pb2_grpc
-from tokenizer_service.engine_pool import EnginePool
-from tokenizer_service.fingerprints import Fingerprints
+from support.builders.sample_tokenizers import EOS, EOS_ID, VOCAB_SIZE, save_byte_tokenizer
+from support.fakes.engine import FakeEngine, running
+from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.servicer import TokenizerServicer
-from tokenizer_service.tokenizer import Tokenizer
+from tokenizer_service.text.tokenizer import Tokenizer
 
 MAX_PROMPT_BYTES = 300_000
 HELLO = 259

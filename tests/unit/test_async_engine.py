@@ -5,16 +5,16 @@ import threading
 from collections.abc import AsyncIterator
 
 import pytest
-from fake_engine_factory import make_engine, make_overlapping_engine
-from fake_model_runner import FakeModelRunner, expected_tokens
 
-from engine_service.async_engine import AsyncEngine
 from engine_service.core.request import Request
-from engine_service.llm_engine import LLMEngine
-from engine_service.output_stream import OutputStream
+from engine_service.engine.async_engine import AsyncEngine
+from engine_service.engine.llm_engine import LLMEngine
+from engine_service.engine.output_stream import OutputStream
 from folovllm.errors import ConfigError, EngineDeadError, InvalidRequestError, QueueFullError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.fakes.engine_factory import make_engine, make_overlapping_engine
+from support.fakes.model_runner import FakeModelRunner, expected_tokens
 
 PROMPT = [3, 1, 4, 1, 5]
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
-from engine_service.layers import cpu_attention
-from engine_service.layers.attention import AttentionMetadata, KVCache, choose_backend
-from engine_service.layers.cpu_attention import CpuAttention
-from engine_service.layers.torch_attention import TorchAttention
+from engine_service.layers.attention import cpu_attention
+from engine_service.layers.attention.backend import AttentionMetadata, KVCache
+from engine_service.layers.attention.choice import choose_backend
+from engine_service.layers.attention.cpu_attention import CpuAttention
+from engine_service.layers.attention.torch_attention import TorchAttention
 from engine_service.runner.input_batch import build_input_batch
 from folovllm.errors import ConfigError
 from folovllm.sampling_params import SamplingParams

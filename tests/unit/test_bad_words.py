@@ -1,10 +1,10 @@
 import pytest
-from sample_tokenizers import QWEN3, byte_tokenizer, needs_qwen3
 
 from folovllm.errors import InvalidRequestError
 from folovllm.sampling_params import SamplingParams
-from tokenizer_service.bad_words import resolve_bad_words
-from tokenizer_service.tokenizer import Tokenizer
+from support.builders.sample_tokenizers import QWEN3, byte_tokenizer, needs_qwen3
+from tokenizer_service.text.bad_words import resolve_bad_words
+from tokenizer_service.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer(byte_tokenizer())
 SPACE = 32

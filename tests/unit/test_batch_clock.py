@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.batch_clock import BatchClock
+from benchmarks.harness.batch_clock import BatchClock
 
 
 class _Time:

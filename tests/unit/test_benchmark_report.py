@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
-from benchmarks.columns import markdown_table, text_table
-from benchmarks.measurement import Measurement
-from benchmarks.plan import full
-from benchmarks.results import Results, merged
-from benchmarks.roofline import Roofline
-from benchmarks.tables import details, matrix, targets
-from benchmarks.targets import TARGETS, comparisons
+from benchmarks.cpu import report
+from benchmarks.cpu.measurement import Measurement
+from benchmarks.cpu.plan import full
+from benchmarks.cpu.results import Results, merged
+from benchmarks.cpu.roofline import Roofline
+from benchmarks.cpu.tables import details, matrix, targets
+from benchmarks.cpu.targets import TARGETS, comparisons
+from benchmarks.harness.columns import markdown_table, text_table
 from folovllm.errors import ConfigError
 
 DECODE = "decode 8 x 128"

@@ -21,9 +21,9 @@ from folovllm.chat_outputs import (
 )
 from folovllm.model_files import DEMO_MODEL
 from folovllm.sampling_params import SamplingParams
-from tokenizer_service.chat_parser import ChatParser
-from tokenizer_service.chat_tokens import ChatTokens, ThinkingState
-from tokenizer_service.tokenizer import Tokenizer
+from tokenizer_service.chat.markers import ChatMarkers, ThinkingState
+from tokenizer_service.chat.parser import ChatParser
+from tokenizer_service.text.tokenizer import Tokenizer
 
 CALL = (
     '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo", "days": [1, 2]}}\n'
@@ -47,7 +47,7 @@ def parser_for(
     numbers = count()
     return ChatParser(
         tokenizer(),
-        ChatTokens.of(tokenizer()),
+        ChatMarkers.of(tokenizer()),
         SamplingParams().clone(**params),
         thinking,
         tool_calls,

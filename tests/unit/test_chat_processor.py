@@ -13,13 +13,13 @@ from folovllm.outputs import (
     Usage,
 )
 from folovllm.sampling_params import SamplingParams
-from tokenizer_service.chat_parser import ChatParser
-from tokenizer_service.chat_processor import ChatProcessor
-from tokenizer_service.chat_tokens import ChatTokens, ThinkingState
-from tokenizer_service.tokenizer import Tokenizer
+from tokenizer_service.chat.chat_processor import ChatProcessor
+from tokenizer_service.chat.markers import ChatMarkers, ThinkingState
+from tokenizer_service.chat.parser import ChatParser
+from tokenizer_service.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.from_folder(DEMO_MODEL)
-TOKENS = ChatTokens.of(TOKENIZER)
+TOKENS = ChatMarkers.of(TOKENIZER)
 EOS = TOKENIZER.encode("<|im_end|>")
 CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from client.chat_requests import chat_request, message_as_dict, read_messages
 from folovllm.chat import ChatMessage, Role, Tool, ToolCall
 from folovllm.errors import InvalidRequestError
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as wire
 from folovllm.v1 import types_pb2
+from folovllm_client.api.chat_requests import chat_request, message_as_dict, read_messages
 
 TOOL = Tool("add", "Adds.", '{"type": "object"}')
 CALL = ToolCall("c1", "add", '{"a": 1}')

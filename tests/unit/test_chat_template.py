@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from folovllm.chat import ChatMessage, Conversation, Role, Tool, ToolCall
 from folovllm.errors import ConfigError, InvalidRequestError, UnsupportedError
 from folovllm.model_files import DEMO_MODEL
-from tokenizer_service.chat_template import ChatTemplate
+from tokenizer_service.chat.template import ChatTemplate
 
 HELLO = Conversation((ChatMessage(Role.USER, "Hello"),))
 
@@ -183,7 +183,7 @@ import sys
 import tokenizer_service.__main__
 from folovllm.chat import ChatMessage, Conversation
 from folovllm.model_files import DEMO_MODEL
-from tokenizer_service.chat_template import ChatTemplate
+from tokenizer_service.chat.template import ChatTemplate
 
 template = ChatTemplate.from_folder(DEMO_MODEL)
 print("transformers" in sys.modules, "jinja2" in sys.modules)

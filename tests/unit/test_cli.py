@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from fake_tokenizer_service import FakeTokenizerService, running_fake
 
-from client.cli import commands
-from client.stream_stats import StreamStats
 from folovllm.outputs import CompletionOutput, FinishReason
 from folovllm.v1 import types_pb2
 from folovllm.version import __version__
+from folovllm_client.cli.commands import commands
+from folovllm_client.cli.stream_stats import StreamStats
+from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -171,7 +171,15 @@ def test_version() -> None:
 
 def test_ctrl_c_ends_quietly(folovllm: Running) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "client", "generate", "forever", "--server", folovllm.fake.address],
+        [
+            sys.executable,
+            "-m",
+            "folovllm_client",
+            "generate",
+            "forever",
+            "--server",
+            folovllm.fake.address,
+        ],
         cwd=ROOT,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from decoder_logits import CPU, load, our_logits, prompt
-from tiny_models import make_checkpoint
 
-from benchmarks.gpu_peers.compiled_decoder import CompiledDecoder
+from benchmarks.gpu.peers.compiled_decoder import CompiledDecoder
+from support.builders.tiny_models import make_checkpoint
+from support.twins.decoder_logits import CPU, load, our_logits, prompt
 
 
 @pytest.mark.parametrize("name, batch", [("qwen3_tied", 1), ("qwen3_grouped", 3)])

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-import kernel_twins
 import pytest
 import torch
-from cpu_kernels import BFLOAT16, context
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_attention import Cache, Layer, Shape, Stream
 from torch import Tensor
+
+from support.builders.cpu_kernels import BFLOAT16, context
+from support.twins import kernel_twins
+from support.twins.kernel_attention import Cache, Layer, Shape, Stream
 
 # (tokens in the cache, tokens of the step) of each sequence
 CASES = {

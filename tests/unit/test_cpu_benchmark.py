@@ -5,25 +5,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cpu
-from benchmarks.batch_clock import Timing
-from benchmarks.bounds import Bounds
-from benchmarks.cases import Case
-from benchmarks.contender import missing
-from benchmarks.contender_name import ContenderName
-from benchmarks.cpu_run import Setup, measure
-from benchmarks.kv_steps import StepCase, ragged
-from benchmarks.model_shape import ModelShape
-from benchmarks.plan import Plan, full, quick
-from benchmarks.random_checkpoint import MODELS, checkpoint, write_checkpoint
-from benchmarks.roofline import Roofline
-from benchmarks.weight_formats import weight_bytes
+from benchmarks.cpu import __main__ as cpu
+from benchmarks.cpu.bounds import Bounds
+from benchmarks.cpu.cases import Case
+from benchmarks.cpu.kv_steps import StepCase, ragged
+from benchmarks.cpu.plan import Plan, full, quick
+from benchmarks.cpu.roofline import Roofline
+from benchmarks.cpu.run import Setup, measure
+from benchmarks.harness.batch_clock import Timing
+from benchmarks.harness.model_shape import ModelShape
+from benchmarks.harness.random_checkpoint import MODELS, checkpoint, write_checkpoint
+from benchmarks.harness.weight_formats import weight_bytes
+from benchmarks.peers.contender import missing
+from benchmarks.peers.contender_name import ContenderName
 from engine_service.device import resolve_device
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
 from folovllm.errors import ConfigError
 from folovllm.model_files import DEMO_MODEL
-from tokenizer_service.tokenizer import Tokenizer
+from tokenizer_service.text.tokenizer import Tokenizer
 
 QWEN3_0_6B = ModelShape(
     hidden_size=1024,

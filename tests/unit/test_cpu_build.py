@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from cpu_kernels import library
-from tiny_models import make_checkpoint
 
-from engine_service.kernels import cpu_build, cpu_library
-from engine_service.kernels.cpu_build import KernelBuildError, build_library, find_library
+from engine_service.kernels.cpu import build as cpu_build
+from engine_service.kernels.cpu import library as cpu_library
+from engine_service.kernels.cpu.build import KernelBuildError, build_library, find_library
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.cpu_decoder import CpuDecoder
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
 from engine_service.models.qwen3 import Decoder
+from support.builders.cpu_kernels import library
+from support.builders.tiny_models import make_checkpoint
 
 CPU = torch.device("cpu")
 

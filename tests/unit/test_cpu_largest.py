@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from cpu_kernels import BFLOAT16, context
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from support.builders.cpu_kernels import BFLOAT16, context
 
 
 def largest(rows: Tensor, num_threads: int = 1) -> tuple[Tensor, Tensor]:

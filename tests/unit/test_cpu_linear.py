@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from cpu_kernels import BFLOAT16, PackedLinear, context
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_twins import linear
 from torch import Tensor
+
+from support.builders.cpu_kernels import BFLOAT16, PackedLinear, context
+from support.twins.kernel_twins import linear
 
 FORMATS = ("bf16", "int8", "int4")
 COUNTS = (*range(1, 14), 24, 25, 40, 130)

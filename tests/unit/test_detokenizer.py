@@ -6,12 +6,12 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_tokenizers import QWEN3, byte_tokenizer, needs_qwen3
 from tokenizers import decoders, models
 
-from tokenizer_service.detokenizer import Detokenizer, new_detokenizer
-from tokenizer_service.tokenizer import Tokenizer
-from tokenizer_service.window_detokenizer import WindowDetokenizer
+from support.builders.sample_tokenizers import QWEN3, byte_tokenizer, needs_qwen3
+from tokenizer_service.text.detokenizer import Detokenizer, new_detokenizer
+from tokenizer_service.text.tokenizer import Tokenizer
+from tokenizer_service.text.window_detokenizer import WindowDetokenizer
 
 TOKENIZER = Tokenizer(byte_tokenizer())
 EMOJI = [*"😀".encode()]

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_tokenizers import EOS_ID, byte_tokenizer
 
-from tokenizer_service.detokenizer import Detokenizer, new_detokenizer
-from tokenizer_service.tokenizer import Tokenizer
-from tokenizer_service.window_detokenizer import WindowDetokenizer
+from support.builders.sample_tokenizers import EOS_ID, byte_tokenizer
+from tokenizer_service.text.detokenizer import Detokenizer, new_detokenizer
+from tokenizer_service.text.tokenizer import Tokenizer
+from tokenizer_service.text.window_detokenizer import WindowDetokenizer
 
 TOKENIZER = Tokenizer(byte_tokenizer())
 

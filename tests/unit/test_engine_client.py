@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
-from fake_engine import FakeEngine, Script, engine_process, running
 
 from folovllm.errors import (
     InvalidRequestError,
@@ -12,9 +11,10 @@ from folovllm.errors import (
     UnavailableError,
 )
 from folovllm.v1 import types_pb2
-from tokenizer_service.engine_pool import EnginePool
-from tokenizer_service.engine_run import EngineRun
-from tokenizer_service.fingerprints import Fingerprints
+from support.fakes.engine import FakeEngine, Script, engine_process, running
+from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.pool import EnginePool
+from tokenizer_service.engines.run import EngineRun
 
 FINGERPRINT = "f" * 8
 

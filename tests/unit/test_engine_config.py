@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import make_checkpoint
 
 from engine_service.config import (
     CacheConfig,
@@ -13,8 +12,9 @@ from engine_service.config import (
     SchedulerConfig,
     parse_args,
 )
-from engine_service.engine_factory import build_engine
+from engine_service.engine.factory import build_engine
 from folovllm.errors import ConfigError
+from support.builders.tiny_models import make_checkpoint
 
 
 def test_blocks_are_larger_on_a_gpu() -> None:

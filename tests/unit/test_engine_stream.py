@@ -5,7 +5,7 @@ import pytest
 
 from folovllm.errors import UnavailableError
 from folovllm.v1 import types_pb2
-from tokenizer_service.engine_stream import TOKENS_PER_CONTINUATION, EngineStream
+from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION, EngineStream
 
 Piece = types_pb2.CompletionOutput
 

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 
 import pytest
-from fake_engine_factory import make_engine
-from fake_model_runner import expected_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_service.core.fork import Branch, Fork
 from engine_service.core.request import Request, RequestStatus
-from engine_service.llm_engine import LLMEngine
+from engine_service.engine.llm_engine import LLMEngine
 from folovllm.errors import InvalidRequestError, NotFoundError
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.fakes.engine_factory import make_engine
+from support.fakes.model_runner import expected_tokens
 
 PROMPT = list(range(1, 24))
 Results = dict[str, RequestOutput]
@@ -253,7 +253,7 @@ def test_forks_at_any_moment_change_no_token(
                 for i in range(moment.count):
                     expected[name, i] = says(prompt, moment.max_tokens, index=i)
             else:
-                parent = engine.scheduler.find_running(*engine._groups.member(target, moment.index))
+                parent = engine.scheduler.find_running(*engine._parents.child(target, moment.index))
                 if parent is None or parent.num_tokens + 8 > 40:
                     continue
                 seeds = list(range(moment.count))

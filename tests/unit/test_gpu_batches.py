@@ -5,22 +5,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from decoder_logits import our_logits, prompt, reference_logits, relative_error
-from gpu_twins import DEVICE, assert_near
-from paged_batch import PagedBatch, paged_batch
-from tiny_models import make_checkpoint
 
 from engine_service.core.outputs import ScheduledSequence
-from engine_service.layers import gpu_attention
-from engine_service.layers.attention import AttentionMetadata, KVCache
-from engine_service.layers.gpu_attention import MOST_VERIFIED, GpuAttention, GpuBatch, gpu_batch
+from engine_service.layers.attention import gpu_attention
+from engine_service.layers.attention.backend import AttentionMetadata, KVCache
+from engine_service.layers.attention.gpu_attention import (
+    MOST_VERIFIED,
+    GpuAttention,
+    GpuBatch,
+    gpu_batch,
+)
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.models.loader import load_decoder
-from engine_service.runner.gpu_profile import calibrate
+from engine_service.runner.gpu.profile import calibrate
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
 from folovllm.sampling_params import SamplingParams
+from support.builders.tiny_models import make_checkpoint
+from support.twins.decoder_logits import our_logits, prompt, reference_logits, relative_error
+from support.twins.gpu_twins import DEVICE, assert_near
+from support.twins.paged_batch import PagedBatch, paged_batch
 
 FP8 = torch.float8_e4m3fn
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
@@ -100,7 +105,7 @@ def make_model(folder: Path) -> GpuDecoder:
 
 def test_scales_fit_what_the_model_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits from a calibrated cache are near the exact ones, and scales are the heads' own."""
-    monkeypatch.setattr("engine_service.runner.gpu_profile._CALIBRATION_TOKENS", 48)
+    monkeypatch.setattr("engine_service.runner.gpu.profile._CALIBRATION_TOKENS", 48)
     model = make_model(tmp_path)
     caches = allocate_kv_caches(model, 40, 16, FP8)
     calibrate(model, caches, 512, 16)
@@ -113,7 +118,7 @@ def test_scales_fit_what_the_model_makes(tmp_path: Path, monkeypatch: pytest.Mon
     def take(*_: object) -> list[KVCache]:
         return [KVCache(c.key.zero_(), c.value.zero_(), c.scales) for c in caches]
 
-    monkeypatch.setattr("decoder_logits.allocate_kv_caches", take)
+    monkeypatch.setattr("support.twins.decoder_logits.allocate_kv_caches", take)
     error = relative_error(our_logits(model, token_ids, [19, 1]).cpu(), expected)
     assert 1e-4 < error < 0.1
 

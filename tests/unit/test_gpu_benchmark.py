@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_bytes
-from benchmarks.gpu_kernels import kernel_cases
-from benchmarks.gpu_line import Ceilings, Line
-from benchmarks.gpu_peers.padded_batches import in_batches
-from benchmarks.gpu_plan import GpuPlan, full, smoke
-from benchmarks.gpu_report import duration, main, report
-from benchmarks.gpu_requests import drawn_requests
-from benchmarks.gpu_results import GpuResults
-from benchmarks.gpu_sections import GROUPS, SECTIONS, chosen_groups
-from benchmarks.gpu_targets import TARGETS
-from benchmarks.model_shape import ModelShape
+from benchmarks.gpu import bytes as gpu_bytes
+from benchmarks.gpu.line import Ceilings, Line
+from benchmarks.gpu.measures.kernels import kernel_cases
+from benchmarks.gpu.measures.requests import drawn_requests
+from benchmarks.gpu.peers.padded_batches import in_batches
+from benchmarks.gpu.plan import GpuPlan, full, smoke
+from benchmarks.gpu.report import duration, main, report
+from benchmarks.gpu.results import GpuResults
+from benchmarks.gpu.sections import GROUPS, SECTIONS, chosen_groups
+from benchmarks.gpu.targets import TARGETS
+from benchmarks.harness.model_shape import ModelShape
 from folovllm.errors import ConfigError
 
 SHAPE = ModelShape(

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from gpu_twins import DEVICE, NAN
 
-from engine_service.kernels.gpu.bitmask import apply_bitmask
+from engine_service.kernels.gpu.sampling.bitmask import apply_bitmask
+from support.twins.gpu_twins import DEVICE, NAN
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -11,9 +11,12 @@ TESTS = Path(__file__).parents[1]
 def test_kernels_compile_for_hopper(tmp_path: Path) -> None:
     """In a process of its own, since kernels are interpreted in this one."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"PYTHONPATH": str(TESTS.parent), "TRITON_CACHE_DIR": str(tmp_path)}
+    environment |= {
+        "PYTHONPATH": os.pathsep.join((str(TESTS), str(TESTS.parent))),
+        "TRITON_CACHE_DIR": str(tmp_path),
+    }
     found = subprocess.run(
-        [sys.executable, str(TESTS / "hopper.py")],
+        [sys.executable, "-m", "support.processes.hopper"],
         env=environment,
         capture_output=True,
         text=True,

@@ -4,24 +4,27 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpu_twins import DEVICE, assert_near, poisoned, random
-from paged_batch import PagedBatch, paged_batch
 from torch import Tensor
 
-from engine_service.kernels.gpu import few_attention
-from engine_service.kernels.gpu.decode_attention import decode_attention, raw_decode_attention
-from engine_service.kernels.gpu.decode_plan import (
+from engine_service.kernels.gpu.attention import few_attention
+from engine_service.kernels.gpu.attention.decode_attention import (
+    decode_attention,
+    raw_decode_attention,
+)
+from engine_service.kernels.gpu.attention.decode_plan import (
     DecodeTiling,
     DecodeWorkspace,
     make_decode_workspace,
     plan_decode,
 )
-from engine_service.kernels.gpu.few_attention import (
+from engine_service.kernels.gpu.attention.few_attention import (
     FewTiling,
     few_decode_attention,
     make_few_workspace,
 )
-from engine_service.kernels.gpu.rope import norm_rope_write
+from engine_service.kernels.gpu.attention.rope import norm_rope_write
+from support.twins.gpu_twins import DEVICE, assert_near, poisoned, random
+from support.twins.paged_batch import PagedBatch, paged_batch
 
 DTYPES = (torch.float32, torch.bfloat16)
 

@@ -4,18 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gpu_draws import SMALL
-from gpu_twins import DEVICE
-from grammar_walks import demo_compiler
 from torch import Tensor
 
-from engine_service.core.outputs import ScheduledSequence, TokenMatcher
-from engine_service.kernels.gpu.sampling import make_workspace
-from engine_service.runner.drawing import Draw, change_logits, draw_all, draw_params
-from engine_service.runner.grammar_masks import GrammarMasks
-from engine_service.runner.logits_processors import process_logits
-from engine_service.runner.sampler import sample
+from engine_service.core.outputs import ScheduledSequence
+from engine_service.core.token_matcher import TokenMatcher
+from engine_service.kernels.gpu.sampling.sampler import make_workspace
+from engine_service.runner.gpu.drawing import Draw, change_logits, draw_all, draw_params
+from engine_service.runner.sampling.grammar_masks import GrammarMasks
+from engine_service.runner.sampling.logits_processors import process_logits
+from engine_service.runner.sampling.sampler import sample
 from folovllm.sampling_params import SamplingParams, StructuredOutput
+from support.builders.grammar_walks import demo_compiler
+from support.twins.gpu_draws import SMALL
+from support.twins.gpu_twins import DEVICE
 
 VOCAB = 300
 RANDOM = SamplingParams(temperature=0.9, top_k=20, top_p=0.9, min_p=0.01)

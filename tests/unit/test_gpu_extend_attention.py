@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from extend_twin import ExtendBatch, extend_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_service.kernels.gpu.extend_attention import query_block_bound
+from engine_service.kernels.gpu.attention.extend_attention import query_block_bound
+from support.twins.extend_twin import ExtendBatch, extend_batch
 
 # (tokens in the cache, tokens of the step) of each sequence
 RAGGED = [(0, 1), (33, 2), (0, 17), (5, 0), (64, 64), (30, 100)]

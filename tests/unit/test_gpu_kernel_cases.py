@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from benchmarks.gpu_kernels import KernelCase, kernel_cases
-from benchmarks.gpu_plan import smoke
-from benchmarks.model_shape import ModelShape
+from benchmarks.gpu.measures.kernels import KernelCase, kernel_cases
+from benchmarks.gpu.plan import smoke
+from benchmarks.harness.model_shape import ModelShape
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPE = ModelShape(

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from gpu_twins import assert_near, poisoned, random, rms_norm, silu_mul
 from torch import Tensor
 from torch.nn import functional
 
-from engine_service.kernels.gpu import gemv, matmul
+from engine_service.kernels.gpu.linear import gemv, matmul
+from support.twins.gpu_twins import assert_near, poisoned, random, rms_norm, silu_mul
 
 DTYPES = (torch.float32, torch.bfloat16)
 EPS = 1e-6

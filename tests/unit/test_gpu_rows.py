@@ -2,11 +2,20 @@
 
 import pytest
 import torch
-from gpu_twins import DEVICE, assert_near, gather, poisoned, random, rms_norm, rotate, silu_mul
 
-from engine_service.kernels.gpu.norm import add_rms_norm
-from engine_service.kernels.gpu.rope import norm_rope_write
-from engine_service.kernels.gpu.silu import silu_mul as gpu_silu_mul
+from engine_service.kernels.gpu.attention.rope import norm_rope_write
+from engine_service.kernels.gpu.linear.norm import add_rms_norm
+from engine_service.kernels.gpu.linear.silu import silu_mul as gpu_silu_mul
+from support.twins.gpu_twins import (
+    DEVICE,
+    assert_near,
+    gather,
+    poisoned,
+    random,
+    rms_norm,
+    rotate,
+    silu_mul,
+)
 
 DTYPES = (torch.float32, torch.bfloat16)
 EPS = 1e-6

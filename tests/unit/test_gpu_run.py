@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from moody_workers import moody, stillborn
 
-from benchmarks import gpu_run, gpu_worker
-from benchmarks.gpu_bench import Bench, BenchCase
-from benchmarks.gpu_line import Line
-from benchmarks.gpu_messages import Began, Machine, Message, Task
-from benchmarks.gpu_plan import smoke
-from benchmarks.gpu_run import run_groups
-from benchmarks.gpu_sections import Section
+from benchmarks.gpu import run as gpu_run
+from benchmarks.gpu import worker as gpu_worker
+from benchmarks.gpu.bench import Bench, BenchCase
+from benchmarks.gpu.line import Line
+from benchmarks.gpu.messages import Began, Machine, Message, Task
+from benchmarks.gpu.plan import smoke
+from benchmarks.gpu.run import run_groups
+from benchmarks.gpu.sections import Section
 from folovllm.model_files import DEMO_MODEL
+from support.fakes.moody_workers import moody, stillborn
 
 TASK = Task(DEMO_MODEL, smoke=True, sections=("a", "b"))
 

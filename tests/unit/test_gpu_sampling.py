@@ -7,8 +7,14 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from exact_sampling import exact_distribution, p_value
-from gpu_draws import (
+from torch import Tensor
+
+from engine_service import seeding
+from engine_service.kernels.gpu.sampling.sampler import Tiling, draw, make_workspace
+from engine_service.kernels.gpu.sampling.uniform import uniform
+from folovllm.sampling_params import SamplingParams
+from support.twins.exact_sampling import exact_distribution, p_value
+from support.twins.gpu_draws import (
     SMALL,
     Slot,
     check,
@@ -16,13 +22,7 @@ from gpu_draws import (
     drawn,
     poisoned_workspace,
 )
-from gpu_twins import DEVICE, NAN
-from torch import Tensor
-
-from engine_service import seeding
-from engine_service.kernels.gpu.sampling import Tiling, draw, make_workspace
-from engine_service.kernels.gpu.uniform import uniform
-from folovllm.sampling_params import SamplingParams
+from support.twins.gpu_twins import DEVICE, NAN
 
 # Not a multiple of any tile's size.
 VOCAB = 499

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from gpu_twins import DEVICE, NAN
 from torch import Tensor
 
-from engine_service.kernels.gpu import slots
+from engine_service.kernels.gpu.state import slots
 from engine_service.runner.device_copy import Readings, Uploads, to_device
+from support.twins.gpu_twins import DEVICE, NAN
 
 # What no kernel may follow: as an address, it is far from any tensor.
 POISON = -(2**30)

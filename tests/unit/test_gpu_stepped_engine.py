@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from fake_engine_factory import make_overlapping_engine
 
-from benchmarks.gpu_bench import Bench
-from benchmarks.gpu_engine import SteppedEngine, decoding
-from benchmarks.gpu_plan import smoke
-from benchmarks.gpu_sections import SECTIONS
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.engine import SteppedEngine, decoding
+from benchmarks.gpu.plan import smoke
+from benchmarks.gpu.sections import SECTIONS
 from folovllm.model_files import DEMO_MODEL
+from support.fakes.engine_factory import make_overlapping_engine
 
 
 @pytest.fixture(scope="module")

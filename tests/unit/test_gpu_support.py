@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import make_checkpoint
 
-from engine_service.kernels import gpu_support
+from engine_service.kernels.gpu import support as gpu_support
 from engine_service.models import gpu_decoder, loader
 from engine_service.models.decoder_config import DecoderConfig
+from support.builders.tiny_models import make_checkpoint
 
 
 def test_nothing_is_missing_with_triton_and_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from benchmarks.gpu_timing import num_input_sets, time_calls
+from benchmarks.gpu.timing import num_input_sets, time_calls
 
 MICROSECOND = 1e-6
 CUDA = torch.device("cuda", 0)

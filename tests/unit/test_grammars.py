@@ -8,9 +8,6 @@ from typing import Literal
 import jsonschema
 import numpy as np
 import pytest
-from grammar_walks import DEMO_EOS, Walker, allowed_ids, demo_compiler, encode, follow
-from json_schemas import SCHEMAS
-from sample_tokenizers import QWEN3, needs_qwen3
 
 from engine_service.structured_output.bitmask_filler import BitmaskFiller
 from engine_service.structured_output.build_thread import BuildThread
@@ -18,6 +15,16 @@ from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from folovllm.errors import InvalidRequestError, QueueFullError
 from folovllm.model_files import DEMO_MODEL
 from folovllm.sampling_params import StructuredOutput
+from support.builders.grammar_walks import (
+    DEMO_EOS,
+    Walker,
+    allowed_ids,
+    demo_compiler,
+    encode,
+    follow,
+)
+from support.builders.json_schemas import SCHEMAS
+from support.builders.sample_tokenizers import QWEN3, needs_qwen3
 
 Kind = Literal["json_schema", "json_object", "regex", "choice", "grammar"]
 

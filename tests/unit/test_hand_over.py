@@ -5,8 +5,8 @@ import time
 from collections.abc import Sequence
 
 from folovllm.v1 import types_pb2
-from tokenizer_service.engine_stream import EngineStream
-from tokenizer_service.hand_over import HandOver
+from tokenizer_service.engines.hand_over import HandOver
+from tokenizer_service.engines.stream import EngineStream
 
 
 def make_stream(name: str) -> EngineStream:

@@ -6,15 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import make_checkpoint
 from torch import Tensor
 from torch.nn import functional
 
-from engine_service.layers.int4_linear import GROUP, Int4Linear, quantize_groups
-from engine_service.layers.packing import choose_packing, head_quantization
+from engine_service.layers.linear.int4_linear import GROUP, Int4Linear, quantize_groups
+from engine_service.layers.linear.packing import choose_packing, head_quantization
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_decoder
 from folovllm.errors import ConfigError
+from support.builders.tiny_models import make_checkpoint
 
 CPU = torch.device("cpu")
 

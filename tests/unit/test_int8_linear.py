@@ -5,22 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import make_checkpoint
 from torch import Tensor
 from torch.nn import functional
 
 from engine_service.config import EngineConfig, ModelConfig, parse_args
-from engine_service.engine_factory import build_engine
-from engine_service.layers.int8_linear import (
+from engine_service.engine.factory import build_engine
+from engine_service.layers.linear.int8_linear import (
     Int8Linear,
     Int8WeightLinear,
     quantize_rows,
     quantize_weight,
 )
-from engine_service.layers.packing import choose_packing
+from engine_service.layers.linear.packing import choose_packing
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_decoder
 from folovllm.errors import ConfigError
+from support.builders.tiny_models import make_checkpoint
 
 CPU = torch.device("cpu")
 Form = type[Int8Linear] | type[Int8WeightLinear]

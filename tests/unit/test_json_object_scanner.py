@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer_service.json_object_scanner import JsonObjectScanner
+from tokenizer_service.chat.json_object_scanner import JsonObjectScanner
 
 VALUES = st.recursive(
     st.none()

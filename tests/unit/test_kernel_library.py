@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig
-from engine_service.engine_factory import build_engine
-from engine_service.kernels import cpu_build, cpu_library
+from engine_service.engine.factory import build_engine
+from engine_service.kernels.cpu import build as cpu_build
+from engine_service.kernels.cpu import library as cpu_library
 
 
 def find_anew() -> Path | None:

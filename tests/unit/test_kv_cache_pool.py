@@ -3,10 +3,9 @@
 import psutil
 import pytest
 import torch
-from tiny_models import make_checkpoint
 
 from engine_service.config import CacheConfig
-from engine_service.layers.attention import choose_backend
+from engine_service.layers.attention.choice import choose_backend
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.qwen3 import Decoder
 from engine_service.runner.kv_cache import (
@@ -16,6 +15,7 @@ from engine_service.runner.kv_cache import (
     num_blocks_that_fit,
 )
 from folovllm.errors import ConfigError
+from support.builders.tiny_models import make_checkpoint
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 MIB = 2**20

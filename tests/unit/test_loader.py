@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import make_checkpoint, reference_model
 
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_decoder
 from engine_service.models.qwen3 import Decoder
 from folovllm.errors import ConfigError
+from support.builders.tiny_models import make_checkpoint, reference_model
 
 CPU = torch.device("cpu")
 

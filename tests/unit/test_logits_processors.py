@@ -7,14 +7,14 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from exact_sampling import exact_distribution, p_value
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import RepetitionPenaltyLogitsProcessor, SequenceBiasLogitsProcessor
 
 from engine_service.core.outputs import ScheduledSequence
-from engine_service.runner.logits_processors import process_logits
-from engine_service.runner.sampler import sample
+from engine_service.runner.sampling.logits_processors import process_logits
+from engine_service.runner.sampling.sampler import sample
 from folovllm.sampling_params import SamplingParams
+from support.twins.exact_sampling import exact_distribution, p_value
 
 VOCAB_SIZE = 120
 PROMPT = [3, 5, 5, 8, 90]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine_service.runner.logprobs import position_logprobs
+from engine_service.runner.sampling.logprobs import position_logprobs
 from folovllm.errors import ServerError
 from folovllm.outputs import Logprob
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from engine_service.core.outputs import PENDING_TOKEN, ScheduledSequence
-from engine_service.runner.mixed_graphs import mixed_sizes, most_extending
-from engine_service.runner.mixed_inputs import InputSizes, device_inputs, written_inputs
+from engine_service.runner.gpu.mixed_graphs import mixed_sizes, most_extending
+from engine_service.runner.gpu.mixed_inputs import InputSizes, device_inputs, written_inputs
 from folovllm.sampling_params import SamplingParams
 
 BLOCK_SIZE, SPARE_BLOCK, SPARE_SLOT = 16, 50, 9

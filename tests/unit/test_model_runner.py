@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import EOS_TOKEN_ID, VOCAB_SIZE, make_checkpoint
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
@@ -15,6 +14,7 @@ from engine_service.runner.build import BuiltRunner, build_runner
 from engine_service.runner.model_runner import TorchModelRunner
 from folovllm.errors import ConfigError, ServerError
 from folovllm.sampling_params import SamplingParams
+from support.builders.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE, make_checkpoint
 
 GREEDY = SamplingParams(temperature=0.0)
 RANDOM = SamplingParams(temperature=1.0, top_p=0.9)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_service.core.ngram_proposer import NgramProposer
+from engine_service.core.spec_decode.ngram_proposer import NgramProposer
 
 
 def propose(token_ids: list[int], most: int = 4) -> tuple[list[int], int] | None:

@@ -3,7 +3,7 @@ from dataclasses import astuple
 
 import pytest
 
-from benchmarks.open_loop import Arrival, Load, latencies, quantile
+from benchmarks.harness.open_loop import Arrival, Load, latencies, quantile
 
 LOAD = Load(rate=10.0, num_requests=2000, prompt_tokens=(3, 5), new_tokens=(1, 4))
 

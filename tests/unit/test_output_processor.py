@@ -3,7 +3,6 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_tokenizers import EOS_ID, byte_tokenizer
 
 from folovllm.outputs import (
     CompletionOutput,
@@ -16,8 +15,9 @@ from folovllm.outputs import (
     Usage,
 )
 from folovllm.sampling_params import SamplingParams
-from tokenizer_service.output_processor import OutputProcessor
-from tokenizer_service.tokenizer import Tokenizer
+from support.builders.sample_tokenizers import EOS_ID, byte_tokenizer
+from tokenizer_service.text.output_processor import OutputProcessor
+from tokenizer_service.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer(byte_tokenizer())
 METRICS = RequestMetrics(queue=0.5)

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import TINY_MODELS, make_checkpoint
 from torch.nn import functional
 
 from engine_service.core.outputs import ScheduledSequence
-from engine_service.layers.linear import Linear
-from engine_service.layers.packed_linear import PackedLinear
-from engine_service.layers.packing import choose_packing
+from engine_service.layers.linear.linear import Linear
+from engine_service.layers.linear.packed_linear import PackedLinear
+from engine_service.layers.linear.packing import choose_packing
 from engine_service.models import loader
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_decoder
@@ -18,6 +17,7 @@ from engine_service.models.qwen3 import Decoder
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
 from folovllm.sampling_params import SamplingParams
+from support.builders.tiny_models import TINY_MODELS, make_checkpoint
 
 CPU = torch.device("cpu")
 BFLOAT16 = torch.bfloat16

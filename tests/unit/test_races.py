@@ -6,14 +6,14 @@ from typing import cast
 
 import pytest
 
-from benchmarks.batch_clock import Timing
-from benchmarks.bounds import Bounds
-from benchmarks.cases import Case
-from benchmarks.contender import Contender, ContenderError
-from benchmarks.contender_name import ContenderName
-from benchmarks.model_shape import ModelShape
-from benchmarks.races import race
-from benchmarks.roofline import Roofline
+from benchmarks.cpu.bounds import Bounds
+from benchmarks.cpu.cases import Case
+from benchmarks.cpu.races import race
+from benchmarks.cpu.roofline import Roofline
+from benchmarks.harness.batch_clock import Timing
+from benchmarks.harness.model_shape import ModelShape
+from benchmarks.peers.contender import Contender, ContenderError
+from benchmarks.peers.contender_name import ContenderName
 from folovllm.model_files import DEMO_MODEL
 
 BOUNDS = Bounds(Roofline(45.0, 800.0, 200.0), ModelShape.from_folder(DEMO_MODEL))

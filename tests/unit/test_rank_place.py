@@ -5,8 +5,8 @@ import torch
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig
 from engine_service.device import device_of_rank
+from engine_service.distributed.rank import RankPlace
 from engine_service.layers.parallel import TensorParallel
-from engine_service.rank_place import RankPlace
 from engine_service.runner.build import build_runner
 from folovllm.errors import ConfigError
 from folovllm.model_files import DEMO_MODEL

@@ -8,12 +8,19 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from grammar_walks import DEMO_EOS, Walker, allowed_ids, demo_compiler, encode, follow
 
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from engine_service.structured_output.matcher import Matcher
 from folovllm.errors import InvalidRequestError
 from folovllm.sampling_params import Reasoning, StructuredOutput
+from support.builders.grammar_walks import (
+    DEMO_EOS,
+    Walker,
+    allowed_ids,
+    demo_compiler,
+    encode,
+    follow,
+)
 
 START, END = 2046, 2047
 CALL_START, CALL_END = 2042, 2043

@@ -3,15 +3,15 @@
 import asyncio
 
 import pytest
-from sample_tokenizers import byte_tokenizer
 
 from folovllm.chat import ChatMessage, Conversation, Role, Tool, ToolCall
 from folovllm.errors import FolovError, InvalidRequestError, UnsupportedError
 from folovllm.v1 import tokenizer_service_pb2 as messages
-from tokenizer_service.chat_template import ChatTemplate
-from tokenizer_service.codec import Codec
-from tokenizer_service.renderer import Renderer
-from tokenizer_service.tokenizer import Tokenizer
+from support.builders.sample_tokenizers import byte_tokenizer
+from tokenizer_service.chat.renderer import Renderer
+from tokenizer_service.chat.template import ChatTemplate
+from tokenizer_service.text.codec import Codec
+from tokenizer_service.text.tokenizer import Tokenizer
 
 MAX_BYTES = 100
 PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}"

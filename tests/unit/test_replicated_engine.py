@@ -4,21 +4,21 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from fake_engine_factory import make_engine
-from fake_model_runner import VOCAB_SIZE, FakeModelRunner
-from overlapping_fake_runner import OverlappingFakeModelRunner
-from rank_threads import make_group
 from torch._C._distributed_c10d import HashStore
 
-from engine_service.command_channel import CommandChannel
 from engine_service.config import EngineConfig, SchedulerConfig
 from engine_service.core.fork import Branch, Fork
 from engine_service.core.request import Request
-from engine_service.llm_engine import LLMEngine
-from engine_service.replicated_engine import EngineLeader, follow
+from engine_service.distributed.broadcast import CommandChannel
+from engine_service.distributed.leader import EngineLeader, follow
+from engine_service.engine.llm_engine import LLMEngine
 from folovllm.errors import EngineDeadError, InvalidRequestError, NotFoundError, ServerError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.fakes.engine_factory import make_engine
+from support.fakes.model_runner import VOCAB_SIZE, FakeModelRunner
+from support.fakes.overlapping_runner import OverlappingFakeModelRunner
+from support.processes.rank_threads import make_group
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=10, ignore_eos=True)
 

@@ -6,7 +6,6 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
-from exact_sampling import exact_distribution, p_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -19,16 +18,17 @@ from transformers import (
 )
 
 from engine_service.core.outputs import ScheduledSequence
-from engine_service.runner.sampler import sample
-from engine_service.runner.sampling_filters import (
+from engine_service.runner.sampling.filters import (
     inverse_cdf,
     keep_top_p,
     relative_weights,
     top_k_candidates,
 )
+from engine_service.runner.sampling.sampler import sample
 from engine_service.seeding import new_seed, uniform
 from folovllm.errors import ServerError
 from folovllm.sampling_params import SamplingParams
+from support.twins.exact_sampling import exact_distribution, p_value
 
 DRAWS = 50_000
 GREEDY = SamplingParams(temperature=0.0)

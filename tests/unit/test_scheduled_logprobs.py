@@ -1,13 +1,13 @@
 """Log-probabilities through scheduler and engine, with a fake model that remembers the past."""
 
 import pytest
-from fake_engine_factory import make_engine
-from fake_model_runner import expected_logprobs, expected_tokens
 
 from engine_service.core.request import Request
-from engine_service.llm_engine import LLMEngine
+from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput, Logprob, PositionLogprobs, RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.fakes.engine_factory import make_engine
+from support.fakes.model_runner import expected_logprobs, expected_tokens
 
 PROMPT = list(range(1, 24))
 ASKING = SamplingParams(max_tokens=6, logprobs=2, prompt_logprobs=1)

@@ -3,13 +3,13 @@
 import itertools
 
 import pytest
-from fake_engine_factory import make_engine
-from fake_model_runner import expected_tokens
 
 from engine_service.core.request import Request, RequestStatus
-from engine_service.llm_engine import LLMEngine
+from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.fakes.engine_factory import make_engine
+from support.fakes.model_runner import expected_tokens
 
 
 def add(

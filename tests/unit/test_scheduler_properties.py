@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from fake_engine_factory import make_engine
-from fake_model_runner import expected_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_service.core.request import Request
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.fakes.engine_factory import make_engine
+from support.fakes.model_runner import expected_tokens
 
 
 @dataclass(frozen=True)

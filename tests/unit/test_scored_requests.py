@@ -1,14 +1,14 @@
 """Continuations scored by scheduler and engine, with a fake model that remembers the past."""
 
 import pytest
-from fake_engine_factory import make_engine
-from fake_model_runner import expected_logprobs
 
 from engine_service.core.request import Request
-from engine_service.llm_engine import LLMEngine
-from engine_service.scoring import score_requests
+from engine_service.engine.llm_engine import LLMEngine
+from engine_service.engine.scoring import score_requests
 from folovllm.outputs import CompletionOutput, PositionLogprobs
 from folovllm.sampling_params import SamplingParams
+from support.fakes.engine_factory import make_engine
+from support.fakes.model_runner import expected_logprobs
 
 PROMPT = list(range(1, 24))
 CONTINUATIONS = [[30], [31, 32, 33, 34, 35, 36], [30], PROMPT, [31, 32]]

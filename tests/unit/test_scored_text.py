@@ -1,12 +1,12 @@
 """Which tokens a text continuation is scored by; the tokenizer has "hello" and " w" as tokens."""
 
 import pytest
-from sample_tokenizers import byte_tokenizer
 
 from folovllm.errors import InvalidRequestError
 from folovllm.score import ContinuationScore, ScoreOutput
-from tokenizer_service.scoring import EncodedScore, encode_score
-from tokenizer_service.tokenizer import Tokenizer
+from support.builders.sample_tokenizers import byte_tokenizer
+from tokenizer_service.text.scoring import EncodedScore, encode_score
+from tokenizer_service.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer(byte_tokenizer())
 HELLO, SPACE_W = 259, 260

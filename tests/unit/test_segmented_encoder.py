@@ -8,13 +8,20 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sample_tokenizers import EOS, IM_END, QWEN3, THINK, byte_tokenizer, needs_qwen3
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from folovllm.model_files import DEMO_MODEL
-from tokenizer_service.segmented_encoder import MIN_SEGMENT, SegmentedEncoder, segment_border
-from tokenizer_service.tokenizer import Tokenizer
+from support.builders.sample_tokenizers import (
+    EOS,
+    IM_END,
+    QWEN3,
+    THINK,
+    byte_tokenizer,
+    needs_qwen3,
+)
+from tokenizer_service.text.segmented_encoder import MIN_SEGMENT, SegmentedEncoder, segment_border
+from tokenizer_service.text.tokenizer import Tokenizer
 
 LONG = "long text, " * 30
 OTHER = "another one " * 30

@@ -10,24 +10,24 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from client import service_commands
-from client.cli import commands
-from client.console import StatusLine, command_name
-from client.serve import ready_text
-from client.service_commands import (
+from folovllm.errors import ConfigError
+from folovllm.serving.ports import require_free_port
+from folovllm_client.cli.commands import commands
+from folovllm_client.cli.console import StatusLine, command_name
+from folovllm_client.cli.serve import ready_text
+from folovllm_client.launch import service_commands
+from folovllm_client.launch.service_commands import (
     ServeOptions,
     engine_command,
     free_ports,
     require_services,
     tokenizer_command,
 )
-from folovllm.errors import ConfigError
-from folovllm.serving.ports import require_free_port
 
 
 def arguments(command: list[str]) -> list[str]:
     assert command[:2] == [sys.executable, "-P"] and Path(command[2]).name == "child.py"
-    return command[3:]
+    return command[4:]
 
 
 def test_settings_that_are_not_given_are_left_to_the_services() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine_service.core.outputs import PENDING_TOKEN, ScheduledSequence
-from engine_service.runner.slot_table import SlotTable
+from engine_service.runner.gpu.slot_table import SlotTable
 from folovllm.sampling_params import SamplingParams
 
 CPU = torch.device("cpu")

@@ -1,11 +1,11 @@
 """Whatever is guessed: the same tokens, ends and log-probabilities, and nothing left behind."""
 
-from fake_engine_factory import make_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_arrivals import EOS, Arrival, ArrivalRun, arrivals, ids
 
 from folovllm.sampling_params import SamplingParams
+from support.builders.random_arrivals import EOS, Arrival, ArrivalRun, arrivals, ids
+from support.fakes.engine_factory import make_engine
 
 # An end often comes within a draft.
 parameters = st.builds(

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 
 import pytest
-from fake_engine_factory import make_engine
-from fake_model_runner import expected_tokens
 
 from engine_service.config import SchedulerConfig, parse_args
 from engine_service.core.kv_cache_manager import KVCacheManager
@@ -17,10 +15,12 @@ from engine_service.core.outputs import (
 from engine_service.core.request import Request
 from engine_service.core.scheduler import Scheduler
 from engine_service.core.scheduler_limits import SchedulerLimits
-from engine_service.core.speculator import Speculator
+from engine_service.core.spec_decode.speculator import Speculator
 from folovllm.errors import ConfigError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.fakes.engine_factory import make_engine
+from support.fakes.model_runner import expected_tokens
 
 TEXT = list(range(20, 40))
 MOST_TOKENS = 16

@@ -11,6 +11,13 @@ import sys
 print(*sys.modules)
 """
 
+_EVERY_MODULE_OF_CORE = """
+import importlib, pkgutil
+import engine_service.core as core
+for module in pkgutil.walk_packages(core.__path__, core.__name__ + "."):
+    importlib.import_module(module.name)
+"""
+
 
 def loaded_by(program: str) -> set[str]:
     """The modules that an interpreter has after it has run a program."""
@@ -24,8 +31,12 @@ def loaded_by(program: str) -> set[str]:
         # Whether the port is free is known before torch is loaded.
         ("import engine_service.__main__", {"torch", "numpy", "llguidance"}),
         ("import tokenizer_service.__main__", {"torch", "transformers", "numpy", "jinja2"}),
-        ("import client.cli, client.serve", {"torch", "transformers", "numpy", "pydantic"}),
+        (
+            "import folovllm_client.cli.commands, folovllm_client.cli.serve",
+            {"torch", "transformers", "numpy", "pydantic"},
+        ),
         ("import folovllm", {"torch", "transformers", "numpy", "grpc", "google.protobuf"}),
+        (_EVERY_MODULE_OF_CORE, {"torch", "numpy", "grpc", "google.protobuf"}),
     ],
 )
 def test_a_start_does_not_load_what_is_needed_later(program: str, later: set[str]) -> None:

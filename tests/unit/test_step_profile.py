@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import step_profile
-from benchmarks.apart import apart
-from benchmarks.cases import Case
-from benchmarks.part_timer import PartTimer, Place
-from benchmarks.step_profile import ATTENTION, LINEARS, PARTS, profile_steps
+from benchmarks.cpu.cases import Case
+from benchmarks.harness.apart import apart
+from benchmarks.micro import step_profile
+from benchmarks.micro.part_timer import PartTimer, Place
+from benchmarks.micro.step_profile import ATTENTION, LINEARS, PARTS, profile_steps
 from folovllm.model_files import DEMO_MODEL
 
 

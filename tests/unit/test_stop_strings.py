@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokenizer_service.stop_strings import StopStrings
+from tokenizer_service.text.stop_strings import StopStrings
 
 # Few letters, so that strings overlap themselves and each other.
 TEXT = st.text("ab\n", max_size=40)

@@ -8,13 +8,13 @@ from itertools import pairwise
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sample_tokenizers import QWEN3, byte_tokenizer, needs_qwen3
 
 from folovllm.model_files import DEMO_MODEL
 from folovllm.outputs import CompletionOutput, FinishReason
 from folovllm.sampling_params import SamplingParams
-from tokenizer_service.output_processor import OutputProcessor
-from tokenizer_service.tokenizer import Tokenizer
+from support.builders.sample_tokenizers import QWEN3, byte_tokenizer, needs_qwen3
+from tokenizer_service.text.output_processor import OutputProcessor
+from tokenizer_service.text.tokenizer import Tokenizer
 
 SEQUENCES = [
     *("👩‍👩‍👧‍👦", "🏳️‍🌈", "👍🏽", "🇩🇪🇯🇵", "1️⃣"),  # several code points that are one picture

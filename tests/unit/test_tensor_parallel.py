@@ -4,9 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from decoder_logits import our_logits, prompt
-from rank_threads import on_ranks
-from tiny_models import KERNEL_MODELS, TINY_MODELS, make_checkpoint
 from torch import Tensor
 
 from engine_service.layers.parallel import SINGLE, TensorParallel
@@ -17,6 +14,9 @@ from engine_service.models.loader import load_decoder, load_model
 from engine_service.models.qwen3 import Decoder
 from engine_service.models.sharding import Cut, cut_of, shard_config, shard_tensor
 from folovllm.errors import ConfigError
+from support.builders.tiny_models import KERNEL_MODELS, TINY_MODELS, make_checkpoint
+from support.processes.rank_threads import on_ranks
+from support.twins.decoder_logits import our_logits, prompt
 
 CPU = torch.device("cpu")
 # The vocabulary of "qwen3_sharded" is odd, and its weights are in several files.

@@ -1,11 +1,11 @@
 """What each id of a byte-level tokenizer stands for, against the library's own decoder."""
 
 import pytest
-from sample_tokenizers import QWEN3, byte_characters, byte_tokenizer, needs_qwen3
 from tokenizers import AddedToken
 
-from tokenizer_service.token_bytes import byte_alphabet, token_bytes
-from tokenizer_service.tokenizer import Tokenizer
+from support.builders.sample_tokenizers import QWEN3, byte_characters, byte_tokenizer, needs_qwen3
+from tokenizer_service.text.byte_vocabulary import byte_alphabet, token_bytes
+from tokenizer_service.text.tokenizer import Tokenizer
 
 
 def test_a_table_has_the_bytes_of_every_id() -> None:

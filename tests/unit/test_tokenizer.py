@@ -4,7 +4,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from sample_tokenizers import (
+from tokenizers import decoders, normalizers
+from tokenizers.processors import TemplateProcessing
+
+from folovllm.errors import ConfigError, InvalidRequestError
+from support.builders.sample_tokenizers import (
     EOS,
     QWEN3,
     THINK,
@@ -12,11 +16,7 @@ from sample_tokenizers import (
     needs_qwen3,
     save_byte_tokenizer,
 )
-from tokenizers import decoders, normalizers
-from tokenizers.processors import TemplateProcessing
-
-from folovllm.errors import ConfigError, InvalidRequestError
-from tokenizer_service.tokenizer import Tokenizer, check_token_ids
+from tokenizer_service.text.tokenizer import Tokenizer, check_token_ids
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from client.tools import Toolbox, load_tools, tool_from_function
 from folovllm.chat import ChatMessage, Role, ToolCall
 from folovllm.errors import ConfigError, InvalidRequestError
+from folovllm_client.api.tool_schema import tool_from_function
+from folovllm_client.api.tools import Toolbox, load_tools
 
 
 class Place(BaseModel):

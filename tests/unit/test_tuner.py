@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine_service.layers import tuner as tuner_module
-from engine_service.layers.tuner import Tuner
+from engine_service.layers.linear import tuner as tuner_module
+from engine_service.layers.linear.tuner import Tuner
 
 CUDA = torch.device("cuda")
 TIMES = {"slow": 9.0, "fast": 2.0, "broken": float("inf"), "other": 3.0}

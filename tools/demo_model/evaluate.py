@@ -20,9 +20,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from client.llm import LLM
 from engine_service.config import QUANTIZATIONS
 from folovllm.sampling_params import SamplingParams
+from folovllm_client.llm import LLM
 from tools.demo_model.sample import Draw, Sample
 from tools.demo_model.skills import arithmetic, facts, records, stories, tool_calls
 

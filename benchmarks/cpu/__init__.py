@@ -1,0 +1,1 @@
+"""The engine and the services on a CPU beside other engines: `python -m benchmarks.cpu`."""

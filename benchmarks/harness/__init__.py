@@ -1,0 +1,1 @@
+"""What benchmarks share: checkpoints of random weights, shapes, clocks, turns, tables."""

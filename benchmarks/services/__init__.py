@@ -1,0 +1,1 @@
+"""The services under load, with an engine that replays tokens where the engine is not the point."""

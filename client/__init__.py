@@ -1,1 +1,0 @@
-"""How people and programs reach the services: Client, AsyncClient, LLM and the command line."""

@@ -1,0 +1,266 @@
+"""Client: the tokenizer service, called from ordinary code."""
+
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, Unpack
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from folovllm.chat import ChatMessage
+from folovllm.chat_outputs import ChatOutput, ChatResult
+from folovllm.model_info import ModelInfo
+from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.sampling_params import SamplingParams
+from folovllm.score import ScoreOutput
+from folovllm.serving.channel import CLIENT_OPTIONS
+from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
+from folovllm_client.api.chat_requests import (
+    MAX_TOOL_ROUNDS,
+    ChatOptions,
+    ChatRequestOptions,
+    Messages,
+    ToolFunction,
+    chat_request,
+)
+from folovllm_client.api.requests import (
+    DEFAULT_ADDRESS,
+    Prompt,
+    call_errors,
+    empty_output,
+    fork_request,
+    generate_request,
+    score_request,
+)
+from folovllm_client.api.sync_tokenizing import TokenizingCalls
+
+if TYPE_CHECKING:
+    from folovllm_client.api.tools import Toolbox
+
+
+class Client(TokenizingCalls):
+    """A connection to a tokenizer service; safe to use from several threads.
+
+    `timeout` is the deadline of each call in seconds where a call names none; None means none.
+    Every method raises the classes of `folovllm.errors`, such as InvalidRequestError,
+    QueueFullError, DeadlineError and UnavailableError.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float | None = None) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._channel = grpc.insecure_channel(address, options=CLIENT_OPTIONS)
+        self._stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> RequestOutput:
+        """All continuations of a prompt, complete.
+
+        Without `sampling_params` the model's own defaults apply.
+        """
+        request = generate_request(
+            prompt,
+            sampling_params,
+            request_id=request_id,
+            priority=priority,
+            cache_salt=cache_salt,
+            return_prompt_token_ids=isinstance(prompt, str),
+        )
+        output = empty_output(prompt)
+        with closing(self.send(request, timeout)) as pieces:
+            for piece in pieces:
+                output.add(piece)
+        return output
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> Generator[CompletionOutput, None, None]:
+        """The pieces of all continuations as they come; closing the iterator cancels the call."""
+        request = generate_request(
+            prompt,
+            sampling_params,
+            request_id=request_id,
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+        return self.send(request, timeout)
+
+    def send(
+        self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
+    ) -> Generator[CompletionOutput, None, None]:
+        """Sends a message of the contract as it is; else the same as `stream`.
+
+        The call begins with the first piece that is asked for.
+        """
+        with call_errors(self.address):
+            call = self._stub.Generate(request, timeout=self._deadline(timeout))
+            try:
+                for message in call:
+                    yield CompletionOutput.from_proto(message)
+            finally:
+                call.cancel()
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ChatRequestOptions],
+    ) -> ChatResult:
+        """The next turn of a conversation, complete.
+
+        `messages` are ChatMessages or dicts such as {"role": "user", "content": "Hello"}, or one
+        text. See ChatRequestOptions for the rest; without `sampling_params` the model's own
+        defaults apply, and the answer may be as long as the context.
+        """
+        result = ChatResult()
+        with closing(self.send_chat(chat_request(messages, **options), timeout)) as outputs:
+            for output in outputs:
+                result.add(output)
+        return result
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ChatRequestOptions],
+    ) -> Generator[ChatOutput, None, None]:
+        """The events of the next turn as they come; closing the iterator cancels the call."""
+        return self.send_chat(chat_request(messages, **options), timeout)
+
+    def send_chat(
+        self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
+    ) -> Generator[ChatOutput, None, None]:
+        """Sends a message of the contract as it is; else the same as `stream_chat`.
+
+        The call begins with the first event that is asked for.
+        """
+        with call_errors(self.address):
+            call = self._stub.Chat(request, timeout=self._deadline(timeout))
+            try:
+                for message in call:
+                    yield ChatOutput.from_proto(message)
+            finally:
+                call.cancel()
+
+    def chat_with_tools(
+        self,
+        messages: Messages,
+        tools: "Toolbox | Iterable[ToolFunction]",
+        *,
+        max_rounds: int = MAX_TOOL_ROUNDS,
+        timeout: float | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> tuple[ChatResult, list[ChatMessage]]:
+        """Calls tools for the model until it is done; its last answer, and all messages.
+
+        `tools` are Python functions with type hints. After `max_rounds` answers the last
+        one is returned although it calls tools. `timeout` is for each answer.
+        """
+        from folovllm_client.api.tool_rounds import ToolRounds  # pydantic takes a while to import
+
+        rounds = ToolRounds(messages, tools, max_rounds, options)
+        while rounds.unfinished:
+            rounds.add(
+                self.chat(rounds.messages, tools=rounds.toolbox, timeout=timeout, **rounds.options)
+            )
+            for call in rounds.pending:
+                rounds.messages.append(rounds.toolbox.call(call))
+        return rounds.result, rounds.messages
+
+    def fork(
+        self,
+        request_id: str,
+        branches: Iterable[SamplingParams],
+        index: int = 0,
+        *,
+        timeout: float | None = None,
+        fork_id: str = "",
+    ) -> Generator[CompletionOutput, None, None]:
+        """Branches a running request at its present position; the pieces of all branches.
+
+        Each of `branches` is one, with n = 1; a piece's index is its place. The call begins with
+        the first piece that is asked for; closing the iterator cancels it and ends the branches,
+        never the parent. Raises NotFoundError where that request does not run.
+        """
+        request = fork_request(request_id, branches, index, fork_id)
+        with call_errors(self.address):
+            call = self._stub.Fork(request, timeout=self._deadline(timeout))
+            try:
+                for message in call:
+                    yield CompletionOutput.from_proto(message)
+            finally:
+                call.cancel()
+
+    def score(
+        self,
+        prompt: Prompt,
+        continuations: Iterable[Prompt],
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> ScoreOutput:
+        """How probable each of the continuations is after the prompt; nothing is generated.
+
+        A text continuation of a text prompt is scored as evaluation harnesses do: both are encoded
+        as one text, and white space at the prompt's end belongs to the continuation.
+        """
+        request = score_request(prompt, continuations, priority, cache_salt)
+        with call_errors(self.address):
+            return ScoreOutput.from_proto(
+                self._stub.Score(request, timeout=self._deadline(timeout))
+            )
+
+    def model_info(self) -> ModelInfo:
+        """The model that the engines serve."""
+        with call_errors(self.address):
+            return ModelInfo.from_proto(
+                self._stub.GetModelInfo(types_pb2.GetModelInfoRequest(), timeout=self._timeout)
+            )
+
+    def health(self, service: str = "") -> str:
+        """The health of a service by its full name, or of the server; "SERVING" when ready.
+
+        Raises NotFoundError for a name that the server does not know.
+        """
+        request = health_pb2.HealthCheckRequest(service=service)
+        with call_errors(self.address):
+            status = self._health.Check(request, timeout=self._timeout).status
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
+
+    def close(self) -> None:
+        """Ends running calls and the connection."""
+        self._channel.close()
+
+    def _deadline(self, timeout: float | None) -> float | None:
+        return self._timeout if timeout is None else timeout

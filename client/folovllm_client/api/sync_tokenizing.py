@@ -1,0 +1,114 @@
+"""TokenizingCalls: text, token ids and the tokenizer itself, from ordinary code."""
+
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import overload
+
+from folovllm.sampling_params import SamplingParams
+from folovllm.v1 import tokenizer_service_pb2 as messages
+from folovllm.v1.tokenizer_service_pb2_grpc import TokenizerServiceStub
+from folovllm_client.api.requests import call_errors
+from folovllm_client.api.tokenizer_files import TokenizerFiles
+from folovllm_client.api.tokenizing import (
+    TextDelta,
+    Texts,
+    count_tokens_request,
+    detokenize_options,
+    detokenize_request,
+    more_token_ids,
+    read_delta,
+    tokenize_request,
+)
+
+
+class TokenizingCalls:
+    """The part of Client that needs no engine; Client sets the attributes."""
+
+    address: str
+    _stub: TokenizerServiceStub
+    _timeout: float | None
+
+    @overload
+    def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
+    @overload
+    def tokenize(self, text: Texts, add_special_tokens: bool = True) -> list[list[int]]: ...
+    def tokenize(
+        self, text: str | Texts, add_special_tokens: bool = True
+    ) -> list[int] | list[list[int]]:
+        """The token ids of a text, or of each text of a list."""
+        request, single = tokenize_request(text, add_special_tokens)
+        with call_errors(self.address):
+            response = self._stub.Tokenize(request, timeout=self._timeout)
+        token_ids = [list(encoding.token_ids) for encoding in response.encodings]
+        return token_ids[0] if single else token_ids
+
+    @overload
+    def detokenize(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str: ...
+    @overload
+    def detokenize(
+        self, ids: Iterable[Iterable[int]], skip_special_tokens: bool = True
+    ) -> list[str]: ...
+    def detokenize(
+        self, ids: Iterable[int] | Iterable[Iterable[int]], skip_special_tokens: bool = True
+    ) -> str | list[str]:
+        """The text of token ids, or of each sequence of several.
+
+        Bytes that are no valid UTF-8 come as U+FFFD.
+        """
+        request, single = detokenize_request(ids, skip_special_tokens)
+        with call_errors(self.address):
+            response = self._stub.Detokenize(request, timeout=self._timeout)
+        return response.texts[0] if single else list(response.texts)
+
+    def stream_detokenize(
+        self,
+        pieces: Iterable[Iterable[int]],
+        sampling_params: SamplingParams | None = None,
+        *,
+        preceding_token_ids: Iterable[int] = (),
+        timeout: float | None = None,
+    ) -> Generator[TextDelta, None, None]:
+        """The text of ids that come in pieces, as from an engine: a delta for each, then the last.
+
+        Of `sampling_params` apply stop, include_stop_str_in_output, min_tokens and
+        skip_special_tokens. A stop string ends the text; then no more pieces are asked for. The
+        text of `preceding_token_ids` is known already. The call begins with the first delta that is
+        asked for; closing the iterator cancels it.
+        """
+        options = detokenize_options(sampling_params, preceding_token_ids)
+        timeout = self._timeout if timeout is None else timeout
+        requests: SimpleQueue[messages.StreamDetokenizeRequest | None] = SimpleQueue()
+        requests.put(options)
+        with call_errors(self.address):
+            call = self._stub.StreamDetokenize(iter(requests.get, None), timeout=timeout)
+            try:
+                for ids in pieces:
+                    requests.put(more_token_ids(ids))
+                    delta = read_delta(next(call, None))
+                    yield delta
+                    if delta.finished:
+                        return
+                requests.put(None)
+                yield read_delta(next(call, None))
+            finally:
+                requests.put(None)  # ends the thread of gRPC that waits for more
+                call.cancel()
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text has, with the special tokens that the model puts around it."""
+        request = count_tokens_request(text)
+        with call_errors(self.address):
+            return (self._stub.CountTokens(request, timeout=self._timeout)).num_tokens
+
+    def save_tokenizer(self, folder: str | Path) -> list[Path]:
+        """Writes the tokenizer's files to a folder, for transformers or tokenizers to load.
+
+        Each is checked; they appear whole and together. Gives their paths. Raises OSError where the
+        folder cannot be written.
+        """
+        request = messages.GetTokenizerRequest()
+        with TokenizerFiles(folder) as files, call_errors(self.address):
+            for chunk in self._stub.GetTokenizer(request, timeout=self._timeout):
+                files.add(chunk)
+            return files.keep()

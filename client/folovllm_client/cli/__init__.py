@@ -1,0 +1,1 @@
+"""The command `folovllm`: `commands` lists its subcommands. For `__main__` alone."""

@@ -1,0 +1,72 @@
+"""AnswerPrinter: an answer of a chat as it comes."""
+
+import click
+
+from folovllm.chat import ChatMessage, ToolCall
+from folovllm.chat_outputs import ChatOutput, ContentDelta, ReasoningDelta
+from folovllm_client.cli.console import dim, harmless
+from folovllm_client.cli.stream_stats import StreamStats
+
+_RESULT_WIDTH = 200
+
+
+class AnswerPrinter:
+    """Writes content to standard output, and dimmed beside it thinking, tool calls and figures.
+
+    `err` says whether these go to standard error, so that standard output holds answers alone.
+    """
+
+    def __init__(self, err: bool) -> None:
+        self._err = err
+        self._line_of = ""  # what the line that is not ended yet belongs to
+
+    def show(self, output: ChatOutput) -> None:
+        """Writes what an event brings."""
+        match output.event:
+            case ReasoningDelta(text):
+                self._go_on("reasoning")
+                self._aside(text, nl=False)
+            case ContentDelta(text):
+                if self._line_of == "reasoning":
+                    self._aside("\n")
+                    self._line_of = ""
+                self._go_on("content")
+                click.echo(harmless(text), nl=False)
+            case _:  # a call is shown when it is made, and the end by end_line
+                pass
+
+    def end_line(self) -> None:
+        """Ends the line that is not ended yet."""
+        if self._line_of == "content":
+            click.echo()
+        elif self._line_of:
+            click.echo(err=self._err)
+        self._line_of = ""
+
+    def begin_call(self, call: ToolCall) -> None:
+        """Shows a tool call while it runs."""
+        self.end_line()
+        self._line_of = "call"
+        self._aside(f"{call.name} {_one_line(call.arguments)}", nl=False)
+
+    def end_call(self, answer: ChatMessage) -> None:
+        """Shows what the tool answered, on the same line."""
+        self._aside(f" → {_one_line(answer.content)}", nl=False)
+        self.end_line()
+
+    def figures(self, stats: StreamStats) -> None:
+        """Shows how fast the answer came."""
+        self._aside(stats.summary())
+
+    def _go_on(self, what: str) -> None:
+        if self._line_of != what:
+            self.end_line()
+            self._line_of = what
+
+    def _aside(self, text: str, nl: bool = True) -> None:
+        click.echo(dim(harmless(text)), nl=nl, err=self._err)
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _RESULT_WIDTH else f"{line[: _RESULT_WIDTH - 1]}…"

@@ -1,0 +1,1 @@
+"""`folovllm chat`: a conversation at a terminal or through pipes. `demo` uses `session`."""

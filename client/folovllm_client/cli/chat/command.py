@@ -1,0 +1,98 @@
+"""`folovllm chat`: the options of a chat, and which way it goes."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from folovllm.model_info import ModelInfo
+from folovllm.version import __version__
+from folovllm_client.api.async_client import AsyncClient
+from folovllm_client.api.chat_requests import ChatOptions
+from folovllm_client.cli.answer_printer import AnswerPrinter
+from folovllm_client.cli.console import dim
+from folovllm_client.cli.line_editor import LineEditor, history_file
+from folovllm_client.cli.sampling_options import (
+    given_sampling_params,
+    sampling_options,
+    server_option,
+    stats_option,
+    timeout_option,
+)
+
+
+@click.command()
+@click.argument("question", required=False)
+@click.option(
+    "--tools",
+    "tools_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.py",
+    help="Python functions that the model may call.",
+)
+@click.option("--system", default="", metavar="TEXT", help="Instructions for the model.")
+@click.option("--no-thinking", is_flag=True, help="Answer without reasoning first.")
+@click.option(
+    "--thinking-budget", type=click.IntRange(0), metavar="N", help="Most tokens of reasoning."
+)
+@sampling_options
+@timeout_option
+@stats_option
+@server_option
+def chat(
+    question: str | None,
+    tools_file: Path | None,
+    system: str,
+    no_thinking: bool,
+    thinking_budget: int | None,
+    timeout: float | None,
+    stats: bool,
+    server: str,
+    **sampling: Any,
+) -> None:
+    """Talks with the model, or answers QUESTION once.
+
+    In a terminal, /help lists the commands, and Ctrl-C stops an answer. From a pipe, each line is a
+    turn or a command; the exit code is 1 where one failed. Thinking, tool calls and figures go to
+    standard error.
+    """
+    # pydantic takes a while to import, and the other commands do not need it
+    from folovllm_client.api.tools import Toolbox, load_tools
+    from folovllm_client.cli.chat.session import ChatSession
+    from folovllm_client.cli.chat.terminal import ChatTerminal
+
+    toolbox = Toolbox([] if tools_file is None else load_tools(tools_file))
+    options: ChatOptions = {
+        "sampling_params": given_sampling_params(sampling),
+        "enable_thinking": False if no_thinking else None,
+        "thinking_budget": thinking_budget,
+    }
+    show_figures = stats or sys.stderr.isatty()
+    with asyncio.Runner() as runner:
+        client = runner.run(_connect(server, timeout))
+        session = ChatSession(client, toolbox, options, AnswerPrinter(err=True), show_figures)
+        session.set_system(system)
+        terminal = ChatTerminal(session, runner)
+        try:
+            if question is not None:
+                terminal.ask(question)
+            elif sys.stdin.isatty() and sys.stdout.isatty():
+                _greet(runner.run(client.model_info()))
+                with LineEditor(history_file()) as editor:
+                    terminal.type_lines(editor)
+            elif not terminal.pipe_lines(
+                line.decode(errors="replace") for line in sys.stdin.buffer
+            ):
+                raise click.exceptions.Exit(1)
+        finally:
+            runner.run(client.close())
+
+
+async def _connect(server: str, timeout: float | None) -> AsyncClient:
+    return AsyncClient(server, timeout)
+
+
+def _greet(model: ModelInfo) -> None:
+    click.echo(dim(f"FolovLLM {__version__} · {model.model_id} · /help lists commands"), err=True)

@@ -1,0 +1,100 @@
+"""SlashCommands: what a line that begins with "/" does to a chat."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from folovllm.errors import InvalidRequestError
+from folovllm_client.cli.chat.session import ChatSession
+from folovllm_client.cli.console import dim
+
+
+@dataclass(frozen=True)
+class _Command:
+    usage: str
+    help: str
+    run: Callable[[str], None]
+
+
+class SlashCommands:
+    """The commands of a chat, by their first word; `ask` says something in it."""
+
+    def __init__(self, session: ChatSession, ask: Callable[[str], None]) -> None:
+        self._session = session
+        self._ask = ask
+        commands = (
+            _Command("/help", "show this", self._help),
+            _Command("/reset", "forget all but the instructions", self._reset),
+            _Command("/system [TEXT]", "give instructions; without TEXT none", self._system),
+            _Command("/think on|off", "let the model reason first, or not", self._think),
+            _Command("/tools", "list the tools", self._tools),
+            _Command("/save FILE", "write the conversation as JSON", self._save),
+            _Command("/load FILE", "go on with a saved conversation", self._load),
+            _Command("/retry", "ask the last question again", self._retry),
+            _Command("/undo", "take the last turn back", self._undo),
+            _Command("/exit", "end; so do Ctrl-D, and Ctrl-C on an empty line", self._exit),
+        )
+        self._commands = {command.usage.split()[0]: command for command in commands}
+        self.ended = False
+
+    def run(self, line: str) -> None:
+        """Runs a line; `ended` is set when it was the last. Raises FolovError."""
+        name, _, argument = line.partition(" ")
+        if name not in self._commands:
+            raise InvalidRequestError("", f"there is no {name}; /help lists the commands")
+        self._commands[name].run(argument.strip())
+
+    def _help(self, _: str) -> None:
+        width = max(len(command.usage) for command in self._commands.values())
+        for command in self._commands.values():
+            _note(f"{command.usage:<{width}}  {command.help}")
+        _note("Ctrl-C stops an answer; what it has said stays, else the turn is taken back")
+
+    def _reset(self, _: str) -> None:
+        self._session.reset()
+        _note("a new conversation")
+
+    def _system(self, text: str) -> None:
+        self._session.set_system(text)
+        _note("instructions are set" if text else "no instructions")
+
+    def _think(self, word: str) -> None:
+        if word not in ("on", "off"):
+            raise InvalidRequestError("", "say /think on or /think off")
+        self._session.options["enable_thinking"] = word == "on"
+        _note(f"thinking is {word}")
+
+    def _tools(self, _: str) -> None:
+        for tool in self._session.toolbox:
+            _note(f"{tool.name}  {tool.description}".rstrip())
+        if not self._session.toolbox:
+            _note("no tools; give some with --tools FILE.py")
+
+    def _save(self, name: str) -> None:
+        self._session.save(_path("/save", name))
+        _note(f"saved {len(self._session.messages)} messages")
+
+    def _load(self, name: str) -> None:
+        self._session.load(_path("/load", name))
+        _note(f"loaded {len(self._session.messages)} messages")
+
+    def _retry(self, _: str) -> None:
+        self._ask(self._session.undo())
+
+    def _undo(self, _: str) -> None:
+        _note(f"took back: {self._session.undo()}")
+
+    def _exit(self, _: str) -> None:
+        self.ended = True
+
+
+def _path(command: str, name: str) -> Path:
+    if not name:
+        raise InvalidRequestError("", f"say {command} FILE")
+    return Path(name).expanduser()
+
+
+def _note(text: str) -> None:
+    click.echo(dim(text), err=True)

@@ -1,0 +1,138 @@
+"""`folovllm demo`: both services on the embedded model, a chat of all kinds, a story, figures."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Unpack
+
+import click
+
+from folovllm.errors import FolovError
+from folovllm.model_files import DEMO_MODEL
+from folovllm.v1 import types_pb2
+from folovllm.version import __version__
+from folovllm_client.api.async_client import AsyncClient
+from folovllm_client.api.chat_requests import ChatOptions, ToolFunction
+from folovllm_client.api.requests import generate_request, partial_sampling_params
+from folovllm_client.api.tools import Toolbox
+from folovllm_client.cli.answer_printer import AnswerPrinter
+from folovllm_client.cli.chat.session import ChatSession
+from folovllm_client.cli.console import StatusLine, command_name, dim
+from folovllm_client.cli.stream_stats import StreamStats
+from folovllm_client.launch.service_commands import (
+    ServeOptions,
+    engine_command,
+    free_ports,
+    require_services,
+    tokenizer_command,
+)
+from folovllm_client.launch.supervisor import Supervisor, run_services
+
+_SEED = 7
+_LOG_LINES = 25
+STORY = "Once upon a time"
+SUM = "What is 47 + 38?"
+SENTENCE = "Write as JSON: Anna is 12 and lives in Oslo."
+WEATHER = "What is the weather in Oslo?"
+PERSON_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "age": {"type": "integer"},
+        "city": {"type": "string"},
+    },
+    "required": ["name", "age", "city"],
+    "additionalProperties": False,
+}
+
+
+def get_weather(city: str) -> dict[str, object]:
+    """Get the weather in a city."""
+    return {"city": city, "temperature": 21, "condition": "sunny"}
+
+
+def demo() -> bool:
+    """Shows the whole way once, on ports of its own; False where a signal ended it.
+
+    Raises FolovError where something fails, after the last lines of the services' logs.
+    """
+    require_services()
+    port, engine_port = free_ports(2)
+    options = ServeOptions(port=port, engine_port=engine_port, model=str(DEMO_MODEL))
+    log: deque[str] = deque(maxlen=_LOG_LINES)
+    services = Supervisor(
+        engine_command(options), tokenizer_command(options), options.address, log.append
+    )
+    try:
+        return asyncio.run(run_services(services, lambda: show(services, options)))
+    except FolovError:
+        for line in log:
+            click.echo(dim(line), err=True)
+        raise
+
+
+async def show(services: Supervisor, options: ServeOptions) -> None:
+    """Waits for the services and prints the answers as they come."""
+    click.echo(f"{click.style(f'FolovLLM {__version__}', bold=True)}  text in, streamed text out\n")
+    started = time.monotonic()
+    async with StatusLine().showing("starting both services"):
+        await services.ready()
+    seconds = time.monotonic() - started
+    async with AsyncClient(options.address) as client:
+        info = await client.model_info()
+        _print_figures(
+            ("tokenizer service", options.address),
+            ("engine service", f"{options.engine_address}  {info.dtype} on {info.device}"),
+            ("ready after", f"{seconds:.1f} s"),
+        )
+        await _chat(client, SUM)
+        await _chat(client, SENTENCE, response_format=PERSON_SCHEMA, enable_thinking=False)
+        await _chat(client, WEATHER, tools=[get_weather], enable_thinking=False)
+        await _continue(client, STORY)
+    _print_next_commands()
+
+
+async def _chat(
+    client: AsyncClient,
+    question: str,
+    tools: Iterable[ToolFunction] = (),
+    **options: Unpack[ChatOptions],
+) -> None:
+    """Asks, shows the answer as it comes, with its thinking and tool calls, and its figures."""
+    click.echo(f"\n{click.style(question, bold=True)}")
+    options["sampling_params"] = _sampling(temperature=0.0)
+    await ChatSession(client, Toolbox(tools), options, AnswerPrinter(err=False)).ask(question)
+
+
+async def _continue(client: AsyncClient, text: str) -> None:
+    """Shows how a text goes on, and its figures."""
+    click.echo(f"\n{click.style(text, bold=True)}", nl=False)
+    request = generate_request(text, _sampling(temperature=0.7))
+    stats = StreamStats()
+    async with aclosing(client.send(request)) as pieces:
+        async for piece in pieces:
+            stats.observe(piece)
+            click.echo(piece.text, nl=False)
+    click.echo(dim(f"\n{stats.summary()}"))
+
+
+def _sampling(temperature: float) -> types_pb2.SamplingParams:
+    return partial_sampling_params({"max_tokens": 200, "seed": _SEED, "temperature": temperature})
+
+
+def _print_figures(*rows: tuple[str, str]) -> None:
+    for name, value in rows:
+        click.echo(f"  {dim(f'{name:<18}')} {value}")
+
+
+def _print_next_commands() -> None:
+    command = command_name()
+    click.echo(dim("\nnext"))
+    click.echo(f"  {command} serve")
+    click.echo(f"  {command} chat")
+    click.echo(f'  {command} generate "{STORY}"')
+    if (Path(__file__).parents[3] / "Makefile").is_file():
+        click.echo("  make test")

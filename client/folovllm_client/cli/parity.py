@@ -1,0 +1,227 @@
+"""`folovllm parity`: our engine against transformers, on the same weights and the same prompts.
+
+The engine continues all prompts greedily, as one batch. Each prompt with its continuation then goes
+through our decoder and through transformers once, teacher-forced, so that every logit and every
+pick is compared after the same tokens. Needs `folovllm[all]` and transformers.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from folovllm.errors import ConfigError
+from folovllm.sampling_params import SamplingParams
+from folovllm_client.cli.parity_report import Divergence, LogitError, ParityReport, PromptParity
+from folovllm_client.launch.service_commands import require_services
+from folovllm_client.llm import LLM, get_model_and_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from engine_service.models.causal_model import CausalModel
+
+DTYPES = ("float32", "bfloat16")
+_TEXTS = (
+    "Once upon a time, in a town by the sea,",
+    "def fibonacci(n: int) -> int:\n    ",
+    "Die Hauptstadt von Frankreich ist",
+)
+# Around the sizes of blocks and tiles, and far from them.
+_RANDOM_LENGTHS = (1, 16, 100, 33, 7, 200, 64, 129, 2)
+_BLOCK_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ParityOptions:
+    """What is compared."""
+
+    model: str | None = None
+    """A model's folder or hub id; None is the embedded one."""
+    dtype: str = "float32"
+    """Of our engine: float32 or bfloat16. The reference is always float32."""
+    quantization: str = "none"
+    """Of our engine's weights: none, int8 or int4. The reference's are as they are stored."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N; for both sides."""
+    prompts: int = 8
+    """How many: up to three texts, the others random token ids of many lengths."""
+    steps: int = 64
+    """Tokens of each greedy continuation."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Continued:
+    """A prompt, and what our engine goes on with."""
+
+    name: str
+    prompt_token_ids: list[int]
+    token_ids: list[int]
+
+
+def check_parity(options: ParityOptions) -> ParityReport:
+    """Runs both sides. Raises ConfigError where a model or a package is missing."""
+    require_services()
+    _transformers()  # says that it is missing before any work
+    import torch
+
+    from engine_service.config import ModelConfig
+    from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
+
+    continued = _continue_prompts(options)
+    model, _ = get_model_and_tokenizer(
+        ModelConfig(options.model, options.dtype, options.device, quantization=options.quantization)
+    )
+    folder = resolve_model(options.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
+    reference = load_reference(folder, torch.float32, model.device)
+    own = None
+    if model.dtype is not torch.float32:
+        own = load_reference(folder, model.dtype, model.device)
+    return ParityReport(
+        model=options.model or folder.name,
+        dtype=options.dtype,
+        quantization=options.quantization,
+        device=str(model.device),
+        prompts=tuple(_compare(each, model, reference, own) for each in continued),
+    )
+
+
+def load_reference(folder: Path, dtype: "torch.dtype", device: "torch.device") -> Any:
+    """The model as transformers runs it, with its plainest attention."""
+    transformers = _transformers()
+    transformers.utils.logging.disable_progress_bar()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager"
+    )
+    return model.to(device).eval()
+
+
+def _transformers() -> Any:
+    """The package. Raises ConfigError where it is not installed."""
+    try:
+        return importlib.import_module("transformers")
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "parity needs transformers; install it with: pip install transformers"
+        ) from None
+
+
+def _continue_prompts(options: ParityOptions) -> list[_Continued]:
+    """The prompts, each with `steps` tokens that our engine picks; all in one batch."""
+    from engine_service.config import CacheConfig
+
+    longest = max(_RANDOM_LENGTHS) + options.steps
+    cache = CacheConfig(_BLOCK_SIZE, num_blocks=options.prompts * -(-longest // _BLOCK_SIZE))
+    llm = LLM(
+        options.model,
+        dtype=options.dtype,
+        device=options.device,
+        quantization=options.quantization,
+        cache=cache,
+    )
+    room = llm.model_info.max_model_len - options.steps
+    if room < 1:
+        raise ConfigError(
+            f"{options.steps} steps leave no room for a prompt in the model's context of "
+            f"{llm.model_info.max_model_len} tokens; take fewer"
+        )
+    prompts = _prompts(llm, options.prompts, min(room, max(_RANDOM_LENGTHS)))
+    params = SamplingParams(temperature=0.0, max_tokens=options.steps, ignore_eos=True)
+    outputs = llm.generate(
+        [{"prompt_token_ids": token_ids} for token_ids in prompts.values()], params
+    )
+    return [
+        _Continued(name, token_ids, output.outputs[0].token_ids)
+        for (name, token_ids), output in zip(prompts.items(), outputs, strict=True)
+    ]
+
+
+def _prompts(llm: LLM, count: int, longest: int) -> dict[str, list[int]]:
+    """Token ids of `count` prompts by name, each of at most `longest`; always the same ones."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    texts = _TEXTS[: count // 2]
+    prompts = {
+        f"text {number}": llm.tokenizer.encode(text)[:longest]
+        for number, text in enumerate(texts, start=1)
+    }
+    for number in range(count - len(texts)):
+        length = min(longest, _RANDOM_LENGTHS[number % len(_RANDOM_LENGTHS)])
+        drawn = torch.randint(llm.model_info.vocab_size, (length,), generator=generator)
+        prompts[f"random {number + 1}"] = drawn.tolist()
+    return prompts
+
+
+def _compare(each: _Continued, model: "CausalModel", reference: Any, own: Any) -> PromptParity:
+    prompt, token_ids = each.prompt_token_ids, each.token_ids
+    # After the last token nothing was picked.
+    sequence = [*prompt, *token_ids[:-1]]
+    expected = _reference_logits(reference, sequence)
+    found = _our_logits(model, [prompt, token_ids[:-1]])
+    return PromptParity(
+        name=each.name,
+        prompt_tokens=len(prompt),
+        steps=len(token_ids),
+        error=_logit_error(found, expected),
+        own_error=None if own is None else _logit_error(_reference_logits(own, sequence), expected),
+        divergences=_divergences(token_ids, expected[len(prompt) - 1 :]),
+    )
+
+
+def _reference_logits(model: Any, sequence: Sequence[int]) -> "Tensor":
+    """Logits at every position, [tokens, vocab_size] in float32."""
+    import torch
+
+    with torch.inference_mode():
+        logits: Tensor = model(torch.tensor([sequence], device=model.device)).logits[0]
+    return logits.float()
+
+
+def _our_logits(model: "CausalModel", chunks: Sequence[Sequence[int]]) -> "Tensor":
+    """The same from our decoder, chunk after chunk through the KV cache."""
+    import torch
+
+    from engine_service.core.outputs import ScheduledSequence
+    from engine_service.runner.input_batch import build_input_batch
+    from engine_service.runner.kv_cache import allocate_kv_caches
+
+    num_blocks = -(-sum(map(len, chunks)) // _BLOCK_SIZE)
+    logits, computed = [], 0
+    with torch.inference_mode():
+        caches = allocate_kv_caches(model, num_blocks, _BLOCK_SIZE)
+        for chunk in filter(None, chunks):
+            part = ScheduledSequence(
+                seq_id=0,
+                token_ids=chunk,
+                num_computed_tokens=computed,
+                block_table=range(num_blocks),
+                sampling_params=SamplingParams(),
+                seed=0,
+                sample_indexes=(),
+            )
+            batch = build_input_batch([part], _BLOCK_SIZE, model.device)
+            hidden = model(batch.input_ids, batch.positions, caches, batch.metadata)
+            logits.append(model.compute_logits(hidden).float())
+            computed += len(chunk)
+    return torch.cat(logits)
+
+
+def _logit_error(found: "Tensor", expected: "Tensor") -> LogitError:
+    errors = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+    return LogitError(
+        total=float((found - expected).norm() / expected.norm()), largest=float(errors.max())
+    )
+
+
+def _divergences(token_ids: Sequence[int], expected: "Tensor") -> tuple[Divergence, ...]:
+    """Where the reference's logits, [steps, vocab_size], have another maximum."""
+    divergences = []
+    for step, (token_id, logits) in enumerate(zip(token_ids, expected, strict=True)):
+        margin = float(logits.max() - logits[token_id])
+        if margin > 0:
+            rank = 1 + int((logits > logits[token_id]).sum())
+            divergences.append(Divergence(step, margin, rank))
+    return tuple(divergences)

@@ -1,0 +1,1 @@
+"""The services as processes of this machine: their command lines, their start, their end."""

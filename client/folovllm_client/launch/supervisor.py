@@ -1,0 +1,163 @@
+"""Supervisor: both services as child processes that live and end together.
+
+Children have sessions of their own, so that a terminal's Ctrl-C reaches only the parent, which then
+ends them in order: the tokenizer service drains while its engine still runs. What they print is
+handed over line by line. `folovllm_client.launch.child` ends them when the parent vanishes.
+"""
+
+import asyncio
+import signal
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from folovllm.errors import FolovError, from_rpc_error
+from folovllm.serving.healthcheck import TOKENIZER_SERVICE
+
+# Looks again soon for a server that is only just starting, and never asks a proxy for it.
+_PROBE_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+]
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class ServiceEndedError(FolovError):
+    """One of the services ended without having been asked to."""
+
+
+class Supervisor:
+    """Starts an engine service and a tokenizer service and ends them.
+
+    `address` is where the tokenizer service will answer. `on_log` gets each line that a child
+    prints, without its line break.
+    """
+
+    def __init__(
+        self,
+        engine: Sequence[str],
+        tokenizer: Sequence[str],
+        address: str,
+        on_log: Callable[[str], None],
+    ) -> None:
+        self._commands = {"engine service": engine, "tokenizer service": tokenizer}
+        self._address = address
+        self._on_log = on_log
+        self._processes: dict[str, Process] = {}
+        self._relays: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Starts both; returns before they are ready."""
+        for name, command in self._commands.items():
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, start_new_session=True
+            )
+            assert process.stdout is not None
+            self._processes[name] = process
+            self._relays.append(asyncio.create_task(self._relay(process.stdout)))
+
+    async def ready(self) -> None:
+        """Returns when the tokenizer service is SERVING. Raises ServiceEndedError."""
+        await _first(until_serving(self._address), self.ended())
+
+    async def ended(self) -> None:
+        """Waits for a service to end, and then raises ServiceEndedError."""
+        await _first(*(self._end_of(name) for name in self._processes))
+
+    async def stop(self) -> None:
+        """Ends the tokenizer service, then the engine; each finishes its streams first."""
+        for process in reversed(self._processes.values()):
+            _send(process, signal.SIGTERM)
+            await process.wait()
+        await asyncio.gather(*self._relays)
+
+    def kill(self) -> None:
+        """Ends both at once."""
+        for process in self._processes.values():
+            _send(process, signal.SIGKILL)
+
+    async def _end_of(self, name: str) -> None:
+        code = await self._processes[name].wait()
+        cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        raise ServiceEndedError(f"the {name} ended with {cause}; its log above says why")
+
+    async def _relay(self, stream: asyncio.StreamReader) -> None:
+        pending = b""
+        while chunk := await stream.read(65536):
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                self._on_log(line.decode(errors="replace"))
+        if pending:
+            self._on_log(pending.decode(errors="replace"))
+
+
+async def run_services(
+    services: Supervisor, body: Callable[[], Coroutine[None, None, None]]
+) -> bool:
+    """Starts the services, awaits `body` and stops them; False where a signal ended it before.
+
+    SIGINT and SIGTERM ask for the stop, the second one ends both services at once.
+    """
+    stop_asked = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop_asked.is_set():
+            services.kill()
+        stop_asked.set()
+
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await services.start()
+        await _first(body(), stop_asked.wait())
+    finally:
+        await services.stop()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+    return not stop_asked.is_set()
+
+
+async def until_serving(address: str) -> None:
+    """Returns when the tokenizer service at `address` is SERVING, however late it comes up.
+
+    Raises FolovError where something else answers there.
+    """
+    request = health_pb2.HealthCheckRequest(service=TOKENIZER_SERVICE)
+    async with grpc.aio.insecure_channel(address, options=_PROBE_OPTIONS) as channel:
+        while True:
+            # Waits for a connection, so that a server that is not there yet costs no turns.
+            watch = health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True)
+            try:
+                async for response in watch:
+                    if response.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise from_rpc_error(error) from error
+            finally:
+                watch.cancel()
+
+
+async def _first(*awaitables: Awaitable[object]) -> None:
+    """Waits for the first to end, cancels the others, and raises what the first one raised."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+def _send(process: Process, number: signal.Signals) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.send_signal(number)

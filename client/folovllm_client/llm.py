@@ -1,0 +1,282 @@
+"""LLM: both services' code in one process, without sockets; for scripts, notebooks and tests.
+
+Needs `folovllm[all]`. Its modules of the services are imported when it is made.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from folovllm.errors import InvalidRequestError
+from folovllm.model_info import ModelInfo
+from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.request_id import new_request_id
+from folovllm.sampling_params import SamplingParams
+from folovllm.score import ContinuationScore, ScoreOutput
+from folovllm_client.api.requests import Prompt, split_prompt
+from folovllm_client.launch.service_commands import require_services
+
+if TYPE_CHECKING:
+    from engine_service.config import CacheConfig, ModelConfig, SchedulerConfig
+    from engine_service.core.fork import Branch
+    from engine_service.core.request import Request
+    from engine_service.models.causal_model import CausalModel
+    from tokenizer_service.text.output_processor import OutputProcessor
+    from tokenizer_service.text.tokenizer import Tokenizer
+
+
+def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[CausalModel, Tokenizer]":
+    """Loads the weights and the tokenizer that a ModelConfig names. Raises ConfigError."""
+    require_services()
+    from engine_service.device import resolve_device, resolve_dtype
+    from engine_service.models.decoder_config import DecoderConfig
+    from engine_service.models.loader import load_model
+    from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
+    from tokenizer_service.text.tokenizer import Tokenizer
+
+    folder = resolve_model(config.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
+    decoder_config = DecoderConfig.from_folder(folder)
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, decoder_config.dtype, device)
+    quantization = config.quantization
+    model = load_model(folder, decoder_config, dtype, device, True, quantization=quantization)
+    return model, Tokenizer.from_folder(folder)
+
+
+class LLM:
+    """A model that answers batches of prompts."""
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        max_model_len: int | None = None,
+        deterministic: bool = False,
+        quantization: str = "none",
+        cache: "CacheConfig | None" = None,
+        scheduler: "SchedulerConfig | None" = None,
+    ) -> None:
+        """Loads a model: a folder, a hub id, or None for the embedded one. Raises ConfigError.
+
+        The parameters mean what they mean in ModelConfig, CacheConfig and SchedulerConfig.
+        """
+        require_services()
+        from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+        from engine_service.engine.factory import build_engine
+        from folovllm.model_files import CONFIG_PATTERNS, resolve_model
+        from tokenizer_service.text.tokenizer import Tokenizer
+
+        self.tokenizer = Tokenizer.from_folder(resolve_model(model, CONFIG_PATTERNS))
+        config = EngineConfig(
+            ModelConfig(model, dtype, device, max_model_len, deterministic, quantization),
+            cache or CacheConfig(),
+            scheduler or SchedulerConfig(),
+        )
+        self._engine = build_engine(config, show_progress=True)
+
+    @property
+    def model_info(self) -> ModelInfo:
+        """What was loaded, and how."""
+        return self._engine.info
+
+    def generate(
+        self,
+        prompts: str | Mapping[str, Sequence[int]] | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        show_progress: bool = True,
+    ) -> list[RequestOutput]:
+        """Answers all prompts as one continuous batch; the results are in their order.
+
+        A prompt is a text or {"prompt_token_ids": ids}. sampling_params is one for all or one for
+        each; None takes the model's own defaults. Raises InvalidRequestError, before any work,
+        where a prompt or a parameter can never be served.
+        """
+        batch: list[Prompt] = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
+        results = [RequestOutput() for _ in batch]
+        requests = [
+            self._request(prompt, params, result)
+            for prompt, params, result in zip(
+                batch, self._params_of_each(sampling_params, len(batch)), results, strict=True
+            )
+        ]
+        try:
+            self._run(dict(zip(requests, results, strict=True)), show_progress)
+        finally:  # an interrupt leaves nothing behind
+            for request in requests:
+                self._engine.abort_request(request.request_id)
+        return results
+
+    def generate_branches(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        branches: Sequence[SamplingParams],
+        after: int,
+    ) -> tuple[RequestOutput, RequestOutput]:
+        """Generates `after` tokens of a prompt and goes on from there in several ways at once.
+
+        Returns the prompt's own output, complete, and that of the branches, one continuation each.
+        A branch shares the KV of what is before it; its text begins where the first `after` tokens
+        end. The second has no continuations where the first ended before it had so many tokens.
+        Raises InvalidRequestError, before any work, where a parameter can never be served.
+        """
+        from engine_service.core.fork import Fork
+
+        trunk, forked = RequestOutput(), RequestOutput(request_id=new_request_id())
+        request = self._request(prompt, sampling_params.clone(n=1), trunk)
+        forks = self._branches(len(request.prompt_token_ids), branches, after)
+        fork = Fork(request.request_id, 0, forked.request_id, forks)
+        processors = {request.request_id: [self._processor(request.sampling_params)]}
+        results = {request.request_id: trunk, forked.request_id: forked}
+        self._engine.add_request(request)
+        try:
+            while not trunk.outputs or (
+                not trunk.finished and len(trunk.outputs[0].token_ids) < after
+            ):
+                self._step(processors, results)
+            if not trunk.finished:
+                processors[forked.request_id] = [
+                    self._processor(branch.sampling_params, trunk.outputs[0].token_ids)
+                    for branch in forks
+                ]
+                self._engine.fork_request(fork)
+            while self._engine.has_unfinished_requests():
+                self._step(processors, results)
+        finally:  # an interrupt leaves nothing behind
+            for name in results:
+                self._engine.abort_request(name)
+        forked.prompt_token_ids = [*trunk.prompt_token_ids, *trunk.outputs[0].token_ids[:after]]
+        return trunk, forked
+
+    def score(self, prompt: Prompt, continuations: Sequence[Prompt]) -> ScoreOutput:
+        """How probable each of the continuations is after the prompt; nothing is generated.
+
+        A text continuation of a text prompt is scored as evaluation harnesses do: both are encoded
+        as one text, and white space at the prompt's end belongs to the continuation. Raises
+        InvalidRequestError, before any work, where they can never be served.
+        """
+        from engine_service.engine.scoring import score_requests
+        from tokenizer_service.text.scoring import encode_score
+
+        encoded = encode_score(
+            self.tokenizer,
+            _text_or_ids(prompt),
+            [_text_or_ids(continuation) for continuation in continuations],
+            self._engine.info.max_model_len,
+        )
+        name, scores = new_request_id(), {}
+        requests = score_requests(
+            encoded.prompt_token_ids, encoded.continuations, self._engine.info
+        )
+        self._engine.add_scores(name, requests)
+        try:
+            while self._engine.has_unfinished_requests():
+                for output in self._engine.step():
+                    scores[output.index] = ContinuationScore.from_logprobs(output.logprobs)
+        finally:
+            self._engine.abort_request(name)
+        return encoded.scores(ScoreOutput(name, tuple(scores[i] for i in range(len(requests)))))
+
+    def _branches(
+        self, num_prompt_tokens: int, branches: Sequence[SamplingParams], after: int
+    ) -> "list[Branch]":
+        """Checked branches of a request that will have `after` tokens of output."""
+        from engine_service.core.fork import Branch
+        from engine_service.engine.admission import check_branch, check_lengths
+        from engine_service.seeding import new_seed
+        from tokenizer_service.text.bad_words import resolve_bad_words
+
+        if after < 1:
+            raise InvalidRequestError("after", f"after must be at least 1, got {after}")
+        checked = []
+        for place, given in enumerate(branches):
+            try:
+                params = resolve_bad_words(given, self.tokenizer)
+                check_branch(params, self._engine.info)
+                check_lengths(num_prompt_tokens + after, params, self._engine.info)
+                matcher = self._engine.make_matcher(params)
+            except InvalidRequestError as error:
+                raise error.within(f"branches[{place}]") from None
+            checked.append(Branch(params, new_seed(), matcher))
+        return checked
+
+    def _processor(
+        self, params: SamplingParams, preceding_token_ids: Sequence[int] = ()
+    ) -> "OutputProcessor":
+        from tokenizer_service.text.output_processor import OutputProcessor
+
+        return OutputProcessor(self.tokenizer, params, tuple(preceding_token_ids))
+
+    def _params_of_each(
+        self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> list[SamplingParams]:
+        if params is None or isinstance(params, SamplingParams):
+            return [params or self._engine.default_sampling_params] * count
+        if len(params) != count:
+            raise InvalidRequestError(
+                "sampling_params", f"got {len(params)} sampling_params for {count} prompts"
+            )
+        return list(params)
+
+    def _request(self, prompt: Prompt, params: SamplingParams, result: RequestOutput) -> "Request":
+        """A checked request; fills in what its result already knows."""
+        from engine_service.core.request import Request
+        from engine_service.engine.admission import check_request
+        from engine_service.seeding import new_seed
+        from tokenizer_service.text.bad_words import resolve_bad_words
+
+        result.prompt, token_ids = split_prompt(prompt)
+        if token_ids is None:
+            token_ids = self.tokenizer.encode(result.prompt or "")
+        params = resolve_bad_words(params, self.tokenizer)
+        check_request(token_ids, params, self._engine.info)
+        result.request_id, result.prompt_token_ids = new_request_id(), token_ids
+        matcher = self._engine.make_matcher(params)
+        return Request(result.request_id, token_ids, params, seed=new_seed(), matcher=matcher)
+
+    def _run(self, results: "dict[Request, RequestOutput]", show_progress: bool) -> None:
+        """Steps the engine until every request has its result."""
+        from tqdm import tqdm
+
+        processors: dict[str, tuple[OutputProcessor, RequestOutput]] = {}
+        for request, result in results.items():
+            processor = self._processor(request.sampling_params)
+            processors[request.request_id] = processor, result
+            self._engine.add_request(request)
+        # disable=None shows the bar on a terminal only.
+        with tqdm(
+            total=len(results), unit="prompt", disable=None if show_progress else True
+        ) as progress:
+            while self._engine.has_unfinished_requests():
+                for delta in self._engine.step():
+                    processor, result = processors[delta.request_id]
+                    self._take(delta, processor, result)
+                    progress.update(delta.finished and result.finished)
+
+    def _step(
+        self,
+        processors: "Mapping[str, Sequence[OutputProcessor]]",
+        results: Mapping[str, RequestOutput],
+    ) -> None:
+        """Computes one batch; takes its outputs to the processor and result of their names."""
+        for delta in self._engine.step():
+            processor = processors[delta.request_id][delta.index]
+            self._take(delta, processor, results[delta.request_id])
+
+    def _take(
+        self, delta: CompletionOutput, processor: "OutputProcessor", result: RequestOutput
+    ) -> None:
+        """Joins a delta's text to its result; ends a continuation that met a stop string."""
+        processed = processor.process(delta)
+        for output in processed.outputs:
+            result.add(output)
+        if processed.stopped_index is not None:
+            for final in self._engine.abort_request(delta.request_id, [processed.stopped_index]):
+                self._take(final, processor, result)
+
+
+def _text_or_ids(prompt: Prompt) -> str | list[int]:
+    text, ids = split_prompt(prompt)
+    return (ids or []) if text is None else text

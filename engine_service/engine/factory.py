@@ -1,0 +1,64 @@
+"""Builds an LLMEngine from its configuration: finds the model, loads it, sizes its KV cache."""
+
+from pathlib import Path
+
+from engine_service.config import EngineConfig
+from engine_service.engine.llm_engine import LLMEngine
+from engine_service.layers.parallel import SINGLE, TensorParallel
+from engine_service.models.decoder_config import load_generation_defaults
+from engine_service.runner.build import build_runner
+from engine_service.structured_output.grammar_compiler import GrammarCompiler
+from folovllm.errors import ConfigError, InvalidRequestError
+from folovllm.model_files import (
+    CONFIG_PATTERNS,
+    WEIGHT_PATTERNS,
+    chat_template_fingerprint,
+    model_fingerprint,
+    resolve_model,
+    tokenizer_fingerprint,
+)
+from folovllm.model_info import ModelInfo
+from folovllm.sampling_params import MAX_N, SamplingParams
+from folovllm.version import __version__
+
+# Seconds that a grammar may take to compile. One that the first rank has compiled within its limit
+# must not fail on the others.
+_GRAMMAR_SECONDS = 5.0
+_GRAMMAR_SECONDS_OF_FOLLOWERS = 60.0
+
+
+def build_engine(
+    config: EngineConfig, show_progress: bool = False, parallel: TensorParallel = SINGLE
+) -> LLMEngine:
+    """Loads what `config` names, or a rank's part of it. Raises ConfigError."""
+    folder = resolve_model(config.model.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
+    built = build_runner(config, folder, show_progress, parallel)
+    quantization = config.model.quantization
+    info = ModelInfo(
+        model_id=config.model.model or folder.name,
+        architecture=built.decoder_config.architecture,
+        dtype=str(built.dtype).removeprefix("torch.") if quantization == "none" else quantization,
+        vocab_size=built.decoder_config.vocab_size,
+        eos_token_ids=built.decoder_config.eos_token_ids,
+        max_model_len=built.max_model_len,
+        num_kv_blocks=built.num_blocks,
+        block_size=built.block_size,
+        device=str(built.device),
+        tokenizer_fingerprint=tokenizer_fingerprint(folder),
+        model_fingerprint=model_fingerprint(folder),
+        chat_template_fingerprint=chat_template_fingerprint(folder),
+        server_version=__version__,
+        max_n=MAX_N,
+        kernels=built.kernels,
+    )
+    seconds = _GRAMMAR_SECONDS if parallel.rank == 0 else _GRAMMAR_SECONDS_OF_FOLLOWERS
+    compiler = GrammarCompiler(folder, info.vocab_size, info.eos_token_ids, time_limit=seconds)
+    return LLMEngine(built.runner, config, info, _default_sampling_params(folder), compiler)
+
+
+def _default_sampling_params(folder: Path) -> SamplingParams:
+    """What applies where a request leaves a parameter out. Raises ConfigError."""
+    try:
+        return SamplingParams().clone(**load_generation_defaults(folder))
+    except InvalidRequestError as error:
+        raise ConfigError(f"{folder / 'generation_config.json'}: {error}") from None

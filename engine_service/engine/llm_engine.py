@@ -1,0 +1,252 @@
+"""LLMEngine: scheduler and model runner joined; requests in, CompletionOutputs out, step by step.
+
+Synchronous and single-threaded. AsyncEngine drives it for the service, LLM drives it in-process.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from engine_service.config import EngineConfig
+from engine_service.core.fork import Fork
+from engine_service.core.kv_cache_manager import KVCacheManager
+from engine_service.core.outputs import ModelRunner, SequenceOutput
+from engine_service.core.request import Request, RequestStatus, Sequence
+from engine_service.core.scheduler import Scheduler
+from engine_service.core.scheduler_limits import SchedulerLimits
+from engine_service.core.spec_decode.speculator import Speculator
+from engine_service.core.step_pipeline import StepPipeline
+from engine_service.core.token_matcher import TokenMatcher
+from engine_service.engine.admission import check_lengths
+from engine_service.engine.parent_requests import ParentRequests
+from engine_service.structured_output.grammar_compiler import GrammarCompiler
+from engine_service.structured_output.grammar_source import kind_of, refusal
+from folovllm.errors import ConfigError, InvalidRequestError, NotFoundError
+from folovllm.model_info import ModelInfo
+from folovllm.outputs import (
+    CompletionOutput,
+    FinishReason,
+    Logprob,
+    PositionLogprobs,
+    RequestInfo,
+    RequestMetrics,
+    Usage,
+)
+from folovllm.sampling_params import SamplingParams
+
+_FINISH_REASONS = {
+    RequestStatus.FINISHED_STOPPED: FinishReason.STOP,
+    RequestStatus.FINISHED_LENGTH: FinishReason.LENGTH,
+    RequestStatus.FINISHED_ABORTED: FinishReason.ABORT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """How busy the engine is after its latest step."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_queued_tokens: int = 0
+    kv_cache_usage: float = 0.0
+    num_free_kv_blocks: int = 0
+
+
+class LLMEngine:
+    """Runs requests to their end, many at once."""
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        config: EngineConfig,
+        info: ModelInfo,
+        default_sampling_params: SamplingParams | None = None,
+        grammar_compiler: GrammarCompiler | None = None,
+    ) -> None:
+        """`info` says what the runner holds: its number of KV blocks, block size and context."""
+        self._grammar_compiler = grammar_compiler
+        self.info = info
+        self.default_sampling_params = default_sampling_params or SamplingParams()
+        self._kv = KVCacheManager(
+            info.num_kv_blocks, info.block_size, config.cache.enable_prefix_caching
+        )
+        device_type = info.device.partition(":")[0]
+        limits = SchedulerLimits(
+            *config.scheduler.step_size_on(device_type),
+            info.max_model_len,
+            frozenset(info.eos_token_ids),
+        )
+        speculates = config.scheduler.speculates_on(device_type)
+        speculator = Speculator(self._kv, limits) if speculates else None
+        self.scheduler = Scheduler(limits, self._kv, speculator)
+        self._pipeline = StepPipeline(self.scheduler, runner)
+        self._parents = ParentRequests()
+        self._unannounced: set[str] = set()  # whose RequestInfo has not been sent
+
+    def make_matcher(self, params: SamplingParams) -> TokenMatcher | None:
+        """Compiles the grammar that a request asks for, if it does; for its `matcher`.
+
+        Blocks for as long as that takes, and may be called on any thread. Raises
+        InvalidRequestError where the grammar is wrong or too large, QueueFullError where others
+        take too long to wait for.
+        """
+        if not params.follows_grammar:
+            return None
+        output, reasoning = params.structured_output, params.reasoning
+        if self._grammar_compiler is None:
+            raise refusal(kind_of(output), "this engine has no grammars")
+        return self._grammar_compiler.compile(output, reasoning).matcher()
+
+    def add_request(self, request: Request) -> None:
+        """Takes a request that `admission.check_request` let pass and whose id is not in use."""
+        self.scheduler.add_request(request)
+        self._unannounced.add(request.request_id)
+
+    def fork_request(self, fork: Fork) -> None:
+        """Branches a running request; outputs come by the fork's name and the branch's place.
+
+        Raises NotFoundError where the parent does not run, and InvalidRequestError where a branch
+        would be too long; then none runs.
+        """
+        parent = self.scheduler.find_running(*self._parents.child(fork.request_id, fork.index))
+        if parent is None or parent.request.scored_from is not None:
+            raise NotFoundError(
+                f"request {fork.request_id} has no running continuation {fork.index}"
+            )
+        for place, branch in enumerate(fork.branches):
+            try:
+                check_lengths(parent.num_tokens, branch.sampling_params, self.info)
+            except InvalidRequestError as error:
+                raise error.within(f"branches[{place}]") from None
+        requests = fork.requests(parent)
+        self._parents.add(fork.fork_id, requests)
+        for request in requests:
+            self._unannounced.add(request.request_id)
+            self.scheduler.fork_request(parent, request)
+
+    def add_scores(self, name: str, requests: Iterable[Request]) -> None:
+        """Takes requests that only score, with a common prompt; outputs come by name and place.
+
+        The first runs ahead; when it ends the others start together, and find the prompt's full
+        blocks in the prefix cache. Each brings one output, its log-probabilities complete.
+        """
+        leader, *followers = requests
+        self._parents.add(name, [leader, *followers], followers)
+        self.scheduler.add_request(leader)
+
+    def abort_request(self, request_id: str, indexes: Iterable[int] = ()) -> list[CompletionOutput]:
+        """Ends a request, or the named sequences of it; returns their final outputs."""
+        if request_id not in self._parents:
+            return self._take(self.scheduler.abort_request(request_id, indexes))
+        outputs: list[CompletionOutput] = []
+        for follower in self._parents.take_followers(request_id):
+            self.scheduler.add_request(follower)
+        for child in self._parents.children(request_id, indexes):
+            outputs += self._take(self.scheduler.abort_request(child))
+        return outputs
+
+    def has_unfinished_requests(self) -> bool:
+        """Whether a step would do anything, if only to read what is computed for nothing."""
+        return self.scheduler.has_unfinished_requests() or self._pipeline.has_step_in_flight
+
+    def step(self) -> list[CompletionOutput]:
+        """Has a batch computed and returns what it brought, or the one before it."""
+        return self._take(self._pipeline.step())
+
+    def warm_up(self) -> None:
+        """Sends one token through every part, so that the first request finds all in place.
+
+        Also reads the vocabulary for grammars, during which no other thread gets to run.
+        """
+        if self._grammar_compiler is not None:
+            with suppress(ConfigError):  # a request with a grammar is told then
+                self._grammar_compiler.vocabulary.load()
+        params = SamplingParams(temperature=0.0, max_tokens=1)
+        self.add_request(Request("warm-up", [0], params))
+        while self.has_unfinished_requests():
+            self.step()
+
+    def load(self) -> EngineLoad:
+        """How busy the engine is."""
+        return EngineLoad(
+            num_running=self.scheduler.num_running,
+            num_waiting=self.scheduler.num_waiting,
+            num_queued_tokens=self.scheduler.num_queued_tokens,
+            kv_cache_usage=self._kv.usage,
+            num_free_kv_blocks=self._kv.num_free_blocks,
+        )
+
+    def _take(self, changes: Iterable[SequenceOutput]) -> list[CompletionOutput]:
+        """What changed, as outputs; starts those that waited for one that ended."""
+        outputs = []
+        for change in changes:
+            outputs.append(self._completion_output(change))
+            if change.seq.request.finished:
+                for follower in self._parents.discard(change.seq.request.request_id):
+                    self.scheduler.add_request(follower)
+        return outputs
+
+    def _completion_output(self, change: SequenceOutput) -> CompletionOutput:
+        seq, request_id = change.seq, change.seq.request.request_id
+        output = CompletionOutput(
+            *self._parents.name_of(request_id, seq.index),
+            token_ids=list(change.token_ids),
+            logprobs=list(change.logprobs),
+        )
+        if seq.request.sampling_params.logprobs is not None:
+            output.cumulative_logprob = seq.cumulative_logprob
+        if seq.index == 0 and request_id in self._unannounced:
+            self._unannounced.remove(request_id)
+            output.info = self._request_info(seq.request)
+        if change.finished:
+            output.finish_reason = _FINISH_REASONS[seq.status]
+            output.stop_reason = change.stop_token_id
+            output.output_complete = change.output_complete
+            output.usage = _usage(seq)
+            output.metrics = _metrics(seq)
+        return output
+
+    def _request_info(self, request: Request) -> RequestInfo:
+        return RequestInfo(
+            sampling_params=request.sampling_params.clone(seed=request.seed),
+            model_fingerprint=self.info.model_fingerprint,
+            tokenizer_fingerprint=self.info.tokenizer_fingerprint,
+            prompt_tokens=len(request.prompt_token_ids),
+            cached_tokens=request.num_cached_tokens,
+            prompt_logprobs=_prompt_logprobs(request),
+            parent_output_token_ids=request.parent_output_token_ids,
+        )
+
+
+def _prompt_logprobs(request: Request) -> tuple[PositionLogprobs, ...]:
+    """One for each token of the prompt, or none where not wanted or aborted before all were known.
+
+    Nothing comes before the first token, so it has no log-probability.
+    """
+    if request.sampling_params.prompt_logprobs is None or request.lacks_prompt_logprobs:
+        return ()
+    first = Logprob(request.prompt_token_ids[0], None, None)
+    return PositionLogprobs(first), *request.prompt_logprobs
+
+
+def _usage(seq: Sequence) -> Usage:
+    return Usage(
+        prompt_tokens=len(seq.request.prompt_token_ids),
+        completion_tokens=seq.num_output_tokens,
+        cached_tokens=seq.request.num_cached_tokens,
+    )
+
+
+def _metrics(seq: Sequence) -> RequestMetrics:
+    """Where the time went; a phase that was never reached takes no time."""
+    arrival = seq.request.arrival_time
+    finish = seq.finish_time or arrival
+    started = seq.request.first_scheduled_time or finish
+    first_token = seq.first_token_time or finish
+    return RequestMetrics(
+        queue=started - arrival,
+        prefill=first_token - started,
+        decode=finish - first_token,
+        time_to_first_token=first_token - arrival,
+        preemptions=seq.num_preemptions,
+    )

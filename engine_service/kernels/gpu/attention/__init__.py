@@ -1,0 +1,1 @@
+"""Attention over the paged cache: for decodes, for prompts, and the cache's writes (`rope`)."""

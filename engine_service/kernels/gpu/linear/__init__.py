@@ -1,0 +1,1 @@
+"""Products for few rows, and the norms and activations between them."""

@@ -1,0 +1,1 @@
+"""Checkpoints as tensors by name, one reader for each format. For the loader alone."""

@@ -1,0 +1,73 @@
+"""A runner on a GPU: its kernels tuned, its cache sized by a step's peak, its graphs captured."""
+
+import torch
+
+from engine_service.config import EngineConfig, StepSize
+from engine_service.device import free_memory
+from engine_service.layers.linear.tuner import Tuner
+from engine_service.layers.parallel import TensorParallel
+from engine_service.models.causal_model import CausalModel
+from engine_service.models.gpu_decoder import GpuDecoder
+from engine_service.runner.gpu.model_runner import GpuModelRunner
+from engine_service.runner.gpu.profile import calibrate, measure_peak
+from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
+from folovllm.cache_folder import cache_folder
+from folovllm.errors import ConfigError
+
+# Weights of a model whose products take longer than to launch them.
+_WORTH_TUNING = 50_000_000
+# Graphs keep what the largest needs; a step that is none takes as much again.
+_STEPS_IN_MEMORY = 2
+_CACHE_DTYPES = {"fp8": torch.float8_e4m3fn}
+
+
+def build_gpu_runner(
+    config: EngineConfig,
+    model: CausalModel,
+    block_size: int,
+    max_model_len: int,
+    show_progress: bool,
+    parallel: TensorParallel,
+) -> tuple[GpuModelRunner, int]:
+    """The runner, and the number of blocks that it has for sequences. Raises ConfigError."""
+    assert isinstance(model, GpuDecoder)
+    if model.config.num_weights >= _WORTH_TUNING:
+        model.tune(Tuner(model.device, cache_folder() / "gpu"), show_progress)
+    step = config.scheduler.step_size_on("cuda")
+    cache_dtype = _CACHE_DTYPES.get(config.cache.dtype, model.dtype)
+    peak = _peak(model, step, max_model_len, block_size)
+    num_blocks = num_blocks_that_fit(
+        config.cache,
+        block_size=block_size,
+        max_num_seqs=step.max_num_seqs,
+        max_model_len=max_model_len,
+        block_bytes=bytes_per_block(model.config, block_size, cache_dtype),
+        free_bytes=max(0, free_memory(model.device) - _STEPS_IN_MEMORY * peak),
+        device=model.device,
+    )
+    num_blocks = parallel.smallest(num_blocks)
+    runner = GpuModelRunner(
+        model,
+        num_blocks,
+        block_size,
+        step.max_num_seqs,
+        step.max_num_batched_tokens,
+        max_model_len,
+        cache_dtype,
+    )
+    if cache_dtype.itemsize == 1:
+        calibrate(model, runner.kv_caches, max_model_len, block_size)
+    runner.graphs.capture(show_progress)
+    runner.mixed_graphs.capture(show_progress)
+    return runner, num_blocks
+
+
+def _peak(model: GpuDecoder, step: StepSize, max_model_len: int, block_size: int) -> int:
+    """Bytes that the largest step takes. Raises ConfigError where there are not so many."""
+    try:
+        return measure_peak(model, step, max_model_len, block_size)
+    except torch.cuda.OutOfMemoryError:
+        raise ConfigError(
+            f"a step of max_num_batched_tokens {step.max_num_batched_tokens} does not fit into the "
+            f"memory that is free on {model.device}; lower it"
+        ) from None

@@ -1,0 +1,87 @@
+"""Log-probabilities of tokens in the raw distribution: the model's logits before any processing.
+
+Computed in float32, as log-softmax. A token's rank is 1 plus the number of tokens whose logit is
+larger; tokens of equal logits share a rank and are listed by id.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine_service.runner.sampling.filters import NEVER, top_k_candidates
+from folovllm.errors import ServerError
+from folovllm.outputs import Logprob, PositionLogprobs
+
+
+def position_logprobs(
+    logits: Tensor, token_ids: Sequence[Sequence[int]], num_tops: Sequence[int]
+) -> list[list[PositionLogprobs]]:
+    """For each row the log-probability of each of its token ids, with the row's best candidates.
+
+    `logits` is [rows, vocab_size] in any floating type; `num_tops` says how many candidates each
+    row gets. Raises ServerError where a row has no distribution, because of NaN or infinity.
+    """
+    width = max(map(len, token_ids))
+    columns = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in token_ids])
+    values = logits.gather(-1, columns.to(logits.device)).float()
+    totals, ranks = _totals_and_ranks(logits, values)
+    if not bool(totals.isfinite().all()):
+        raise ServerError("the model's logits are not finite, so they have no log-probabilities")
+    tops = _tops(logits, totals, num_tops)
+    logprobs = (values - totals).tolist()
+    return [
+        [
+            PositionLogprobs(Logprob(token_id, logprob, int(rank)), top)
+            for token_id, logprob, rank in zip(ids, row_logprobs, row_ranks, strict=False)
+        ]
+        for ids, row_logprobs, row_ranks, top in zip(
+            token_ids, logprobs, ranks.tolist(), tops, strict=True
+        )
+    ]
+
+
+def _totals_and_ranks(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The logsumexp of each row, [rows, 1], and 1 plus the number of its logits that are larger
+    than each of its values, both [rows, values].
+
+    Row by row, so that what one row needs stays in a processor's cache. The sum of a float32 mask
+    is many times as fast as that of a bool one, and exact up to 2**24.
+    """
+    totals: list[Tensor] = []
+    counts: list[Tensor] = []
+    mask = torch.empty_like(logits[0], dtype=torch.float32)
+    for row, row_values in zip(logits, values, strict=True):
+        wide = row.float()
+        totals.append(wide.logsumexp(dim=-1))
+        counts.extend(torch.gt(wide, value, out=mask).sum() for value in row_values)
+    ranks = 1 + torch.stack(counts).view(values.shape)
+    return torch.stack(totals)[:, None], ranks
+
+
+def _tops(logits: Tensor, totals: Tensor, num_tops: Sequence[int]) -> list[tuple[Logprob, ...]]:
+    """Each row's most probable tokens, best first, the lowest id of equals first.
+
+    What has no probability at all is not among them.
+    """
+    most = min(max(num_tops), logits.shape[-1])
+    if most == 0:
+        return [() for _ in num_tops]
+    values, token_ids = top_k_candidates(logits, [most] * len(num_tops))
+    values, order = values.float().sort(dim=-1, descending=True, stable=True)
+    token_ids = token_ids.gather(-1, order)[:, :most]
+    values = values[:, :most]
+    # In falling order the first of equals has their rank.
+    ranks = 1 + torch.searchsorted(-values, -values)
+    return [
+        tuple(
+            Logprob(token_id, logprob, rank)
+            for token_id, logprob, rank in zip(
+                row_ids[:count], row_logprobs, row_ranks, strict=False
+            )
+            if logprob > NEVER
+        )
+        for row_ids, row_logprobs, row_ranks, count in zip(
+            token_ids.tolist(), (values - totals).tolist(), ranks.tolist(), num_tops, strict=True
+        )
+    ]

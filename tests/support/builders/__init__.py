@@ -1,0 +1,1 @@
+"""Inputs: tokenizers, checkpoints, conversations, schemas, random arrivals of requests."""

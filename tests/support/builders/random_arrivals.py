@@ -1,0 +1,170 @@
+"""Random requests that come, fork and are aborted at any step, and what each gets by itself.
+
+An engine that speculates or plans ahead has to give every request what it gets alone without that.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from engine_service.core.fork import Branch, Fork
+from engine_service.core.request import Request
+from engine_service.engine.llm_engine import LLMEngine
+from folovllm.errors import InvalidRequestError, NotFoundError
+from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
+from folovllm.sampling_params import SamplingParams
+from support.fakes.engine_factory import make_engine
+from support.fakes.matcher import FakeMatcher
+
+EOS = 2
+# With so few ids stop tokens and bad words are often met, and guesses are often right.
+ids = st.integers(0, 2)
+prompts = st.lists(ids, min_size=1, max_size=12)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One request, when it comes, and when it is aborted or forked, if it is."""
+
+    step: int
+    prompt: list[int]
+    params: SamplingParams
+    abort_after: int | None
+    fork_after: int | None
+    abort_index: int | None = None
+    """The sequence that is aborted; None for all."""
+    grammar: tuple[int, bool] | None = None
+    priority: int = 0
+
+    def request(self, name: str) -> Request:
+        return Request(
+            name,
+            self.prompt,
+            self.params,
+            seed=3,
+            priority=self.priority,
+            matcher=self._matcher(),
+        )
+
+    def fork(self, parent: str) -> Fork:
+        branch = Branch(self.params.clone(n=1, prompt_logprobs=None), 4, self._matcher())
+        return Fork(parent, 0, f"{parent} forked", [branch])
+
+    def _matcher(self) -> FakeMatcher | None:
+        return None if self.grammar is None else FakeMatcher(*self.grammar)
+
+
+def arrivals(
+    params: st.SearchStrategy[SamplingParams], **more: st.SearchStrategy[object]
+) -> st.SearchStrategy[list[Arrival]]:
+    """Up to six; `more` are fields that else have their defaults."""
+    arrival = st.builds(
+        Arrival,
+        step=st.integers(0, 8),
+        prompt=prompts,
+        params=params,
+        abort_after=st.none() | st.integers(0, 6),
+        fork_after=st.none() | st.integers(0, 6),
+        **more,
+    )
+    return st.lists(arrival, min_size=1, max_size=6)
+
+
+class ArrivalRun:
+    """An engine that runs a plan of arrivals to its end."""
+
+    def __init__(
+        self, engine: LLMEngine, plan: Sequence[Arrival], check_step: Callable[[], None]
+    ) -> None:
+        """`check_step` is called after each of the engine's steps."""
+        self._engine = engine
+        self._plan = {str(number): arrival for number, arrival in enumerate(plan)}
+        self._check_step = check_step
+        self._running: dict[str, Request] = {}
+        self._references: dict[str, Request] = {}
+        self._results: dict[str, RequestOutput] = {}
+
+    def run(self) -> None:
+        step = 0
+        while step <= 14 or self._engine.has_unfinished_requests():
+            for name, arrival in self._plan.items():
+                self._arrive(name, arrival, step)
+            self._engine.scheduler.check_integrity()
+            if self._engine.has_unfinished_requests():
+                self._add(self._engine.step())
+                self._check_step()
+            self._engine.scheduler.check_integrity()
+            step += 1
+            assert step < 1000, "the scheduler does not come to an end"
+        assert self._engine.load().num_free_kv_blocks == self._engine.info.num_kv_blocks
+        assert self._engine.load().num_queued_tokens == 0
+
+    def check(self) -> None:
+        """That every request got what it gets alone."""
+        for name, result in self._results.items():
+            expected = alone(self._references[name], self._engine.info.vocab_size)
+            assert len(result.outputs) == len(expected.outputs)
+            for output, wanted in zip(result.outputs, expected.outputs, strict=True):
+                check_output(output, wanted)
+            if result.outputs[0].token_ids:
+                assert result.info and expected.info
+                assert result.info.prompt_logprobs == expected.info.prompt_logprobs
+
+    def _arrive(self, name: str, arrival: Arrival, step: int) -> None:
+        """Adds, forks and aborts what is due."""
+        since = step - arrival.step
+        if since == 0:
+            self._running[name] = arrival.request(name)
+            self._references[name] = arrival.request(name)
+            self._results[name] = RequestOutput()
+            self._engine.add_request(self._running[name])
+        if arrival.fork_after == since:
+            self._fork(name, arrival)
+        if arrival.abort_after == since:
+            indexes = () if arrival.abort_index is None else (arrival.abort_index,)
+            self._add(self._engine.abort_request(name, indexes))
+
+    def _fork(self, name: str, arrival: Arrival) -> None:
+        """Forks the first sequence, if it runs; the branch has a request of its own to equal."""
+        asked = arrival.fork(name)
+        try:
+            self._engine.fork_request(asked)
+        except (NotFoundError, InvalidRequestError):  # it has ended, or would be too long
+            return
+        parent = self._running[name].get_seqs()[0]
+        self._references[asked.fork_id] = arrival.fork(name).requests(parent)[0]
+        self._results[asked.fork_id] = RequestOutput()
+
+    def _add(self, outputs: Sequence[CompletionOutput]) -> None:
+        for output in outputs:
+            self._results[output.request_id].add(output)
+
+
+def alone(request: Request, vocab_size: int) -> RequestOutput:
+    """What a request gets without company, speculation and lookahead."""
+    engine, _ = make_engine(vocab_size=vocab_size, eos_token_ids=(EOS,), speculation="none")
+    result = RequestOutput()
+    engine.add_request(request)
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            result.add(output)
+    return result
+
+
+def check_output(output: CompletionOutput, expected: CompletionOutput) -> None:
+    """Equal, or if it was aborted the beginning of it."""
+    assert output.usage and expected.usage
+    assert output.usage.prompt_tokens == expected.usage.prompt_tokens
+    assert output.usage.completion_tokens == len(output.token_ids)
+    if output.finish_reason is FinishReason.ABORT:
+        assert output.token_ids == expected.token_ids[: len(output.token_ids)]
+        assert output.logprobs == expected.logprobs[: len(output.logprobs)]
+        return
+    assert output.token_ids == expected.token_ids
+    assert output.logprobs == expected.logprobs
+    assert output.cumulative_logprob == expected.cumulative_logprob
+    assert output.finish_reason == expected.finish_reason
+    assert output.stop_reason == expected.stop_reason
+    assert output.output_complete == expected.output_complete
+    assert output.usage.completion_tokens == expected.usage.completion_tokens

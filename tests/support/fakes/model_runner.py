@@ -1,0 +1,156 @@
+"""FakeModelRunner: a model whose every token depends on every token before it, without torch.
+
+The "KV" of a position is a hash of its token and of the KV before it, read back through the block
+table. A block that is shared, copied, evicted or recomputed wrongly changes all that follows, so a
+request's output equals `expected_tokens` exactly when the scheduler kept its memory straight.
+"""
+
+import threading
+from collections.abc import Container, Sequence
+
+from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
+from folovllm.outputs import Logprob, PositionLogprobs
+from support.fakes.matcher import FakeMatcher
+
+VOCAB_SIZE = 1000
+_EMPTY = 12345
+
+
+def _mix(state: int, value: int) -> int:
+    return (state * 6364136223846793005 + value * 1442695040888963407 + 1) % 2**64
+
+
+def _draw(
+    kv: int, seed: int, index: int, forbidden: Container[int] = (), vocab_size: int = VOCAB_SIZE
+) -> int:
+    first = (_mix(_mix(kv, seed), index) >> 33) % vocab_size
+    in_order = ((first + more) % vocab_size for more in range(vocab_size))
+    return next((token_id for token_id in in_order if token_id not in forbidden), first)
+
+
+def _position(kv: int, token_id: int, num_tops: int) -> PositionLogprobs:
+    """A made-up log-probability that depends on all tokens before, with made-up candidates."""
+    candidates = [Logprob(rank, -float(rank), rank) for rank in range(1, num_tops + 1)]
+    return PositionLogprobs(
+        Logprob(token_id, -(_mix(kv, token_id) % 1000) / 64, 1 + kv % 5), tuple(candidates)
+    )
+
+
+def expected_logprobs(tokens: Sequence[int], start: int, num_tops: int) -> list[PositionLogprobs]:
+    """What the fake model says of the tokens from `start` on, computed without any cache."""
+    kv, positions = _EMPTY, []
+    for token_id in tokens:
+        positions.append(_position(kv, token_id, num_tops))
+        kv = _mix(kv, token_id)
+    return positions[start:]
+
+
+def expected_tokens(
+    prompt: Sequence[int], num_tokens: int, *, seed: int = 0, index: int = 0
+) -> list[int]:
+    """What the fake model says after a prompt, computed without any cache."""
+    kv = _EMPTY
+    for token_id in prompt:
+        kv = _mix(kv, token_id)
+    tokens: list[int] = []
+    for _ in range(num_tokens):
+        tokens.append(_draw(kv, seed, index))
+        kv = _mix(kv, tokens[-1])
+    return tokens
+
+
+class FakeModelRunner:
+    """Keeps its KV in numbered slots, as a paged cache does.
+
+    With a small vocabulary what it says often repeats itself.
+    """
+
+    def __init__(self, block_size: int, vocab_size: int = VOCAB_SIZE) -> None:
+        self._block_size = block_size
+        self._vocab_size = vocab_size
+        self._cache: dict[tuple[int, int], int] = {}
+        self.steps: list[SchedulerOutput] = []
+        self._gate = threading.Event()
+        self._gate.set()
+        self._hold_at: int | None = None
+        self.is_held = False
+        """Whether a step waits for `release`."""
+        self.failure: Exception | None = None
+        """Raised by the next step."""
+
+    def hold(self, after: int = 0) -> None:
+        """Lets so many more steps run, then holds the engine still until `release`."""
+        self._gate.clear()
+        self._hold_at = len(self.steps) + after
+
+    def release(self) -> None:
+        """Lets the engine run on."""
+        self._hold_at = None
+        self._gate.set()
+
+    def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
+        if self._hold_at is not None and len(self.steps) >= self._hold_at:
+            self.is_held = True
+            assert self._gate.wait(timeout=60), "held too long"
+            self.is_held = False
+        if self.failure is not None:
+            raise self.failure
+        self.steps.append(output)
+        for source, target in output.block_copies:
+            for offset in range(self._block_size):
+                if (source, offset) in self._cache:
+                    self._cache[target, offset] = self._cache[source, offset]
+        # Each sequence reads before any other writes: a block that two of them write would show.
+        written = [self._compute(scheduled) for scheduled in output.scheduled]
+        sampled: list[list[int]] = []
+        logprobs: dict[int, list[PositionLogprobs]] = {}
+        prompt_logprobs = {}
+        for place, (scheduled, slots) in enumerate(zip(output.scheduled, written, strict=True)):
+            self._cache.update(slots)
+            sampled.append([])
+            num_tops = scheduled.sampling_params.logprobs
+            if num_tops is not None:
+                logprobs[place] = []
+            for draw in scheduled.draws():
+                kv = self._cache[self._slot(draw, draw.num_tokens - 1)]
+                drawn = self._draw(kv, draw)
+                sampled[place] += drawn
+                if num_tops is not None:
+                    logprobs[place] += [_position(kv, token_id, num_tops) for token_id in drawn]
+            prompt_logprobs[place] = self._prompt_logprobs(scheduled)
+        return ModelRunnerOutput(sampled, logprobs, prompt_logprobs)
+
+    def _draw(self, kv: int, draw: ScheduledSequence) -> list[int]:
+        forbidden = set(draw.forbidden_token_ids)
+        if isinstance(draw.matcher, FakeMatcher):
+            forbidden |= {each for each in range(self._vocab_size) if draw.matcher.bans(each)}
+        if draw.sampling_params.alters_logits:
+            for token_id in (draw.num_prompt_tokens, *draw.token_history):
+                kv = _mix(kv, token_id)
+        return [
+            _draw(kv, draw.seed, index, forbidden, self._vocab_size)
+            for index in draw.sample_indexes
+        ]
+
+    def _prompt_logprobs(self, scheduled: ScheduledSequence) -> list[PositionLogprobs]:
+        return [
+            _position(
+                self._cache[self._slot(scheduled, position)],
+                scheduled.token_history[position + 1],
+                scheduled.sampling_params.prompt_logprobs or 0,
+            )
+            for position in scheduled.prompt_logprob_positions
+        ]
+
+    def _compute(self, scheduled: ScheduledSequence) -> dict[tuple[int, int], int]:
+        start = scheduled.num_computed_tokens
+        kv = self._cache[self._slot(scheduled, start - 1)] if start else _EMPTY
+        slots = {}
+        for position, token_id in enumerate(scheduled.token_ids, start):
+            kv = _mix(kv, token_id)
+            slots[self._slot(scheduled, position)] = kv
+        return slots
+
+    def _slot(self, scheduled: ScheduledSequence, position: int) -> tuple[int, int]:
+        number, offset = divmod(position, self._block_size)
+        return scheduled.block_table[number], offset

@@ -1,0 +1,1 @@
+"""Real processes, ranks, sockets and terminals."""

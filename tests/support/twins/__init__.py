@@ -1,0 +1,1 @@
+"""The same computation written down another way, plainly, for comparison."""

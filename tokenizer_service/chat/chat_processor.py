@@ -1,0 +1,129 @@
+"""ChatProcessor: the engine's deltas of token ids become the typed events of n answers.
+
+Each token id is given out once, with the first event that comes of its delta or, where none does,
+with the next. Exactly one ChatFinish for each index comes out, after it nothing. When a stop string
+is met the caller is told to abort that answer at the engine; what the engine still sends for it is
+swallowed, up to its final delta, whose usage and metrics the ChatFinish takes over.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatFinishReason, ChatOutput
+from folovllm.outputs import CompletionOutput, FinishReason, PositionLogprobs
+from tokenizer_service.chat.parser import ChatParser
+
+_REASONS = {
+    FinishReason.STOP: ChatFinishReason.STOP,
+    FinishReason.LENGTH: ChatFinishReason.LENGTH,
+    FinishReason.ABORT: ChatFinishReason.ABORT,
+    FinishReason.DEADLINE: ChatFinishReason.DEADLINE,
+}
+
+
+class ChatProcessor:
+    """All n answers of one Chat. `make_parser` makes the parser of one answer."""
+
+    def __init__(
+        self, n: int, make_parser: Callable[[], ChatParser], *, include_stop_token: bool
+    ) -> None:
+        """`include_stop_token` leaves the text of a stop token in the content."""
+        self._n = n
+        self._make_parser = make_parser
+        self._include_stop_token = include_stop_token
+        self._answers: dict[int, _Answer] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether every answer has ended."""
+        return len(self._answers) == self._n and all(a.finished for a in self._answers.values())
+
+    def process(self, delta: CompletionOutput) -> list[ChatOutput]:
+        """Takes the engine's next delta, of any index."""
+        if delta.index not in self._answers:
+            self._answers[delta.index] = _Answer(self._make_parser(), self._include_stop_token)
+        return self._answers[delta.index].process(delta)
+
+    def to_abort(self, index: int) -> bool:
+        """Whether an answer was stopped here while the engine still generates it.
+
+        True once for each answer.
+        """
+        return self._answers[index].take_abort()
+
+
+class _Answer:
+    """One of the n."""
+
+    def __init__(self, parser: ChatParser, include_stop_token: bool) -> None:
+        self.finished = False
+        self._parser = parser
+        self._include_stop_token = include_stop_token
+        self._to_abort = False
+        self._num_tokens = 0
+        # What came with deltas that brought no event yet.
+        self._token_ids: list[int] = []
+        self._logprobs: list[PositionLogprobs] = []
+
+    def take_abort(self) -> bool:
+        to_abort, self._to_abort = self._to_abort and not self.finished, False
+        return to_abort
+
+    def process(self, delta: CompletionOutput) -> list[ChatOutput]:
+        if self.finished:
+            return []
+        events: list[ChatEvent] = []
+        if self._parser.stop is None:
+            events = self._parse(delta)
+            self._to_abort = self._parser.stop is not None
+        if delta.finished:
+            self.finished = True
+            events.append(self._finish(delta))
+        return self._outputs(delta, events)
+
+    def _parse(self, delta: CompletionOutput) -> list[ChatEvent]:
+        num_before = self._parser.num_tokens
+        events = self._parser.push(self._ids_with_text(delta))
+        num_taken = len(delta.token_ids)
+        if self._parser.stop is not None:
+            num_taken = self._parser.num_tokens - num_before
+        elif delta.finished:
+            events += self._parser.finish()
+        self._num_tokens += num_taken
+        self._token_ids += delta.token_ids[:num_taken]
+        self._logprobs += delta.logprobs[:num_taken]
+        return events
+
+    def _ids_with_text(self, delta: CompletionOutput) -> list[int]:
+        """A stop token is not part of the answer, unless it is asked for."""
+        ends_with_stop_token = (
+            delta.finish_reason is FinishReason.STOP and not delta.output_complete
+        )
+        if ends_with_stop_token and not self._include_stop_token:
+            return delta.token_ids[:-1]
+        return delta.token_ids
+
+    def _finish(self, delta: CompletionOutput) -> ChatFinish:
+        assert delta.finish_reason is not None
+        usage = delta.usage and replace(
+            delta.usage, reasoning_tokens=self._parser.num_reasoning_tokens
+        )
+        if self._parser.stop is not None:
+            return ChatFinish(
+                ChatFinishReason.STOP,
+                self._parser.stop,
+                usage=usage and replace(usage, completion_tokens=self._num_tokens),
+                metrics=delta.metrics,
+            )
+        reason = _REASONS[delta.finish_reason]
+        if reason is ChatFinishReason.STOP and self._parser.num_tool_calls:
+            reason = ChatFinishReason.TOOL_CALLS
+        return ChatFinish(reason, delta.stop_reason, delta.output_complete, usage, delta.metrics)
+
+    def _outputs(self, delta: CompletionOutput, events: list[ChatEvent]) -> list[ChatOutput]:
+        outputs = [ChatOutput(event, delta.request_id, delta.index) for event in events]
+        if outputs:
+            first = outputs[0]
+            first.token_ids, first.logprobs = self._token_ids, self._logprobs
+            self._token_ids, self._logprobs = [], []
+        return outputs

@@ -1,0 +1,57 @@
+"""Reads a request's conversation: bounded before it is read, and off the event loop if long."""
+
+from collections.abc import Iterator
+
+from folovllm.chat import Conversation
+from folovllm.errors import InvalidRequestError
+from folovllm.v1 import tokenizer_service_pb2 as messages
+from tokenizer_service.text.codec import off_loop
+
+ConversationRequest = messages.ChatRequest | messages.ApplyChatTemplateRequest
+
+
+async def read_conversation(request: ConversationRequest, max_bytes: int) -> Conversation:
+    """The request's conversation. Raises InvalidRequestError naming the field."""
+    return await off_loop(request.ByteSize(), _read, request, max_bytes)
+
+
+def check_size(conversation: Conversation | ConversationRequest, max_bytes: int) -> None:
+    """Raises InvalidRequestError where all texts together have more than `max_bytes` of UTF-8.
+
+    It names `messages`, or `tools` where the messages alone would do.
+    """
+    num_bytes = 0
+    for field, texts in (
+        ("messages", _texts_of_messages(conversation)),
+        ("tools", _texts_of_tools(conversation)),
+    ):
+        for text in texts:
+            # Half a surrogate pair is refused where it matters, in what is rendered.
+            num_bytes += len(text if text.isascii() else text.encode(errors="surrogatepass"))
+            if num_bytes > max_bytes:
+                raise InvalidRequestError(
+                    field, f"messages and tools are over the limit of {max_bytes} bytes"
+                )
+
+
+def _read(request: ConversationRequest, max_bytes: int) -> Conversation:
+    check_size(request, max_bytes)
+    return Conversation.from_proto(request)
+
+
+def _texts_of_messages(conversation: Conversation | ConversationRequest) -> Iterator[str]:
+    for message in conversation.messages:
+        yield message.content
+        yield message.reasoning_content
+        yield message.tool_call_id
+        for call in message.tool_calls:
+            yield call.id
+            yield call.name
+            yield call.arguments
+
+
+def _texts_of_tools(conversation: Conversation | ConversationRequest) -> Iterator[str]:
+    for tool in conversation.tools:
+        yield tool.name
+        yield tool.description
+        yield tool.parameters

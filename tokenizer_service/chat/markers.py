@@ -1,0 +1,63 @@
+"""ChatMarkers: the token ids that mark the parts of an answer, and what a prompt has begun."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from tokenizer_service.text.tokenizer import Tokenizer
+
+
+class ThinkingState(Enum):
+    """What a prompt says about the reasoning of the answer that follows."""
+
+    MAY_BEGIN = auto()
+    """Nothing: the answer begins it, or goes without."""
+    OPEN = auto()
+    """The prompt has begun it."""
+    OVER = auto()
+    """The prompt has ended it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMarkers:
+    """Qwen3's markers; None for one that the tokenizer has no single token for."""
+
+    turn_start: int | None = None
+    think_start: int | None = None
+    think_end: int | None = None
+    tool_call_start: int | None = None
+    tool_call_end: int | None = None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "ChatMarkers":
+        """Those of a tokenizer."""
+        return cls(
+            tokenizer.added_token_id("<|im_start|>"),
+            tokenizer.added_token_id("<think>"),
+            tokenizer.added_token_id("</think>"),
+            tokenizer.added_token_id("<tool_call>"),
+            tokenizer.added_token_id("</tool_call>"),
+        )
+
+    @property
+    def has_thinking(self) -> bool:
+        """Whether reasoning can be told from content."""
+        return self.think_start is not None and self.think_end is not None
+
+    @property
+    def has_tool_calls(self) -> bool:
+        """Whether tool calls can be told from content."""
+        return self.tool_call_start is not None and self.tool_call_end is not None
+
+    def thinking_state(self, prompt_token_ids: Sequence[int]) -> ThinkingState:
+        """What the last turn of a prompt says; what was written in an earlier one is not asked."""
+        if not self.has_thinking:
+            return ThinkingState.OVER
+        for token_id in reversed(prompt_token_ids):
+            if token_id == self.think_end:
+                return ThinkingState.OVER
+            if token_id == self.think_start:
+                return ThinkingState.OPEN
+            if token_id == self.turn_start:
+                break
+        return ThinkingState.MAY_BEGIN

@@ -1,0 +1,177 @@
+"""ChatParser: the token ids of one answer, while they arrive, become typed events.
+
+The parts are told apart by the ids of Qwen3's markers, never by text: `<think>` as the very first
+id (or in the prompt) begins the reasoning and `</think>` ends it, `<tool_call>` and `</tool_call>`
+enclose a call in what follows. A marker at any other place is text. The events joined are the same
+however the ids are split; stop strings count in content only.
+"""
+
+from collections.abc import Callable
+from enum import Enum, auto
+from uuid import uuid4
+
+from folovllm.chat_outputs import ChatEvent, ContentDelta, ReasoningDelta, ToolCallEnd
+from folovllm.chat_outputs import ToolCallArgumentsDelta as ArgumentsDelta
+from folovllm.sampling_params import SamplingParams
+from tokenizer_service.chat.markers import ChatMarkers, ThinkingState
+from tokenizer_service.chat.text_part import TextPart
+from tokenizer_service.chat.tool_call_parser import ToolCallParser
+from tokenizer_service.text.tokenizer import Tokenizer
+
+
+class _Part(Enum):
+    REASONING = auto()
+    CONTENT = auto()
+    TOOL_CALL = auto()
+
+
+def new_call_id() -> str:
+    """A name for a tool call, unique in practice."""
+    return f"call_{uuid4().hex[:24]}"
+
+
+class ChatParser:
+    """One answer. `thinking` is what its prompt says; without `tool_calls` a call is content."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        tokens: ChatMarkers,
+        params: SamplingParams,
+        thinking: ThinkingState,
+        tool_calls: bool,
+        make_call_id: Callable[[], str] = new_call_id,
+    ) -> None:
+        self.num_tokens = 0
+        """Ids taken; after a stop string no more are."""
+        self.num_reasoning_tokens = 0
+        """Those between the markers of the reasoning."""
+        self.num_tool_calls = 0
+        """Calls that were completed."""
+        self._tokenizer = tokenizer
+        self._tokens = tokens
+        self._params = params
+        self._thinking = thinking
+        self._tool_calls = tool_calls and tokens.has_tool_calls
+        self._make_call_id = make_call_id
+        self._call: ToolCallParser | None = None
+        self._kind = _Part.CONTENT
+        self._part = self._new_part(_Part.CONTENT)
+        if thinking is ThinkingState.OPEN:
+            self._begin(_Part.REASONING)
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended the answer."""
+        return self._part.stop
+
+    def push(self, token_ids: list[int]) -> list[ChatEvent]:
+        """Takes the next ids, as many as come before the answer's end."""
+        events: list[ChatEvent] = []
+        # Without stop strings, ids between markers are decoded in one go.
+        run: list[int] = []
+        for token_id in token_ids:
+            following = self._following(token_id)
+            self.num_tokens += 1
+            if following is None:
+                run.append(token_id)
+            if run and (following is not None or self._params.stop):
+                self._take(run, events)
+                run = []
+            if following is not None and self.stop is None:
+                self._end_part(events, following)
+                if self.stop is None:
+                    self._begin(following)
+            if self.stop is not None:
+                return events
+        if run:
+            self._take(run, events)
+        return events
+
+    def finish(self) -> list[ChatEvent]:
+        """What is still held, when no more ids follow."""
+        events: list[ChatEvent] = []
+        if self.stop is None:
+            self._end_part(events, None)
+        return events
+
+    def _following(self, token_id: int) -> _Part | None:
+        """The part that an id begins, where it is a marker here."""
+        tokens, kind = self._tokens, self._kind
+        if kind is _Part.REASONING:
+            return _Part.CONTENT if token_id == tokens.think_end else None
+        if self._tool_calls and token_id == tokens.tool_call_start:
+            return _Part.TOOL_CALL
+        if kind is _Part.TOOL_CALL:
+            return _Part.CONTENT if token_id == tokens.tool_call_end else None
+        begins_reasoning = (
+            token_id == tokens.think_start
+            and self.num_tokens == 0
+            and self._thinking is ThinkingState.MAY_BEGIN
+        )
+        return _Part.REASONING if begins_reasoning else None
+
+    def _begin(self, kind: _Part) -> None:
+        self._kind = kind
+        self._part = self._new_part(kind, after_marker=True)
+        if kind is _Part.TOOL_CALL:
+            opening, closing = (
+                "" if token_id is None else self._tokenizer.decode([token_id], False)
+                for token_id in (self._tokens.tool_call_start, self._tokens.tool_call_end)
+            )
+            self._call = ToolCallParser(self._make_call_id(), opening, closing)
+
+    def _new_part(self, kind: _Part, after_marker: bool = False) -> TextPart:
+        if kind is _Part.TOOL_CALL:
+            return TextPart(self._tokenizer, self._params)
+        return TextPart(
+            self._tokenizer,
+            self._params,
+            after_marker=after_marker,
+            before_marker=kind is _Part.REASONING or self._tool_calls,
+            watched=kind is _Part.CONTENT,
+        )
+
+    def _take(self, token_ids: list[int], events: list[ChatEvent]) -> None:
+        """Ids of the present part."""
+        if self._kind is _Part.REASONING:
+            self.num_reasoning_tokens += len(token_ids)
+        text = self._part.push(token_ids, self.num_tokens > self._params.min_tokens)
+        if self.stop is not None:
+            text += self._part.breaks
+        self._give(text, events)
+
+    def _end_part(self, events: list[ChatEvent], following: _Part | None) -> None:
+        """The end of the present part: by the marker of the following one, or of the output."""
+        text = self._part.flush(self.num_tokens > self._params.min_tokens)
+        if self._kind is _Part.CONTENT and (self.stop is not None or following is None):
+            text += self._part.breaks
+        self._give(text, events)
+        if self._kind is _Part.TOOL_CALL and self._call is not None:
+            closed = following is _Part.CONTENT
+            self._add(events, self._call.close() if closed else self._call.cut())
+
+    def _give(self, text: str, events: list[ChatEvent]) -> None:
+        if not text:
+            return
+        if self._kind is _Part.REASONING:
+            self._add(events, [ReasoningDelta(text)])
+        elif self._kind is _Part.CONTENT:
+            self._add(events, [ContentDelta(text)])
+        elif self._call is not None:
+            self._add(events, self._call.push(text))
+
+    def _add(self, events: list[ChatEvent], new: list[ChatEvent]) -> None:
+        """Joins what belongs together: ids that arrive at once bring one delta of a kind."""
+        for event in new:
+            self.num_tool_calls += isinstance(event, ToolCallEnd)
+            last = events[-1] if events else None
+            match last, event:
+                case (ReasoningDelta(before), ReasoningDelta(text)):
+                    events[-1] = ReasoningDelta(before + text)
+                case (ContentDelta(before), ContentDelta(text)):
+                    events[-1] = ContentDelta(before + text)
+                case (ArgumentsDelta(before), ArgumentsDelta(text)):
+                    events[-1] = ArgumentsDelta(before + text)
+                case _:
+                    events.append(event)

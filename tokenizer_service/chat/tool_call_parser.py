@@ -1,0 +1,164 @@
+"""ToolCallParser: the text of one tool call, while it arrives, becomes events.
+
+Expected is what Qwen3's chat templates ask for, `{"name": "…", "arguments": {…}}`; the name goes
+out as soon as the arguments begin, and then these as they come. Any other JSON object with a name
+and arguments is taken too, at its end. Text that turns out to be no call is content, from the place
+on that shows it; nothing is given out twice.
+"""
+
+import json
+import re
+from typing import Any
+
+from folovllm.chat import ToolCall
+from folovllm.chat_outputs import (
+    ChatEvent,
+    ContentDelta,
+    ToolCallArgumentsDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
+from folovllm.errors import InvalidRequestError
+from tokenizer_service.chat.json_object_scanner import JsonObjectScanner
+
+_HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')
+# A head that is longer is looked at once, at its end.
+_MOST_HEAD = 1024
+
+
+class ToolCallParser:
+    """One call, between its markers. `opening` and `closing` are the markers' text."""
+
+    def __init__(self, call_id: str, opening: str, closing: str) -> None:
+        self.completed = False
+        """Whether a whole call has gone out."""
+        self._id = call_id
+        self._closing = closing
+        self._held = opening
+        """Text that has not gone out; before a call has begun with the opening marker."""
+        self._opening = opening
+        self._name: str | None = None
+        self._arguments = ""
+        self._scanner = JsonObjectScanner()
+        self._broken = False
+
+    def push(self, text: str) -> list[ChatEvent]:
+        """Takes the next piece of text."""
+        if self._broken:
+            return _content(text)
+        self._held += text
+        if self._name is None:
+            return self._begin()
+        return self._go_on()
+
+    def close(self) -> list[ChatEvent]:
+        """Takes the closing marker."""
+        events = self._end()
+        if self.completed:
+            return events
+        return [*events, *_content(self._release() + self._closing)]
+
+    def cut(self) -> list[ChatEvent]:
+        """Takes the end of the output in the closing marker's place.
+
+        A call that lacks nothing but the marker is whole; one that has begun has no end.
+        """
+        events = self._end()
+        if self.completed or (self._name is not None and not self._broken):
+            return events
+        return [*events, *_content(self._release())]
+
+    def _begin(self) -> list[ChatEvent]:
+        text = self._held[len(self._opening) :]
+        head = _HEAD.match(text) if len(text) <= _MOST_HEAD else None
+        if head is None:
+            if text.lstrip()[:1] in ("", "{"):
+                return []
+            return self._break()
+        name = _string(head[1])
+        if not name:
+            return self._break()
+        self._name = name
+        self._held = text[head.end() :]
+        return [ToolCallStart(self._id, name), *self._go_on()]
+
+    def _go_on(self) -> list[ChatEvent]:
+        """More of the arguments, or after them text that waits for the end."""
+        num_taken = self._scanner.push(self._held)
+        taken, self._held = self._held[:num_taken], self._held[num_taken:]
+        self._arguments += taken
+        events: list[ChatEvent] = [ToolCallArgumentsDelta(taken)] if taken else []
+        if self._held and not self._scanner.complete:
+            events += self._break()
+        return events
+
+    def _end(self) -> list[ChatEvent]:
+        """The events of a call that is whole now; else none."""
+        if self._broken:
+            return []
+        if self._name is None:
+            return self._end_of_other_form()
+        # Whatever may follow the arguments in an object is passed over.
+        if not self._scanner.complete or _object('{"": 0' + self._held) is None:
+            return []
+        return self._completed(ToolCall(self._id, self._name, self._arguments))
+
+    def _end_of_other_form(self) -> list[ChatEvent]:
+        call = _read_call(self._id, self._held[len(self._opening) :])
+        if call is None:
+            return []
+        return [
+            ToolCallStart(call.id, call.name),
+            ToolCallArgumentsDelta(call.arguments),
+            *self._completed(call),
+        ]
+
+    def _completed(self, call: ToolCall) -> list[ChatEvent]:
+        self.completed = True
+        self._held = ""
+        return [ToolCallEnd(call)]
+
+    def _break(self) -> list[ChatEvent]:
+        self._broken = True
+        return _content(self._release())
+
+    def _release(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+
+def _content(text: str) -> list[ChatEvent]:
+    return [ContentDelta(text)] if text else []
+
+
+def _string(text: str) -> str | None:
+    """A JSON string's value, of whole characters; None where it is none."""
+    try:
+        value = json.loads(text)
+        value.encode()
+    except ValueError:
+        return None
+    return str(value)
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """A JSON object's value; None where it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _read_call(call_id: str, text: str) -> ToolCall | None:
+    """A call written in any order of keys; arguments may be missing where there are none."""
+    value = _object(text) or {}
+    name, arguments = value.get("name"), value.get("arguments", {})
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        return None
+    try:
+        written = json.dumps(arguments, ensure_ascii=False)
+        (name + written).encode()  # half a character cannot be sent
+        return ToolCall(call_id, name, written)
+    except (ValueError, RecursionError, InvalidRequestError):
+        return None

@@ -1,0 +1,48 @@
+"""The call that gives the tokenizer's files away: GetTokenizer."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from folovllm.errors import UnavailableError
+from folovllm.v1 import tokenizer_service_pb2 as messages
+from tokenizer_service.text.tokenizer import Tokenizer
+
+_PIECE_BYTES = 64 * 1024
+
+
+async def tokenizer_files(
+    tokenizer: Tokenizer,
+) -> AsyncGenerator[messages.TokenizerFileChunk, None]:
+    """All files in pieces. No file stays open between two of them, so a call may end anywhere.
+
+    Raises UnavailableError where a file is gone or tokenizer.json is not what the service has read.
+    """
+    for path in tokenizer.files:
+        digest = hashlib.sha256()
+        offset, size = 0, _PIECE_BYTES
+        while size == _PIECE_BYTES:
+            data = await asyncio.to_thread(_read, path, offset)
+            digest.update(data)
+            size = len(data)
+            offset += size
+            chunk = messages.TokenizerFileChunk(name=path.name, data=data)
+            if size < _PIECE_BYTES:
+                chunk.sha256 = digest.hexdigest()
+                _check_unchanged(tokenizer, chunk)
+            yield chunk
+
+
+def _read(path: Path, offset: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(_PIECE_BYTES)
+    except OSError as error:
+        raise UnavailableError(f"{path.name} cannot be read any more: {error.strerror}") from None
+
+
+def _check_unchanged(tokenizer: Tokenizer, last: messages.TokenizerFileChunk) -> None:
+    if last.name == "tokenizer.json" and last.sha256 != tokenizer.fingerprint:
+        raise UnavailableError("tokenizer.json has changed since the service was started")
