@@ -21,7 +21,6 @@ from benchmarks.peers.peer import FOREIGN, PEERS, PeerConfig
 from folovllm.errors import FolovError
 
 _ROOT = Path(__file__).parents[2]
-_PYTHONPATH = os.pathsep.join((str(_ROOT), str(_ROOT / "client")))
 _LOG_LINES = 15
 # Threads that wait by spinning stop within a fraction of a second.
 _IDLE_SECONDS, _IDLE_TIMEOUT = 0.05, 10.0
@@ -38,8 +37,13 @@ class Contender:
     have nothing to do, and would interrupt whoever computes beside them.
     """
 
-    def __init__(self, name: ContenderName, config: PeerConfig, python: str) -> None:
-        """Returns when the engine is open; `ready_s` says after how many seconds."""
+    def __init__(
+        self, name: ContenderName, config: PeerConfig, python: str, checkout: Path = _ROOT
+    ) -> None:
+        """Returns when the engine is open; `ready_s` says after how many seconds.
+
+        `checkout` is the folder whose code runs: by default this one.
+        """
         self.name = name
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - closed by close
         started = time.perf_counter()
@@ -52,7 +56,11 @@ class Contender:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=os.environ | {"PYTHONPATH": _PYTHONPATH, "OMP_NUM_THREADS": str(config.threads)},
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join((str(checkout), str(checkout / "client"))),
+                "OMP_NUM_THREADS": str(config.threads),
+            },
         )
         try:
             opened = self._read()
