@@ -1,6 +1,7 @@
 """Client and AsyncClient against a TokenizerService on a real socket."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -215,6 +216,14 @@ def test_a_server_that_is_not_there_is_named() -> None:
     with Client(address) as client, pytest.raises(UnreachableError) as caught:
         client.tokenize("a")
     assert str(caught.value) == f"nothing answers at {address} (Connection refused)"
+
+
+def test_a_server_that_is_slow_to_take_the_connection_is_waited_for() -> None:
+    # The kernel completes the connection of a socket that listens; nothing is ever said on it.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with Client(address, timeout=1) as client, pytest.raises(DeadlineError):
+            client.tokenize("a")
 
 
 def test_a_server_that_goes_away_ends_the_stream_with_an_error(

@@ -21,7 +21,6 @@ from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 _PROBE_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),
 ]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
