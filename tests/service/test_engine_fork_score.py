@@ -68,7 +68,13 @@ class Service:
         )
         messages = aiter(self.stub.Generate(request))
         self.first = await anext(messages)
+        await self.until_held()
         return messages
+
+    async def until_held(self) -> None:
+        """Returns when the runner holds the engine's thread, which takes no commands meanwhile."""
+        while not self.runner.is_held:
+            await asyncio.sleep(0)
 
     async def until_free(self) -> None:
         """Returns when all is free; pytest's timeout bounds it."""

@@ -258,6 +258,7 @@ async def test_forks_of_parents_within_and_without(
     fixture.runner.hold(after=1)
     outside = fixture.stub.Generate(ask("outside", max_tokens=30))
     await anext(aiter(outside))
+    await fixture.until_held()
     await client.send(generate=ask("inside", max_tokens=30))
     await client.send(fork=ask_fork("outside", "f", seed=1, max_tokens=5))
     await client.send(fork=ask_fork("inside", "g", seed=2, max_tokens=6))

@@ -105,6 +105,8 @@ class Service:
             )
         )
         self.first = await anext(messages_)
+        while not self.runner.is_held:  # what comes before that would be taken in too early
+            await asyncio.sleep(0)
         return messages_
 
     async def until_forked(self) -> None:
