@@ -104,6 +104,9 @@ async def test_each_kind_is_served_logged_and_has_its_errors(fixture: Fixture, k
             await fixture.call(kind, b"bad")
         with pytest.raises(Exception, match="the server's log says more"):
             await fixture.call(kind, b"bug")
+        # The status of an error is sent before the call leaves its line.
+        while sum(line["event"] == "call" for line in lines) < 3:
+            await asyncio.sleep(0)
     assert refused.value.field == "message"
     codes = [line["code"] for line in lines if line["event"] == "call"]
     assert codes == ["OK", "INVALID_ARGUMENT", "INTERNAL"]

@@ -117,6 +117,9 @@ async def test_the_end_may_come_before_the_grammar(
     await client.send(abort=Abort(request_id="aborted"))
     await client.send(generate=ask("last", max_tokens=1))
     await client.result("last")
+    # Whoever reads a message may be ahead of the one who wrote it and then closes its requests.
+    while len(fixture.server.active_calls) > 1:
+        await asyncio.sleep(0)
     assert len(fixture.server.active_calls) == 1
     compiler.finish()
     assert (await client.result("aborted")).outputs[0].finish_reason == "abort"
@@ -227,8 +230,9 @@ async def test_the_load_of_others_comes_soon(fixture: EngineFixture, client: Fro
     loop = asyncio.get_running_loop()
     began = loop.time()
     call = asyncio.ensure_future(fixture.generate(ask("other", max_tokens=100)))
+    await fixture.until_requests(1)
+    assert all(timer.when() <= loop.time() + 0.1 for timer in timers_of_load())
     await client.until(lambda: client.loads[-1].num_requests == 1)
-    assert loop.time() - began < 1.0
     fixture.runner.release()
     await call
     await client.until(lambda: client.loads[-1] == client.loads[0])
