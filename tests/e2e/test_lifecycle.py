@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from folovllm import AsyncClient, Client, FolovError, SamplingParams
 from folovllm.errors import UnavailableError
 from folovllm.model_files import DEMO_MODEL
-from folovllm.outputs import RequestOutput
+from folovllm.outputs import CompletionOutput, RequestOutput
 from support.processes.service_processes import ENGINE_FLAGS, ServiceProcess, both_services, running
 
 LONG = SamplingParams(temperature=0.0, max_tokens=150, ignore_eos=True)
@@ -28,23 +29,28 @@ async def read(client: AsyncClient, params: SamplingParams = LONG) -> RequestOut
     return result
 
 
+async def read_on(first: CompletionOutput, rest: AsyncIterator[CompletionOutput]) -> RequestOutput:
+    result = RequestOutput.join([first])
+    async for output in rest:
+        result.add(output)
+    return result
+
+
 @pytest.mark.parametrize("which", ["engine", "tokenizer"])
 def test_sigterm_under_load_loses_no_stream(which: str) -> None:
     async def under_load(target: ServiceProcess, address: str) -> list[RequestOutput]:
         async with AsyncClient(address, timeout=60) as client:
-            streams = [asyncio.ensure_future(read(client)) for _ in range(12)]
-            first = client.stream("Once upon a time", LONG)
-            await anext(first)
+            streams = [client.stream("Once upon a time", LONG) for _ in range(13)]
+            # All of them run now; one that was still on its way would be refused.
+            firsts = await asyncio.gather(*map(anext, streams))
             target.process.send_signal(signal.SIGTERM)
-            async for _ in first:
-                pass
-            return await asyncio.gather(*streams)
+            return await asyncio.gather(*map(read_on, firsts, streams))
 
     with both_services() as (engine, tokenizer):
         target = engine if which == "engine" else tokenizer
         results = asyncio.run(under_load(target, tokenizer.address))
         assert all(len(result.outputs[0].token_ids) == 150 for result in results)
-        assert target.process.wait(timeout=30) == 0
+        assert target.process.wait(timeout=60) == 0
         assert "stopped" in target.log
 
 
