@@ -1,8 +1,9 @@
 """HandOver: readers are woken at once, but a busy service lets pieces gather."""
 
 import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import pytest
 
 from folovllm.v1 import types_pb2
 from tokenizer_service.engines.hand_over import HandOver
@@ -31,22 +32,50 @@ async def test_a_service_that_keeps_up_hands_over_each_piece() -> None:
         assert list((await reading).token_ids) == [token_id]
 
 
-async def test_what_comes_while_readers_are_busy_is_merged_and_lost_never() -> None:
-    hand_over, stream = HandOver(), make_stream("a")
+class Clock:
+    """The event loop's time and timers as a HandOver sees them, at the test's own pace."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self.call_soon = asyncio.get_running_loop().call_soon
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
+        self._timers.append((self.now + delay, callback))
+
+    def pass_time(self, seconds: float) -> None:
+        """Lets so much time pass and calls what is due."""
+        self.now += seconds
+        due = [callback for when, callback in self._timers if when <= self.now]
+        self._timers = [timer for timer in self._timers if timer[0] > self.now]
+        for callback in due:
+            callback()
+
+
+async def test_what_comes_while_readers_are_busy_is_merged_and_lost_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hand_over, stream, clock = HandOver(), make_stream("a"), Clock()
+    monkeypatch.setattr(hand_over, "_loop", clock)
     pieces: list[list[int]] = []
 
     async def read() -> None:
         while sum(map(len, pieces)) < 50:
             pieces.append(list((await anext(stream)).token_ids))
-            time.sleep(0.01)
+            clock.now += 0.01  # as if it had worked for so long
 
     reading = asyncio.create_task(read())
     await asyncio.sleep(0)
     for token_id in range(50):
         hand(hand_over, stream, token_id)
         await asyncio.sleep(0)
-    async with asyncio.timeout(10):
-        await reading
+        clock.pass_time(0.002)
+    while not reading.done():
+        await asyncio.sleep(0)
+        clock.pass_time(0.002)
     assert [i for piece in pieces for i in piece] == list(range(50))
     assert len(pieces) < 25
 
