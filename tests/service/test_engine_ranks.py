@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def two_ranks(folder: Path) -> Iterator[tuple[ServiceProcess, list[psutil.Process]]]:
     """The launcher and its ranks, in their order, once they serve."""
-    flags = ("--model", str(folder), "--num-blocks", "64", "--grace-period", "5", *ENGINE_FLAGS)
+    flags = ("--model", str(folder), "--num-blocks", "64", "--grace-period", "60", *ENGINE_FLAGS)
     service = ServiceProcess("engine_service", *flags, launcher=TORCHRUN)
     ranks: list[psutil.Process] = []
     try:
@@ -76,8 +76,8 @@ def test_two_ranks_serve_what_one_would_and_stop_together(folder: Path) -> None:
             service.process.terminate()
             count += sum(len(message.token_ids) for message in stream)
             assert count == 200
-        service.process.wait(timeout=30)
-        psutil.wait_procs(ranks, timeout=10)
+        service.process.wait(timeout=60)
+        psutil.wait_procs(ranks, timeout=30)
         assert not any(rank.is_running() for rank in ranks)
         assert "ranks=2" in service.log and "cut_off=0" in service.log
         assert "the rank ends" not in service.log and "failed" not in service.log
@@ -94,7 +94,7 @@ def test_a_rank_that_is_killed_takes_all_along(folder: Path, killed: int) -> Non
             with pytest.raises(grpc.RpcError) as ended:
                 list(stream)
             assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert service.process.wait(timeout=30) != 0
-        psutil.wait_procs(ranks, timeout=10)
+        assert service.process.wait(timeout=60) != 0
+        psutil.wait_procs(ranks, timeout=30)
         assert not any(rank.is_running() for rank in ranks)
         assert ("the engine failed" if killed else "the rank ends") in service.log

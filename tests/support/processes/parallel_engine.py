@@ -64,7 +64,7 @@ def led_engines(store_path: Path, configs: Sequence[EngineConfig]) -> Iterator[I
 
     try:
         yield engines()
-        process.join(timeout=20)
+        process.join(timeout=60)
         assert process.exitcode == 0
     finally:
         process.kill()

@@ -10,7 +10,7 @@ from torch.distributed import ProcessGroup, ProcessGroupGloo
 
 from engine_service.layers.parallel import TensorParallel
 
-TIMEOUT = timedelta(seconds=20)
+TIMEOUT = timedelta(seconds=90)  # a rank that is a process imports torch first
 _Result = TypeVar("_Result")
 
 
