@@ -270,7 +270,7 @@ async def test_bad_scores_name_their_field(
 async def test_the_end_of_a_score_frees_all(service: Service, how: str) -> None:
     service.runner.hold(after=1)
     request = ask_score(*[[i] * 50 for i in range(20)], request_id="s")
-    call = service.stub.Score(request, timeout=0.3 if how == "deadline" else None)
+    call = service.stub.Score(request, timeout=2 if how == "deadline" else None)
     while service.engine.num_requests < 1:
         await asyncio.sleep(0)
     if how == "cancel":

@@ -221,7 +221,7 @@ async def test_a_cancel_reaches_the_engine(serve: Callable[..., Any]) -> None:
     call = service.stub.Generate(Request(text="a"))
     await call.read()
     call.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await service.engines[0].calls[0].ended.wait()
     assert not service.engines[0].calls[0].completed
 
@@ -230,10 +230,10 @@ async def test_the_deadline_ends_the_call_and_the_engines_request(
     serve: Callable[..., Any],
 ) -> None:
     service = await serve([ENDLESS])
-    code, _, _ = await service.error_of(service.stub.Generate(Request(text="a"), timeout=0.3))
+    code, _, _ = await service.error_of(service.stub.Generate(Request(text="a"), timeout=2))
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
     (call,) = service.engines[0].calls
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await call.ended.wait()
     assert not call.completed
 
@@ -258,7 +258,7 @@ async def test_nothing_is_left_after_many_calls(serve: Callable[..., Any]) -> No
         await call.read()
     for call in calls:
         call.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for engine in service.engines:
             for call in engine.calls:
                 await call.ended.wait()
