@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from support.processes.service_processes import ServiceProcess, both_services
 
@@ -14,6 +15,12 @@ if not torch.cuda.is_available():
     from support.twins import interpreter_repairs
 
     interpreter_repairs.repair()
+
+# How long an example takes, or takes to be thought up, tells of the machine and not of the code.
+settings.register_profile(
+    "no clock", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session")
