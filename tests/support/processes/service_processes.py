@@ -1,13 +1,14 @@
 """Both services as real processes on free ports of the loopback interface."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import grpc
 import psutil
@@ -18,9 +19,16 @@ from folovllm.serving.channel import CLIENT_OPTIONS
 ENGINE_FLAGS = ("--dtype", "float32", "--device", "cpu")
 
 
+# Below those that systems hand out by themselves: a service binds its port seconds after it was
+# chosen, or once more after it was killed, and other tests open sockets all the time.
+_PORTS = range(20_000, 32_768)
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    while True:
+        port = random.SystemRandom().choice(_PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class ServiceProcess:
