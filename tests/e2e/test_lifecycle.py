@@ -84,7 +84,7 @@ def test_a_killed_engine_is_unavailable_at_once_and_welcome_back() -> None:
 def fails_to_start(module: str, *flags: str) -> str:
     """The one line that a service says when it cannot start."""
     done = subprocess.run(
-        [sys.executable, "-m", module, *flags], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", module, *flags], capture_output=True, text=True, timeout=99
     )
     assert done.returncode == 1, done.stderr
     lines = [line for line in done.stderr.splitlines() if "[info" not in line]

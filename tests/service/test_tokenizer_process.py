@@ -45,7 +45,7 @@ async def process(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
         cwd=Path(__file__).parents[2],
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             yield started
     finally:
         if started.returncode is None:

@@ -104,7 +104,7 @@ async def started(*command: str) -> AsyncIterator[Service]:
         sys.executable, *command, stderr=asyncio.subprocess.PIPE, cwd=ROOT, start_new_session=True
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             yield Service(process)
     finally:
         if process.returncode is None:

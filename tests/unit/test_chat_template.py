@@ -190,6 +190,6 @@ print("transformers" in sys.modules, "jinja2" in sys.modules)
 print(template.render(Conversation((ChatMessage("user", "Hello"),))))
 print("torch" in sys.modules)
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=99)
     first, *rendered, last = ended.stdout.splitlines()
     assert (first, rendered[0], last) == ("False False", "<|im_start|>user", "False"), ended.stderr

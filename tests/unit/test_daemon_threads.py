@@ -73,5 +73,5 @@ async def main():
 
 asyncio.run(main())
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=99)
     assert (ended.stdout, ended.stderr, ended.returncode) == ("gave up\n", "", 0)

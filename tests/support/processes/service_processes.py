@@ -50,7 +50,7 @@ class ServiceProcess:
         self._log.seek(0)
         return self._log.read()
 
-    def wait_serving(self, serving: bool = True, timeout: float = 60) -> None:
+    def wait_serving(self, serving: bool = True, timeout: float = 100) -> None:
         """Returns when health says so; fails with the log where it never does."""
         with grpc.insecure_channel(self.address, CLIENT_OPTIONS) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(
