@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 _PROGRAM = """
 import sys
+from pathlib import Path
 {program}
 print(*sys.modules)
 """
@@ -41,3 +43,12 @@ def loaded_by(program: str) -> set[str]:
 )
 def test_a_start_does_not_load_what_is_needed_later(program: str, later: set[str]) -> None:
     assert not loaded_by(program) & later
+
+
+@pytest.mark.parametrize("own", ["client", "llm", "api", "cli"])
+def test_a_users_module_beside_his_script_takes_nothing_from_us(tmp_path: Path, own: str) -> None:
+    """`client` was the name of our package; a script's folder comes first on its path."""
+    (tmp_path / f"{own}.py").write_text("raise SystemExit('the wrong one')")
+    script = tmp_path / "script.py"
+    script.write_text("from folovllm import Client, AsyncClient, Toolbox")
+    subprocess.run([sys.executable, script], cwd=tmp_path, check=True)
