@@ -18,7 +18,7 @@ from folovllm_client.cli.commands import commands
 from folovllm_client.cli.stream_stats import StreamStats
 from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 class Running:
