@@ -97,7 +97,7 @@ async def _serve(folder: Path) -> AsyncIterator[Serving]:
     with TemporaryFile() as log:
         started = time.perf_counter()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "client", "serve", "--model", str(folder)),
+            *(sys.executable, "-m", "folovllm_client", "serve", "--model", str(folder)),
             *("--port", str(port), "--engine-port", str(engine_port)),
             stdout=DEVNULL,
             stderr=log,

@@ -95,7 +95,7 @@ def command_name() -> str:
     """How the running command can be typed again from the working directory."""
     script = Path(sys.argv[0])
     if script.name == "__main__.py":
-        return f"{_as_typed(Path(sys.executable))} -m client"
+        return f"{_as_typed(Path(sys.executable))} -m folovllm_client"
     return _as_typed(script)
 
 

@@ -139,8 +139,8 @@ def test_a_command_is_shown_as_it_can_be_typed(
     assert command_name() == str(program)
     monkeypatch.chdir(tmp_path)
     assert command_name() == os.path.join("bin", "folovllm")
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / "client" / "__main__.py")])
-    assert command_name().endswith(" -m client")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "folovllm_client" / "__main__.py")])
+    assert command_name().endswith(" -m folovllm_client")
 
 
 class Terminal(io.StringIO):
