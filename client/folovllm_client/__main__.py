@@ -1,4 +1,4 @@
-"""The `folovllm` command; `python -m client` is the same."""
+"""The `folovllm` command; `python -m folovllm_client` is the same."""
 
 import os
 
