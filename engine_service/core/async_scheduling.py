@@ -1,8 +1,8 @@
-"""Lookahead: what the running sequences can go on with while a step of theirs is in flight.
+"""Async scheduling: what the running sequences can go on with while a step of theirs is in flight.
 
 A sequence in flight counts as advanced by what the step computes of it, and by one token if the
-step draws one; that token is *pending*. The scheduler's own books stay at what has been read.
-Nothing is preempted or freed here: what is in flight may need it.
+step draws one; that token is *pending*. The scheduler's own state stays at what has been read.
+Nothing is preempted or freed here: the step in flight may need it.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """EnginePool: the engines that requests may go to, and what chooses among them.
 
-A request that has brought nothing when its engine fails, drains or has no room is tried once more,
-at another engine.
+A request that has produced no output when its engine fails, drains or has no room is tried once
+more, at another engine.
 """
 
 import asyncio

@@ -95,7 +95,7 @@ class EngineSession:
         return name in self._wire_names
 
     def generate(self, request: types_pb2.Request) -> EngineStream:
-        """Begins a request. Raises InvalidRequestError where its id is no good or it is too large.
+        """Begins a request. Raises InvalidRequestError where its id is invalid or it is too large.
 
         The stream raises FolovError; close it at the end.
         """

@@ -1,7 +1,8 @@
 """GpuModelRunner: launches scheduled steps on a GPU; their tokens are read when they are there.
 
 A step in which every sequence computes one token and draws one is replayed from a graph, on state
-that stays on the device. Any other is launched kernel by kernel, and leaves that state as if it had
+that stays on the device; one with prompts in it from a graph of another kind, where it asks for no
+more than that holds. Any other is launched kernel by kernel. Each leaves the state as if it had
 been a decode step for the sequences that will decode next.
 """
 

@@ -7,7 +7,7 @@ import pytest
 from engine_service.core.fork import Branch, Fork
 from engine_service.core.outputs import PENDING_TOKEN, OverlappingRunner
 from folovllm.sampling_params import SamplingParams
-from support.builders.lookahead_runs import PROMPT, add, launched_ids, run, says, tokens
+from support.builders.overlapping_runs import PROMPT, add, launched_ids, run, says, tokens
 from support.fakes.engine_factory import make_engine, make_overlapping_engine
 from support.fakes.matcher import FakeMatcher
 from support.fakes.overlapping_runner import OverlappingFakeModelRunner

@@ -5,7 +5,7 @@ import pytest
 from engine_service.core.fork import Branch, Fork
 from folovllm.outputs import FinishReason
 from folovllm.sampling_params import SamplingParams
-from support.builders.lookahead_runs import (
+from support.builders.overlapping_runs import (
     PROMPT,
     Results,
     add,
