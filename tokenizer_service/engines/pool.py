@@ -74,7 +74,9 @@ class EnginePool:
         raise NotFoundError(f"no request {parent} runs here")
 
     async def score(
-        self, request: types_pb2.ScoreRequest, timeout: float | None
+        self,
+        request: types_pb2.ScoreRequest,
+        timeout: float | None,  # noqa: ASYNC109 - the engine is told it, with the call
     ) -> types_pb2.ScoreResponse:
         """How probable continuations are. Raises FolovError; cancelling it cancels the call.
 
