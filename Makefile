@@ -20,7 +20,7 @@ CXX_SOURCES := $(wildcard engine_service/kernels/cpu/*.cpp engine_service/kernel
 .DELETE_ON_ERROR:
 .PHONY: help demo serve test lint protos protos-check compose-test demo-model bench-cpu bench-gpu
 
-.PHONY: fmt
+.PHONY: fmt hooks
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ fmt: .venv/.installed-dev ## Format the Python, the C++ and the contract, and me
 	@$(BIN)/ruff format
 	@$(BIN)/clang-format -i $(CXX_SOURCES)
 	@$(BIN)/buf format -w protos
+
+hooks: .venv/.installed-dev ## Let git run `make lint` before each commit
+	@$(BIN)/pre-commit install
 
 lint: .venv/.installed-dev ## Check style, types, import rules and the contract
 	@$(BIN)/ruff check
