@@ -14,9 +14,13 @@ BIN := .venv/bin
 # commands to type in a shell that has no such PATH.
 test lint protos protos-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+CXX_SOURCES := $(wildcard engine_service/kernels/cpu/*.cpp engine_service/kernels/cpu/*.h)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo serve test lint protos protos-check compose-test demo-model bench-cpu bench-gpu
+
+.PHONY: fmt hooks
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -30,11 +34,22 @@ serve: .venv/.installed ## Serve the embedded model on localhost:50051 until Ctr
 test: .venv/.installed-dev ## Run the whole suite, with coverage
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
+fmt: .venv/.installed-dev ## Format the Python, the C++ and the contract, and mend what ruff can
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+	@$(BIN)/clang-format -i $(CXX_SOURCES)
+	@$(BIN)/buf format -w protos
+
+hooks: .venv/.installed-dev ## Let git run `make lint` before each commit
+	@$(BIN)/pre-commit install
+
 lint: .venv/.installed-dev ## Check style, types, import rules and the contract
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/buf format --diff --exit-code protos
 	@$(BIN)/buf lint protos
 
 protos: .venv/.installed-dev ## Generate folovllm/v1 from protos/

@@ -31,7 +31,7 @@ def sampling_batches(
     def some_ids(count: int) -> list[int]:
         return [int(i) for i in rng.choice(vocab_size, min(count, vocab_size // 2), replace=False)]
 
-    bias = {token_id: 1.5 for token_id in some_ids(16)}
+    bias = dict.fromkeys(some_ids(16), 1.5)
     allowed = some_ids(1024)
     everything = _PENALTIES | {
         "temperature": 0.8,

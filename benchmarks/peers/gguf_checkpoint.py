@@ -5,7 +5,6 @@ where it leaves the output layer in more bits, which is slower.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def gguf_file(folder: Path, weight_format: str, cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".part")
         _write(folder, _TYPES[weight_format], unfinished)
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     return path
 
 

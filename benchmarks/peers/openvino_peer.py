@@ -4,7 +4,6 @@ The checkpoint is exported once by optimum-intel: bf16 as fp16, which the proces
 where it has that; int8 a channel; int4 symmetric in groups of 32.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,5 +75,5 @@ def _exported(config: PeerConfig) -> str:
             ],
             check=True,
         )
-        os.replace(unfinished, folder)
+        unfinished.replace(folder)
     return str(folder)

@@ -88,7 +88,7 @@ async def serve() -> AsyncIterator[Serve]:
             pool = EnginePool([served.address], MODEL.fingerprints)
             stack.push_async_callback(pool.close)
             pool.start()
-            await pool.wait_ready(20)
+            await pool.wait_ready()
             server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
             servicer = TokenizerServicer(MODEL.tokenizer, pool, 10_000, template)
             tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, server.grpc)

@@ -82,7 +82,7 @@ class Service:
         await self.engine.start()
         await self.engine_server.set_serving(True)
         self.pool.start()
-        await self.pool.wait_ready(20)
+        await self.pool.wait_ready()
         await self.server.start()
 
     async def stop(self) -> None:

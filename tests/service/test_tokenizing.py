@@ -38,7 +38,7 @@ async def service(folder: Path, *engines: str) -> AsyncIterator[Any]:
         stack.push_async_callback(pool.close)
         if engines:
             pool.start()
-            await pool.wait_ready(20)
+            await pool.wait_ready()
         server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
         servicer = TokenizerServicer(tokenizer, pool, MAX_PROMPT_BYTES)
         tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, server.grpc)

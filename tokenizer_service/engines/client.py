@@ -103,7 +103,9 @@ class EngineClient:
         return self._open_session().fork(request)
 
     async def score(
-        self, request: types_pb2.ScoreRequest, timeout: float | None
+        self,
+        request: types_pb2.ScoreRequest,
+        timeout: float | None,  # noqa: ASYNC109 - the engine is told it, with the call
     ) -> types_pb2.ScoreResponse:
         """How probable continuations are. Raises FolovError; cancelling it cancels the call."""
         session = self._open_session()

@@ -74,7 +74,9 @@ class EnginePool:
         raise NotFoundError(f"no request {parent} runs here")
 
     async def score(
-        self, request: types_pb2.ScoreRequest, timeout: float | None
+        self,
+        request: types_pb2.ScoreRequest,
+        timeout: float | None,  # noqa: ASYNC109 - the engine is told it, with the call
     ) -> types_pb2.ScoreResponse:
         """How probable continuations are. Raises FolovError; cancelling it cancels the call.
 
@@ -109,20 +111,16 @@ class EnginePool:
             else:
                 await changed.wait()
 
-    async def wait_ready(self, timeout: float | None = None) -> None:
+    async def wait_ready(self) -> None:
         """Returns when an engine is ready.
 
-        Raises as model_info does after `timeout` seconds, and at once where waiting cannot help
-        because every engine is connected and serves another model.
+        Raises ModelMismatchError where waiting cannot help because every engine is connected and
+        serves another model.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                while not self.ready:
-                    if all(engine.connected for engine in self._engines):
-                        self._ready_engines()
-                    await self._changed.wait()
-        except TimeoutError:
-            self._ready_engines()
+        while not self.ready:
+            if all(engine.connected for engine in self._engines):
+                self._ready_engines()
+            await self._changed.wait()
 
     def _ready_engines(self) -> list[EngineClient]:
         """Those that take requests, at least one. Raises as model_info does."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -74,8 +73,8 @@ def write_checkpoint(model: Qwen3ForCausalLM, tokenizer_folder: Path, folder: Pa
         }
         save_file(weights, staged / "model.safetensors", metadata={"format": "pt"})
         for file in sorted(staged.iterdir()):
-            os.chmod(file, 0o644)
-            os.replace(file, folder / file.name)
+            file.chmod(0o644)
+            file.replace(folder / file.name)
 
 
 def _generation_config(tokenizer: Tokenizer) -> dict[str, Any]:

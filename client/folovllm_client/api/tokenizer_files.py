@@ -1,7 +1,6 @@
 """TokenizerFiles: the tokenizer's files as they arrive, and then in a folder, all or none."""
 
 import hashlib
-import os
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +43,7 @@ class TokenizerFiles:
         if chunk.name != self._name:
             raise ServerError(f"{self._name} was cut off by {chunk.name!r}")
         self._digest.update(chunk.data)
-        with open(self._path(self._name), "ab") as file:
+        with self._path(self._name).open("ab") as file:
             file.write(chunk.data)
         if chunk.sha256:
             if chunk.sha256 != self._digest.hexdigest():
@@ -58,7 +57,7 @@ class TokenizerFiles:
             raise ServerError(f"{self._name or 'the tokenizer'} was cut off")
         paths = [self._folder / name for name in self._complete]
         for name, path in zip(self._complete, paths, strict=True):
-            os.replace(self._path(name), path)
+            self._path(name).replace(path)
         return paths
 
     def _begin(self, name: str) -> None:

@@ -5,10 +5,10 @@
 //   values  [block_size / 2][head_dim][2]: two keys of each dimension lie together
 // so that both products are dot products of pairs, with no sum across a vector.
 //
-// A task is some key heads of a sequence and up to 32 of its queries. For each of its heads, the query
-// heads that share it are rows, which meet the keys 64 at a time, from the first to the last that a
-// query sees, with the running maximum and sum of online softmax (Milakov and Gimelshein, 2018) in
-// float32. A query meets its keys in one order, whatever is computed beside it.
+// A task is some key heads of a sequence and up to 32 of its queries. For each of its heads, the
+// query heads that share it are rows, which meet the keys 64 at a time, from the first to the last
+// that a query sees, with the running maximum and sum of online softmax (Milakov and Gimelshein,
+// 2018) in float32. A query meets its keys in one order, whatever is computed beside it.
 
 #include <algorithm>
 #include <cmath>
@@ -19,8 +19,8 @@
 
 namespace {
 
-constexpr int kKeys = 64;       // that are met at once
-constexpr int kLanes = 16;      // of them in a vector; a block of the cache has a multiple of these
+constexpr int kKeys = 64;   // that are met at once
+constexpr int kLanes = 16;  // of them in a vector; a block of the cache has a multiple of these
 constexpr int kPairs = kLanes / 2;
 constexpr int kQueries = 32;    // of a task
 constexpr int kMostGroup = 16;  // query heads that share a key head
@@ -93,8 +93,7 @@ void score(const bf16* const* queries, const bf16* const* keys, const bf16* cons
         for (int part = 0; part < 4; ++part)
             columns[part] = _mm512_loadu_si512(keys[part] + pair * stride);
 #pragma GCC unroll 4
-        for (int part = 0; part < 4; ++part)
-            _mm_prefetch(ahead[part] + pair * stride, _MM_HINT_T1);
+        for (int part = 0; part < 4; ++part) _mm_prefetch(ahead[part] + pair * stride, _MM_HINT_T1);
 #pragma GCC unroll 6
         for (int row = 0; row < kRows; ++row) {
             const __m512i query = broadcast(queries[row] + pair * 2);
@@ -152,9 +151,9 @@ constexpr decltype(&score<1>) kScore[] = {nullptr,  score<1>, score<2>, score<3>
                                           score<4>, score<5>, score<6>};
 // Few rows take many dimensions at once, so that values are read as they lie.
 constexpr decltype(&mix<1, 8>) kMixWide[] = {nullptr, mix<1, 8>, mix<2, 8>};
-constexpr decltype(&mix<1, 2>) kMix[] = {
-    nullptr,   mix<1, 2>, mix<2, 2>, mix<3, 2>,  mix<4, 2>,  mix<5, 2>, mix<6, 2>,
-    mix<7, 2>, mix<8, 2>, mix<9, 2>, mix<10, 2>, mix<11, 2>, mix<12, 2>};
+constexpr decltype(&mix<1, 2>) kMix[] = {nullptr,    mix<1, 2>,  mix<2, 2>, mix<3, 2>, mix<4, 2>,
+                                         mix<5, 2>,  mix<6, 2>,  mix<7, 2>, mix<8, 2>, mix<9, 2>,
+                                         mix<10, 2>, mix<11, 2>, mix<12, 2>};
 constexpr int kScoreRows = 6, kMixRows = 12, kMixWideRows = 2, kWide = 128;
 
 // ---- softmax ----
@@ -200,7 +199,7 @@ void weigh(Tile& tile, int row, int64_t num_seen, float factor) {
 // The queries of a task, and their sequence.
 struct Queries {
     int64_t seq;
-    int64_t first;     // of the step's tokens
+    int64_t first;  // of the step's tokens
     int64_t count;
     int64_t position;  // of the first query
     int64_t num_keys;  // that the last query sees

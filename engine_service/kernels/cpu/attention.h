@@ -23,18 +23,18 @@ struct AttentionStep {
     const int64_t* positions;        // [num_tokens]
     const float* cos;                // [positions, head_dim / 2], of every position that there is
     const float* sin;
-    const int64_t* tasks;            // [num_tasks, 4]: sequence, first key head, heads, first query
+    const int64_t* tasks;  // [num_tasks, 4]: sequence, first key head, heads, first query
     int64_t num_seqs;
     int64_t table_width;
     int64_t num_tasks;
 };
 
 struct AttentionCall {
-    bf16* qkv;             // [num_tokens, num_heads + 2 * num_kv_heads, head_dim]
-    bf16* keys;            // the layer's cache
+    bf16* qkv;   // [num_tokens, num_heads + 2 * num_kv_heads, head_dim]
+    bf16* keys;  // the layer's cache
     bf16* values;
-    bf16* output;          // [num_tokens, num_heads, head_dim]
-    const bf16* q_norm;    // [head_dim], or null
+    bf16* output;        // [num_tokens, num_heads, head_dim]
+    const bf16* q_norm;  // [head_dim], or null
     const bf16* k_norm;
     float eps;
 };

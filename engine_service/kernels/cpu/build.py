@@ -45,7 +45,7 @@ def build_library() -> Path:
                 # It appears whole or not at all, whoever else compiles at the same time.
                 unfinished = Path(folder) / path.name
                 _compile(compiler, unfinished)
-                os.replace(unfinished, path)
+                unfinished.replace(path)
         except OSError:
             continue
         return path

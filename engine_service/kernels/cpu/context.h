@@ -1,4 +1,5 @@
-// Context: the threads that compute an operator together, and the memory that they keep between calls.
+// Context: the threads that compute an operator together, and the memory that they keep between
+// calls.
 //
 // Threads meet twice at every operator, some hundred times a step, so they spin for a moment before
 // they sleep: long enough for the next operator, short enough to leave the core to others soon.
@@ -65,8 +66,8 @@ class Context {
 
   private:
     static constexpr uint64_t kClosed = 0xffffffff;  // a ticket whose task is past every count
-    static constexpr uint64_t kEnded = ~0ull;        // too, and a change for whoever waits at kClosed
-    static constexpr int kSpins = 4000;              // some 50 microseconds
+    static constexpr uint64_t kEnded = ~0ull;  // too, and a change for whoever waits at kClosed
+    static constexpr int kSpins = 4000;        // some 50 microseconds
 
     struct Free {
         void operator()(void* memory) const { std::free(memory); }

@@ -46,8 +46,8 @@ struct Tokens {
     bf16* hidden;              // [tokens of the step, hidden_size]
 };
 
-// Takes hidden states through all layers, in place. Those that are not wanted may become anything: the
-// last layer computes only their keys and values.
+// Takes hidden states through all layers, in place. Those that are not wanted may become anything:
+// the last layer computes only their keys and values.
 Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* step,
                const Tokens* tokens) {
     const AttentionShape& shape = decoder->shape;

@@ -23,8 +23,8 @@ bool exceeds(float value, float other) {
 Found largest_between(const bf16* row, int64_t start, int64_t end) {
     __m512 values = _mm512_set1_ps(-INFINITY);
     __m512i columns = _mm512_set1_epi32(static_cast<int>(start));
-    __m512i present = _mm512_add_epi32(columns, _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
-                                                                  11, 12, 13, 14, 15));
+    __m512i present = _mm512_add_epi32(
+        columns, _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
     __mmask16 no_numbers = 0;
     int64_t column = start;
     for (; column + 16 <= end; column += 16) {
@@ -64,7 +64,8 @@ void largest(Context* context, const bf16* rows, int64_t num_rows, int64_t num_c
     for (int64_t row = 0; row < num_rows; ++row) {
         Found best = found[row * parts];
         for (int64_t part = 1; part < parts; ++part)
-            if (exceeds(found[row * parts + part].value, best.value)) best = found[row * parts + part];
+            if (exceeds(found[row * parts + part].value, best.value))
+                best = found[row * parts + part];
         values[row] = best.value;
         columns[row] = best.column;
     }

@@ -1,4 +1,5 @@
-// Products of packed rows with a packed weight in bf16, in 8 bits or in 4 bits; see panels.h and rows.h.
+// Products of packed rows with a packed weight in bf16, in 8 bits or in 4 bits; see panels.h and
+// rows.h.
 //
 // Every output is summed in one order, whatever the number of rows or threads.
 
@@ -21,7 +22,8 @@ constexpr int kMostPanelsOfTask = 16;
 constexpr int kAhead = 8192;  // bytes: what a thread reads in the time that memory takes to answer
 constexpr int kStep = 128;    // bytes of a panel that are computed at once
 
-// What is fetched from memory while a panel is computed: `step` bytes of it for each 128 of the panel.
+// What is fetched from memory while a panel is computed: `step` bytes of it for each 128 of the
+// panel.
 struct Ahead {
     const uint8_t* start;
     int64_t step;
@@ -33,7 +35,9 @@ struct Ahead {
     }
 };
 
-inline __m512i broadcast(const uint32_t* unit) { return _mm512_set1_epi32(static_cast<int>(*unit)); }
+inline __m512i broadcast(const uint32_t* unit) {
+    return _mm512_set1_epi32(static_cast<int>(*unit));
+}
 
 // sums[row][column] of a block of kRows rows and a panel.
 template <int kRows>
@@ -83,8 +87,8 @@ void multiply_int8(const Rows& rows, const uint8_t* panel, Ahead ahead, int64_t 
     for (int row = 0; row < kRows; ++row) {
         const __m512 scale = _mm512_set1_ps(rows.scales[row]);
         float* target = sums + row * kPanel;
-        _mm512_store_ps(target, _mm512_mul_ps(_mm512_cvtepi32_ps(left[row]),
-                                              _mm512_mul_ps(first, scale)));
+        _mm512_store_ps(target,
+                        _mm512_mul_ps(_mm512_cvtepi32_ps(left[row]), _mm512_mul_ps(first, scale)));
         _mm512_store_ps(target + 16, _mm512_mul_ps(_mm512_cvtepi32_ps(right[row]),
                                                    _mm512_mul_ps(second, scale)));
     }
@@ -132,9 +136,9 @@ void multiply_int4(const Rows& rows, const uint8_t* panel, Ahead ahead, int64_t 
         for (int row = 0; row < kRows; ++row) {
             const __m512 scale = _mm512_set1_ps(scales[row]);
             float* target = sums + row * kPanel;
-            _mm512_store_ps(target, _mm512_fmadd_ps(_mm512_cvtepi32_ps(left[row]),
-                                                    _mm512_mul_ps(first, scale),
-                                                    _mm512_load_ps(target)));
+            _mm512_store_ps(
+                target, _mm512_fmadd_ps(_mm512_cvtepi32_ps(left[row]), _mm512_mul_ps(first, scale),
+                                        _mm512_load_ps(target)));
             _mm512_store_ps(target + 16, _mm512_fmadd_ps(_mm512_cvtepi32_ps(right[row]),
                                                          _mm512_mul_ps(second, scale),
                                                          _mm512_load_ps(target + 16)));
@@ -221,7 +225,8 @@ void linear(Context* context, const LinearWeight* weight, const LinearCall* call
     context->parallel_for(num_blocks, [=](int64_t block) {
         thread_local std::vector<float> memory;
         memory.resize(inputs + 16);
-        auto* values = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~63ull);
+        auto* values =
+            reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~63ull);
         const int64_t first = first_row(block);
         const auto rows = static_cast<int>(first_row(block + 1) - first);
         for (int row = 0; row < rows; ++row) {
@@ -242,7 +247,8 @@ void linear(Context* context, const LinearWeight* weight, const LinearCall* call
         store(*weight, *call, first, rows, panel, sums);
     };
     const auto in_tasks = [=](int64_t panels_of_task, const auto& work) {
-        context->parallel_for((num_panels + panels_of_task - 1) / panels_of_task, [&](int64_t task) {
+        context->parallel_for((num_panels + panels_of_task - 1) / panels_of_task,
+                              [&](int64_t task) {
             const int64_t start = task * panels_of_task;
             work(start, std::min(num_panels, start + panels_of_task));
         });
@@ -259,8 +265,9 @@ void linear(Context* context, const LinearWeight* weight, const LinearCall* call
                 // Each block fetches its part of the next panel, while this one is at hand.
                 const uint8_t* next = weight->panels + std::min(panel + 1, end - 1) * bytes;
                 for (int64_t block = 0; block < num_blocks; ++block)
-                    multiply_block(block, panel, {next + block * bytes / num_blocks,
-                                                  (kStep + num_blocks - 1) / num_blocks});
+                    multiply_block(
+                        block, panel,
+                        {next + block * bytes / num_blocks, (kStep + num_blocks - 1) / num_blocks});
             }
         });
     }

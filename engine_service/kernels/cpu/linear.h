@@ -15,7 +15,7 @@ struct LinearWeight {
     int64_t outputs;
     int64_t inputs;
     int32_t format;
-    int32_t gated;  // whether a panel has 16 gates and their 16 factors: silu(gate) * factor comes out
+    int32_t gated;  // whether a panel has 16 gates and their factors: silu(gate) * factor comes out
 };
 
 struct LinearCall {

@@ -78,14 +78,15 @@ int64_t packed_bytes(int32_t format, int64_t outputs, int64_t inputs) {
     return padded / kPanel * (inputs / kGroup) * kInt4GroupBytes;
 }
 
-// Packs rows of a weight, [count, inputs] in bf16: of each 16, the first goes to row `start`, and the
-// next 16 follow `stride` rows later. The target is zeroed, and no row is packed twice.
+// Packs rows of a weight, [count, inputs] in bf16: of each 16, the first goes to row `start`, and
+// the next 16 follow `stride` rows later. The target is zeroed, and no row is packed twice.
 void pack_weight(Context* context, const LinearWeight* weight, const bf16* rows, int64_t count,
                  int64_t start, int64_t stride) {
     context->parallel_for((count + 15) / 16, [=](int64_t task) {
         for (int64_t i = task * 16; i < std::min(count, task * 16 + 16); ++i) {
             const int64_t target = start + task * stride + i % 16;
-            auto* panel = const_cast<uint8_t*>(weight->panels) + target / kPanel * panel_bytes(*weight);
+            auto* panel =
+                const_cast<uint8_t*>(weight->panels) + target / kPanel * panel_bytes(*weight);
             const bf16* row = rows + i * weight->inputs;
             const auto column = static_cast<int>(target % kPanel);
             if (weight->format == kBf16)

@@ -1,7 +1,7 @@
-// Rows as they meet panels: packed for each call, after a norm where one is asked for, in blocks of up to
-// 12 rows, of which `unit` consecutive inputs lie together. For int8 a row is rounded to 8 bits with one
-// scale, for int4 with one for each group. Weights are unsigned and rows signed, as the instruction wants
-// it; sums start at what their offset of 128 or 8 adds too much.
+// Rows as they meet panels: packed for each call, after a norm where one is asked for, in blocks of
+// up to 12 rows, of which `unit` consecutive inputs lie together. For int8 a row is rounded to 8
+// bits with one scale, for int4 with one for each group. Weights are unsigned and rows signed, as
+// the instruction wants it; sums start at what their offset of 128 or 8 adds too much.
 
 #pragma once
 
@@ -41,8 +41,10 @@ inline void read_row(const LinearCall& call, int64_t index, int64_t inputs, floa
 }
 
 // Rounds `count` values to 8 bits with one scale, to every stride-th unit; returns the scale.
-// Magnitudes are compared as whole numbers, which puts NaN above all: a row that has one becomes NaN.
-inline float quantize(const float* values, int64_t count, uint32_t* units, int stride, int32_t* sum) {
+// Magnitudes are compared as whole numbers, which puts NaN above all: a row that has one becomes
+// NaN.
+inline float quantize(const float* values, int64_t count, uint32_t* units, int stride,
+                      int32_t* sum) {
     __m512i most = _mm512_setzero_si512();
     for (int64_t i = 0; i < count; i += 16) {
         const __m512 magnitudes = _mm512_abs_ps(_mm512_load_ps(values + i));
@@ -53,7 +55,8 @@ inline float quantize(const float* values, int64_t count, uint32_t* units, int s
     const __m512 divisor = _mm512_set1_ps(scale);
     __m512i total = _mm512_setzero_si512();
     for (int64_t i = 0; i < count; i += 16) {
-        const __m512i whole = _mm512_cvtps_epi32(_mm512_div_ps(_mm512_load_ps(values + i), divisor));
+        const __m512i whole =
+            _mm512_cvtps_epi32(_mm512_div_ps(_mm512_load_ps(values + i), divisor));
         total = _mm512_add_epi32(total, whole);
         alignas(16) uint32_t four[4];
         _mm_store_si128(reinterpret_cast<__m128i*>(four), _mm512_cvtsepi32_epi8(whole));
@@ -63,8 +66,8 @@ inline float quantize(const float* values, int64_t count, uint32_t* units, int s
     return scale;
 }
 
-inline void pack_row(const LinearWeight& weight, const float* values, int row, int rows, uint32_t* units,
-              float* scales, int32_t* offsets) {
+inline void pack_row(const LinearWeight& weight, const float* values, int row, int rows,
+                     uint32_t* units, float* scales, int32_t* offsets) {
     const int64_t inputs = weight.inputs;
     int32_t sum = 0;
     if (weight.format == kBf16) {

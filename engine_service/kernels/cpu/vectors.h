@@ -38,7 +38,8 @@ inline __m512 dot_bf16(__m512 sums, __m512i a, __m512i b) {
 }
 
 // sums[i] + dot product of the four unsigned bytes a[4i] … and the four signed bytes b[4i] …
-// Not the intrinsic: around that, GCC 12 copies every accumulator to and fro between its vector types.
+// Not the intrinsic: around that, GCC 12 copies every accumulator to and fro between its vector
+// types.
 inline __m512i dot_int8(__m512i sums, __m512i a, __m512i b) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
     return sums;
@@ -54,8 +55,8 @@ inline __m512 exp_ps(__m512 x) {
     __m512 rest = _mm512_fnmadd_ps(turns, _mm512_set1_ps(0.693359375f), x);
     rest = _mm512_fnmadd_ps(turns, _mm512_set1_ps(-2.12194440e-4f), rest);
     __m512 sum = _mm512_set1_ps(1.3981999507e-3f);
-    for (const float coefficient : {8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
-                                    5.0000001201e-1f, 1.0f, 1.0f})
+    for (const float coefficient :
+         {8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f, 1.0f, 1.0f})
         sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(coefficient));
     return _mm512_maskz_scalef_ps(normal, sum, turns);
 }

@@ -35,7 +35,7 @@ def answer_events(request: messages.ChatRequest) -> list[ChatEvent]:
     if said.endswith("?") and request.tools:
         last_word = said.rstrip("?").split()[-1]
         required = json.loads(request.tools[0].parameters).get("required", [])
-        return call_events(request.tools[0].name, {name: last_word for name in required})
+        return call_events(request.tools[0].name, dict.fromkeys(required, last_word))
     reasoning = [ReasoningDelta(f"{len(said)} letters")] if request.enable_thinking else []
     return [*reasoning, *map(ContentDelta, reversed(said)), finish("stop")]
 

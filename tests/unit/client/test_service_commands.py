@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import os
 import socket
 import sys
 from pathlib import Path
@@ -138,7 +137,7 @@ def test_a_command_is_shown_as_it_can_be_typed(
     monkeypatch.setenv("PATH", str(other.parent))
     assert command_name() == str(program)
     monkeypatch.chdir(tmp_path)
-    assert command_name() == os.path.join("bin", "folovllm")
+    assert command_name() == str(Path("bin", "folovllm"))
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "folovllm_client" / "__main__.py")])
     assert command_name().endswith(" -m folovllm_client")
 

@@ -70,8 +70,12 @@ def chat(
         "thinking_budget": thinking_budget,
     }
     show_figures = stats or sys.stderr.isatty()
+
+    async def connect() -> AsyncClient:
+        return AsyncClient(server, timeout)
+
     with asyncio.Runner() as runner:
-        client = runner.run(_connect(server, timeout))
+        client = runner.run(connect())
         session = ChatSession(client, toolbox, options, AnswerPrinter(err=True), show_figures)
         session.set_system(system)
         terminal = ChatTerminal(session, runner)
@@ -88,10 +92,6 @@ def chat(
                 raise click.exceptions.Exit(1)
         finally:
             runner.run(client.close())
-
-
-async def _connect(server: str, timeout: float | None) -> AsyncClient:
-    return AsyncClient(server, timeout)
 
 
 def _greet(model: ModelInfo) -> None:
