@@ -18,9 +18,7 @@ CXX_SOURCES := $(wildcard engine_service/kernels/cpu/*.cpp engine_service/kernel
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint protos protos-check compose-test demo-model bench-cpu bench-gpu
-
-.PHONY: fmt hooks
+.PHONY: help demo serve test fmt hooks lint protos protos-check compose-test demo-model bench-cpu bench-gpu
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
