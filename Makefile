@@ -7,12 +7,14 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTHON ?=
 # Options of the benchmark, such as --peers transformers --json FILE.
 BENCH ?=
-export TORCH TORCH_INDEX PYTHON
+# The interpreter that generates the stubs, if not the first fitting one; see requirements/protos.txt.
+PROTOS_PYTHON ?=
+export TORCH TORCH_INDEX PYTHON PROTOS_PYTHON
 
 BIN := .venv/bin
-# protoc and import-linter look for their helpers on the PATH. Not for demo and serve, which print
+# Tests and import-linter look for their helpers on the PATH. Not for demo and serve, which print
 # commands to type in a shell that has no such PATH.
-test lint protos protos-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
+test lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 CXX_SOURCES := $(wildcard engine_service/kernels/cpu/*.cpp engine_service/kernels/cpu/*.h)
 
@@ -50,12 +52,12 @@ lint: .venv/.installed-dev ## Check style, types, import rules and the contract
 	@$(BIN)/buf format --diff --exit-code protos
 	@$(BIN)/buf lint protos
 
-protos: .venv/.installed-dev ## Generate folovllm/v1 from protos/
-	@$(BIN)/python -m tools.generate_protos
+protos: .venv-protos/.installed ## Generate folovllm/v1 from protos/
+	@.venv-protos/bin/python -m tools.generate_protos
 
-protos-check: .venv/.installed-dev ## Fail where folovllm/v1 is not what protos/ generates
+protos-check: .venv-protos/.installed ## Fail where folovllm/v1 is not what protos/ generates
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
-	$(BIN)/python -m tools.generate_protos "$$fresh" && \
+	.venv-protos/bin/python -m tools.generate_protos "$$fresh" && \
 	{ diff -r -x __init__.py -x __pycache__ "$$fresh/folovllm/v1" folovllm/v1 || \
 	{ echo "error: folovllm/v1 is not what protos/ generates; run 'make protos'" >&2; exit 1; }; }
 
@@ -78,3 +80,8 @@ bench-gpu: .venv/.installed ## Measure the speed on this NVIDIA GPU; BENCH="--on
 .venv/.installed-dev: pyproject.toml tools/install.sh
 	@bash tools/install.sh dev
 	@touch .venv/.installed $@
+
+# An environment of its own: the generator is older than what the services run with.
+.venv-protos/.installed: requirements/protos.txt tools/install_protos.sh
+	@bash tools/install_protos.sh
+	@touch $@

@@ -1,9 +1,10 @@
 """Generates the checked-in stubs under folovllm/v1 from protos/, with types.
 
-    python -m tools.generate_protos [OUTPUT_FOLDER]
+    .venv-protos/bin/python -m tools.generate_protos [OUTPUT_FOLDER]
 
-The output folder defaults to the repository root, so that the path of a .proto file equals the
-import path of its module and no generated line needs editing.
+Runs with the packages of requirements/protos.txt, which says why in these versions. The output
+folder defaults to the repository root, so that the path of a .proto file equals the import path of
+its module and no generated line needs editing.
 """
 
 import sys
@@ -24,6 +25,7 @@ def main(output: Path) -> int:
             "protoc",
             f"--proto_path={ROOT / 'protos'}",
             f"--proto_path={well_known}",
+            *(f"--plugin={name}={_beside_python(name)}" for name in _PLUGINS),
             f"--python_out={output}",
             f"--grpc_python_out={output}",
             f"--mypy_out={output}",
@@ -32,6 +34,14 @@ def main(output: Path) -> int:
         ]
     )
     return status
+
+
+_PLUGINS = ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
+
+
+def _beside_python(name: str) -> Path:
+    """The script of this environment, whether or not the environment is on the PATH."""
+    return Path(sys.executable).parent / name
 
 
 if __name__ == "__main__":
