@@ -7,9 +7,9 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTHON ?=
 # Options of the benchmark, such as --peers transformers --json FILE.
 BENCH ?=
-# The interpreter that generates the stubs, if not the first fitting one; see requirements/protos.txt.
-PROTOS_PYTHON ?=
-export TORCH TORCH_INDEX PYTHON PROTOS_PYTHON
+# The interpreter of .venv-tools, if not the first fitting one; see requirements/tools.txt.
+TOOLS_PYTHON ?=
+export TORCH TORCH_INDEX PYTHON TOOLS_PYTHON
 
 BIN := .venv/bin
 # Tests and import-linter look for their helpers on the PATH. Not for demo and serve, which print
@@ -20,7 +20,7 @@ CXX_SOURCES := $(wildcard engine_service/kernels/cpu/*.cpp engine_service/kernel
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test fmt hooks lint protos protos-check compose-test demo-model bench-cpu bench-gpu
+.PHONY: help demo serve test fmt hooks lint protos protos-check lock compose-test demo-model bench-cpu bench-gpu
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -52,14 +52,17 @@ lint: .venv/.installed-dev ## Check style, types, import rules and the contract
 	@$(BIN)/buf format --diff --exit-code protos
 	@$(BIN)/buf lint protos
 
-protos: .venv-protos/.installed ## Generate folovllm/v1 from protos/
-	@.venv-protos/bin/python -m tools.generate_protos
+protos: .venv-tools/.installed ## Generate folovllm/v1 from protos/
+	@.venv-tools/bin/python -m tools.generate_protos
 
-protos-check: .venv-protos/.installed ## Fail where folovllm/v1 is not what protos/ generates
+protos-check: .venv-tools/.installed ## Fail where folovllm/v1 is not what protos/ generates
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
-	.venv-protos/bin/python -m tools.generate_protos "$$fresh" && \
+	.venv-tools/bin/python -m tools.generate_protos "$$fresh" && \
 	{ diff -r -x __init__.py -x __pycache__ "$$fresh/folovllm/v1" folovllm/v1 || \
 	{ echo "error: folovllm/v1 is not what protos/ generates; run 'make protos'" >&2; exit 1; }; }
+
+lock: .venv-tools/.installed ## Take the newest versions of all packages into requirements/lock.txt
+	@bash tools/lock.sh
 
 compose-test: .venv/.installed ## Build the containers, generate through them, take them down
 	@$(BIN)/python -m tools.compose_test
@@ -73,15 +76,14 @@ bench-cpu: .venv/.installed ## Measure the speed on this CPU; BENCH="--quick" or
 bench-gpu: .venv/.installed ## Measure the speed on this NVIDIA GPU; BENCH="--only decode" or others
 	@$(BIN)/python -m benchmarks.gpu $(BENCH)
 
-.venv/.installed: pyproject.toml tools/install.sh
+.venv/.installed: pyproject.toml requirements/lock.txt tools/install.sh
 	@bash tools/install.sh all
 	@touch $@
 
-.venv/.installed-dev: pyproject.toml tools/install.sh
+.venv/.installed-dev: pyproject.toml requirements/lock.txt tools/install.sh
 	@bash tools/install.sh dev
 	@touch .venv/.installed $@
 
-# An environment of its own: the generator is older than what the services run with.
-.venv-protos/.installed: requirements/protos.txt tools/install_protos.sh
-	@bash tools/install_protos.sh
+.venv-tools/.installed: requirements/tools.txt tools/install_tools.sh
+	@bash tools/install_tools.sh
 	@touch $@

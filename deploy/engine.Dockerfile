@@ -10,14 +10,15 @@ FROM ${BASE_IMAGE} AS dependencies
 ARG TORCH=torch==2.13.0
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN python -m venv --without-pip /venv
-RUN pip --python /venv/bin/python install --no-cache-dir \
-      ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} "${TORCH}"
 WORKDIR /src
+COPY requirements/lock.txt ./
+RUN pip --python /venv/bin/python install --no-cache-dir --constraint lock.txt \
+      ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} "${TORCH}"
 # The other dependencies, by way of an empty project: a change of code leaves this layer as it is.
 COPY pyproject.toml ./
 COPY folovllm/version.py folovllm/version.py
 RUN touch README.md LICENSE \
-    && pip --python /venv/bin/python install --no-cache-dir ".[engine]" \
+    && pip --python /venv/bin/python install --no-cache-dir --constraint lock.txt ".[engine]" \
     && pip --python /venv/bin/python uninstall --yes folovllm \
     && mkdir /cache
 

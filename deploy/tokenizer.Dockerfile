@@ -7,10 +7,10 @@ FROM ${BASE_IMAGE} AS dependencies
 RUN python -m venv --without-pip /venv
 WORKDIR /src
 # The dependencies, by way of an empty project: a change of code leaves this layer as it is.
-COPY pyproject.toml ./
+COPY pyproject.toml requirements/lock.txt ./
 COPY folovllm/version.py folovllm/version.py
 RUN touch README.md LICENSE \
-    && pip --python /venv/bin/python install --no-cache-dir ".[tokenizer]" \
+    && pip --python /venv/bin/python install --no-cache-dir --constraint lock.txt ".[tokenizer]" \
     && pip --python /venv/bin/python uninstall --yes folovllm \
     && mkdir /cache
 

@@ -1,8 +1,8 @@
 """Generates the checked-in stubs under folovllm/v1 from protos/, with types.
 
-    .venv-protos/bin/python -m tools.generate_protos [OUTPUT_FOLDER]
+    .venv-tools/bin/python -m tools.generate_protos [OUTPUT_FOLDER]
 
-Runs with the packages of requirements/protos.txt, which says why in these versions. The output
+Runs with the packages of requirements/tools.txt, which says why in these versions. The output
 folder defaults to the repository root, so that the path of a .proto file equals the import path of
 its module and no generated line needs editing.
 """

@@ -2,11 +2,13 @@
 # Installs the project into .venv, which it creates where it is missing: tools/install.sh EXTRA
 #
 # Reads PYTHON (interpreter for a new .venv), TORCH (requirement) and TORCH_INDEX (CPU builds).
+# Versions of everything else are those of requirements/lock.txt.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 extra=$1
 venv=.venv
+lock=requirements/lock.txt
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say() { printf '▸ %s\n' "$*"; }
@@ -54,12 +56,12 @@ elif answers "$TORCH_INDEX/torch/"; then
 else
   say "installing $TORCH (from pip's own indexes: $TORCH_INDEX does not answer)"
 fi
-"$venv/bin/python" -m pip install ${index[@]+"${index[@]}"} "$TORCH" ||
+"$venv/bin/python" -m pip install --constraint "$lock" ${index[@]+"${index[@]}"} "$TORCH" ||
   fail "pip could not install $TORCH; see above, or choose another: make TORCH=torch==X.Y …"
 
 say "installing folovllm[$extra]"
-"$venv/bin/python" -m pip install -qq --editable ".[$extra]" ||
-  fail "pip could not install the project; see above"
+"$venv/bin/python" -m pip install -qq --constraint "$lock" --editable ".[$extra]" ||
+  fail "pip could not install the project; see above. Where $lock no longer fits: make lock"
 # Else every start compiles it where the environment keeps Python from writing that down.
 "$venv/bin/python" -m compileall -q folovllm tokenizer_service engine_service client/folovllm_client
 
