@@ -20,7 +20,7 @@ CXX_SOURCES := $(wildcard engine_service/kernels/cpu/*.cpp engine_service/kernel
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test fmt hooks lint protos protos-check lock compose-test demo-model bench-cpu bench-gpu
+.PHONY: help demo serve test fmt hooks lint protos protos-check release lock compose-test demo-model bench-cpu bench-gpu
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ protos-check: .venv-tools/.installed ## Fail where folovllm/v1 is not what proto
 	{ diff -r -x __init__.py -x __pycache__ "$$fresh/folovllm/v1" folovllm/v1 || \
 	{ echo "error: folovllm/v1 is not what protos/ generates; run 'make protos'" >&2; exit 1; }; }
 
+release: .venv/.installed-release ## Build the distributions and check them as a user meets them
+	@$(BIN)/python -m tools.release
+
 lock: .venv-tools/.installed ## Take the newest versions of all packages into requirements/lock.txt
 	@bash tools/lock.sh
 
@@ -80,8 +83,8 @@ bench-gpu: .venv/.installed ## Measure the speed on this NVIDIA GPU; BENCH="--on
 	@bash tools/install.sh all
 	@touch $@
 
-.venv/.installed-dev: pyproject.toml requirements/lock.txt tools/install.sh
-	@bash tools/install.sh dev
+.venv/.installed-dev .venv/.installed-release: .venv/.installed-%: pyproject.toml requirements/lock.txt tools/install.sh
+	@bash tools/install.sh $*
 	@touch .venv/.installed $@
 
 .venv-tools/.installed: requirements/tools.txt tools/install_tools.sh

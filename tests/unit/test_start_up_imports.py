@@ -37,6 +37,12 @@ def loaded_by(program: str) -> set[str]:
             "import folovllm_client.cli.commands, folovllm_client.cli.serve",
             {"torch", "transformers", "numpy", "pydantic"},
         ),
+        # Not among the packages of folovllm[client].
+        (
+            "import folovllm_client.api.sync_client, folovllm_client.api.async_client",
+            {"structlog", "torch", "numpy"},
+        ),
+        ("import folovllm_client.cli.commands", {"structlog"}),
         ("import folovllm", {"torch", "transformers", "numpy", "grpc", "google.protobuf"}),
         (_EVERY_MODULE_OF_CORE, {"torch", "numpy", "grpc", "google.protobuf"}),
     ],
