@@ -111,8 +111,12 @@ class AsyncTokenizingCalls:
         """
         request = messages.GetTokenizerRequest()
         with TokenizerFiles(folder) as files, call_errors(self.address):
-            async for chunk in self._stub.GetTokenizer(request, timeout=self._timeout):
-                files.add(chunk)
+            call = self._stub.GetTokenizer(request, timeout=self._timeout)
+            try:
+                async for chunk in call:
+                    files.add(chunk)
+            finally:
+                call.cancel()
             return files.keep()
 
 

@@ -109,6 +109,10 @@ class TokenizingCalls:
         """
         request = messages.GetTokenizerRequest()
         with TokenizerFiles(folder) as files, call_errors(self.address):
-            for chunk in self._stub.GetTokenizer(request, timeout=self._timeout):
-                files.add(chunk)
+            call = self._stub.GetTokenizer(request, timeout=self._timeout)
+            try:
+                for chunk in call:
+                    files.add(chunk)
+            finally:
+                call.cancel()
             return files.keep()
