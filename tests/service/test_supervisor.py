@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from support.fakes.tokenizer_service import running_fake
 
 ROOT = Path(__file__).parent.parent.parent
 FAKE = ("-m", "support.fakes.tokenizer_service")
+NEVER_READY = ("-c", "import signal; signal.pause()")
 
 ENGINE = """
 import os, signal
@@ -83,9 +84,15 @@ def supervisor(
 async def test_services_run_until_the_body_ends_and_stop_in_order() -> None:
     log = Log()
     services, _ = supervisor(ENGINE, log)
-    assert await run_services(services, services.ready)
+
+    async def body() -> None:
+        await services.ready()
+        await log.until("engine: running")
+
+    assert await run_services(services, body)
     assert log.lines[-2:] == ["fake: stopped", "engine: stopped"]
-    session = log.lines[0].rpartition(" ")[2]
+    [running] = (line for line in log.lines if line.startswith("engine: running"))
+    session = running.rpartition(" ")[2]
     assert session != str(os.getsid(0)), "Ctrl-C in the terminal would reach the engine"
 
 
@@ -96,6 +103,7 @@ async def test_a_signal_stops_both(number: signal.Signals) -> None:
 
     async def body() -> None:
         await services.ready()
+        await log.until("engine: running")
         os.kill(os.getpid(), number)
         await services.ended()
 
@@ -124,8 +132,9 @@ async def test_a_second_signal_kills() -> None:
 async def test_the_end_of_one_service_ends_the_other() -> None:
     log = Log()
     services, _ = supervisor(FAILING_ENGINE, log)
+    # Not until both are ready: on a busy machine the other one may be first.
     with pytest.raises(ServiceEndedError, match="the engine service ended with exit code 3"):
-        await run_services(services, services.ready)
+        await run_services(services, services.ended)
     assert "error: no weights" in log.lines
 
 
@@ -133,7 +142,7 @@ async def test_a_killed_service_is_named_with_its_signal() -> None:
     log = Log()
     services, _ = supervisor("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", log)
     with pytest.raises(ServiceEndedError, match="the engine service ended with SIGKILL"):
-        await run_services(services, services.ready)
+        await run_services(services, services.ended)
 
 
 async def test_lines_of_any_length_arrive_whole() -> None:
@@ -182,7 +191,7 @@ def test_demo_shows_answers_and_their_figures(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_demo_that_fails_shows_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    _stand_in(monkeypatch, FAILING_ENGINE)
+    _stand_in(monkeypatch, FAILING_ENGINE, NEVER_READY)
     result = CliRunner().invoke(commands, ["demo"])
     assert result.exit_code == 1
     assert "error: no weights\n" in result.stderr
@@ -199,7 +208,7 @@ def test_demo_that_is_interrupted_exits_with_130(monkeypatch: pytest.MonkeyPatch
 
 
 def test_serve_ends_with_one_line_when_a_service_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    _stand_in(monkeypatch, FAILING_ENGINE)
+    _stand_in(monkeypatch, FAILING_ENGINE, NEVER_READY)
     port, engine_port = free_ports(2)
     arguments = ["serve", "--port", str(port), "--engine-port", str(engine_port)]
     result = CliRunner().invoke(commands, arguments)
@@ -207,11 +216,13 @@ def test_serve_ends_with_one_line_when_a_service_does(monkeypatch: pytest.Monkey
     assert result.stderr.splitlines()[-1].startswith("error: the engine service ended")
 
 
-def _stand_in(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+def _stand_in(
+    monkeypatch: pytest.MonkeyPatch, engine: str, tokenizer: Sequence[str] = FAKE
+) -> None:
     for module in (folovllm_client.cli.demo, folovllm_client.cli.serve):
         monkeypatch.setattr(module, "engine_command", lambda _: [sys.executable, "-c", engine])
         monkeypatch.setattr(
-            module, "tokenizer_command", lambda to: [sys.executable, *FAKE, str(to.port)]
+            module, "tokenizer_command", lambda to: [sys.executable, *tokenizer, str(to.port)]
         )
 
 
