@@ -37,6 +37,11 @@ _CASES = {"folovllm": DECODE, "services": (THROUGHPUT,)}
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints a line for each case."""
     args = _parse_args(argv)
+    known = [case for cases in _CASES.values() for case in cases]
+    for pattern in args.cases:
+        if not any(_fits(case, pattern) for case in known):
+            names = ", ".join(case.name for case in known)
+            sys.exit(f"error: no case's name begins with {pattern!r}; there are {names}")
     folder = checkpoint(args.model, args.cache)
     config = PeerConfig(
         model=str(folder),

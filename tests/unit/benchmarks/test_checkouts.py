@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -53,3 +54,9 @@ def test_what_is_no_checkout_or_no_sample_is_refused(capsys: pytest.CaptureFixtu
         with pytest.raises(SystemExit):
             main(arguments)
         assert complaint in capsys.readouterr().err
+
+
+def test_a_case_that_there_is_not_is_refused() -> None:
+    here = str(Path(__file__).parents[3])
+    with pytest.raises(SystemExit, match="no case's name begins with 'nonsense'; there are decode"):
+        main([here, "--cases", "decode", "nonsense"])
