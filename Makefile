@@ -74,10 +74,10 @@ demo-model: .venv/.installed-dev ## Rebuild the embedded model: corpus, tokenize
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tools.demo_model.build
 
 bench-cpu: .venv/.installed ## Measure the speed on this CPU; BENCH="--quick" or other options
-	@$(BIN)/python -m benchmarks.cpu $(BENCH)
+	@$(BIN)/python -m benchmarks cpu $(BENCH)
 
 bench-gpu: .venv/.installed ## Measure the speed on this NVIDIA GPU; BENCH="--only decode" or others
-	@$(BIN)/python -m benchmarks.gpu $(BENCH)
+	@$(BIN)/python -m benchmarks gpu $(BENCH)
 
 .venv/.installed: pyproject.toml requirements/lock.txt tools/install.sh
 	@bash tools/install.sh all
