@@ -13,8 +13,8 @@ from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ScoreOutput
-from folovllm.serving.channel import open_channel
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
+from folovllm_client.api.async_calls import open_channel
 from folovllm_client.api.async_tokenizing import AsyncTokenizingCalls
 from folovllm_client.api.chat_requests import (
     MAX_TOOL_ROUNDS,
@@ -117,20 +117,14 @@ class AsyncClient(AsyncTokenizingCalls):
         )
         return self.send(request, timeout)
 
-    async def send(
+    def send(
         self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
     ) -> AsyncGenerator[CompletionOutput, None]:
         """Sends a message of the contract as it is; else the same as `stream`.
 
         The call begins with the first piece that is asked for.
         """
-        with call_errors(self.address):
-            call = self._stub.Generate(request, timeout=self._deadline(timeout))
-            try:
-                async for message in call:
-                    yield CompletionOutput.from_proto(message)
-            finally:
-                call.cancel()
+        return self._stream(self._stub.Generate, request, timeout, CompletionOutput.from_proto)
 
     async def chat(
         self,
@@ -161,20 +155,14 @@ class AsyncClient(AsyncTokenizingCalls):
         """The events of the next turn as they come; closing the iterator cancels the call."""
         return self.send_chat(chat_request(messages, **options), timeout)
 
-    async def send_chat(
+    def send_chat(
         self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
     ) -> AsyncGenerator[ChatOutput, None]:
         """Sends a message of the contract as it is; else the same as `stream_chat`.
 
         The call begins with the first event that is asked for.
         """
-        with call_errors(self.address):
-            call = self._stub.Chat(request, timeout=self._deadline(timeout))
-            try:
-                async for message in call:
-                    yield ChatOutput.from_proto(message)
-            finally:
-                call.cancel()
+        return self._stream(self._stub.Chat, request, timeout, ChatOutput.from_proto)
 
     async def chat_with_tools(
         self,
@@ -187,9 +175,9 @@ class AsyncClient(AsyncTokenizingCalls):
     ) -> tuple[ChatResult, list[ChatMessage]]:
         """Calls tools for the model until it is done; its last answer, and all messages.
 
-        `tools` are Python functions with type hints; coroutine functions are awaited. After
-        `max_rounds` answers the last one is returned although it calls tools. `timeout` is for
-        each answer.
+        `tools` are Python functions with type hints; coroutine functions are awaited.
+        After `max_rounds` answers the last one is returned although it calls tools. `timeout` is
+        for each answer.
         """
         from folovllm_client.api.tool_rounds import ToolRounds  # pydantic takes a while to import
 
@@ -204,7 +192,7 @@ class AsyncClient(AsyncTokenizingCalls):
                 rounds.messages.append(await rounds.toolbox.call_async(call))
         return rounds.result, rounds.messages
 
-    async def fork(
+    def fork(
         self,
         request_id: str,
         branches: Iterable[SamplingParams],
@@ -215,18 +203,12 @@ class AsyncClient(AsyncTokenizingCalls):
     ) -> AsyncGenerator[CompletionOutput, None]:
         """Branches a running request at its present position; the pieces of all branches.
 
-        Each of `branches` is one, with n = 1; a piece's index is its place. The call begins with
+        Each of `branches` is one, with n = 1; a piece's index says which. The call begins with
         the first piece that is asked for; closing the iterator cancels it and ends the branches,
         never the parent. Raises NotFoundError where that request does not run.
         """
         request = fork_request(request_id, branches, index, fork_id)
-        with call_errors(self.address):
-            call = self._stub.Fork(request, timeout=self._deadline(timeout))
-            try:
-                async for message in call:
-                    yield CompletionOutput.from_proto(message)
-            finally:
-                call.cancel()
+        return self._stream(self._stub.Fork, request, timeout, CompletionOutput.from_proto)
 
     async def score(
         self,
@@ -269,6 +251,3 @@ class AsyncClient(AsyncTokenizingCalls):
     async def close(self) -> None:
         """Ends running calls and the connection."""
         await self._channel.close()
-
-    def _deadline(self, timeout: float | None) -> float | None:
-        return self._timeout if timeout is None else timeout

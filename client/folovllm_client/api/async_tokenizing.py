@@ -1,13 +1,14 @@
 """AsyncTokenizingCalls: text, token ids and the tokenizer itself, from asyncio."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
+from folovllm_client.api.async_calls import DuplexCall, Pieces, StreamMethod, each
 from folovllm_client.api.requests import call_errors
-from folovllm_client.api.tokenizer_files import TokenizerFiles
+from folovllm_client.api.tokenizer_download import TokenizerDownload
 from folovllm_client.api.tokenizing import (
     TextDelta,
     Texts,
@@ -21,6 +22,8 @@ from folovllm_client.api.tokenizing import (
 
 if TYPE_CHECKING:
     from folovllm.v1.tokenizer_service_pb2_grpc import TokenizerServiceAsyncStub
+
+_Output = TypeVar("_Output")
 
 
 class AsyncTokenizingCalls:
@@ -64,7 +67,7 @@ class AsyncTokenizingCalls:
 
     async def stream_detokenize(
         self,
-        pieces: Iterable[Iterable[int]] | AsyncIterable[Iterable[int]],
+        pieces: Pieces,
         sampling_params: SamplingParams | None = None,
         *,
         preceding_token_ids: Iterable[int] = (),
@@ -78,21 +81,17 @@ class AsyncTokenizingCalls:
         asked for; closing the iterator cancels it.
         """
         options = detokenize_options(sampling_params, preceding_token_ids)
-        timeout = self._timeout if timeout is None else timeout
         with call_errors(self.address):
-            call = self._stub.StreamDetokenize(timeout=timeout)
+            call = DuplexCall(self._stub.StreamDetokenize, self._deadline(timeout))
             try:
-                await call.write(options)
-                async for ids in _each(pieces):
-                    # A call that has ended takes no more; reading says why it did.
-                    request = more_token_ids(ids)
-                    if not call.done():
-                        await call.write(request)
+                await call.send(options)
+                async for ids in each(pieces):
+                    await call.send(more_token_ids(ids))
                     delta = read_delta(await call.read())
                     yield delta
                     if delta.finished:
                         return
-                await call.done_writing()
+                await call.finish()
                 yield read_delta(await call.read())
             finally:
                 call.cancel()
@@ -110,7 +109,7 @@ class AsyncTokenizingCalls:
         folder cannot be written.
         """
         request = messages.GetTokenizerRequest()
-        with TokenizerFiles(folder) as files, call_errors(self.address):
+        with TokenizerDownload(folder) as files, call_errors(self.address):
             call = self._stub.GetTokenizer(request, timeout=self._timeout)
             try:
                 async for chunk in call:
@@ -119,13 +118,21 @@ class AsyncTokenizingCalls:
                 call.cancel()
             return files.keep()
 
+    async def _stream(
+        self,
+        method: StreamMethod,
+        request: object,
+        timeout: float | None,
+        read: Callable[[Any], _Output],
+    ) -> AsyncGenerator[_Output, None]:
+        """The answers of a call, which begins with the first and is cancelled where they end."""
+        with call_errors(self.address):
+            call = method(request, timeout=self._deadline(timeout))
+            try:
+                async for message in call:
+                    yield read(message)
+            finally:
+                call.cancel()
 
-async def _each(
-    pieces: Iterable[Iterable[int]] | AsyncIterable[Iterable[int]],
-) -> AsyncGenerator[Iterable[int], None]:
-    if isinstance(pieces, AsyncIterable):
-        async for ids in pieces:
-            yield ids
-    else:
-        for ids in pieces:
-            yield ids
+    def _deadline(self, timeout: float | None) -> float | None:
+        return self._timeout if timeout is None else timeout

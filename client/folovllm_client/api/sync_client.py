@@ -1,3 +1,4 @@
+# Generated from async_client.py by `make client-sync`; do not edit.
 """Client: the tokenizer service, called from ordinary code."""
 
 from collections.abc import Generator, Iterable
@@ -13,7 +14,6 @@ from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ScoreOutput
-from folovllm.serving.channel import open_sync_channel
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
 from folovllm_client.api.chat_requests import (
     MAX_TOOL_ROUNDS,
@@ -32,6 +32,7 @@ from folovllm_client.api.requests import (
     generate_request,
     score_request,
 )
+from folovllm_client.api.sync_calls import open_channel
 from folovllm_client.api.sync_tokenizing import TokenizingCalls
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Client(TokenizingCalls):
-    """A connection to a tokenizer service; safe to use from several threads.
+    """A connection to a tokenizer service; threads may share it.
 
     `timeout` is the deadline of each call in seconds where a call names none; None means none.
     Every method raises the classes of `folovllm.errors`, such as InvalidRequestError,
@@ -49,7 +50,7 @@ class Client(TokenizingCalls):
     def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float | None = None) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = open_sync_channel(address)
+        self._channel = open_channel(address)
         self._stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
@@ -102,7 +103,11 @@ class Client(TokenizingCalls):
         priority: int = 0,
         cache_salt: str = "",
     ) -> Generator[CompletionOutput, None, None]:
-        """The pieces of all continuations as they come; closing the iterator cancels the call."""
+        """The pieces of all continuations as they come; closing the iterator cancels the call.
+
+        Leaving `for piece in client.stream(…)` closes it; one that is kept in a variable is
+        closed by `contextlib.closing`, or when it is dropped.
+        """
         request = generate_request(
             prompt,
             sampling_params,
@@ -119,13 +124,7 @@ class Client(TokenizingCalls):
 
         The call begins with the first piece that is asked for.
         """
-        with call_errors(self.address):
-            call = self._stub.Generate(request, timeout=self._deadline(timeout))
-            try:
-                for message in call:
-                    yield CompletionOutput.from_proto(message)
-            finally:
-                call.cancel()
+        return self._stream(self._stub.Generate, request, timeout, CompletionOutput.from_proto)
 
     def chat(
         self,
@@ -163,13 +162,7 @@ class Client(TokenizingCalls):
 
         The call begins with the first event that is asked for.
         """
-        with call_errors(self.address):
-            call = self._stub.Chat(request, timeout=self._deadline(timeout))
-            try:
-                for message in call:
-                    yield ChatOutput.from_proto(message)
-            finally:
-                call.cancel()
+        return self._stream(self._stub.Chat, request, timeout, ChatOutput.from_proto)
 
     def chat_with_tools(
         self,
@@ -182,8 +175,9 @@ class Client(TokenizingCalls):
     ) -> tuple[ChatResult, list[ChatMessage]]:
         """Calls tools for the model until it is done; its last answer, and all messages.
 
-        `tools` are Python functions with type hints. After `max_rounds` answers the last
-        one is returned although it calls tools. `timeout` is for each answer.
+        `tools` are Python functions with type hints; coroutine functions are run.
+        After `max_rounds` answers the last one is returned although it calls tools. `timeout` is
+        for each answer.
         """
         from folovllm_client.api.tool_rounds import ToolRounds  # pydantic takes a while to import
 
@@ -207,18 +201,12 @@ class Client(TokenizingCalls):
     ) -> Generator[CompletionOutput, None, None]:
         """Branches a running request at its present position; the pieces of all branches.
 
-        Each of `branches` is one, with n = 1; a piece's index is its place. The call begins with
+        Each of `branches` is one, with n = 1; a piece's index says which. The call begins with
         the first piece that is asked for; closing the iterator cancels it and ends the branches,
         never the parent. Raises NotFoundError where that request does not run.
         """
         request = fork_request(request_id, branches, index, fork_id)
-        with call_errors(self.address):
-            call = self._stub.Fork(request, timeout=self._deadline(timeout))
-            try:
-                for message in call:
-                    yield CompletionOutput.from_proto(message)
-            finally:
-                call.cancel()
+        return self._stream(self._stub.Fork, request, timeout, CompletionOutput.from_proto)
 
     def score(
         self,
@@ -242,10 +230,9 @@ class Client(TokenizingCalls):
 
     def model_info(self) -> ModelInfo:
         """The model that the engines serve."""
+        request = types_pb2.GetModelInfoRequest()
         with call_errors(self.address):
-            return ModelInfo.from_proto(
-                self._stub.GetModelInfo(types_pb2.GetModelInfoRequest(), timeout=self._timeout)
-            )
+            return ModelInfo.from_proto(self._stub.GetModelInfo(request, timeout=self._timeout))
 
     def health(self, service: str = "") -> str:
         """The health of a service by its full name, or of the server; "SERVING" when ready.
@@ -254,12 +241,9 @@ class Client(TokenizingCalls):
         """
         request = health_pb2.HealthCheckRequest(service=service)
         with call_errors(self.address):
-            status = self._health.Check(request, timeout=self._timeout).status
+            status = (self._health.Check(request, timeout=self._timeout)).status
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
 
     def close(self) -> None:
         """Ends running calls and the connection."""
         self._channel.close()
-
-    def _deadline(self, timeout: float | None) -> float | None:
-        return self._timeout if timeout is None else timeout

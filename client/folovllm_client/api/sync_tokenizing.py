@@ -1,15 +1,15 @@
+# Generated from async_tokenizing.py by `make client-sync`; do not edit.
 """TokenizingCalls: text, token ids and the tokenizer itself, from ordinary code."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-from queue import SimpleQueue
-from typing import overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
-from folovllm.v1.tokenizer_service_pb2_grpc import TokenizerServiceStub
 from folovllm_client.api.requests import call_errors
-from folovllm_client.api.tokenizer_files import TokenizerFiles
+from folovllm_client.api.sync_calls import DuplexCall, Pieces, StreamMethod, each
+from folovllm_client.api.tokenizer_download import TokenizerDownload
 from folovllm_client.api.tokenizing import (
     TextDelta,
     Texts,
@@ -21,12 +21,17 @@ from folovllm_client.api.tokenizing import (
     tokenize_request,
 )
 
+if TYPE_CHECKING:
+    from folovllm.v1.tokenizer_service_pb2_grpc import TokenizerServiceStub
+
+_Output = TypeVar("_Output")
+
 
 class TokenizingCalls:
     """The part of Client that needs no engine; Client sets the attributes."""
 
     address: str
-    _stub: TokenizerServiceStub
+    _stub: "TokenizerServiceStub"
     _timeout: float | None
 
     @overload
@@ -63,7 +68,7 @@ class TokenizingCalls:
 
     def stream_detokenize(
         self,
-        pieces: Iterable[Iterable[int]],
+        pieces: Pieces,
         sampling_params: SamplingParams | None = None,
         *,
         preceding_token_ids: Iterable[int] = (),
@@ -77,22 +82,19 @@ class TokenizingCalls:
         asked for; closing the iterator cancels it.
         """
         options = detokenize_options(sampling_params, preceding_token_ids)
-        timeout = self._timeout if timeout is None else timeout
-        requests: SimpleQueue[messages.StreamDetokenizeRequest | None] = SimpleQueue()
-        requests.put(options)
         with call_errors(self.address):
-            call = self._stub.StreamDetokenize(iter(requests.get, None), timeout=timeout)
+            call = DuplexCall(self._stub.StreamDetokenize, self._deadline(timeout))
             try:
-                for ids in pieces:
-                    requests.put(more_token_ids(ids))
-                    delta = read_delta(next(call, None))
+                call.send(options)
+                for ids in each(pieces):
+                    call.send(more_token_ids(ids))
+                    delta = read_delta(call.read())
                     yield delta
                     if delta.finished:
                         return
-                requests.put(None)
-                yield read_delta(next(call, None))
+                call.finish()
+                yield read_delta(call.read())
             finally:
-                requests.put(None)  # ends the thread of gRPC that waits for more
                 call.cancel()
 
     def count_tokens(self, text: str) -> int:
@@ -108,7 +110,7 @@ class TokenizingCalls:
         folder cannot be written.
         """
         request = messages.GetTokenizerRequest()
-        with TokenizerFiles(folder) as files, call_errors(self.address):
+        with TokenizerDownload(folder) as files, call_errors(self.address):
             call = self._stub.GetTokenizer(request, timeout=self._timeout)
             try:
                 for chunk in call:
@@ -116,3 +118,22 @@ class TokenizingCalls:
             finally:
                 call.cancel()
             return files.keep()
+
+    def _stream(
+        self,
+        method: StreamMethod,
+        request: object,
+        timeout: float | None,
+        read: Callable[[Any], _Output],
+    ) -> Generator[_Output, None, None]:
+        """The answers of a call, which begins with the first and is cancelled where they end."""
+        with call_errors(self.address):
+            call = method(request, timeout=self._deadline(timeout))
+            try:
+                for message in call:
+                    yield read(message)
+            finally:
+                call.cancel()
+
+    def _deadline(self, timeout: float | None) -> float | None:
+        return self._timeout if timeout is None else timeout

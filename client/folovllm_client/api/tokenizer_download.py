@@ -1,4 +1,4 @@
-"""TokenizerFiles: the tokenizer's files as they arrive, and then in a folder, all or none."""
+"""TokenizerDownload: the tokenizer's files as they arrive, and then in a folder, all or none."""
 
 import hashlib
 import tempfile
@@ -10,7 +10,7 @@ from folovllm.errors import ServerError
 from folovllm.v1.tokenizer_service_pb2 import TokenizerFileChunk
 
 
-class TokenizerFiles:
+class TokenizerDownload:
     """Collects the chunks of GetTokenizer in a folder beside the final places.
 
     A context manager: what is not kept by its end is gone. Raises ServerError where what arrives is
