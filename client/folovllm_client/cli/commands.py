@@ -14,6 +14,7 @@ import click
 
 from folovllm.errors import FolovError
 from folovllm.outputs import RequestOutput
+from folovllm.serving.args import options
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.version import __version__
 from folovllm_client.api.requests import empty_output, generate_request
@@ -30,10 +31,9 @@ from folovllm_client.cli.sampling_options import (
 from folovllm_client.cli.stream_stats import StreamStats
 from folovllm_client.launch.service_commands import ServeOptions
 
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _UNARY_TIMEOUT = 10.0
 _INTERRUPTED = 130
-_DEFAULTS = ServeOptions()
-_PORT = click.IntRange(1, 65535)
 _TOKEN_ID = click.IntRange(0, 2**32 - 1)
 _QUANTIZATION = click.Choice(["none", "int8", "int4"])
 
@@ -51,57 +51,21 @@ class Commands(click.Group):
             ctx.exit(_INTERRUPTED)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="folovllm", message="%(prog)s %(version)s")
 def commands() -> None:
     """Serves Qwen3-family language models over gRPC, and asks them."""
 
 
-@commands.command()
-@click.option("--model", metavar="PATH_OR_ID", help="Folder or hub id. Default: the embedded one.")
-@click.option(
-    "--host",
-    metavar="ADDRESS",
-    default=_DEFAULTS.host,
-    show_default=True,
-    help="Where clients are answered; 0.0.0.0 for all.",
-)
-@click.option(
-    "--port",
-    type=_PORT,
-    metavar="PORT",
-    default=_DEFAULTS.port,
-    show_default=True,
-    help="Port of the tokenizer service.",
-)
-@click.option(
-    "--engine-port",
-    type=_PORT,
-    metavar="PORT",
-    default=_DEFAULTS.engine_port,
-    show_default=True,
-    help="Port of the engine service, on the loopback.",
-)
-@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: auto.")
-@click.option("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16. Default: auto.")
-@click.option("--max-model-len", type=int, metavar="N", help="Tokens of prompt and completion.")
-@click.option("--max-num-seqs", type=int, metavar="N", help="Sequences that run at once.")
-@click.option("--deterministic", is_flag=True, help="The same tokens in any batch; slower.")
-@click.option("--quantization", type=_QUANTIZATION, help="Of the weights, on a CPU.")
-@click.option(
-    "--speculation",
-    type=click.Choice(["auto", "none", "ngram"]),
-    help="Guess tokens that repeat earlier ones. Default: auto, on a CPU.",
-)
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text.")
-def serve(**options: Any) -> None:
+@commands.command(params=[*options(ServeOptions())])
+def serve(**settings: Any) -> None:
     """Starts both services and stops them together.
 
     Other settings of the services come from their FOLOVLLM_* environment variables.
     """
     from folovllm_client.cli.serve import serve as run
 
-    run(ServeOptions(**options))
+    run(ServeOptions(**settings))
 
 
 @commands.command()
