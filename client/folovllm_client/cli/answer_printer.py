@@ -4,7 +4,7 @@ import click
 
 from folovllm.chat import ChatMessage, ToolCall
 from folovllm.chat_outputs import ChatOutput, ContentDelta, ReasoningDelta
-from folovllm_client.cli.console import dim, harmless
+from folovllm_client.cli.console import harmless, open_console
 from folovllm_client.cli.stream_stats import StreamStats
 
 _RESULT_WIDTH = 200
@@ -17,7 +17,7 @@ class AnswerPrinter:
     """
 
     def __init__(self, err: bool) -> None:
-        self._err = err
+        self._asides = open_console(err=err)
         self._line_of = ""  # what the line that is not ended yet belongs to
 
     def show(self, output: ChatOutput) -> None:
@@ -25,10 +25,10 @@ class AnswerPrinter:
         match output.event:
             case ReasoningDelta(text):
                 self._go_on("reasoning")
-                self._aside(text, nl=False)
+                self._aside(text)
             case ContentDelta(text):
                 if self._line_of == "reasoning":
-                    self._aside("\n")
+                    self._aside("\n\n")
                     self._line_of = ""
                 self._go_on("content")
                 click.echo(harmless(text), nl=False)
@@ -40,31 +40,31 @@ class AnswerPrinter:
         if self._line_of == "content":
             click.echo()
         elif self._line_of:
-            click.echo(err=self._err)
+            self._aside("\n")
         self._line_of = ""
 
     def begin_call(self, call: ToolCall) -> None:
         """Shows a tool call while it runs."""
         self.end_line()
         self._line_of = "call"
-        self._aside(f"{call.name} {_one_line(call.arguments)}", nl=False)
+        self._aside(f"{call.name} {_one_line(call.arguments)}")
 
     def end_call(self, answer: ChatMessage) -> None:
         """Shows what the tool answered, on the same line."""
-        self._aside(f" → {_one_line(answer.content)}", nl=False)
+        self._aside(f" → {_one_line(answer.content)}")
         self.end_line()
 
     def figures(self, stats: StreamStats) -> None:
         """Shows how fast the answer came."""
-        self._aside(stats.summary())
+        self._aside(f"{stats.summary()}\n")
 
     def _go_on(self, what: str) -> None:
         if self._line_of != what:
             self.end_line()
             self._line_of = what
 
-    def _aside(self, text: str, nl: bool = True) -> None:
-        click.echo(dim(harmless(text)), nl=nl, err=self._err)
+    def _aside(self, text: str) -> None:
+        self._asides.print(harmless(text), style="dim", end="")
 
 
 def _one_line(text: str) -> str:

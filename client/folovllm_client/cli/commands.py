@@ -20,7 +20,7 @@ from folovllm.version import __version__
 from folovllm_client.api.requests import empty_output, generate_request
 from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.chat.command import chat
-from folovllm_client.cli.console import CommandError, dim, failure_text
+from folovllm_client.cli.console import CommandError, failure_text, note
 from folovllm_client.cli.sampling_options import (
     given_sampling_params,
     sampling_options,
@@ -111,7 +111,7 @@ def generate(
     if not live:
         click.echo(_json_line(output) if as_json else _with_headers(output))
     if stats or sys.stderr.isatty():
-        click.echo(dim(timer.summary()), err=True)
+        note(timer.summary())
 
 
 commands.add_command(chat)

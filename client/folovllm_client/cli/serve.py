@@ -3,12 +3,13 @@
 import asyncio
 import time
 
-import click
+from rich.console import Console
+from rich.text import Text
 
 from folovllm.errors import ConfigError
 from folovllm.serving.ports import require_free_port
 from folovllm.version import __version__
-from folovllm_client.cli.console import StatusLine, command_name, dim
+from folovllm_client.cli.console import command_name, open_console, progress
 from folovllm_client.launch.service_commands import (
     LOOPBACK,
     ServeOptions,
@@ -29,41 +30,44 @@ def serve(options: ServeOptions) -> None:
         raise ConfigError(f"--port and --engine-port are both {options.port}; choose two ports")
     require_free_port(options.host, options.port, "--port")
     require_free_port(LOOPBACK, options.engine_port, "--engine-port")
-    status = StatusLine()
+    console = open_console(err=True)
     services = Supervisor(
-        engine_command(options), tokenizer_command(options), options.address, status.print
+        engine_command(options), tokenizer_command(options), options.address, console.print
     )
-    asyncio.run(supervise(services, options, status))
+    asyncio.run(supervise(services, options, console))
 
 
-async def supervise(services: Supervisor, options: ServeOptions, status: StatusLine) -> None:
-    """Starts the services, says when and where they are ready, and waits for the end."""
+async def supervise(services: Supervisor, options: ServeOptions, console: Console) -> None:
+    """Starts the services, says when and where they are ready, and waits for the end.
+
+    `console` shows what is under way; the rest goes to standard output.
+    """
 
     async def body() -> None:
         started = time.monotonic()
-        async with status.showing(f"loading {options.model or 'the embedded model'}"):
+        with progress(f"loading {options.model or 'the embedded model'}", console):
             await services.ready()
-        click.echo(ready_text(options, time.monotonic() - started))
+        open_console(err=False).print(ready_text(options, time.monotonic() - started))
         await services.ended()
 
     await run_services(services, body)
 
 
-def ready_text(options: ServeOptions, seconds: float) -> str:
+def ready_text(options: ServeOptions, seconds: float) -> Text:
     """Where the services listen, and what to type next."""
     command = command_name()
     default = ServeOptions()
     elsewhere = (options.host, options.port) != (default.host, default.port)
     server = f" --server {options.address}" if elsewhere else ""
-    return "\n".join(
-        (
-            f"FolovLLM {__version__} is ready after {seconds:.1f} s",
-            f"  tokenizer service  {options.host}:{options.port}  {dim('text; for clients')}",
-            f"  engine service     {options.engine_address}  {dim('token ids')}",
-            dim("in another terminal"),
-            f"  {command} chat{server}",
-            f'  {command} generate{server} "Once upon a time"',
-            f"  {command} info{server}",
-            dim("Ctrl-C stops both"),
-        )
+    return Text.assemble(
+        (f"FolovLLM {__version__}", "bold"),
+        f" is ready after {seconds:.1f} s\n",
+        f"  tokenizer service  {options.host}:{options.port}  ",
+        ("text; for clients\n", "dim"),
+        f"  engine service     {options.engine_address}  ",
+        ("token ids\nin another terminal\n", "dim"),
+        f"  {command} chat{server}\n",
+        f'  {command} generate{server} "Once upon a time"\n',
+        f"  {command} info{server}\n",
+        ("Ctrl-C stops both", "dim"),
     )

@@ -12,8 +12,7 @@ from folovllm.version import __version__
 from folovllm_client.api.async_client import AsyncClient
 from folovllm_client.api.chat_requests import ChatOptions
 from folovllm_client.cli.answer_printer import AnswerPrinter
-from folovllm_client.cli.console import dim
-from folovllm_client.cli.line_editor import LineEditor, history_file
+from folovllm_client.cli.console import note
 from folovllm_client.cli.sampling_options import (
     given_sampling_params,
     sampling_options,
@@ -83,9 +82,10 @@ def chat(
             if question is not None:
                 terminal.ask(question)
             elif sys.stdin.isatty() and sys.stdout.isatty():
+                from folovllm_client.cli.chat.line_editor import LineEditor
+
                 _greet(runner.run(client.model_info()))
-                with LineEditor(history_file()) as editor:
-                    terminal.type_lines(editor)
+                terminal.type_lines(LineEditor())
             elif not terminal.pipe_lines(
                 line.decode(errors="replace") for line in sys.stdin.buffer
             ):
@@ -95,4 +95,4 @@ def chat(
 
 
 def _greet(model: ModelInfo) -> None:
-    click.echo(dim(f"FolovLLM {__version__} · {model.model_id} · /help lists commands"), err=True)
+    note(f"FolovLLM {__version__} · {model.model_id} · /help lists commands")

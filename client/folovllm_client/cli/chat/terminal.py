@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Iterable
-
-import click
+from typing import TYPE_CHECKING
 
 from folovllm.errors import FolovError
 from folovllm_client.cli.chat.session import ChatSession
 from folovllm_client.cli.chat.slash_commands import SlashCommands
-from folovllm_client.cli.console import CommandError, dim, failure_text
-from folovllm_client.cli.line_editor import LineEditor
+from folovllm_client.cli.console import CommandError, failure_text, note
+
+if TYPE_CHECKING:
+    from folovllm_client.cli.chat.line_editor import LineEditor
 
 
 class ChatTerminal:
@@ -28,7 +29,7 @@ class ChatTerminal:
         """Shows the answer to a question. Raises FolovError."""
         self._runner.run(self._session.ask(question))
 
-    def type_lines(self, editor: LineEditor) -> None:
+    def type_lines(self, editor: "LineEditor") -> None:
         """Answers what is typed until the user ends it. Ctrl-C ends an answer, not the chat."""
         while not self._commands.ended:
             try:
@@ -37,7 +38,7 @@ class ChatTerminal:
                     return
                 self._take(line)
             except KeyboardInterrupt:
-                click.echo(dim("stopped"), err=True)
+                note("stopped")
 
     def pipe_lines(self, lines: Iterable[str]) -> bool:
         """Answers each line; whether all went well."""
