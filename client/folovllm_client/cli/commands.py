@@ -20,7 +20,7 @@ from folovllm.version import __version__
 from folovllm_client.api.requests import empty_output, generate_request
 from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.chat.command import chat
-from folovllm_client.cli.console import CommandError, failure_text, note
+from folovllm_client.cli.console import CommandError, failure_text, note, show_text
 from folovllm_client.cli.sampling_options import (
     given_sampling_params,
     sampling_options,
@@ -104,12 +104,12 @@ def generate(
                 timer.observe(piece)
                 output.add(piece)
                 if live:
-                    click.echo(piece.text, nl=False)
+                    show_text(piece.text, nl=False)
         finally:
             if live and output.outputs:
                 click.echo()
     if not live:
-        click.echo(_json_line(output) if as_json else _with_headers(output))
+        show_text(_json_line(output) if as_json else _with_headers(output))
     if stats or sys.stderr.isatty():
         note(timer.summary())
 
@@ -135,7 +135,7 @@ def tokenize(text: str, server: str) -> None:
 def detokenize(ids: tuple[int, ...], server: str) -> None:
     """Prints the text of token ids."""
     with Client(server, _UNARY_TIMEOUT) as client:
-        click.echo(client.detokenize(ids))
+        show_text(client.detokenize(ids))
 
 
 @commands.command()
@@ -147,7 +147,7 @@ def info(server: str) -> None:
     width = max(map(len, values))
     for name, value in values.items():
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        click.echo(f"{name:<{width}}  {shown or '-'}")
+        show_text(f"{name:<{width}}  {shown or '-'}")
 
 
 @commands.command()

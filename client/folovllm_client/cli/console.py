@@ -59,6 +59,11 @@ def note(text: str) -> None:
     open_console(err=True).print(harmless(text), style="dim")
 
 
+def show_text(text: str, *, nl: bool = True) -> None:
+    """Writes text from elsewhere to standard output: exact in a pipe, harmless at a terminal."""
+    click.echo(harmless(text) if sys.stdout.isatty() else text, nl=nl)
+
+
 def harmless(text: str) -> str:
     """Text from elsewhere without the characters that steer a terminal."""
     return text.translate(_CONTROLS)
