@@ -14,7 +14,7 @@ from folovllm.errors import InvalidRequestError
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as wire
 from folovllm.v1 import types_pb2
-from folovllm_client.api.requests import carried_by
+from folovllm_client.api.requests import carried_by, set_fields, set_sampling_params
 
 
 class JsonModel(Protocol):
@@ -88,30 +88,24 @@ def chat_request(
         read_messages(messages), read_tools(tools), continue_final_message=continue_final_message
     )
     request = wire.ChatRequest()
-    for place, message in enumerate(conversation.messages):
-        with carried_by(f"messages[{place}]"):
+    for index, message in enumerate(conversation.messages):
+        with carried_by(f"messages[{index}]"):
             request.messages.append(message.to_proto())
-    for place, tool in enumerate(conversation.tools):
-        with carried_by(f"tools[{place}]"):
+    for index, tool in enumerate(conversation.tools):
+        with carried_by(f"tools[{index}]"):
             request.tools.append(tool.to_proto())
     _choose_tool(request, tool_choice)
     _set_response_format(request, response_format)
-    with carried_by("sampling_params"):
-        if isinstance(sampling_params, SamplingParams):
-            sampling_params = sampling_params.to_proto()
-        if sampling_params is not None:
-            request.sampling_params.CopyFrom(sampling_params)
-    for name, value in (
-        ("enable_thinking", enable_thinking),
-        ("thinking_budget", thinking_budget),
-        ("continue_final_message", continue_final_message),
-        ("request_id", request_id),
-        ("priority", priority),
-        ("cache_salt", cache_salt),
-    ):
-        with carried_by(name):
-            if value is not None:
-                setattr(request, name, value)
+    set_sampling_params(request, sampling_params)
+    fields = {
+        "enable_thinking": enable_thinking,
+        "thinking_budget": thinking_budget,
+        "continue_final_message": continue_final_message,
+        "request_id": request_id,
+        "priority": priority,
+        "cache_salt": cache_salt,
+    }
+    set_fields(request, fields)
     return request
 
 
@@ -260,11 +254,11 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _read_each(field: str, values: Iterable[Any], read: Callable[[Any], _T]) -> Iterator[_T]:
-    """Reads each value; an error names its place."""
+    """Reads each value; an error names its index."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise InvalidRequestError(field, f"{field} must be a list, got {values!r}")
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         try:
             yield read(value)
         except InvalidRequestError as error:
-            raise error.within(f"{field}[{place}]") from None
+            raise error.within(f"{field}[{index}]") from None

@@ -5,8 +5,10 @@ A value that the contract cannot carry raises InvalidRequestError here, before a
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypedDict
 
 import grpc
+from google.protobuf.message import Message
 
 from folovllm.errors import (
     DETAILS_KEY,
@@ -44,6 +46,17 @@ def split_prompt(prompt: Prompt) -> tuple[str | None, list[int] | None]:
     return None, list(ids)
 
 
+class RequestOptions(TypedDict, total=False):
+    """What may be said of a request besides its prompt and its parameters."""
+
+    request_id: str
+    """Unique among the running requests; the server gives one."""
+    priority: int
+    """Lower runs first; 0."""
+    cache_salt: str
+    """Prefix-cache blocks are shared only among requests of equal salt; empty."""
+
+
 def generate_request(
     prompt: Prompt,
     sampling_params: SamplingParams | types_pb2.SamplingParams | None = None,
@@ -60,24 +73,12 @@ def generate_request(
     """
     text, ids = split_prompt(prompt)
     request = tokenizer_service_pb2.GenerateRequest(return_prompt_token_ids=return_prompt_token_ids)
-    with carried_by("text"):
-        if text is not None:
-            request.text = text
     with carried_by("token_ids"):
         if ids is not None:
             request.token_ids.CopyFrom(tokenizer_service_pb2.TokenIds(ids=ids))
-    with carried_by("sampling_params"):
-        if isinstance(sampling_params, SamplingParams):
-            sampling_params = sampling_params.to_proto()
-        if sampling_params is not None:
-            request.sampling_params.CopyFrom(sampling_params)
-    for name, value in (
-        ("request_id", request_id),
-        ("priority", priority),
-        ("cache_salt", cache_salt),
-    ):
-        with carried_by(name):
-            setattr(request, name, value)
+    set_sampling_params(request, sampling_params)
+    fields = {"request_id": request_id, "priority": priority, "cache_salt": cache_salt}
+    set_fields(request, {"text": text, **fields})
     return request
 
 
@@ -93,9 +94,7 @@ def fork_request(
         for branch in branches:
             params = branch.to_proto() if isinstance(branch, SamplingParams) else branch
             request.branches.append(params)
-    for name, value in (("request_id", request_id), ("index", index), ("fork_id", fork_id)):
-        with carried_by(name):
-            setattr(request, name, value)
+    set_fields(request, {"request_id": request_id, "index": index, "fork_id": fork_id})
     return request
 
 
@@ -109,9 +108,7 @@ def score_request(
     with carried_by("continuations"):
         for continuation in continuations:
             _set_text_or_ids(request.continuations.add(), continuation)
-    for name, value in (("priority", priority), ("cache_salt", cache_salt)):
-        with carried_by(name):
-            setattr(request, name, value)
+    set_fields(request, {"priority": priority, "cache_salt": cache_salt})
     return request
 
 
@@ -128,13 +125,29 @@ def _set_text_or_ids(
 def partial_sampling_params(given: Mapping[str, object]) -> types_pb2.SamplingParams:
     """The message with only the `given` fields set; None and () leave a field to its default."""
     message = types_pb2.SamplingParams()
+    set_fields(message, given, within="sampling_params.")
+    return message
+
+
+def set_sampling_params(
+    request: tokenizer_service_pb2.GenerateRequest | tokenizer_service_pb2.ChatRequest,
+    params: SamplingParams | types_pb2.SamplingParams | None,
+) -> None:
+    """Copies parameters to a request."""
+    with carried_by("sampling_params"):
+        if params is not None:
+            message = params.to_proto() if isinstance(params, SamplingParams) else params
+            request.sampling_params.CopyFrom(message)
+
+
+def set_fields(message: Message, given: Mapping[str, object], within: str = "") -> None:
+    """Sets the fields of a message; None and () leave a field to its default."""
     for name, value in given.items():
-        with carried_by(f"sampling_params.{name}"):
+        with carried_by(f"{within}{name}"):
             if isinstance(value, list | tuple):
                 getattr(message, name).extend(value)
             elif value is not None:
                 setattr(message, name, value)
-    return message
 
 
 def empty_output(prompt: Prompt) -> RequestOutput:

@@ -26,6 +26,7 @@ from folovllm_client.api.chat_requests import (
 from folovllm_client.api.requests import (
     DEFAULT_ADDRESS,
     Prompt,
+    RequestOptions,
     call_errors,
     empty_output,
     fork_request,
@@ -71,21 +72,14 @@ class Client(TokenizingCalls):
         sampling_params: SamplingParams | None = None,
         *,
         timeout: float | None = None,
-        request_id: str = "",
-        priority: int = 0,
-        cache_salt: str = "",
+        **options: Unpack[RequestOptions],
     ) -> RequestOutput:
         """All continuations of a prompt, complete.
 
         Without `sampling_params` the model's own defaults apply.
         """
         request = generate_request(
-            prompt,
-            sampling_params,
-            request_id=request_id,
-            priority=priority,
-            cache_salt=cache_salt,
-            return_prompt_token_ids=isinstance(prompt, str),
+            prompt, sampling_params, return_prompt_token_ids=isinstance(prompt, str), **options
         )
         output = empty_output(prompt)
         with closing(self.send(request, timeout)) as pieces:
@@ -99,23 +93,14 @@ class Client(TokenizingCalls):
         sampling_params: SamplingParams | None = None,
         *,
         timeout: float | None = None,
-        request_id: str = "",
-        priority: int = 0,
-        cache_salt: str = "",
+        **options: Unpack[RequestOptions],
     ) -> Generator[CompletionOutput, None, None]:
         """The pieces of all continuations as they come; closing the iterator cancels the call.
 
         Leaving `for piece in client.stream(…)` closes it; one that is kept in a variable is
         closed by `contextlib.closing`, or when it is dropped.
         """
-        request = generate_request(
-            prompt,
-            sampling_params,
-            request_id=request_id,
-            priority=priority,
-            cache_salt=cache_salt,
-        )
-        return self.send(request, timeout)
+        return self.send(generate_request(prompt, sampling_params, **options), timeout)
 
     def send(
         self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
