@@ -21,7 +21,7 @@ _PREFIX = "FOLOVLLM"
 _Config = TypeVar("_Config", bound="DataclassInstance")
 
 
-def option(default: object, help: str, *flags: str, **settings: Any) -> Any:
+def option(default: object, help: str, /, *flags: str, **settings: Any) -> Any:
     """A field of a dataclass that is also an option, with click's `settings`.
 
     Without `flags` the option is named like the field. A field that is true by default has a flag

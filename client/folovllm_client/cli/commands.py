@@ -21,6 +21,7 @@ from folovllm_client.api.requests import empty_output, generate_request
 from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.chat.command import chat
 from folovllm_client.cli.console import CommandError, failure_text, note, show_text
+from folovllm_client.cli.parity_report import ParityOptions
 from folovllm_client.cli.sampling_options import (
     given_sampling_params,
     sampling_options,
@@ -35,7 +36,6 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _UNARY_TIMEOUT = 10.0
 _INTERRUPTED = 130
 _TOKEN_ID = click.IntRange(0, 2**32 - 1)
-_QUANTIZATION = click.Choice(["none", "int8", "int4"])
 
 
 class Commands(click.Group):
@@ -165,28 +165,18 @@ def health(server: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-@commands.command()
-@click.option("--model", metavar="PATH_OR_ID", help="Folder or hub id. Default: the embedded one.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    help="Default: float32; of a quantized model bfloat16, as it is served.",
-)
-@click.option("--quantization", type=_QUANTIZATION, default="none", show_default=True)
-@click.option("--prompts", type=click.IntRange(1), default=8, metavar="N", help="Default: 8.")
-@click.option("--steps", type=click.IntRange(1), default=64, metavar="N", help="Default: 64.")
-@click.option("--device", default="auto", metavar="DEVICE", help="cpu, cuda or cuda:N.")
+@commands.command(params=[*options(ParityOptions())])
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
-def parity(as_json: bool, **options: Any) -> None:
+def parity(as_json: bool, **settings: Any) -> None:
     """Compares the engine with transformers on the same weights.
 
     Continues N prompts by N steps each. The exit code is 0 when the verdict is PASS.
     """
-    from folovllm_client.cli.parity import ParityOptions, check_parity
+    from folovllm_client.cli.parity import check_parity
 
-    if options["dtype"] is None:
-        options["dtype"] = "float32" if options["quantization"] == "none" else "bfloat16"
-    report = check_parity(ParityOptions(**options))
+    if settings["dtype"] is None:
+        settings["dtype"] = "float32" if settings["quantization"] == "none" else "bfloat16"
+    report = check_parity(ParityOptions(**settings))
     click.echo(json.dumps(report.as_dict()) if as_json else report.table())
     if not report.passed:
         raise click.exceptions.Exit(1)

@@ -7,13 +7,19 @@ pick is compared after the same tokens. Needs `folovllm[all]` and transformers.
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from folovllm.errors import ConfigError
 from folovllm.sampling_params import SamplingParams
-from folovllm_client.cli.parity_report import Divergence, LogitError, ParityReport, PromptParity
+from folovllm_client.cli.parity_report import (
+    Divergence,
+    LogitError,
+    ParityOptions,
+    ParityReport,
+    PromptParity,
+)
 from folovllm_client.launch.service_commands import require_services
 from folovllm_client.llm import LLM, get_model_and_tokenizer
 
@@ -23,7 +29,6 @@ if TYPE_CHECKING:
 
     from engine_service.models.causal_model import CausalModel
 
-DTYPES = ("float32", "bfloat16")
 _TEXTS = (
     "Once upon a time, in a town by the sea,",
     "def fibonacci(n: int) -> int:\n    ",
@@ -32,24 +37,6 @@ _TEXTS = (
 # Around the sizes of blocks and tiles, and far from them.
 _RANDOM_LENGTHS = (1, 16, 100, 33, 7, 200, 64, 129, 2)
 _BLOCK_SIZE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class ParityOptions:
-    """What is compared."""
-
-    model: str | None = None
-    """A model's folder or hub id; None is the embedded one."""
-    dtype: str = "float32"
-    """Of our engine: float32 or bfloat16. The reference is always float32."""
-    quantization: str = "none"
-    """Of our engine's weights: none, int8 or int4. The reference's are as they are stored."""
-    device: str = "auto"
-    """cpu, cuda or cuda:N; for both sides."""
-    prompts: int = 8
-    """How many: up to three texts, the others random token ids of many lengths."""
-    steps: int = 64
-    """Tokens of each greedy continuation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +66,9 @@ def check_parity(options: ParityOptions) -> ParityReport:
     own = None
     if model.dtype is not torch.float32:
         own = load_reference(folder, model.dtype, model.device)
+    resolved = replace(options, model=options.model or folder.name, device=str(model.device))
     return ParityReport(
-        model=options.model or folder.name,
-        dtype=options.dtype,
-        quantization=options.quantization,
-        device=str(model.device),
-        prompts=tuple(_compare(each, model, reference, own) for each in continued),
+        resolved, tuple(_compare(each, model, reference, own) for each in continued)
     )
 
 
