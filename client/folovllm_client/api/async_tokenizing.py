@@ -7,23 +7,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm_client.api.async_calls import DuplexCall, Pieces, StreamMethod, each
-from folovllm_client.api.requests import call_errors
+from folovllm_client.api.requests import call_errors, carried_by
+from folovllm_client.api.text_delta import TextDelta
 from folovllm_client.api.tokenizer_download import TokenizerDownload
-from folovllm_client.api.tokenizing import (
-    TextDelta,
-    Texts,
-    count_tokens_request,
-    detokenize_options,
-    detokenize_request,
-    more_token_ids,
-    read_delta,
-    tokenize_request,
-)
 
 if TYPE_CHECKING:
     from folovllm.v1.tokenizer_service_pb2_grpc import TokenizerServiceAsyncStub
 
 _Output = TypeVar("_Output")
+_Texts = list[str] | tuple[str, ...]
 
 
 class AsyncTokenizingCalls:
@@ -36,16 +28,20 @@ class AsyncTokenizingCalls:
     @overload
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
     @overload
-    async def tokenize(self, text: Texts, add_special_tokens: bool = True) -> list[list[int]]: ...
+    async def tokenize(self, text: _Texts, add_special_tokens: bool = True) -> list[list[int]]: ...
     async def tokenize(
-        self, text: str | Texts, add_special_tokens: bool = True
+        self, text: str | _Texts, add_special_tokens: bool = True
     ) -> list[int] | list[list[int]]:
         """The token ids of a text, or of each text of a list."""
-        request, single = tokenize_request(text, add_special_tokens)
+        with carried_by("texts"):
+            request = messages.TokenizeRequest(
+                texts=[text] if isinstance(text, str) else text,
+                add_special_tokens=add_special_tokens,
+            )
         with call_errors(self.address):
             response = await self._stub.Tokenize(request, timeout=self._timeout)
         token_ids = [list(encoding.token_ids) for encoding in response.encodings]
-        return token_ids[0] if single else token_ids
+        return token_ids[0] if isinstance(text, str) else token_ids
 
     @overload
     async def detokenize(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str: ...
@@ -60,7 +56,12 @@ class AsyncTokenizingCalls:
 
         Bytes that are no valid UTF-8 come as U+FFFD.
         """
-        request, single = detokenize_request(ids, skip_special_tokens)
+        request = messages.DetokenizeRequest(skip_special_tokens=skip_special_tokens)
+        given = list(ids)
+        single = not (given and isinstance(given[0], Iterable))
+        for index, sequence in enumerate([given] if single else given):
+            with carried_by(f"sequences[{index}]"):
+                request.sequences.add(ids=sequence)
         with call_errors(self.address):
             response = await self._stub.Detokenize(request, timeout=self._timeout)
         return response.texts[0] if single else list(response.texts)
@@ -80,25 +81,36 @@ class AsyncTokenizingCalls:
         text of `preceding_token_ids` is known already. The call begins with the first delta that is
         asked for; closing the iterator cancels it.
         """
-        options = detokenize_options(sampling_params, preceding_token_ids)
+        params = sampling_params or SamplingParams()
+        with carried_by("options"):
+            options = messages.DetokenizeOptions(
+                skip_special_tokens=params.skip_special_tokens,
+                stop=params.stop,
+                include_stop_str_in_output=params.include_stop_str_in_output,
+                min_tokens=params.min_tokens,
+                preceding_token_ids=preceding_token_ids,
+            )
         with call_errors(self.address):
             call = DuplexCall(self._stub.StreamDetokenize, self._deadline(timeout))
             try:
-                await call.send(options)
+                await call.send(messages.StreamDetokenizeRequest(options=options))
                 async for ids in each(pieces):
-                    await call.send(more_token_ids(ids))
-                    delta = read_delta(await call.read())
+                    with carried_by("token_ids"):
+                        token_ids = messages.TokenIds(ids=ids)
+                    await call.send(messages.StreamDetokenizeRequest(token_ids=token_ids))
+                    delta = TextDelta.from_answer(await call.read())
                     yield delta
                     if delta.finished:
                         return
                 await call.finish()
-                yield read_delta(await call.read())
+                yield TextDelta.from_answer(await call.read())
             finally:
                 call.cancel()
 
     async def count_tokens(self, text: str) -> int:
         """How many tokens a text has, with the special tokens that the model puts around it."""
-        request = count_tokens_request(text)
+        with carried_by("text"):
+            request = messages.CountTokensRequest(text=text)
         with call_errors(self.address):
             return (await self._stub.CountTokens(request, timeout=self._timeout)).num_tokens
 

@@ -82,39 +82,10 @@ def generate_request(
     return request
 
 
-def fork_request(
-    request_id: str,
-    branches: Iterable[SamplingParams | types_pb2.SamplingParams],
-    index: int,
-    fork_id: str,
-) -> types_pb2.ForkRequest:
-    """The message that asks for branches of a running request."""
-    request = types_pb2.ForkRequest()
-    with carried_by("branches"):
-        for branch in branches:
-            params = branch.to_proto() if isinstance(branch, SamplingParams) else branch
-            request.branches.append(params)
-    set_fields(request, {"request_id": request_id, "index": index, "fork_id": fork_id})
-    return request
-
-
-def score_request(
-    prompt: Prompt, continuations: Iterable[Prompt], priority: int, cache_salt: str
-) -> types_pb2.ScoreRequest:
-    """The message that asks how probable continuations of a prompt are."""
-    request = types_pb2.ScoreRequest()
-    with carried_by("prompt"):
-        _set_text_or_ids(request, prompt)
-    with carried_by("continuations"):
-        for continuation in continuations:
-            _set_text_or_ids(request.continuations.add(), continuation)
-    set_fields(request, {"priority": priority, "cache_salt": cache_salt})
-    return request
-
-
-def _set_text_or_ids(
+def set_text_or_ids(
     message: types_pb2.ScoreRequest | types_pb2.ScoreRequest.Continuation, given: Prompt
 ) -> None:
+    """Sets what a message scores."""
     text, ids = split_prompt(given)
     if text is not None:
         message.text = text

@@ -28,10 +28,11 @@ from folovllm_client.api.requests import (
     Prompt,
     RequestOptions,
     call_errors,
+    carried_by,
     empty_output,
-    fork_request,
     generate_request,
-    score_request,
+    set_fields,
+    set_text_or_ids,
 )
 from folovllm_client.api.sync_calls import open_channel
 from folovllm_client.api.sync_tokenizing import TokenizingCalls
@@ -190,7 +191,10 @@ class Client(TokenizingCalls):
         the first piece that is asked for; closing the iterator cancels it and ends the branches,
         never the parent. Raises NotFoundError where that request does not run.
         """
-        request = fork_request(request_id, branches, index, fork_id)
+        request = types_pb2.ForkRequest()
+        with carried_by("branches"):
+            request.branches.extend(branch.to_proto() for branch in branches)
+        set_fields(request, {"request_id": request_id, "index": index, "fork_id": fork_id})
         return self._stream(self._stub.Fork, request, timeout, CompletionOutput.from_proto)
 
     def score(
@@ -207,7 +211,13 @@ class Client(TokenizingCalls):
         A text continuation of a text prompt is scored as evaluation harnesses do: both are encoded
         as one text, and white space at the prompt's end belongs to the continuation.
         """
-        request = score_request(prompt, continuations, priority, cache_salt)
+        request = types_pb2.ScoreRequest()
+        with carried_by("prompt"):
+            set_text_or_ids(request, prompt)
+        with carried_by("continuations"):
+            for continuation in continuations:
+                set_text_or_ids(request.continuations.add(), continuation)
+        set_fields(request, {"priority": priority, "cache_salt": cache_salt})
         with call_errors(self.address):
             return ScoreOutput.from_proto(
                 self._stub.Score(request, timeout=self._deadline(timeout))
