@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from folovllm.model_info import ModelInfo
 from folovllm.version import __version__
 from folovllm_client.api.async_client import AsyncClient
 from folovllm_client.api.chat_requests import ChatOptions
@@ -82,17 +81,14 @@ def chat(
             if question is not None:
                 terminal.ask(question)
             elif sys.stdin.isatty() and sys.stdout.isatty():
-                from folovllm_client.cli.chat.line_editor import LineEditor
+                from folovllm_client.cli.chat.typed_lines import typed_lines
 
-                _greet(runner.run(client.model_info()))
-                terminal.type_lines(LineEditor())
-            elif not terminal.pipe_lines(
-                line.decode(errors="replace") for line in sys.stdin.buffer
-            ):
-                raise click.exceptions.Exit(1)
+                model = runner.run(client.model_info()).model_id
+                note(f"FolovLLM {__version__} · {model} · /help lists commands")
+                terminal.answer(typed_lines(), typed=True)
+            else:
+                lines = (line.decode(errors="replace") for line in sys.stdin.buffer)
+                if not terminal.answer(lines, typed=False):
+                    raise click.exceptions.Exit(1)
         finally:
             runner.run(client.close())
-
-
-def _greet(model: ModelInfo) -> None:
-    note(f"FolovLLM {__version__} · {model.model_id} · /help lists commands")
