@@ -1,6 +1,6 @@
 """LLM: both services' code in one process, without sockets; for scripts, notebooks and tests.
 
-Needs `folovllm[all]`. Its modules of the services are imported when it is made.
+Needs `folovllm[all]`. The services' modules are imported when an LLM is made.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,7 +91,7 @@ class LLM:
 
         A prompt is a text or {"prompt_token_ids": ids}. sampling_params is one for all or one for
         each; None takes the model's own defaults. Raises InvalidRequestError, before any work,
-        where a prompt or a parameter can never be served.
+        if a prompt or a parameter can never be served.
         """
         from tqdm import tqdm
 
@@ -126,12 +126,12 @@ class LLM:
         branches: Sequence[SamplingParams],
         after: int,
     ) -> tuple[RequestOutput, RequestOutput]:
-        """Generates `after` tokens of a prompt and goes on from there in several ways at once.
+        """Generates `after` tokens of a prompt and continues them in several branches at once.
 
         Returns the prompt's own output, complete, and that of the branches, one continuation each.
         A branch shares the KV of what is before it; its text begins where the first `after` tokens
-        end. The second has no continuations where the first ended before it had so many tokens.
-        Raises InvalidRequestError, before any work, where a parameter can never be served.
+        end. The second has no continuations if the first ended before it had so many tokens.
+        Raises InvalidRequestError, before any work, if a parameter can never be served.
         """
         from engine_service.core.fork import Fork
 
@@ -166,7 +166,7 @@ class LLM:
 
         A text continuation of a text prompt is scored as evaluation harnesses do: both are encoded
         as one text, and white space at the prompt's end belongs to the continuation. Raises
-        InvalidRequestError, before any work, where they can never be served.
+        InvalidRequestError, before any work, if they can never be served.
         """
         from engine_service.engine.scoring import score_requests
         from tokenizer_service.text.scoring import encode_score
@@ -193,7 +193,7 @@ class LLM:
     def _branches(
         self, num_prompt_tokens: int, branches: Sequence[SamplingParams], after: int
     ) -> "list[Branch]":
-        """Checked branches of a request that will have `after` tokens of output."""
+        """Validated branches of a request that will have `after` tokens of output."""
         from engine_service.core.fork import Branch
         from engine_service.engine.admission import check_branch, check_lengths
         from engine_service.seeding import new_seed
@@ -232,7 +232,7 @@ class LLM:
         return list(params)
 
     def _request(self, prompt: Prompt, params: SamplingParams, result: RequestOutput) -> "Request":
-        """A checked request; fills in what its result already knows."""
+        """A validated request; fills in what is known of its result."""
         from engine_service.core.request import Request
         from engine_service.engine.admission import check_request
         from engine_service.seeding import new_seed
@@ -252,7 +252,7 @@ class LLM:
         processors: "Mapping[str, Sequence[OutputProcessor]]",
         results: Mapping[str, RequestOutput],
     ) -> int:
-        """Computes one batch and adds what it gives to the results; how many are finished by it.
+        """Runs one step and adds its output to the results; how many of them it finished.
 
         Each name has a result, and a processor for each of its continuations.
         """
@@ -266,7 +266,7 @@ class LLM:
     def _add(
         self, delta: CompletionOutput, processor: "OutputProcessor", result: RequestOutput
     ) -> None:
-        """Joins a delta's text to its result; ends a continuation that met a stop string."""
+        """Adds a delta's text to its result; ends a continuation that reached a stop string."""
         processed = processor.process(delta)
         for output in processed.outputs:
             result.add(output)

@@ -29,8 +29,8 @@ from folovllm_client.api.requests import (
     Prompt,
     RequestOptions,
     call_errors,
-    carried_by,
     empty_output,
+    field_errors,
     generate_request,
     set_fields,
     set_text_or_ids,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class AsyncClient(AsyncTokenizingCalls):
     """A connection to a tokenizer service, made and used inside one running event loop.
 
-    `timeout` is the deadline of each call in seconds where a call names none; None means none.
+    `timeout` is the default deadline of each call, in seconds; None means no deadline.
     Every method raises the classes of `folovllm.errors`, such as InvalidRequestError,
     QueueFullError, DeadlineError and UnavailableError. Cancelling the task that waits for a call
     cancels the call.
@@ -98,17 +98,17 @@ class AsyncClient(AsyncTokenizingCalls):
     ) -> AsyncGenerator[CompletionOutput, None]:
         """The pieces of all continuations as they come; closing the iterator cancels the call.
 
-        Leaving `async for piece in client.stream(…)` closes it; one that is kept in a variable is
-        closed by `contextlib.aclosing`, or when it is dropped.
+        Leaving `async for piece in client.stream(…)` closes it; one kept in a variable is closed
+        by `contextlib.aclosing`, or when it is dropped.
         """
         return self.send(generate_request(prompt, sampling_params, **options), timeout)
 
     def send(
         self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
     ) -> AsyncGenerator[CompletionOutput, None]:
-        """Sends a message of the contract as it is; else the same as `stream`.
+        """Sends a protobuf message as it is; otherwise the same as `stream`.
 
-        The call begins with the first piece that is asked for.
+        The call begins when the first piece is requested.
         """
         return self._stream(self._stub.Generate, request, timeout, CompletionOutput.from_proto)
 
@@ -144,9 +144,9 @@ class AsyncClient(AsyncTokenizingCalls):
     def send_chat(
         self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
     ) -> AsyncGenerator[ChatOutput, None]:
-        """Sends a message of the contract as it is; else the same as `stream_chat`.
+        """Sends a protobuf message as it is; otherwise the same as `stream_chat`.
 
-        The call begins with the first event that is asked for.
+        The call begins when the first event is requested.
         """
         return self._stream(self._stub.Chat, request, timeout, ChatOutput.from_proto)
 
@@ -159,7 +159,7 @@ class AsyncClient(AsyncTokenizingCalls):
         timeout: float | None = None,
         **options: Unpack[ChatOptions],
     ) -> tuple[ChatResult, list[ChatMessage]]:
-        """Calls tools for the model until it is done; its last answer, and all messages.
+        """Calls tools for the model until it is done. Returns its last answer and all messages.
 
         `tools` are Python functions with type hints; coroutine functions are awaited.
         After `max_rounds` answers the last one is returned although it calls tools. `timeout` is
@@ -189,12 +189,12 @@ class AsyncClient(AsyncTokenizingCalls):
     ) -> AsyncGenerator[CompletionOutput, None]:
         """Branches a running request at its present position; the pieces of all branches.
 
-        Each of `branches` is one, with n = 1; a piece's index says which. The call begins with
-        the first piece that is asked for; closing the iterator cancels it and ends the branches,
-        never the parent. Raises NotFoundError where that request does not run.
+        Each of `branches` has n = 1; a piece's index is its branch's. The call begins when the
+        first piece is requested; closing the iterator cancels it and ends the branches, never the
+        parent. Raises NotFoundError if that request is not running.
         """
         request = types_pb2.ForkRequest()
-        with carried_by("branches"):
+        with field_errors("branches"):
             request.branches.extend(branch.to_proto() for branch in branches)
         set_fields(request, {"request_id": request_id, "index": index, "fork_id": fork_id})
         return self._stream(self._stub.Fork, request, timeout, CompletionOutput.from_proto)
@@ -214,9 +214,9 @@ class AsyncClient(AsyncTokenizingCalls):
         as one text, and white space at the prompt's end belongs to the continuation.
         """
         request = types_pb2.ScoreRequest()
-        with carried_by("prompt"):
+        with field_errors("prompt"):
             set_text_or_ids(request, prompt)
-        with carried_by("continuations"):
+        with field_errors("continuations"):
             for continuation in continuations:
                 set_text_or_ids(request.continuations.add(), continuation)
         set_fields(request, {"priority": priority, "cache_salt": cache_salt})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm_client.api.async_calls import DuplexCall, Pieces, StreamMethod, each
-from folovllm_client.api.requests import call_errors, carried_by
+from folovllm_client.api.requests import call_errors, field_errors
 from folovllm_client.api.text_delta import TextDelta
 from folovllm_client.api.tokenizer_download import TokenizerDownload
 
@@ -33,7 +33,7 @@ class AsyncTokenizingCalls:
         self, text: str | _Texts, add_special_tokens: bool = True
     ) -> list[int] | list[list[int]]:
         """The token ids of a text, or of each text of a list."""
-        with carried_by("texts"):
+        with field_errors("texts"):
             request = messages.TokenizeRequest(
                 texts=[text] if isinstance(text, str) else text,
                 add_special_tokens=add_special_tokens,
@@ -54,13 +54,13 @@ class AsyncTokenizingCalls:
     ) -> str | list[str]:
         """The text of token ids, or of each sequence of several.
 
-        Bytes that are no valid UTF-8 come as U+FFFD.
+        Invalid UTF-8 becomes U+FFFD.
         """
         request = messages.DetokenizeRequest(skip_special_tokens=skip_special_tokens)
         given = list(ids)
         single = not (given and isinstance(given[0], Iterable))
         for index, sequence in enumerate([given] if single else given):
-            with carried_by(f"sequences[{index}]"):
+            with field_errors(f"sequences[{index}]"):
                 request.sequences.add(ids=sequence)
         with call_errors(self.address):
             response = await self._stub.Detokenize(request, timeout=self._timeout)
@@ -74,15 +74,15 @@ class AsyncTokenizingCalls:
         preceding_token_ids: Iterable[int] = (),
         timeout: float | None = None,
     ) -> AsyncGenerator[TextDelta, None]:
-        """The text of ids that come in pieces, as from an engine: a delta for each, then the last.
+        """Detokenizes ids that arrive in pieces, as from an engine: a delta for each, then a last.
 
-        Of `sampling_params` apply stop, include_stop_str_in_output, min_tokens and
-        skip_special_tokens. A stop string ends the text; then no more pieces are asked for. The
-        text of `preceding_token_ids` is known already. The call begins with the first delta that is
-        asked for; closing the iterator cancels it.
+        Of `sampling_params` only stop, include_stop_str_in_output, min_tokens and
+        skip_special_tokens apply. After a stop string no more pieces are read. The text of
+        `preceding_token_ids` is not repeated. The call begins when the first delta is requested;
+        closing the iterator cancels it.
         """
         params = sampling_params or SamplingParams()
-        with carried_by("options"):
+        with field_errors("options"):
             options = messages.DetokenizeOptions(
                 skip_special_tokens=params.skip_special_tokens,
                 stop=params.stop,
@@ -95,7 +95,7 @@ class AsyncTokenizingCalls:
             try:
                 await call.send(messages.StreamDetokenizeRequest(options=options))
                 async for ids in each(pieces):
-                    with carried_by("token_ids"):
+                    with field_errors("token_ids"):
                         token_ids = messages.TokenIds(ids=ids)
                     await call.send(messages.StreamDetokenizeRequest(token_ids=token_ids))
                     delta = TextDelta.from_answer(await call.read())
@@ -108,8 +108,8 @@ class AsyncTokenizingCalls:
                 call.cancel()
 
     async def count_tokens(self, text: str) -> int:
-        """How many tokens a text has, with the special tokens that the model puts around it."""
-        with carried_by("text"):
+        """How many tokens a text has, with the special tokens that the model adds."""
+        with field_errors("text"):
             request = messages.CountTokensRequest(text=text)
         with call_errors(self.address):
             return (await self._stub.CountTokens(request, timeout=self._timeout)).num_tokens
@@ -117,7 +117,7 @@ class AsyncTokenizingCalls:
     async def save_tokenizer(self, folder: str | Path) -> list[Path]:
         """Writes the tokenizer's files to a folder, for transformers or tokenizers to load.
 
-        Each is checked; they appear whole and together. Gives their paths. Raises OSError where the
+        Each is verified, and they appear together. Returns their paths. Raises OSError if the
         folder cannot be written.
         """
         request = messages.GetTokenizerRequest()
@@ -137,7 +137,7 @@ class AsyncTokenizingCalls:
         timeout: float | None,
         read: Callable[[Any], _Output],
     ) -> AsyncGenerator[_Output, None]:
-        """The answers of a call, which begins with the first and is cancelled where they end."""
+        """The answers of a call, which begins with the first request for one."""
         with call_errors(self.address):
             call = method(request, timeout=self._deadline(timeout))
             try:

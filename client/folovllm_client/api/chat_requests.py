@@ -1,8 +1,8 @@
 """Chats as Python values, to the message of the contract.
 
 Messages and tools may be given as the classes of `folovllm.chat` or as the dicts that OpenAI's API
-takes. What cannot be asked for raises InvalidRequestError, which names the field, before anything
-is sent; what depends on the model is for the server to refuse.
+takes. An invalid value raises InvalidRequestError, which names the field, before anything is sent;
+the server checks what depends on the model.
 """
 
 import json
@@ -14,7 +14,7 @@ from folovllm.errors import InvalidRequestError
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as wire
 from folovllm.v1 import types_pb2
-from folovllm_client.api.requests import carried_by, set_fields, set_sampling_params
+from folovllm_client.api.requests import field_errors, set_fields, set_sampling_params
 
 
 class JsonModel(Protocol):
@@ -33,21 +33,21 @@ ResponseFormat = str | Mapping[str, Any] | type[JsonModel] | None
 """None for free text, "json_object", a JSON schema, or a pydantic model class."""
 
 MAX_TOOL_ROUNDS = 8
-"""Answers of a model that calls tools, where the caller gives no other number."""
+"""Default limit on the answers of a model that calls tools."""
 
 _T = TypeVar("_T")
 _MESSAGE_KEYS = frozenset(("role", "content", "reasoning_content", "tool_calls", "tool_call_id"))
 
 
 class ChatOptions(TypedDict, total=False):
-    """How to answer. What is left out is left to the server."""
+    """How to answer; the server has defaults."""
 
     tool_choice: str
     """"auto", "none", "required", or the name of the tool to call."""
     enable_thinking: bool | None
     """Let the model reason before it answers."""
     thinking_budget: int | None
-    """Most tokens of reasoning."""
+    """Max tokens of reasoning."""
     response_format: ResponseFormat
     """What the answer must be."""
     sampling_params: SamplingParams | types_pb2.SamplingParams | None
@@ -89,10 +89,10 @@ def chat_request(
     )
     request = wire.ChatRequest()
     for index, message in enumerate(conversation.messages):
-        with carried_by(f"messages[{index}]"):
+        with field_errors(f"messages[{index}]"):
             request.messages.append(message.to_proto())
     for index, tool in enumerate(conversation.tools):
-        with carried_by(f"tools[{index}]"):
+        with field_errors(f"tools[{index}]"):
             request.tools.append(tool.to_proto())
     _choose_tool(request, tool_choice)
     _set_response_format(request, response_format)
@@ -171,7 +171,7 @@ def _set_response_format(request: wire.ChatRequest, given: ResponseFormat) -> No
             "response_format must be None, 'json_object', a JSON schema or a pydantic model class, "
             f"got {given!r}",
         )
-    with carried_by("response_format"):
+    with field_errors("response_format"):
         request.response_format.json_schema = _json(schema)
 
 
@@ -245,7 +245,7 @@ def _json_text(field: str, value: object) -> str:
     """JSON that is given as text or as a dict."""
     if not isinstance(value, Mapping):
         return _text(field, value)
-    with carried_by(field):
+    with field_errors(field):
         return _json(value)
 
 

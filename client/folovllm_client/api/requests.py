@@ -1,4 +1,4 @@
-"""What Client and AsyncClient share: prompts and parameters to messages, failed calls to errors.
+"""Prompts and parameters to messages, and failed calls to errors, for both clients.
 
 A value that the contract cannot carry raises InvalidRequestError here, before anything is sent.
 """
@@ -26,7 +26,7 @@ DEFAULT_ADDRESS = "localhost:50051"
 Prompt = str | Sequence[int] | Mapping[str, Sequence[int]]
 """A text, token ids, or {"prompt_token_ids": ids}."""
 
-# How gRPC begins its message where no connection could be made at all.
+# How gRPC's message begins if no connection could be made.
 _NO_CONNECTION = ("failed to connect", "DNS resolution failed")
 
 
@@ -47,14 +47,14 @@ def split_prompt(prompt: Prompt) -> tuple[str | None, list[int] | None]:
 
 
 class RequestOptions(TypedDict, total=False):
-    """What may be said of a request besides its prompt and its parameters."""
+    """What a request has besides its prompt and its sampling parameters."""
 
     request_id: str
-    """Unique among the running requests; the server gives one."""
+    """Unique among the running requests; by default the server chooses one."""
     priority: int
-    """Lower runs first; 0."""
+    """Lower runs first; by default 0."""
     cache_salt: str
-    """Prefix-cache blocks are shared only among requests of equal salt; empty."""
+    """Prefix-cache blocks are shared only among requests of equal salt."""
 
 
 def generate_request(
@@ -73,7 +73,7 @@ def generate_request(
     """
     text, ids = split_prompt(prompt)
     request = tokenizer_service_pb2.GenerateRequest(return_prompt_token_ids=return_prompt_token_ids)
-    with carried_by("token_ids"):
+    with field_errors("token_ids"):
         if ids is not None:
             request.token_ids.CopyFrom(tokenizer_service_pb2.TokenIds(ids=ids))
     set_sampling_params(request, sampling_params)
@@ -105,7 +105,7 @@ def set_sampling_params(
     params: SamplingParams | types_pb2.SamplingParams | None,
 ) -> None:
     """Copies parameters to a request."""
-    with carried_by("sampling_params"):
+    with field_errors("sampling_params"):
         if params is not None:
             message = params.to_proto() if isinstance(params, SamplingParams) else params
             request.sampling_params.CopyFrom(message)
@@ -114,7 +114,7 @@ def set_sampling_params(
 def set_fields(message: Message, given: Mapping[str, object], within: str = "") -> None:
     """Sets the fields of a message; None and () leave a field to its default."""
     for name, value in given.items():
-        with carried_by(f"{within}{name}"):
+        with field_errors(f"{within}{name}"):
             if isinstance(value, list | tuple):
                 getattr(message, name).extend(value)
             elif value is not None:
@@ -137,7 +137,7 @@ def call_errors(address: str) -> Iterator[None]:
 
 
 def _to_error(error: grpc.RpcError, address: str) -> FolovError:
-    """Our servers send details with every error; UNAVAILABLE without them is the connection's."""
+    """Our servers send details with every error; without them UNAVAILABLE means the connection."""
     translated = from_rpc_error(error)
     if not isinstance(translated, UnavailableError) or _has_details(error):
         return translated
@@ -155,8 +155,8 @@ def _has_details(error: grpc.RpcError) -> bool:
 
 
 @contextmanager
-def carried_by(field: str) -> Iterator[None]:
-    """Names the field whose value the contract cannot carry."""
+def field_errors(field: str) -> Iterator[None]:
+    """Names the field if the contract cannot carry its value."""
     try:
         yield
     except (TypeError, ValueError) as error:

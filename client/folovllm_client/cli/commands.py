@@ -42,7 +42,7 @@ class Commands(click.Group):
     """Turns the errors of all commands into exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command that was asked for."""
+        """Runs the requested command."""
         try:
             return super().invoke(ctx)
         except FolovError as error:
@@ -86,7 +86,7 @@ def generate(
     stats: bool,
     **sampling: Any,
 ) -> None:
-    """Continues PROMPT and prints the text as it comes.
+    """Continues PROMPT and prints the text as it arrives.
 
     `-` reads the prompt from standard input. A parameter that is not given is left to the model's
     own default.

@@ -55,9 +55,9 @@ def get_weather(city: str) -> dict[str, object]:
 
 
 def demo() -> bool:
-    """Shows the whole way once, on ports of its own; False where a signal ended it.
+    """Runs everything once, on free ports; False if a signal ended it.
 
-    Raises FolovError where something fails, after the last lines of the services' logs.
+    Raises FolovError if something fails, after showing the end of the services' logs.
     """
     require_services()
     port, engine_port = free_ports(2)
@@ -75,7 +75,7 @@ def demo() -> bool:
 
 
 async def show(services: Supervisor, options: ServeOptions) -> None:
-    """Waits for the services and prints the answers as they come."""
+    """Waits for the services and prints the answers as they arrive."""
     console = open_console(err=False)
     console.print(f"FolovLLM {__version__}", style="bold", end="  ")
     console.print("text in, streamed text out\n")
@@ -106,7 +106,7 @@ async def _chat(
     tools: Iterable[ToolFunction] = (),
     **options: Unpack[ChatOptions],
 ) -> None:
-    """Asks, shows the answer as it comes, with its thinking and tool calls, and its figures."""
+    """Shows an answer as it arrives, with its thinking, tool calls and figures."""
     console.print(f"\n{question}", style="bold")
     options["sampling_params"] = _sampling(temperature=0.0)
     await ChatSession(client, Toolbox(tools), options, AnswerPrinter(err=False)).ask(question)

@@ -41,7 +41,7 @@ _BLOCK_SIZE = 16
 
 @dataclass(frozen=True, slots=True)
 class _Continued:
-    """A prompt, and what our engine goes on with."""
+    """A prompt, and our engine's continuation."""
 
     name: str
     prompt_token_ids: list[int]
@@ -49,7 +49,7 @@ class _Continued:
 
 
 def check_parity(options: ParityOptions) -> ParityReport:
-    """Runs both sides. Raises ConfigError where a model or a package is missing."""
+    """Runs both sides. Raises ConfigError if a model or a package is missing."""
     require_services()
     _transformers()  # says that it is missing before any work
     import torch
@@ -83,7 +83,7 @@ def load_reference(folder: Path, dtype: "torch.dtype", device: "torch.device") -
 
 
 def _transformers() -> Any:
-    """The package. Raises ConfigError where it is not installed."""
+    """The package. Raises ConfigError if it is not installed."""
     try:
         return importlib.import_module("transformers")
     except ModuleNotFoundError:
@@ -96,8 +96,8 @@ def _continue_prompts(options: ParityOptions) -> list[_Continued]:
     """The prompts, each with `steps` tokens that our engine picks; all in one batch."""
     from engine_service.config import CacheConfig
 
-    longest = max(_RANDOM_LENGTHS) + options.steps
-    cache = CacheConfig(_BLOCK_SIZE, num_blocks=options.prompts * -(-longest // _BLOCK_SIZE))
+    max_length = max(_RANDOM_LENGTHS) + options.steps
+    cache = CacheConfig(_BLOCK_SIZE, num_blocks=options.prompts * -(-max_length // _BLOCK_SIZE))
     llm = LLM(
         options.model,
         dtype=options.dtype,
@@ -122,18 +122,18 @@ def _continue_prompts(options: ParityOptions) -> list[_Continued]:
     ]
 
 
-def _prompts(llm: LLM, count: int, longest: int) -> dict[str, list[int]]:
-    """Token ids of `count` prompts by name, each of at most `longest`; always the same ones."""
+def _prompts(llm: LLM, count: int, max_length: int) -> dict[str, list[int]]:
+    """Token ids of `count` prompts by name, each of at most `max_length`; always the same ones."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     texts = _TEXTS[: count // 2]
     prompts = {
-        f"text {number}": llm.tokenizer.encode(text)[:longest]
+        f"text {number}": llm.tokenizer.encode(text)[:max_length]
         for number, text in enumerate(texts, start=1)
     }
     for number in range(count - len(texts)):
-        length = min(longest, _RANDOM_LENGTHS[number % len(_RANDOM_LENGTHS)])
+        length = min(max_length, _RANDOM_LENGTHS[number % len(_RANDOM_LENGTHS)])
         drawn = torch.randint(llm.model_info.vocab_size, (length,), generator=generator)
         prompts[f"random {number + 1}"] = drawn.tolist()
     return prompts

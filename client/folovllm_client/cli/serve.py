@@ -23,7 +23,7 @@ from folovllm_client.launch.supervisor import Supervisor, run_services
 def serve(options: ServeOptions) -> None:
     """Runs both services until SIGINT or SIGTERM.
 
-    Raises ConfigError where they cannot start, ServiceEndedError where one of them ended.
+    Raises ConfigError if they cannot start, ServiceEndedError if one of them ended.
     """
     require_services()
     if options.port == options.engine_port:
@@ -40,7 +40,7 @@ def serve(options: ServeOptions) -> None:
 async def supervise(services: Supervisor, options: ServeOptions, console: Console) -> None:
     """Starts the services, says when and where they are ready, and waits for the end.
 
-    `console` shows what is under way; the rest goes to standard output.
+    `console` shows the progress; the rest goes to standard output.
     """
 
     async def body() -> None:

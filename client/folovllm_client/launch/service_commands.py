@@ -17,9 +17,9 @@ LOOPBACK = "127.0.0.1"
 
 _PORT = click.IntRange(1, 65535)
 _CHILD = Path(__file__).with_name("child.py")
-# Where the services lie: beside `folovllm`, with which they are one distribution.
+# Where the services are: beside `folovllm`, in the same distribution.
 _ROOT = Path(version.__file__).resolve().parents[1]
-# What makes a client of this installation when only the client is installed.
+# Missing if only the client is installed.
 _NEEDED = ("torch", "safetensors", "tokenizers")
 _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "[::]": "[::1]"}
 
@@ -83,7 +83,7 @@ def tokenizer_command(options: ServeOptions) -> list[str]:
 
 
 def require_services() -> None:
-    """Raises ConfigError where only the client is installed."""
+    """Raises ConfigError if only the client is installed."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -93,7 +93,7 @@ def require_services() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody uses now, each another one."""
+    """Distinct ports of the loopback that are free now."""
     probes = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
@@ -107,7 +107,7 @@ def _module(name: str, host: str, port: int) -> list[str]:
 
 
 def _given(options: ServeOptions, *names: str) -> Iterator[str]:
-    """The flags of what is not left to the service."""
+    """The flags of what is set."""
     for name in names:
         value = getattr(options, name)
         if value is not None and value is not False:

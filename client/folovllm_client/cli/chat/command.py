@@ -1,4 +1,4 @@
-"""`folovllm chat`: the options of a chat, and which way it goes."""
+"""`folovllm chat`: talks with a model at a terminal, through a pipe, or once."""
 
 import asyncio
 import sys
@@ -33,7 +33,7 @@ from folovllm_client.cli.sampling_options import (
 @click.option("--system", default="", metavar="TEXT", help="Instructions for the model.")
 @click.option("--no-thinking", is_flag=True, help="Answer without reasoning first.")
 @click.option(
-    "--thinking-budget", type=click.IntRange(0), metavar="N", help="Most tokens of reasoning."
+    "--thinking-budget", type=click.IntRange(0), metavar="N", help="Max tokens of reasoning."
 )
 @sampling_options
 @timeout_option
@@ -53,7 +53,7 @@ def chat(
     """Talks with the model, or answers QUESTION once.
 
     In a terminal, /help lists the commands, and Ctrl-C stops an answer. From a pipe, each line is a
-    turn or a command; the exit code is 1 where one failed. Thinking, tool calls and figures go to
+    turn or a command; the exit code is 1 if one failed. Thinking, tool calls and figures go to
     standard error.
     """
     # pydantic takes a while to import, and the other commands do not need it

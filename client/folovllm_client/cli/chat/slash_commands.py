@@ -1,4 +1,4 @@
-"""SlashCommands: what a line that begins with "/" does to a chat."""
+"""SlashCommands: the lines of a chat that begin with "/"."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class _Command:
 
 
 class SlashCommands:
-    """The commands of a chat, by their first word; `ask` says something in it."""
+    """The commands of a chat, by their first word; `ask` asks a question in it."""
 
     def __init__(self, session: ChatSession, ask: Callable[[str], None]) -> None:
         self._session = session
