@@ -7,7 +7,7 @@ the server checks what depends on the model.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from folovllm.chat import ChatMessage, Conversation, Role, Tool, ToolCall
 from folovllm.errors import InvalidRequestError
@@ -16,20 +16,11 @@ from folovllm.v1 import tokenizer_service_pb2 as wire
 from folovllm.v1 import types_pb2
 from folovllm_client.api.requests import field_errors, set_fields, set_sampling_params
 
-
-class JsonModel(Protocol):
-    """A pydantic model class."""
-
-    @classmethod
-    def model_json_schema(cls) -> dict[str, Any]:
-        """The JSON schema of its values."""
-
-
 ToolFunction = Callable[..., object]
 Messages = str | Iterable[ChatMessage | Mapping[str, Any]]
 """A conversation; one text is what the user says."""
 ToolLike = Tool | ToolFunction | Mapping[str, Any]
-ResponseFormat = str | Mapping[str, Any] | type[JsonModel] | None
+ResponseFormat = str | Mapping[str, Any] | type[Any] | None
 """None for free text, "json_object", a JSON schema, or a pydantic model class."""
 
 MAX_TOOL_ROUNDS = 8

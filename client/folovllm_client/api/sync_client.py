@@ -3,7 +3,6 @@
 
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -59,12 +58,7 @@ class Client(TokenizingCalls):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def generate(

@@ -3,7 +3,6 @@
 import hashlib
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from folovllm.errors import ServerError
@@ -28,12 +27,7 @@ class TokenizerDownload:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._arriving.cleanup()
 
     def add(self, chunk: TokenizerFileChunk) -> None:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Unpack
 
+from pydantic import BaseModel
 from rich.console import Console
 
 from folovllm.errors import FolovError
@@ -37,16 +38,14 @@ STORY = "Once upon a time"
 SUM = "What is 47 + 38?"
 SENTENCE = "Write as JSON: Anna is 12 and lives in Oslo."
 WEATHER = "What is the weather in Oslo?"
-PERSON_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "age": {"type": "integer"},
-        "city": {"type": "string"},
-    },
-    "required": ["name", "age", "city"],
-    "additionalProperties": False,
-}
+
+
+class Person(BaseModel, extra="forbid"):
+    """Whom a sentence is about."""
+
+    name: str
+    age: int
+    city: str
 
 
 def get_weather(city: str) -> dict[str, object]:
@@ -93,7 +92,7 @@ async def show(services: Supervisor, options: ServeOptions) -> None:
             console.print(f"  {name:<18}", style="dim", end=" ")
             console.print(value)
         await _chat(client, console, SUM)
-        await _chat(client, console, SENTENCE, response_format=PERSON_SCHEMA, enable_thinking=False)
+        await _chat(client, console, SENTENCE, response_format=Person, enable_thinking=False)
         await _chat(client, console, WEATHER, tools=[get_weather], enable_thinking=False)
         await _continue(client, console, STORY)
     _print_next_commands(console)
