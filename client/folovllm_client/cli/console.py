@@ -44,12 +44,14 @@ def progress(text: str, console: "Console") -> Iterator[None]:
 
     What is printed on the console meanwhile appears above that line.
     """
+    if not console.is_interactive:
+        yield
+        return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     label = TextColumn("{task.description}", style="dim", markup=False)
     columns = SpinnerColumn(style="dim"), label, TimeElapsedColumn()
-    hidden = not console.is_interactive
-    with Progress(*columns, console=console, transient=True, disable=hidden) as running:
+    with Progress(*columns, console=console, transient=True) as running:
         running.add_task(text, total=None)
         yield
 
