@@ -39,11 +39,12 @@ def open_console(*, err: bool) -> "Console":
 
 
 @contextmanager
-def progress(text: str, console: "Console") -> Iterator[None]:
-    """Shows `text` and the seconds that pass while the body runs, if the console is a terminal.
+def progress(text: str) -> Iterator[None]:
+    """Shows `text` and the time that passes while the body runs, if standard error is a terminal.
 
-    What is printed on the console meanwhile appears above that line.
+    What is written there and to standard output meanwhile appears above that line.
     """
+    console = open_console(err=True)
     if not console.is_interactive:
         yield
         return

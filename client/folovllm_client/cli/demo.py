@@ -79,7 +79,7 @@ async def show(services: Supervisor, options: ServeOptions) -> None:
     console.print(f"FolovLLM {__version__}", style="bold", end="  ")
     console.print("text in, streamed text out\n")
     started = time.monotonic()
-    with progress("starting both services", open_console(err=True)):
+    with progress("starting both services"):
         await services.ready()
     seconds = time.monotonic() - started
     async with AsyncClient(options.address) as client:

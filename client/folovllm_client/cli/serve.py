@@ -2,8 +2,9 @@
 
 import asyncio
 import time
+from functools import partial
 
-from rich.console import Console
+import click
 from rich.text import Text
 
 from folovllm.errors import ConfigError
@@ -30,22 +31,21 @@ def serve(options: ServeOptions) -> None:
         raise ConfigError(f"--port and --engine-port are both {options.port}; choose two ports")
     require_free_port(options.host, options.port, "--port")
     require_free_port(LOOPBACK, options.engine_port, "--engine-port")
-    console = open_console(err=True)
     services = Supervisor(
-        engine_command(options), tokenizer_command(options), options.address, console.print
+        engine_command(options),
+        tokenizer_command(options),
+        options.address,
+        on_log=partial(click.echo, err=True),
     )
-    asyncio.run(supervise(services, options, console))
+    asyncio.run(supervise(services, options))
 
 
-async def supervise(services: Supervisor, options: ServeOptions, console: Console) -> None:
-    """Starts the services, says when and where they are ready, and waits for the end.
-
-    `console` shows the progress; the rest goes to standard output.
-    """
+async def supervise(services: Supervisor, options: ServeOptions) -> None:
+    """Starts the services, says when and where they are ready, and waits for the end."""
 
     async def body() -> None:
         started = time.monotonic()
-        with progress(f"loading {options.model or 'the embedded model'}", console):
+        with progress(f"loading {options.model or 'the embedded model'}"):
             await services.ready()
         open_console(err=False).print(ready_text(options, time.monotonic() - started))
         await services.ended()

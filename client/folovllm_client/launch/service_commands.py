@@ -38,7 +38,9 @@ class ServeOptions:
     )
     device: str | None = option(None, "cpu, cuda or cuda:N. Default: auto.", metavar="DEVICE")
     dtype: str | None = option(
-        None, "float32, bfloat16 or float16. Default: auto.", metavar="DTYPE"
+        None,
+        "Of the weights. Default: auto.",
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     )
     max_model_len: int | None = option(None, "Max tokens of prompt and completion.", metavar="N")
     max_num_seqs: int | None = option(None, "Max sequences that run at once.", metavar="N")

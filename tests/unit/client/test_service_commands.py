@@ -5,9 +5,9 @@ import socket
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from folovllm.errors import ConfigError
 from folovllm.serving.ports import require_free_port
@@ -142,19 +142,27 @@ def test_a_command_is_shown_as_it_can_be_typed(
     assert command_name().endswith(" -m folovllm_client")
 
 
-def test_progress_is_shown_at_a_terminal_and_leaves_only_lines() -> None:
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True)
-    with progress("loading [1]", console):
-        console.print("a log line")
-    shown = screen.getvalue()
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_shown_at_a_terminal_and_leaves_only_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("loading [1]"):
+        click.echo("a log line", err=True)
+    shown = terminal.getvalue()
     assert "loading [1]" in shown and "0:00:00" in shown
-    assert "a log line\n" in shown
+    assert "\x1b[2Ka log line" in shown
     assert shown.rindex("\x1b[2K") > shown.rindex("loading")
 
 
 def test_without_a_terminal_only_lines_are_written(capsys: pytest.CaptureFixture[str]) -> None:
-    console = open_console(err=True)
-    with progress("loading", console):
-        console.print("a log line: [bold] :smile: 1")
-    assert capsys.readouterr().err == "a log line: [bold] :smile: 1\n"
+    with progress("loading"):
+        open_console(err=True).print("[bold] :smile: 1")
+        click.echo("a log line", err=True)
+    assert capsys.readouterr().err == "[bold] :smile: 1\na log line\n"
