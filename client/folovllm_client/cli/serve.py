@@ -1,10 +1,9 @@
 """`folovllm serve`: both services in the foreground until a signal or the end of one of them."""
 
 import asyncio
+import sys
 import time
-from functools import partial
 
-import click
 from rich.text import Text
 
 from folovllm.errors import ConfigError
@@ -35,7 +34,8 @@ def serve(options: ServeOptions) -> None:
         engine_command(options),
         tokenizer_command(options),
         options.address,
-        on_log=partial(click.echo, err=True),
+        # click would write past the progress, not above it.
+        on_log=lambda line: print(line, file=sys.stderr, flush=True),
     )
     asyncio.run(supervise(services, options))
 

@@ -5,7 +5,6 @@ import socket
 import sys
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
@@ -154,7 +153,7 @@ def test_progress_is_shown_at_a_terminal_and_leaves_only_lines(
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     with progress("loading [1]"):
-        click.echo("a log line", err=True)
+        print("a log line", file=sys.stderr)
     shown = terminal.getvalue()
     assert "loading [1]" in shown and "0:00:00" in shown
     assert "\x1b[2Ka log line" in shown
@@ -164,5 +163,5 @@ def test_progress_is_shown_at_a_terminal_and_leaves_only_lines(
 def test_without_a_terminal_only_lines_are_written(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("loading"):
         open_console(err=True).print("[bold] :smile: 1")
-        click.echo("a log line", err=True)
+        print("a log line", file=sys.stderr)
     assert capsys.readouterr().err == "[bold] :smile: 1\na log line\n"
