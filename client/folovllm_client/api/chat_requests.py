@@ -7,7 +7,7 @@ the server checks what depends on the model.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from folovllm.chat import ChatMessage, Conversation, Role, Tool, ToolCall
 from folovllm.errors import InvalidRequestError
@@ -60,23 +60,15 @@ class ChatRequestOptions(ChatOptions, total=False):
     """Unique among the running requests."""
 
 
-def chat_request(
-    messages: Messages,
-    *,
-    tools: Iterable[ToolLike] = (),
-    tool_choice: str = "auto",
-    enable_thinking: bool | None = None,
-    thinking_budget: int | None = None,
-    response_format: ResponseFormat = None,
-    sampling_params: SamplingParams | types_pb2.SamplingParams | None = None,
-    continue_final_message: bool = False,
-    request_id: str = "",
-    priority: int = 0,
-    cache_salt: str = "",
-) -> wire.ChatRequest:
-    """The message that asks for the next turn of a conversation; see ChatRequestOptions."""
+def chat_request(messages: Messages, **options: Unpack[ChatRequestOptions]) -> wire.ChatRequest:
+    """The message that asks for the next turn of a conversation."""
+    unknown = options.keys() - ChatRequestOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"chat_request() got an unexpected keyword argument {unknown.pop()!r}")
     conversation = Conversation(
-        read_messages(messages), read_tools(tools), continue_final_message=continue_final_message
+        read_messages(messages),
+        read_tools(options.get("tools", ())),
+        continue_final_message=options.get("continue_final_message", False),
     )
     request = wire.ChatRequest()
     for index, message in enumerate(conversation.messages):
@@ -85,18 +77,11 @@ def chat_request(
     for index, tool in enumerate(conversation.tools):
         with field_errors(f"tools[{index}]"):
             request.tools.append(tool.to_proto())
-    _choose_tool(request, tool_choice)
-    _set_response_format(request, response_format)
-    set_sampling_params(request, sampling_params)
-    fields = {
-        "enable_thinking": enable_thinking,
-        "thinking_budget": thinking_budget,
-        "continue_final_message": continue_final_message,
-        "request_id": request_id,
-        "priority": priority,
-        "cache_salt": cache_salt,
-    }
-    set_fields(request, fields)
+    _choose_tool(request, options.get("tool_choice", "auto"))
+    _set_response_format(request, options.get("response_format"))
+    set_sampling_params(request, options.get("sampling_params"))
+    own = ("tools", "tool_choice", "response_format", "sampling_params")
+    set_fields(request, {name: value for name, value in options.items() if name not in own})
     return request
 
 
