@@ -29,5 +29,7 @@ def test_a_quick_run_measures_every_case(
         "50 requests/s, first token p50",
     ):
         assert {(case, "folovllm"), (case, "services")} <= measured
-    assert all(value > 0 for each in run["measurements"] for value in each["values"])
+    # Tokens that came in one message have no time between them.
+    timed = [each for each in run["measurements"] if "inter-token" not in each["case"]]
+    assert all(value > 0 for each in timed for value in each["values"])
     assert "decode 4 x 16" in capsys.readouterr().out
