@@ -20,10 +20,10 @@ from engine_service.kernels.gpu.attention import (
 )
 from engine_service.kernels.gpu.linear import gemv, matmul, norm, silu
 from engine_service.kernels.gpu.sampling import bitmask
-from engine_service.kernels.gpu.state import slots
+from engine_service.kernels.gpu.state import sequence_states
 
 _HOPPER = GPUTarget("cuda", 90, 32)
-_MOST_SHARED = 227 * 1024
+_MAX_SHARED = 227 * 1024
 
 
 def _named(kind: str, names: str) -> dict[str, str]:
@@ -83,7 +83,7 @@ def _compile(kernel: Any, constants: Mapping[str, Any], warps: int, **types: str
     source = ASTSource(kernel, signature, places, attributes)
     options = {"num_warps": warps, "launch_pdl": "OVERLAP" in constants}
     compiled = compile(source, target=_HOPPER, options=options)
-    assert compiled.metadata.shared <= _MOST_SHARED, (kernel.__name__, compiled.metadata.shared)
+    assert compiled.metadata.shared <= _MAX_SHARED, (kernel.__name__, compiled.metadata.shared)
     print(kernel.__name__, compiled.metadata.shared, flush=True)
 
 
@@ -113,9 +113,9 @@ def _compile_rows() -> None:
     _compile(norm._add_rms_norm, parts, 4, hidden="*fp32")
     _compile(silu._silu_mul, {"SIZE": 3072, "WIDTH": 1024}, 4)
     _compile(bitmask._apply_bitmask, {"SIZE": 1024}, 4)
-    _compile(slots._set_words, {"WORDS": 256}, 4)
-    _compile(slots._gather_inputs, {"ROWS": 256, "BLOCK_SIZE": 64}, 4, rows="*i32")
-    _compile(slots._advance, {"ROWS": 256}, 4, rows="*i32")
+    _compile(sequence_states._set_words, {"WORDS": 256}, 4)
+    _compile(sequence_states._gather_inputs, {"ROWS": 256, "BLOCK_SIZE": 64}, 4, rows="*i32")
+    _compile(sequence_states._advance, {"ROWS": 256}, 4, rows="*i32")
 
 
 def _compile_products() -> None:

@@ -1,8 +1,8 @@
-"""State that stays on the device from step to step: words of memory, changed here and there.
+"""The states of sequences that decode, which stay on the device from step to step.
 
-A sequence that decodes has a slot: its latest token, its length, its row of block ids. A step reads
-its inputs from the slots of its rows and leaves them ready for the next, so that a batch which has
-not changed needs nothing from the host.
+A state is a sequence's latest token, its length, its row of block ids. A step reads its inputs from
+the states of its rows and leaves them ready for the next step, so a batch that has not changed
+needs nothing from the host.
 """
 
 import triton
@@ -21,8 +21,8 @@ def _set_words(words, changes, num_changes, WORDS: tl.constexpr, OVERLAP: tl.con
         tl.extra.cuda.gdc_wait()
     number = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
     inside = number < num_changes
-    place = tl.load(changes + number, mask=inside, other=0)
-    tl.store(words + place, tl.load(changes + num_changes + number, mask=inside), mask=inside)
+    index = tl.load(changes + number, mask=inside, other=0)
+    tl.store(words + index, tl.load(changes + num_changes + number, mask=inside), mask=inside)
 
 
 @triton.jit(do_not_specialize=["num_rows", "stride_table"])
@@ -46,26 +46,26 @@ def _gather_inputs(
         tl.extra.cuda.gdc_wait()
     row = tl.arange(0, ROWS)
     inside = row < num_rows
-    slot = tl.load(rows + row, mask=inside, other=0)
-    length = tl.load(lengths + slot, mask=inside, other=0)
-    # A slot of no one has no tokens, and its row is computed at position 0.
+    state = tl.load(rows + row, mask=inside, other=0)
+    length = tl.load(lengths + state, mask=inside, other=0)
+    # The state of padding has no tokens, and its row is computed at position 0.
     position = tl.maximum(length - 1, 0)
-    table = block_tables + slot.to(tl.int64) * stride_table
+    table = block_tables + state.to(tl.int64) * stride_table
     block = tl.load(table + position // BLOCK_SIZE, mask=inside, other=0).to(tl.int64)
-    tl.store(input_ids + row, tl.load(last_tokens + slot, mask=inside), mask=inside)
+    tl.store(input_ids + row, tl.load(last_tokens + state, mask=inside), mask=inside)
     tl.store(positions + row, position, mask=inside)
     tl.store(slot_mapping + row, block * BLOCK_SIZE + position % BLOCK_SIZE, mask=inside)
     tl.store(seq_lens + row, length, mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_slots"])
+@triton.jit(do_not_specialize=["num_rows", "num_states"])
 def _advance(
     rows,
     token_ids,
     last_tokens,
     lengths,
     num_rows,
-    num_slots,
+    num_states,
     ROWS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
@@ -74,16 +74,16 @@ def _advance(
         tl.extra.cuda.gdc_wait()
     row = tl.arange(0, ROWS)
     inside = row < num_rows
-    slot = tl.load(rows + row, mask=inside, other=0)
-    inside &= slot < num_slots
-    # What could not be drawn is -1. Its sequence ends there, but may be computed once more before.
+    state = tl.load(rows + row, mask=inside, other=0)
+    inside &= state < num_states
+    # -1 is a failed draw. Its sequence ends there, but may be computed once more before.
     token = tl.maximum(tl.load(token_ids + row, mask=inside), 0)
-    tl.store(last_tokens + slot, token, mask=inside)
-    tl.store(lengths + slot, tl.load(lengths + slot, mask=inside) + 1, mask=inside)
+    tl.store(last_tokens + state, token, mask=inside)
+    tl.store(lengths + state, tl.load(lengths + state, mask=inside) + 1, mask=inside)
 
 
 def set_words(words: Tensor, changes: Tensor) -> None:
-    """Sets words[changes[0, i]] to changes[1, i] for all i; both int32, no place twice."""
+    """Sets words[changes[0, i]] to changes[1, i] for all i; both int32, no index twice."""
     num_changes = changes.shape[1]
     _set_words[(triton.cdiv(num_changes, _WORDS),)](
         words, changes, num_changes, WORDS=_WORDS, **launch_options(words.device)
@@ -101,9 +101,9 @@ def gather_inputs(
     slot_mapping: Tensor,
     seq_lens: Tensor,
 ) -> None:
-    """Fills the last four, [R] each, for a step that computes the latest token of each row's slot.
+    """Fills the last four, [R] each, for a step that computes the latest token of each row.
 
-    `rows` [R] are slots; `last_tokens` [S], `lengths` [S] and `block_tables` [S, W] are theirs. A
+    `rows` [R] are indexes of states: `last_tokens` [S], `lengths` [S] and `block_tables` [S, W]. A
     length counts the latest token, which is yet to be computed. All int32 but slot_mapping, int64.
     """
     _gather_inputs[(1,)](
@@ -124,11 +124,11 @@ def gather_inputs(
 
 
 def advance(
-    rows: Tensor, token_ids: Tensor, last_tokens: Tensor, lengths: Tensor, num_slots: int
+    rows: Tensor, token_ids: Tensor, last_tokens: Tensor, lengths: Tensor, num_states: int
 ) -> None:
-    """Makes `token_ids` [R] the latest of the slots in `rows` [R], each one token longer.
+    """Appends `token_ids` [R] to the states whose indexes are `rows` [R].
 
-    Slots from `num_slots` on are no one's and stay as they are. All int32.
+    States from `num_states` on are padding and do not change. All int32.
     """
     _advance[(1,)](
         rows,
@@ -136,7 +136,7 @@ def advance(
         last_tokens,
         lengths,
         len(rows),
-        num_slots,
+        num_states,
         ROWS=padded(len(rows)),
         **launch_options(rows.device),
     )
