@@ -7,7 +7,7 @@ contract. Meaning, ranges and defaults are vLLM's.
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from folovllm.parameter_checks import (
     UINT32,
@@ -33,7 +33,8 @@ MAX_BAD_WORDS_TOKEN_IDS = 512
 MAX_GRAMMAR_BYTES = 65536
 
 _UINT64 = 2**64 - 1
-_OUTPUT_KINDS = ("json_schema", "json_object", "regex", "choice", "grammar")
+_OutputKind = Literal["json_schema", "json_object", "regex", "choice", "grammar"]
+_OUTPUT_KINDS = get_args(_OutputKind)
 
 
 def _checked(default: Any, check: Callable[..., None], *limits: Any) -> Any:
@@ -64,7 +65,7 @@ class StructuredOutput:
     True for any JSON object.
     """
 
-    kind: Literal["json_schema", "json_object", "regex", "choice", "grammar"]
+    kind: _OutputKind
     value: str | tuple[str, ...] | bool
 
 

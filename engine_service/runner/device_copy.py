@@ -26,36 +26,28 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 class Uploads:
-    """A ring of buffers for the words that a step may upload."""
+    """A ring of buffers for what every step may upload."""
 
     def __init__(self, num_words: int, device: torch.device) -> None:
         """`num_words` is the maximum of one upload."""
-        self._ring = cycle([_Upload(num_words, device) for _ in range(_DEPTH)])
+        self._sources = [_host_buffer(num_words, device) for _ in range(_DEPTH)]
+        self._targets = torch.empty((_DEPTH, num_words), dtype=torch.int32, device=device)
+        self._sent: list[torch.cuda.Event | None] = [None] * _DEPTH
+        self._indexes = cycle(range(_DEPTH))
 
     def send(self, words: NDArray[np.int32]) -> Tensor:
         """A copy on the device, int32 [len(words)], for the steps that are launched next.
 
         It is overwritten by the fourth call from now.
         """
-        return next(self._ring).send(words)
-
-
-class _Upload:
-    def __init__(self, num_words: int, device: torch.device) -> None:
-        self._host = _host_buffer(num_words, device)
-        self._words = self._host.numpy()
-        self._device = torch.empty(num_words, dtype=torch.int32, device=device)
-        self._sent: torch.cuda.Event | None = None
-
-    def send(self, words: NDArray[np.int32]) -> Tensor:
-        if self._sent is not None:
-            self._sent.synchronize()
-        count = len(words)
-        self._words[:count] = words
-        target = self._device[:count]
-        target.copy_(self._host[:count], non_blocking=True)
+        i, count = next(self._indexes), len(words)
+        if (sent := self._sent[i]) is not None:
+            sent.synchronize()
+        source, target = self._sources[i][:count], self._targets[i, :count]
+        source.numpy()[:] = words
+        target.copy_(source, non_blocking=True)
         if target.device.type == "cuda":
-            self._sent = events.record()
+            self._sent[i] = events.record()
         return target
 
 

@@ -37,7 +37,7 @@ def num_blocks_that_fit(
     """Blocks of the pool: as configured, or the share of the free memory, `free_bytes`.
 
     Never more than max_num_seqs sequences of max_model_len can use. Raises ConfigError, with the
-    numbers, where the memory does not hold the configured pool or one sequence of max_model_len.
+    numbers, if the memory does not hold the configured pool or one sequence of max_model_len.
     """
     if cache.num_blocks is not None:
         _check_configured(cache.num_blocks, block_bytes, free_bytes, device)
@@ -60,7 +60,7 @@ def num_blocks_that_fit(
 def allocate_kv_caches(
     model: CausalModel, num_blocks: int, block_size: int, dtype: torch.dtype | None = None
 ) -> list[KVCache]:
-    """The pool: one cache for each layer, in the model's type where no other is given.
+    """The pool: one cache for each layer, in the model's type if no other is given.
 
     On a CPU a block takes memory when first written.
     """
@@ -89,7 +89,7 @@ def copy_blocks(kv_caches: Sequence[KVCache], block_copies: Sequence[tuple[int, 
 
 
 def as_bytes(tensor: Tensor) -> Tensor:
-    """A tensor of 8-bit floats, for which there are few operators, as one of integers."""
+    """Views a tensor of 8-bit floats, which few operators support, as one of integers."""
     return tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
 
 

@@ -59,9 +59,7 @@ class TorchModelRunner:
                 if row in positions:
                     logprobs.setdefault(i, []).extend(positions[row])
         return ModelRunnerOutput(
-            drawn,
-            logprobs,
-            prompt_logprobs(self.model, hidden, batch.first_rows, output.scheduled),
+            drawn, logprobs, prompt_logprobs(self.model, hidden, batch.first_rows, output.scheduled)
         )
 
 

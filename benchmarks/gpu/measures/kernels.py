@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +22,7 @@ from benchmarks.gpu.line import Line
 from benchmarks.gpu.plan import GpuPlan
 from benchmarks.gpu.timing import Call, cache_bytes, num_input_sets, time_calls
 from benchmarks.harness.model_shape import ModelShape
+from engine_service.draw_fields import DRAW_PARAMS, DRAW_WORDS
 from folovllm.cache_folder import cache_folder
 
 SECTION = "kernels"
@@ -296,22 +298,16 @@ def _draw(shape: ModelShape, rows: int, wishes: str) -> KernelCase:
     def make(device: torch.device) -> Call:
         kernels = _kernels("sampling.sampler")
         logits = random_tensor(device, rows, shape.vocab_size).mul_(_DEVIATION)
-        places = torch.arange(rows, dtype=torch.int32, device=device)
-        columns = {
-            name: torch.full((rows,), value, device=device) for name, value in values.items()
-        }
-        params = kernels.DrawParams(
-            seed=places.long(),
-            index=torch.zeros_like(places),
-            position=places + 1,
-            temperature=columns["temperature"],
-            top_k=columns["top_k"].int(),
-            top_p=columns["top_p"],
-            min_p=columns["min_p"],
-        )
+        indexes = torch.arange(rows, dtype=torch.int32, device=device)
+        params = torch.zeros((len(DRAW_WORDS), rows), dtype=torch.int32, device=device)
+        params[DRAW_WORDS.index("seed_low")] = indexes
+        params[DRAW_WORDS.index("position")] = indexes + 1
+        for name, dtype in DRAW_PARAMS.items():
+            bits = np.array([values[name]], dtype=dtype).view(np.int32)
+            params[DRAW_WORDS.index(name)] = int(bits[0])
         workspace = kernels.make_workspace(rows, shape.vocab_size, device)
         token_ids = torch.empty(rows, dtype=torch.int32, device=device)
-        return lambda: kernels.draw(logits, places, params, workspace, token_ids)
+        return lambda: kernels.draw(logits, indexes, params, workspace, token_ids)
 
     return KernelCase(
         f"draw {rows} {wishes}", make, gpu_bytes.sampling_bytes(rows, shape.vocab_size)

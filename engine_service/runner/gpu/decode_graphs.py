@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine_service.kernels.gpu.sampling.sampler import Workspace, draw
-from engine_service.kernels.gpu.state import sequence_states
+from engine_service.kernels.gpu.sampling.sampler import Workspace
+from engine_service.kernels.gpu.state.sequence_states import gather_inputs
 from engine_service.layers.attention.backend import KVCache
 from engine_service.layers.attention.gpu_attention import GpuBatch, SequenceGroup
 from engine_service.models.gpu_decoder import GpuDecoder
@@ -62,16 +62,13 @@ class DecodeGraphs(StepGraphs):
 
     def _upload_padding(self, size: int) -> None:
         self._state.set_rows([], size)
-        changes = self._state.drain_changes()
-        if changes is not None:
-            on_device = torch.from_numpy(changes).to(self._model.device)
-            sequence_states.set_words(self._state.words, on_device)
+        self._state.upload_changes()
 
     def _compute(self, size: int) -> Tensor:
         state, rows = self._state, self._state.rows[:size]
         inputs = self._input_ids[:size], self._positions[:size]
         slot_mapping, seq_lens = self._slot_mapping[:size], self._seq_lens[:size]
-        sequence_states.gather_inputs(
+        gather_inputs(
             rows=rows,
             last_tokens=state.last_tokens,
             lengths=state.lengths,
@@ -90,7 +87,5 @@ class DecodeGraphs(StepGraphs):
         )
         hidden = self._model.forward(*inputs, self._kv_caches, batch)
         logits = self._model.compute_logits(hidden)
-        token_ids = self._token_ids[:size]
-        draw(logits, rows, state.draw_params, self._workspace, token_ids)
-        sequence_states.advance(rows, token_ids, state.last_tokens, state.lengths, state.num_states)
+        self._draw(logits, rows, self._token_ids[:size])
         return logits

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.draw_fields import DRAW_WORDS
+from engine_service.kernels.gpu.state.sequence_states import set_words
+from engine_service.runner.device_copy import Uploads
 from engine_service.runner.gpu.drawing import Draw, pack_draws
 
 _POSITION = DRAW_WORDS.index("position")
@@ -65,6 +67,8 @@ class DeviceState:
         self.rows = self.words[self._rows_start :]
         """The state index of each row of the present decode step, int32 [max_rows]."""
         self.block_tables[num_states] = spare_block
+        # Twice all words, since each change is an index and a value.
+        self._uploads = Uploads(2 * size, device)
         self._states: dict[int, _SequenceState] = {}  # by seq_id, the latest used last
         self._free = list(range(num_states))
         self._rows: list[int] = []
@@ -110,8 +114,14 @@ class DeviceState:
         """Notes that the device appends a token to a sequence by itself."""
         self._states[sequence.seq_id].length += 1
 
+    def upload_changes(self) -> None:
+        """Brings the device up to date, in order with what else is launched."""
+        changes = self.drain_changes()
+        if changes is not None:
+            set_words(self.words, self._uploads.send(changes.reshape(-1)).view(2, -1))
+
     def drain_changes(self) -> NDArray[np.int32] | None:
-        """What to upload before the step, int32 [2, n]: indexes of words, then their values."""
+        """What the device lacks, int32 [2, n]: indexes of words, then their values."""
         if not self._changes:
             return None
         changes = np.array([[*self._changes], [*self._changes.values()]], dtype=np.int32)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.kernels.gpu.attention.extend_attention import query_block_bound
-from engine_service.kernels.gpu.sampling.sampler import Workspace, draw
-from engine_service.kernels.gpu.state import sequence_states
+from engine_service.kernels.gpu.sampling.sampler import Workspace
 from engine_service.layers.attention.backend import KVCache
 from engine_service.layers.attention.gpu_attention import MOST_VERIFIED, GpuBatch, SequenceGroup
 from engine_service.models.gpu_decoder import GpuDecoder
@@ -116,7 +115,5 @@ class MixedGraphs(StepGraphs):
         )
         hidden = self._model.forward(input_ids, inputs.positions, self._kv_caches, batch)
         logits = self._model.compute_logits(hidden, inputs.sampled_rows)
-        rows, token_ids = inputs.sampled_states, self._token_ids
-        draw(logits, rows, state.draw_params, self._workspace, token_ids)
-        sequence_states.advance(rows, token_ids, state.last_tokens, state.lengths, state.num_states)
+        self._draw(logits, inputs.sampled_states, self._token_ids)
         return logits

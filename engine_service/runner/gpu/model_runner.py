@@ -23,7 +23,7 @@ from engine_service.kernels.gpu.sampling import sampler as sampling
 from engine_service.kernels.gpu.state import sequence_states
 from engine_service.layers.attention.gpu_attention import gpu_batch
 from engine_service.models.gpu_decoder import GpuDecoder
-from engine_service.runner.device_copy import Download, Downloads, Uploads, to_device
+from engine_service.runner.device_copy import Download, Downloads, to_device
 from engine_service.runner.gpu.decode_graphs import DecodeGraphs
 from engine_service.runner.gpu.device_state import DeviceState
 from engine_service.runner.gpu.drawing import Draw, change_logits, draw_all
@@ -62,8 +62,6 @@ class GpuModelRunner:
         self._workspace = sampling.make_workspace(
             max_num_seqs, model.config.vocab_size, model.device
         )
-        # Twice all words, since each change is an index and a value.
-        self._uploads = Uploads(2 * len(self._state.words), model.device)
         self._downloads = Downloads(max_num_seqs, model.device)
         model.backend.reserve(max_num_seqs)
         self.graphs = DecodeGraphs(
@@ -119,14 +117,14 @@ class GpuModelRunner:
         state_indexes = self._assign_states(scheduled)
         size = self.graphs.size_for(len(scheduled))
         self._state.set_rows(state_indexes, size)
-        self._upload_changes()
+        self._state.upload_changes()
         token_ids, logits = self.graphs.run(size)
         drawing = range(len(scheduled))
         return self._finish(scheduled, drawing, state_indexes, token_ids, logits)
 
     def _launch_mixed(self, scheduled: Sequence[ScheduledSequence], size: int) -> GpuStep:
         state_indexes = self._assign_states(scheduled)
-        self._upload_changes()
+        self._state.upload_changes()
         token_ids, logits = self.mixed_graphs.run(size, scheduled, state_indexes)
         drawing = [i for i, sequence in enumerate(scheduled) if sequence.sample_indexes]
         return self._finish(scheduled, drawing, state_indexes, token_ids, logits)
@@ -158,7 +156,7 @@ class GpuModelRunner:
 
     def _launch_any(self, scheduled: Sequence[ScheduledSequence]) -> GpuStep:
         if not scheduled:
-            return GpuStep((), (), self._nothing(), {}, {})
+            return GpuStep((), (), self._download_none(), {}, {})
         batch = build_input_batch(scheduled, self._block_size, self.model.device)
         self._resolve_pending(batch, scheduled)
         config = self.model.config
@@ -171,7 +169,7 @@ class GpuModelRunner:
         prompt = prompt_logprobs(self.model, hidden, batch.first_rows, scheduled)
         drawing, rows, draws = _draws(batch.sampled, scheduled)
         if not draws:
-            return GpuStep(scheduled, (), self._nothing(), {}, prompt)
+            return GpuStep(scheduled, (), self._download_none(), {}, prompt)
         sampled_rows = batch.sampled_rows
         if len(draws) > len(sampled_rows):
             sampled_rows = sampled_rows[self._indexes(rows)]
@@ -183,14 +181,8 @@ class GpuModelRunner:
         logprobs = drawn_logprobs(raw, draws, drawing, token_ids)
         return GpuStep(scheduled, drawing, self._downloads.start(token_ids), logprobs, prompt)
 
-    def _nothing(self) -> Download:
+    def _download_none(self) -> Download:
         return self._downloads.start(torch.empty(0, dtype=torch.int32, device=self.model.device))
-
-    def _upload_changes(self) -> None:
-        changes = self._state.drain_changes()
-        if changes is not None:
-            on_device = self._uploads.send(changes.reshape(-1)).view(2, -1)
-            sequence_states.set_words(self._state.words, on_device)
 
     def _indexes(self, numbers: Sequence[int]) -> Tensor:
         return to_device(np.array(numbers, dtype=np.int64), self.model.device)
@@ -231,7 +223,7 @@ class GpuModelRunner:
             if len(sequence.sample_indexes) == 1 and not sequence.draft_token_ids:
                 rows[row] = self._state.assign(sequence, seq_ids)
                 certain.append(sequence)
-        self._upload_changes()
+        self._state.upload_changes()
         for sequence in certain:
             self._state.advance(sequence)
         sequence_states.advance(

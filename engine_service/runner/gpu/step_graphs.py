@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from engine_service.kernels.gpu.sampling.sampler import Workspace
+from engine_service.kernels.gpu.sampling.sampler import Workspace, draw
+from engine_service.kernels.gpu.state.sequence_states import advance
 from engine_service.layers.attention.backend import KVCache
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.runner.gpu.device_state import DeviceState
@@ -57,6 +58,12 @@ class StepGraphs(ABC):
         graph, logits = captured
         graph.replay()
         return logits
+
+    def _draw(self, logits: Tensor, rows: Tensor, token_ids: Tensor) -> None:
+        """Draws a token for each row of the logits, and appends it to the state in `rows`."""
+        state = self._state
+        draw(logits, rows, state.draw_params, self._workspace, token_ids)
+        advance(rows, token_ids, state.last_tokens, state.lengths, state.num_states)
 
     @abstractmethod
     def _upload_padding(self, size: int) -> None:

@@ -134,7 +134,7 @@ def test_raw_projections(
     inputs = qkv, (q_norm, k_norm), 1e-6, angles, batch.cache, batch.scales
     batch_inputs = batch.block_tables, batch.table_rows, batch.seq_lens
     if few:
-        # So that the longest is split among four programs.
+        # The longest sequence is split among four programs.
         monkeypatch.setattr(few_attention, "multiprocessors", lambda _: 64)
         room = make_few_workspace(4, head_dim, DEVICE, FewTiling(tile=16))
         few_decode_attention(*inputs, *batch_inputs, room, out)
@@ -146,5 +146,5 @@ def test_raw_projections(
     assert_near(out, replace(batch, query=query).expected(), dtype)
     for cache, other in zip(batch.cache, apart, strict=True):
         # In 8 bits a number between two may be rounded to either.
-        found, wanted = (each.float().nan_to_num(7.0) for each in (cache, other))
-        torch.testing.assert_close(found, wanted, rtol=0.13, atol=0.02)
+        found, expected = (each.float().nan_to_num(7.0) for each in (cache, other))
+        torch.testing.assert_close(found, expected, rtol=0.13, atol=0.02)

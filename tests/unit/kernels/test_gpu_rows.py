@@ -80,11 +80,11 @@ def test_norm_rope_write(
         queries, keys = rms_norm(queries, q_weight, EPS), rms_norm(keys, k_weight, EPS)
     queries, keys = (rotate(each, angles[positions]) for each in (queries, keys))
     assert_near(query.float(), queries, dtype)
-    for cache, wanted, own in zip(caches, (keys, values), (0, 1), strict=True):
+    for cache, expected, own in zip(caches, (keys, values), (0, 1), strict=True):
         table = torch.arange(5, device=DEVICE)
         found = gather(cache, table, 80)
         factor = 1.0 if scales is None else scales[own][:, None]
-        assert_near(found[slots] * factor, wanted, kind)
+        assert_near(found[slots] * factor, expected, kind)
         untouched = torch.ones(80, dtype=torch.bool, device=DEVICE)
         untouched[slots] = False
         assert found[untouched].isnan().all()

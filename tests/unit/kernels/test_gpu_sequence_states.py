@@ -56,8 +56,8 @@ def test_gather_inputs(num_rows: int) -> None:
         seq_lens,
     )
     expected = ([13, 10, 0, 14], [16, 0, 0, 47], [17, 1, 1, 48])
-    for found, wanted in zip(inputs.tolist(), expected, strict=True):
-        assert found == wanted[:num_rows] + [POISON] * (6 - num_rows)
+    for found, numbers in zip(inputs.tolist(), expected, strict=True):
+        assert found == numbers[:num_rows] + [POISON] * (6 - num_rows)
     written = [2 * BLOCK_SIZE, 8 * BLOCK_SIZE, 11 * BLOCK_SIZE, 6 * BLOCK_SIZE + 15]
     assert slot_mapping.tolist() == written[:num_rows] + [POISON] * (6 - num_rows)
 

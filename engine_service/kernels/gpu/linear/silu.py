@@ -5,16 +5,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine_service.kernels.gpu.launching import launch_options
+from engine_service.kernels.gpu.launching import launch_options, overlap_launch
 
 _WIDTH = 1024
 
 
 @triton.jit
 def _silu_mul(gate_up, out, SIZE: tl.constexpr, WIDTH: tl.constexpr, OVERLAP: tl.constexpr):
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    overlap_launch(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = columns < SIZE

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine_service.draw_fields import DRAW_WORDS
-from engine_service.kernels.gpu.launching import launch_options, padded
+from engine_service.kernels.gpu.launching import launch_options, overlap_launch, padded
 from engine_service.kernels.gpu.sampling.filtered_draw import draw_filtered
 from engine_service.kernels.gpu.sampling.order_keys import order_key
 from engine_service.kernels.gpu.sampling.row_weights import (
@@ -166,7 +166,7 @@ def _is_filtered(top_k, top_p, min_weight, VOCAB: tl.constexpr):
     return ((top_k > 0) & (top_k < VOCAB)) | (top_p < 1.0) | (min_weight > 0.0)
 
 
-# They may begin anywhere in a buffer, in rows of any length: not worth compiling again.
+# Views that begin anywhere in a buffer, with any stride, are not worth compiling again.
 _UNALIGNED = ["rows", "params"]
 _UNSPECIAL = ["stride_params"]
 
@@ -192,9 +192,7 @@ def _scan_chunks(
     row = tl.program_id(1)
     own_blocks = chunk * OWN_BLOCKS + tl.arange(0, OWN_BLOCKS)
     ids = own_blocks[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    overlap_launch(OVERLAP)
     start = logits + row.to(tl.int64) * VOCAB
     values = tl.load(start + ids, mask=ids < VOCAB, other=float("-inf")).to(tl.float32)
     own = params + tl.load(rows + row)
@@ -239,9 +237,7 @@ def _draw_rows(
 ):
     """One row's token."""
     row = tl.program_id(0)
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    overlap_launch(OVERLAP)
     start = logits + row.to(tl.int64) * VOCAB
     own = params + tl.load(rows + row)
     temperature = _float(own, stride_params, _TEMPERATURE)

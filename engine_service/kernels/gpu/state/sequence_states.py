@@ -9,16 +9,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine_service.kernels.gpu.launching import launch_options, padded
+from engine_service.kernels.gpu.launching import launch_options, overlap_launch, padded
 
 _WORDS = 256
 
 
 @triton.jit(do_not_specialize=["num_changes"])
 def _set_words(words, changes, num_changes, WORDS: tl.constexpr, OVERLAP: tl.constexpr):
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    overlap_launch(OVERLAP)
     number = tl.program_id(0) * WORDS + tl.arange(0, WORDS)
     inside = number < num_changes
     index = tl.load(changes + number, mask=inside, other=0)
@@ -41,9 +39,7 @@ def _gather_inputs(
     BLOCK_SIZE: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    overlap_launch(OVERLAP)
     row = tl.arange(0, ROWS)
     inside = row < num_rows
     state = tl.load(rows + row, mask=inside, other=0)
@@ -69,9 +65,7 @@ def _advance(
     ROWS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    overlap_launch(OVERLAP)
     row = tl.arange(0, ROWS)
     inside = row < num_rows
     state = tl.load(rows + row, mask=inside, other=0)
@@ -107,16 +101,16 @@ def gather_inputs(
     length counts the latest token, which is yet to be computed. All int32 but slot_mapping, int64.
     """
     _gather_inputs[(1,)](
-        rows,
-        last_tokens,
-        lengths,
-        block_tables,
-        input_ids,
-        positions,
-        slot_mapping,
-        seq_lens,
-        len(rows),
-        block_tables.stride(0),
+        rows=rows,
+        last_tokens=last_tokens,
+        lengths=lengths,
+        block_tables=block_tables,
+        input_ids=input_ids,
+        positions=positions,
+        slot_mapping=slot_mapping,
+        seq_lens=seq_lens,
+        num_rows=len(rows),
+        stride_table=block_tables.stride(0),
         ROWS=padded(len(rows)),
         BLOCK_SIZE=block_size,
         **launch_options(rows.device),
