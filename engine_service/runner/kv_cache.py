@@ -40,7 +40,12 @@ def num_blocks_that_fit(
     numbers, if the memory does not hold the configured pool or one sequence of max_model_len.
     """
     if cache.num_blocks is not None:
-        _check_configured(cache.num_blocks, block_bytes, free_bytes, device)
+        if cache.num_blocks * block_bytes > free_bytes:
+            raise ConfigError(
+                f"num_blocks {cache.num_blocks} needs {_mib(cache.num_blocks, block_bytes)} of KV "
+                f"cache; {device} has {free_bytes // _MIB} MiB free: lower num_blocks to at most "
+                f"{free_bytes // block_bytes}"
+            )
         return cache.num_blocks
     share = cache.memory_utilization
     if share is None:
@@ -105,17 +110,6 @@ def _at_once(block_copies: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int
         written.add(target)
     if group:
         yield group
-
-
-def _check_configured(
-    num_blocks: int, block_bytes: int, free_bytes: int, device: torch.device
-) -> None:
-    if num_blocks * block_bytes > free_bytes:
-        raise ConfigError(
-            f"num_blocks {num_blocks} needs {_mib(num_blocks, block_bytes)} of KV cache; "
-            f"{device} has {free_bytes // _MIB} MiB free: lower num_blocks to at most "
-            f"{free_bytes // block_bytes}"
-        )
 
 
 def _mib(num_blocks: int, block_bytes: int) -> str:

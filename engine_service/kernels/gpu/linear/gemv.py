@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine_service.kernels.gpu.launching import launch_options, overlap_launch, padded
+from engine_service.kernels.gpu.linear.silu import gated
 
 MAX_ROWS = 8
 """The most that this is made for."""
@@ -90,9 +91,7 @@ def _gemv(
             sums += tl.where(tl.program_id(1) == 0, more, 0.0)
         if GATED:
             up = tl.dot(up_tile, tl.trans(values), input_precision="ieee")
-            gate = sums.to(kind).to(tl.float32)
-            silu = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32)
-            sums = silu * up.to(kind).to(tl.float32)
+            sums = gated(sums, up, kind)
         written = is_output[:, None] & (row < M)[None, :]
         tl.store(target[:, None] + row[None, :] * num_outputs, sums, mask=written)
     else:
@@ -117,9 +116,7 @@ def _gemv(
                 sums += tl.where(tl.program_id(1) == 0, more, 0.0)
             if GATED:
                 up = tl.sum(up_tile.to(tl.float32) * values[None, :], axis=1)
-                gate = sums.to(kind).to(tl.float32)
-                silu = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32)
-                sums = silu * up.to(kind).to(tl.float32)
+                sums = gated(sums, up, kind)
             tl.store(target + m * num_outputs, sums, mask=is_output)
 
 

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine_service.kernels.gpu.launching import launch_options, overlap_launch, padded
+from engine_service.kernels.gpu.linear.silu import gated
 
 MAX_ROWS = 64
 """The most that this is made for."""
@@ -80,8 +81,7 @@ def _matmul(
         sums += tl.where(tl.program_id(1) == 0, more, 0.0)
     kind = weight.dtype.element_ty
     if GATED:
-        gate = sums.to(kind).to(tl.float32)
-        sums = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32) * up.to(kind).to(tl.float32)
+        sums = gated(sums, up, kind)
     target = out + tl.program_id(1).to(tl.int64) * num_rows * num_outputs
     cells = row[None, :] * num_outputs + output[:, None]
     tl.store(target + cells, sums, mask=is_output[:, None] & is_row[None, :])

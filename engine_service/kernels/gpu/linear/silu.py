@@ -11,6 +11,14 @@ _WIDTH = 1024
 
 
 @triton.jit
+def gated(gate, up, kind):
+    """silu(gate) * up in float32, with both, and silu, rounded to the type `kind`."""
+    wide = gate.to(kind).to(tl.float32)
+    silu = (wide / (1.0 + tl.exp(-wide))).to(kind).to(tl.float32)
+    return silu * up.to(kind).to(tl.float32)
+
+
+@triton.jit
 def _silu_mul(gate_up, out, SIZE: tl.constexpr, WIDTH: tl.constexpr, OVERLAP: tl.constexpr):
     overlap_launch(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
@@ -18,9 +26,7 @@ def _silu_mul(gate_up, out, SIZE: tl.constexpr, WIDTH: tl.constexpr, OVERLAP: tl
     inside = columns < SIZE
     gate = tl.load(gate_up + row * 2 * SIZE + columns, mask=inside, other=0.0)
     up = tl.load(gate_up + row * 2 * SIZE + SIZE + columns, mask=inside, other=0.0)
-    wide = gate.to(tl.float32)
-    silu = (wide / (1.0 + tl.exp(-wide))).to(gate.dtype).to(tl.float32)
-    tl.store(out + row * SIZE + columns, silu * up.to(tl.float32), mask=inside)
+    tl.store(out + row * SIZE + columns, gated(gate, up, gate.dtype), mask=inside)
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:
