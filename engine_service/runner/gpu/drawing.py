@@ -44,8 +44,8 @@ def pack_draws(draws: Sequence[Draw]) -> NDArray[np.int32]:
     words[2] = [each.index for each in draws]
     words[3] = [each.sequence.num_tokens for each in draws]
     params = [each.sequence.sampling_params for each in draws]
-    for word, (name, dtype) in enumerate(DRAW_PARAMS.items(), start=4):
-        words[word] = np.array([getattr(p, name) for p in params], dtype=dtype).view(np.int32)
+    for name, dtype in DRAW_PARAMS.items():
+        words[DRAW_WORDS.index(name)] = np.array([getattr(p, name) for p in params], dtype=dtype).view(np.int32)
     return words
 
 
