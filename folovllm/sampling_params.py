@@ -175,7 +175,7 @@ class SamplingParams:
     @property
     def alters_logits(self) -> bool:
         """Whether the logits change before the temperature is applied."""
-        return self.penalises or bool(self.logit_bias) or bool(self.allowed_token_ids)
+        return self.penalises or self.logit_bias != () or self.allowed_token_ids != ()
 
     @property
     def looks_back(self) -> bool:
