@@ -45,7 +45,8 @@ def pack_draws(draws: Sequence[Draw]) -> NDArray[np.int32]:
     words[3] = [each.sequence.num_tokens for each in draws]
     params = [each.sequence.sampling_params for each in draws]
     for name, dtype in DRAW_PARAMS.items():
-        words[DRAW_WORDS.index(name)] = np.array([getattr(p, name) for p in params], dtype=dtype).view(np.int32)
+        values = np.array([getattr(p, name) for p in params], dtype=dtype)
+        words[DRAW_WORDS.index(name)] = values.view(np.int32)
     return words
 
 

@@ -63,16 +63,16 @@ def test_norm_rope_write(
         for _ in range(2)
     ]
     query = norm_rope_write(
-        qkv,
-        q_weight,
-        k_weight,
-        EPS,
-        angles,
-        positions,
-        slots,
-        (caches[0], caches[1]),
-        scales,
-        num_heads,
+        qkv=qkv,
+        q_weight=q_weight,
+        k_weight=k_weight,
+        eps=EPS,
+        angles=angles,
+        positions=positions,
+        slot_mapping=slots,
+        cache=(caches[0], caches[1]),
+        scales=scales,
+        num_heads=num_heads,
     )
     split = torch.split(qkv.view(3, -1, head_dim), [num_heads, kv_heads, kv_heads], dim=1)
     queries, keys, values = split

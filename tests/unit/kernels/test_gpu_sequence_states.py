@@ -45,15 +45,15 @@ def test_gather_inputs(num_rows: int) -> None:
     slot_mapping = torch.full((6,), POISON, device=DEVICE)
     input_ids, positions, seq_lens = inputs[:, :num_rows]
     sequence_states.gather_inputs(
-        rows,
-        last_tokens,
-        lengths,
-        tables,
-        BLOCK_SIZE,
-        input_ids,
-        positions,
-        slot_mapping[:num_rows],
-        seq_lens,
+        rows=rows,
+        last_tokens=last_tokens,
+        lengths=lengths,
+        block_tables=tables,
+        block_size=BLOCK_SIZE,
+        input_ids=input_ids,
+        positions=positions,
+        slot_mapping=slot_mapping[:num_rows],
+        seq_lens=seq_lens,
     )
     expected = ([13, 10, 0, 14], [16, 0, 0, 47], [17, 1, 1, 48])
     for found, numbers in zip(inputs.tolist(), expected, strict=True):

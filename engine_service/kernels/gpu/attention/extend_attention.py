@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine_service.kernels.gpu.launching import cache_strides
+from engine_service.kernels.gpu.launching import cache_strides, padded
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -247,8 +247,7 @@ def extend_attention(
 
     The i-th of a sequence's q_len queries has position seq_len - q_len + i and sees the keys up to
     it, its own included, which must be in the cache. Products are scaled by head_dim ** -0.5.
-    Nothing is read on the host, so the call can be part of a CUDA graph.
-
+    The host reads nothing, so the call can be part of a CUDA graph.
     `query` and `out` are [T, num_heads, head_dim], of float32, float16 or bfloat16, head_dim
     contiguous; query head h reads KV head h // (num_heads // num_kv_heads). The caches, each
     [num_blocks, block_size, num_kv_heads, head_dim] with equal strides, head_dim contiguous, are of
@@ -261,11 +260,9 @@ def extend_attention(
     `num_query_blocks` is at least query_block_bound of the new tokens: too few leave rows
     unwritten. Raises ValueError if more query heads share a KV head than a program has rows.
     """
-    _, num_heads, head_dim = query.shape
     key, value = cache
-    _, block_size, num_kv_heads, _ = key.shape
-    group = num_heads // num_kv_heads
-    padded_dim = max(16, triton.next_power_of_2(head_dim))
+    (_, num_heads, head_dim), (_, block_size, num_kv_heads, _) = query.shape, key.shape
+    group, padded_dim = num_heads // num_kv_heads, padded(head_dim, 16)
     launch = _LAUNCHES[query.element_size(), max(128, padded_dim)]
     _extend_attention_kernel[(num_kv_heads, num_query_blocks)](
         query_pointer=query,

@@ -184,16 +184,7 @@ def _decode_few(
     # The state of padding has no tokens at all.
     if (split < used) & (num_cached >= 0):
         token = qkv + seq * (NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM
-        query = _rotated_row(
-            row=token + head * HEAD_DIM,
-            weight=q_weight,
-            cos=cos,
-            sin=sin,
-            dim=dim,
-            eps=eps,
-            HEAD_DIM=HEAD_DIM,
-            NORM=NORM,
-        )
+        query = _rotated_row(token + head * HEAD_DIM, q_weight, cos, sin, dim, eps, HEAD_DIM, NORM)
         query *= score_scale * key_scale
 
         row_max = tl.full([TILE], float("-inf"), tl.float32)
@@ -221,16 +212,7 @@ def _decode_few(
         if split == used - 1:
             stored = key_cache.dtype.element_ty
             key_row = token + (NUM_HEADS + kv_head) * HEAD_DIM
-            new_key = _rotated_row(
-                row=key_row,
-                weight=k_weight,
-                cos=cos,
-                sin=sin,
-                dim=dim,
-                eps=eps,
-                HEAD_DIM=HEAD_DIM,
-                NORM=NORM,
-            )
+            new_key = _rotated_row(key_row, k_weight, cos, sin, dim, eps, HEAD_DIM, NORM)
             new_key = to_stored(new_key, key_scale, stored, FP8, FP8_MAX)
             value_row = key_row + NUM_KV_HEADS * HEAD_DIM
             own_value = tl.load(value_row + dim, mask=inside, other=0.0).to(tl.float32)
