@@ -133,13 +133,13 @@ def recorded_steps(engine: LLMEngine) -> list[tuple[Tensor, Tensor]]:
     def record(
         scheduled: Sequence[ScheduledSequence],
         drawing: Sequence[int],
-        places: Sequence[int],
+        state_indexes: Sequence[int],
         token_ids: Tensor,
         logits: Tensor,
     ) -> GpuStep:
         count = len(drawing)
         found.append((token_ids[:count].cpu().clone(), logits[:count].cpu().clone()))
-        return finish(scheduled, drawing, places, token_ids, logits)
+        return finish(scheduled, drawing, state_indexes, token_ids, logits)
 
     runner._finish = record  # type: ignore[method-assign]
     return found

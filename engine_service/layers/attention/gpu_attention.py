@@ -21,7 +21,7 @@ from engine_service.kernels.gpu.attention.extend_attention import (
     query_block_bound,
 )
 from engine_service.kernels.gpu.attention.few_attention import (
-    MOST_SEQS,
+    MAX_SEQS,
     few_decode_attention,
     make_few_workspace,
 )
@@ -210,4 +210,4 @@ class GpuAttention:
 def _is_few(batch: GpuBatch) -> bool:
     """Whether all of a batch is decoded by the kernel for few sequences."""
     assert batch.split is not None
-    return batch.decodes and len(batch.split.seq_lens) <= MOST_SEQS
+    return batch.decodes and len(batch.split.seq_lens) <= MAX_SEQS

@@ -47,7 +47,7 @@ class GpuLinear:
         """The product of `add_rms_norm`'s norm, and the sum that it makes."""
         num_rows, size = hidden.shape[-2:]
         way = self._way(num_rows)
-        if num_rows <= gemv.MOST_NORMED_ROWS and size <= gemv.MOST_INPUTS:
+        if num_rows <= gemv.MAX_NORMED_ROWS and size <= gemv.MAX_INPUTS:
             tiling = way if isinstance(way, GemvTiling) else gemv.DEFAULT_TILING
             return gemv.norm_gemv(
                 hidden,
@@ -64,14 +64,14 @@ class GpuLinear:
 
     def ways(self, num_rows: int) -> list[Way]:
         """All that can multiply so many rows, the likeliest first."""
-        if num_rows > matmul.MOST_ROWS:
+        if num_rows > matmul.MAX_ROWS:
             return [None]
         found: list[Way] = [MatmulTiling(64, share=512), MatmulTiling(64)]
         if not self._split:
             found = [MatmulTiling(64), MatmulTiling(64, 64, stages=6)]
-        if num_rows > gemv.MOST_ROWS or not self._fits_gemv():
+        if num_rows > gemv.MAX_ROWS or not self._fits_gemv():
             return [*found, None]
-        if num_rows > gemv.MOST_NORMED_ROWS:
+        if num_rows > gemv.MAX_NORMED_ROWS:
             small = [GemvTiling(32, 512, 8), GemvTiling(16, 512)]
             return [*found[:1], *small, None] if self._gated else [*small, *found[:1], None]
         if self._split:
@@ -90,7 +90,7 @@ class GpuLinear:
         return f"{self.weight.dtype} {outputs}x{inputs}{marks}"
 
     def _fits_gemv(self) -> bool:
-        return self._split or self.weight.shape[1] <= gemv.MOST_INPUTS
+        return self._split or self.weight.shape[1] <= gemv.MAX_INPUTS
 
     def _way(self, num_rows: int) -> Way:
         return next((way for rows, way in self._ways.items() if num_rows <= rows), None)

@@ -33,12 +33,12 @@ def gpu_engine(
     decoder = load_decoder(folder, decoder_config, torch.float32, DEVICE, False, deterministic=True)
     max_model_len = decoder_config.max_position_embeddings
     runner = GpuModelRunner(
-        GpuDecoder(decoder, max_model_len),
-        num_blocks,
-        BLOCK_SIZE,
-        max_num_seqs,
-        max_num_batched_tokens,
-        max_model_len,
+        model=GpuDecoder(decoder, max_model_len),
+        num_blocks=num_blocks,
+        block_size=BLOCK_SIZE,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_model_len=max_model_len,
     )
     info = ModelInfo(
         model_id="tiny",

@@ -129,7 +129,10 @@ def test_the_batch_as_kernels_take_it() -> None:
             0, range(tokens), computed, blocks, SamplingParams(), 0, sample_indexes=(0,)
         )
 
-    for scheduled, most in (([part(1, 20, [4, 5]), part(1, 3, [6])], 1), ([part(7, 0, [1])], 7)):
+    for scheduled, max_query_len in (
+        ([part(1, 20, [4, 5]), part(1, 3, [6])], 1),
+        ([part(7, 0, [1])], 7),
+    ):
         metadata = build_input_batch(scheduled, 16, DEVICE).metadata
         batch = gpu_batch(metadata, HEADS, KV_HEADS)
         group = batch.split
@@ -138,8 +141,8 @@ def test_the_batch_as_kernels_take_it() -> None:
         assert group.table_rows.tolist() == list(range(len(scheduled)))
         kinds = {group.seq_lens.dtype, batch.block_tables.dtype, group.table_rows.dtype}
         assert kinds == {torch.int32}
-        assert batch.decodes == (most == 1)
-        if most == 1:
+        assert batch.decodes == (max_query_len == 1)
+        if max_query_len == 1:
             assert group.query_start_loc is None
         else:
             assert group.query_start_loc is not None

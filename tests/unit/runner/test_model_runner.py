@@ -1,7 +1,7 @@
 """A step computes the same for a sequence however it is scheduled."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -173,16 +173,7 @@ def test_a_fork_draws_one_token_for_each_index_and_copies_the_last_block(
 def test_forbidden_ids_reach_the_sampler(built: BuiltRunner) -> None:
     sequence = Running(1, prompt(1, 5)).schedule(list(range(4)))
     drawn = built.runner.execute(SchedulerOutput((sequence,))).sampled_token_ids[0][0]
-    forbidding = ScheduledSequence(
-        sequence.seq_id,
-        sequence.token_ids,
-        sequence.num_computed_tokens,
-        sequence.block_table,
-        sequence.sampling_params,
-        sequence.seed,
-        sequence.sample_indexes,
-        forbidden_token_ids=(drawn,),
-    )
+    forbidding = replace(sequence, forbidden_token_ids=(drawn,))
     again = built.runner.execute(SchedulerOutput((forbidding,))).sampled_token_ids[0][0]
     assert again != drawn
 
