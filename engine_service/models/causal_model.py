@@ -59,10 +59,10 @@ class CausalModel(Protocol):
         """
         ...
 
-    def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest of each row, and the lowest id that has it, [S] each.
+    def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's maximum and the lowest token id that has it, [S] each.
 
-        Of logits as compute_logits gives them, or changed and of another type. A row that has a
-        value which is no number has no largest number.
+        Of logits as compute_logits gives them, or changed and of another type. A row with NaN has
+        the maximum NaN.
         """
         ...

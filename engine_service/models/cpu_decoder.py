@@ -159,13 +159,13 @@ class CpuDecoder:
         self._context.linear(self._weights["lm_head"], call)
         return logits
 
-    def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """See CausalModel."""
         if logits.dtype is not self.dtype or not logits.is_contiguous():
             return torch.max(logits, dim=-1)
         num_rows, num_columns = logits.shape
         values, token_ids = torch.empty(num_rows), torch.empty(num_rows, dtype=torch.int64)
-        self._context.largest(
+        self._context.argmax(
             logits.data_ptr(), num_rows, num_columns, values.data_ptr(), token_ids.data_ptr()
         )
         return values, token_ids

@@ -112,7 +112,7 @@ class GpuDecoder:
         logits = self._head(hidden if rows is None else hidden[rows])
         return gather_logits(logits, self.config.vocab_size, self._parallel)
 
-    def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """See CausalModel."""
         return torch.max(logits, dim=-1)
 

@@ -237,7 +237,7 @@ class Decoder(nn.Module):
             logits = self.lm_head(hidden)
         return gather_logits(logits, self.config.vocab_size, self._parts.parallel)
 
-    def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """See CausalModel."""
         return torch.max(logits, dim=-1)
 

@@ -154,7 +154,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         None,
         (c_void_p, POINTER(AttentionShape), POINTER(AttentionStep), POINTER(AttentionCall)),
     ),
-    "largest": (None, (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p)),
+    "argmax": (None, (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p)),
     "decode": (Elapsed, (c_void_p, POINTER(Decoder), POINTER(AttentionStep), POINTER(Tokens))),
 }
 
@@ -176,7 +176,7 @@ class Context:
         self.pack_weight = functools.partial(functions.pack_weight, address)
         self.linear = functools.partial(functions.linear, address)
         self.attention = functools.partial(functions.attention, address)
-        self.largest = functools.partial(functions.largest, address)
+        self.argmax = functools.partial(functions.argmax, address)
         self.decode = functools.partial(functions.decode, address)
         self.packed_bytes: Callable[[int, int, int], int] = functions.packed_bytes
         # Not at the interpreter's exit: a daemon thread may still be computing.
