@@ -44,11 +44,11 @@ class CausalModel(Protocol):
         positions: Tensor,
         kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
-        wanted: Tensor | None = None,
+        output_rows: Tensor | None = None,
     ) -> Tensor:
         """Token ids and positions [T] -> hidden states [T, hidden_size]; writes the tokens' KV.
 
-        `wanted` has the rows whose hidden states are used, ascending; the others may be anything.
+        `output_rows`, ascending, are those whose hidden states are used; others may be anything.
         """
         ...
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine_service.kernels.cpu import library as cpu_library
-from engine_service.kernels.cpu.library import AttentionShape, AttentionStep, Context, LinearCall
+from engine_service.kernels.cpu import structures
+from engine_service.kernels.cpu.library import Context
+from engine_service.kernels.cpu.structures import AttentionShape, AttentionStep, LinearCall
 from engine_service.layers.attention.backend import AttentionMetadata, KVCache
 from engine_service.layers.attention.paged_cache import PagedCache
 from engine_service.layers.rotary import RotaryEmbedding
@@ -75,10 +76,10 @@ class CpuDecoder:
         self._norms = {
             name: read(f"{name}.weight").to(self.dtype).clone() for name in _norm_names(config)
         }
-        self._layers = (cpu_library.Layer * config.num_hidden_layers)(
+        self._layers = (structures.Layer * config.num_hidden_layers)(
             *(self._layer(index) for index in range(config.num_hidden_layers))
         )
-        self.elapsed = cpu_library.Elapsed()
+        self.elapsed = structures.Elapsed()
         """Nanoseconds of the latest step by its parts."""
 
     def __call__(
@@ -87,7 +88,7 @@ class CpuDecoder:
         positions: Tensor,
         kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
-        wanted: Tensor | None = None,
+        output_rows: Tensor | None = None,
     ) -> Tensor:
         """See CausalModel. The hidden states are those before the last norm."""
         # Read where it lies: operators of torch have threads of their own, which get in the way.
@@ -115,7 +116,7 @@ class CpuDecoder:
             len(tasks),
         )
         config = self.config
-        decoder = cpu_library.Decoder(
+        decoder = structures.Decoder(
             address(embedding),
             self._layers,
             len(self._layers),
@@ -128,12 +129,12 @@ class CpuDecoder:
             ),
             config.rms_norm_eps,
         )
-        if wanted is not None and len(wanted) == len(input_ids):
-            wanted = None
-        tokens = cpu_library.Tokens(
+        if output_rows is not None and len(output_rows) == len(input_ids):
+            output_rows = None
+        tokens = structures.Tokens(
             None if embedding is None else input_ids.data_ptr(),
-            address(wanted),
-            _ALL if wanted is None else len(wanted),
+            address(output_rows),
+            _ALL if output_rows is None else len(output_rows),
             hidden.data_ptr(),
         )
         self.elapsed = self._context.decode(decoder, step, tokens)
@@ -170,16 +171,16 @@ class CpuDecoder:
         )
         return values, token_ids
 
-    def _layer(self, index: int) -> cpu_library.Layer:
+    def _layer(self, index: int) -> structures.Layer:
         prefix = f"model.layers.{index}."
 
         def norm(name: str) -> int | None:
             return address(self._norms.get(f"{prefix}{name}"))
 
-        def weight(name: str) -> "ctypes._Pointer[cpu_library.LinearWeight]":
+        def weight(name: str) -> "ctypes._Pointer[structures.LinearWeight]":
             return ctypes.pointer(self._weights[f"{prefix}{name}"])
 
-        return cpu_library.Layer(
+        return structures.Layer(
             weight("self_attn.qkv_proj"),
             weight("self_attn.o_proj"),
             weight("mlp.gate_up_proj"),

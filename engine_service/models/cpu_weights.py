@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from engine_service.kernels.cpu.library import FORMATS, Context, LinearWeight
+from engine_service.kernels.cpu.library import Context
+from engine_service.kernels.cpu.structures import FORMATS, LinearWeight
 from engine_service.layers.linear.packing import head_quantization
 from engine_service.models.decoder_config import DecoderConfig
 

@@ -88,7 +88,7 @@ class GpuDecoder:
         positions: Tensor,
         kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
-        wanted: Tensor | None = None,
+        output_rows: Tensor | None = None,
     ) -> Tensor:
         """See CausalModel. Hidden states are those after the last norm, of all rows."""
         config = self.config

@@ -216,7 +216,7 @@ class Decoder(nn.Module):
         positions: Tensor,
         kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
-        wanted: Tensor | None = None,
+        output_rows: Tensor | None = None,
     ) -> Tensor:
         """See CausalModel. Hidden states are those after the last norm, of all rows."""
         plan = self.backend.plan(metadata, self.config.num_key_value_heads)

@@ -9,13 +9,8 @@ import torch
 from torch import Tensor
 
 from engine_service.kernels.cpu.build import COMPILERS, build_library
-from engine_service.kernels.cpu.library import (
-    FORMATS,
-    Context,
-    LinearCall,
-    find_or_build,
-    processor_has_kernels,
-)
+from engine_service.kernels.cpu.library import Context, find_or_build, processor_has_kernels
+from engine_service.kernels.cpu.structures import FORMATS, LinearCall
 from engine_service.models.cpu_weights import CpuWeights, Projection, address
 
 # Tensors as small as these gain nothing from torch's threads.

@@ -11,9 +11,7 @@ from support.builders.cpu_kernels import BFLOAT16, context
 
 def argmax(rows: Tensor, num_threads: int = 1) -> tuple[Tensor, Tensor]:
     values, columns = torch.empty(len(rows)), torch.empty(len(rows), dtype=torch.int64)
-    context(num_threads).argmax(
-        rows.data_ptr(), *rows.shape, values.data_ptr(), columns.data_ptr()
-    )
+    context(num_threads).argmax(rows.data_ptr(), *rows.shape, values.data_ptr(), columns.data_ptr())
     return values, columns
 
 

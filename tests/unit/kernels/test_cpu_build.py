@@ -1,6 +1,7 @@
 """The kernels are compiled once, whole or not at all; without a compiler plain torch computes."""
 
 import ctypes
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from engine_service.kernels.cpu import build as cpu_build
 from engine_service.kernels.cpu import library as cpu_library
+from engine_service.kernels.cpu import structures
 from engine_service.kernels.cpu.build import KernelBuildError, build_library, find_library
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.cpu_decoder import CpuDecoder
@@ -86,20 +88,22 @@ def test_where_the_sources_cannot_be_written_it_lies_in_the_cache(
     name = "kernels.so"
     place = workshop.cache / "folovllm" / "kernels" / name
     monkeypatch.setattr(
-        cpu_build, "_places", lambda: (workshop.sources / "linear.cpp" / "in" / name, place)
+        cpu_build, "_library_paths", lambda: (workshop.sources / "linear.cpp" / "in" / name, place)
     )
     assert build_library() == place == find_library()
 
 
 def test_the_second_place_is_in_the_cache_folder(workshop: Workshop) -> None:
-    first, second = cpu_build._places()
+    first, second = cpu_build._library_paths()
     assert first.parent == workshop.sources
     assert second == workshop.cache / "folovllm" / "kernels" / first.name
 
 
 def test_no_place_can_be_written(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     inside_a_file = workshop.sources / "linear.cpp" / "in"
-    monkeypatch.setattr(cpu_build, "_places", lambda: (inside_a_file / "1", inside_a_file / "2"))
+    monkeypatch.setattr(
+        cpu_build, "_library_paths", lambda: (inside_a_file / "1", inside_a_file / "2")
+    )
     with pytest.raises(KernelBuildError, match=r"none of .*linear\.cpp/in, .* is writable"):
         build_library()
 
@@ -160,6 +164,40 @@ def test_failures_are_one_line_and_leave_nothing(
     assert capsys.readouterr().err.count("\n") == 1
     assert {path.name for path in workshop.sources.iterdir()} == {"linear.cpp"}
     assert find_library() is None
+
+
+def swapped(structure: type[ctypes.Structure], *names: str) -> type[ctypes.Structure]:
+    """The same structure with two of its fields swapped."""
+    first, second = names
+    other = {first: second, second: first}
+    types = {entry[0]: entry[1] for entry in structure._fields_}
+    fields = [(other.get(name, name), types[other.get(name, name)]) for name in types]
+    return type(structure.__name__, (ctypes.Structure,), {"_fields_": fields})
+
+
+@pytest.mark.parametrize(
+    ("structure", "names"),
+    [(structures.LinearCall, ("rows", "residual")), (structures.AttentionStep, ("slots", "sin"))],
+)
+def test_a_structure_with_swapped_fields_compiles_with_no_kernels(
+    workshop: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+    structure: type[ctypes.Structure],
+    names: tuple[str, str],
+) -> None:
+    if not any(map(shutil.which, cpu_build.COMPILERS)):
+        pytest.skip("there is no compiler")
+    monkeypatch.delenv("CXX")
+    (workshop.sources / "linear.cpp").unlink()
+    for header in Path(structures.__file__).parent.glob("*.h"):
+        shutil.copy(header, workshop.sources)
+    right = cpu_build.build_library()
+    others = tuple(each for each in structures.STRUCTURES if each is not structure)
+    monkeypatch.setattr(structures, "STRUCTURES", (*others, swapped(structure, *names)))
+    assert find_library() is None
+    with pytest.raises(KernelBuildError, match=rf"{structure.__name__}\.({'|'.join(names)})$"):
+        build_library()
+    assert list(workshop.sources.glob("*.so")) == [right]
 
 
 @pytest.fixture
