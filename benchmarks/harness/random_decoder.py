@@ -14,8 +14,8 @@ import torch
 from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
 from engine_service.layers.linear.packing import choose_packing
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.loader import make_decoder
-from engine_service.models.qwen3 import Decoder
+from engine_service.models.model_options import ModelOptions
+from engine_service.models.torch_decoder import TorchDecoder, make_decoder
 from engine_service.runner.model_runner import TorchModelRunner
 from folovllm.sampling_params import SamplingParams
 
@@ -103,9 +103,10 @@ def decoder_config(args: argparse.Namespace, max_model_len: int) -> DecoderConfi
 
 def random_decoder(
     config: DecoderConfig, dtype: str, device: torch.device, deterministic: bool = False
-) -> Decoder:
+) -> TorchDecoder:
     """A decoder whose weights are normal numbers, packed as the loader packs them."""
-    decoder = make_decoder(config, _DTYPES[dtype], device, deterministic)
+    options = ModelOptions(_DTYPES[dtype], device, deterministic=deterministic)
+    decoder = make_decoder(config, options)
     decoder.allocate()
     for parameter in decoder.parameters():
         parameter.normal_(std=0.02)
@@ -115,7 +116,7 @@ def random_decoder(
     return decoder
 
 
-def filled_runner(decoder: Decoder, num_blocks: int) -> TorchModelRunner:
+def filled_runner(decoder: TorchDecoder, num_blocks: int) -> TorchModelRunner:
     """A runner with a KV pool of numbers; memory that was never written may be NaN.
 
     It computes one block of KV and copies it to all.

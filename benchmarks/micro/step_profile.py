@@ -43,7 +43,7 @@ from engine_service.engine.llm_engine import LLMEngine
 from engine_service.layers.attention.choice import choose_backend
 from engine_service.layers.linear.linear import Linear
 from engine_service.models.cpu_decoder import CpuDecoder
-from engine_service.models.qwen3 import Decoder
+from engine_service.models.torch_decoder import TorchDecoder
 from engine_service.runner import model_runner
 
 LINEARS, ATTENTION, REST = "linears", "attention", "norms, rotary, additions, rest"
@@ -132,7 +132,7 @@ def _places() -> list[Place]:
     backend = type(choose_backend(torch.device("cpu")))
     places = [
         Place(LINEARS, Linear, "forward"),
-        Place(LINEARS, Decoder, "compute_logits"),  # a tied output layer that is no Linear
+        Place(LINEARS, TorchDecoder, "compute_logits"),  # a tied output layer that is no Linear
         Place(LINEARS, CpuDecoder, "compute_logits"),
         Place(ATTENTION, backend, "forward"),
         Place(_KV_WRITE, backend, "write"),

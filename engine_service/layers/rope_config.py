@@ -1,12 +1,13 @@
 """RopeConfig: how a checkpoint turns positions into angles, read from its config.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from folovllm.errors import ConfigError
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _DEFAULT_THETA = 10000.0
+_OTHER_KEYS = {"finetuned", "partial_rotary_factor", "rope_theta", "type"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,10 @@ class RopeConfig:
     def from_json(cls, config: Mapping[str, object]) -> "RopeConfig":
         """Reads a parsed config.json, in the older form (rope_theta, rope_scaling) or the newer.
 
-        Raises ConfigError for a type that is not supported and for values that make no sense.
+        Raises ConfigError for what is not supported and for values that make no sense.
         """
-        parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        newer, older = config.get("rope_parameters"), config.get("rope_scaling")
+        parameters = newer or older or {}
         if not isinstance(parameters, Mapping):
             raise ConfigError("config.json: rope_parameters must be an object")
         rope_type = parameters.get("rope_type", parameters.get("type", "default"))
@@ -48,6 +50,10 @@ class RopeConfig:
             )
         if _number(parameters, "partial_rotary_factor", 1.0) != 1.0:
             raise ConfigError("config.json: partial_rotary_factor other than 1 is not supported")
+        known = {field.name for field in fields(cls)} | _OTHER_KEYS
+        for key, value in parameters.items():
+            if value and key not in known:
+                raise ConfigError(f"config.json: rope parameter {key} is not supported")
         longest = _number(config, "max_position_embeddings", 0.0)
         original = _number(parameters, "original_max_position_embeddings", longest)
         return cls(

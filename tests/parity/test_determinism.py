@@ -25,6 +25,7 @@ from engine_service.layers.attention.deterministic_attention import Deterministi
 from engine_service.layers.linear.row_tiles import TILE_ROWS, exact_silu, tiled_linear
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_decoder
+from engine_service.models.model_options import ModelOptions
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
 from folovllm.outputs import RequestOutput
@@ -147,7 +148,7 @@ def test_without_it_the_same_batch_repeats_exactly(folder: Path, dtype: str) -> 
 def logits_of(folder: Path, token_ids: Sequence[int], chunks: Sequence[int], dtype: str) -> Tensor:
     """Logits at every position, computed in chunks, with NaN in every unused slot of the cache."""
     config = DecoderConfig.from_folder(folder)
-    model = load_decoder(folder, config, DTYPES[dtype], CPU, False, deterministic=True)
+    model = load_decoder(folder, config, ModelOptions(DTYPES[dtype], CPU, deterministic=True))
     caches = allocate_kv_caches(model, 40, 16)
     for tensor in (tensor for cache in caches for tensor in cache[:2]):
         tensor.fill_(float("nan"))

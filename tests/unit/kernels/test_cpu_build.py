@@ -16,7 +16,8 @@ from engine_service.models.causal_model import CausalModel
 from engine_service.models.cpu_decoder import CpuDecoder
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
-from engine_service.models.qwen3 import Decoder
+from engine_service.models.model_options import ModelOptions
+from engine_service.models.torch_decoder import TorchDecoder
 from support.builders.cpu_kernels import library
 from support.builders.tiny_models import make_checkpoint
 
@@ -212,7 +213,9 @@ def load(
     folder: Path, dtype: torch.dtype = torch.bfloat16, *, block_size: int = 16, exact: bool = False
 ) -> CausalModel:
     config = DecoderConfig.from_folder(folder)
-    return load_model(folder, config, dtype, CPU, False, exact, block_size=block_size)
+    return load_model(
+        folder, config, ModelOptions(dtype, CPU, deterministic=exact, block_size=block_size)
+    )
 
 
 @pytest.mark.usefixtures("forgetful")
@@ -223,7 +226,7 @@ def test_without_a_compiler_plain_torch_computes(
 ) -> None:
     folder = make_checkpoint("qwen3_wide_heads", tmp_path / "model", dtype=torch.bfloat16)
     no_compiler(workshop, monkeypatch)
-    assert isinstance(load(folder), Decoder)
+    assert isinstance(load(folder), TorchDecoder)
 
 
 @pytest.mark.usefixtures("forgetful")
@@ -244,7 +247,7 @@ def test_kernels_compute_what_fits_them(tmp_path: Path) -> None:
     )
     assert isinstance(load(fits), CpuDecoder)
     assert isinstance(load(fits, block_size=48), CpuDecoder)
-    assert isinstance(load(fits, block_size=8), Decoder)
-    assert isinstance(load(fits, torch.float32), Decoder)
+    assert isinstance(load(fits, block_size=8), TorchDecoder)
+    assert isinstance(load(fits, torch.float32), TorchDecoder)
     assert isinstance(load(fits, exact=True), CpuDecoder)
-    assert isinstance(load(small_heads), Decoder)
+    assert isinstance(load(small_heads), TorchDecoder)

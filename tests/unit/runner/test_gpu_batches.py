@@ -18,6 +18,7 @@ from engine_service.layers.attention.gpu_attention import (
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.models.loader import load_decoder
+from engine_service.models.model_options import ModelOptions
 from engine_service.runner.gpu.profile import calibrate
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
@@ -100,7 +101,9 @@ def test_a_cache_of_8_bits_has_scales_of_1() -> None:
 
 def make_model(folder: Path) -> GpuDecoder:
     config = DecoderConfig.from_folder(make_checkpoint("qwen3_one_layer", folder, seed=1))
-    return GpuDecoder(load_decoder(folder, config, torch.float32, DEVICE, False, True), 512)
+    return GpuDecoder(
+        load_decoder(folder, config, ModelOptions(torch.float32, DEVICE, deterministic=True)), 512
+    )
 
 
 def test_scales_fit_what_the_model_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
