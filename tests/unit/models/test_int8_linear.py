@@ -145,5 +145,3 @@ def test_the_option_and_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_args([]).engine.model.quantization == "int8"
     with pytest.raises(ConfigError, match="quantization must be one of none, int8, int4"):
         ModelConfig(quantization="int3")
-    with pytest.raises(ConfigError, match="deterministic goes with quantization none alone"):
-        ModelConfig(deterministic=True, quantization="int8")

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from engine_service.kernels.cpu import library as cpu_library
+from engine_service.layers.parallel import TensorParallel
 from engine_service.models import cpu_decoder, gpu_decoder, torch_decoder
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.layer_plan import (
@@ -29,6 +31,7 @@ from support.builders.tiny_models import (
 )
 
 OPTIONS = ModelOptions(torch.bfloat16, torch.device("cpu"))
+CUDA, RANK_OF_2 = torch.device("cuda", 0), TensorParallel(0, 2)
 BACKENDS = (cpu_decoder, gpu_decoder, torch_decoder)
 
 
@@ -97,10 +100,8 @@ def test_every_backend_refuses_a_new_flag_and_a_new_operation(config: DecoderCon
     windowed = Windowed(**fields_of(attention), window=8)  # type: ignore[arg-type]
     for backend in BACKENDS:
         assert backend.obstacle(config, OPTIONS) is None
-        assert (
-            backend.obstacle(replace(config, plan=replace(plan, embedding_scale=1.0)), OPTIONS)
-            is None
-        )
+        unset = replace(config, plan=replace(plan, embedding_scale=1.0))
+        assert backend.obstacle(unset, OPTIONS) is None
         reason = backend.obstacle(replace(config, plan=plan), OPTIONS)
         assert reason is not None and reason.endswith("not compute embedding_scale of the model")
         reason = backend.obstacle(with_layers(config, ((norm, windowed), mlp)), OPTIONS)
@@ -114,9 +115,26 @@ def test_flags_are_named_with_their_operation(config: DecoderConfig) -> None:
     assert isinstance(mlp, Mlp)
     biased = replace(mlp, down=replace(mlp.down, bias=True))
     layer = (config.plan.layers[0][0], (norm, biased))
-    assert (
-        unknown_flag(with_layers(config, layer).plan, {"q_norm", "k_norm"}) == "bias of down_proj"
-    )
+    plan = with_layers(config, layer).plan
+    assert unknown_flag(plan, {"q_norm", "k_norm"}) == "bias of down_proj"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cache_dtype": "fp8"}, "kv_cache_dtype fp8 needs the kernels for GPUs"),
+        ({"quantization": "int8", "device": CUDA}, "int8 is for cpu, not for cuda:0; use none"),
+        ({"quantization": "int4", "parallel": RANK_OF_2}, "quantization int4 is for one rank"),
+        (
+            {"deterministic": True, "parallel": RANK_OF_2},
+            "deterministic is for one rank",
+        ),
+    ],
+)
+def test_plain_torch_says_which_options_it_lacks(
+    config: DecoderConfig, changes: dict[str, Any], message: str
+) -> None:
+    assert message in str(torch_decoder.obstacle(config, replace(OPTIONS, **changes)))
 
 
 def test_a_refused_plan_falls_back_or_fails_by_name(
