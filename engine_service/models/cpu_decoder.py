@@ -104,8 +104,18 @@ class CpuDecoder:
         self._final_norm = self._norm(config.plan.norm, "", read)
         layers = [self._layer(prefix, layer, read) for prefix, layer in config.plan.numbered()]
         self._layers = (structures.Layer * len(layers))(*layers)
-        self._hidden_size, self._eps = config.hidden_size, config.rms_norm_eps
-        self._shape = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self._head = weights[config.plan.head.name]
+        self._num_kv_heads = config.num_key_value_heads
+        # Rows of another type are converted by torch before the step.
+        self._embeds = embedding.dtype is self.dtype
+        self._decoder = structures.Decoder(
+            embedding=embedding.data_ptr() if self._embeds else None,
+            layers=self._layers,
+            num_layers=len(layers),
+            hidden_size=config.hidden_size,
+            shape=AttentionShape(config.num_attention_heads, self._num_kv_heads, config.head_dim),
+            eps=config.rms_norm_eps,
+        )
         self.elapsed = structures.Elapsed()
         """Nanoseconds of the latest step by its parts."""
 
@@ -118,10 +128,8 @@ class CpuDecoder:
         output_rows: Tensor | None = None,
     ) -> Tensor:
         """See CausalModel. The hidden states are those before the last norm."""
-        # Read by the kernels: an operator of torch would start threads that compete with theirs.
-        embedding = self._embedding if self._embedding.dtype is self.dtype else None
-        if embedding is not None:
-            hidden = torch.empty(len(input_ids), self._hidden_size, dtype=self.dtype)
+        if self._embeds:
+            hidden = torch.empty(len(input_ids), self._decoder.hidden_size, dtype=self.dtype)
         else:
             hidden = functional.embedding(input_ids, self._embedding).to(self.dtype)
         for layer, cache in zip(self._layers, kv_caches, strict=True):
@@ -142,23 +150,16 @@ class CpuDecoder:
             table_width=metadata.block_tables.shape[1],
             num_tasks=len(tasks),
         )
-        decoder = structures.Decoder(
-            address(embedding),
-            self._layers,
-            len(self._layers),
-            self._hidden_size,
-            AttentionShape(*self._shape, metadata.block_size),
-            self._eps,
-        )
+        self._decoder.shape.block_size = metadata.block_size
         if output_rows is not None and len(output_rows) == len(input_ids):
             output_rows = None
         tokens = structures.Tokens(
-            None if embedding is None else input_ids.data_ptr(),
+            input_ids.data_ptr() if self._embeds else None,
             address(output_rows),
             _ALL if output_rows is None else len(output_rows),
             hidden.data_ptr(),
         )
-        self.elapsed = self._context.decode(decoder, step, tokens)
+        self.elapsed = self._context.decode(self._decoder, step, tokens)
         return hidden
 
     def compute_logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -175,10 +176,10 @@ class CpuDecoder:
             residual=None,
             output=logits.data_ptr(),
             num_rows=count,
-            row_stride=self._hidden_size,
-            eps=self._eps,
+            row_stride=self._decoder.hidden_size,
+            eps=self._decoder.eps,
         )
-        self._context.linear(self._weights[self.config.plan.head.name], call)
+        self._context.linear(self._head, call)
         return logits
 
     def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,7 +226,7 @@ class CpuDecoder:
         A task has as many heads as leave enough tasks to keep the threads busy: it prefetches what
         it reads next, so more tasks mean more ends at which nothing is prefetched.
         """
-        starts, num_heads = metadata.query_start_loc, self._shape[1]
+        starts, num_heads = metadata.query_start_loc, self._num_kv_heads
         queries = [
             (metadata.seq_lens[row] - starts[row + 1] + starts[row] + query, row, query)
             for row in range(len(metadata.seq_lens))
