@@ -1,4 +1,4 @@
-"""Embedding and logits where each rank has its span of the vocabulary.
+"""Embedding and logits, with a span of the vocabulary on each rank.
 
 A rank's weight has `parallel.shard_size(vocab_size)` rows. If the vocabulary does not divide,
 the last rows are padding, and their logits are dropped.

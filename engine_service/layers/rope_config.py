@@ -54,12 +54,12 @@ class RopeConfig:
         for key, value in parameters.items():
             if value and key not in known:
                 raise ConfigError(f"config.json: rope parameter {key} is not supported")
-        longest = _number(config, "max_position_embeddings", 0.0)
-        original = _number(parameters, "original_max_position_embeddings", longest)
+        max_len = _number(config, "max_position_embeddings", 0.0)
+        original = _number(parameters, "original_max_position_embeddings", max_len)
         return cls(
             theta=_number(parameters, "rope_theta", _number(config, "rope_theta", _DEFAULT_THETA)),
             rope_type=rope_type,
-            factor=_factor(parameters, rope_type, longest, original),
+            factor=_factor(parameters, rope_type, max_len, original),
             original_max_position_embeddings=int(original),
             low_freq_factor=_number(parameters, "low_freq_factor", 1.0),
             high_freq_factor=_number(parameters, "high_freq_factor", 4.0),
@@ -73,14 +73,14 @@ class RopeConfig:
 
 
 def _factor(
-    parameters: Mapping[str, object], rope_type: str, longest: float, original: float
+    parameters: Mapping[str, object], rope_type: str, max_len: float, original: float
 ) -> float:
     """The scaling factor; yarn may leave it to the ratio of the two context lengths."""
     if rope_type == "default":
         return 1.0
     if parameters.get("factor") is None and not (rope_type == "yarn" and original > 0):
         raise ConfigError(f"config.json: rope type {rope_type} needs a factor")
-    factor = _number(parameters, "factor", longest / original if original else 1.0)
+    factor = _number(parameters, "factor", max_len / original if original else 1.0)
     if factor <= 0:
         raise ConfigError(f"config.json: rope factor must be positive, got {factor:g}")
     return factor

@@ -1,4 +1,4 @@
-// What a step through a decoder's layers is made of.
+// The arguments of a step through a decoder's layers.
 
 #pragma once
 

@@ -9,12 +9,12 @@ from engine_service.layers.attention.backend import AttentionMetadata, KVCache
 
 
 class WritePlan(Protocol):
-    """What writing needs of a step's plan."""
+    """The part of a step's plan that writing needs."""
 
     @property
     def write_rows(self) -> Tensor:
-        """Rows of the cache seen as [num_blocks * num_kv_heads * block_size, head_dim]: those of
-        the step's T tokens, [T * num_kv_heads]."""
+        """Where the step's T tokens go, [T * num_kv_heads]: rows of the cache viewed as
+        [num_blocks * num_kv_heads * block_size, head_dim]."""
         ...
 
 
@@ -45,7 +45,7 @@ class PagedCache:
 
 
 def slot_rows(slots: Tensor, num_kv_heads: int, block_size: int) -> Tensor:
-    """The rows of slots [...] in the cache seen as in WritePlan, [..., num_kv_heads]."""
+    """The rows of slots [...] in the cache viewed as in WritePlan, [..., num_kv_heads]."""
     heads = torch.arange(num_kv_heads, device=slots.device)
     blocks, offsets = slots // block_size, slots % block_size
     return (blocks[..., None] * num_kv_heads + heads) * block_size + offsets[..., None]

@@ -166,8 +166,8 @@ def test_long_and_short_decodes_are_not_padded_to_one_length() -> None:
 def test_on_a_cpu_padding_and_the_size_of_a_group_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cpu_attention, "_MOST_KEYS", 80)
-    monkeypatch.setattr(cpu_attention, "_MOST_PADDING", 20)
+    monkeypatch.setattr(cpu_attention, "_MAX_KEYS", 80)
+    monkeypatch.setattr(cpu_attention, "_MAX_PADDING", 20)
     lengths = [(2, 1), (3, 1), (4, 1), (11, 1), (11, 1), (11, 1), (11, 1), (99, 1), (0, 7)]
     case = PagedCase(lengths, backend=CpuAttention())
     plan = case.backend.plan(case.metadata, case.kv_heads)
