@@ -6,21 +6,23 @@ The build asserts that both have the same layout: a library that disagrees does 
 import ctypes
 from collections.abc import Iterator
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from typing import Any
 
 FORMATS = {"bf16": 0, "int8": 1, "int4": 2}
 """The number of each weight format."""
+
+
+def _fields(kind: type[Any], names: str) -> Iterator[tuple[str, type[Any]]]:
+    return ((name, kind) for name in names.split())
 
 
 class LinearWeight(Structure):
     """linear.h"""
 
     _fields_ = (
-        ("panels", c_void_p),
-        ("bias", c_void_p),
-        ("outputs", c_int64),
-        ("inputs", c_int64),
-        ("format", c_int32),
-        ("gated", c_int32),
+        *_fields(c_void_p, "panels bias"),
+        *_fields(c_int64, "outputs inputs"),
+        *_fields(c_int32, "format gated"),
     )
 
 
@@ -28,13 +30,8 @@ class LinearCall(Structure):
     """linear.h"""
 
     _fields_ = (
-        ("rows", c_void_p),
-        ("indexes", c_void_p),
-        ("norm_weight", c_void_p),
-        ("residual", c_void_p),
-        ("output", c_void_p),
-        ("num_rows", c_int64),
-        ("row_stride", c_int64),
+        *_fields(c_void_p, "rows indexes norm_weight residual output"),
+        *_fields(c_int64, "num_rows row_stride"),
         ("eps", c_float),
     )
 
@@ -42,29 +39,15 @@ class LinearCall(Structure):
 class AttentionShape(Structure):
     """attention.h"""
 
-    _fields_ = (
-        ("num_heads", c_int64),
-        ("num_kv_heads", c_int64),
-        ("head_dim", c_int64),
-        ("block_size", c_int64),
-    )
+    _fields_ = (*_fields(c_int64, "num_heads num_kv_heads head_dim block_size"),)
 
 
 class AttentionStep(Structure):
     """attention.h"""
 
     _fields_ = (
-        ("query_start_loc", c_void_p),
-        ("seq_lens", c_void_p),
-        ("block_tables", c_void_p),
-        ("slots", c_void_p),
-        ("positions", c_void_p),
-        ("cos", c_void_p),
-        ("sin", c_void_p),
-        ("tasks", c_void_p),
-        ("num_seqs", c_int64),
-        ("table_width", c_int64),
-        ("num_tasks", c_int64),
+        *_fields(c_void_p, "query_start_loc seq_lens block_tables slots positions cos sin tasks"),
+        *_fields(c_int64, "num_seqs table_width num_tasks"),
     )
 
 
@@ -72,12 +55,7 @@ class AttentionCall(Structure):
     """attention.h"""
 
     _fields_ = (
-        ("qkv", c_void_p),
-        ("keys", c_void_p),
-        ("values", c_void_p),
-        ("output", c_void_p),
-        ("q_norm", c_void_p),
-        ("k_norm", c_void_p),
+        *_fields(c_void_p, "qkv keys values output q_norm k_norm"),
         ("eps", c_float),
     )
 
@@ -86,16 +64,8 @@ class Layer(Structure):
     """decoder.h"""
 
     _fields_ = (
-        ("qkv_proj", POINTER(LinearWeight)),
-        ("o_proj", POINTER(LinearWeight)),
-        ("gate_up_proj", POINTER(LinearWeight)),
-        ("down_proj", POINTER(LinearWeight)),
-        ("input_norm", c_void_p),
-        ("q_norm", c_void_p),
-        ("k_norm", c_void_p),
-        ("post_attention_norm", c_void_p),
-        ("keys", c_void_p),
-        ("values", c_void_p),
+        *_fields(POINTER(LinearWeight), "qkv_proj o_proj gate_up_proj down_proj"),
+        *_fields(c_void_p, "input_norm q_norm k_norm post_attention_norm keys values"),
     )
 
 
@@ -105,8 +75,7 @@ class Decoder(Structure):
     _fields_ = (
         ("embedding", c_void_p),
         ("layers", POINTER(Layer)),
-        ("num_layers", c_int64),
-        ("hidden_size", c_int64),
+        *_fields(c_int64, "num_layers hidden_size"),
         ("shape", AttentionShape),
         ("eps", c_float),
     )
@@ -116,8 +85,7 @@ class Tokens(Structure):
     """decoder.h"""
 
     _fields_ = (
-        ("token_ids", c_void_p),
-        ("output_rows", c_void_p),
+        *_fields(c_void_p, "token_ids output_rows"),
         ("num_output_rows", c_int64),
         ("hidden", c_void_p),
     )
@@ -126,36 +94,20 @@ class Tokens(Structure):
 class Elapsed(Structure):
     """decoder.h"""
 
-    _fields_ = (("linears", c_int64), ("attention", c_int64))
-
-
-STRUCTURES: tuple[type[Structure], ...] = (
-    LinearWeight,
-    LinearCall,
-    AttentionShape,
-    AttentionStep,
-    AttentionCall,
-    Layer,
-    Decoder,
-    Tokens,
-    Elapsed,
-)
+    _fields_ = (*_fields(c_int64, "linears attention"),)
 
 
 def layout_assertions() -> str:
     """C++ that compiles only if its sizes, offsets and formats are those stated here."""
-    return "\n".join(['#include "decoder.h"', "#include <cstddef>", *_assertions(), ""])
-
-
-def _assertions() -> Iterator[str]:
+    lines = ['#include "decoder.h"', "#include <cstddef>"]
     for name, number in FORMATS.items():
-        yield f'static_assert(k{name.capitalize()} == {number}, "format {name}");'
-    for structure in STRUCTURES:
-        name = structure.__name__
-        yield f'static_assert(sizeof({name}) == {ctypes.sizeof(structure)}, "{name}");'
-        for field in (entry[0] for entry in structure._fields_):
-            member = getattr(structure, field)
-            yield (
-                f"static_assert(offsetof({name}, {field}) == {member.offset} && "
-                f'sizeof({name}::{field}) == {member.size}, "{name}.{field}");'
-            )
+        lines.append(f'static_assert(k{name.capitalize()} == {number}, "format {name}");')
+    for name, kind in globals().items():
+        if isinstance(kind, type) and issubclass(kind, Structure) and kind is not Structure:
+            lines.append(f'static_assert(sizeof({name}) == {ctypes.sizeof(kind)}, "{name}");')
+            for field, *_ in kind._fields_:
+                member = getattr(kind, field)
+                layout = f"offsetof({name}, {field}) == {member.offset}"
+                size = f"sizeof({name}::{field}) == {member.size}"
+                lines.append(f'static_assert({layout} && {size}, "{name}.{field}");')
+    return "\n".join([*lines, ""])
