@@ -23,19 +23,16 @@ from engine_service.models.cpu_weights import CpuWeights, ReadTensor, address, p
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.layer_plan import (
     Attention,
-    LayerPlan,
-    Mlp,
     Op,
     Projection,
     not_pre_norm,
-    operations,
     unknown_flag,
 )
 from engine_service.models.model_options import ModelOptions
 
 _FLAGS = frozenset({"bias", "q_norm", "k_norm"})
 _LANES = 32
-_BLOCK_SIZE_STEP = 16
+_BLOCK_STEP = 16
 _MAX_GROUP = 16
 _MAX_HEAD_DIM = 256
 _QUERIES_OF_TASK = 32
@@ -47,33 +44,25 @@ _POSITIONS = 1024
 
 def obstacle(config: DecoderConfig, options: ModelOptions) -> str | None:
     """Why the kernels do not compute a model so, in words; None if they do."""
-    if options.device.type != "cpu" or options.dtype is not torch.bfloat16:
-        return "the CPU kernels compute in bfloat16 on a CPU alone"
-    if options.parallel.size > 1:
-        return "the CPU kernels are for one rank"
-    if options.cache_dtype != "auto":
-        return f"the CPU kernels have no {options.cache_dtype} KV cache"
     if unknown := not_pre_norm(config.plan) or unknown_flag(config.plan, _FLAGS):
         return f"the CPU kernels do not compute {unknown}"
-    for projection in (packed.projection for packed in projections(config.plan, "none")):
-        if projection.inputs % _LANES:
-            return (
-                f"the CPU kernels take inputs in multiples of {_LANES}, and {projection.name} has "
-                f"{projection.inputs}"
-            )
-    if config.head_dim % _LANES or config.head_dim > _MAX_HEAD_DIM:
-        return (
-            f"the CPU kernels take heads of up to {_MAX_HEAD_DIM} elements in multiples of "
-            f"{_LANES}, not {config.head_dim}"
-        )
-    if config.num_attention_heads > _MAX_GROUP * config.num_key_value_heads:
-        return f"the CPU kernels take up to {_MAX_GROUP} heads for each key head"
-    if options.block_size % _BLOCK_SIZE_STEP:
-        return (
-            f"the CPU kernels take a block_size in multiples of {_BLOCK_SIZE_STEP}, not "
-            f"{options.block_size}"
-        )
-    return None
+    inputs = (packed.projection.inputs for packed in projections(config.plan, "none"))
+    attention, block_size = config.plan.attention, options.block_size
+    on_cpu = options.device.type == "cpu" and options.dtype is torch.bfloat16
+    limits = (
+        (on_cpu, "compute in bfloat16 on a CPU alone"),
+        (options.parallel.size == 1, "are for one rank"),
+        (options.cache_dtype == "auto", f"have no {options.cache_dtype} KV cache"),
+        (not any(size % _LANES for size in inputs), f"take sizes in multiples of {_LANES}"),
+        (attention.head_dim % _LANES == 0, f"take heads in multiples of {_LANES} elements"),
+        (attention.head_dim <= _MAX_HEAD_DIM, f"take heads of up to {_MAX_HEAD_DIM} elements"),
+        (
+            attention.num_heads <= _MAX_GROUP * attention.num_kv_heads,
+            f"take up to {_MAX_GROUP} heads for each key head",
+        ),
+        (block_size % _BLOCK_STEP == 0, f"take a block_size in multiples of {_BLOCK_STEP}"),
+    )
+    return next((f"the CPU kernels {limit}" for fits, limit in limits if not fits), None)
 
 
 class CpuDecoder:
@@ -102,9 +91,10 @@ class CpuDecoder:
         self._logits = torch.empty(0, config.vocab_size, dtype=self.dtype)
         self._norms: dict[str, Tensor] = {}
         self._final_norm = self._norm(config.plan.norm, "", read)
-        layers = [self._layer(prefix, layer, read) for prefix, layer in config.plan.numbered()]
+        ops = config.plan.numbered()
+        layers = [self._layer(layer, read) for layer in zip(*[ops] * 4, strict=True)]
         self._layers = (structures.Layer * len(layers))(*layers)
-        self._head = weights[config.plan.head.name]
+        self._head = weights[(config.plan.head or config.plan.embedding).name]
         self._num_kv_heads = config.num_key_value_heads
         # Rows of another type are converted by torch before the step.
         self._embeds = embedding.dtype is self.dtype
@@ -193,19 +183,22 @@ class CpuDecoder:
         )
         return values, token_ids
 
-    def _layer(self, prefix: str, layer: LayerPlan, read: ReadTensor) -> structures.Layer:
-        input_norm, attention, post_attention_norm, mlp = operations(layer)
-        assert isinstance(attention, Attention) and isinstance(mlp, Mlp)
+    def _layer(self, ops: Sequence[tuple[str, Op]], read: ReadTensor) -> structures.Layer:
+        prefix = ops[0][0]
+        input_norm, attention, post_attention_norm, mlp = (op for _, op in ops)
+        assert isinstance(attention, Attention)
         inner = f"{prefix}{attention.name}."
-
-        def weight(op: Op, projection: Projection) -> "ctypes._Pointer[structures.LinearWeight]":
-            return ctypes.pointer(self._weights[f"{prefix}{op.name}.{projection.name}"])
-
+        weights = {
+            field: ctypes.pointer(self._weights[f"{prefix}{op.name}.{projection.name}"])
+            for op in (attention, mlp)
+            for field, projection in op.children()
+            if isinstance(projection, Projection)
+        }
         return structures.Layer(
-            qkv_proj=weight(attention, attention.qkv),
-            o_proj=weight(attention, attention.output),
-            gate_up_proj=weight(mlp, mlp.gate_up),
-            down_proj=weight(mlp, mlp.down),
+            qkv_proj=weights["qkv"],
+            o_proj=weights["output"],
+            gate_up_proj=weights["gate_up"],
+            down_proj=weights["down"],
             input_norm=self._norm(input_norm, prefix, read),
             q_norm=self._norm(attention.q_norm, inner, read),
             k_norm=self._norm(attention.k_norm, inner, read),

@@ -17,7 +17,7 @@ from torch.nn import functional
 from engine_service.kernels.cpu.library import Context
 from engine_service.kernels.cpu.structures import FORMATS, LinearWeight
 from engine_service.layers.linear.packing import head_quantization
-from engine_service.models.layer_plan import DecoderPlan, Mlp, Projection, operations
+from engine_service.models.layer_plan import DecoderPlan, Mlp, Projection
 
 _PANEL = 32  # outputs; as in panels.h
 _GATES = 16  # of a panel, beside as many of their factors
@@ -68,13 +68,12 @@ def projections(plan: DecoderPlan, quantization: str) -> Iterator[PackedProjecti
         "bf16" if name == "none" else name
         for name in (quantization, head_quantization(quantization))
     )
-    for prefix, layer in plan.numbered():
-        for op in operations(layer):
-            for _, child in op.children():
-                if isinstance(child, Projection):
-                    gated = isinstance(op, Mlp) and child is op.gate_up
-                    yield PackedProjection(f"{prefix}{op.name}.", child, layer_format, gated)
-    yield PackedProjection("", plan.head, head_format)
+    for prefix, op in plan.numbered():
+        for _, child in op.children():
+            if isinstance(child, Projection):
+                gated = isinstance(op, Mlp) and child is op.gate_up
+                yield PackedProjection(f"{prefix}{op.name}.", child, layer_format, gated)
+    yield PackedProjection("", plan.head or plan.embedding, head_format)
 
 
 class CpuWeights:

@@ -7,20 +7,12 @@ from pathlib import Path
 
 from engine_service.layers.rope_config import RopeConfig
 from engine_service.models.config_reader import ConfigReader
-from engine_service.models.layer_plan import (
-    Cut,
-    DecoderPlan,
-    Embedding,
-    LayerPlan,
-    Norm,
-    Projection,
-)
+from engine_service.models.layer_plan import Cut, DecoderPlan, LayerPlan, Norm, Projection
 from engine_service.models.registry import FAMILIES, architecture_of
 from folovllm.errors import ConfigError
 from folovllm.model_files import read_json
 
 _DEFAULT_KEYS = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
-_EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
 # Flags that checkpoints list and that must be off.
 _OFF = ("rope_interleaved", "use_mrope")
 
@@ -44,7 +36,7 @@ class DecoderConfig:
     @property
     def hidden_size(self) -> int:
         """Elements of a hidden state."""
-        return self.plan.embedding.size
+        return self.plan.embedding.inputs
 
     @property
     def num_hidden_layers(self) -> int:
@@ -69,9 +61,9 @@ class DecoderConfig:
     @property
     def num_weights(self) -> int:
         """Elements of all matrices that a token is multiplied with."""
-        weights = [weight.shape for weight in self.plan.weights() if len(weight.shape) == 2]
-        table = 0 if self.plan.tied else self.plan.embedding.rows * self.hidden_size
-        return sum(map(prod, weights)) - table
+        layers = (weight for prefix, op in self.plan.numbered() for weight in op.weights(prefix))
+        matrices = sum(prod(weight.shape) for weight in layers if len(weight.shape) == 2)
+        return matrices + self.vocab_size * self.hidden_size
 
     @classmethod
     def from_folder(cls, folder: Path) -> "DecoderConfig":
@@ -129,15 +121,12 @@ def load_generation_defaults(folder: Path) -> dict[str, float | int]:
 def _plan(config: ConfigReader, layers: tuple[LayerPlan, ...]) -> DecoderPlan:
     """What surrounds the layers is the same in all families."""
     rows, size = config.count("vocab_size"), config.count("hidden_size")
-    tied = config.flag("tie_word_embeddings")
-    head = (_EMBEDDING if tied else _HEAD, rows)
-    return DecoderPlan(
-        embedding=Embedding(_EMBEDDING, rows, size),
-        layers=layers,
-        norm=Norm("model.norm", size),
-        head=Projection(_HEAD, (head,), size, Cut.OUTPUTS),
-        tied=tied,
-    )
+
+    def table(name: str) -> Projection:
+        return Projection(name, ((name, rows),), size, Cut.OUTPUTS)
+
+    head = None if config.flag("tie_word_embeddings") else table("lm_head")
+    return DecoderPlan(table("model.embed_tokens"), layers, Norm("model.norm", size), head)
 
 
 def _refuse_unsupported(config: ConfigReader) -> None:

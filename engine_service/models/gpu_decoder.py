@@ -23,7 +23,7 @@ from engine_service.layers.linear.tuner import Tuner
 from engine_service.layers.parallel import TensorParallel
 from engine_service.layers.rotary import RotaryEmbedding
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.layer_plan import Mlp, not_pre_norm, operations, unknown_flag
+from engine_service.models.layer_plan import Mlp, not_pre_norm, unknown_flag
 from engine_service.models.model_options import ModelOptions
 from engine_service.models.torch_decoder import TorchDecoder, TorchLayer
 
@@ -36,26 +36,22 @@ _MAX_HEAD_DIM = 256
 
 def obstacle(config: DecoderConfig, options: ModelOptions) -> str | None:
     """Why the kernels do not compute a model so, in words; None if they do."""
-    if options.dtype not in _DTYPES:
-        return f"the GPU kernels do not compute in {options.dtype}"
-    if options.deterministic:
-        return "the GPU kernels are not deterministic"
-    if options.quantization != "none":
-        return f"the GPU kernels have no {options.quantization} weights"
     if unknown := not_pre_norm(config.plan) or unknown_flag(config.plan, _FLAGS):
         return f"the GPU kernels do not compute {unknown}"
-    for op in (op for layer in config.plan.layers for op in operations(layer)):
-        if isinstance(op, Mlp) and op.gate_up.bias:
-            return "the GPU kernels do not compute biases in an MLP"
-    if config.head_dim > _MAX_HEAD_DIM:
-        return f"the GPU kernels take heads of up to {_MAX_HEAD_DIM}, not {config.head_dim}"
-    block_size = options.block_size
-    if block_size < _MIN_BLOCK or block_size & (block_size - 1):
-        return (
-            f"the GPU kernels take a block_size that is a power of two from {_MIN_BLOCK} on, not "
-            f"{block_size}"
-        )
-    return None
+    biased = any(isinstance(op, Mlp) and op.gate_up.bias for _, op in config.plan.numbered())
+    size = options.block_size
+    limits = (
+        (options.dtype in _DTYPES, f"do not compute in {options.dtype}"),
+        (not options.deterministic, "are not deterministic"),
+        (options.quantization == "none", f"have no {options.quantization} weights"),
+        (not biased, "do not compute biases in an MLP"),
+        (config.head_dim <= _MAX_HEAD_DIM, f"take heads of up to {_MAX_HEAD_DIM} elements"),
+        (
+            size >= _MIN_BLOCK and size & (size - 1) == 0,
+            f"take a block_size that is a power of two from {_MIN_BLOCK} on",
+        ),
+    )
+    return next((f"the GPU kernels {limit}" for fits, limit in limits if not fits), None)
 
 
 class GpuLayer:

@@ -9,7 +9,7 @@ listed there.
 from collections.abc import Iterator, Set
 from dataclasses import MISSING, dataclass, fields, replace
 from enum import Enum, auto
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any, NamedTuple, Self
 
 from folovllm.errors import ConfigError
@@ -50,12 +50,6 @@ class Op:
             if isinstance(value, Op):
                 yield field.name, value
 
-    def walk(self) -> Iterator["Op"]:
-        """Itself and all below it."""
-        yield self
-        for _, child in self.children():
-            yield from child.walk()
-
     def weights(self, prefix: str = "") -> Iterator[Weight]:
         """Of all its children, in order."""
         for _, child in self.children():
@@ -65,22 +59,6 @@ class Op:
         """What each of `size` ranks has of it. Raises ConfigError if they cannot share it."""
         parts: dict[str, Any] = {name: child.shard(size) for name, child in self.children()}
         return replace(self, **parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding(Op):
-    """Rows of a table by token id."""
-
-    rows: int
-    size: int
-
-    def weights(self, prefix: str = "") -> Iterator[Weight]:
-        """The table."""
-        yield Weight(f"{prefix}{self.name}.weight", (self.rows, self.size), Cut.OUTPUTS)
-
-    def shard(self, size: int) -> "Embedding":
-        """Equally many rows, the last rank's padded."""
-        return replace(self, rows=-(-self.rows // size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,26 +149,26 @@ LayerPlan = tuple[tuple[Op, ...], ...]
 class DecoderPlan:
     """All of a decoder, or a rank's part of it."""
 
-    embedding: Embedding
+    embedding: Projection
+    """Its outputs are the tokens."""
     layers: tuple[LayerPlan, ...]
     norm: Norm
-    head: Projection
-    tied: bool
-    """Whether the head's weight is the embedding's."""
+    head: Projection | None
+    """None if the embedding is the head too."""
 
-    def numbered(self) -> Iterator[tuple[str, LayerPlan]]:
-        """The layers, each with the prefix of its names in checkpoints."""
+    def numbered(self) -> Iterator[tuple[str, Op]]:
+        """The layers' operations in order, each with the prefix of its name in checkpoints."""
         for index, layer in enumerate(self.layers):
-            yield f"model.layers.{index}.", layer
+            for op in chain(*layer):
+                yield f"model.layers.{index}.", op
 
     def weights(self) -> Iterator[Weight]:
         """All tensors of a checkpoint."""
         yield from self.embedding.weights()
-        for prefix, layer in self.numbered():
-            for op in operations(layer):
-                yield from op.weights(prefix)
+        for prefix, op in self.numbered():
+            yield from op.weights(prefix)
         yield from self.norm.weights()
-        if not self.tied:
+        if self.head is not None:
             yield from self.head.weights()
 
     def shard(self, size: int) -> "DecoderPlan":
@@ -202,44 +180,33 @@ class DecoderPlan:
                 tuple(tuple(op.shard(size) for op in block) for block in layer)
                 for layer in self.layers
             ),
-            head=self.head.shard(size),
+            head=None if self.head is None else self.head.shard(size),
         )
 
     @property
     def attention(self) -> Attention:
         """That of the first layer with any."""
-        ops = (op for layer in self.layers for op in operations(layer))
-        return next(op for op in ops if isinstance(op, Attention))
-
-
-def operations(layer: LayerPlan) -> Iterator[Op]:
-    """Those of all its blocks, in order."""
-    for block in layer:
-        yield from block
+        return next(op for _, op in self.numbered() if isinstance(op, Attention))
 
 
 def unknown_flag(plan: DecoderPlan, flags: Set[str]) -> str | None:
     """The first flag that is set and not among `flags`, as "flag of operation"."""
-    ops = [op for layer in dict.fromkeys(plan.layers) for op in operations(layer)]
-    parts: list[Any] = [plan]
-    for op in (plan.embedding, *ops, plan.norm, plan.head):
-        parts += op.walk()
+    parts: list[Any] = [plan, *chain(*chain(*dict.fromkeys(plan.layers)))]
     for part in parts:
         for field in fields(part):
-            is_set = field.default not in (MISSING, getattr(part, field.name))
-            if is_set and field.name not in flags:
+            value = getattr(part, field.name)
+            if field.default not in (MISSING, value) and field.name not in flags:
                 return f"{field.name} of {getattr(part, 'name', 'the model')}"
+            if isinstance(value, Op):
+                parts.append(value)
     return None
-
-
-_PRE_NORM = ((Norm, Attention), (Norm, Mlp))
 
 
 def not_pre_norm(plan: DecoderPlan) -> str | None:
     """The first operation that is not where a pre-norm layer, (norm, attention), (norm, MLP), has
     it; None if all layers are such."""
     for layer in dict.fromkeys(plan.layers):
-        for block, kinds in zip_longest(layer, _PRE_NORM, fillvalue=()):
+        for block, kinds in zip_longest(layer, ((Norm, Attention), (Norm, Mlp)), fillvalue=()):
             for op, kind in zip_longest(block, kinds):
                 if op is None:
                     return f"a layer without {kind.__name__}"

@@ -22,7 +22,7 @@ from engine_service.layers.linear.row_tiles import TILED_OPERATORS
 from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.layers.rotary import RotaryEmbedding
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.layer_plan import LayerPlan, Op, Projection, operations, unknown_flag
+from engine_service.models.layer_plan import LayerPlan, Op, Projection, unknown_flag
 from engine_service.models.model_options import ModelOptions
 from engine_service.models.registry import LAYERS
 from engine_service.models.sharding import shard_config
@@ -35,7 +35,7 @@ _PACKING_THREADS = 4
 
 def obstacle(config: DecoderConfig, options: ModelOptions) -> str | None:
     """Why plain torch does not compute a model so, in words; None if it does."""
-    ops = (op for layer in config.plan.layers for op in operations(layer))
+    ops = (op for _, op in config.plan.numbered())
     unknown_op = next((op.name for op in ops if type(op) not in LAYERS), None)
     if unknown := unknown_op or unknown_flag(config.plan, _FLAGS):
         return f"plain torch does not compute {unknown}"
@@ -96,12 +96,12 @@ class TorchDecoder(nn.Module):
         self._num_kv_heads = config.num_key_value_heads
         self.rotary = RotaryEmbedding(config.rope, config.head_dim, device)
         self.embed_tokens = nn.Parameter(
-            torch.empty(plan.embedding.rows, config.hidden_size, dtype=dtype, device="meta"),
+            torch.empty(plan.embedding.outputs, config.hidden_size, dtype=dtype, device="meta"),
             requires_grad=False,
         )
         self.layers = nn.ModuleList(TorchLayer(layer, self._tools) for layer in plan.layers)
         self.norm = self._tools.norm(plan.norm)
-        self.lm_head = None if plan.tied else self._tools.linear(plan.head)
+        self.lm_head = None if plan.head is None else self._tools.linear(plan.head)
         self.num_parameters = sum(parameter.numel() for parameter in self.parameters())
 
     def allocate(self) -> None:
@@ -118,7 +118,7 @@ class TorchDecoder(nn.Module):
         stay.
         """
         if self.lm_head is None:
-            self.lm_head = self._tools.linear(self.config.plan.head)
+            self.lm_head = self._tools.linear(self.config.plan.embedding)
             self.lm_head.weight = nn.Parameter(
                 self.embed_tokens.to(self.dtype), requires_grad=False
             )
@@ -167,19 +167,16 @@ class TorchDecoder(nn.Module):
 
         Before projections are packed.
         """
-        names = (weight.name for weight in self.config.plan.weights())
-        yield from zip(names, self._targets(), strict=True)
-
-    def _targets(self) -> Iterator[Tensor]:
         plan = self.config.plan
-        yield self.embed_tokens
-        for layer, module in zip(plan.layers, self.layers, strict=True):
-            modules = (op for block in module.blocks for op in block)  # type: ignore[union-attr]
-            for op, op_module in zip(operations(layer), modules, strict=True):
-                yield from _targets(op, op_module)
-        yield self.norm.weight
+        modules: Any = (op for layer in self.layers for block in layer.blocks for op in block)  # type: ignore[union-attr]
+        targets: list[Tensor] = [self.embed_tokens]
+        for (_, op), module in zip(plan.numbered(), modules, strict=True):
+            targets += _targets(op, module)
+        targets.append(self.norm.weight)
         if self.lm_head is not None:
-            yield from _targets(plan.head, self.lm_head)
+            targets.append(self.lm_head.weight)
+        names = (weight.name for weight in plan.weights())
+        return zip(names, targets, strict=True)
 
 
 def make_decoder(config: DecoderConfig, options: ModelOptions) -> TorchDecoder:

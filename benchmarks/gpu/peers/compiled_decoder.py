@@ -72,7 +72,7 @@ class CompiledDecoder:
     ) -> None:
         self._shape, config = ModelShape.from_folder(folder), DecoderConfig.from_folder(folder)
         self._eps = config.rms_norm_eps
-        self._load(folder, dtype, device, config.plan.tied)
+        self._load(folder, dtype, device, config.plan.head is None)
         size = (
             self._shape.num_hidden_layers,
             batch,

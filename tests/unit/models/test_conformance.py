@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from engine_service.kernels.cpu import library as cpu_library
+from engine_service.kernels.gpu import support as gpu_support
 from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.models import loader
 from engine_service.models.causal_model import CausalModel
@@ -112,7 +113,7 @@ def test_what_kernels_refuse_is_logged(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr(cpu_library, "processor_has_kernels", lambda: True)
-    monkeypatch.setattr(loader.gpu_support, "obstacle", lambda: None)
+    monkeypatch.setattr(gpu_support, "obstacle", lambda: None)
     find: Any = loader._cpu_library if backend == "CPU kernels" else loader._gpu_kernels_compute
     for cell in cells():
         if cell.backend == backend and cell.reason:

@@ -52,7 +52,7 @@ def test_qwen3(tmp_path: Path) -> None:
     config = read(tmp_path)
     assert (config.head_dim, config.num_key_value_heads, config.vocab_size) == (32, 2, 100)
     assert flags_of(config) == (False, False, False, True)
-    assert config.plan.tied and config.dtype == "bfloat16"
+    assert config.plan.head is None and config.dtype == "bfloat16"
     assert config.rope.theta == 1e6 and config.rope.rope_type == "default"
     assert config.rms_norm_eps == 1e-5 and config.eos_token_ids == (7,)
 
@@ -63,7 +63,7 @@ def test_what_may_be_left_out(tmp_path: Path) -> None:
     )
     config = read(tmp_path, **absent, eos_token_id=..., rope_theta=..., head_dim=None)
     assert (config.num_key_value_heads, config.head_dim) == (4, 16)
-    assert config.rms_norm_eps == 1e-6 and not config.plan.tied
+    assert config.rms_norm_eps == 1e-6 and config.plan.head is not None
     assert config.dtype == "float32" and config.eos_token_ids == ()
     assert config.rope.theta == 10000.0
     assert read(tmp_path, head_dim=...).head_dim == 128
