@@ -15,7 +15,7 @@ from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
 from engine_service.layers.linear.packing import choose_packing
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.model_options import ModelOptions
-from engine_service.models.torch_decoder import TorchDecoder, make_decoder
+from engine_service.models.torch_decoder import TorchDecoder
 from engine_service.runner.model_runner import TorchModelRunner
 from folovllm.sampling_params import SamplingParams
 
@@ -106,7 +106,7 @@ def random_decoder(
 ) -> TorchDecoder:
     """A decoder whose weights are normal numbers, packed as the loader packs them."""
     options = ModelOptions(_DTYPES[dtype], device, deterministic=deterministic)
-    decoder = make_decoder(config, options)
+    decoder = TorchDecoder(config, options)
     decoder.allocate()
     for parameter in decoder.parameters():
         parameter.normal_(std=0.02)

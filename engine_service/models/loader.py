@@ -27,7 +27,7 @@ from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.layer_plan import Cut
 from engine_service.models.model_options import ModelOptions
 from engine_service.models.sharding import shard_tensor
-from engine_service.models.torch_decoder import TorchDecoder, make_decoder
+from engine_service.models.torch_decoder import TorchDecoder
 from engine_service.models.weights.checkpoint import Checkpoint
 from folovllm.errors import ConfigError
 
@@ -84,7 +84,7 @@ def load_decoder(
     folder: Path, config: DecoderConfig, options: ModelOptions, show_progress: bool = False
 ) -> TorchDecoder:
     """As load_model, in plain torch; on a CPU projections are packed, if that is faster."""
-    model = make_decoder(config, options)
+    model = TorchDecoder(config, options)
     packing, head_packing = (
         choose_packing(options.dtype, options.device, name, options.deterministic)
         for name in (options.quantization, head_quantization(options.quantization))

@@ -17,9 +17,8 @@ from engine_service.layers.attention.choice import choose_backend
 from engine_service.layers.attention.deterministic_attention import DeterministicAttention
 from engine_service.layers.embedding import embed, gather_logits
 from engine_service.layers.linear.linear import Linear, Packing
-from engine_service.layers.linear.row_operators import FASTEST_OPERATORS, RowOperators
+from engine_service.layers.linear.row_operators import FASTEST_OPERATORS
 from engine_service.layers.linear.row_tiles import TILED_OPERATORS
-from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.layers.rotary import RotaryEmbedding
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.layer_plan import LayerPlan, Op, Projection, unknown_flag
@@ -79,30 +78,33 @@ class TorchDecoder(nn.Module):
 
     kernels = "torch"
 
-    def __init__(
-        self,
-        config: DecoderConfig,
-        backend: AttentionBackend,
-        dtype: torch.dtype,
-        device: torch.device,
-        operators: RowOperators = FASTEST_OPERATORS,
-        parallel: TensorParallel = SINGLE,
-    ) -> None:
-        """`config` is that of the rank's part: see `shard_config`."""
+    def __init__(self, config: DecoderConfig, options: ModelOptions) -> None:
+        """A decoder without weights; of several ranks, a rank's part of it.
+
+        A deterministic one gives a token's row the same bits whatever is computed beside it; else
+        it is the fastest. Raises ConfigError if the device has no attention backend, or the ranks
+        cannot share the model.
+        """
         super().__init__()
-        self.config, self.backend, self.dtype, self.device = config, backend, dtype, device
-        self.parallel, plan = parallel, config.plan
-        self._tools = LayerTools(backend, operators, dtype, config.rms_norm_eps, parallel)
-        self._num_kv_heads = config.num_key_value_heads
-        self.rotary = RotaryEmbedding(config.rope, config.head_dim, device)
-        self.embed_tokens = nn.Parameter(
-            torch.empty(plan.embedding.outputs, config.hidden_size, dtype=dtype, device="meta"),
-            requires_grad=False,
+        self.dtype, self.device, self.parallel = options.dtype, options.device, options.parallel
+        self.config = config = shard_config(config, self.parallel)
+        self.backend: AttentionBackend = DeterministicAttention()
+        if not options.deterministic:
+            self.backend = choose_backend(self.device)
+        operators = TILED_OPERATORS if options.deterministic else FASTEST_OPERATORS
+        self._tools = LayerTools(
+            self.backend, operators, self.dtype, config.rms_norm_eps, self.parallel
         )
+        plan = config.plan
+        self._num_kv_heads = config.num_key_value_heads
+        self.rotary = RotaryEmbedding(config.rope, config.head_dim, self.device)
+        rows = torch.empty(
+            plan.embedding.outputs, config.hidden_size, dtype=self.dtype, device="meta"
+        )
+        self.embed_tokens = nn.Parameter(rows, requires_grad=False)
         self.layers = nn.ModuleList(TorchLayer(layer, self._tools) for layer in plan.layers)
         self.norm = self._tools.norm(plan.norm)
         self.lm_head = None if plan.head is None else self._tools.linear(plan.head)
-        self.num_parameters = sum(parameter.numel() for parameter in self.parameters())
 
     def allocate(self) -> None:
         """Gives every parameter memory on the model's device, its content undefined."""
@@ -177,23 +179,6 @@ class TorchDecoder(nn.Module):
             targets.append(self.lm_head.weight)
         names = (weight.name for weight in plan.weights())
         return zip(names, targets, strict=True)
-
-
-def make_decoder(config: DecoderConfig, options: ModelOptions) -> TorchDecoder:
-    """A decoder without weights; of several ranks, a rank's part of it.
-
-    A deterministic one gives a token's row the same bits whatever is computed beside it; else it is
-    the fastest. Raises ConfigError if the device has no backend, or the ranks cannot share it.
-    """
-    backend = DeterministicAttention() if options.deterministic else choose_backend(options.device)
-    return TorchDecoder(
-        shard_config(config, options.parallel),
-        backend,
-        options.dtype,
-        options.device,
-        TILED_OPERATORS if options.deterministic else FASTEST_OPERATORS,
-        options.parallel,
-    )
 
 
 def _targets(op: Op, module: Any) -> Iterator[Tensor]:

@@ -57,7 +57,6 @@ class CacheAllocator(Protocol):
         device: torch.device,
     ) -> KVCache:
         """The cache of one layer; its content is undefined and, on a CPU, its memory untouched."""
-        ...
 
 
 class AttentionBackend(CacheAllocator, Protocol):
@@ -65,11 +64,9 @@ class AttentionBackend(CacheAllocator, Protocol):
 
     def plan(self, metadata: AttentionMetadata, num_kv_heads: int) -> Any:
         """What every layer's call of a step has in common, computed once for the step."""
-        ...
 
     def write(self, key: Tensor, value: Tensor, cache: KVCache, plan: Any) -> None:
         """Writes keys and values [T, num_kv_heads, head_dim] to their slots."""
-        ...
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, cache: KVCache, plan: Any
@@ -79,4 +76,3 @@ class AttentionBackend(CacheAllocator, Protocol):
         query is [T, num_heads, head_dim] and so is the result; key and value are the step's own,
         [T, num_kv_heads, head_dim]. Query head h reads key head h // (num_heads / num_kv_heads).
         """
-        ...

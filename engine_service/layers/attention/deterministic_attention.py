@@ -45,7 +45,7 @@ class TilePlan:
     """One step: where KV is written, and the tiles of its queries."""
 
     write_rows: Tensor
-    """See WritePlan."""
+    """See `write_rows` of paged_cache."""
     slots: Tensor
     """The slot of every position of every sequence, [B, a multiple of KEY_BLOCK]; any valid one
     past a sequence's end."""

@@ -52,7 +52,7 @@ class TorchPlan:
     """One step: where KV is written, and how its sequences are gathered."""
 
     write_rows: Tensor
-    """See WritePlan."""
+    """See `write_rows` of paged_cache."""
     decodes: tuple[DecodeGroup, ...]
     prefills: tuple[PrefillSequence, ...]
 
