@@ -17,7 +17,7 @@ from engine_service.kernels.gpu.attention.extend_attention import query_block_bo
 from engine_service.kernels.gpu.sampling.sampler import Workspace, draw
 from engine_service.kernels.gpu.state import slots
 from engine_service.layers.attention.backend import KVCache
-from engine_service.layers.attention.gpu_attention import MOST_VERIFIED, GpuBatch, SequenceGroup
+from engine_service.layers.attention.gpu_attention import MAX_VERIFIED, GpuBatch, SequenceGroup
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.runner.device_copy import Uploads
 from engine_service.runner.gpu.mixed_inputs import InputSizes, device_inputs, written_inputs
@@ -132,7 +132,7 @@ class MixedGraphs:
             slot_mapping=inputs.slot_mapping,
             block_tables=table.block_tables,
             split=SequenceGroup(inputs.decode_lens, inputs.decode_slots, inputs.decode_starts),
-            split_query_len=MOST_VERIFIED,
+            split_query_len=MAX_VERIFIED,
             extend=SequenceGroup(inputs.extend_lens, inputs.extend_slots, inputs.extend_starts),
             num_query_blocks=query_block_bound([size] + [0] * (extending - 1), group),
         )

@@ -10,7 +10,7 @@ from engine_service.core.outputs import ScheduledSequence
 from engine_service.layers.attention import gpu_attention
 from engine_service.layers.attention.backend import AttentionMetadata, KVCache
 from engine_service.layers.attention.gpu_attention import (
-    MOST_VERIFIED,
+    MAX_VERIFIED,
     GpuAttention,
     GpuBatch,
     gpu_batch,
@@ -55,8 +55,8 @@ def as_gpu_batch(batch: PagedBatch) -> GpuBatch:
     ("query_lens", "kernels"),
     [
         ([1] * 5, ["decode"]),
-        ([1, MOST_VERIFIED, 2], ["decode"]),
-        ([1, MOST_VERIFIED + 1, 2], ["decode", "extend"]),
+        ([1, MAX_VERIFIED, 2], ["decode"]),
+        ([1, MAX_VERIFIED + 1, 2], ["decode", "extend"]),
         ([9, 2, 3], ["extend"]),
     ],
     ids=str,
