@@ -162,12 +162,12 @@ class GpuDecoder:
             qkv,
             *norms,
             eps,
-            self._angles,
-            positions,
-            batch.slot_mapping,
-            cache[:2],
-            cache.scales,
-            self._heads[0],
+            angles=self._angles,
+            positions=positions,
+            slot_mapping=batch.slot_mapping,
+            cache=cache[:2],
+            scales=cache.scales,
+            num_heads=self._heads[0],
         )
         return self.backend.forward(query, cache, batch)
 

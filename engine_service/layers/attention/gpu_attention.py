@@ -176,11 +176,11 @@ class GpuAttention:
                 cache[:2],
                 cache.scales,
                 batch.block_tables,
-                batch.split.table_rows,
-                batch.split.seq_lens,
-                self._workspace(batch),
-                out,
-                batch.split.query_start_loc,
+                table_rows=batch.split.table_rows,
+                seq_lens=batch.split.seq_lens,
+                workspace=self._workspace(batch),
+                out=out,
+                query_start_loc=batch.split.query_start_loc,
             )
         if batch.extend is not None:
             assert batch.extend.query_start_loc is not None
@@ -189,11 +189,11 @@ class GpuAttention:
                 cache[:2],
                 cache.scales,
                 batch.block_tables,
-                batch.extend.table_rows,
-                batch.extend.seq_lens,
-                batch.extend.query_start_loc,
-                batch.num_query_blocks,
-                out,
+                table_rows=batch.extend.table_rows,
+                seq_lens=batch.extend.seq_lens,
+                query_start_loc=batch.extend.query_start_loc,
+                num_query_blocks=batch.num_query_blocks,
+                out=out,
             )
         return out
 

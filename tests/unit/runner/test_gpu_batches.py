@@ -1,7 +1,9 @@
 """Which kernel computes which part of a batch, and what a GPU's cache is calibrated by."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,11 +72,11 @@ def test_all_kinds_of_batches(
     for name in ("decode", "extend"):
         kernel = getattr(gpu_attention, f"{name}_attention")
 
-        def launch(*arguments: object, name: str = name, kernel: object = kernel) -> None:
+        def launch(name: str, kernel: Any, *arguments: object, **named: object) -> None:
             launched.append(name)
-            kernel(*arguments)  # type: ignore[operator]
+            kernel(*arguments, **named)
 
-        monkeypatch.setattr(gpu_attention, f"{name}_attention", launch)
+        monkeypatch.setattr(gpu_attention, f"{name}_attention", partial(launch, name, kernel))
     paged = paged_batch([40, 33, 21, 9, 60][: len(query_lens)], query_lens, torch.float32)
     batch = as_gpu_batch(paged)
     attention = GpuAttention(HEADS, KV_HEADS, HEAD_DIM, DEVICE)
