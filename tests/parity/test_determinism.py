@@ -239,7 +239,7 @@ def attended(case: Sequence[tuple[int, int]], tokens: Tensor) -> Tensor:
     queries, keys and values of sequence 0, [3, tokens, 16, 128]; the others' are random.
     """
     backend = DeterministicAttention()
-    cache = backend.allocate(64, 16, 8, 128, tokens.dtype, CPU)
+    cache = backend.allocate((64, 16, 8, 128), tokens.dtype, CPU)
     free = iter(range(64))
     scheduled, parts = [], []
     for row, (computed, new) in enumerate(case):

@@ -44,18 +44,14 @@ class KVCache(NamedTuple):
     """Factors of an 8-bit cache's values, float32 [2, num_kv_heads], the keys' first."""
 
 
+CacheShape = tuple[int, int, int, int]
+"""num_blocks, block_size, num_kv_heads, head_dim"""
+
+
 class CacheAllocator(Protocol):
     """Makes the KV cache."""
 
-    def allocate(
-        self,
-        num_blocks: int,
-        block_size: int,
-        num_kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> KVCache:
+    def allocate(self, shape: CacheShape, dtype: torch.dtype, device: torch.device) -> KVCache:
         """The cache of one layer; its content is undefined and, on a CPU, its memory untouched."""
 
 

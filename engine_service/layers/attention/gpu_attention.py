@@ -25,7 +25,7 @@ from engine_service.kernels.gpu.attention.few_attention import (
     few_decode_attention,
     make_few_workspace,
 )
-from engine_service.layers.attention.backend import AttentionMetadata, KVCache
+from engine_service.layers.attention.backend import AttentionMetadata, CacheShape, KVCache
 
 # Programs that convert 8-bit numbers need more registers.
 _FP8_TILING = DecodeTiling(programs=2)
@@ -106,21 +106,14 @@ class GpuAttention:
         self._workspaces: dict[int, DecodeWorkspace] = {}
         self._few = make_few_workspace(num_heads, head_dim, device)
 
-    def allocate(
-        self,
-        num_blocks: int,
-        block_size: int,
-        num_kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> KVCache:
+    def allocate(self, shape: CacheShape, dtype: torch.dtype, device: torch.device) -> KVCache:
         """See CacheAllocator. An 8-bit cache has scales of 1."""
         if dtype.itemsize == 1:
             self._tiling = _FP8_TILING
-        shape = num_blocks, num_kv_heads, block_size, head_dim
+        num_blocks, block_size, num_kv_heads, head_dim = shape
+        sizes = num_blocks, num_kv_heads, block_size, head_dim
         key, value = (
-            torch.empty(shape, dtype=dtype, device=device).permute(0, 2, 1, 3) for _ in range(2)
+            torch.empty(sizes, dtype=dtype, device=device).permute(0, 2, 1, 3) for _ in range(2)
         )
         if dtype.itemsize > 1:
             return KVCache(key, value)

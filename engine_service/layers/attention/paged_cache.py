@@ -5,27 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine_service.layers.attention.backend import AttentionMetadata, KVCache
+from engine_service.layers.attention.backend import AttentionMetadata, CacheShape, KVCache
 
 
 class PagedCache:
     """Allocates and fills a cache of [num_blocks, num_kv_heads, block_size, head_dim]."""
 
-    def allocate(
-        self,
-        num_blocks: int,
-        block_size: int,
-        num_kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> KVCache:
+    def allocate(self, shape: CacheShape, dtype: torch.dtype, device: torch.device) -> KVCache:
         """See AttentionBackend."""
-        shape = (num_blocks, num_kv_heads, block_size, head_dim)
-        return KVCache(
-            torch.empty(shape, dtype=dtype, device=device),
-            torch.empty(shape, dtype=dtype, device=device),
-        )
+        num_blocks, block_size, num_kv_heads, head_dim = shape
+        sizes = (num_blocks, num_kv_heads, block_size, head_dim)
+        return KVCache(*(torch.empty(sizes, dtype=dtype, device=device) for _ in range(2)))
 
     def write(self, key: Tensor, value: Tensor, cache: KVCache, plan: Any) -> None:
         """See AttentionBackend; `plan` has the `write_rows`."""

@@ -90,7 +90,7 @@ def test_all_kinds_of_batches(
 def test_a_cache_of_8_bits_has_scales_of_1() -> None:
     attention = GpuAttention(HEADS, KV_HEADS, HEAD_DIM, DEVICE)
     wide, narrow = (
-        attention.allocate(3, 16, KV_HEADS, HEAD_DIM, dtype, DEVICE)
+        attention.allocate((3, 16, KV_HEADS, HEAD_DIM), dtype, DEVICE)
         for dtype in (torch.bfloat16, FP8)
     )
     assert wide.scales is None and wide.key.dtype == torch.bfloat16
