@@ -48,7 +48,8 @@ class RopeConfig:
                 f"config.json: rope type {rope_type!r} is not supported; "
                 f"supported are {', '.join(ROPE_TYPES)}"
             )
-        if _number(parameters, "partial_rotary_factor", 1.0) != 1.0:
+        rotated = _number(config, "partial_rotary_factor", 1.0)
+        if _number(parameters, "partial_rotary_factor", rotated) != 1.0:
             raise ConfigError("config.json: partial_rotary_factor other than 1 is not supported")
         known = {field.name for field in fields(cls)} | _OTHER_KEYS
         for key, value in parameters.items():

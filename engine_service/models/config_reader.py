@@ -4,16 +4,34 @@ from collections.abc import Iterator, Mapping
 
 from folovllm.errors import ConfigError
 
-# Neither the computation nor the shape depends on these.
+# Neither the shape nor the computation depends on these.
 _HARMLESS = frozenset(
-    (
-        *("_name_or_path", "architectures", "id2label", "is_llama_config", "label2id"),
-        *("model_type", "name_or_path", "initializer_range", "pretraining_tp", "problem_type"),
-        *("return_dict", "task_specific_params", "tokenizer_class", "transformers_version"),
-        *("transformers.js_config", "unsloth_fixed", "unsloth_version", "use_cache"),
-    )
+    [
+        "architectures",
+        "attn_implementation",
+        "dtype",
+        "gradient_checkpointing",
+        "id2label",
+        "initializer_range",
+        "is_llama_config",
+        "label2id",
+        "max_sequence_length",
+        "model_max_length",
+        "model_type",
+        "name_or_path",
+        "pretraining_tp",
+        "problem_type",
+        "return_dict",
+        "task_specific_params",
+        "tokenizer_class",
+        "torch_dtype",
+        "transformers.js_config",
+        "transformers_version",
+        "unsloth_fixed",
+        "unsloth_version",
+        "use_cache",
+    ]
 )
-_HARMLESS_SUFFIXES = ("dropout", "_token_id")
 
 
 class ConfigReader(Mapping[str, object]):
@@ -60,8 +78,8 @@ class ConfigReader(Mapping[str, object]):
         What is null, false, zero or empty counts as not set.
         """
         for key, value in self._values.items():
-            known = key in self._read or key in _HARMLESS or key.endswith(_HARMLESS_SUFFIXES)
-            if value and not known:
+            harmless = key in _HARMLESS or key[0] == "_" or key.endswith(("dropout", "_token_id"))
+            if value and key not in self._read and not harmless:
                 raise ConfigError(
                     f"config.json: {key} is not supported for this architecture, got {value!r}"
                 )

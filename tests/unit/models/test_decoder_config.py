@@ -124,7 +124,8 @@ def test_rope_in_both_forms(tmp_path: Path) -> None:
         ({"rope_scaling": {"type": "linear", "factor": -1}}, "factor must be positive"),
         ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor must be a number"),
         ({"rope_scaling": "linear"}, "rope_parameters must be an object"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor other than"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor other than 1"),
         ({"layer_types": ["linear_attention"] * 2}, "layer type linear_attention is not supported"),
         ({"rope_interleaved": True}, "rope_interleaved is not supported"),
         ({"rope_parameters": {"mrope_section": [1, 2]}}, "rope parameter mrope_section is not"),
@@ -223,6 +224,15 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
 def test_published_configs_are_read(tmp_path: Path, name: str) -> None:
     architecture, values = PUBLISHED[name]
     assert read(tmp_path, architectures=[architecture], **values).architecture == architecture
+
+
+def test_metadata_is_harmless(tmp_path: Path) -> None:
+    metadata = {
+        "_attn_implementation_autoset": True,
+        "unsloth_version": "2025.1",
+        "dtype": "float16",
+    }
+    assert read(tmp_path, **metadata, future_flag=False, other=None, more={}).dtype == "float16"
 
 
 def test_all_that_transformers_writes_is_known(tmp_path: Path) -> None:
