@@ -1,43 +1,37 @@
-"""TokenizerFiles: the tokenizer's files as they arrive, and then in a folder, all or none."""
+"""TokenizerDownload: collects a tokenizer's files and puts them in a folder, all or none."""
 
 import hashlib
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from folovllm.errors import ServerError
 from folovllm.v1.tokenizer_service_pb2 import TokenizerFileChunk
 
 
-class TokenizerFiles:
-    """Collects the chunks of GetTokenizer in a folder beside the final places.
+class TokenizerDownload:
+    """Writes the chunks of GetTokenizer to a temporary folder inside the final one.
 
-    A context manager: what is not kept by its end is gone. Raises ServerError where what arrives is
-    not what was sent, and OSError where the folder cannot be written.
+    A context manager: what has not been kept by its end is deleted. Raises ServerError if the data
+    is not what was sent, OSError if the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._arriving = tempfile.TemporaryDirectory(dir=self._folder, prefix=".arriving-")
-        self._name = ""  # of the file that has begun; empty between two
+        self._name = ""  # of the file that is arriving
         self._digest = hashlib.sha256()
         self._complete: list[str] = []
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._arriving.cleanup()
 
     def add(self, chunk: TokenizerFileChunk) -> None:
-        """Takes the next chunk; checks the file where it is its last."""
+        """Adds the next chunk; the last one of a file has its checksum."""
         if not self._name:
             self._begin(chunk.name)
         if chunk.name != self._name:
@@ -52,7 +46,7 @@ class TokenizerFiles:
             self._name = ""
 
     def keep(self) -> list[Path]:
-        """Puts all files in their places, once the last chunk has come; the paths."""
+        """Moves all files into the folder after the last chunk; returns their paths."""
         if self._name or not self._complete:
             raise ServerError(f"{self._name or 'the tokenizer'} was cut off")
         paths = [self._folder / name for name in self._complete]
