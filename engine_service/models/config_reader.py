@@ -5,33 +5,13 @@ from collections.abc import Iterator, Mapping
 from folovllm.errors import ConfigError
 
 # Neither the shape nor the computation depends on these.
-_HARMLESS = frozenset(
-    [
-        "architectures",
-        "attn_implementation",
-        "dtype",
-        "gradient_checkpointing",
-        "id2label",
-        "initializer_range",
-        "is_llama_config",
-        "label2id",
-        "max_sequence_length",
-        "model_max_length",
-        "model_type",
-        "name_or_path",
-        "pretraining_tp",
-        "problem_type",
-        "return_dict",
-        "task_specific_params",
-        "tokenizer_class",
-        "torch_dtype",
-        "transformers.js_config",
-        "transformers_version",
-        "unsloth_fixed",
-        "unsloth_version",
-        "use_cache",
-    ]
-)
+_METADATA = """
+architectures attn_implementation dtype gradient_checkpointing id2label initializer_range
+is_llama_config label2id max_sequence_length model_max_length model_type name_or_path
+pretraining_tp problem_type return_dict task_specific_params tokenizer_class torch_dtype
+transformers.js_config transformers_version unsloth_fixed unsloth_version use_cache
+"""
+_HARMLESS = frozenset(_METADATA.split())
 
 
 class ConfigReader(Mapping[str, object]):
