@@ -31,7 +31,7 @@ def test_transformers_loads_it_unchanged(hf_tokenizer: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(DEMO_MODEL)
     assert type(model).__name__ == "Qwen3ForCausalLM"
     assert model.config.num_attention_heads > model.config.num_key_value_heads
-    assert model.config.plan.head is None
+    assert model.config.tie_word_embeddings
     specials = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>")
     tools = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
     for text in (*specials, *tools):

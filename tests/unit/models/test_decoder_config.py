@@ -227,7 +227,7 @@ def test_published_configs_are_read(tmp_path: Path, name: str) -> None:
 
 
 def test_metadata_is_harmless(tmp_path: Path) -> None:
-    metadata = {
+    metadata: dict[str, Any] = {
         "_attn_implementation_autoset": True,
         "unsloth_version": "2025.1",
         "dtype": "float16",
