@@ -38,13 +38,15 @@ def obstacle(config: DecoderConfig, options: ModelOptions) -> str | None:
     """Why the kernels do not compute a model so, in words; None if they do."""
     if unknown := not_pre_norm(config.plan) or unknown_flag(config.plan, _FLAGS):
         return f"the GPU kernels do not compute {unknown}"
-    biased = any(isinstance(op, Mlp) and op.gate_up.bias for _, op in config.plan.numbered())
+    mlps = [op for _, op in config.plan.numbered() if isinstance(op, Mlp)]
+    head = config.plan.head or config.plan.embedding
     size = options.block_size
     limits = (
         (options.dtype in _DTYPES, f"do not compute in {options.dtype}"),
         (not options.deterministic, "are not deterministic"),
         (options.quantization == "none", f"have no {options.quantization} weights"),
-        (not biased, "do not compute biases in an MLP"),
+        (not any(op.gate_up.bias or op.down.bias for op in mlps), "compute no biases in an MLP"),
+        (not head.bias, "compute no bias of the logits"),
         (config.head_dim <= _MAX_HEAD_DIM, f"take heads of up to {_MAX_HEAD_DIM} elements"),
         (
             size >= _MIN_BLOCK and size & (size - 1) == 0,

@@ -2,8 +2,7 @@
 
 A family states its plan once; checking, reading, sharding, packing and computing follow it. A
 backend lowers a plan or refuses it, naming what it does not know: an operation, its position, or a
-flag. A flag is any field with a default, so a new one is refused by every backend until it is
-listed there.
+flag. A flag is any field with a default, so every backend refuses a new one until it lists it.
 """
 
 from collections.abc import Iterator, Set
@@ -96,10 +95,12 @@ class Projection(Op):
                 yield Weight(f"{prefix}{name}.bias", (outputs,), cut)
 
     def shard(self, size: int) -> "Projection":
-        """Equally many outputs, the last rank's padded, or inputs, which must divide."""
+        """As the cut says: outputs are padded on the last rank, inputs must divide."""
         if self.cut is Cut.OUTPUTS:
             return replace(self, parts=tuple((name, -(-n // size)) for name, n in self.parts))
-        return replace(self, inputs=_share(self.inputs, size, f"{self.name}'s inputs"))
+        if self.cut is Cut.INPUTS:
+            return replace(self, inputs=_share(self.inputs, size, f"{self.name}'s inputs"))
+        return self
 
 
 @dataclass(frozen=True, slots=True)

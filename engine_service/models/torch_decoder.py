@@ -175,8 +175,8 @@ class TorchDecoder(nn.Module):
         for (_, op), module in zip(plan.numbered(), modules, strict=True):
             targets += _targets(op, module)
         targets.append(self.norm.weight)
-        if self.lm_head is not None:
-            targets.append(self.lm_head.weight)
+        if plan.head is not None:
+            targets += _targets(plan.head, self.lm_head)
         names = (weight.name for weight in plan.weights())
         return zip(names, targets, strict=True)
 

@@ -63,8 +63,8 @@ class AttentionLayer(TokenMixer):
         qkv: Tensor = self.qkv(hidden)
         heads = qkv.view(len(qkv), -1, self._head_dim)
         query, key, value = torch.split(heads, self._heads, dim=1)
-        if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
+        query = query if self.q_norm is None else self.q_norm(query)
+        key = key if self.k_norm is None else self.k_norm(key)
         query, key = rotate(query, step.angles), rotate(key, step.angles)
         self._backend.write(key, value, step.cache, step.plan)
         mixed = self._backend.forward(query, key, value, step.cache, step.plan)

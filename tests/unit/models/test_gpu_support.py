@@ -58,9 +58,13 @@ def test_each_obstacle_is_named(tmp_path: Path) -> None:
     assert isinstance(attention, Attention)
     wide = replace(attention, head_dim=320)
     wide_config = replace(config, plan=replace(config.plan, layers=(((norm, wide), mlp),)))
+    assert config.plan.head is not None
+    head = replace(config.plan.head, bias=True)
+    with_bias_of_logits = replace(config, plan=replace(config.plan, head=head))
     assert gpu_decoder.obstacle(config, OPTIONS) is None
     for model, options, named in (
         (biased, OPTIONS, "biases in an MLP"),
+        (with_bias_of_logits, OPTIONS, "bias of the logits"),
         (wide_config, OPTIONS, "heads of up to 256"),
         (config, replace(OPTIONS, dtype=torch.float64), "float64"),
         (config, replace(OPTIONS, deterministic=True), "deterministic"),
