@@ -13,10 +13,12 @@ from engine_service.models import cpu_decoder, gpu_decoder, torch_decoder
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.layer_plan import (
     Attention,
+    Cut,
     DecoderPlan,
     LayerPlan,
     Mlp,
     Norm,
+    Projection,
     not_pre_norm,
     unknown_flag,
 )
@@ -147,3 +149,8 @@ def test_a_refused_plan_falls_back_or_fails_by_name(
     plan = Scaled(**fields_of(config.plan), embedding_scale=2.0)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="plain torch does not compute embedding_scale"):
         load_model(tmp_path, replace(config, plan=plan), OPTIONS)
+
+
+def test_what_is_not_cut_every_rank_has() -> None:
+    router = Projection("gate", (("gate", 8),), 64, Cut.WHOLE)
+    assert router.shard(2) is router
