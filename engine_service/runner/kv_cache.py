@@ -70,15 +70,9 @@ def allocate_kv_caches(
     On a CPU a block takes memory when first written.
     """
     config = model.config
+    shape = num_blocks, block_size, config.num_key_value_heads, config.head_dim
     return [
-        model.backend.allocate(
-            num_blocks,
-            block_size,
-            config.num_key_value_heads,
-            config.head_dim,
-            dtype or model.dtype,
-            model.device,
-        )
+        model.backend.allocate(shape, dtype or model.dtype, model.device)
         for _ in range(config.num_hidden_layers)
     ]
 

@@ -53,7 +53,7 @@ class TorchModelRunner:
             draws = [(i, draw) for i in batch.sampled for draw in output.scheduled[i].draws()]
             sequences = [draw for _, draw in draws]
             masks = self._grammar_masks.fill(sequences)
-            token_ids, positions = _draw(logits, sequences, masks, self.model.largest)
+            token_ids, positions = _draw(logits, sequences, masks, self.model.argmax)
             for row, (i, _) in enumerate(draws):
                 drawn[i] += token_ids[row]
                 if row in positions:

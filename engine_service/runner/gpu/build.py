@@ -45,7 +45,7 @@ def build_gpu_runner(
         free_bytes=max(0, free_memory(model.device) - _STEPS_IN_MEMORY * peak),
         device=model.device,
     )
-    num_blocks = parallel.smallest(num_blocks)
+    num_blocks = parallel.all_reduce_min(num_blocks)
     runner = GpuModelRunner(
         model=model,
         num_blocks=num_blocks,

@@ -14,7 +14,7 @@ from engine_service.core.outputs import ScheduledSequence
 from engine_service.kernels.gpu.attention.extend_attention import query_block_bound
 from engine_service.kernels.gpu.sampling.sampler import Workspace
 from engine_service.layers.attention.backend import KVCache
-from engine_service.layers.attention.gpu_attention import MOST_VERIFIED, GpuBatch, SequenceGroup
+from engine_service.layers.attention.gpu_attention import MAX_VERIFIED, GpuBatch, SequenceGroup
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.runner.device_copy import Uploads
 from engine_service.runner.gpu.device_state import DeviceState
@@ -109,7 +109,7 @@ class MixedGraphs(StepGraphs):
             slot_mapping=inputs.slot_mapping,
             block_tables=state.block_tables,
             split=SequenceGroup(inputs.decode_lens, inputs.decode_states, inputs.decode_starts),
-            split_query_len=MOST_VERIFIED,
+            split_query_len=MAX_VERIFIED,
             extend=SequenceGroup(inputs.extend_lens, inputs.extend_states, inputs.extend_starts),
             num_query_blocks=query_block_bound([size] + [0] * (num_extending - 1), group),
         )

@@ -9,7 +9,7 @@ import torch
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
-from engine_service.models.qwen3 import Decoder
+from engine_service.models.torch_decoder import TorchDecoder
 from engine_service.runner.build import BuiltRunner, build_runner
 from engine_service.runner.model_runner import TorchModelRunner
 from folovllm.errors import ConfigError, ServerError
@@ -183,7 +183,7 @@ def test_logits_that_are_not_numbers_raise(tmp_path: Path) -> None:
     built = build_runner(engine_config(), folder, show_progress=False)
     assert isinstance(built.runner, TorchModelRunner)
     model = built.runner.model
-    assert isinstance(model, Decoder)
+    assert isinstance(model, TorchDecoder)
     dict(model.weights())["model.norm.weight"].fill_(float("nan"))
     with pytest.raises(ServerError, match="sequence 9 at position 5 are not finite"):
         step(built, [Running(9, prompt(9, 5))], list(range(4)))
