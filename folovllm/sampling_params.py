@@ -42,10 +42,15 @@ def _checked(default: Any, check: Callable[..., None], *limits: Any) -> Any:
     return field(default=default, metadata={"check": check, "limits": limits})
 
 
+def _derived() -> Any:
+    """A field that is computed from the others, once, since every step reads it."""
+    return field(init=False, repr=False, compare=False)
+
+
 @cache
-def _checks(cls: type) -> list[tuple[str, Callable[..., None], tuple[Any, ...]]]:
+def _checks(cls: type) -> list[tuple[str, object, Callable[..., None], tuple[Any, ...]]]:
     return [
-        (each.name, each.metadata["check"], each.metadata["limits"])
+        (each.name, each.default, each.metadata["check"], each.metadata["limits"])
         for each in fields(cls)
         if each.metadata
     ]
@@ -97,7 +102,7 @@ class Reasoning:
     max_tokens: int | None = _checked(None, check_int, 0, UINT32, True)
 
     def __post_init__(self) -> None:
-        for name, check, limits in _checks(Reasoning):
+        for name, _, check, limits in _checks(Reasoning):
             check(f"reasoning.{name}", getattr(self, name), *limits)
 
 
@@ -136,20 +141,41 @@ class SamplingParams:
     prompt_logprobs: int | None = _checked(None, check_int, 0, MAX_LOGPROBS, True)
     structured_output: StructuredOutput | None = _checked(None, _check_structured_output)
     reasoning: Reasoning | None = None
+    greedy: bool = _derived()
+    """Whether the most probable token is always taken."""
+    alters_logits: bool = _derived()
+    """Whether the logits change before the temperature is applied."""
+    looks_back: bool = _derived()
+    """Whether what may be drawn, or how, depends on the tokens before."""
 
     def __post_init__(self) -> None:
         self._normalise()
-        for name, check, limits in _checks(SamplingParams):
-            check(name, getattr(self, name), *limits)
+        for name, default, check, limits in _checks(SamplingParams):
+            value = getattr(self, name)
+            if value is not default:
+                check(name, value, *limits)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise invalid(
                 "min_tokens", f"({self.min_tokens}) is over max_tokens ({self.max_tokens})"
             )
 
+        penalises = (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
+        alters_logits = penalises or self.logit_bias != () or self.allowed_token_ids != ()
+        looks_back = penalises or any(len(ids) > 1 for ids in self.bad_words_token_ids)
+        object.__setattr__(self, "greedy", self.temperature == 0.0)
+        object.__setattr__(self, "alters_logits", alters_logits)
+        object.__setattr__(self, "looks_back", looks_back)
+
     def _normalise(self) -> None:
         """Turns what people write (one stop string, lists, a dict) into tuples."""
         for name in _TUPLES:
             value = getattr(self, name)
+            if value == ():
+                continue
             if name == "stop" and isinstance(value, str):
                 value = (value,)
             elif name == "bad_words_token_ids":
@@ -157,30 +183,6 @@ class SamplingParams:
             elif name == "logit_bias":
                 value = sorted(dict(value or ()).items())
             object.__setattr__(self, name, () if value is None else tuple(value))
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the most probable token is always taken."""
-        return self.temperature == 0.0
-
-    @property
-    def penalises(self) -> bool:
-        """Whether logits depend on how often their tokens occurred before."""
-        return (
-            self.repetition_penalty != 1.0
-            or self.presence_penalty != 0.0
-            or self.frequency_penalty != 0.0
-        )
-
-    @property
-    def alters_logits(self) -> bool:
-        """Whether the logits change before the temperature is applied."""
-        return self.penalises or self.logit_bias != () or self.allowed_token_ids != ()
-
-    @property
-    def looks_back(self) -> bool:
-        """Whether what may be drawn, or how, depends on the tokens before."""
-        return self.penalises or any(len(ids) > 1 for ids in self.bad_words_token_ids)
 
     @property
     def follows_grammar(self) -> bool:
@@ -193,7 +195,7 @@ class SamplingParams:
 
     def to_proto(self) -> types_pb2.SamplingParams:
         """The message with every field set, so that it means the same to any server."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values = {name: getattr(self, name) for name in _FIELDS}
         values["logit_bias"] = dict(self.logit_bias)
         values["bad_words_token_ids"] = [{"ids": ids} for ids in self.bad_words_token_ids]
         if self.reasoning is not None:
@@ -224,6 +226,7 @@ class SamplingParams:
         return cls(**values)
 
 
+_FIELDS = [each.name for each in fields(SamplingParams) if each.init]
 _TUPLES = [each.name for each in fields(SamplingParams) if each.default == ()]
 # Scalars that the contract marks `optional`: if one is not set, the model's default applies.
 _OPTIONAL = [

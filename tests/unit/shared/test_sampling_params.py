@@ -178,7 +178,7 @@ def test_a_round_trip_over_the_wire_changes_nothing(params: SamplingParams) -> N
 
 
 def test_every_field_of_the_contract_has_its_field_here_and_back() -> None:
-    ours = {field.name for field in dataclasses.fields(SamplingParams)}
+    ours = {field.name for field in dataclasses.fields(SamplingParams) if field.init}
     message = types_pb2.SamplingParams.DESCRIPTOR
     union = {field.name for field in message.oneofs_by_name["structured_output"].fields}
     theirs = {field.name for field in message.fields} - union | {"structured_output"}
