@@ -7,6 +7,10 @@ from folovllm.errors import ConfigError
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _DEFAULT_THETA = 10000.0
+_SCALING_NUMBERS = (
+    *("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"),
+    *("attention_factor", "mscale", "mscale_all_dim"),
+)
 _OTHER_KEYS = {"finetuned", "partial_rotary_factor", "rope_theta", "type"}
 
 
@@ -57,19 +61,14 @@ class RopeConfig:
                 raise ConfigError(f"config.json: rope parameter {key} is not supported")
         max_len = _number(config, "max_position_embeddings", 0.0)
         original = _number(parameters, "original_max_position_embeddings", max_len)
+        given = [key for key in _SCALING_NUMBERS if parameters.get(key) is not None]
         return cls(
             theta=_number(parameters, "rope_theta", _number(config, "rope_theta", _DEFAULT_THETA)),
             rope_type=rope_type,
             factor=_factor(parameters, rope_type, max_len, original),
             original_max_position_embeddings=int(original),
-            low_freq_factor=_number(parameters, "low_freq_factor", 1.0),
-            high_freq_factor=_number(parameters, "high_freq_factor", 4.0),
-            beta_fast=_number(parameters, "beta_fast", 32.0),
-            beta_slow=_number(parameters, "beta_slow", 1.0),
             truncate=bool(parameters.get("truncate", True)),
-            attention_factor=_optional_number(parameters, "attention_factor"),
-            mscale=_optional_number(parameters, "mscale"),
-            mscale_all_dim=_optional_number(parameters, "mscale_all_dim"),
+            **{key: _number(parameters, key, 0.0) for key in given},
         )
 
 
@@ -94,7 +93,3 @@ def _number(values: Mapping[str, object], key: str, default: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"config.json: {key} must be a number, got {value!r}")
     return float(value)
-
-
-def _optional_number(values: Mapping[str, object], key: str) -> float | None:
-    return None if values.get(key) is None else _number(values, key, 0.0)

@@ -20,10 +20,14 @@ class RotaryEmbedding:
 
     def angles(self, positions: Tensor, dtype: torch.dtype) -> Angles:
         """cos and sin for positions [T]; computed in float32, then rounded to dtype."""
-        half = positions.float()[:, None] * self._frequencies
-        cos, sin = half.cos() * self._scale, half.sin() * self._scale
+        cos, sin = self.cos_sin(positions)
         both = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
         return both[0][:, None].to(dtype), both[1][:, None].to(dtype)
+
+    def cos_sin(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of each pair of dimensions for positions [T], float32 [T, head_dim / 2] each."""
+        half = positions.float()[:, None] * self._frequencies
+        return half.cos() * self._scale, half.sin() * self._scale
 
 
 def rotate(heads: Tensor, angles: Angles) -> Tensor:

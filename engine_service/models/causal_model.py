@@ -15,7 +15,7 @@ class CausalModel(Protocol):
 
     @property
     def kernels(self) -> str:
-        """Whose compute it: cpu and gpu are our own, torch is torch alone."""
+        """Which compute it: cpu and gpu are our own, torch is torch alone."""
 
     @property
     def config(self) -> DecoderConfig:
@@ -31,7 +31,7 @@ class CausalModel(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where all of it is."""
+        """Where weights and results are."""
 
     def __call__(
         self,
@@ -49,12 +49,17 @@ class CausalModel(Protocol):
     def compute_logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Hidden states as they come from a call, [T, hidden_size] -> [S, vocab_size].
 
-        `rows` [S] says which, else they are all. The result may be overwritten by the next call.
+        `rows` [S] are the rows to use, by default all. The next call may overwrite the result.
         """
 
     def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's maximum and the lowest token id that has it, [S] each.
 
-        Of logits as compute_logits gives them, or changed and of another type. A row with NaN has
-        the maximum NaN.
+        The logits may have been changed since compute_logits, also in type. The maximum of a row
+        with NaN is NaN.
         """
+
+
+def torch_argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """See CausalModel.argmax."""
+    return torch.max(logits, dim=-1)

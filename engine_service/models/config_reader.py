@@ -1,4 +1,4 @@
-"""ConfigReader: a parsed config.json, which knows what of it has been read."""
+"""ConfigReader: a parsed config.json that records which keys have been read."""
 
 from collections.abc import Iterator, Mapping
 
@@ -32,7 +32,7 @@ class ConfigReader(Mapping[str, object]):
         return len(self._values)
 
     def count(self, key: str, default: int | None = None, minimum: int = 1) -> int:
-        """A whole number; an error where it is missing and there is no default."""
+        """A whole number; an error if it is missing and has no default."""
         value = self.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
@@ -49,7 +49,7 @@ class ConfigReader(Mapping[str, object]):
         return float(value)
 
     def flag(self, key: str) -> bool:
-        """False where it is missing."""
+        """False if it is missing."""
         return bool(self.get(key))
 
     def refuse_unread(self) -> None:

@@ -19,15 +19,10 @@ from engine_service.kernels.cpu.structures import AttentionShape, AttentionStep,
 from engine_service.layers.attention.backend import AttentionMetadata, KVCache
 from engine_service.layers.attention.paged_cache import PagedCache
 from engine_service.layers.rotary import RotaryEmbedding
+from engine_service.models.causal_model import torch_argmax
 from engine_service.models.cpu_weights import CpuWeights, ReadTensor, address, projections
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.layer_plan import (
-    Attention,
-    Op,
-    Projection,
-    not_pre_norm,
-    unknown_flag,
-)
+from engine_service.models.layer_plan import Attention, Op, Projection, not_pre_norm, unknown_flag
 from engine_service.models.model_options import ModelOptions
 
 _FLAGS = frozenset({"bias", "q_norm", "k_norm"})
@@ -43,7 +38,7 @@ _POSITIONS = 1024
 
 
 def obstacle(config: DecoderConfig, options: ModelOptions) -> str | None:
-    """Why the kernels do not compute a model so, in words; None if they do."""
+    """Why the kernels cannot compute the model with these options, in words; None if they can."""
     if unknown := not_pre_norm(config.plan) or unknown_flag(config.plan, _FLAGS):
         return f"the CPU kernels do not compute {unknown}"
     inputs = (packed.projection.inputs for packed in projections(config.plan, "none"))
@@ -106,8 +101,6 @@ class CpuDecoder:
             shape=AttentionShape(config.num_attention_heads, self._num_kv_heads, config.head_dim),
             eps=config.rms_norm_eps,
         )
-        self.elapsed = structures.Elapsed()
-        """Nanoseconds of the latest step by its parts."""
 
     def __call__(
         self,
@@ -149,7 +142,7 @@ class CpuDecoder:
             _ALL if output_rows is None else len(output_rows),
             hidden.data_ptr(),
         )
-        self.elapsed = self._context.decode(self._decoder, step, tokens)
+        self._context.decode(self._decoder, step, tokens)
         return hidden
 
     def compute_logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -175,7 +168,7 @@ class CpuDecoder:
     def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """See CausalModel."""
         if logits.dtype is not self.dtype or not logits.is_contiguous():
-            return torch.max(logits, dim=-1)
+            return torch_argmax(logits)
         num_rows, num_columns = logits.shape
         values, token_ids = torch.empty(num_rows), torch.empty(num_rows, dtype=torch.int64)
         self._context.argmax(
@@ -242,18 +235,12 @@ class _AngleTable:
 
     def __init__(self, config: DecoderConfig) -> None:
         self._rotary = RotaryEmbedding(config.rope, config.head_dim, torch.device("cpu"))
-        self._half = config.head_dim // 2
-        self._cos = self._sin = torch.empty(0, self._half)
+        self._cos = self._sin = torch.empty(0, config.head_dim // 2)
 
     def up_to(self, num_positions: int) -> tuple[Tensor, Tensor]:
         """Those of at least `num_positions`."""
-        parts = []
-        for start in range(len(self._cos), num_positions, _POSITIONS):
-            positions = torch.arange(start, start + _POSITIONS)
-            cos, sin = self._rotary.angles(positions, torch.float32)
-            # The second halves: there, sin has its own sign.
-            parts.append((cos[:, 0, self._half :], sin[:, 0, self._half :]))
-        if parts:
-            self._cos = torch.cat((self._cos, *(cos for cos, _ in parts)))
-            self._sin = torch.cat((self._sin, *(sin for _, sin in parts)))
+        if starts := range(len(self._cos), num_positions, _POSITIONS):
+            positions = (torch.arange(start, start + _POSITIONS) for start in starts)
+            parts = (self._cos, self._sin), *map(self._rotary.cos_sin, positions)
+            self._cos, self._sin = map(torch.cat, zip(*parts, strict=True))
         return self._cos, self._sin

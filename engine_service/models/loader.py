@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from engine_service.kernels.cpu import library as cpu_library
@@ -26,7 +26,6 @@ from engine_service.models.cpu_weights import CpuWeights, projections
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.layer_plan import Cut
 from engine_service.models.model_options import ModelOptions
-from engine_service.models.sharding import shard_tensor
 from engine_service.models.torch_decoder import TorchDecoder
 from engine_service.models.weights.checkpoint import Checkpoint
 from folovllm.errors import ConfigError
@@ -42,9 +41,9 @@ def load_model(
     """A model with the weights of a folder.
 
     `config` is that of the whole model, of which a rank of several gets its part. Raises
-    ConfigError if no backend computes the model so, if weights are missing, broken or do not fit
-    the config, naming the file or the tensor, and if the ranks cannot share them. Progress goes to
-    stderr if that is a terminal.
+    ConfigError if no backend computes it with these options, if weights are missing, broken or do
+    not fit the config, naming the file or the tensor, and if the ranks cannot share them. Progress
+    goes to stderr if that is a terminal.
     """
     if options.device.type != "cpu":
         if _gpu_kernels_compute(config, options):
@@ -132,7 +131,26 @@ def _gpu_kernels_compute(config: DecoderConfig, options: ModelOptions) -> bool:
     return reason is None
 
 
-def _set_embedding(model: TorchDecoder, whole: torch.Tensor, parallel: TensorParallel) -> None:
+def shard_tensor(whole: Tensor, cut: Cut, parallel: TensorParallel) -> Tensor:
+    """A rank's part of a checkpoint's tensor; a view unless it is padded.
+
+    Of a tensor that lies in a file, only the part is read.
+    """
+    if parallel.size == 1 or cut is Cut.WHOLE:
+        return whole
+    if cut is Cut.ONCE:
+        return whole if parallel.rank == 0 else torch.zeros_like(whole)
+    dimension = 0 if cut is Cut.OUTPUTS else 1
+    size = whole.shape[dimension]
+    start, end = parallel.span(size)
+    part = whole.narrow(dimension, start, end - start)
+    missing = parallel.shard_size(size) - (end - start)
+    if missing:
+        part = torch.cat([part, whole.new_zeros(missing, *whole.shape[1:])])
+    return part
+
+
+def _set_embedding(model: TorchDecoder, whole: Tensor, parallel: TensorParallel) -> None:
     """Makes the embedding a view of its file, in the file's type."""
     part = shard_tensor(whole, Cut.OUTPUTS, parallel)
     model.embed_tokens = nn.Parameter(part, requires_grad=False)

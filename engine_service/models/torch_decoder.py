@@ -7,24 +7,25 @@ its part of the plan, and they sum and gather what they compute.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engine_service.layers.attention.backend import AttentionBackend, AttentionMetadata, KVCache
-from engine_service.layers.attention.choice import choose_backend
+from engine_service.layers.attention.cpu_attention import CpuAttention
 from engine_service.layers.attention.deterministic_attention import DeterministicAttention
+from engine_service.layers.attention.torch_attention import TorchAttention
 from engine_service.layers.embedding import embed, gather_logits
 from engine_service.layers.linear.linear import Linear, Packing
-from engine_service.layers.linear.row_operators import FASTEST_OPERATORS
-from engine_service.layers.linear.row_tiles import TILED_OPERATORS
+from engine_service.layers.linear.row_operators import FASTEST_OPERATORS, TILED_OPERATORS
 from engine_service.layers.rotary import RotaryEmbedding
+from engine_service.models.causal_model import torch_argmax
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.layer_plan import LayerPlan, Op, Projection, unknown_flag
 from engine_service.models.model_options import ModelOptions
 from engine_service.models.registry import LAYERS
-from engine_service.models.sharding import shard_config
 from engine_service.models.torch_layers import LayerStep, LayerTools, TokenMixer
 
 _FLAGS = frozenset({"bias", "q_norm", "k_norm"})
@@ -33,7 +34,7 @@ _PACKING_THREADS = 4
 
 
 def obstacle(config: DecoderConfig, options: ModelOptions) -> str | None:
-    """Why plain torch does not compute a model so, in words; None if it does."""
+    """Why plain torch cannot compute the model with these options, in words; None if it can."""
     ops = (op for _, op in config.plan.numbered())
     unknown_op = next((op.name for op in ops if type(op) not in LAYERS), None)
     if unknown := unknown_op or unknown_flag(config.plan, _FLAGS):
@@ -77,25 +78,25 @@ class TorchDecoder(nn.Module):
     """See CausalModel. `allocate` and load it before use."""
 
     kernels = "torch"
+    argmax = staticmethod(torch_argmax)
 
     def __init__(self, config: DecoderConfig, options: ModelOptions) -> None:
         """A decoder without weights; of several ranks, a rank's part of it.
 
         A deterministic one gives a token's row the same bits whatever is computed beside it; else
-        it is the fastest. Raises ConfigError if the device has no attention backend, or the ranks
-        cannot share the model.
+        it is the fastest. Raises ConfigError if the ranks cannot share the model.
         """
         super().__init__()
         self.dtype, self.device, self.parallel = options.dtype, options.device, options.parallel
-        self.config = config = shard_config(config, self.parallel)
-        self.backend: AttentionBackend = DeterministicAttention()
-        if not options.deterministic:
-            self.backend = choose_backend(self.device)
+        plan = config.plan.shard(self.parallel.size)
+        self.config = config = replace(config, plan=plan)
+        fastest = CpuAttention if self.device.type == "cpu" else TorchAttention
+        backend = DeterministicAttention if options.deterministic else fastest
+        self.backend: AttentionBackend = backend()
         operators = TILED_OPERATORS if options.deterministic else FASTEST_OPERATORS
         self._tools = LayerTools(
             self.backend, operators, self.dtype, config.rms_norm_eps, self.parallel
         )
-        plan = config.plan
         self._num_kv_heads = config.num_key_value_heads
         self.rotary = RotaryEmbedding(config.rope, config.head_dim, self.device)
         rows = torch.empty(
@@ -159,10 +160,6 @@ class TorchDecoder(nn.Module):
         else:
             logits = self.lm_head(hidden)
         return gather_logits(logits, self.config.vocab_size, self.parallel)
-
-    def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See CausalModel."""
-        return torch.max(logits, dim=-1)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Each tensor of a checkpoint by name, as the parameter, or slice of one, that it fills.

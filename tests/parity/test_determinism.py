@@ -25,7 +25,7 @@ from engine_service.engine.llm_engine import LLMEngine
 from engine_service.layers.attention.deterministic_attention import DeterministicAttention
 from engine_service.layers.linear.linear import LinearForm
 from engine_service.layers.linear.packing import choose_packing
-from engine_service.layers.linear.row_tiles import TILE_ROWS, exact_silu, tiled_linear
+from engine_service.layers.linear.row_operators import TILE_ROWS, exact_silu, tiled_linear
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_decoder
 from engine_service.models.model_options import ModelOptions

@@ -79,7 +79,7 @@ inline __m512i broadcast(const bf16* pair) {
     return _mm512_set1_epi32(bits);
 }
 
-// scores[row][key] of kRows rows and 64 keys, from four places in the cache.
+// scores[row][key] of kRows rows and 64 keys, from four addresses in the cache.
 template <int kRows>
 void score(const bf16* const* queries, const bf16* const* keys, const bf16* const* ahead,
            int64_t stride, int64_t head_dim, float* scores) {
@@ -177,12 +177,12 @@ void weigh(Tile& tile, int row, int64_t num_seen, float factor) {
         const int64_t count = num_seen - part * 16;
         return static_cast<__mmask16>(count >= 16 ? 0xffff : count <= 0 ? 0 : (1u << count) - 1);
     };
-    __m512 scaled[4], largest = _mm512_set1_ps(tile.highest[row]);
+    __m512 scaled[4], maxima = _mm512_set1_ps(tile.highest[row]);
     for (int part = 0; part < 4; ++part) {
         scaled[part] = _mm512_mul_ps(_mm512_load_ps(scores + part * 16), _mm512_set1_ps(factor));
-        largest = _mm512_mask_max_ps(largest, seen(part), largest, scaled[part]);
+        maxima = _mm512_mask_max_ps(maxima, seen(part), maxima, scaled[part]);
     }
-    const float highest = _mm512_reduce_max_ps(largest);
+    const float highest = _mm512_reduce_max_ps(maxima);
     __m512 sum = _mm512_setzero_ps();
     for (int part = 0; part < 4; ++part) {
         const __m512 distance = _mm512_sub_ps(scaled[part], _mm512_set1_ps(highest));

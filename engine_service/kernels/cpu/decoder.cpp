@@ -1,8 +1,7 @@
-// A decoder's layers, one after the other: what engine_service/models/decoder.py says of a layer,
-// in five operators.
+// A decoder's layers, one after the other: the pre-norm layer of engine_service/models, in five
+// operators.
 
 #include <algorithm>
-#include <chrono>
 
 #include "decoder.h"
 
@@ -10,8 +9,8 @@ extern "C" {
 
 // Takes hidden states through all layers, in place. Rows that are not needed may become anything:
 // the last layer computes only their keys and values.
-Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* step,
-               const Tokens* tokens) {
+void decode(Context* context, const Decoder* decoder, const AttentionStep* step,
+            const Tokens* tokens) {
     const AttentionShape& shape = decoder->shape;
     const int64_t num_tokens = step->query_start_loc[step->num_seqs];
     const int64_t size = decoder->hidden_size, mixed_size = shape.num_heads * shape.head_dim;
@@ -24,13 +23,6 @@ Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* st
         for (int64_t row = 0; row < num_tokens; ++row)
             std::copy_n(decoder->embedding + tokens->token_ids[row] * size, size,
                         hidden + row * size);
-    Elapsed elapsed{0, 0};
-    auto last = std::chrono::steady_clock::now();
-    const auto count = [&last](int64_t& part) {
-        const auto now = std::chrono::steady_clock::now();
-        part += std::chrono::duration_cast<std::chrono::nanoseconds>(now - last).count();
-        last = now;
-    };
     for (int64_t i = 0; i < decoder->num_layers; ++i) {
         const Layer& layer = decoder->layers[i];
         const int64_t gated_size = layer.gate_up_proj->outputs / 2;
@@ -46,11 +38,9 @@ Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* st
             linear(context, weight, &call);
         };
         project(layer.qkv_proj, hidden, nullptr, size, layer.input_norm, nullptr, qkv);
-        count(elapsed.linears);
         const AttentionCall call{qkv,          layer.keys,   layer.values, mixed,
                                  layer.q_norm, layer.k_norm, decoder->eps};
         attention(context, &shape, step, &call);
-        count(elapsed.attention);
         const bool selects = i == decoder->num_layers - 1 && tokens->num_output_rows >= 0;
         const int64_t* const output_rows = selects ? tokens->output_rows : nullptr;
         if (selects) num_rows = tokens->num_output_rows;
@@ -62,9 +52,7 @@ Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* st
         project(layer.down_proj, gated, nullptr, gated_size, nullptr, hidden, hidden);
         for (int64_t row = num_rows - 1; selects && row >= 0; --row)
             std::copy_n(hidden + row * size, size, hidden + output_rows[row] * size);
-        count(elapsed.linears);
     }
-    return elapsed;
 }
 
 Context* context_create(int num_threads) { return new Context(num_threads); }

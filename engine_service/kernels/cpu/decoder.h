@@ -29,12 +29,6 @@ struct Decoder {
     float eps;
 };
 
-// Nanoseconds that a call took.
-struct Elapsed {
-    int64_t linears;
-    int64_t attention;
-};
-
 // The tokens of a step.
 struct Tokens {
     const int64_t* token_ids;    // rows of the embedding to start from, or null: `hidden` has them
@@ -43,7 +37,7 @@ struct Tokens {
     bf16* hidden;                // [tokens of the step, hidden_size]
 };
 
-Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* step,
-               const Tokens* tokens);
+void decode(Context* context, const Decoder* decoder, const AttentionStep* step,
+            const Tokens* tokens);
 
 }  // extern "C"

@@ -20,7 +20,6 @@ from engine_service.kernels.cpu.structures import (
     AttentionShape,
     AttentionStep,
     Decoder,
-    Elapsed,
     LinearCall,
     LinearWeight,
     Tokens,
@@ -42,7 +41,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (c_void_p, POINTER(AttentionShape), POINTER(AttentionStep), POINTER(AttentionCall)),
     ),
     "argmax": (None, (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p)),
-    "decode": (Elapsed, (c_void_p, POINTER(Decoder), POINTER(AttentionStep), POINTER(Tokens))),
+    "decode": (None, (c_void_p, POINTER(Decoder), POINTER(AttentionStep), POINTER(Tokens))),
 }
 
 

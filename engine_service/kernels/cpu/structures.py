@@ -91,12 +91,6 @@ class Tokens(Structure):
     )
 
 
-class Elapsed(Structure):
-    """decoder.h"""
-
-    _fields_ = (*_fields(c_int64, "linears attention"),)
-
-
 def layout_assertions() -> str:
     """C++ that compiles only if its sizes, offsets and formats are those stated here."""
     lines = ['#include "decoder.h"', "#include <cstddef>"]

@@ -146,8 +146,11 @@ def _attend(query: Tensor, cache: KVCache, slots: Tensor, group: TileGroup) -> T
     for first in range(0, group.num_key_blocks * KEY_BLOCK, KEY_BLOCK):
         key, value = _key_block(cache, slots[:, first : first + KEY_BLOCK], first, group)
         scores = torch.bmm(tiles, key.transpose(1, 2))
-        _hide_future(scores.view(TILES, kv_heads, QUERY_TILE, shared, KEY_BLOCK), first, group)
-        # Every query sees the first key, so that the maximum is a number from the first block on.
+        keys = torch.arange(first, first + KEY_BLOCK, device=scores.device)
+        future = (keys > group.positions[:, :, None])[:, None, :, None]
+        by_head = scores.view(TILES, kv_heads, QUERY_TILE, shared, KEY_BLOCK)
+        by_head.masked_fill_(future, _FUTURE)
+        # Every query sees the first key, so the maximum is a number from the first block on.
         risen = torch.maximum(highest, scores.amax(-1, keepdim=True))
         weights = (scores - risen).exp_()
         kept = (highest - risen).exp_()
@@ -173,10 +176,3 @@ def _key_block(
     keys = torch.arange(first, first + KEY_BLOCK, device=slots.device)
     unused = (keys >= group.seq_lens[:, None]).repeat_interleave(kv_heads, dim=0)
     return key, value.masked_fill_(unused[:, :, None], 0.0)
-
-
-def _hide_future(scores: Tensor, first: int, group: TileGroup) -> None:
-    """Masks in [TILES, num_kv_heads, QUERY_TILE, …, KEY_BLOCK] what a query may not see."""
-    keys = torch.arange(first, first + KEY_BLOCK, device=scores.device)
-    future = keys > group.positions[:, :, None]
-    scores.masked_fill_(future[:, None, :, None], _FUTURE)

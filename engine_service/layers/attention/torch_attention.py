@@ -152,17 +152,17 @@ def _cache_rows(block_tables: Tensor, heads: Tensor) -> Tensor:
     return (block_tables[:, None, :] * heads.numel() + heads[:, None]).flatten()
 
 
-def _gather(cache: Tensor, rows: Tensor) -> Tensor:
-    """[rows, block_size, head_dim], a copy."""
-    return cache.flatten(0, 1).index_select(0, rows)
+def _gather(cache: KVCache, rows: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Copies of the rows of keys and values, viewed as `shape`."""
+    key, value = (each.flatten(0, 1).index_select(0, rows).view(shape) for each in cache[:2])
+    return key, value
 
 
 def _decode(query: Tensor, cache: KVCache, group: DecodeGroup) -> Tensor:
     """Attention of one token of each sequence of a group, [sequences, num_heads, head_dim]."""
     count, num_heads, head_dim = query.shape
     kv_heads = cache.key.shape[1]
-    key = _gather(cache.key, group.cache_rows).view(count, kv_heads, -1, head_dim)
-    value = _gather(cache.value, group.cache_rows).view(count, kv_heads, -1, head_dim)
+    key, value = _gather(cache, group.cache_rows, (count, kv_heads, -1, head_dim))
     # Unwritten slots may hold anything, and 0 * NaN is NaN.
     unused = group.padding[..., group.min_seq_len :].transpose(-1, -2)
     value[:, :, group.min_seq_len :].masked_fill_(unused, 0.0)
@@ -178,7 +178,5 @@ def _keys_and_values(
     """Those of a whole sequence; `key` and `value` are its last."""
     if sequence.cache_rows is None:
         return key.transpose(0, 1), value.transpose(0, 1)
-    shape = (key.shape[1], -1, key.shape[2])
-    keys = _gather(cache.key, sequence.cache_rows).view(shape)[:, : sequence.seq_len]
-    values = _gather(cache.value, sequence.cache_rows).view(shape)[:, : sequence.seq_len]
-    return keys, values
+    keys, values = _gather(cache, sequence.cache_rows, (key.shape[1], -1, key.shape[2]))
+    return keys[:, : sequence.seq_len], values[:, : sequence.seq_len]

@@ -8,7 +8,7 @@ from engine_service.layers.linear.int4_linear import Int4Linear
 from engine_service.layers.linear.int8_linear import Int8Linear, Int8WeightLinear
 from engine_service.layers.linear.linear import Packing
 from engine_service.layers.linear.packed_linear import PackedLinear
-from engine_service.layers.linear.row_tiles import in_row_tiles
+from engine_service.layers.linear.row_operators import in_row_tiles
 
 
 def choose_packing(

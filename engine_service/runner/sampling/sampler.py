@@ -22,21 +22,17 @@ import torch
 from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
+from engine_service.models.causal_model import torch_argmax
 from engine_service.runner.sampling.filters import cuts_to_top_k, filtered_weights, inverse_cdf
 from engine_service.runner.sampling.logits_processors import NO_MASKS, process_logits
 from engine_service.seeding import uniform
 from folovllm.errors import ServerError
 
 Argmax = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""The maximum of each row [rows, columns] and the lowest column that has it, [rows] each."""
+"""See CausalModel.argmax."""
 
 # Weights of rows that are computed together: what a processor's cache holds.
 _MAX_WEIGHTS = 2**19
-
-
-def torch_argmax(values: Tensor) -> tuple[Tensor, Tensor]:
-    """See Argmax."""
-    return torch.max(values, dim=-1)
 
 
 def sample(

@@ -56,9 +56,9 @@ class Cache:
     def fill(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Puts tokens' keys and values, [tokens, kv_heads, head_dim], into slots."""
         for view, new in zip(self.views(), (keys, values), strict=True):
-            _, _, places, *sizes = view.shape
+            _, _, width, *sizes = view.shape
             offsets = slots % self.shape.block_size
-            target = (slots // self.shape.block_size, offsets // places, offsets % places)
+            target = (slots // self.shape.block_size, offsets // width, offsets % width)
             view.index_put_(target, new.view(len(slots), *sizes))
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 from support.builders.cpu_kernels import EPS
 
 _GROUP = 32
-_LEAST_SCALE = 2.0**-126
+_MIN_SCALE = 2.0**-126
 # Of bfloat16, which has 8 significant bits: half of the last one.
 _HALF_BIT = 2.0**-8
 # What float32 loses in sums of some thousand products, for each unit of their magnitudes.
@@ -49,8 +49,8 @@ def quantized_weight(weight: Tensor, weight_format: str) -> Tensor:
     if weight_format == "int8":
         return _in_8_bits(wide)
     groups = wide.view(len(wide), -1, _GROUP)
-    places = groups.abs().argmax(dim=-1, keepdim=True)
-    scales = (groups.gather(-1, places) / -8).bfloat16().float()
+    indexes = groups.abs().argmax(dim=-1, keepdim=True)
+    scales = (groups.gather(-1, indexes) / -8).bfloat16().float()
     ratios = torch.where(scales == 0, 0.0, groups / scales)
     return (ratios.round().clamp(-8, 7).double() * scales.double()).view(wide.shape)
 
@@ -88,7 +88,7 @@ def linear(
 
 def _in_8_bits(values: Tensor) -> Tensor:
     """Whole numbers up to 127 times one float32 scale for the last dimension, ties to even."""
-    scales = values.abs().amax(-1, keepdim=True).clamp(min=_LEAST_SCALE * 127) / 127
+    scales = values.abs().amax(-1, keepdim=True).clamp(min=_MIN_SCALE * 127) / 127
     return (values / scales).round().double() * scales.double()
 
 

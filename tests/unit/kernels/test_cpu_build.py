@@ -28,7 +28,7 @@ _WRITES = 'while [ "$1" != -o ]; do shift; done; echo compiled > "$2"'
 
 
 class Workshop:
-    """Sources, places for the library and a compiler, all in a temporary folder."""
+    """Sources, paths of the library and a compiler, all in a temporary folder."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.sources, self.cache, self.log = folder / "cpu", folder / "cache", folder / "calls"
@@ -87,20 +87,20 @@ def test_where_the_sources_cannot_be_written_it_lies_in_the_cache(
 ) -> None:
     # A folder within a file: even root cannot make it.
     name = "kernels.so"
-    place = workshop.cache / "folovllm" / "kernels" / name
+    path = workshop.cache / "folovllm" / "kernels" / name
     monkeypatch.setattr(
-        cpu_build, "_library_paths", lambda: (workshop.sources / "linear.cpp" / "in" / name, place)
+        cpu_build, "_library_paths", lambda: (workshop.sources / "linear.cpp" / "in" / name, path)
     )
-    assert build_library() == place == find_library()
+    assert build_library() == path == find_library()
 
 
-def test_the_second_place_is_in_the_cache_folder(workshop: Workshop) -> None:
+def test_the_second_path_is_in_the_cache_folder(workshop: Workshop) -> None:
     first, second = cpu_build._library_paths()
     assert first.parent == workshop.sources
     assert second == workshop.cache / "folovllm" / "kernels" / first.name
 
 
-def test_no_place_can_be_written(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_path_can_be_written(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     inside_a_file = workshop.sources / "linear.cpp" / "in"
     monkeypatch.setattr(
         cpu_build, "_library_paths", lambda: (inside_a_file / "1", inside_a_file / "2")

@@ -145,8 +145,8 @@ def test_threads_give_equal_bits(weight_format: str) -> None:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_a_rows_bits_do_not_depend_on_its_company(weight_format: str, data: st.DataObject) -> None:
-    count, place = data.draw(st.integers(1, 40)), data.draw(st.integers(0, 39))
-    place %= count
+    count, index = data.draw(st.integers(1, 40)), data.draw(st.integers(0, 39))
+    index %= count
     inputs = 32 * data.draw(st.integers(1, 4))
     outputs = data.draw(st.integers(1, 70))
     seed = data.draw(st.integers(0, 99))
@@ -155,12 +155,12 @@ def test_a_rows_bits_do_not_depend_on_its_company(weight_format: str, data: st.D
     norm = random(1, inputs, seed=seed + 200)[0] if data.draw(st.booleans()) else None
     residual = random(count, outputs, seed=seed) if data.draw(st.booleans()) else None
     alone = packed(
-        rows[place : place + 1],
+        rows[index : index + 1],
         norm=norm,
-        residual=None if residual is None else residual[place : place + 1].clone(),
+        residual=None if residual is None else residual[index : index + 1].clone(),
     )
     beside = packed(rows, norm=norm, residual=residual, on=context(data.draw(st.integers(1, 3))))
-    assert torch.equal(beside[place], alone[0])
+    assert torch.equal(beside[index], alone[0])
 
 
 def test_rows_are_picked_by_their_indexes(weight_format: str) -> None:

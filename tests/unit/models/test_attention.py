@@ -10,11 +10,9 @@ from torch import Tensor
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.layers.attention import cpu_attention
 from engine_service.layers.attention.backend import AttentionMetadata, KVCache
-from engine_service.layers.attention.choice import choose_backend
 from engine_service.layers.attention.cpu_attention import CpuAttention
 from engine_service.layers.attention.torch_attention import TorchAttention
 from engine_service.runner.input_batch import build_input_batch
-from folovllm.errors import ConfigError
 from folovllm.sampling_params import SamplingParams
 
 CPU = torch.device("cpu")
@@ -182,10 +180,3 @@ def test_the_cache_counts_blocks_first() -> None:
     assert isinstance(cache, KVCache) and cache.scales is None
     assert {tensor.shape[0] for tensor in cache[:2]} == {5}
     assert {tensor.dtype for tensor in cache[:2]} == {torch.bfloat16}
-
-
-def test_choose_backend_refuses_an_unknown_device() -> None:
-    assert isinstance(choose_backend(CPU), CpuAttention)
-    assert type(choose_backend(torch.device("cuda"))) is TorchAttention
-    with pytest.raises(ConfigError, match="no attention backend for device meta"):
-        choose_backend(torch.device("meta"))

@@ -161,22 +161,22 @@ def test_bits_do_not_depend_on_company_not_even_if_it_is_broken(
 
 
 @pytest.mark.parametrize("length", [20, 64, 200])
-@pytest.mark.parametrize("place", [0, 13, 19])
+@pytest.mark.parametrize("index", [0, 13, 19])
 @pytest.mark.parametrize("part", ["query", "key", "value"])
 def test_a_broken_token_is_not_hidden_from_those_that_see_it(
-    length: int, place: int, part: str
+    length: int, index: int, part: str
 ) -> None:
     layer = Layer(Shape(head_dim=32, kv_heads=1))
     (stream,) = layer.streams([length])
     whole, _ = computed_in(layer, stream, [length])
     heads = {"query": slice(0, 2), "key": slice(2, 3), "value": slice(3, 4)}
-    stream.qkv[place, heads[part]] = float("nan")
+    stream.qkv[index, heads[part]] = float("nan")
     for chunks in ([length], [1] * 20 + [length - 20] * (length > 20)):
         found, _ = computed_in(layer, stream, chunks)
         broken = found.isnan().flatten(1)
         if part == "query":
-            assert broken[place].all() and broken.any(-1).sum() == 1
+            assert broken[index].all() and broken.any(-1).sum() == 1
         else:
-            assert broken[place:].all()
+            assert broken[index:].all()
     # Computed one by one, the tokens before it do not know of it.
-    assert torch.equal(found[:place], whole[:place])
+    assert torch.equal(found[:index], whole[:index])

@@ -41,12 +41,12 @@ def test_an_error_is_at_most_half_a_step_or_one_where_the_range_ends(
     assert (errors <= torch.where(numbers == 15, 1.04, 0.52)).all()
 
 
-def test_the_largest_magnitude_is_kept_with_its_sign() -> None:
+def test_the_maximum_magnitude_is_kept_with_its_sign() -> None:
     weight = torch.zeros(2, GROUP)
     weight[0, 3], weight[0, 9], weight[1, 5] = 4.0, -2.0, -4.0
     numbers, scales = quantize_groups(weight)
     assert scales[:, 0].tolist() == [-0.5, 0.5]
-    assert [int(numbers[place]) for place in ((0, 3), (0, 9), (1, 5))] == [0, 12, 0]
+    assert [int(numbers[index]) for index in ((0, 3), (0, 9), (1, 5))] == [0, 12, 0]
     torch.testing.assert_close(dequantized(weight), weight)
 
 

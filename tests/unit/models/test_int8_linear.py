@@ -44,7 +44,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("columns", [1, 7, 1024])
-def test_each_value_is_within_half_a_step_and_the_largest_is_exact(columns: int) -> None:
+def test_each_value_is_within_half_a_step_and_the_maximum_is_exact(columns: int) -> None:
     values = torch.randn(9, columns) * torch.logspace(-30, 30, 9)[:, None]
     quantized, scales = quantize_rows(values)
     error = (quantized * scales - values).abs()

@@ -11,9 +11,8 @@ from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.layer_plan import Cut
-from engine_service.models.loader import load_decoder, load_model
+from engine_service.models.loader import load_decoder, load_model, shard_tensor
 from engine_service.models.model_options import ModelOptions
-from engine_service.models.sharding import shard_config, shard_tensor
 from engine_service.models.torch_decoder import TorchDecoder
 from folovllm.errors import ConfigError
 from support.builders.tiny_models import KERNEL_MODELS, TINY_MODELS, make_checkpoint
@@ -55,11 +54,11 @@ def test_every_rank_gets_the_same_of_all(size: int, dtype: torch.dtype) -> None:
         return own, total, gathered, parallel.all_reduce_min(7 - parallel.rank)
 
     base = torch.arange(6, dtype=dtype).view(2, 3)
-    for own, total, gathered, least in on_ranks(size, exchange):
+    for own, total, gathered, minimum in on_ranks(size, exchange):
         assert own is total
         assert torch.equal(total, size * base + 10 * sum(range(size)))
         assert torch.equal(gathered, torch.stack([base + 10 * rank for rank in range(size)]))
-        assert least == 8 - size
+        assert minimum == 8 - size
 
 
 def test_one_rank_exchanges_nothing() -> None:
@@ -130,7 +129,7 @@ def test_logits_are_those_of_one_rank(name: str, tmp_path: Path) -> None:
 
     def load(parallel: TensorParallel) -> Tensor:
         model = load_model(folder, config, ModelOptions(torch.float32, CPU, parallel=parallel))
-        assert model.config == shard_config(config, parallel)
+        assert model.config.plan == config.plan.shard(2)
         return logits_of(model)
 
     first, second = on_ranks(2, load)
@@ -158,14 +157,14 @@ def test_logits_in_bfloat16_are_those_of_one_rank_up_to_rounding(tmp_path: Path)
 def test_a_shape_that_ranks_cannot_share(tmp_path: Path) -> None:
     config = DecoderConfig.from_folder(make_checkpoint("llama_biases", tmp_path))
     with pytest.raises(ConfigError, match="2 ranks cannot share the model's 1 key heads; start at"):
-        shard_config(config, TensorParallel(0, 2))
+        config.plan.shard(2)
     wide = DecoderConfig.from_folder(make_checkpoint("qwen3_all_heads", tmp_path / "wide"))
-    shapes = {weight.name: weight.shape for weight in shard_config(wide, RANK_OF_8).plan.weights()}
+    shapes = {weight.name: weight.shape for weight in wide.plan.shard(8).weights()}
     assert shapes["model.layers.0.mlp.up_proj.weight"] == (12, 64)
     assert shapes["model.layers.0.mlp.down_proj.weight"] == (64, 12)
     with pytest.raises(
         ConfigError, match="3 ranks cannot share .* num_attention_heads of 8: it is"
     ):
-        shard_config(wide, TensorParallel(0, 3))
+        wide.plan.shard(3)
     with pytest.raises(ConfigError, match="cannot share the model's down_proj's inputs of 96: it"):
         wide.plan.layers[0][1][1].shard(5)
