@@ -6,13 +6,14 @@ writing, the output projection, the next sum and norm, gate and up with SwiGLU, 
 residual stream is passed on as a pending sum, (delta, residual), which the next norm computes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from engine_service.kernels.gpu.attention.heads import RawHeads
 from engine_service.kernels.gpu.attention.rope import norm_rope_write
 from engine_service.kernels.gpu.linear.norm import add_rms_norm
 from engine_service.layers.attention.backend import AttentionMetadata, KVCache
@@ -21,7 +22,7 @@ from engine_service.layers.embedding import embed, gather_logits
 from engine_service.layers.linear.gpu_linear import GpuLinear, tune
 from engine_service.layers.linear.tuner import Tuner
 from engine_service.layers.parallel import TensorParallel
-from engine_service.layers.rotary import RotaryEmbedding
+from engine_service.models.causal_model import torch_argmax
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.layer_plan import Mlp, not_pre_norm, unknown_flag
 from engine_service.models.model_options import ModelOptions
@@ -35,7 +36,7 @@ _MAX_HEAD_DIM = 256
 
 
 def obstacle(config: DecoderConfig, options: ModelOptions) -> str | None:
-    """Why the kernels do not compute a model so, in words; None if they do."""
+    """Why the kernels cannot compute the model with these options, in words; None if they can."""
     if unknown := not_pre_norm(config.plan) or unknown_flag(config.plan, _FLAGS):
         return f"the GPU kernels do not compute {unknown}"
     mlps = [op for _, op in config.plan.numbered() if isinstance(op, Mlp)]
@@ -59,13 +60,14 @@ def obstacle(config: DecoderConfig, options: ModelOptions) -> str | None:
 class GpuLayer:
     """The weights of one layer."""
 
-    def __init__(self, layer: TorchLayer) -> None:
+    def __init__(self, layer: TorchLayer, eps: float, angles: Tensor) -> None:
         blocks: Any = layer.blocks
         (input_norm, attention), (post_norm, mlp) = blocks
         self.input_norm = input_norm.weight
         self.qkv = GpuLinear(attention.qkv.weight, attention.qkv.bias)
-        self.q_norm = None if attention.q_norm is None else attention.q_norm.weight
-        self.k_norm = None if attention.k_norm is None else attention.k_norm.weight
+        q_weight = None if attention.q_norm is None else attention.q_norm.weight
+        k_weight = None if attention.k_norm is None else attention.k_norm.weight
+        self.heads = RawHeads(q_weight, k_weight, eps, angles)
         self.output = GpuLinear(attention.output.weight, attention.output.bias, split=True)
         self.post_norm = post_norm.weight
         self.gate_up = GpuLinear(mlp.gate_up.weight, None, gated=True)
@@ -76,6 +78,7 @@ class GpuDecoder:
     """See CausalModel."""
 
     kernels = "gpu"
+    argmax = staticmethod(torch_argmax)
 
     def __init__(self, decoder: TorchDecoder, max_model_len: int) -> None:
         """Shares the decoder's weights; computes positions up to `max_model_len`."""
@@ -85,11 +88,15 @@ class GpuDecoder:
         self.backend = GpuAttention(*self._heads, config.head_dim, self.device)
         self._parallel = decoder.parallel
         self._embedding = decoder.embed_tokens
-        self._layers = [GpuLayer(layer) for layer in decoder.layers]  # type: ignore[arg-type]
+        positions = torch.arange(max_model_len, device=self.device)
+        angles = torch.cat(decoder.rotary.cos_sin(positions), dim=-1)
+        self._layers = [
+            GpuLayer(layer, config.rms_norm_eps, angles)  # type: ignore[arg-type]
+            for layer in decoder.layers
+        ]
         self._norm = decoder.norm.weight
         head = decoder.embed_tokens if decoder.lm_head is None else decoder.lm_head.weight
         self._head = GpuLinear(head, None)
-        self._angles = _angles(decoder.rotary, max_model_len, config.head_dim, self.device)
 
     def __call__(
         self,
@@ -120,23 +127,13 @@ class GpuDecoder:
         logits = self._head(hidden if rows is None else hidden[rows])
         return gather_logits(logits, self.config.vocab_size, self._parallel)
 
-    def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """See CausalModel."""
-        return torch.max(logits, dim=-1)
-
     def tune(self, tuner: Tuner, show_progress: bool) -> None:
         """Chooses a kernel for every kind of projection and number of rows."""
-        kinds = list(self._kinds())
+        layers = [(layer.qkv, layer.output, layer.gate_up, layer.down) for layer in self._layers]
+        kinds = [*zip(*layers, strict=True), (self._head,)]
         for linears in tqdm(kinds, desc="Tuning kernels", disable=not show_progress, leave=False):
             tune(linears, tuner)
         tuner.save()
-
-    def _kinds(self) -> Iterator[list[GpuLinear]]:
-        yield [layer.qkv for layer in self._layers]
-        yield [layer.output for layer in self._layers]
-        yield [layer.gate_up for layer in self._layers]
-        yield [layer.down for layer in self._layers]
-        yield [self._head]
 
     def _layer(
         self,
@@ -149,29 +146,16 @@ class GpuDecoder:
     ) -> tuple[Tensor, Tensor]:
         eps = self.config.rms_norm_eps
         qkv, residual = layer.qkv.normed(delta, residual, layer.input_norm, eps)
-        mixed = self._attention(layer, qkv, positions, cache, batch)
+        if batch.decodes:
+            mixed = self.backend.decode(qkv, layer.heads, cache, batch)
+        else:
+            query = norm_rope_write(
+                qkv, layer.heads, positions, batch.slot_mapping, cache, num_heads=self._heads[0]
+            )
+            mixed = self.backend.forward(query, cache, batch)
         delta = _summed(layer.output(mixed.flatten(1)), self._parallel)
         gated, residual = layer.gate_up.normed(delta, residual, layer.post_norm, eps)
         return _summed(layer.down(gated), self._parallel), residual
-
-    def _attention(
-        self, layer: GpuLayer, qkv: Tensor, positions: Tensor, cache: KVCache, batch: GpuBatch
-    ) -> Tensor:
-        eps, norms = self.config.rms_norm_eps, (layer.q_norm, layer.k_norm)
-        if batch.decodes:
-            return self.backend.decode(qkv, norms, eps, self._angles, cache, batch)
-        query = norm_rope_write(
-            qkv,
-            *norms,
-            eps,
-            angles=self._angles,
-            positions=positions,
-            slot_mapping=batch.slot_mapping,
-            cache=cache[:2],
-            scales=cache.scales,
-            num_heads=self._heads[0],
-        )
-        return self.backend.forward(query, cache, batch)
 
 
 def _summed(delta: Tensor, parallel: TensorParallel) -> Tensor:
@@ -179,12 +163,3 @@ def _summed(delta: Tensor, parallel: TensorParallel) -> Tensor:
     if parallel.size == 1:
         return delta
     return parallel.all_reduce(delta.sum(0) if delta.dim() == 3 else delta)
-
-
-def _angles(
-    rotary: RotaryEmbedding, max_model_len: int, head_dim: int, device: torch.device
-) -> Tensor:
-    """Cosines and sines of all positions, float32 [max_model_len, head_dim]."""
-    cos, sin = rotary.angles(torch.arange(max_model_len, device=device), torch.float32)
-    half = head_dim // 2
-    return torch.cat((cos[:, 0, half:], sin[:, 0, half:]), dim=-1).contiguous()

@@ -5,12 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine_service.kernels.gpu.attention.decode_attention import (
-    decode_attention,
-    raw_decode_attention,
-)
+from engine_service.kernels.gpu.attention.decode_attention import decode_attention
 from engine_service.kernels.gpu.attention.decode_plan import (
-    DEFAULT_TILING,
     DecodeTiling,
     DecodeWorkspace,
     make_decode_workspace,
@@ -25,6 +21,7 @@ from engine_service.kernels.gpu.attention.few_attention import (
     few_decode_attention,
     make_few_workspace,
 )
+from engine_service.kernels.gpu.attention.heads import RawHeads
 from engine_service.layers.attention.backend import AttentionMetadata, CacheShape, KVCache
 
 # Programs that convert 8-bit numbers need more registers.
@@ -102,7 +99,7 @@ class GpuAttention:
         self, num_heads: int, num_kv_heads: int, head_dim: int, device: torch.device
     ) -> None:
         self._shape = num_heads, num_kv_heads, head_dim, device
-        self._tiling = DEFAULT_TILING
+        self._tiling = DecodeTiling()
         self._workspaces: dict[int, DecodeWorkspace] = {}
         self._few = make_few_workspace(num_heads, head_dim, device)
 
@@ -129,35 +126,19 @@ class GpuAttention:
     def plan(self, batch: GpuBatch) -> None:
         """Before the first layer of a step."""
         if batch.split is not None and not _is_few(batch):
-            plan_decode(
-                batch.split.seq_lens,
-                batch.split.table_rows,
-                self._shape[1],
-                self._workspace(batch),
-            )
+            split, workspace = batch.split, self._workspace(batch)
+            plan_decode(split.seq_lens, split.table_rows, self._shape[1], workspace)
 
-    def decode(
-        self,
-        qkv: Tensor,
-        norms: tuple[Tensor | None, Tensor | None],
-        eps: float,
-        angles: Tensor,
-        cache: KVCache,
-        batch: GpuBatch,
-    ) -> Tensor:
-        """Attention of a batch that `decodes`, [T, num_heads, head_dim].
-
-        From its projections as they are: see `raw_decode_attention`, and `few_decode_attention`.
-        """
+    def decode(self, qkv: Tensor, raw: RawHeads, cache: KVCache, batch: GpuBatch) -> Tensor:
+        """Attention of a batch that `decodes`, [T, num_heads, head_dim], from its projections."""
         assert batch.split is not None
         num_heads, _, head_dim, _ = self._shape
         out = qkv.new_empty((len(qkv), num_heads, head_dim))
-        projections = qkv, norms, eps, angles, cache[:2], cache.scales
         sequences = batch.block_tables, batch.split.table_rows, batch.split.seq_lens
         if _is_few(batch):
-            few_decode_attention(*projections, *sequences, self._few, out)
+            few_decode_attention(qkv, raw, cache, *sequences, self._few, out)
         else:
-            raw_decode_attention(*projections, *sequences, self._workspace(batch), out)
+            decode_attention(qkv, cache, *sequences, self._workspace(batch), out, raw=raw)
         return out
 
     def forward(self, query: Tensor, cache: KVCache, batch: GpuBatch) -> Tensor:
@@ -166,11 +147,10 @@ class GpuAttention:
         if batch.split is not None:
             decode_attention(
                 query,
-                cache[:2],
-                cache.scales,
+                cache,
                 batch.block_tables,
-                table_rows=batch.split.table_rows,
-                seq_lens=batch.split.seq_lens,
+                batch.split.table_rows,
+                batch.split.seq_lens,
                 workspace=self._workspace(batch),
                 out=out,
                 query_start_loc=batch.split.query_start_loc,
@@ -179,11 +159,10 @@ class GpuAttention:
             assert batch.extend.query_start_loc is not None
             extend_attention(
                 query,
-                cache[:2],
-                cache.scales,
+                cache,
                 batch.block_tables,
-                table_rows=batch.extend.table_rows,
-                seq_lens=batch.extend.seq_lens,
+                batch.extend.table_rows,
+                batch.extend.seq_lens,
                 query_start_loc=batch.extend.query_start_loc,
                 num_query_blocks=batch.num_query_blocks,
                 out=out,

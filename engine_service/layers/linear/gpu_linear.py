@@ -1,6 +1,6 @@
 """GpuLinear: a projection on a GPU, by the kernel that is fastest for the number of rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -70,7 +70,8 @@ class GpuLinear:
         found: list[KernelChoice] = [MatmulTiling(64, share=512), MatmulTiling(64)]
         if not self._split:
             found = [MatmulTiling(64), MatmulTiling(64, 64, stages=6)]
-        if num_rows > gemv.MAX_ROWS or not self._fits_gemv():
+        fits_gemv = self._split or self.weight.shape[1] <= gemv.MAX_INPUTS
+        if num_rows > gemv.MAX_ROWS or not fits_gemv:
             return [*found, None]
         if num_rows > gemv.MAX_NORMED_ROWS:
             small = [GemvTiling(32, 512, 8), GemvTiling(16, 512)]
@@ -89,9 +90,6 @@ class GpuLinear:
         marks = f"{' gated' * self._gated}{' split' * self._split}"
         outputs, inputs = self.weight.shape
         return f"{self.weight.dtype} {outputs}x{inputs}{marks}"
-
-    def _fits_gemv(self) -> bool:
-        return self._split or self.weight.shape[1] <= gemv.MAX_INPUTS
 
     def _choice(self, num_rows: int) -> KernelChoice:
         return next((choice for rows, choice in self._choices.items() if num_rows <= rows), None)
@@ -113,17 +111,12 @@ def tune(linears: Sequence[GpuLinear], tuner: Tuner) -> None:
         rows = torch.randn(
             num_rows, first.weight.shape[1], dtype=first.weight.dtype, device=first.weight.device
         )
-        make_run = partial(_make_run, linears, rows)
-        choice = tuner.fastest(f"{first.kind} x {num_rows}", first.choices(num_rows), make_run)
+        run = partial(_multiply_all, linears, rows)
+        choice = tuner.fastest(f"{first.kind} x {num_rows}", first.choices(num_rows), run)
         for linear in linears:
             linear.set_choice(num_rows, choice)
 
 
-def _make_run(
-    linears: Sequence[GpuLinear], rows: Tensor, choice: KernelChoice
-) -> Callable[[], None]:
-    def run() -> None:
-        for linear in linears:
-            linear.multiply(rows, choice)
-
-    return run
+def _multiply_all(linears: Sequence[GpuLinear], rows: Tensor, choice: KernelChoice) -> None:
+    for linear in linears:
+        linear.multiply(rows, choice)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,21 +36,14 @@ class Tuner:
             self._path = folder / f"{name}-{versions}.json"
             self._known = _read(self._path)
 
-    def knows(self, question: str) -> bool:
-        """Whether the answer is known without measuring."""
-        return self._device.type != "cuda" or question in self._known
-
     def fastest(
-        self,
-        question: str,
-        choices: Sequence[_Choice],
-        make_run: Callable[[_Choice], Callable[[], object]],
+        self, question: str, choices: Sequence[_Choice], run: Callable[[_Choice], object]
     ) -> _Choice:
         """The choice whose run takes the minimum time on the device.
 
-        `question` names what is computed and on what; the answer is kept under it. `make_run`
-        returns a function that launches the work, which may be captured in a graph. A choice that
-        cannot run, for lack of shared memory say, is skipped.
+        `question` names what is computed and on what; the answer is kept under it. `run` launches
+        the work, which may be captured in a graph. A choice that cannot run, for lack of shared
+        memory say, is skipped.
         """
         if self._device.type != "cuda":
             return choices[0]
@@ -57,7 +51,7 @@ class Tuner:
         known = self._known.get(question)
         if known in by_name:
             return by_name[known]
-        times = {choice: _time(make_run(choice)) for choice in choices}
+        times = {choice: _time(partial(run, choice)) for choice in choices}
         best = min(choices, key=lambda choice: times[choice])
         self._known[question] = str(best)
         log.debug("%s: %s", question, {str(choice): f"{us:.1f} us" for choice, us in times.items()})

@@ -51,7 +51,7 @@ _TYPES = {
     **_named("fp32", "eps score_scale scale"),
 }
 _HEADS = {"NUM_KV_HEADS": 8, "HEAD_DIM": 128, "BLOCK_SIZE": 64}
-_CACHE = {"FP8": False, "FP8_MAX": 448.0, "scales": None}
+_CACHE = {"FP8": False, "scales": None}
 _DECODE = {
     "GROUP": 2,
     "ROWS": 16,
@@ -59,8 +59,6 @@ _DECODE = {
     "DIMS": 128,
     "TILE": 64,
     "STAGES": 6,
-    "START": 2,
-    "WORDS": decode_plan.RECORD,
 }
 
 
@@ -76,12 +74,12 @@ def _compile(kernel: Any, constants: Mapping[str, Any], warps: int, **types: str
     }
     aligned = [["tt.divisibility", 16]]
     attributes = {
-        (place,): aligned
-        for place, name in enumerate(names)
+        (index,): aligned
+        for index, name in enumerate(names)
         if signature[name].startswith("*") or "stride" in name
     }
-    places = {(names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(kernel, signature, places, attributes)
+    indexes = {(names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(kernel, signature, indexes, attributes)
     options = {"num_warps": warps, "launch_pdl": "OVERLAP" in constants}
     compiled = compile(source, target=_HOPPER, options=options)
     assert compiled.metadata.shared <= _MAX_SHARED, (kernel.__name__, compiled.metadata.shared)
@@ -96,8 +94,8 @@ def _compile_attention() -> None:
     decode = decode_attention._decode
     for constants in (raw, several):
         _compile(decode, {**_HEADS, **_CACHE, **_DECODE, **constants}, 4)
-    _compile(decode, {**_HEADS, **_DECODE, **raw, "FP8": True, "FP8_MAX": 448.0}, 4, **fp8)
-    plan = {"SEQS": 256, "NUM_KV_HEADS": 8, "TILE": 64, "MIN_TILES": 4, **_DECODE}
+    _compile(decode, {**_HEADS, **_DECODE, **raw, "FP8": True}, 4, **fp8)
+    plan = {"SEQS": 256, "NUM_KV_HEADS": 8, "TILE": 64, **_DECODE}
     _compile(decode_plan._plan, plan, 4)
     few = {"NUM_HEADS": 16, "DIMS": 128, "TILE": 64, "SPLITS": 8, "NORM": True}
     _compile(few_attention._decode_few, {**_HEADS, **_CACHE, **few}, 8, weights="*fp32")

@@ -27,8 +27,7 @@ class ExtendBatch(PagedBatch):
         bound = query_block_bound(self.query_start_loc.diff().tolist(), group)
         extend_attention(
             self.query,
-            self.cache,
-            self.scales,
+            (*self.cache, self.scales),
             self.block_tables,
             self.table_rows,
             self.seq_lens,

@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from engine_service.kernels.gpu.attention import few_attention
-from engine_service.kernels.gpu.attention.decode_attention import (
-    decode_attention,
-    raw_decode_attention,
-)
+from engine_service.kernels.gpu.attention.decode_attention import decode_attention
 from engine_service.kernels.gpu.attention.decode_plan import (
     DecodeTiling,
     DecodeWorkspace,
@@ -18,10 +15,10 @@ from engine_service.kernels.gpu.attention.decode_plan import (
     plan_decode,
 )
 from engine_service.kernels.gpu.attention.few_attention import (
-    FewTiling,
     few_decode_attention,
     make_few_workspace,
 )
+from engine_service.kernels.gpu.attention.heads import RawHeads
 from engine_service.kernels.gpu.attention.rope import norm_rope_write
 from support.twins.gpu_twins import DEVICE, assert_near, poisoned, random
 from support.twins.paged_batch import PagedBatch, paged_batch
@@ -52,8 +49,7 @@ def run(batch: PagedBatch, max_query_len: int = 1, tile: int = 16, programs: int
         out = poisoned(*batch.query.shape, dtype=batch.query.dtype)
         decode_attention(
             query=batch.query,
-            cache=batch.cache,
-            scales=batch.scales,
+            cache=(*batch.cache, batch.scales),
             block_tables=batch.block_tables,
             table_rows=batch.table_rows,
             seq_lens=batch.seq_lens,
@@ -114,30 +110,26 @@ def test_raw_projections(
     qkv = random(4, (4 + 2 * kv_heads) * head_dim, dtype=dtype)
     q_norm = random(head_dim, dtype=dtype, seed=1) if normed else None
     k_norm = random(head_dim, dtype=dtype, seed=2) if normed else None
-    angles = random(80, head_dim, dtype=torch.float32, seed=3)
+    raw = RawHeads(q_norm, k_norm, 1e-6, random(80, head_dim, dtype=torch.float32, seed=3))
     apart = [cache.clone() for cache in batch.cache]
     last = batch.seq_lens - 1
     blocks = batch.block_tables[batch.table_rows.long(), (last // 16).long()]
     query = norm_rope_write(
         qkv=qkv,
-        q_weight=q_norm,
-        k_weight=k_norm,
-        eps=1e-6,
-        angles=angles,
+        raw=raw,
         positions=last,
         slot_mapping=(blocks * 16 + last % 16).long(),
-        cache=(apart[0], apart[1]),
-        scales=batch.scales,
+        cache=(apart[0], apart[1], batch.scales),
         num_heads=4,
     )
     out = poisoned(4, 4, head_dim, dtype=dtype)
-    inputs = qkv, (q_norm, k_norm), 1e-6, angles, batch.cache, batch.scales
-    batch_inputs = batch.block_tables, batch.table_rows, batch.seq_lens
+    cache = *batch.cache, batch.scales
+    sequences = batch.block_tables, batch.table_rows, batch.seq_lens
     if few:
         # The longest sequence is split among four programs.
         monkeypatch.setattr(few_attention, "multiprocessors", lambda _: 64)
-        room = make_few_workspace(4, head_dim, DEVICE, FewTiling(tile=16))
-        few_decode_attention(*inputs, *batch_inputs, room, out)
+        room = make_few_workspace(4, head_dim, DEVICE, tile=16)
+        few_decode_attention(qkv, raw, cache, *sequences, room, out)
         assert not room.arrivals.any()
     else:
         workspace = make_decode_workspace(
@@ -150,9 +142,9 @@ def test_raw_projections(
             tiling=DecodeTiling(16),
         )
         plan(batch, workspace)
-        raw_decode_attention(*inputs, *batch_inputs, workspace, out)
+        decode_attention(qkv, cache, *sequences, workspace, out, raw=raw)
     assert_near(out, replace(batch, query=query).expected(), dtype)
-    for cache, other in zip(batch.cache, apart, strict=True):
+    for left, other in zip(batch.cache, apart, strict=True):
         # In 8 bits a number between two may be rounded to either.
-        found, expected = (each.float().nan_to_num(7.0) for each in (cache, other))
+        found, expected = (each.float().nan_to_num(7.0) for each in (left, other))
         torch.testing.assert_close(found, expected, rtol=0.13, atol=0.02)

@@ -1,7 +1,5 @@
 """The GPU's attention of several new tokens equals plain attention, whatever lies around them."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given
@@ -72,15 +70,6 @@ def test_a_prompt_in_chunks() -> None:
         rows = slice(start + first, start + end)
         part = batch.chunk(first, end).run()
         torch.testing.assert_close(part[rows], whole[rows], rtol=1e-6, atol=1e-6)
-
-
-def test_queries_within_wider_rows() -> None:
-    """As a product gives them, with keys and values after them."""
-    batch = extend_batch(FEW, torch.bfloat16)
-    rows, heads, head_dim = batch.query.shape
-    wide = torch.full((rows, heads + 4, head_dim), float("nan")).to(batch.query)
-    wide[:, :heads] = batch.query
-    check(replace(batch, query=wide[:, :heads]))
 
 
 def test_too_many_heads_of_a_group() -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from engine_service.kernels.gpu.attention.heads import RawHeads
 from engine_service.kernels.gpu.attention.rope import norm_rope_write
 from engine_service.kernels.gpu.linear.norm import add_rms_norm
 from engine_service.kernels.gpu.linear.silu import silu_mul as gpu_silu_mul
@@ -64,14 +65,10 @@ def test_norm_rope_write(
     ]
     query = norm_rope_write(
         qkv=qkv,
-        q_weight=q_weight,
-        k_weight=k_weight,
-        eps=EPS,
-        angles=angles,
+        raw=RawHeads(q_weight, k_weight, EPS, angles),
         positions=positions,
         slot_mapping=slots,
-        cache=(caches[0], caches[1]),
-        scales=scales,
+        cache=(caches[0], caches[1], scales),
         num_heads=num_heads,
     )
     split = torch.split(qkv.view(3, -1, head_dim), [num_heads, kv_heads, kv_heads], dim=1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine_service.kernels.gpu.attention.decode_parts import combine, rotated, write_new
 from engine_service.kernels.gpu.attention.decode_plan import RECORD, START, DecodeWorkspace
-from engine_service.kernels.gpu.attention.heads import MAX_FP8
+from engine_service.kernels.gpu.attention.heads import RawHeads
 from engine_service.kernels.gpu.launching import cache_strides, launch_options, padded
 
 # Tensor cores multiply at least this many rows.
@@ -60,19 +60,16 @@ def _decode(
     BLOCK_SIZE: tl.constexpr,
     TILE: tl.constexpr,
     STAGES: tl.constexpr,
-    START: tl.constexpr,
-    WORDS: tl.constexpr,
     RAW: tl.constexpr,
     NORM: tl.constexpr,
     FP8: tl.constexpr,
-    FP8_MAX: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
     program = tl.program_id(0)
     # The plan was made before all layers.
-    record = records + program * WORDS
+    record = records + program * RECORD
     tile, end, seq = tl.load(record), tl.load(record + 1), tl.load(record + 2)
     seq_tiles, num_tiles = tl.load(record + 3), tl.load(record + 4)
     seq_len, table_row = tl.load(record + 5), tl.load(record + 6)
@@ -127,7 +124,7 @@ def _decode(
                 key_low, key_high, value = write_new(
                     *(query + own_head, NUM_KV_HEADS * HEAD_DIM, k_weight, own_angles),
                     *(keys_of_head + slot, values_of_head + slot, key_scale, value_scale),
-                    *(half, dim, eps, HEAD_DIM, NORM, FP8, FP8_MAX),
+                    *(half, dim, eps, HEAD_DIM, NORM, FP8),
                 )
                 score = tl.sum(low.to(tl.float32) * key_low.to(tl.float32), axis=1)
                 score += tl.sum(high.to(tl.float32) * key_high.to(tl.float32), axis=1)
@@ -217,66 +214,32 @@ def _decode(
 
 def decode_attention(
     query: Tensor,
-    cache: tuple[Tensor, Tensor],
-    scales: Tensor | None,
+    cache: tuple[Tensor, Tensor, Tensor | None],
     block_tables: Tensor,
     table_rows: Tensor,
     seq_lens: Tensor,
     workspace: DecodeWorkspace,
     out: Tensor,
     query_start_loc: Tensor | None = None,
+    raw: RawHeads | None = None,
 ) -> None:
     """Causal attention of the last tokens of B sequences, after `plan_decode` of them.
 
     `query` and `out` are [T, num_heads, head_dim], contiguous; query head h reads KV head
-    h // (num_heads / num_kv_heads). The caches are as `norm_rope_write` has them, `scales` too, and
-    hold the query tokens' own KV. Sequence b has the blocks in row `table_rows[b]` of
-    `block_tables` [rows, W] and `seq_lens[b]` tokens, all int32; its queries are rows
-    query_start_loc[b] to query_start_loc[b + 1] (int32 [B + 1]) of the batch, at most
-    `workspace.max_query_len`, or without query_start_loc, row b alone.
+    h // (num_heads / num_kv_heads). The cache is as `norm_rope_write` has it, and holds the query
+    tokens' own KV. Sequence b has the blocks in row `table_rows[b]` of `block_tables` [rows, W] and
+    `seq_lens[b]` tokens, all int32; its queries are rows query_start_loc[b] to
+    query_start_loc[b + 1] (int32 [B + 1]) of the batch, at most `workspace.max_query_len`, or
+    without query_start_loc, row b alone.
+
+    With `raw`, each sequence has one token, `query` is the fused projection, as `norm_rope_write`
+    has both, and this does that first.
     """
-    batch = block_tables, table_rows, seq_lens
-    _launch(query, cache, scales, batch, workspace, out, query_start_loc=query_start_loc)
-
-
-def raw_decode_attention(
-    qkv: Tensor,
-    norms: tuple[Tensor | None, Tensor | None],
-    eps: float,
-    angles: Tensor,
-    cache: tuple[Tensor, Tensor],
-    scales: Tensor | None,
-    block_tables: Tensor,
-    table_rows: Tensor,
-    seq_lens: Tensor,
-    workspace: DecodeWorkspace,
-    out: Tensor,
-) -> None:
-    """`norm_rope_write` of one token of each of B sequences, and `decode_attention` of it.
-
-    `qkv`, the weights of both norms, `eps` and `angles` are as that has them.
-    """
-    batch = block_tables, table_rows, seq_lens
-    _launch(qkv, cache, scales, batch, workspace, out, raw=(*norms, angles), eps=eps)
-
-
-def _launch(
-    query: Tensor,
-    cache: tuple[Tensor, Tensor],
-    scales: Tensor | None,
-    batch: tuple[Tensor, Tensor, Tensor],
-    workspace: DecodeWorkspace,
-    out: Tensor,
-    query_start_loc: Tensor | None = None,
-    raw: tuple[Tensor | None, Tensor | None, Tensor] | None = None,
-    eps: float = 0.0,
-) -> None:
-    key_cache, value_cache = cache
-    block_tables, table_rows, seq_lens = batch
+    key_cache, value_cache, scales = cache
     _, block_size, kv_heads, head_dim = key_cache.shape
     group = out.shape[1] // kv_heads
     query_len = 1 if query_start_loc is None else workspace.max_query_len
-    q_weight, k_weight, angles = raw or (None, None, None)
+    q_weight, k_weight, eps, angles = raw or (None, None, 0.0, None)
     _decode[(len(workspace.records),)](
         query=query,
         q_weight=q_weight,
@@ -311,12 +274,9 @@ def _launch(
         BLOCK_SIZE=block_size,
         TILE=workspace.tiling.tile,
         STAGES=workspace.tiling.stages,
-        START=START,
-        WORDS=RECORD,
         RAW=raw is not None,
         NORM=q_weight is not None,
         FP8=scales is not None,
-        FP8_MAX=MAX_FP8,
         num_warps=4,
         **launch_options(query.device),
     )

@@ -23,10 +23,10 @@ def rotated(head_rows, weight, angles, mask, dim, eps, HEAD_DIM: tl.constexpr, N
 
 
 @triton.jit
-def to_stored(values, scale, stored, FP8: tl.constexpr, FP8_MAX: tl.constexpr):
+def to_stored(values, scale, stored, FP8: tl.constexpr):
     """Values as the cache holds them."""
     if FP8:
-        values = fp8_range(values / scale, FP8_MAX)
+        values = fp8_range(values / scale)
     return values.to(stored)
 
 
@@ -46,7 +46,6 @@ def write_new(
     HEAD_DIM: tl.constexpr,
     NORM: tl.constexpr,
     FP8: tl.constexpr,
-    FP8_MAX: tl.constexpr,
 ):
     """Writes a token's key, normed and rotated, and its value to their slots.
 
@@ -61,9 +60,9 @@ def write_new(
     low, high = rotated(head_rows, weight, angles, is_half, half, eps, HEAD_DIM, NORM)
     low, high = low.to(kind).to(tl.float32), high.to(kind).to(tl.float32)
     value = tl.load(key_row + value_offset + dim, mask=is_dim, other=0.0).to(tl.float32)
-    low = to_stored(low, key_scale, stored, FP8, FP8_MAX)
-    high = to_stored(high, key_scale, stored, FP8, FP8_MAX)
-    value = to_stored(value, value_scale, stored, FP8, FP8_MAX)
+    low = to_stored(low, key_scale, stored, FP8)
+    high = to_stored(high, key_scale, stored, FP8)
+    value = to_stored(value, value_scale, stored, FP8)
     tl.store(key_slot + half, low, mask=is_half)
     tl.store(key_slot + HEAD_DIM // 2 + half, high, mask=is_half)
     tl.store(value_slot + dim, value, mask=is_dim)

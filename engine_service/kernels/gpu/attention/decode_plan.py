@@ -23,14 +23,14 @@ from engine_service.kernels.gpu.launching import (
     padded,
 )
 
-RECORD = 8
+RECORD = tl.constexpr(8)
 """Words that describe a program's stretch: the first tile and the one after the last, the first
 sequence, the tiles of one head before that, its tiles, tokens and row of the block tables, and the
 number of programs that have work."""
-START = 2
+START = tl.constexpr(2)
 """Tiles that take as long as starting a head."""
 # Tiles of one head that a program takes rather than share them.
-_MIN_TILES = 4
+_MIN_TILES = tl.constexpr(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,6 @@ class DecodeTiling:
     """Steps of the loop that overlap, to read a block's id, then its keys and values, in time."""
     programs: int = 3
     """For each multiprocessor, whose shared memory must hold their tiles in flight."""
-
-
-DEFAULT_TILING = DecodeTiling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +74,7 @@ def make_decode_workspace(
     num_kv_heads: int,
     head_dim: int,
     device: torch.device,
-    tiling: DecodeTiling = DEFAULT_TILING,
+    tiling: DecodeTiling,
 ) -> DecodeWorkspace:
     """Room for `max_num_seqs` sequences of `max_query_len` query tokens each at most."""
     programs = multiprocessors(device) * tiling.programs
@@ -88,7 +85,7 @@ def make_decode_workspace(
 
     return DecodeWorkspace(
         tiling=tiling,
-        records=numbers(programs, RECORD, dtype=torch.int32),
+        records=numbers(programs, RECORD.value, dtype=torch.int32),
         first_tiles=numbers(max_num_seqs + 1, dtype=torch.int32),
         arrivals=numbers(max_num_seqs * num_kv_heads, dtype=torch.int32),
         maxima=numbers(2 * programs, rows),
@@ -109,9 +106,6 @@ def _plan(
     SEQS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     TILE: tl.constexpr,
-    START: tl.constexpr,
-    MIN_TILES: tl.constexpr,
-    WORDS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     """Each program writes one record; the first also writes the tiles before each sequence."""
@@ -126,14 +120,14 @@ def _plan(
         tl.store(first_tiles + seqs, ends - tiles, mask=seqs < num_seqs)
         tl.store(first_tiles + num_seqs, all_tiles)
     total = all_tiles.to(tl.int64) * NUM_KV_HEADS
-    worthwhile = tl.maximum((total + MIN_TILES - 1) // MIN_TILES, num_seqs * NUM_KV_HEADS)
+    worthwhile = tl.maximum((total + _MIN_TILES - 1) // _MIN_TILES, num_seqs * NUM_KV_HEADS)
     used = tl.maximum(tl.minimum(tl.minimum(total, worthwhile), num_programs), 1)
     begin = tl.minimum(program, used) * total // used
     end = tl.minimum(program + 1, used) * total // used
     before = (ends.to(tl.int64) * NUM_KV_HEADS <= begin) & (seqs < num_seqs)
     first = tl.minimum(tl.sum(before.to(tl.int32)), num_seqs - 1)
     is_first = seqs == first
-    record = records + program * WORDS
+    record = records + program * RECORD
     tl.store(record, begin.to(tl.int32))
     tl.store(record + 1, end.to(tl.int32))
     tl.store(record + 2, first)
@@ -162,9 +156,6 @@ def plan_decode(
         SEQS=padded(len(seq_lens)),
         NUM_KV_HEADS=num_kv_heads,
         TILE=workspace.tiling.tile,
-        START=START,
-        MIN_TILES=_MIN_TILES,
-        WORDS=RECORD,
         num_warps=1 if len(seq_lens) <= 64 else 4,
         **launch_options(seq_lens.device),
     )

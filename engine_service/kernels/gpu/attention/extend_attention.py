@@ -153,14 +153,10 @@ def _extend_attention_kernel(
     seq_lens,
     query_start_loc,
     out_pointer,
-    stride_query,
-    stride_query_head,
     stride_block,
     stride_token,
     stride_head,
     stride_table,
-    stride_out,
-    stride_out_head,
     num_sequences,
     scale,
     GROUP: tl.constexpr,
@@ -193,9 +189,10 @@ def _extend_attention_kernel(
     heads = kv_head * GROUP + rows % GROUP
     exists = (rows < BLOCK_QUERIES * GROUP) & (queries < query_len)
     exists = exists[:, None] & (dims < HEAD_DIM)[None, :]
-    starts = queries * stride_query + heads * stride_query_head
-    query_base = query_pointer + query_start.to(tl.int64) * stride_query
-    query = tl.load(query_base + starts[:, None] + dims[None, :], mask=exists, other=0.0)
+    num_heads = tl.num_programs(0) * GROUP
+    base = query_start.to(tl.int64) * num_heads * HEAD_DIM
+    cells = ((queries * num_heads + heads) * HEAD_DIM)[:, None] + dims[None, :]
+    query = tl.load(query_pointer + base + cells, mask=exists, other=0.0)
 
     # Powers of 2 are cheaper than those of e. The scales of keys and values are factors of whole
     # sums, so stored numbers are used as they are.
@@ -223,19 +220,12 @@ def _extend_attention_kernel(
         TILE=TILE,
     )
     result = total * (value_scale / row_sum)[:, None]
-    starts = queries * stride_out + heads * stride_out_head
-    out_base = out_pointer + query_start.to(tl.int64) * stride_out
-    tl.store(
-        out_base + starts[:, None] + dims[None, :],
-        result.to(out_pointer.dtype.element_ty),
-        mask=exists,
-    )
+    tl.store(out_pointer + base + cells, result.to(out_pointer.dtype.element_ty), mask=exists)
 
 
 def extend_attention(
     query: Tensor,
-    cache: tuple[Tensor, Tensor],
-    scales: Tensor | None,
+    cache: tuple[Tensor, Tensor, Tensor | None],
     block_tables: Tensor,
     table_rows: Tensor,
     seq_lens: Tensor,
@@ -246,13 +236,10 @@ def extend_attention(
     """Writes to `out` the attention of B sequences' new tokens to all their tokens so far.
 
     The i-th of a sequence's q_len queries has position seq_len - q_len + i and sees the keys up to
-    it, its own included, which must be in the cache. Products are scaled by head_dim ** -0.5.
-    The host reads nothing, so the call can be part of a CUDA graph.
-    `query` and `out` are [T, num_heads, head_dim], of float32, float16 or bfloat16, head_dim
-    contiguous; query head h reads KV head h // (num_heads // num_kv_heads). The caches, each
-    [num_blocks, block_size, num_kv_heads, head_dim] with equal strides, head_dim contiguous, are of
-    the query's type, or float8_e4m3fn with the factors `scales`, float32 [2, num_kv_heads], the
-    keys' first. block_size is a power of two of at least 16; unused slots may hold anything.
+    it, its own included, which must be in the cache. Products are scaled by head_dim ** -0.5. The
+    host reads nothing, so the call can be part of a CUDA graph. `query`, `out` and the cache are as
+    `decode_attention` has them; block_size is a power of two of at least 16, and unused slots may
+    hold anything.
 
     Sequence b has the blocks in row table_rows[b] of `block_tables` [rows, W], seq_lens[b] tokens,
     the new ones included, and rows query_start_loc[b] to query_start_loc[b + 1] of `query`, all
@@ -260,7 +247,7 @@ def extend_attention(
     `num_query_blocks` is at least query_block_bound of the new tokens: too few leave rows
     unwritten. Raises ValueError if more query heads share a KV head than a program has rows.
     """
-    key, value = cache
+    key, value, scales = cache
     (_, num_heads, head_dim), (_, block_size, num_kv_heads, _) = query.shape, key.shape
     group, padded_dim = num_heads // num_kv_heads, padded(head_dim, 16)
     launch = _LAUNCHES[query.element_size(), max(128, padded_dim)]
@@ -274,11 +261,7 @@ def extend_attention(
         seq_lens=seq_lens,
         query_start_loc=query_start_loc,
         out_pointer=out,
-        stride_query=query.stride(0),
-        stride_query_head=query.stride(1),
         stride_table=block_tables.stride(0),
-        stride_out=out.stride(0),
-        stride_out_head=out.stride(1),
         num_sequences=len(table_rows),
         scale=head_dim**-0.5,
         **cache_strides(key),

@@ -1,8 +1,8 @@
 """Decode attention for so few sequences that its own instructions take longer than its bytes.
 
-The same as `raw_decode_attention`, for one query head at a time and without tensor cores. Each
-index of a tile has a softmax of its own, over every TILE-th key, so threads need not synchronize
-until the end. A head's keys are split evenly among up to SPLITS programs, and the last to finish
+As `decode_attention` with `raw`, for one query head at a time and without tensor cores. Each index
+of a tile has a softmax of its own, over every TILE-th key, so threads need not synchronize until
+the end. A head's keys are split evenly among up to SPLITS programs, and the last to finish
 combines them. A program requests its first keys while the kernel before still computes its query.
 """
 
@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine_service.kernels.gpu.attention.decode_parts import to_stored
-from engine_service.kernels.gpu.attention.heads import MAX_FP8
+from engine_service.kernels.gpu.attention.heads import RawHeads
 from engine_service.kernels.gpu.launching import (
     cache_strides,
     launch_options,
@@ -28,22 +28,11 @@ _LOG2_E = 1.4426950408889634
 
 
 @dataclass(frozen=True, slots=True)
-class FewTiling:
-    """How the work is divided."""
-
-    tile: int = 64
-    """Tokens that are computed at once; a power of two."""
-    warps: int = 8
-
-
-DEFAULT_TILING = FewTiling()
-
-
-@dataclass(frozen=True, slots=True)
 class FewWorkspace:
     """Memory at fixed addresses, shared by all layers."""
 
-    tiling: FewTiling
+    tile: int
+    """Tokens that are computed at once; a power of two."""
     arrivals: Tensor
     """Programs that have finished a part of each head's keys, int32 [MAX_SEQS * num_heads]; 0
     between launches."""
@@ -54,14 +43,14 @@ class FewWorkspace:
 
 
 def make_few_workspace(
-    num_heads: int, head_dim: int, device: torch.device, tiling: FewTiling = DEFAULT_TILING
+    num_heads: int, head_dim: int, device: torch.device, tile: int = 64
 ) -> FewWorkspace:
     """Room for MAX_SEQS sequences."""
     parts = num_heads * max(
         num_seqs * max_splits(num_seqs, num_heads, device) for num_seqs in range(1, MAX_SEQS + 1)
     )
     return FewWorkspace(
-        tiling=tiling,
+        tile=tile,
         arrivals=torch.zeros(MAX_SEQS * num_heads, dtype=torch.int32, device=device),
         states=torch.zeros((2, parts), device=device),
         mixed=torch.zeros((parts, head_dim), device=device),
@@ -148,7 +137,6 @@ def _decode_few(
     SPLITS: tl.constexpr,
     NORM: tl.constexpr,
     FP8: tl.constexpr,
-    FP8_MAX: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     if OVERLAP:
@@ -213,10 +201,10 @@ def _decode_few(
             stored = key_cache.dtype.element_ty
             key_row = token + (NUM_HEADS + kv_head) * HEAD_DIM
             new_key = _rotated_row(key_row, k_weight, cos, sin, dim, eps, HEAD_DIM, NORM)
-            new_key = to_stored(new_key, key_scale, stored, FP8, FP8_MAX)
+            new_key = to_stored(new_key, key_scale, stored, FP8)
             value_row = key_row + NUM_KV_HEADS * HEAD_DIM
             own_value = tl.load(value_row + dim, mask=inside, other=0.0).to(tl.float32)
-            own_value = to_stored(own_value, value_scale, stored, FP8, FP8_MAX)
+            own_value = to_stored(own_value, value_scale, stored, FP8)
             if head % GROUP == 0:
                 slot = tl.load(table + num_cached // BLOCK_SIZE).to(tl.int64) * stride_block
                 slot += kv_head * stride_head + (num_cached % BLOCK_SIZE) * stride_token
@@ -266,27 +254,24 @@ def _decode_few(
 
 def few_decode_attention(
     qkv: Tensor,
-    norms: tuple[Tensor | None, Tensor | None],
-    eps: float,
-    angles: Tensor,
-    cache: tuple[Tensor, Tensor],
-    scales: Tensor | None,
+    raw: RawHeads,
+    cache: tuple[Tensor, Tensor, Tensor | None],
     block_tables: Tensor,
     table_rows: Tensor,
     seq_lens: Tensor,
     workspace: FewWorkspace,
     out: Tensor,
 ) -> None:
-    """As `raw_decode_attention`, for at most MAX_SEQS sequences and without a plan."""
-    key_cache, value_cache = cache
+    """As `decode_attention` with `raw`, for at most MAX_SEQS sequences and without a plan."""
+    key_cache, value_cache, scales = cache
     _, block_size, kv_heads, head_dim = key_cache.shape
     num_seqs, num_heads, _ = out.shape
     splits = max_splits(num_seqs, num_heads, out.device)
     _decode_few[(splits, num_heads, num_seqs)](
         qkv=qkv,
-        q_weight=norms[0],
-        k_weight=norms[1],
-        angles=angles,
+        q_weight=raw.q_weight,
+        k_weight=raw.k_weight,
+        angles=raw.angles,
         key_cache=key_cache,
         value_cache=value_cache,
         scales=scales,
@@ -298,7 +283,7 @@ def few_decode_attention(
         max_scores=workspace.states[0],
         weights=workspace.states[1],
         mixed_parts=workspace.mixed,
-        eps=eps,
+        eps=raw.eps,
         score_scale=head_dim**-0.5 * _LOG2_E,
         stride_table=block_tables.stride(0),
         **cache_strides(key_cache),
@@ -307,11 +292,10 @@ def few_decode_attention(
         HEAD_DIM=head_dim,
         DIMS=padded(head_dim),
         BLOCK_SIZE=block_size,
-        TILE=workspace.tiling.tile,
+        TILE=workspace.tile,
         SPLITS=splits,
-        NORM=norms[0] is not None,
+        NORM=raw.q_weight is not None,
         FP8=scales is not None,
-        FP8_MAX=MAX_FP8,
-        num_warps=workspace.tiling.warps,
+        num_warps=8,
         **launch_options(qkv.device),
     )

@@ -3,11 +3,28 @@
 Rotary positions: Su et al., 2021; dimension i pairs with i + head_dim / 2.
 """
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
 MAX_FP8 = 448.0
 """The maximum of float8_e4m3fn."""
+_MAX_FP8 = tl.constexpr(MAX_FP8)
+
+
+class RawHeads(NamedTuple):
+    """How the heads of a fused projection become those that attention takes."""
+
+    q_weight: Tensor | None
+    """Of the norm of each head of queries, [head_dim]; None, and nothing is normed."""
+    k_weight: Tensor | None
+    """The same for keys."""
+    eps: float
+    """Of both norms."""
+    angles: Tensor
+    """The cosines of each position before its sines, float32 [positions, head_dim]."""
 
 
 @triton.jit
@@ -28,6 +45,6 @@ def rotate_halves(first, second, cos, sin):
 
 
 @triton.jit
-def fp8_range(values, FP8_MAX: tl.constexpr):
+def fp8_range(values):
     """Values clipped to the range of an 8-bit float."""
-    return tl.minimum(tl.maximum(values, -FP8_MAX), FP8_MAX)
+    return tl.minimum(tl.maximum(values, -_MAX_FP8), _MAX_FP8)

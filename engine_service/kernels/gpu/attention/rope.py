@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine_service.kernels.gpu.attention.heads import (
-    MAX_FP8,
+    RawHeads,
     fp8_range,
     norm_halves,
     rotate_halves,
@@ -45,7 +45,6 @@ def _norm_rope_write(
     BLOCK_SIZE: tl.constexpr,
     NORM: tl.constexpr,
     FP8: tl.constexpr,
-    FP8_MAX: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     """One token, HEADS of its heads: queries first, then keys, then values."""
@@ -89,8 +88,8 @@ def _norm_rope_write(
         own = tl.load(
             scales + tl.where(is_value, NUM_KV_HEADS, 0) + kv_head, mask=stored, other=1.0
         )
-        first = fp8_range(first / own, FP8_MAX)
-        second = fp8_range(second / own, FP8_MAX)
+        first = fp8_range(first / own)
+        second = fp8_range(second / own)
     is_key = ~is_query & ~is_value & inside
     is_value &= inside
     kind = key_cache.dtype.element_ty
@@ -102,42 +101,37 @@ def _norm_rope_write(
 
 def norm_rope_write(
     qkv: Tensor,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    eps: float,
-    angles: Tensor,
+    raw: RawHeads,
     positions: Tensor,
     slot_mapping: Tensor,
-    cache: tuple[Tensor, Tensor],
-    scales: Tensor | None,
+    cache: tuple[Tensor, Tensor, Tensor | None],
     num_heads: int,
 ) -> Tensor:
     """Queries ready for attention, [T, num_heads, head_dim]; keys and values go to the cache.
 
-    `qkv` is [T, (num_heads + 2 * num_kv_heads) * head_dim]. Weights [head_dim] norm each head of
-    queries and keys first; without them nothing is normed. `angles` is float32
-    [positions, head_dim], the cosines of each position before its sines. The caches are
+    `qkv` is [T, (num_heads + 2 * num_kv_heads) * head_dim]. The cache is keys and values,
     [blocks, block_size, num_kv_heads, head_dim] in any order of strides, the same for both, with
-    head_dim contiguous; of type float8_e4m3fn they hold numbers divided by `scales`, float32
-    [2, num_kv_heads], the keys' first. `slot_mapping` [T] has the slot of each token's KV.
+    head_dim contiguous, and None; of type float8_e4m3fn they hold numbers divided by scales,
+    float32 [2, num_kv_heads], the keys' first, which come third. `slot_mapping` [T] has the slot of
+    each token's KV.
     """
-    key_cache, value_cache = cache
+    key_cache, value_cache, scales = cache
     _, block_size, kv_heads, head_dim = key_cache.shape
     num_tokens = len(qkv)
     query = torch.empty((num_tokens, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     grid = (num_tokens, triton.cdiv(num_heads + 2 * kv_heads, _HEADS))
     _norm_rope_write[grid](
         qkv=qkv,
-        q_weight=q_weight,
-        k_weight=k_weight,
-        angles=angles,
+        q_weight=raw.q_weight,
+        k_weight=raw.k_weight,
+        angles=raw.angles,
         positions=positions,
         slot_mapping=slot_mapping,
         key_cache=key_cache,
         value_cache=value_cache,
         scales=scales,
         query=query,
-        eps=eps,
+        eps=raw.eps,
         **cache_strides(key_cache),
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=kv_heads,
@@ -145,9 +139,8 @@ def norm_rope_write(
         HALF=padded(head_dim // 2),
         HEADS=_HEADS,
         BLOCK_SIZE=block_size,
-        NORM=q_weight is not None,
+        NORM=raw.q_weight is not None,
         FP8=scales is not None,
-        FP8_MAX=MAX_FP8,
         num_warps=1,
         **launch_options(qkv.device),
     )
