@@ -85,7 +85,7 @@ def follow(config: EngineConfig, place: RankPlace) -> int:
 
 
 def _set_libraries() -> None:
-    """Tells libraries that are not loaded yet what suits this process, unless someone has.
+    """Sets what suits this process in libraries that are not loaded yet, unless it is set already.
 
     torch's threads meet at every operator; one that spins while it waits keeps its core from the
     event loop, the other service and the thread that it waits for. numpy's begin by spinning, and
@@ -97,7 +97,7 @@ def _set_libraries() -> None:
 
 
 async def _finishes_before_stop(work: Coroutine[None, None, None], server: GrpcServer) -> bool:
-    """Awaits `work`; False where the server was told to stop before it was done."""
+    """Awaits `work`; False if the server is told to stop first."""
     task = asyncio.ensure_future(work)
     stop = asyncio.ensure_future(server.wait_for_stop())
     await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)

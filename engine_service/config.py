@@ -1,7 +1,6 @@
 """What the engine service is started with. Frozen, checked when made, handed down in pieces.
 
-What is discovered later (number of KV blocks, context length) is returned by who discovers it,
-never written back.
+What is discovered later (number of KV blocks, context length) is never written back.
 """
 
 from collections.abc import Sequence
@@ -50,11 +49,8 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
-        _require(
-            self.quantization in QUANTIZATIONS,
-            f"quantization must be one of {', '.join(QUANTIZATIONS)}",
-        )
+        _require_choice("dtype", self.dtype, DTYPES)
+        _require_choice("quantization", self.quantization, QUANTIZATIONS)
         _require_positive("max_model_len", self.max_model_len)
 
 
@@ -98,9 +94,7 @@ class CacheConfig:
         _require_positive("num_blocks", self.num_blocks)
         share = self.memory_utilization
         _require(share is None or 0 < share <= 1, "memory_utilization must be in (0, 1]")
-        _require(
-            self.dtype in CACHE_DTYPES, f"kv_cache_dtype must be one of {', '.join(CACHE_DTYPES)}"
-        )
+        _require_choice("kv_cache_dtype", self.dtype, CACHE_DTYPES)
 
 
 class StepSize(NamedTuple):
@@ -153,10 +147,7 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_num_waiting"):
             _require_positive(name, getattr(self, name))
-        _require(
-            self.speculation in SPECULATIONS,
-            f"speculation must be one of {', '.join(SPECULATIONS)}",
-        )
+        _require_choice("speculation", self.speculation, SPECULATIONS)
         seqs, tokens = self.max_num_seqs, self.max_num_batched_tokens
         _require(
             seqs is None or tokens is None or tokens >= seqs,
@@ -196,6 +187,10 @@ def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _require_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    _require(value in choices, f"{name} must be one of {', '.join(choices)}")
 
 
 def _require_positive(name: str, value: int | None) -> None:

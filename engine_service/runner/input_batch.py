@@ -46,12 +46,18 @@ def build_input_batch(
     tables = _block_tables(sequences, block_size)
     input_ids, positions, slots = _tokens(sequences, starts, tables, block_size)
     sampling = [row for row, sequence in enumerate(sequences) if sequence.sample_indexes]
+    # Of each the last row, and one more for each draft.
+    sampled_rows = [
+        row
+        for i in sampling
+        for row in range(starts[i + 1] - 1 - len(sequences[i].draft_token_ids), starts[i + 1])
+    ]
     parts = (
         input_ids,
         positions,
         slots,
         np.array(seq_lens, dtype=np.int64),
-        _sampled_rows([sequences[row] for row in sampling], [starts[row + 1] for row in sampling]),
+        np.array(sampled_rows, dtype=np.int64),
         tables.reshape(-1),
     )
     packed = to_device(np.concatenate(parts), device)
@@ -71,18 +77,6 @@ def build_input_batch(
         sampled=tuple(order[row] for row in sampling),
         sampled_rows=tensors[4],
         first_rows=tuple(start for _, start in sorted(zip(order, starts, strict=False))),
-    )
-
-
-def _sampled_rows(sequences: Sequence[ScheduledSequence], ends: Sequence[int]) -> np.ndarray:
-    """The last rows of sequences that end before these: one, and one more for each draft."""
-    return np.fromiter(
-        (
-            row
-            for sequence, end in zip(sequences, ends, strict=True)
-            for row in range(end - 1 - len(sequence.draft_token_ids), end)
-        ),
-        dtype=np.int64,
     )
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from engine_service.config import CacheConfig
+from engine_service.config import EngineConfig
 from engine_service.layers.attention.backend import KVCache
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
+from engine_service.models.model_options import ModelOptions
 from engine_service.runner.device_copy import to_device
 from folovllm.errors import ConfigError
 
@@ -25,20 +25,19 @@ def bytes_per_block(config: DecoderConfig, block_size: int, dtype: torch.dtype) 
 
 
 def num_blocks_that_fit(
-    cache: CacheConfig,
+    config: EngineConfig,
+    options: ModelOptions,
     *,
-    block_size: int,
-    max_num_seqs: int,
     max_model_len: int,
     block_bytes: int,
     free_bytes: int,
-    device: torch.device,
 ) -> int:
-    """Blocks of the pool: as configured, or the share of the free memory, `free_bytes`.
+    """Blocks of the pool, on all ranks the same: as configured, or the share of the free memory.
 
     Never more than max_num_seqs sequences of max_model_len can use. Raises ConfigError, with the
     numbers, if the memory does not hold the configured pool or one sequence of max_model_len.
     """
+    cache, device = config.cache, options.device
     if cache.num_blocks is not None:
         if cache.num_blocks * block_bytes > free_bytes:
             raise ConfigError(
@@ -46,20 +45,21 @@ def num_blocks_that_fit(
                 f"cache; {device} has {free_bytes // _MIB} MiB free: lower num_blocks to at most "
                 f"{free_bytes // block_bytes}"
             )
-        return cache.num_blocks
+        return options.parallel.all_reduce_min(cache.num_blocks)
     share = cache.memory_utilization
     if share is None:
         share = _CPU_UTILIZATION if device.type == "cpu" else _GPU_UTILIZATION
-    blocks_of_sequence = -(-max_model_len // block_size)
+    blocks_of_sequence = -(-max_model_len // options.block_size)
     fitting = int(free_bytes * share) // block_bytes
     if fitting < blocks_of_sequence:
         raise ConfigError(
             f"a sequence of max_model_len {max_model_len} needs "
             f"{_mib(blocks_of_sequence, block_bytes)} of KV cache; "
             f"{share:.0%} of the {free_bytes // _MIB} MiB free on {device} hold "
-            f"{fitting * block_size} tokens: lower max_model_len to that, or free memory"
+            f"{fitting * options.block_size} tokens: lower max_model_len to that, or free memory"
         )
-    return min(fitting, max_num_seqs * blocks_of_sequence)
+    max_num_seqs = config.scheduler.step_size_on(device.type).max_num_seqs
+    return options.parallel.all_reduce_min(min(fitting, max_num_seqs * blocks_of_sequence))
 
 
 def allocate_kv_caches(
@@ -83,13 +83,10 @@ def copy_blocks(kv_caches: Sequence[KVCache], block_copies: Sequence[tuple[int, 
         device = kv_caches[0].key.device
         sources, targets = to_device(np.array(copies, dtype=np.int64).T.copy(), device).unbind()
         for cache in kv_caches:
-            for tensor in (as_bytes(cache.key), as_bytes(cache.value)):
-                tensor[targets] = tensor[sources]
-
-
-def as_bytes(tensor: Tensor) -> Tensor:
-    """Views a tensor of 8-bit floats, which few operators support, as one of integers."""
-    return tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
+            for tensor in cache[:2]:
+                # Few operators support 8-bit floats.
+                blocks = tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
+                blocks[targets] = blocks[sources]
 
 
 def _at_once(block_copies: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:

@@ -2,19 +2,19 @@
 
 import torch
 
-from engine_service.config import EngineConfig, StepSize
+from engine_service.config import EngineConfig
 from engine_service.device import free_memory
 from engine_service.layers.linear.tuner import Tuner
-from engine_service.layers.parallel import TensorParallel
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.gpu_decoder import GpuDecoder
+from engine_service.models.model_options import ModelOptions
 from engine_service.runner.gpu.model_runner import GpuModelRunner
 from engine_service.runner.gpu.profile import calibrate, measure_peak
 from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
 from folovllm.cache_folder import cache_folder
 from folovllm.errors import ConfigError
 
-# Weights from which on a model's products take longer than their launches.
+# From this number of weights on, products take longer than their launches.
 _WORTH_TUNING = 50_000_000
 # Graphs keep what the largest of them needs; a step without a graph takes as much again.
 _STEPS_IN_MEMORY = 2
@@ -22,30 +22,30 @@ _CACHE_DTYPES = {"fp8": torch.float8_e4m3fn}
 
 
 def build_gpu_runner(
-    config: EngineConfig,
-    model: CausalModel,
-    block_size: int,
-    max_model_len: int,
-    show_progress: bool,
-    parallel: TensorParallel,
+    config: EngineConfig, model: CausalModel, options: ModelOptions, show_progress: bool
 ) -> tuple[GpuModelRunner, int]:
     """The runner, and its number of blocks for sequences. Raises ConfigError."""
     assert isinstance(model, GpuDecoder)
     if model.config.num_weights >= _WORTH_TUNING:
         model.tune(Tuner(model.device, cache_folder() / "gpu"), show_progress)
     step = config.scheduler.step_size_on("cuda")
-    cache_dtype = _CACHE_DTYPES.get(config.cache.dtype, model.dtype)
-    peak = _peak(model, step, max_model_len, block_size)
+    cache_dtype = _CACHE_DTYPES.get(options.cache_dtype, model.dtype)
+    block_size = options.block_size
+    max_model_len = options.max_model_len or model.config.max_position_embeddings
+    try:
+        peak = measure_peak(model, step, max_model_len, block_size)
+    except torch.cuda.OutOfMemoryError:
+        raise ConfigError(
+            f"a step of max_num_batched_tokens {step.max_num_batched_tokens} does not fit into the "
+            f"memory that is free on {model.device}; lower it"
+        ) from None
     num_blocks = num_blocks_that_fit(
-        config.cache,
-        block_size=block_size,
-        max_num_seqs=step.max_num_seqs,
+        config,
+        options,
         max_model_len=max_model_len,
         block_bytes=bytes_per_block(model.config, block_size, cache_dtype),
         free_bytes=max(0, free_memory(model.device) - _STEPS_IN_MEMORY * peak),
-        device=model.device,
     )
-    num_blocks = parallel.all_reduce_min(num_blocks)
     runner = GpuModelRunner(
         model=model,
         num_blocks=num_blocks,
@@ -60,14 +60,3 @@ def build_gpu_runner(
     runner.graphs.capture(show_progress)
     runner.mixed_graphs.capture(show_progress)
     return runner, num_blocks
-
-
-def _peak(model: GpuDecoder, step: StepSize, max_model_len: int, block_size: int) -> int:
-    """Bytes that the largest step takes. Raises ConfigError if there is less memory."""
-    try:
-        return measure_peak(model, step, max_model_len, block_size)
-    except torch.cuda.OutOfMemoryError:
-        raise ConfigError(
-            f"a step of max_num_batched_tokens {step.max_num_batched_tokens} does not fit into the "
-            f"memory that is free on {model.device}; lower it"
-        ) from None

@@ -4,45 +4,28 @@ Inputs come from the state that stays on the device, and results go there. Paddi
 of their own and change nothing.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from engine_service.kernels.gpu.sampling.sampler import Workspace
 from engine_service.kernels.gpu.state.sequence_states import gather_inputs
-from engine_service.layers.attention.backend import KVCache
 from engine_service.layers.attention.gpu_attention import GpuBatch, SequenceGroup
-from engine_service.models.gpu_decoder import GpuDecoder
-from engine_service.runner.gpu.device_state import DeviceState
 from engine_service.runner.gpu.step_graphs import StepGraphs
 
 
-def graph_sizes(max_num_seqs: int) -> list[int]:
-    """Numbers of rows that graphs are captured for; padding up to the next costs little."""
-    sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, max_num_seqs, 32)]
-    return [*(size for size in sizes if size < max_num_seqs), max_num_seqs]
-
-
 class DecodeGraphs(StepGraphs):
-    """Owns the buffers of steps of up to `max_num_seqs` rows."""
+    """Sizes are numbers of rows."""
 
     kind = "decode"
 
-    def __init__(
-        self,
-        model: GpuDecoder,
-        kv_caches: Sequence[KVCache],
-        block_size: int,
-        max_num_seqs: int,
-        state: DeviceState,
-        workspace: Workspace,
-    ) -> None:
-        sizes = graph_sizes(max_num_seqs)
-        super().__init__(model, kv_caches, block_size, state, workspace, sizes)
+    @staticmethod
+    def sizes_up_to(max_size: int) -> list[int]:
+        """See StepGraphs."""
+        sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, max_size, 32)]
+        return [*(size for size in sizes if size < max_size), max_size]
 
+    def _allocate(self) -> None:
         def numbers(dtype: torch.dtype) -> Tensor:
-            return torch.zeros(max_num_seqs, dtype=dtype, device=model.device)
+            return torch.zeros(self._sizes[-1], dtype=dtype, device=self._model.device)
 
         self._input_ids, self._positions = numbers(torch.int32), numbers(torch.int32)
         self._slot_mapping, self._seq_lens = numbers(torch.int64), numbers(torch.int32)

@@ -1,4 +1,4 @@
-"""Log-probabilities of drawn tokens on a GPU, for the rows that ask for them."""
+"""Log-probabilities of drawn tokens on a GPU, for the rows that request them."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ from folovllm.outputs import PositionLogprobs
 
 
 def raw_logits(logits: Tensor, draws: Sequence[Draw]) -> Tensor | None:
-    """A copy of the rows that ask, before anything changes them; None if none does."""
-    rows = _rows_that_ask(draws)
+    """A copy of the rows that request them, before anything changes them; None if none does."""
+    rows = _requesting_rows(draws)
     if not rows:
         return None
     return logits[to_device(np.array(rows, dtype=np.int64), logits.device)]
@@ -28,7 +28,7 @@ def drawn_logprobs(
     """
     if raw is None:
         return {}
-    rows = _rows_that_ask(draws)
+    rows = _requesting_rows(draws)
     drawn = token_ids.tolist()
     if any(drawn[row] < 0 for row in rows):
         return {}
@@ -40,7 +40,7 @@ def drawn_logprobs(
     return found
 
 
-def _rows_that_ask(draws: Sequence[Draw]) -> list[int]:
+def _requesting_rows(draws: Sequence[Draw]) -> list[int]:
     return [
         row for row, each in enumerate(draws) if each.sequence.sampling_params.logprobs is not None
     ]

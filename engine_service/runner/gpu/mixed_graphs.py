@@ -2,7 +2,7 @@
 
 One copy uploads a step's inputs: tokens with their positions and KV slots, and where the tokens of
 each sequence begin, in two groups: sequences with one token, and with more. Padding tokens belong
-to no sequence, write to the spare block, and are not looked at.
+to no sequence, write to the spare block, and are ignored.
 """
 
 from collections.abc import Sequence
@@ -12,24 +12,13 @@ from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.kernels.gpu.attention.extend_attention import query_block_bound
-from engine_service.kernels.gpu.sampling.sampler import Workspace
-from engine_service.layers.attention.backend import KVCache
 from engine_service.layers.attention.gpu_attention import MAX_VERIFIED, GpuBatch, SequenceGroup
-from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.runner.device_copy import Uploads
-from engine_service.runner.gpu.device_state import DeviceState
 from engine_service.runner.gpu.mixed_inputs import InputSizes, device_inputs, written_inputs
 from engine_service.runner.gpu.step_graphs import StepGraphs
 
 _TOKENS_OF_EXTENDING = 32
 _MIN_EXTENDING = 8
-
-
-def mixed_sizes(max_num_batched_tokens: int) -> list[int]:
-    """Numbers of tokens that graphs are captured for."""
-    sizes = [16, 32, 64, *range(128, 512, 64), *range(512, 1024, 128), *range(1024, 2048, 256)]
-    sizes += [*range(2048, 4096, 512), *range(4096, max_num_batched_tokens, 1024)]
-    return [*(size for size in sizes if size < max_num_batched_tokens), max_num_batched_tokens]
 
 
 def max_extending(size: int) -> int:
@@ -38,27 +27,22 @@ def max_extending(size: int) -> int:
 
 
 class MixedGraphs(StepGraphs):
-    """Owns the inputs of steps of up to `max_num_batched_tokens` tokens."""
+    """Sizes are numbers of tokens."""
 
     kind = "mixed"
 
-    def __init__(
-        self,
-        model: GpuDecoder,
-        kv_caches: Sequence[KVCache],
-        block_size: int,
-        max_num_seqs: int,
-        max_num_batched_tokens: int,
-        state: DeviceState,
-        workspace: Workspace,
-    ) -> None:
-        sizes = mixed_sizes(max_num_batched_tokens)
-        super().__init__(model, kv_caches, block_size, state, workspace, sizes)
-        self._max_num_seqs = max_num_seqs
-        num_words = sum(self._input_sizes(sizes[-1]).words())
-        self._words = torch.zeros(num_words, dtype=torch.int32, device=model.device)
-        self._uploads = Uploads(num_words, model.device)
-        self._token_ids = torch.zeros(max_num_seqs, dtype=torch.int32, device=model.device)
+    @staticmethod
+    def sizes_up_to(max_size: int) -> list[int]:
+        """See StepGraphs."""
+        sizes = [16, 32, 64, *range(128, 512, 64), *range(512, 1024, 128), *range(1024, 2048, 256)]
+        sizes += [*range(2048, 4096, 512), *range(4096, max_size, 1024)]
+        return [*(size for size in sizes if size < max_size), max_size]
+
+    def _allocate(self) -> None:
+        num_words = sum(self._input_sizes(self._sizes[-1]).words())
+        self._words = self._state.words.new_zeros(num_words)
+        self._uploads = Uploads(num_words, self._words.device)
+        self._token_ids = torch.zeros_like(self._state.rows)
 
     def size_for(self, scheduled: Sequence[ScheduledSequence]) -> int | None:
         """The tokens of the step that computes these; None if none is large enough."""
@@ -81,7 +65,7 @@ class MixedGraphs(StepGraphs):
         return self._token_ids, logits
 
     def _input_sizes(self, size: int) -> InputSizes:
-        return InputSizes(size, self._max_num_seqs, max_extending(size))
+        return InputSizes(size, len(self._state.rows), max_extending(size))
 
     def _upload_padding(self, size: int) -> None:
         self._upload(size, (), ())

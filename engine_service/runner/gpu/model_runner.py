@@ -21,7 +21,6 @@ from engine_service.core.outputs import (
 from engine_service.kernels.gpu import events
 from engine_service.kernels.gpu.sampling import sampler as sampling
 from engine_service.kernels.gpu.state import sequence_states
-from engine_service.layers.attention.gpu_attention import gpu_batch
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.runner.device_copy import Download, Downloads, to_device
 from engine_service.runner.gpu.decode_graphs import DecodeGraphs
@@ -64,18 +63,9 @@ class GpuModelRunner:
         )
         self._downloads = Downloads(max_num_seqs, model.device)
         model.backend.reserve(max_num_seqs)
-        self.graphs = DecodeGraphs(
-            model, self.kv_caches, block_size, max_num_seqs, self._state, self._workspace
-        )
-        self.mixed_graphs = MixedGraphs(
-            model=model,
-            kv_caches=self.kv_caches,
-            block_size=block_size,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            state=self._state,
-            workspace=self._workspace,
-        )
+        shared = model, self.kv_caches, block_size, self._state, self._workspace
+        self.graphs = DecodeGraphs(*shared, max_num_seqs)
+        self.mixed_graphs = MixedGraphs(*shared, max_num_batched_tokens)
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
         """See ModelRunner."""
@@ -159,13 +149,7 @@ class GpuModelRunner:
             return GpuStep((), (), self._download_none(), {}, {})
         batch = build_input_batch(scheduled, self._block_size, self.model.device)
         self._resolve_pending(batch, scheduled)
-        config = self.model.config
-        hidden = self.model.forward(
-            batch.input_ids,
-            batch.positions,
-            self.kv_caches,
-            gpu_batch(batch.metadata, config.num_attention_heads, config.num_key_value_heads),
-        )
+        hidden = self.model(batch.input_ids, batch.positions, self.kv_caches, batch.metadata)
         prompt = prompt_logprobs(self.model, hidden, batch.first_rows, scheduled)
         drawing, rows, draws = _draws(batch.sampled, scheduled)
         if not draws:

@@ -27,12 +27,13 @@ class StepGraphs(ABC):
         block_size: int,
         state: DeviceState,
         workspace: Workspace,
-        sizes: Sequence[int],
+        max_size: int,
     ) -> None:
-        """`sizes` are what a step may compute, ascending."""
         self._model, self._kv_caches, self._block_size = model, kv_caches, block_size
-        self._state, self._workspace, self._sizes = state, workspace, sizes
+        self._state, self._workspace = state, workspace
+        self._sizes = self.sizes_up_to(max_size)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._allocate()
 
     def capture(self, show_progress: bool) -> None:
         """Captures every size, on a GPU; the largest first, whose memory the others share."""
@@ -64,6 +65,15 @@ class StepGraphs(ABC):
         state = self._state
         draw(logits, rows, state.draw_params, self._workspace, token_ids)
         advance(rows, token_ids, state.last_tokens, state.lengths, state.num_states)
+
+    @staticmethod
+    @abstractmethod
+    def sizes_up_to(max_size: int) -> list[int]:
+        """What the captured steps compute, ascending; padding up to the next costs little."""
+
+    @abstractmethod
+    def _allocate(self) -> None:
+        """Makes the buffers of steps of every size."""
 
     @abstractmethod
     def _upload_padding(self, size: int) -> None:

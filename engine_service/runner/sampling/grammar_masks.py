@@ -34,7 +34,7 @@ class GrammarMasks:
         if not rows:
             return {}
         self._filler = self._filler or BitmaskFiller()
-        # Several draws after one position follow the same matcher, which is asked only once.
+        # Several draws after one position follow the same matcher, whose mask is filled only once.
         matchers = list(dict.fromkeys(rows.values()))
         words = np.empty((len(matchers), -(-self._vocab_size // 32)), dtype=np.int32)
         known = [matcher for matcher in matchers if isinstance(matcher, Matcher)]

@@ -20,7 +20,7 @@ def prompt_logprobs(
     first_rows: Sequence[int],
     scheduled: Sequence[ScheduledSequence],
 ) -> dict[int, list[PositionLogprobs]]:
-    """Those of the prompts' next tokens that are asked for, by the indexes of their sequences.
+    """Those of the prompts' next tokens that are requested, by the indexes of their sequences.
 
     `hidden` is [T, hidden_size], and `first_rows` says where each sequence's tokens start in it.
     All sequences' rows go together, in pieces, since the logits of long prompts would take more

@@ -4,7 +4,7 @@ import psutil
 import pytest
 import torch
 
-from engine_service.config import CacheConfig
+from engine_service.config import CacheConfig, EngineConfig, SchedulerConfig
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.model_options import ModelOptions
 from engine_service.models.torch_decoder import TorchDecoder
@@ -37,14 +37,13 @@ def fit(
     max_model_len: int = 160,
 ) -> int:
     """Blocks that fit where one block takes 1 MiB and holds 16 tokens."""
+    step = SchedulerConfig(max_num_seqs, max_num_batched_tokens=max_num_seqs)
     return num_blocks_that_fit(
-        cache,
-        block_size=16,
-        max_num_seqs=max_num_seqs,
+        EngineConfig(cache=cache, scheduler=step),
+        ModelOptions(torch.bfloat16, device, block_size=16),
         max_model_len=max_model_len,
         block_bytes=MIB,
         free_bytes=free,
-        device=device,
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine_service.core.outputs import PENDING_TOKEN, ScheduledSequence
-from engine_service.runner.gpu.mixed_graphs import max_extending, mixed_sizes
+from engine_service.runner.gpu.mixed_graphs import MixedGraphs, max_extending
 from engine_service.runner.gpu.mixed_inputs import InputSizes, device_inputs, written_inputs
 from folovllm.sampling_params import SamplingParams
 
@@ -59,7 +59,7 @@ def test_a_step_of_nothing_is_padding_alone() -> None:
 
 @pytest.mark.parametrize("max_tokens", [1, 16, 48, 2048, 5000, 16384])
 def test_sizes_grow_up_to_max_num_batched_tokens(max_tokens: int) -> None:
-    sizes = mixed_sizes(max_tokens)
+    sizes = MixedGraphs.sizes_up_to(max_tokens)
     assert sizes == sorted(set(sizes)) and sizes[-1] == max_tokens
     extending = [max_extending(size) for size in sizes]
     assert extending == sorted(extending) and extending[0] >= 8
