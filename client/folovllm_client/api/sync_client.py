@@ -5,7 +5,6 @@ from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.chat import ChatMessage
@@ -14,7 +13,7 @@ from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ScoreOutput
-from folovllm.serving.channel import CLIENT_OPTIONS
+from folovllm.serving.channel import open_sync_channel
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
 from folovllm_client.api.chat_requests import (
     MAX_TOOL_ROUNDS,
@@ -50,7 +49,7 @@ class Client(TokenizingCalls):
     def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float | None = None) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, options=CLIENT_OPTIONS)
+        self._channel = open_sync_channel(address)
         self._stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 

@@ -15,6 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.errors import FolovError, from_rpc_error
+from folovllm.serving.channel import open_channel
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 
 # Looks again soon for a server that is only just starting, and never asks a proxy for it.
@@ -128,7 +129,7 @@ async def until_serving(address: str) -> None:
     Raises FolovError where something else answers there.
     """
     request = health_pb2.HealthCheckRequest(service=TOKENIZER_SERVICE)
-    async with grpc.aio.insecure_channel(address, options=_PROBE_OPTIONS) as channel:
+    async with open_channel(address, options=_PROBE_OPTIONS) as channel:
         while True:
             # Waits for a connection, so that a server that is not there yet costs no turns.
             watch = health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True)
