@@ -16,7 +16,8 @@ FolovError
 One table maps both ways: servers turn these into statuses, clients turn statuses into these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -43,6 +44,24 @@ class InvalidRequestError(FolovError, ValueError):
         """The same complaint about SamplingParams that lie at another `path` of the contract."""
         name = self.field.removeprefix("sampling_params").removeprefix(".")
         return InvalidRequestError(f"{path}.{name}" if name else path, str(self))
+
+
+@contextmanager
+def errors_within(path: str) -> Iterator[None]:
+    """Puts the fields of InvalidRequestErrors below `path`; see InvalidRequestError.within."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise error.within(path) from None
+
+
+@contextmanager
+def errors_named_for(fields: Mapping[str, str]) -> Iterator[None]:
+    """Renames the fields of InvalidRequestErrors to those that the caller gave."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise InvalidRequestError(fields.get(error.field, error.field), str(error)) from None
 
 
 class NotFoundError(FolovError):

@@ -10,7 +10,7 @@ from folovllm.errors import ConfigError
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 
 CONFIG_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
-TOKENIZER_FILES = (
+TOKENIZER_FILE_NAMES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -71,9 +71,9 @@ def tokenizer_fingerprint(folder: Path) -> str:
     return file_fingerprint(folder / "tokenizer.json")
 
 
-def tokenizer_files(folder: Path) -> tuple[Path, ...]:
+def find_tokenizer_files(folder: Path) -> tuple[Path, ...]:
     """What a model's folder has of the files that make a tokenizer, its chat template included."""
-    return tuple(path for name in TOKENIZER_FILES if (path := folder / name).is_file())
+    return tuple(path for name in TOKENIZER_FILE_NAMES if (path := folder / name).is_file())
 
 
 def read_chat_template(folder: Path) -> str:

@@ -16,6 +16,7 @@ from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
+from support.builders.engine_pools import until_ready
 from support.fakes.engine import FakeEngine, Script, running
 from tokenizer_service.chat.template import ChatTemplate
 from tokenizer_service.engines.pool import EnginePool
@@ -88,7 +89,7 @@ async def serve() -> AsyncIterator[Serve]:
             pool = EnginePool([served.address], MODEL.fingerprints)
             stack.push_async_callback(pool.close)
             pool.start()
-            await pool.wait_ready()
+            await until_ready(pool)
             server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
             servicer = TokenizerServicer(MODEL.tokenizer, pool, 10_000, template)
             tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, server.grpc)

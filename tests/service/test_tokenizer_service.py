@@ -26,6 +26,7 @@ from folovllm.v1 import (
     tokenizer_service_pb2_grpc,
     types_pb2,
 )
+from support.builders.engine_pools import num_running
 from support.builders.sample_tokenizers import EOS_ID, save_byte_tokenizer
 from support.fakes.engine import FakeEngine, Script, running
 from tokenizer_service.engines.fingerprints import Fingerprints
@@ -262,7 +263,7 @@ async def test_nothing_is_left_after_many_calls(serve: Callable[..., Any]) -> No
         for engine in service.engines:
             for call in engine.calls:
                 await call.ended.wait()
-        while any(engine.num_outstanding for engine in service.pool._engines):
+        while any(num_running(service.pool)):
             await asyncio.sleep(0)
         while len(asyncio.all_tasks()) > num_tasks:
             await asyncio.sleep(0)

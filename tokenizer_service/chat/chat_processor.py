@@ -1,9 +1,9 @@
 """ChatProcessor: the engine's deltas of token ids become the typed events of n answers.
 
-Each token id is given out once, with the first event that comes of its delta or, where none does,
-with the next. Exactly one ChatFinish for each index comes out, after it nothing. When a stop string
-is met the caller is told to abort that answer at the engine; what the engine still sends for it is
-swallowed, up to its final delta, whose usage and metrics the ChatFinish takes over.
+Each token id is returned once, with the first event of its delta or, if that has none, with the
+next event. Each index has exactly one ChatFinish, and nothing after it. At a stop string the caller
+is asked to abort that answer at the engine. What the engine still sends for it is dropped, except
+the usage and metrics of its final delta, which the ChatFinish takes over.
 """
 
 from collections.abc import Callable
@@ -22,21 +22,13 @@ _REASONS = {
 
 
 class ChatProcessor:
-    """All n answers of one Chat. `make_parser` makes the parser of one answer."""
+    """All answers of one Chat. `make_parser` makes the parser of one answer."""
 
-    def __init__(
-        self, n: int, make_parser: Callable[[], ChatParser], *, include_stop_token: bool
-    ) -> None:
+    def __init__(self, make_parser: Callable[[], ChatParser], *, include_stop_token: bool) -> None:
         """`include_stop_token` leaves the text of a stop token in the content."""
-        self._n = n
         self._make_parser = make_parser
         self._include_stop_token = include_stop_token
         self._answers: dict[int, _Answer] = {}
-
-    @property
-    def finished(self) -> bool:
-        """Whether every answer has ended."""
-        return len(self._answers) == self._n and all(a.finished for a in self._answers.values())
 
     def process(self, delta: CompletionOutput) -> list[ChatOutput]:
         """Takes the engine's next delta, of any index."""
@@ -61,7 +53,7 @@ class _Answer:
         self._include_stop_token = include_stop_token
         self._to_abort = False
         self._num_tokens = 0
-        # What came with deltas that brought no event yet.
+        # Of deltas that have not led to an event yet.
         self._token_ids: list[int] = []
         self._logprobs: list[PositionLogprobs] = []
 
@@ -95,7 +87,7 @@ class _Answer:
         return events
 
     def _ids_with_text(self, delta: CompletionOutput) -> list[int]:
-        """A stop token is not part of the answer, unless it is asked for."""
+        """Unless asked for, a stop token is not part of the answer."""
         ends_with_stop_token = (
             delta.finish_reason is FinishReason.STOP and not delta.output_complete
         )

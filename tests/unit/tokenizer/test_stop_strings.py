@@ -32,8 +32,8 @@ def run(stops: StopStrings, pieces: list[str]) -> tuple[list[str], str | None]:
 
 
 def split(text: str, cuts: list[int]) -> list[str]:
-    places = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
-    return [text[start:end] for start, end in pairwise(places)]
+    bounds = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
+    return [text[start:end] for start, end in pairwise(bounds)]
 
 
 @given(TEXT, STOPS, st.booleans(), CUTS)
