@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -135,6 +136,31 @@ async def test_a_score_is_tried_again_too(engines: Engines) -> None:
     with pytest.raises(UnavailableError, match=f"{engines.served[1].address}: gone"):
         await engines.pool.score(asked, timeout=20)
     assert [engine.outstanding_tokens for engine in engines.pool._engines] == [0, 0]
+
+
+async def test_a_score_that_is_tried_again_gets_the_time_that_remains(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timeouts: list[float | None] = []
+
+    async def score(
+        request: types_pb2.ScoreRequest,
+        timeout: float | None,  # noqa: ASYNC109 - as the client's
+    ) -> types_pb2.ScoreResponse:
+        timeouts.append(timeout)
+        if len(timeouts) % 2:
+            started = time.monotonic()
+            while time.monotonic() < started + 0.01:
+                pass
+            raise UnavailableError("gone")
+        return types_pb2.ScoreResponse()
+
+    for engine in engines.pool._engines:
+        monkeypatch.setattr(engine, "score", score)
+    await engines.pool.score(types_pb2.ScoreRequest(), timeout=20)
+    await engines.pool.score(types_pb2.ScoreRequest(), timeout=None)
+    assert timeouts[0] == 20 and timeouts[1] is not None and timeouts[1] <= 19.99
+    assert timeouts[2:] == [None, None]
 
 
 async def test_a_draining_engine_is_left_at_once_and_finishes_what_it_has(engines: Engines) -> None:

@@ -5,6 +5,7 @@ at another engine.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 
 from folovllm.errors import ModelMismatchError, NotFoundError, QueueFullError, UnavailableError
@@ -95,12 +96,15 @@ class EnginePool:
         """
         prompt, salt = request.token_ids.ids, request.cache_salt
         engine = self._pick(prompt, salt)
+        started = time.monotonic()
         try:
             return await engine.score(request, timeout)
         except (UnavailableError, QueueFullError):
             other = self._other(engine, prompt, salt)
             if other is None:
                 raise
+            if timeout is not None:
+                timeout -= time.monotonic() - started
             return await other.score(request, timeout)
 
     def model_info(self) -> types_pb2.ModelInfo:
