@@ -1,17 +1,4 @@
-"""What can go wrong, and the gRPC status that says so.
-
-FolovError
-├── InvalidRequestError   INVALID_ARGUMENT     the caller's fault; names the field
-├── NotFoundError         NOT_FOUND
-├── UnsupportedError      UNIMPLEMENTED        in the contract, but not with this model
-├── QueueFullError        RESOURCE_EXHAUSTED   come back later
-├── DeadlineError         DEADLINE_EXCEEDED
-├── CancelledRequestError CANCELLED
-├── UnavailableError      UNAVAILABLE          no engine is ready, or one died
-│   └── EngineDeadError                        this engine's thread has failed
-├── ModelMismatchError    FAILED_PRECONDITION  tokenizer and engine disagree on the model
-├── ServerError           INTERNAL             always a bug
-└── ConfigError           none                 ends a start with one line and exit code 1
+"""What can go wrong, and the gRPC status for it.
 
 One table maps both ways: servers turn these into statuses, clients turn statuses into these.
 """
@@ -31,7 +18,7 @@ class FolovError(Exception):
 
 
 class InvalidRequestError(FolovError, ValueError):
-    """The request can never be served as it is.
+    """The request can never be served.
 
     `field` is the path of the offending field in the contract, such as `sampling_params.top_p`.
     """
@@ -41,7 +28,7 @@ class InvalidRequestError(FolovError, ValueError):
         self.field = field
 
     def within(self, path: str) -> "InvalidRequestError":
-        """The same complaint about SamplingParams that lie at another `path` of the contract."""
+        """The same error about SamplingParams, or other fields, at `path` of the contract."""
         name = self.field.removeprefix("sampling_params").removeprefix(".")
         return InvalidRequestError(f"{path}.{name}" if name else path, str(self))
 
@@ -69,11 +56,11 @@ class NotFoundError(FolovError):
 
 
 class UnsupportedError(FolovError):
-    """The contract has it, the model that is served cannot do it."""
+    """It is in the contract, but the model that is served cannot do it."""
 
 
 class QueueFullError(FolovError):
-    """The queue is full; the request may come again after `retry_after` seconds."""
+    """The queue is full; the request may be retried after `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
@@ -89,11 +76,11 @@ class CancelledRequestError(FolovError):
 
 
 class UnavailableError(FolovError):
-    """Nothing can serve the request now; another try may succeed."""
+    """Nothing can serve the request now; a retry may succeed."""
 
 
 class EngineDeadError(UnavailableError):
-    """The engine's thread has failed and every request on it ended."""
+    """The engine's thread has failed, and with it every request."""
 
 
 class ModelMismatchError(FolovError):
@@ -101,11 +88,11 @@ class ModelMismatchError(FolovError):
 
 
 class ServerError(FolovError):
-    """The server failed in a way that it should not have."""
+    """The server failed; always a bug."""
 
 
 class ConfigError(FolovError):
-    """The service cannot start like this; the message is one line that says what to do."""
+    """The service cannot start; the message is one line that says what to do."""
 
 
 _CODES: dict[type[FolovError], grpc.StatusCode] = {
@@ -152,7 +139,7 @@ def from_status(
     message: str,
     trailing_metadata: Sequence[tuple[str, str | bytes]] = (),
 ) -> FolovError:
-    """The error that a status stands for, its details unpacked; the inverse of `to_status`."""
+    """The error that a status stands for, with its details; the inverse of `to_status`."""
     rich = status_pb2.Status()
     for key, value in trailing_metadata:
         if key == DETAILS_KEY and isinstance(value, bytes):
@@ -165,7 +152,7 @@ def from_status(
 
 
 def from_status_bytes(serialized: bytes) -> FolovError:
-    """The error behind a serialized google.rpc.Status that travelled inside a message."""
+    """The error behind a serialized google.rpc.Status in a message."""
     status = status_pb2.Status.FromString(serialized)
     code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
     return from_status(code, status.message, ((DETAILS_KEY, serialized),))

@@ -14,7 +14,7 @@ def configure_logging(
 ) -> None:
     """Sets up structlog for the whole process, writing to standard error.
 
-    Every line has `fields`, such as what tells this process from others that write there too.
+    Every line has `fields`, for example to identify one of several processes.
     """
 
     def add_fields(
@@ -43,17 +43,17 @@ def configure_logging(
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        # Writes a line at once, so that lines of several processes never mix.
+        # Writes each line in one call, so that lines of several processes do not mix.
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
 
 
 def forward_logging(package: str, level: str = "info") -> None:
-    """Makes lines like the others of what a package's modules log by the standard library.
+    """Formats what a package's modules log by the standard library like everything else.
 
-    Those log so because they also serve in-process, where structlog is set up by nobody. Called
-    after configure_logging.
+    They use it because they also run in-process, where nothing configures structlog. Call it after
+    configure_logging.
     """
     logger = logging.getLogger(package)
     logger.handlers = [_Forwarder()]
