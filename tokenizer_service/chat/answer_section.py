@@ -31,10 +31,8 @@ class AnswerSection:
         self.stop: str | None = None
         """The stop string that ended it; nothing may be pushed afterwards."""
         self._detokenizer = new_detokenizer(tokenizer, params.skip_special_tokens)
-        self._stop_strings = (
-            StopStrings(params.stop, params.include_stop_str_in_output)
-            if watched and params.stop
-            else None
+        self._stop_strings = StopStrings(
+            params.stop if watched else (), params.include_stop_str_in_output
         )
         self._at_beginning = after_marker
         self._before_marker = before_marker
@@ -49,7 +47,7 @@ class AnswerSection:
     def flush(self, may_stop: bool = True) -> str:
         """The rest of the text at the section's end, without the line breaks; see `breaks`."""
         text = self._watch(self._drop_breaks(self._detokenizer.flush()), may_stop)
-        if self._stop_strings is not None and self.stop is None:
+        if self.stop is None:
             text += self._stop_strings.flush()
         return self._hold_breaks(text)
 
@@ -65,8 +63,6 @@ class AnswerSection:
         return text
 
     def _watch(self, text: str, may_stop: bool) -> str:
-        if self._stop_strings is None:
-            return text
         certain, self.stop = self._stop_strings.push(text, may_stop)
         return certain
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatFinishReason, ChatOutput
 from folovllm.outputs import CompletionOutput, FinishReason, PositionLogprobs
 from tokenizer_service.chat.parser import ChatParser
+from tokenizer_service.text.output_processor import visible_ids
 
 _REASONS = {
     FinishReason.STOP: ChatFinishReason.STOP,
@@ -75,7 +76,7 @@ class _Answer:
 
     def _parse(self, delta: CompletionOutput) -> list[ChatEvent]:
         num_before = self._parser.num_tokens
-        events = self._parser.push(self._ids_with_text(delta))
+        events = self._parser.push(visible_ids(delta, self._include_stop_token))
         num_taken = len(delta.token_ids)
         if self._parser.stop is not None:
             num_taken = self._parser.num_tokens - num_before
@@ -85,15 +86,6 @@ class _Answer:
         self._token_ids += delta.token_ids[:num_taken]
         self._logprobs += delta.logprobs[:num_taken]
         return events
-
-    def _ids_with_text(self, delta: CompletionOutput) -> list[int]:
-        """Unless asked for, a stop token is not part of the answer."""
-        ends_with_stop_token = (
-            delta.finish_reason is FinishReason.STOP and not delta.output_complete
-        )
-        if ends_with_stop_token and not self._include_stop_token:
-            return delta.token_ids[:-1]
-        return delta.token_ids
 
     def _finish(self, delta: CompletionOutput) -> ChatFinish:
         assert delta.finish_reason is not None

@@ -1,18 +1,18 @@
-"""Reads a request's conversation: its size is checked first, and a long one read on a thread."""
+"""Reads a request's conversation, whose size is checked first."""
 
 from collections.abc import Iterator
 
 from folovllm.chat import Conversation
 from folovllm.errors import InvalidRequestError
 from folovllm.v1 import tokenizer_service_pb2 as messages
-from tokenizer_service.text.offload import offload_if_large
 
 ConversationRequest = messages.ChatRequest | messages.ApplyChatTemplateRequest
 
 
-async def read_conversation(request: ConversationRequest, max_bytes: int) -> Conversation:
+def read_conversation(request: ConversationRequest, max_bytes: int) -> Conversation:
     """The request's conversation. Raises InvalidRequestError naming the field."""
-    return await offload_if_large(request.ByteSize(), _read, request, max_bytes)
+    check_size(request, max_bytes)
+    return Conversation.from_proto(request)
 
 
 def check_size(conversation: Conversation | ConversationRequest, max_bytes: int) -> None:
@@ -32,11 +32,6 @@ def check_size(conversation: Conversation | ConversationRequest, max_bytes: int)
                 raise InvalidRequestError(
                     field, f"messages and tools are over the limit of {max_bytes} bytes"
                 )
-
-
-def _read(request: ConversationRequest, max_bytes: int) -> Conversation:
-    check_size(request, max_bytes)
-    return Conversation.from_proto(request)
 
 
 def _texts_of_messages(conversation: Conversation | ConversationRequest) -> Iterator[str]:

@@ -31,13 +31,8 @@ class ChatMarkers:
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "ChatMarkers":
         """Those of a tokenizer."""
-        return cls(
-            tokenizer.added_token_id("<|im_start|>"),
-            tokenizer.added_token_id("<think>"),
-            tokenizer.added_token_id("</think>"),
-            tokenizer.added_token_id("<tool_call>"),
-            tokenizer.added_token_id("</tool_call>"),
-        )
+        texts = ("<|im_start|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
+        return cls(*map(tokenizer.added_token_id, texts))
 
     @property
     def has_thinking(self) -> bool:

@@ -57,13 +57,13 @@ class Renderer:
 
     async def warm_up(self) -> None:
         """Renders once, so that no caller waits for transformers' import and the compiler."""
-        if self._template.available:
-            with suppress(FolovError):  # each caller gets it
-                await self.render(Conversation((ChatMessage(Role.USER, "Hello"),)))
+        with suppress(FolovError):  # each caller gets it
+            await self.render(Conversation((ChatMessage(Role.USER, "Hello"),)))
 
     async def read(self, request: ConversationRequest) -> Conversation:
         """The conversation of a request. Raises InvalidRequestError naming the field."""
-        return await read_conversation(request, self._max_bytes)
+        size = request.ByteSize()
+        return await offload_if_large(size, read_conversation, request, self._max_bytes)
 
     async def render(self, conversation: Conversation) -> Rendered:
         """The conversation's text and token ids.

@@ -31,14 +31,9 @@ class ChatTemplate:
         special_tokens = _special_tokens(read_json(config)) if config.is_file() else {}
         return cls(read_chat_template(path), special_tokens)
 
-    @property
-    def available(self) -> bool:
-        """Whether the model has one."""
-        return bool(self._text)
-
     def check_available(self) -> None:
         """Raises UnsupportedError if the model has none."""
-        if not self.available:
+        if not self._text:
             raise UnsupportedError("the model that is served has no chat template")
 
     def render(self, conversation: Conversation) -> str:

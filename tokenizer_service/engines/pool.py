@@ -28,9 +28,6 @@ class EnginePool:
         self._followers: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
 
-    def __len__(self) -> int:
-        return len(self._engines)
-
     @property
     def ready(self) -> bool:
         """Whether any engine accepts requests."""

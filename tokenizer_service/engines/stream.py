@@ -8,7 +8,6 @@ tokens, and an overloaded service catches up.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Protocol
 
 from folovllm.errors import FolovError, QueueFullError, UnavailableError
@@ -128,12 +127,7 @@ class EngineStream:
     def __enter__(self) -> "EngineStream":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._owner.cancel(self)
 
     def __aiter__(self) -> "EngineStream":

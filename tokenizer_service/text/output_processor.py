@@ -73,6 +73,14 @@ class OutputProcessor:
         return continuation
 
 
+def visible_ids(delta: CompletionOutput, include_stop_token: bool) -> list[int]:
+    """The ids of a delta that have text: a stop token is not part of it, unless asked for."""
+    ends_with_stop_token = delta.finish_reason is FinishReason.STOP and not delta.output_complete
+    if ends_with_stop_token and not include_stop_token:
+        return delta.token_ids[:-1]
+    return delta.token_ids
+
+
 class _Continuation:
     """One of the n."""
 
@@ -106,16 +114,10 @@ class _Continuation:
     def _advance(self, delta: CompletionOutput) -> CompletionOutput:
         """The delta with its text, cut after the token that completed a stop string."""
         detokenizer, num_before = self._detokenizer, self._detokenizer.num_tokens
-        ids_with_text = delta.token_ids
-        # Unless asked for, a stop token is not part of the text, nor is a stop string.
-        ends_with_stop_token = (
-            delta.finish_reason is FinishReason.STOP and not delta.output_complete
-        )
-        if ends_with_stop_token and not self._include_stop_token:
-            ids_with_text = ids_with_text[:-1]
-        text = detokenizer.push(ids_with_text)
+        visible = visible_ids(delta, self._include_stop_token)
+        text = detokenizer.push(visible)
         if detokenizer.stop is None:
-            detokenizer.num_tokens += len(delta.token_ids) - len(ids_with_text)
+            detokenizer.num_tokens += len(delta.token_ids) - len(visible)
             text += detokenizer.flush() if delta.finished else ""
         num_tokens = detokenizer.num_tokens - num_before
         return replace(

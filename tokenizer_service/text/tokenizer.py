@@ -42,17 +42,22 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
-        self._fingerprint = fingerprint
-        self._files = files
+        self.fingerprint = fingerprint
+        """SHA-256 of tokenizer.json; an engine must report the same."""
+        self.files = files
+        """The files that describe it, in the folder that it was read from."""
         vocab = backend.get_vocab(with_added_tokens=True)
-        self._vocab_size = max(vocab.values(), default=-1) + 1
+        self.vocab_size = max(vocab.values(), default=-1) + 1
+        """The highest id that has a text, plus one."""
         is_byte_level = isinstance(backend.decoder, decoders.ByteLevel)
-        self._token_bytes = token_bytes(vocab) if is_byte_level else None
+        self.token_bytes: Sequence[bytes] | None = token_bytes(vocab) if is_byte_level else None
+        """The bytes that each id stands for; None if the tokenizer is not byte-level."""
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        """Ids of the special tokens, which skip_special_tokens omits."""
+        self._added_ids = {token.content: token_id for token_id, token in added.items()}
         border = segment_border(backend)
         self._segmented = border and SegmentedEncoder(self.encode_batch, border)
-        added = backend.get_added_tokens_decoder()
-        self._added_ids = {token.content: token_id for token_id, token in added.items()}
-        self._special_ids = frozenset(i for i, token in added.items() if token.special)
 
     @classmethod
     def from_folder(cls, path: Path) -> "Tokenizer":
@@ -67,34 +72,9 @@ class Tokenizer:
             raise ConfigError(f"{file} cannot be read as a tokenizer: {reason}") from None
         return cls(backend, tokenizer_fingerprint(path), find_tokenizer_files(path))
 
-    @property
-    def vocab_size(self) -> int:
-        """The highest id that has a text, plus one."""
-        return self._vocab_size
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Ids of the special tokens, which skip_special_tokens omits."""
-        return self._special_ids
-
     def added_token_id(self, token: str) -> int | None:
         """The id of an added token; None if there is no such token."""
         return self._added_ids.get(token)
-
-    @property
-    def token_bytes(self) -> Sequence[bytes] | None:
-        """The bytes that each id stands for; None if the tokenizer is not byte-level."""
-        return self._token_bytes
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of tokenizer.json; an engine must report the same."""
-        return self._fingerprint
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that describe it, in the folder that it was read from."""
-        return self._files
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text; releases the interpreter's lock."""
@@ -121,8 +101,8 @@ class Tokenizer:
 
     def pieces(self, token_ids: Sequence[int]) -> list[bytes]:
         """The bytes of each id; if the tokenizer is not byte-level, of its text by itself."""
-        if self._token_bytes is not None:
-            return [self._token_bytes[i] for i in token_ids]
+        if self.token_bytes is not None:
+            return [self.token_bytes[i] for i in token_ids]
         texts = self._backend.decode_batch([[i] for i in token_ids], skip_special_tokens=False)
         return [text.encode() for text in texts]
 
@@ -131,7 +111,7 @@ class Tokenizer:
 
         Raises InvalidRequestError for an id that is not in the vocabulary.
         """
-        check_token_ids(token_ids, self._vocab_size)
+        check_token_ids(token_ids, self.vocab_size)
         return self.decode_known(token_ids, skip_special_tokens)
 
     def decode_known(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
