@@ -127,14 +127,14 @@ async def test_a_refusal_for_good_is_not_tried_again(engines: Engines) -> None:
 
 async def test_a_score_is_tried_again_too(engines: Engines) -> None:
     engines.fakes[0].refuse_with = QueueFullError("full")
-    asked = types_pb2.ScoreRequest(request_id="s")
-    asked.token_ids.ids.extend([1, 2])
-    asked.continuations.add().token_ids.ids.append(3)
-    assert (await engines.pool.score(asked, timeout=20)).request_id == "s"
+    scored = types_pb2.ScoreRequest(request_id="s")
+    scored.token_ids.ids.extend([1, 2])
+    scored.continuations.add().token_ids.ids.append(3)
+    assert (await engines.pool.score(scored, timeout=20)).request_id == "s"
     assert [len(fake.scores) for fake in engines.fakes] == [1, 1]
     engines.fakes[1].refuse_with = UnavailableError("gone")
     with pytest.raises(UnavailableError, match=f"{engines.served[1].address}: gone"):
-        await engines.pool.score(asked, timeout=20)
+        await engines.pool.score(scored, timeout=20)
     assert [engine.outstanding_tokens for engine in engines.pool._engines] == [0, 0]
 
 

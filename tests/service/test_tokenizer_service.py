@@ -150,9 +150,9 @@ async def test_bad_words_reach_the_engine_as_token_ids(serve: Callable[..., Any]
     assert [list(words.ids) for words in sent.bad_words_token_ids] == resolved
     assert not sent.bad_words
     # What comes back can be sent again and means the same.
-    told = result.info.sampling_params.to_proto()
-    assert list(told.bad_words) == ["hello", "w"]
-    await service.generate(Request(text="a", sampling_params=told))
+    resolved = result.info.sampling_params.to_proto()
+    assert list(resolved.bad_words) == ["hello", "w"]
+    await service.generate(Request(text="a", sampling_params=resolved))
     again = service.engines[0].calls[1].request.sampling_params
     assert again.bad_words_token_ids == sent.bad_words_token_ids
 

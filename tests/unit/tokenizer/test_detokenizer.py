@@ -30,8 +30,8 @@ both = pytest.mark.parametrize(
 
 
 def split(token_ids: list[int], cuts: list[int]) -> list[list[int]]:
-    places = sorted({0, len(token_ids), *(min(cut, len(token_ids)) for cut in cuts)})
-    return [token_ids[start:end] for start, end in pairwise(places)]
+    bounds = sorted({0, len(token_ids), *(min(cut, len(token_ids)) for cut in cuts)})
+    return [token_ids[start:end] for start, end in pairwise(bounds)]
 
 
 def detokenize(detokenizer: Detokenizer, pieces: list[list[int]]) -> list[str]:

@@ -210,8 +210,8 @@ def test_merging_of_deltas_changes_nothing(
     params = SamplingParams(
         stop=tuple(stop), min_tokens=min_tokens, include_stop_str_in_output=include
     )
-    places = sorted({0, len(ids), *(min(cut, len(ids)) for cut in cuts)})
-    pieces = [delta(ids[start:end]) for start, end in pairwise(places)]
+    bounds = sorted({0, len(ids), *(min(cut, len(ids)) for cut in cuts)})
+    pieces = [delta(ids[start:end]) for start, end in pairwise(bounds)]
     end = [final(reason=FinishReason.ABORT)]
     joined = RequestOutput.join(run([*pieces, *end], params)[0]).outputs[0]
     alone = [delta([i]) for i in ids]

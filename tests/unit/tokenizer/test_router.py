@@ -89,10 +89,10 @@ requests = st.lists(
 @settings(max_examples=100, deadline=None)
 @given(requests, st.integers(1, 20))
 def test_whatever_comes_an_offered_replica_is_chosen_within_its_bounds(
-    asked: list[tuple[list[int], str, dict[str, int], str | None]], max_blocks: int
+    requested: list[tuple[list[int], str, dict[str, int], str | None]], max_blocks: int
 ) -> None:
     router = Router(max_blocks)
-    for prompt, salt, loads, lost in asked:
+    for prompt, salt, loads, lost in requested:
         chosen = choose(router, prompt, loads, salt)
         assert chosen in loads
         assert loads[chosen] - min(loads.values()) <= len(prompt)
@@ -104,10 +104,10 @@ def test_whatever_comes_an_offered_replica_is_chosen_within_its_bounds(
 @settings(max_examples=100, deadline=None)
 @given(requests)
 def test_while_loads_are_equal_a_prompt_goes_where_it_went_before(
-    asked: list[tuple[list[int], str, dict[str, int], str | None]],
+    requested: list[tuple[list[int], str, dict[str, int], str | None]],
 ) -> None:
     router = Router()
     went: dict[tuple[tuple[int, ...], str], str] = {}
-    for prompt, salt, _, _ in asked:
+    for prompt, salt, _, _ in requested:
         chosen = choose(router, prompt, IDLE, salt)
         assert went.setdefault((tuple(prompt), salt), chosen) == chosen

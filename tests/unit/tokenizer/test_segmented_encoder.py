@@ -32,7 +32,7 @@ def sample_backend() -> tokenizers.Tokenizer:
     backend = byte_tokenizer()
     backend.normalizer = normalizers.NFC()
     for text in (THINK, "<|im", "<|im_end|>>", "é"):
-        # The library takes tokens that are not special for normalized unless it is told otherwise.
+        # By default the library normalizes tokens that are not special.
         backend.add_tokens([AddedToken(text, special=False, normalized=False)])
     return backend
 
@@ -73,21 +73,21 @@ def test_segments_have_the_ids_of_the_whole(tokenizer: Callable[[], Tokenizer], 
 
 
 class Recorder:
-    """Encodes each character as its code point and remembers what it was asked for."""
+    """Encodes each character as its code point and records the texts."""
 
     def __init__(self, max_kept_bytes: int = 2**20) -> None:
-        self.asked: list[str] = []
+        self.encoded: list[str] = []
         self.encoder = SegmentedEncoder(self._encode, re.compile("<a>|<b>"), max_kept_bytes)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        self.asked += texts
+        self.encoded += texts
         return [[*map(ord, text)] for text in texts]
 
     def encode(self, text: str) -> list[str]:
         """What had to be encoded for a text."""
-        self.asked = []
+        self.encoded = []
         assert self.encoder.encode(text) == [*map(ord, text)]
-        return self.asked
+        return self.encoded
 
 
 def test_only_what_is_new_is_encoded() -> None:

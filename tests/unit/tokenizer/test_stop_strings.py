@@ -39,6 +39,9 @@ def split(text: str, cuts: list[int]) -> list[str]:
 @given(TEXT, STOPS, st.booleans(), CUTS)
 @example("aabaab\n", ("aab\n",), False, [1, 2, 3, 4, 5, 6])
 @example("abab", ("ababb", "ba"), False, [2])
+@example("aaaab", ("aaab",), False, [])
+@example("aababb", ("aabb",), False, [])
+@example("abababb", ("ababb",), False, [])
 def test_any_split_gives_what_the_oracle_gives(
     text: str, stop: tuple[str, ...], include: bool, cuts: list[int]
 ) -> None:

@@ -100,7 +100,7 @@ def stop_strings(case: Case, whole: str) -> tuple[str, ...]:
 
 
 def expected(whole: str, stops: tuple[str, ...], include: bool) -> tuple[str, str | None]:
-    """The text up to the first place where a stop string is complete, and the longest that is."""
+    """The text up to where a stop string is first complete, and the longest such."""
     end = min((whole.find(stop) + len(stop) for stop in stops if stop in whole), default=None)
     if end is None:
         return whole, None
@@ -131,7 +131,7 @@ def check(tokenizer: Tokenizer, case: Case) -> None:
 
 
 def stream(processor: OutputProcessor, ids: list[int], cuts: list[int]) -> list[CompletionOutput]:
-    """What comes out for the ids in pieces, and the engine's final message after them."""
+    """The outputs for the ids in pieces and the final message of the engine."""
     bounds = sorted({0, len(ids), *(cut % (len(ids) + 1) for cut in cuts)})
     deltas = [CompletionOutput("r", 0, token_ids=ids[a:b]) for a, b in pairwise(bounds)]
     deltas.append(CompletionOutput("r", 0, finish_reason=FinishReason.LENGTH))
