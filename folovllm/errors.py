@@ -5,12 +5,16 @@ One table maps both ways: servers turn these into statuses, clients turn statuse
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DETAILS_KEY = "grpc-status-details-bin"
+
+M = TypeVar("M", bound=Message)
 
 
 class FolovError(Exception):
@@ -145,9 +149,12 @@ def from_status(
         if key == DETAILS_KEY and isinstance(value, bytes):
             rich.ParseFromString(value)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return InvalidRequestError(_violated_field(rich), message)
+        violations = _unpack(rich, error_details_pb2.BadRequest()).field_violations
+        return InvalidRequestError(violations[0].field if violations else "", message)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return QueueFullError(message, _retry_delay(rich))
+        info = _unpack(rich, error_details_pb2.RetryInfo())
+        delay = info.retry_delay.ToNanoseconds() / 1e9 if info.HasField("retry_delay") else 1.0
+        return QueueFullError(message, delay)
     return _ERRORS.get(code, ServerError)(message)
 
 
@@ -166,17 +173,7 @@ def from_rpc_error(error: grpc.RpcError) -> FolovError:
     return UnavailableError(str(error))
 
 
-def _violated_field(status: status_pb2.Status) -> str:
-    bad_request = error_details_pb2.BadRequest()
-    for detail in status.details:
-        if detail.Unpack(bad_request) and bad_request.field_violations:
-            return str(bad_request.field_violations[0].field)
-    return ""
-
-
-def _retry_delay(status: status_pb2.Status) -> float:
-    retry_info = error_details_pb2.RetryInfo()
-    for detail in status.details:
-        if detail.Unpack(retry_info):
-            return float(retry_info.retry_delay.ToNanoseconds() / 1e9)
-    return 1.0
+def _unpack(status: status_pb2.Status, detail: M) -> M:
+    """Fills `detail` from the status' details, if there is one of its type."""
+    any(each.Unpack(detail) for each in status.details)
+    return detail

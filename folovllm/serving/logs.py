@@ -16,12 +16,6 @@ def configure_logging(
 
     Every line has `fields`, for example to identify one of several processes.
     """
-
-    def add_fields(
-        _logger: object, _method: str, entry: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
-        return {**entry, **fields}
-
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
@@ -34,7 +28,7 @@ def configure_logging(
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            *([add_fields] if fields else []),
+            lambda _logger, _method, entry: {**entry, **fields},
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *before,

@@ -180,6 +180,20 @@ def test_two_continuations_do_not_know_of_each_other() -> None:
     assert aborts == [1]
 
 
+def test_the_text_of_deltas_that_are_not_final_may_be_taken_alone() -> None:
+    emoji = "😀".encode()
+    processor = OutputProcessor(TOKENIZER, SamplingParams(n=2))
+    texts = [
+        processor.text_of(index, ids) for index, ids in ((0, emoji[:2]), (1, b"a"), (0, emoji[2:]))
+    ]
+    assert texts == ["", "a", "😀"]
+    (output,) = processor.process(final(b"b")).outputs
+    assert (output.text, output.token_ids) == ("b", [*b"b"])
+    processor = OutputProcessor(TOKENIZER, SamplingParams(stop=("b",)))
+    assert processor.text_of(0, b"ab") is None
+    assert processor.process(final(b"ab")).outputs[0].text == "a"
+
+
 def test_an_empty_delta_is_not_sent_unless_it_carries_info() -> None:
     with_info = delta()
     with_info.info = RequestInfo(SamplingParams())
