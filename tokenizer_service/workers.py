@@ -54,8 +54,8 @@ class Workers:
             signal.signal(number, lambda *_: None)
         while self._started_at or not self._stopping:
             if select.select([self._signals], [], [], self._start_missing())[0]:
-                for number in os.read(self._signals, 64):
-                    self._handle(number)
+                for received in os.read(self._signals, 64):
+                    self._handle(received)
         return int(self._failed)
 
     def _handle(self, number: int) -> None:

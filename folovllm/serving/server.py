@@ -33,7 +33,7 @@ class ServerConfig:
     host: str = "127.0.0.1"
     """Address to bind; 0.0.0.0 for all."""
     port: int = 0
-    """Port to bind; 0 chooses a free one."""
+    """Port to bind; 0 takes a free one."""
     grace_period: float = 30.0
     """Seconds that running streams get to finish after SIGTERM."""
     reflection: bool = True
