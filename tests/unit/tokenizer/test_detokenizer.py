@@ -149,6 +149,7 @@ def sentencepiece_tokenizer() -> Tokenizer:
         ([256, 0xF0, 0x9F, 257], "Hello\ufffd\ufffd world"),
         ([256, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF], "Hello" + "\ufffd" * 5),
         ([0xFF] * 100, "\ufffd" * 100),
+        ([*[0xFF] * 26, 256, 260, 258], "\ufffd" * 26 + " Hello你 "),
     ],
 )
 def test_a_decoder_that_looks_at_the_token_before(ids: list[int], text: str) -> None:

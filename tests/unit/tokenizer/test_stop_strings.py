@@ -42,6 +42,7 @@ def split(text: str, cuts: list[int]) -> list[str]:
 @example("aaaab", ("aaab",), False, [])
 @example("aababb", ("aabb",), False, [])
 @example("abababb", ("ababb",), False, [])
+@example("aabaaabaaaa", ("aabaaaa",), False, [])
 def test_any_split_gives_what_the_oracle_gives(
     text: str, stop: tuple[str, ...], include: bool, cuts: list[int]
 ) -> None:
