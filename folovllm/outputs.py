@@ -137,14 +137,14 @@ class RequestInfo:
     def from_proto(cls, message: types_pb2.RequestInfo) -> "RequestInfo":
         """Reads a message of the contract."""
         return cls(
-            SamplingParams.from_proto(message.sampling_params),
-            message.model_fingerprint,
-            message.tokenizer_fingerprint,
-            message.prompt_tokens,
-            message.cached_tokens,
-            tuple(map(PositionLogprobs.from_proto, message.prompt_logprobs)),
-            tuple(message.prompt_token_ids),
-            tuple(message.parent_output_token_ids),
+            sampling_params=SamplingParams.from_proto(message.sampling_params),
+            model_fingerprint=message.model_fingerprint,
+            tokenizer_fingerprint=message.tokenizer_fingerprint,
+            prompt_tokens=message.prompt_tokens,
+            cached_tokens=message.cached_tokens,
+            prompt_logprobs=tuple(map(PositionLogprobs.from_proto, message.prompt_logprobs)),
+            prompt_token_ids=tuple(message.prompt_token_ids),
+            parent_output_token_ids=tuple(message.parent_output_token_ids),
         )
 
 
