@@ -69,6 +69,21 @@ def test_of_a_long_prompt_only_the_beginning_counts() -> None:
     assert len(router) == 512
 
 
+def test_as_many_blocks_as_allowed_are_remembered() -> None:
+    router = Router(3)
+    assert choose(router, prompt_of(1, 2, 3), {"a": 0}) == "a"
+    assert len(router) == 3
+    assert choose(router, prompt_of(4), {"b": 0}) == "b"
+    assert choose(router, prompt_of(1, 2), {"a": 2 * BLOCK, "b": 0}) == "a"
+    assert len(router) == 3
+
+
+def test_a_block_may_be_one_token() -> None:
+    router = Router()
+    assert router.choose([1, 2], "", 1, {"a": 0}) == "a"
+    assert len(router) == 2
+
+
 def test_engines_without_blocks_are_balanced_all_the_same() -> None:
     router = Router()
     assert router.choose([1] * 100, "", 0, {"a": 1, "b": 0}) == "b"
