@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models
 
-from support.builders.sample_tokenizers import QWEN3, byte_tokenizer, needs_qwen3
+from support.builders.sample_tokenizers import QWEN3, THINK, byte_tokenizer, needs_qwen3
 from tokenizer_service.text.detokenizer import Detokenizer, new_detokenizer
 from tokenizer_service.text.tokenizer import Tokenizer
 from tokenizer_service.text.window_detokenizer import WindowDetokenizer
@@ -99,7 +99,13 @@ def test_flush_starts_afresh(make: Make) -> None:
     detokenizer.push([*b"ab", 0xF0])
     assert detokenizer.flush() == "\ufffd"
     assert detokenizer.flush() == ""
-    assert detokenizer.push([*b"c"]) == "c"
+    assert detokenizer.push([*b"cd"]) == "cd"
+
+
+@both
+def test_an_id_beyond_the_vocabulary_has_no_text(make: Make) -> None:
+    size = TOKENIZER.vocab_size
+    assert make(TOKENIZER, False).push([size - 1, size, size + 1]) == THINK
 
 
 @both
