@@ -55,10 +55,6 @@ class ModelConfig:
             self.quantization in QUANTIZATIONS,
             f"quantization must be one of {', '.join(QUANTIZATIONS)}",
         )
-        _require(
-            not self.deterministic or self.quantization == "none",
-            "deterministic goes with quantization none alone",
-        )
         _require_positive("max_model_len", self.max_model_len)
 
 

@@ -96,7 +96,7 @@ class StaticDecoder:
         """Compiled if it is on a GPU."""
         shape, config = ModelShape.from_folder(folder), DecoderConfig.from_folder(folder)
         self._eps = config.rms_norm_eps
-        self._load(folder, dtype, device, shape.num_hidden_layers, config.tie_word_embeddings)
+        self._load(folder, dtype, device, shape.num_hidden_layers, config.plan.head is None)
         layers, heads = shape.num_hidden_layers, shape.num_key_value_heads
         size = (layers, batch, heads, max_tokens, shape.head_dim)
         self._keys, self._values = (torch.zeros(size, dtype=dtype, device=device) for _ in range(2))

@@ -30,6 +30,7 @@ def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[CausalModel, Tokeni
     from engine_service.device import resolve_device, resolve_dtype
     from engine_service.models.decoder_config import DecoderConfig
     from engine_service.models.loader import load_model
+    from engine_service.models.model_options import ModelOptions
     from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
     from tokenizer_service.text.tokenizer import Tokenizer
 
@@ -37,8 +38,8 @@ def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[CausalModel, Tokeni
     decoder_config = DecoderConfig.from_folder(folder)
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, decoder_config.dtype, device)
-    quantization = config.quantization
-    model = load_model(folder, decoder_config, dtype, device, True, quantization=quantization)
+    options = ModelOptions(dtype, device, quantization=config.quantization)
+    model = load_model(folder, decoder_config, options, show_progress=True)
     return model, Tokenizer.from_folder(folder)
 
 

@@ -20,6 +20,7 @@ from benchmarks.results.recorder import Recorder
 from engine_service.device import resolve_device
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
+from engine_service.models.model_options import ModelOptions
 from folovllm.errors import ConfigError
 from folovllm.model_files import DEMO_MODEL
 from tokenizer_service.text.tokenizer import Tokenizer
@@ -180,7 +181,7 @@ def test_a_random_checkpoint_can_be_served(tmp_path: Path) -> None:
 
     config = DecoderConfig.from_folder(folder)
     device = resolve_device("cpu")
-    decoder = load_model(folder, config, torch.bfloat16, device, show_progress=False)
+    decoder = load_model(folder, config, ModelOptions(torch.bfloat16, device))
     tokenizer = Tokenizer.from_folder(folder)
 
     assert decoder.dtype == torch.bfloat16

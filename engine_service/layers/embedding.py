@@ -1,7 +1,7 @@
-"""Embedding and logits where each rank has its span of the vocabulary.
+"""Embedding and logits, with a span of the vocabulary on each rank.
 
-A rank's weight has `parallel.each(vocab_size)` rows. Where a vocabulary cannot be divided, the last
-rows stand for no token, and their logits are dropped.
+A rank's weight has `parallel.shard_size(vocab_size)` rows. If the vocabulary does not divide,
+the last rows are padding, and their logits are dropped.
 """
 
 import torch
