@@ -46,7 +46,7 @@ class StopStrings:
                 return StopResult(
                     joined[: end if self._include_in_output else end - len(stop)], stop
                 )
-        end = len(joined) - max(self._states, default=0)
+        end = len(joined) - max(self._states)
         self._held = joined[end:]
         return StopResult(joined[:end])
 
