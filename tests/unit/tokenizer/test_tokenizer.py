@@ -52,6 +52,11 @@ def test_an_unknown_id_is_named(tokenizer: Tokenizer, token_id: int, known: int)
     assert caught.value.field == "token_ids"
 
 
+def test_the_lowest_and_the_highest_id_are_known(tokenizer: Tokenizer) -> None:
+    check_token_ids([0], tokenizer.vocab_size)
+    check_token_ids([tokenizer.vocab_size - 1], tokenizer.vocab_size)
+
+
 def test_ids_of_the_model_alone_have_no_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode_known([*b"a", 290, *b"b"]) == "ab"
 
