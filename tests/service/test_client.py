@@ -48,7 +48,7 @@ def client(address: str) -> Iterator[Client]:
 def test_generate_joins_the_pieces_of_every_continuation(client: Client) -> None:
     output = client.generate("abc", SamplingParams(n=2))
     assert output.finished
-    assert [each.text for each in output.outputs] == ["cba", "cba"]
+    assert [answer.text for answer in output.outputs] == ["cba", "cba"]
     assert output.outputs[1].token_ids == [99, 98, 97]
     assert output.outputs[0].finish_reason is FinishReason.LENGTH
     assert output.prompt == "abc"
@@ -240,7 +240,7 @@ def test_a_server_that_goes_away_ends_the_stream_with_an_error(
 async def test_async_client_answers_alike(address: str, fake: FakeTokenizerService) -> None:
     async with AsyncClient(address, timeout=30) as client:
         output = await client.generate("abc", SamplingParams(n=2), request_id="r1")
-        assert [each.text for each in output.outputs] == ["cba", "cba"]
+        assert [answer.text for answer in output.outputs] == ["cba", "cba"]
         assert (output.prompt, output.prompt_token_ids) == ("abc", [97, 98, 99])
         assert output.request_id == "r1"
         assert [piece.text async for piece in client.stream([97, 98])] == ["b", "a"]

@@ -26,7 +26,6 @@ from folovllm_client.api.requests import (
     DEFAULT_ADDRESS,
     Prompt,
     RequestOptions,
-    call_errors,
     empty_output,
     field_errors,
     generate_request,
@@ -212,16 +211,12 @@ class Client(TokenizingCalls):
             for continuation in continuations:
                 set_text_or_ids(request.continuations.add(), continuation)
         set_fields(request, {"priority": priority, "cache_salt": cache_salt})
-        with call_errors(self.address):
-            return ScoreOutput.from_proto(
-                self._stub.Score(request, timeout=self._deadline(timeout))
-            )
+        return ScoreOutput.from_proto(self._call(self._stub.Score, request, timeout))
 
     def model_info(self) -> ModelInfo:
         """The model that the engines serve."""
         request = types_pb2.GetModelInfoRequest()
-        with call_errors(self.address):
-            return ModelInfo.from_proto(self._stub.GetModelInfo(request, timeout=self._timeout))
+        return ModelInfo.from_proto(self._call(self._stub.GetModelInfo, request))
 
     def health(self, service: str = "") -> str:
         """The health of a service by its full name, or of the server; "SERVING" when ready.
@@ -229,8 +224,7 @@ class Client(TokenizingCalls):
         Raises NotFoundError for a name that the server does not know.
         """
         request = health_pb2.HealthCheckRequest(service=service)
-        with call_errors(self.address):
-            status = (self._health.Check(request, timeout=self._timeout)).status
+        status = (self._call(self._health.Check, request)).status
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
 
     def close(self) -> None:

@@ -121,7 +121,7 @@ def _as_text(result: object) -> str:
 
 def _as_error_text(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        problems = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         return f"error: {'; '.join(problems)}"
     if isinstance(error, InvalidRequestError):
         return f"error: {error}"

@@ -22,15 +22,13 @@ from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.chat.command import chat
 from folovllm_client.cli.console import CommandError, failure_text, note, show_text
 from folovllm_client.cli.parity_report import ParityOptions
-from folovllm_client.cli.sampling_options import (
+from folovllm_client.cli.request_options import (
     given_sampling_params,
-    sampling_options,
+    request_options,
     server_option,
-    stats_option,
-    timeout_option,
 )
 from folovllm_client.cli.stream_stats import StreamStats
-from folovllm_client.launch.service_commands import ServeOptions
+from folovllm_client.launch.service_commands import ServeOptions, require_services
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _UNARY_TIMEOUT = 10.0
@@ -70,14 +68,11 @@ def serve(**settings: Any) -> None:
 
 @commands.command()
 @click.argument("prompt")
-@sampling_options
 @click.option("--logprobs", type=int, metavar="K", help="With --json: K candidates a token.")
 @click.option("--prompt-logprobs", type=int, metavar="K", help="The same for the prompt.")
 @click.option("--n", type=int, metavar="N", help="Number of answers.")
-@timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the whole answer as one JSON object.")
-@stats_option
-@server_option
+@request_options
 def generate(
     prompt: str,
     server: str,
@@ -172,6 +167,7 @@ def parity(as_json: bool, **settings: Any) -> None:
 
     Continues N prompts by N steps each. The exit code is 0 when the verdict is PASS.
     """
+    require_services()
     from folovllm_client.cli.parity import check_parity
 
     if settings["dtype"] is None:
@@ -203,11 +199,11 @@ def _argument_or_stdin(argument: str) -> str:
 
 def _with_headers(output: RequestOutput) -> str:
     total = len(output.outputs)
-    return "\n".join(f"[{each.index + 1}/{total}]\n{each.text}" for each in output.outputs)
+    return "\n".join(f"[{one.index + 1}/{total}]\n{one.text}" for one in output.outputs)
 
 
 def _json_line(output: RequestOutput) -> str:
     answer = dataclasses.asdict(output)
-    for each in answer["outputs"]:
-        del each["info"]  # the request's, which the answer holds itself
+    for continuation in answer["outputs"]:
+        del continuation["info"]  # the request's, which the answer holds itself
     return json.dumps(answer, ensure_ascii=False)

@@ -25,10 +25,9 @@ from folovllm_client.cli.console import command_name, harmless, note, open_conso
 from folovllm_client.cli.stream_stats import StreamStats
 from folovllm_client.launch.service_commands import (
     ServeOptions,
-    engine_command,
     free_ports,
     require_services,
-    tokenizer_command,
+    service_commands,
 )
 from folovllm_client.launch.supervisor import Supervisor, run_services
 
@@ -62,9 +61,7 @@ def demo() -> bool:
     port, engine_port = free_ports(2)
     options = ServeOptions(port=port, engine_port=engine_port, model=str(DEMO_MODEL))
     log: deque[str] = deque(maxlen=_LOG_LINES)
-    services = Supervisor(
-        engine_command(options), tokenizer_command(options), options.address, log.append
-    )
+    services = Supervisor(service_commands(options), options.address, log.append)
     try:
         return asyncio.run(run_services(services, lambda: show(services, options)))
     except FolovError:

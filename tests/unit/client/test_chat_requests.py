@@ -1,4 +1,4 @@
-"""From Python values to ChatRequest, and what is refused on the way."""
+"""From Python values to ChatRequest, and what is refused."""
 
 import json
 from typing import Any

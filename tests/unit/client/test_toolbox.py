@@ -13,7 +13,7 @@ from folovllm_client.api.tool_schema import tool_from_function
 from folovllm_client.api.tools import Toolbox, load_tools
 
 
-class Place(BaseModel):
+class Site(BaseModel):
     city: str
     height: float = 0.0
 
@@ -31,8 +31,8 @@ def get_weather(
     return f"{city} {unit} {days + 1}"
 
 
-def locate(place: Place | None = None) -> Place:
-    return place or Place(city="Zürich")
+def locate(site: Site | None = None) -> Site:
+    return site or Site(city="Zürich")
 
 
 def fail(text: str) -> None:
@@ -75,7 +75,7 @@ def test_a_function_describes_itself() -> None:
 
 def test_models_are_parameters_too() -> None:
     schema = tool_from_function(locate).schema()
-    assert schema["$defs"]["Place"]["required"] == ["city"]
+    assert schema["$defs"]["Site"]["required"] == ["city"]
     assert tool_from_function(half).schema()["properties"] == {}
 
 
@@ -93,7 +93,7 @@ def test_methods_can_be_tools() -> None:
 
 def test_arguments_are_checked_by_the_hints_and_the_result_is_text(toolbox: Toolbox) -> None:
     assert call(toolbox, "get_weather", '{"city": "Oslo", "days": 2}') == "Oslo C 3"
-    assert call(toolbox, "locate", '{"place": {"city": "Bern", "height": 542}}') == (
+    assert call(toolbox, "locate", '{"site": {"city": "Bern", "height": 542}}') == (
         '{"city": "Bern", "height": 542.0}'
     )
     assert call(toolbox, "locate") == '{"city": "Zürich", "height": 0.0}'

@@ -1,4 +1,4 @@
-"""The options that several commands share: which server, and how to sample."""
+"""The options of commands that ask a server: which one, how to sample, and for how long."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,17 +19,8 @@ server_option = click.option(
     show_envvar=True,
     help="The tokenizer service to ask.",
 )
-timeout_option = click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    metavar="SECONDS",
-    help="Deadline for the whole answer.",
-)
-stats_option = click.option(
-    "--stats", is_flag=True, help="Print the figures even if stderr is not a terminal."
-)
 
-_SAMPLING_OPTIONS = (
+_REQUEST_OPTIONS = (
     click.option("--max-tokens", type=int, metavar="N", help="Max tokens to generate."),
     click.option("--min-tokens", type=int, metavar="N", help="No stop before this many tokens."),
     click.option("--temperature", type=float, metavar="X", help="Randomness; 0 is greedy."),
@@ -54,18 +45,28 @@ _SAMPLING_OPTIONS = (
     click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
     click.option("--stop", multiple=True, metavar="TEXT", help="Ends the answer. May be repeated."),
     click.option("--ignore-eos", is_flag=True, help="Go on after the end-of-sequence token."),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(0, min_open=True),
+        metavar="SECONDS",
+        help="Deadline for the whole answer.",
+    ),
+    click.option(
+        "--stats", is_flag=True, help="Print the figures even if stderr is not a terminal."
+    ),
+    server_option,
 )
 
 
-def sampling_options(command: _Command) -> _Command:
-    """Gives a command the options that say how to sample."""
-    for option in reversed(_SAMPLING_OPTIONS):
+def request_options(command: _Command) -> _Command:
+    """Gives a command --server, --timeout, --stats and the sampling parameters."""
+    for option in reversed(_REQUEST_OPTIONS):
         command = option(command)
     return command
 
 
 def given_sampling_params(options: dict[str, Any]) -> types_pb2.SamplingParams:
-    """The message with what the options say; the rest is left to the model's own defaults."""
+    """The message with the options that are given; the model has defaults for the others."""
     schema = options["json_schema"]
     return partial_sampling_params(
         {**options, "json_schema": None if schema is None else schema.read()}
