@@ -25,6 +25,7 @@ from folovllm_client.api.chat_requests import (
 )
 from folovllm_client.api.requests import (
     DEFAULT_ADDRESS,
+    AnySamplingParams,
     Prompt,
     RequestOptions,
     empty_output,
@@ -45,6 +46,10 @@ class AsyncClient(AsyncTokenizingCalls):
     Every method raises the classes of `folovllm.errors`, such as InvalidRequestError,
     QueueFullError, DeadlineError and UnavailableError. Cancelling the task that waits for a call
     cancels the call.
+
+    An iterator's call begins when the first item is requested; closing the iterator cancels it.
+    Leaving `async for piece in client.stream(…)` closes it; one kept in a variable is closed by
+    `contextlib.aclosing`, or when it is dropped.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float | None = None) -> None:
@@ -63,7 +68,7 @@ class AsyncClient(AsyncTokenizingCalls):
     async def generate(
         self,
         prompt: Prompt,
-        sampling_params: SamplingParams | None = None,
+        sampling_params: AnySamplingParams = None,
         *,
         timeout: float | None = None,
         **options: Unpack[RequestOptions],
@@ -84,25 +89,18 @@ class AsyncClient(AsyncTokenizingCalls):
     def stream(
         self,
         prompt: Prompt,
-        sampling_params: SamplingParams | None = None,
+        sampling_params: AnySamplingParams = None,
         *,
         timeout: float | None = None,
         **options: Unpack[RequestOptions],
     ) -> AsyncGenerator[CompletionOutput, None]:
-        """The pieces of all continuations as they come; closing the iterator cancels the call.
-
-        Leaving `async for piece in client.stream(…)` closes it; one kept in a variable is closed
-        by `contextlib.aclosing`, or when it is dropped.
-        """
+        """The pieces of all continuations as they come."""
         return self.send(generate_request(prompt, sampling_params, **options), timeout)
 
     def send(
         self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
     ) -> AsyncGenerator[CompletionOutput, None]:
-        """Sends a protobuf message as it is; otherwise the same as `stream`.
-
-        The call begins when the first piece is requested.
-        """
+        """Sends a protobuf message as it is; otherwise the same as `stream`."""
         return self._stream(self._stub.Generate, request, timeout, CompletionOutput.from_proto)
 
     async def chat(
@@ -131,16 +129,13 @@ class AsyncClient(AsyncTokenizingCalls):
         timeout: float | None = None,
         **options: Unpack[ChatRequestOptions],
     ) -> AsyncGenerator[ChatOutput, None]:
-        """The events of the next turn as they come; closing the iterator cancels the call."""
+        """The events of the next turn as they come."""
         return self.send_chat(chat_request(messages, **options), timeout)
 
     def send_chat(
         self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
     ) -> AsyncGenerator[ChatOutput, None]:
-        """Sends a protobuf message as it is; otherwise the same as `stream_chat`.
-
-        The call begins when the first event is requested.
-        """
+        """Sends a protobuf message as it is; otherwise the same as `stream_chat`."""
         return self._stream(self._stub.Chat, request, timeout, ChatOutput.from_proto)
 
     async def chat_with_tools(
@@ -182,9 +177,8 @@ class AsyncClient(AsyncTokenizingCalls):
     ) -> AsyncGenerator[CompletionOutput, None]:
         """Branches a running request at its present position; the pieces of all branches.
 
-        Each of `branches` has n = 1; a piece's index is its branch's. The call begins when the
-        first piece is requested; closing the iterator cancels it and ends the branches, never the
-        parent. Raises NotFoundError if that request is not running.
+        Each of `branches` has n = 1; a piece's index is its branch's. Closing the iterator ends the
+        branches, never the parent. Raises NotFoundError if that request is not running.
         """
         request = types_pb2.ForkRequest()
         with field_errors("branches"):

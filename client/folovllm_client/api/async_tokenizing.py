@@ -6,13 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
-from folovllm_client.api.async_calls import (
-    DuplexCall,
-    Pieces,
-    StreamMethod,
-    UnaryMethod,
-    iterate,
-)
+from folovllm_client.api.async_calls import DuplexCall, Pieces, StreamMethod, UnaryMethod, iterate
 from folovllm_client.api.requests import call_errors, field_errors
 from folovllm_client.api.text_delta import TextDelta
 from folovllm_client.api.tokenizer_download import TokenizerDownload
@@ -78,12 +72,11 @@ class AsyncTokenizingCalls:
         preceding_token_ids: Iterable[int] = (),
         timeout: float | None = None,
     ) -> AsyncGenerator[TextDelta, None]:
-        """Detokenizes ids that arrive in pieces, as from an engine: a delta for each, then a last.
+        """Detokenizes pieces as from an engine: a delta for each, and one at the end.
 
         Of `sampling_params` only stop, include_stop_str_in_output, min_tokens and
         skip_special_tokens apply. After a stop string no more pieces are read. The text of
-        `preceding_token_ids` is not repeated. The call begins when the first delta is requested;
-        closing the iterator cancels it.
+        `preceding_token_ids` is not repeated.
         """
         params = sampling_params or SamplingParams()
         with field_errors("options"):

@@ -12,10 +12,13 @@ from typing import Any, TypedDict, TypeVar, Unpack
 
 from folovllm.chat import ChatMessage, Conversation, Role, Tool, ToolCall
 from folovllm.errors import InvalidRequestError
-from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as wire
-from folovllm.v1 import types_pb2
-from folovllm_client.api.requests import field_errors, set_fields, set_sampling_params
+from folovllm_client.api.requests import (
+    AnySamplingParams,
+    field_errors,
+    set_fields,
+    set_sampling_params,
+)
 
 ToolFunction = Callable[..., object]
 Messages = str | Iterable[ChatMessage | Mapping[str, Any]]
@@ -42,7 +45,7 @@ class ChatOptions(TypedDict, total=False):
     """Max tokens of reasoning."""
     response_format: ResponseFormat
     """What the answer must be."""
-    sampling_params: SamplingParams | types_pb2.SamplingParams | None
+    sampling_params: AnySamplingParams
     """Sent as they are. SamplingParams() has max_tokens 16; None there is up to the context."""
     priority: int
     """Lower runs first."""

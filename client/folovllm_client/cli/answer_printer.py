@@ -13,7 +13,7 @@ _RESULT_WIDTH = 200
 class AnswerPrinter:
     """Writes content to standard output; thinking, tool calls and figures are dimmed.
 
-    `err` sends those to standard error, so that standard output holds answers alone.
+    `err` sends those to standard error, so that standard output has only answers.
     """
 
     def __init__(self, err: bool) -> None:

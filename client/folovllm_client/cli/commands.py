@@ -17,16 +17,12 @@ from folovllm.outputs import RequestOutput
 from folovllm.serving.args import options
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.version import __version__
-from folovllm_client.api.requests import empty_output, generate_request
+from folovllm_client.api.requests import empty_output, generate_request, partial_sampling_params
 from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.chat.command import chat
 from folovllm_client.cli.console import CommandError, failure_text, note, show_text
 from folovllm_client.cli.parity_report import ParityOptions
-from folovllm_client.cli.request_options import (
-    given_sampling_params,
-    request_options,
-    server_option,
-)
+from folovllm_client.cli.request_options import request_options, server_option
 from folovllm_client.cli.stream_stats import StreamStats
 from folovllm_client.launch.service_commands import ServeOptions, require_services
 
@@ -88,7 +84,7 @@ def generate(
     """
     text = _argument_or_stdin(prompt)
     request = generate_request(
-        text, given_sampling_params(sampling), return_prompt_token_ids=as_json
+        text, partial_sampling_params(sampling), return_prompt_token_ids=as_json
     )
     live = not as_json and sampling["n"] in (None, 1)
     output = empty_output(text)

@@ -52,20 +52,19 @@ def check_parity(options: ParityOptions) -> ParityReport:
     )
     folder = resolve_model(options.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
     reference = load_reference(folder, torch.float32, model.device)
-    own = None
-    if model.dtype is not torch.float32:
-        own = load_reference(folder, model.dtype, model.device)
+    rounded = model.dtype is not torch.float32
+    own = load_reference(folder, model.dtype, model.device) if rounded else None
     resolved = replace(options, model=options.model or folder.name, device=str(model.device))
     prompts = (_compare(*item, model, reference, own) for item in continued.items())
     return ParityReport(resolved, tuple(prompts))
 
 
 def load_reference(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """The model as transformers runs it, with its plainest attention."""
+    """The model as transformers runs it, with its eager attention."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager"
     )
     return model.to(device).eval()

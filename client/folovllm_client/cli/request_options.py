@@ -1,12 +1,11 @@
 """The options of commands that ask a server: which one, how to sample, and for how long."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 
-from folovllm.v1 import types_pb2
-from folovllm_client.api.requests import DEFAULT_ADDRESS, partial_sampling_params
+from folovllm_client.api.requests import DEFAULT_ADDRESS
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -39,6 +38,7 @@ _REQUEST_OPTIONS = (
     click.option(
         "--json-schema",
         type=click.File(),
+        callback=lambda _context, _option, file: file and file.read(),
         metavar="FILE",
         help="The answer is a value of the schema.",
     ),
@@ -63,11 +63,3 @@ def request_options(command: _Command) -> _Command:
     for option in reversed(_REQUEST_OPTIONS):
         command = option(command)
     return command
-
-
-def given_sampling_params(options: dict[str, Any]) -> types_pb2.SamplingParams:
-    """The message with the options that are given; the model has defaults for the others."""
-    schema = options["json_schema"]
-    return partial_sampling_params(
-        {**options, "json_schema": None if schema is None else schema.read()}
-    )

@@ -26,7 +26,7 @@ _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "[::]": "[::1]"}
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What `folovllm serve` starts, and its options; None is the service's own default."""
+    """The options of `folovllm serve`; None is the service's own default."""
 
     host: str = option(LOOPBACK, "Where clients are answered; 0.0.0.0 for all.", metavar="ADDRESS")
     port: int = option(50051, "Port of the tokenizer service.", type=_PORT, metavar="PORT")

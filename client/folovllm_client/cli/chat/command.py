@@ -10,9 +10,10 @@ import click
 from folovllm.version import __version__
 from folovllm_client.api.async_client import AsyncClient
 from folovllm_client.api.chat_requests import ChatOptions
+from folovllm_client.api.requests import partial_sampling_params
 from folovllm_client.cli.answer_printer import AnswerPrinter
 from folovllm_client.cli.console import note
-from folovllm_client.cli.request_options import given_sampling_params, request_options
+from folovllm_client.cli.request_options import request_options
 
 
 @click.command()
@@ -54,7 +55,7 @@ def chat(
 
     toolbox = Toolbox([] if tools_file is None else load_tools(tools_file))
     options: ChatOptions = {
-        "sampling_params": given_sampling_params(sampling),
+        "sampling_params": partial_sampling_params(sampling),
         "enable_thinking": False if no_thinking else None,
         "thinking_budget": thinking_budget,
     }

@@ -34,13 +34,13 @@ class SlashCommands:
         name, _, argument = line.partition(" ")
         if name not in self._commands:
             raise InvalidRequestError("", f"there is no {name}; /help lists the commands")
-        _, _, run = self._commands[name]
+        _usage, _summary, run = self._commands[name]
         run(argument.strip())
 
     def _help(self, _: str) -> None:
-        width = max(len(usage) for usage, _, _ in self._commands.values())
-        for usage, help, _ in self._commands.values():
-            note(f"{usage:<{width}}  {help}")
+        width = max(len(usage) for usage, _summary, _run in self._commands.values())
+        for usage, summary, _run in self._commands.values():
+            note(f"{usage:<{width}}  {summary}")
         note("Ctrl-C stops an answer; what it has said stays, else the turn is taken back")
 
     def _reset(self, _: str) -> None:
