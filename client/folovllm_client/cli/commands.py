@@ -14,7 +14,7 @@ import click
 
 from folovllm.errors import FolovError
 from folovllm.outputs import RequestOutput
-from folovllm.serving.args import options
+from folovllm.serving.args import HELP_SETTINGS, options
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.version import __version__
 from folovllm_client.api.requests import empty_output, generate_request, partial_sampling_params
@@ -26,7 +26,6 @@ from folovllm_client.cli.request_options import request_options, server_option
 from folovllm_client.cli.stream_stats import StreamStats
 from folovllm_client.launch.service_commands import ServeOptions, require_services
 
-_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _UNARY_TIMEOUT = 10.0
 _INTERRUPTED = 130
 _TOKEN_ID = click.IntRange(0, 2**32 - 1)
@@ -45,7 +44,7 @@ class Commands(click.Group):
             ctx.exit(_INTERRUPTED)
 
 
-@click.group(cls=Commands, context_settings=_SETTINGS)
+@click.group(cls=Commands, context_settings=HELP_SETTINGS)
 @click.version_option(__version__, prog_name="folovllm", message="%(prog)s %(version)s")
 def commands() -> None:
     """Serves Qwen3-family language models over gRPC, and asks them."""

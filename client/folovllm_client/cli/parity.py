@@ -89,9 +89,7 @@ def _continue_prompts(options: ParityOptions) -> dict[str, RequestOutput]:
         )
     prompts = _prompts(llm, options.prompts, min(room, max(_RANDOM_LENGTHS)))
     params = SamplingParams(temperature=0.0, max_tokens=options.steps, ignore_eos=True)
-    outputs = llm.generate(
-        [{"prompt_token_ids": token_ids} for token_ids in prompts.values()], params
-    )
+    outputs = llm.generate([*prompts.values()], params)
     return dict(zip(prompts, outputs, strict=True))
 
 

@@ -203,10 +203,5 @@ def _json_object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The first column to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        )
-        for row in rows
-    ]
+    formats = [f"<{widths[0]}", *(f">{width}" for width in widths[1:])]
+    return ["  ".join(map(format, row, formats)) for row in rows]
