@@ -46,7 +46,7 @@ def test_float32_passes_with_equal_greedy_tokens(name: str, tmp_path: Path) -> N
     assert all(not p["divergences"] and p["steps"] == 20 for p in report["prompts"])
 
 
-def test_bfloat16_stands_beside_transformers_own(tmp_path: Path) -> None:
+def test_bfloat16_is_compared_with_transformers_own_error(tmp_path: Path) -> None:
     folder = checkpoint("qwen3_tied", tmp_path, torch.bfloat16)
     result = run(folder, "--dtype", "bfloat16", "--prompts", "6", "--steps", "12")
     assert result.exit_code == 0, result.stdout

@@ -137,7 +137,7 @@ async def test_a_second_signal_kills() -> None:
 async def test_the_end_of_one_service_ends_the_other() -> None:
     log = Log()
     services, _ = supervisor(FAILING_ENGINE, log)
-    # Not until both are ready: on a busy machine the other one may be first.
+    # Does not wait for ready: on a busy machine that may come before the end.
     with pytest.raises(ServiceEndedError, match="the engine service ended with exit code 3"):
         await run_services(services, services.ended)
     assert "error: no weights" in log.lines

@@ -68,7 +68,7 @@ def show_text(text: str, *, nl: bool = True) -> None:
 
 
 def harmless(text: str) -> str:
-    """Text from elsewhere without the characters that steer a terminal."""
+    """Text from elsewhere without the characters that control a terminal."""
     return text.translate(_CONTROLS)
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Running:
-    """A fake service and the command line that asks it."""
+    """A fake service and the command line that calls it."""
 
     def __init__(self, fake: FakeTokenizerService) -> None:
         self.fake = fake
@@ -229,7 +229,7 @@ def test_structured_output_arrives(folovllm: Running, tmp_path: Path) -> None:
     assert by_regex == types_pb2.SamplingParams(regex="[ab]")
 
 
-def test_a_text_does_not_steer_the_terminal(folovllm: Running) -> None:
+def test_a_text_cannot_control_the_terminal(folovllm: Running) -> None:
     environment = {"FOLOVLLM_SERVER": folovllm.fake.address}
     with closing(Terminal(["generate", "]2[\x1b!"], environment)) as terminal:
         assert terminal.until("[2]") == "!\ufffd[2]"

@@ -1,4 +1,4 @@
-"""Python functions as tools: what the model reads, how they are called, how a file gives them."""
+"""Python functions as tools: what the model reads, how they are called, how a file defines them."""
 
 import json
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_arguments_are_checked_by_the_hints_and_the_result_is_text(toolbox: Tool
         ("nobody", "{}", "error: there is no tool 'nobody'; there are: get_weather, "),
     ],
 )
-def test_what_goes_wrong_is_told_to_the_model(
+def test_errors_are_reported_to_the_model(
     toolbox: Toolbox, name: str, arguments: str, said: str
 ) -> None:
     assert call(toolbox, name, arguments).startswith(said)
@@ -152,7 +152,7 @@ def test_names_are_unique() -> None:
     assert caught.value.field == "tools[1].name"
 
 
-def test_a_file_gives_its_public_functions(tmp_path: Path) -> None:
+def test_the_public_functions_of_a_file_are_tools(tmp_path: Path) -> None:
     path = tmp_path / "my-tools.py"
     path.write_text(
         "from __future__ import annotations\n"
