@@ -64,7 +64,7 @@ def _random_groups(sequences: Sequence[ScheduledSequence], vocab_size: int) -> l
     """
     random = [i for i, s in enumerate(sequences) if not s.sampling_params.greedy]
     cut = [i for i in random if cuts_to_top_k(sequences[i].sampling_params, vocab_size)]
-    whole = sorted({*random} - {*cut})
+    whole = sorted({*random} - {*cut}) if cut else random
     size = max(1, _MAX_WEIGHTS // vocab_size)
     groups = [whole[start : start + size] for start in range(0, len(whole), size)]
     return [cut, *groups] if cut else groups
