@@ -170,6 +170,16 @@ class SamplingParams:
         )
 
     @property
+    def looks_back(self) -> bool:
+        """Whether what may be drawn, or how, depends on which tokens came before."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+            or any(len(token_ids) > 1 for token_ids in self.bad_words_token_ids)
+        )
+
+    @property
     def follows_grammar(self) -> bool:
         """Whether something is asked of the output that takes a grammar."""
         return self.structured_output is not None or self.reasoning is not None

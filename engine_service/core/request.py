@@ -159,7 +159,7 @@ class Request:
         computed; never twice."""
         self.forked = sampling_params.n == 1
         """Whether every sequence runs on its own."""
-        self.looks_back = _looks_back(sampling_params)
+        self.looks_back = sampling_params.looks_back
         """Whether what may be drawn, or how, depends on which tokens came before."""
         # Nothing comes after the last token that is scored, so it needs no KV.
         computed = self.prompt_token_ids if scored_from is None else self.prompt_token_ids[:-1]
@@ -213,11 +213,3 @@ class Request:
         """Whether every sequence has ended."""
         return all(seq.status.finished for seq in self._seqs)
 
-
-def _looks_back(params: "SamplingParams") -> bool:
-    return (
-        params.repetition_penalty != 1.0
-        or params.presence_penalty != 0.0
-        or params.frequency_penalty != 0.0
-        or any(len(token_ids) > 1 for token_ids in params.bad_words_token_ids)
-    )
