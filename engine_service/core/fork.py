@@ -1,7 +1,8 @@
 """Fork: a running request's branches, as they are asked for and as the requests they become."""
 
+import time
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine_service.core.request import Request, Sequence
@@ -33,6 +34,7 @@ class Fork:
     fork_id: str
     """The name of the branches' outputs."""
     branches: SequenceOf[Branch]
+    arrival_time: float = field(default_factory=time.monotonic)
 
     def requests(self, parent: Sequence) -> list[Request]:
         """A request for each branch, whose prompt is all that `parent` has so far.
@@ -50,6 +52,7 @@ class Fork:
                 matcher=branch.matcher,
                 priority=origin.priority,
                 cache_salt=origin.cache_salt,
+                arrival_time=self.arrival_time,
                 num_parent_output_tokens=(
                     origin.num_parent_output_tokens + parent.num_output_tokens
                 ),

@@ -34,6 +34,7 @@ async def with_matchers(engine: AsyncEngine, asked: Request | Fork) -> Request |
         seed=asked.seed,
         priority=asked.priority,
         cache_salt=asked.cache_salt,
+        arrival_time=asked.arrival_time,
         matcher=await engine.make_matcher(asked.sampling_params),
     )
 
