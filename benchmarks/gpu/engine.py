@@ -121,7 +121,7 @@ class SteppedEngine:
 
     def replay_seconds(self, batch: int, steps: int) -> float | None:
         """See Replayer; None where steps are no graphs."""
-        runner = self._engine._pipeline.runner
+        runner = self._engine.runner
         return runner.replay_time(batch, steps) if isinstance(runner, Replayer) else None
 
 

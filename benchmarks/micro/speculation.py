@@ -132,10 +132,10 @@ class Bench:
     def _decode(self, name: str, text: Text, batch: int) -> Turn:
         engine, num_tokens = self.engines[name], len(text.continuation) - 1
         params = SamplingParams(temperature=0.0, max_tokens=num_tokens, ignore_eos=True)
-        requests = [Request(str(number), text.prompt, params) for number in range(batch)]
-        for request in requests:
-            engine.add_request(request)
-        seqs = [request.get_seqs()[0] for request in requests]
+        for number in range(batch):
+            engine.add_request(Request(str(number), text.prompt, params))
+        found = [engine.scheduler.find_unfinished(str(number), 0) for number in range(batch)]
+        seqs = [seq for seq in found if seq is not None]
         while not all(seq.num_output_tokens for seq in seqs):
             engine.step()
         left = batch * num_tokens - sum(seq.num_output_tokens for seq in seqs)
@@ -145,7 +145,7 @@ class Bench:
             engine.step()
         wall, cpu = time.perf_counter() - started, time.process_time() - started_cpu
         for seq in seqs:
-            assert seq.output_token_ids == text.continuation[1:]
+            assert seq.token_ids[seq.num_prompt_tokens :] == text.continuation[1:]
         return Turn(wall, cpu, left, self.counter.draws, self.counter.drafts)
 
 

@@ -17,8 +17,8 @@ from folovllm_client.launch.service_commands import require_services
 
 if TYPE_CHECKING:
     from engine_service.config import CacheConfig, ModelConfig, SchedulerConfig
-    from engine_service.core.fork import Branch
-    from engine_service.core.request import Request
+    from engine_service.core.request import Branch, Request
+    from engine_service.core.token_matcher import TokenMatcher
     from engine_service.models.causal_model import CausalModel
     from tokenizer_service.text.output_processor import OutputProcessor
     from tokenizer_service.text.tokenizer import Tokenizer
@@ -102,9 +102,9 @@ class LLM:
             )
         ]
         try:
-            self._run(dict(zip(requests, results, strict=True)), show_progress)
+            self._run(requests, results, show_progress)
         finally:  # an interrupt leaves nothing behind
-            for request in requests:
+            for request, _ in requests:
                 self._engine.abort_request(request.request_id)
         return results
 
@@ -122,15 +122,12 @@ class LLM:
         end. The second has no continuations where the first ended before it had so many tokens.
         Raises InvalidRequestError, before any work, where a parameter can never be served.
         """
-        from engine_service.core.fork import Fork
-
         trunk, forked = RequestOutput(), RequestOutput(request_id=new_request_id())
-        request = self._request(prompt, sampling_params.clone(n=1), trunk)
-        forks = self._branches(len(request.prompt_token_ids), branches, after)
-        fork = Fork(request.request_id, 0, forked.request_id, forks)
+        request, matcher = self._request(prompt, sampling_params.clone(n=1), trunk)
+        forks, matchers = self._branches(len(request.prompt_token_ids), branches, after)
         processors = {request.request_id: [self._processor(request.sampling_params)]}
         results = {request.request_id: trunk, forked.request_id: forked}
-        self._engine.add_request(request)
+        self._engine.add_request(request, matcher)
         try:
             while not trunk.outputs or (
                 not trunk.finished and len(trunk.outputs[0].token_ids) < after
@@ -141,7 +138,9 @@ class LLM:
                     self._processor(branch.sampling_params, trunk.outputs[0].token_ids)
                     for branch in forks
                 ]
-                self._engine.fork_request(fork)
+                self._engine.fork_request(
+                    request.request_id, 0, forked.request_id, forks, matchers=matchers
+                )
             while self._engine.has_unfinished_requests():
                 self._step(processors, results)
         finally:  # an interrupt leaves nothing behind
@@ -157,7 +156,7 @@ class LLM:
         as one text, and white space at the prompt's end belongs to the continuation. Raises
         InvalidRequestError, before any work, where they can never be served.
         """
-        from engine_service.engine.scoring import score_requests
+        from engine_service.engine.score_requests import score_requests
         from tokenizer_service.text.scoring import encode_score
 
         encoded = encode_score(
@@ -181,26 +180,27 @@ class LLM:
 
     def _branches(
         self, num_prompt_tokens: int, branches: Sequence[SamplingParams], after: int
-    ) -> "list[Branch]":
+    ) -> "tuple[list[Branch], list[TokenMatcher | None]]":
         """Checked branches of a request that will have `after` tokens of output."""
-        from engine_service.core.fork import Branch
+        from engine_service.core.request import Branch
         from engine_service.engine.admission import check_branch, check_lengths
         from engine_service.seeding import new_seed
         from tokenizer_service.text.bad_words import resolve_bad_words
 
         if after < 1:
             raise InvalidRequestError("after", f"after must be at least 1, got {after}")
-        checked = []
+        checked: list[Branch] = []
+        matchers: list[TokenMatcher | None] = []
         for place, given in enumerate(branches):
             try:
                 params = resolve_bad_words(given, self.tokenizer)
                 check_branch(params, self._engine.info)
                 check_lengths(num_prompt_tokens + after, params, self._engine.info)
-                matcher = self._engine.make_matcher(params)
+                matchers.append(self._engine.make_matcher(params))
             except InvalidRequestError as error:
                 raise error.within(f"branches[{place}]") from None
-            checked.append(Branch(params, new_seed(), matcher))
-        return checked
+            checked.append(Branch(params, new_seed()))
+        return checked, matchers
 
     def _processor(
         self, params: SamplingParams, preceding_token_ids: Sequence[int] = ()
@@ -220,8 +220,10 @@ class LLM:
             )
         return list(params)
 
-    def _request(self, prompt: Prompt, params: SamplingParams, result: RequestOutput) -> "Request":
-        """A checked request; fills in what its result already knows."""
+    def _request(
+        self, prompt: Prompt, params: SamplingParams, result: RequestOutput
+    ) -> "tuple[Request, TokenMatcher | None]":
+        """A checked request and its grammar; fills in what its result already knows."""
         from engine_service.core.request import Request
         from engine_service.engine.admission import check_request
         from engine_service.seeding import new_seed
@@ -234,17 +236,22 @@ class LLM:
         check_request(token_ids, params, self._engine.info)
         result.request_id, result.prompt_token_ids = new_request_id(), token_ids
         matcher = self._engine.make_matcher(params)
-        return Request(result.request_id, token_ids, params, seed=new_seed(), matcher=matcher)
+        return Request(result.request_id, token_ids, params, seed=new_seed()), matcher
 
-    def _run(self, results: "dict[Request, RequestOutput]", show_progress: bool) -> None:
+    def _run(
+        self,
+        requests: "Sequence[tuple[Request, TokenMatcher | None]]",
+        results: Sequence[RequestOutput],
+        show_progress: bool,
+    ) -> None:
         """Steps the engine until every request has its result."""
         from tqdm import tqdm
 
         processors: dict[str, tuple[OutputProcessor, RequestOutput]] = {}
-        for request, result in results.items():
+        for (request, matcher), result in zip(requests, results, strict=True):
             processor = self._processor(request.sampling_params)
             processors[request.request_id] = processor, result
-            self._engine.add_request(request)
+            self._engine.add_request(request, matcher)
         # disable=None shows the bar on a terminal only.
         with tqdm(
             total=len(results), unit="prompt", disable=None if show_progress else True

@@ -1,8 +1,8 @@
 """BlockPool: the KV cache's blocks as numbers, with reference counts and a prefix index.
 
 A block is *used* while a sequence refers to it, else *free*. A free block keeps its contents and
-its place in the prefix index until it is taken for something else. Those without such a place go
-first, then the longest free.
+its entry in the prefix index until it is reallocated. Blocks without an entry are reallocated
+first, then those that have been free the longest.
 """
 
 from collections import Counter, OrderedDict
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 
 class BlockPool:
-    """Hands out block ids 0 to num_blocks - 1."""
+    """Allocates block ids 0 to num_blocks - 1."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
@@ -29,7 +29,7 @@ class BlockPool:
         return block_id in self._free
 
     def allocate(self) -> int:
-        """Takes the block that is the least loss, with one reference. Its old contents are gone.
+        """A free block, now with one reference and without its old contents.
 
         The caller has made sure that there is one.
         """
@@ -48,7 +48,7 @@ class BlockPool:
         self._ref_cnt[block_id] += 1
 
     def release(self, block_id: int) -> None:
-        """Drops a reference; without any the block is free."""
+        """Drops a reference; a block without any is free."""
         assert self._ref_cnt[block_id] > 0, f"block {block_id} is free already"
         self._ref_cnt[block_id] -= 1
         if not self._ref_cnt[block_id]:
@@ -57,7 +57,7 @@ class BlockPool:
                 self._free.move_to_end(block_id, last=False)
 
     def cache(self, block_id: int, block_hash: bytes) -> None:
-        """Enters a full block into the prefix index, unless an equal one is there."""
+        """Enters a full block into the prefix index, unless it has an equal one."""
         if block_hash not in self._block_of:
             self._block_of[block_hash] = block_id
             self._hash_of[block_id] = block_hash

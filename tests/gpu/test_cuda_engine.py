@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from engine_service.core.fork import Branch, Fork
 from engine_service.core.outputs import ScheduledSequence
-from engine_service.core.request import Request
+from engine_service.core.request import Branch, Request
 from engine_service.engine.factory import build_engine
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.models.decoder_config import DecoderConfig
@@ -125,7 +124,7 @@ def recorded_steps(engine: LLMEngine) -> list[tuple[Tensor, Tensor]]:
 
     Of the rows that draw: what padding computes means nothing.
     """
-    runner = engine._pipeline.runner
+    runner = engine.runner
     assert isinstance(runner, GpuModelRunner)
     found: list[tuple[Tensor, Tensor]] = []
     finish = runner._finish
@@ -261,7 +260,7 @@ def test_a_tiny_pool_serves_all(seed: int, speculation: str, tmp_path: Path) -> 
             parent, name = unfinished[int(random.integers(len(unfinished)))], f"fork {step}"
             try:
                 branches = [Branch(SEEDED.clone(max_tokens=4), number) for number in range(2)]
-                engine.fork_request(Fork(parent, 0, name, branches))
+                engine.fork_request(parent, 0, name, branches)
             except NotFoundError:
                 pass  # it has no continuation that runs
             else:

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from engine_service.core.fork import Branch, Fork
-from engine_service.core.request import Request
+from engine_service.core.request import Branch, Request
 from engine_service.engine.factory import build_engine
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import FinishReason, RequestOutput
@@ -66,7 +65,7 @@ def add(engine: LLMEngine, name: str, length: int, params: SamplingParams) -> No
     """With a prompt that the name decides."""
     generator = torch.Generator().manual_seed(len(name))
     prompt = torch.randint(2, VOCAB_SIZE, (length,), generator=generator).tolist()
-    engine.add_request(Request(name, prompt, params, matcher=engine.make_matcher(params)))
+    engine.add_request(Request(name, prompt, params))
 
 
 def check_free(engine: LLMEngine) -> None:
@@ -133,13 +132,13 @@ def branched(engine: LLMEngine) -> dict[str, RequestOutput]:
 
     def fork() -> None:
         branches = [
-            Branch(params, seed=5, matcher=engine.make_matcher(params))
+            Branch(params, seed=5)
             for params in (GREEDY, RANDOM, RANDOM.clone(structured_output=DIGITS))
         ]
-        engine.fork_request(Fork("trunk", 0, "branches", branches))
+        engine.fork_request("trunk", 0, "branches", branches)
 
     def abort(name: str, *indexes: int) -> None:
-        assert engine._pipeline.has_step_in_flight == overlapping
+        assert engine.has_step_in_flight == overlapping
         for output in engine.abort_request(name, indexes):
             results[name].add(output)
 

@@ -8,7 +8,6 @@ import grpc
 import pytest
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
-from engine_service.core.step_pipeline import StepPipeline
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.servicer import EngineServicer
@@ -59,7 +58,7 @@ class Service:
         self.tokenizer = Tokenizer.from_folder(folder)
         made, _ = make_engine(tokenizer_fingerprint=self.tokenizer.fingerprint)
         self.runner = Parrot(4)
-        made._pipeline = StepPipeline(made.scheduler, self.runner)
+        made.runner = self.runner
         self.llm_engine: LLMEngine = made
         self.engine = AsyncEngine(lambda: self.llm_engine, 100)
         self.engine_server = GrpcServer(ServerConfig(), ENGINE_SERVICE)

@@ -46,9 +46,8 @@ def test_a_runner_that_replays_is_asked(engine: SteppedEngine) -> None:
         def replay_time(self, batch: int, steps: int) -> float:
             return batch * steps / 1000
 
-    pipeline = engine._engine._pipeline
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "runner", Replaying())
+        patch.setattr(engine._engine, "runner", Replaying())
         assert engine.replay_seconds(4, 10) == 0.04
 
 

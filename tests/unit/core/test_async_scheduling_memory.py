@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine_service.core.fork import Branch, Fork
+from engine_service.core.request import Branch
 from folovllm.outputs import FinishReason
 from folovllm.sampling_params import SamplingParams
 from support.builders.overlapping_runs import (
@@ -120,9 +120,9 @@ def test_branches_have_the_known_tokens_of_their_parent(num_steps: int, block_si
         join(results, engine.step())
     assert len(runner.launched) == num_steps + 1
     had = [*PROMPT, *says(num_steps)]
-    assert parent.get_seqs()[0].token_ids == had
+    assert parent.token_ids == had
     branches = [Branch(SamplingParams(max_tokens=4), seed) for seed in (3, 4)]
-    engine.fork_request(Fork("a", 0, "f", branches))
+    engine.fork_request("a", 0, "f", branches)
     engine.scheduler.check_integrity()
     run(engine, results)
     assert tokens(results["a"]) == says(9)
@@ -136,8 +136,7 @@ def test_a_pool_that_runs_out_is_read_first_and_then_preempts() -> None:
     engine, runner = make_overlapping_engine(
         num_blocks=8, block_size=2, enable_prefix_caching=False
     )
-    requests = [add(engine, str(i), [i, i + 1, i + 2], max_tokens=10) for i in range(3)]
-    seqs = [request.get_seqs()[0] for request in requests]
+    seqs = [add(engine, str(i), [i, i + 1, i + 2], max_tokens=10) for i in range(3)]
     num_preemptions, synchronous = 0, 0
     results: Results = {}
     while engine.has_unfinished_requests():

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_service.core.request import Request
-from engine_service.engine.scoring import score_requests
+from engine_service.engine.score_requests import score_requests
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.builders.random_arrivals import EOS, Arrival, ArrivalRun, arrivals, ids, prompts

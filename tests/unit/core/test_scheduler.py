@@ -4,11 +4,12 @@ import itertools
 
 import pytest
 
-from engine_service.core.request import Request, RequestStatus
+from engine_service.core.request import Request
+from engine_service.core.sequence import RequestStatus, Sequence
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
-from support.fakes.engine_factory import make_engine
+from support.fakes.engine_factory import make_engine, sequence_of
 from support.fakes.model_runner import expected_tokens
 
 
@@ -19,16 +20,17 @@ def add(
     priority: int = 0,
     salt: str = "",
     **params: object,
-) -> Request:
+) -> Sequence:
+    """Adds a request, and returns its first sequence."""
     request = Request(
         name, prompt, SamplingParams().clone(**params), seed=7, priority=priority, cache_salt=salt
     )
     engine.add_request(request)
-    return request
+    return sequence_of(engine, name)
 
 
 def run(engine: LLMEngine) -> dict[str, RequestOutput]:
-    """Steps to the end, with the books checked after each step."""
+    """Steps to the end, checked after each step."""
     results: dict[str, RequestOutput] = {}
     while engine.has_unfinished_requests():
         join(results, engine.step())
@@ -84,9 +86,9 @@ def test_priority_then_arrival() -> None:
 
 def test_preemption_takes_the_last_in_order_and_changes_no_token() -> None:
     engine, _ = make_engine(num_blocks=8, block_size=2, enable_prefix_caching=False)
-    requests = [add(engine, str(i), [i, i + 1, i + 2], max_tokens=10) for i in range(3)]
+    seqs = [add(engine, str(i), [i, i + 1, i + 2], max_tokens=10) for i in range(3)]
     results = run(engine)
-    preemptions = [request.get_seqs()[0].num_preemptions for request in requests]
+    preemptions = [seq.num_preemptions for seq in seqs]
     assert preemptions[0] == 0 and sum(preemptions) > 0
     for i in range(3):
         assert tokens(results[str(i)]) == expected_tokens([i, i + 1, i + 2], 10, seed=7)
@@ -238,7 +240,7 @@ def test_an_aborted_request_in_the_queue_never_runs() -> None:
     add(engine, "a", PROMPT, max_tokens=3)
     queued = add(engine, "b", PROMPT, max_tokens=3)
     engine.step()
-    assert queued.get_seqs()[0].status is RequestStatus.WAITING
+    assert queued.status is RequestStatus.WAITING
     engine.abort_request("b")
     run(engine)
     assert {s.seq_id for step in runner.steps for s in step.scheduled} == {0}
@@ -255,7 +257,7 @@ def test_a_pool_too_small_for_all_still_finishes_all_of_n() -> None:
 def test_metrics_add_up() -> None:
     now = itertools.count(100.0)
     engine, _ = make_engine()
-    engine.scheduler._roster.clock = lambda: next(now)
+    engine.scheduler._states.clock = lambda: next(now)
     request = Request("a", PROMPT, SamplingParams(max_tokens=2), arrival_time=90.0)
     engine.add_request(request)
     metrics = run(engine)["a"].outputs[0].metrics

@@ -4,7 +4,7 @@ import pytest
 
 from engine_service.core.request import Request
 from engine_service.engine.llm_engine import LLMEngine
-from engine_service.engine.scoring import score_requests
+from engine_service.engine.score_requests import score_requests
 from folovllm.outputs import CompletionOutput, PositionLogprobs
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine

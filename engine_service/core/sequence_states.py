@@ -1,15 +1,15 @@
-"""Roster: every unfinished request, and which of its sequences run and which wait."""
+"""SequenceStates: every unfinished request, and which of its sequences run and which wait."""
 
 import time
 from collections.abc import Callable
 
 from engine_service.core.kv_cache_manager import KVCacheManager
-from engine_service.core.request import Request, RequestStatus, Sequence
+from engine_service.core.sequence import RequestStatus, Sequence, SequenceGroup
 from engine_service.core.waiting_queue import WaitingQueue
 
 
-class Roster:
-    """Moves sequences from state to state, and gives and frees what comes with it."""
+class SequenceStates:
+    """Moves sequences from state to state, and allocates and frees their KV as it does."""
 
     def __init__(
         self,
@@ -18,54 +18,56 @@ class Roster:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """At most `max_num_seqs` sequences run at once."""
-        self.requests: dict[str, Request] = {}
+        self.groups: dict[str, SequenceGroup] = {}
+        """By request_id."""
         self.running: dict[int, Sequence] = {}
         """Those that hold KV blocks, by seq_id."""
         self.waiting = WaitingQueue()
         self.clock = clock
         self._max_num_seqs = max_num_seqs
         self._kv = kv_cache_manager
-        self._num_arrivals = 0
+        self._num_groups_seen = 0
         self._num_seqs_seen = 0
 
     @property
-    def has_place(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether one more sequence may run."""
         return len(self.running) < self._max_num_seqs
 
-    def register(self, request: Request) -> None:
-        """Gives a request and its sequences their place in the order of arrival."""
-        assert request.request_id not in self.requests
-        request.arrival_order = self._num_arrivals
-        self._num_arrivals += 1
-        for seq in request.get_seqs():
+    def register(self, group: SequenceGroup) -> None:
+        """Numbers a request and its sequences in the order of arrival."""
+        assert group.request.request_id not in self.groups
+        group.arrival_order = self._num_groups_seen
+        self._num_groups_seen += 1
+        for seq in group.get_seqs():
             seq.seq_id = self._num_seqs_seen
             self._num_seqs_seen += 1
-        self.requests[request.request_id] = request
+        self.groups[group.request.request_id] = group
 
     def start_next(self) -> Sequence | None:
-        """Runs the sequence whose turn it is, on what the prefix cache has of it.
+        """Runs the first waiting sequence, on what the prefix cache has of it.
 
-        None where there is none, or no place or KV for all of it; later ones must not overtake it.
+        None if none waits, or too many run, or the free KV cannot hold all of it; later ones must
+        not overtake it.
         """
-        if not self.waiting or not self.has_place:
+        if not self.waiting or not self.has_capacity:
             return None
         seq = self.waiting.peek()
-        if not self._kv.start(seq, seq.request.most_cached_tokens):
+        if not self._kv.start(seq, seq.group.max_cached_tokens):
             return None
         self.waiting.remove(seq)
         self._run(seq)
         return seq
 
     def branch(self, parent: Sequence, child: Sequence) -> None:
-        """Lets a sequence with its parent's tokens run on its parent's KV, or else queue."""
-        if parent.seq_id in self.running and self.has_place and self._kv.fork(parent, child):
+        """Runs a sequence with its parent's tokens on its parent's KV, or else queues it."""
+        if parent.seq_id in self.running and self.has_capacity and self._kv.fork(parent, child):
             self._run(child)
         else:
             self.waiting.add(child)
 
     def preempt_last(self) -> Sequence:
-        """Takes its KV from the running sequence that is the last in order, and lets it wait."""
+        """Frees the KV of the running sequence that is last in order, and lets it wait."""
         seq = max(self.running.values(), key=lambda running: running.order)
         del self.running[seq.seq_id]
         self._kv.free(seq)
@@ -75,20 +77,20 @@ class Roster:
         return seq
 
     def finish(self, seq: Sequence, status: RequestStatus) -> None:
-        """Ends a sequence in whatever state it is, and its request with the last one."""
+        """Ends a sequence in any state, and its request with the last one."""
         if self.running.pop(seq.seq_id, None) is not None:
             self._kv.free(seq)
         elif seq in self.waiting:
             self.waiting.remove(seq)
         seq.status = status
         seq.finish_time = self.clock()
-        if seq.request.finished:
-            del self.requests[seq.request.request_id]
+        if seq.group.finished:
+            del self.groups[seq.request.request_id]
 
-    def elect_leader(self, request: Request) -> None:
-        """Where the one that computed the prompt was aborted, lets the next one do it."""
-        unfinished = request.get_unfinished_seqs()
-        if request.forked or not unfinished:
+    def elect_leader(self, group: SequenceGroup) -> None:
+        """Queues another sequence if the one that was to compute the prompt was aborted."""
+        unfinished = group.get_unfinished_seqs()
+        if group.forked or not unfinished:
             return
         leader = unfinished[0]
         if leader.seq_id not in self.running and leader not in self.waiting:
@@ -97,7 +99,6 @@ class Roster:
     def _run(self, seq: Sequence) -> None:
         self.running[seq.seq_id] = seq
         seq.status = RequestStatus.RUNNING
-        request = seq.request
-        if request.first_scheduled_time is None:
-            request.first_scheduled_time = self.clock()
-            request.num_cached_tokens = seq.num_computed_tokens
+        if seq.group.first_scheduled_time is None:
+            seq.group.first_scheduled_time = self.clock()
+            seq.group.num_cached_tokens = seq.num_computed_tokens
