@@ -24,8 +24,8 @@ def schedule_running_ahead(
     """Adds what the running sequences can compute next; False if the step should not be taken.
 
     That is if the pool is too small for it, or if at least as many sequences have to wait for their
-    pending token as can go on: each step takes its time, so those that wait would lose more than
-    the others gain. Blocks that were allocated stay with their sequences.
+    pending token as can continue: each step takes time, so those that wait would lose more than the
+    others gain. Blocks that were allocated stay with their sequences.
     """
     scheduled = {part.seq_id: part for part in in_flight.scheduled}
     decodes: list[tuple[Sequence, int, int, bool]] = []

@@ -17,7 +17,7 @@ class SequenceStates:
         kv_cache_manager: KVCacheManager,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """At most `max_num_seqs` sequences run at once."""
+        """Up to `max_num_seqs` sequences run at once."""
         self.groups: dict[str, SequenceGroup] = {}
         """By request_id."""
         self.running: dict[int, Sequence] = {}

@@ -1,8 +1,8 @@
-"""Generate, Fork, Score and Abort: all that an engine can be told to do, as plain data.
+"""Generate, Fork, Score and Abort: everything that callers want of an engine, as plain data.
 
 Every rank of an engine applies the same commands in the same order; `encode_commands` and
-`decode_commands` carry them from the first to the others. Compiled grammars are no part of a
-command: who has them passes them to `apply`, else the engine compiles its own.
+`decode_commands` carry them from the first to the others. Compiled grammars are not part
+of a command: a caller that has them passes them to `apply`, else the engine compiles its own.
 """
 
 import json

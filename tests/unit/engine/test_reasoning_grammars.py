@@ -223,4 +223,4 @@ def test_the_cache_tells_reasonings_apart() -> None:
         compiler.compile(DIGITS, BEGUN),
         compiler.compile(None, BEGUN),
     ]
-    assert len({id(found) for found in [grammar, *others]}) == compiler.num_cached == 4
+    assert len({id(found) for found in [grammar, *others]}) == len(compiler._grammars) == 4
