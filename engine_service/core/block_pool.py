@@ -5,8 +5,7 @@ its entry in the prefix index until it is reallocated. Blocks without an entry a
 first, then those that have been free the longest.
 """
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections import OrderedDict
 
 
 class BlockPool:
@@ -65,13 +64,3 @@ class BlockPool:
     def lookup(self, block_hash: bytes) -> int | None:
         """The block with these contents, free or used, if there is one."""
         return self._block_of.get(block_hash)
-
-    def check_integrity(self, block_tables: Iterable[Iterable[int]]) -> None:
-        """Asserts that references equal `block_tables`, and that free and used make up the pool."""
-        references = Counter(block_id for table in block_tables for block_id in table)
-        for block_id, ref_cnt in enumerate(self._ref_cnt):
-            assert ref_cnt == references[block_id], f"block {block_id}: {ref_cnt} references"
-            assert (ref_cnt == 0) == (block_id in self._free), f"block {block_id} is misplaced"
-        for block_hash, block_id in self._block_of.items():
-            assert self._hash_of[block_id] == block_hash
-        assert len(self._block_of) == sum(value is not None for value in self._hash_of)

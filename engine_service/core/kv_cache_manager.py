@@ -19,13 +19,7 @@ class KVCacheManager:
         self.block_size = block_size
         self._enable_prefix_caching = enable_prefix_caching
         self._pool = BlockPool(num_blocks)
-        self._tables: dict[int, list[int]] = {}  # by seq_id, of those that hold blocks
         self._pending_copies: list[tuple[int, int]] = []
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks in the pool."""
-        return self._pool.num_blocks
 
     @property
     def num_free_blocks(self) -> int:
@@ -35,7 +29,7 @@ class KVCacheManager:
     @property
     def usage(self) -> float:
         """Share of the blocks that sequences hold, 0 to 1."""
-        return 1 - self.num_free_blocks / self.num_blocks
+        return 1 - self.num_free_blocks / self._pool.num_blocks
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold the KV of so many tokens."""
@@ -59,7 +53,6 @@ class KVCacheManager:
             self._pool.share(block_id)
         seq.block_table = shared
         seq.num_computed_tokens = len(shared) * self.block_size
-        self._tables[seq.seq_id] = shared
         return True
 
     def allocate_slots(self, seq: Sequence, num_new_tokens: int) -> bool:
@@ -116,7 +109,6 @@ class KVCacheManager:
             child.block_table.append(target)
         child.num_computed_tokens = parent.num_computed_tokens
         child.block_hashes = list(parent.block_hashes)
-        self._tables[child.seq_id] = child.block_table
         return True
 
     def free(self, seq: Sequence) -> None:
@@ -125,7 +117,6 @@ class KVCacheManager:
             self._pool.release(block_id)
         seq.block_table = []
         seq.num_computed_tokens = 0
-        self._tables.pop(seq.seq_id, None)
 
     def drain_block_copies(self) -> tuple[tuple[int, int], ...]:
         """The (source, target) copies that the next step must make first, in order.
@@ -135,10 +126,6 @@ class KVCacheManager:
         copies = tuple(self._pending_copies)
         self._pending_copies.clear()
         return copies
-
-    def check_integrity(self) -> None:
-        """Asserts that every block is accounted for."""
-        self._pool.check_integrity(self._tables.values())
 
     def _cached_prefix(self, seq: Sequence, max_tokens: int) -> list[int]:
         """The blocks of the longest cached prefix of at most so many tokens."""

@@ -15,8 +15,7 @@ that; and nothing else in the step in flight touches what is written then, since
 full belongs to one sequence alone, and a full one is not written to.
 """
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
@@ -48,13 +47,12 @@ class Scheduler:
         limits: SchedulerLimits,
         kv_cache_manager: KVCacheManager,
         speculator: Speculator | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Without a speculator each step adds at most one token to a sequence."""
         self._limits = limits
         self._kv = kv_cache_manager
         self._speculator = speculator
-        self._states = SequenceStates(limits.max_num_seqs, kv_cache_manager, clock)
+        self._states = SequenceStates(limits.max_num_seqs, kv_cache_manager)
 
     @property
     def num_running(self) -> int:
@@ -171,13 +169,6 @@ class Scheduler:
                 else:
                     changes += self._fork(seq, part, token_ids, logprobs)
         return changes
-
-    def check_integrity(self) -> None:
-        """Asserts that blocks and queues agree."""
-        self._kv.check_integrity()
-        if not self._states.groups:
-            assert not self._states.running and not self._states.waiting
-            assert self._kv.num_free_blocks == self._kv.num_blocks
 
     def _builder(self) -> SchedulerOutputBuilder:
         limits = self._limits

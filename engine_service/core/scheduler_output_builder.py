@@ -55,7 +55,7 @@ class SchedulerOutputBuilder:
             token_history=(
                 seq.token_ids if request.scored_from is None else request.prompt_token_ids
             ),
-            num_prompt_tokens=seq.num_prompt_tokens - request.num_parent_output_tokens,
+            num_prompt_tokens=len(request.prompt_token_ids) - request.num_parent_output_tokens,
             prompt_logprob_positions=group.prompt_logprob_positions(start, end),
             matcher=seq.matcher if sample_indexes else None,
         )

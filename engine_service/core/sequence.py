@@ -11,7 +11,7 @@ there each runs on its own.
 
 import time
 from collections.abc import Sequence as SequenceOf
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -42,56 +42,31 @@ class RequestStatus(IntEnum):
         return self > RequestStatus.PREEMPTED
 
 
+@dataclass(slots=True, eq=False)
 class Sequence:
     """One continuation of a prompt: its tokens, and how far their KV is computed."""
 
-    __slots__ = (
-        "block_hashes",
-        "block_table",
-        "cumulative_logprob",
-        "finish_time",
-        "first_token_time",
-        "group",
-        "index",
-        "matcher",
-        "num_computed_tokens",
-        "num_preemptions",
-        "num_prompt_tokens",
-        "request",
-        "seq_id",
-        "status",
-        "token_ids",
-    )
-
-    def __init__(
-        self,
-        group: "SequenceGroup",
-        index: int,
-        token_ids: SequenceOf[int],
-        matcher: "TokenMatcher | None",
-    ) -> None:
-        self.group = group
-        self.request = group.request
-        self.index = index
-        self.token_ids = list(token_ids)
-        """Prompt and output."""
-        self.num_prompt_tokens = len(group.request.prompt_token_ids)
-        self.seq_id = -1
-        """Given by the scheduler; unique in its life."""
-        self.status = RequestStatus.WAITING
-        self.num_computed_tokens = 0
-        """Tokens from the start whose KV is in the cache."""
-        self.block_table: list[int] = []
-        """Block ids that hold the KV, in order. Only the KV cache manager changes it."""
-        self.block_hashes: list[bytes] = []
-        """Hash chain over the full blocks seen so far. Only the KV cache manager changes it."""
-        self.cumulative_logprob = 0.0
-        """Sum of the log-probabilities of the output, if the request asks for them."""
-        self.matcher = matcher
-        """The state of the grammar that the output must follow, if there is one."""
-        self.num_preemptions = 0
-        self.first_token_time: float | None = None
-        self.finish_time: float | None = None
+    group: "SequenceGroup"
+    request: Request
+    index: int
+    token_ids: list[int]
+    """Prompt and output."""
+    matcher: "TokenMatcher | None" = None
+    """The state of the grammar that the output must follow, if there is one."""
+    seq_id: int = -1
+    """Given by the scheduler; unique in its life."""
+    status: RequestStatus = RequestStatus.WAITING
+    num_computed_tokens: int = 0
+    """Tokens from the start whose KV is in the cache."""
+    block_table: list[int] = field(default_factory=list)
+    """Block ids that hold the KV, in order. Only the KV cache manager changes it."""
+    block_hashes: list[bytes] = field(default_factory=list)
+    """Hash chain over the full blocks seen so far. Only the KV cache manager changes it."""
+    cumulative_logprob: float = 0.0
+    """Sum of the log-probabilities of the output, if the request asks for them."""
+    num_preemptions: int = 0
+    first_token_time: float | None = None
+    finish_time: float | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -99,9 +74,14 @@ class Sequence:
         return len(self.token_ids)
 
     @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens that the request came with."""
+        return len(self.request.prompt_token_ids)
+
+    @property
     def num_output_tokens(self) -> int:
         """Tokens generated so far."""
-        return len(self.token_ids) - self.num_prompt_tokens
+        return len(self.token_ids) - len(self.request.prompt_token_ids)
 
     @property
     def num_uncomputed_tokens(self) -> int:
@@ -161,7 +141,13 @@ class SequenceGroup:
         prompt = request.prompt_token_ids
         computed = prompt if request.scored_from is None else prompt[:-1]
         self._seqs = [
-            Sequence(self, index, computed, matcher.copy() if matcher and index else matcher)
+            Sequence(
+                group=self,
+                request=request,
+                index=index,
+                token_ids=list(computed),
+                matcher=matcher.copy() if matcher and index else matcher,
+            )
             for index in range(params.n)
         ]
 

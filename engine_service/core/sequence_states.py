@@ -11,19 +11,14 @@ from engine_service.core.waiting_queue import WaitingQueue
 class SequenceStates:
     """Moves sequences from state to state, and allocates and frees their KV as it does."""
 
-    def __init__(
-        self,
-        max_num_seqs: int,
-        kv_cache_manager: KVCacheManager,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, max_num_seqs: int, kv_cache_manager: KVCacheManager) -> None:
         """Up to `max_num_seqs` sequences run at once."""
         self.groups: dict[str, SequenceGroup] = {}
         """By request_id."""
         self.running: dict[int, Sequence] = {}
         """Those that hold KV blocks, by seq_id."""
         self.waiting = WaitingQueue()
-        self.clock = clock
+        self.clock: Callable[[], float] = time.monotonic
         self._max_num_seqs = max_num_seqs
         self._kv = kv_cache_manager
         self._num_groups_seen = 0

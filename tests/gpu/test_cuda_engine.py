@@ -33,6 +33,7 @@ from support.builders.tiny_models import (
     WITHOUT_KERNELS,
     make_checkpoint,
 )
+from support.integrity import check_integrity
 from support.twins.decoder_logits import our_logits, prompt, reference_logits, relative_error
 
 pytestmark = [
@@ -75,7 +76,7 @@ def run(engine: LLMEngine, requests: Sequence[Request]) -> dict[str, RequestOutp
     while engine.has_unfinished_requests():
         for output in engine.step():
             results[output.request_id].add(output)
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     assert engine.load().num_free_kv_blocks == engine.info.num_kv_blocks
     return results
 
@@ -276,7 +277,7 @@ def test_a_tiny_pool_serves_all(seed: int, speculation: str, tmp_path: Path) -> 
             break
         for output in engine.step():
             results[output.request_id].add(output)
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     load = engine.load()
     assert load.num_running == load.num_waiting == 0
     assert load.num_free_kv_blocks == engine.info.num_kv_blocks

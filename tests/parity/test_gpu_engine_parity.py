@@ -15,6 +15,7 @@ from folovllm.sampling_params import SamplingParams, StructuredOutput
 from support.builders.gpu_engine import BLOCK_SIZE, gpu_engine
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.builders.tiny_models import VOCAB_SIZE, make_checkpoint
+from support.integrity import check_integrity
 from support.twins.gpu_twins import DEVICE
 
 GREEDY = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
@@ -70,7 +71,7 @@ def add(engine: LLMEngine, name: str, length: int, params: SamplingParams) -> No
 
 def check_free(engine: LLMEngine) -> None:
     """That nothing is held any more."""
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     load = engine.load()
     assert load.num_running == load.num_waiting == 0
     assert load.num_free_kv_blocks == engine.info.num_kv_blocks

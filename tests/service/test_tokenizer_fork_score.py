@@ -21,6 +21,7 @@ from folovllm.v1 import tokenizer_service_pb2 as messages
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import FakeModelRunner, expected_logprobs
+from support.integrity import check_integrity
 from tokenizer_service.engines.fingerprints import Fingerprints
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.servicer import TokenizerServicer
@@ -91,7 +92,7 @@ class Service:
         await self.pool.close()
         await self.engine_server.drain()
         await self.engine.stop()
-        self.llm_engine.scheduler.check_integrity()
+        check_integrity(self.llm_engine.scheduler)
 
     async def parent(self, num_steps: int) -> AsyncIterator[types_pb2.CompletionOutput]:
         """A running request "a" that is held in that step; its messages after the first."""

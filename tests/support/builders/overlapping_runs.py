@@ -9,6 +9,7 @@ from support.fakes.engine_factory import sequence_of
 from support.fakes.matcher import FakeMatcher
 from support.fakes.model_runner import expected_tokens
 from support.fakes.overlapping_runner import OverlappingFakeModelRunner
+from support.integrity import check_integrity
 
 PROMPT = list(range(1, 11))
 Results = dict[str, RequestOutput]
@@ -36,7 +37,7 @@ def run(engine: LLMEngine, results: Results | None = None) -> Results:
     results = {} if results is None else results
     while engine.has_unfinished_requests():
         join(results, engine.step())
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
     assert engine.load().num_free_kv_blocks == engine.info.num_kv_blocks
     return results
 

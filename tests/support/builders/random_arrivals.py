@@ -15,6 +15,7 @@ from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine, sequence_of
 from support.fakes.matcher import FakeMatcher
+from support.integrity import check_integrity
 
 EOS = 2
 # With so few ids stop tokens and bad words are often met, and guesses are often right.
@@ -80,11 +81,11 @@ class ArrivalRun:
         while step <= 14 or self._engine.has_unfinished_requests():
             for name, arrival in self._plan.items():
                 self._arrive(name, arrival, step)
-            self._engine.scheduler.check_integrity()
+            check_integrity(self._engine.scheduler)
             if self._engine.has_unfinished_requests():
                 self._add(self._engine.step())
                 self._check_step()
-            self._engine.scheduler.check_integrity()
+            check_integrity(self._engine.scheduler)
             step += 1
             assert step < 1000, "the scheduler does not come to an end"
         assert self._engine.load().num_free_kv_blocks == self._engine.info.num_kv_blocks

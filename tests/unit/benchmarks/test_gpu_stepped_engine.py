@@ -9,6 +9,7 @@ from benchmarks.gpu.plan import smoke
 from benchmarks.gpu.sections import SECTIONS
 from folovllm.model_files import DEMO_MODEL
 from support.fakes.engine_factory import make_overlapping_engine
+from support.integrity import check_integrity
 
 
 @pytest.fixture(scope="module")
@@ -70,4 +71,4 @@ def test_sections_step_an_engine_that_is_ahead_of_its_results(section: str) -> N
     first_result = runner.events.index(("result", 0))
     assert first_result > 1 or section == "prefill"  # a prompt alone leaves nothing to plan
     bench.engine.abort_all()
-    fake.scheduler.check_integrity()
+    check_integrity(fake.scheduler)

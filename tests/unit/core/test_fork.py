@@ -14,6 +14,7 @@ from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine, sequence_of
 from support.fakes.model_runner import expected_tokens
+from support.integrity import check_integrity
 
 PROMPT = list(range(1, 24))
 Results = dict[str, RequestOutput]
@@ -41,7 +42,7 @@ def run(engine: LLMEngine, results: Results | None = None) -> Results:
     results = {} if results is None else results
     while engine.has_unfinished_requests():
         join(results, engine.step())
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
     return results
 
 
@@ -59,7 +60,7 @@ def test_branches_go_on_from_every_state_of_their_parent(num_steps: int, budget:
         join(results, engine.step())
     had = parent.token_ids.copy()
     fork(engine, "a", [3, 4, 3], max_tokens=5)
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     run(engine, results)
     assert results["a"].outputs[0].token_ids == says(PROMPT, 9)
     branches = results["f"].outputs
@@ -140,7 +141,7 @@ def test_branches_outlive_their_parent_and_leave_nothing() -> None:
         engine.step()
     fork(engine, "a", [1, 2, 3], max_tokens=8)
     engine.abort_request("a")  # before the last block is copied
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     results: Results = {}
     join(results, engine.abort_request("f", [1]))
     join(results, engine.step())
@@ -162,7 +163,7 @@ def test_an_abort_ends_all_branches_at_once(num_steps: int) -> None:
     for _ in range(num_steps):
         engine.step()
     assert {output.index for output in engine.abort_request("f")} == {0, 1, 2, 3}
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     result = run(engine)
     assert result["a"].outputs[0].finished
 
@@ -263,10 +264,10 @@ def test_forks_at_any_moment_change_no_token(
                 for i in seeds:
                     expected[name, i] = says(parent.token_ids, moment.max_tokens, i)
             num_calls += 1
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
         if engine.has_unfinished_requests():
             join(results, engine.step())
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
         step += 1
         assert step < 2000, "the scheduler does not come to an end"
     assert {(n, o.index) for n, result in results.items() for o in result.outputs} == set(expected)

@@ -11,6 +11,7 @@ from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine, sequence_of
 from support.fakes.model_runner import expected_tokens
+from support.integrity import check_integrity
 
 
 def add(
@@ -34,7 +35,7 @@ def run(engine: LLMEngine) -> dict[str, RequestOutput]:
     results: dict[str, RequestOutput] = {}
     while engine.has_unfinished_requests():
         join(results, engine.step())
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
     return results
 
 
@@ -211,7 +212,7 @@ def test_an_abort_frees_all_at_once_in_every_state(num_steps: int, n: int) -> No
     final = engine.abort_request("a")
     assert [(o.index, o.finish_reason) for o in final] == [(i, "abort") for i in range(n)]
     assert not engine.has_unfinished_requests()
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     assert engine.load().num_free_kv_blocks == 16 and engine.load().num_queued_tokens == 0
     assert engine.abort_request("a") == []
 
@@ -227,7 +228,7 @@ def test_single_sequences_of_a_request_can_be_aborted(num_steps: int) -> None:
     join(results, engine.abort_request("a", [0, 2]))
     while engine.has_unfinished_requests():
         join(results, engine.step())
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
     reasons = [output.finish_reason for output in results["a"].outputs]
     assert reasons == ["abort", "length", "abort", "length"]
     for index in (1, 3):

@@ -10,6 +10,7 @@ from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import expected_tokens
+from support.integrity import check_integrity
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def test_every_request_gets_its_own_answer(
             executed = runner.steps[-1]
             assert 1 <= executed.num_scheduled_tokens <= max_num_seqs + extra_budget
             assert len(executed.scheduled) <= max_num_seqs
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
         step += 1
         assert step < 2000, "the scheduler does not come to an end"
     for name, arrival in zip(results, plan, strict=True):

@@ -9,6 +9,7 @@ from folovllm.outputs import CompletionOutput, PositionLogprobs
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import expected_logprobs
+from support.integrity import check_integrity
 
 PROMPT = list(range(1, 24))
 CONTINUATIONS = [[30], [31, 32, 33, 34, 35, 36], [30], PROMPT, [31, 32]]
@@ -24,7 +25,7 @@ def score(
             if output.request_id == name:
                 assert output.finished and not output.token_ids and output.index not in found
                 found[output.index] = output.logprobs
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
     return [found[place] for place in range(len(continuations))]
 
 
@@ -71,7 +72,7 @@ def test_an_abort_frees_all_also_those_that_have_not_begun(num_steps: int) -> No
     outputs += engine.abort_request("s")
     assert sorted(output.index for output in outputs) == [0, 1, 2, 3, 4]
     assert not engine.has_unfinished_requests()
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     assert engine.load().num_free_kv_blocks == 64
 
 

@@ -22,6 +22,7 @@ from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import expected_tokens
+from support.integrity import check_integrity
 
 TEXT = list(range(20, 40))
 MAX_STEP_TOKENS = 16
@@ -59,7 +60,7 @@ class Text:
             for s in planned.scheduled
         ]
         changes = self.scheduler.update_from_output(planned, ModelRunnerOutput(drawn))
-        self.scheduler.check_integrity()
+        check_integrity(self.scheduler)
         return changes
 
     def run(self) -> None:

@@ -16,6 +16,7 @@ from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine, make_overlapping_engine
 from support.fakes.model_runner import FakeModelRunner, expected_tokens
+from support.integrity import check_integrity
 
 PROMPT = [3, 1, 4, 1, 5]
 
@@ -48,7 +49,7 @@ async def fixture(request: pytest.FixtureRequest) -> AsyncIterator[Fixture]:
     yield fixture
     fixture.runner.release()
     await fixture.engine.stop()
-    fixture.llm_engine.scheduler.check_integrity()
+    check_integrity(fixture.llm_engine.scheduler)
 
 
 def request(name: str = "a", **params: object) -> Generate:

@@ -20,6 +20,7 @@ from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import VOCAB_SIZE, FakeModelRunner
 from support.fakes.overlapping_runner import OverlappingFakeModelRunner
+from support.integrity import check_integrity
 from support.processes.commanded_engine import CommandedEngine
 from support.processes.rank_threads import make_group
 
@@ -83,7 +84,7 @@ class Ranks:
         self.followed.result(timeout=20)
         engines = (self.leader_engine, self.follower)
         for engine in engines:
-            engine.scheduler.check_integrity()
+            check_integrity(engine.scheduler)
         first, second = (engine.steps for engine in engines)
         assert first == second != []
         assert engines[0].load() == engines[1].load()
