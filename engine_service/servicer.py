@@ -37,7 +37,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         self, request: types_pb2.Request, context: Context
     ) -> AsyncIterator[types_pb2.CompletionOutput]:
         """Streams the n continuations of a prompt."""
-        command = read_generate(request, self._engine.info, self._engine.default_sampling_params)
+        command = read_generate(request, self._engine)
         structlog.contextvars.bind_contextvars(request_id=command.name)
         async with aclosing(self._outputs(command)) as messages:
             async for message in messages:
@@ -47,8 +47,8 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         self, request: types_pb2.ForkRequest, context: Context
     ) -> AsyncIterator[types_pb2.CompletionOutput]:
         """Streams the branches of a running request."""
-        command = read_fork(request, self._engine.info, self._engine.default_sampling_params)
-        structlog.contextvars.bind_contextvars(request_id=command.name, parent=command.request_id)
+        command = read_fork(request, self._engine)
+        structlog.contextvars.bind_contextvars(request_id=command.name, parent=command.parent)
         async with aclosing(self._outputs(command)) as messages:
             async for message in messages:
                 yield message
@@ -76,7 +76,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         self, request: types_pb2.ScoreRequest, context: Context
     ) -> types_pb2.ScoreResponse:
         """Scores given continuations of a prompt. Raises CancelledRequestError on an Abort."""
-        command = read_score(request, self._engine.info)
+        command = read_score(request, self._engine)
         structlog.contextvars.bind_contextvars(request_id=command.name)
         scores: dict[int, ContinuationScore] = {}
         async with self._engine.running(command) as stream:

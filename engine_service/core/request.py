@@ -33,11 +33,6 @@ class Request:
         if self.sampling_params.seed is not None:
             object.__setattr__(self, "seed", self.sampling_params.seed)
 
-    @property
-    def parent_output_token_ids(self) -> SequenceOf[int]:
-        """Of a branch: the end of its prompt that its parent generated."""
-        return self.prompt_token_ids[len(self.prompt_token_ids) - self.num_parent_output_tokens :]
-
 
 @dataclass(frozen=True, slots=True)
 class Branch:

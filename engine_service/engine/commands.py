@@ -57,21 +57,14 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Branches one sequence of a running request. See Generate for what is not said here."""
+    """Branches sequence `index` of the running request `parent`. Otherwise, see Generate."""
 
-    request_id: str
-    """The parent's."""
+    parent: str
     index: int
-    """That of the parent's sequence."""
-    fork_id: str
+    name: str
     branches: tuple[Branch, ...]
     arrival_time: float
     name_field: ClassVar = "fork_id"
-
-    @property
-    def name(self) -> str:
-        """The request_id of the outputs."""
-        return self.fork_id
 
     @property
     def num_outputs(self) -> int:
@@ -96,9 +89,9 @@ class Fork:
     def apply(self, engine: LLMEngine, matchers: Matchers = ()) -> list[CompletionOutput]:
         """Raises as LLMEngine.fork_request."""
         engine.fork_request(
-            self.request_id,
+            self.parent,
             self.index,
-            self.fork_id,
+            self.name,
             self.branches,
             matchers=matchers,
             arrival_time=self.arrival_time,

@@ -188,9 +188,12 @@ class LLMEngine:
             planned = scheduler.schedule()
             result = self.runner.execute(planned)
         else:
-            planned, launched = self._in_flight or _launch(runner, scheduler.schedule())
+            if self._in_flight is None:
+                planned = scheduler.schedule()
+                self._in_flight = planned, runner.launch(planned)
+            planned, launched = self._in_flight
             ahead = scheduler.schedule_ahead(planned)
-            self._in_flight = None if ahead is None else _launch(runner, ahead)
+            self._in_flight = None if ahead is None else (ahead, runner.launch(ahead))
             result = launched.result()
         return self._outputs(scheduler.update_from_output(planned, result))
 
@@ -253,6 +256,7 @@ class LLMEngine:
 
     def _request_info(self, group: SequenceGroup) -> RequestInfo:
         request = group.request
+        own_tokens = len(request.prompt_token_ids) - request.num_parent_output_tokens
         return RequestInfo(
             sampling_params=request.sampling_params.clone(seed=request.seed),
             model_fingerprint=self.info.model_fingerprint,
@@ -260,14 +264,8 @@ class LLMEngine:
             prompt_tokens=len(request.prompt_token_ids),
             cached_tokens=group.num_cached_tokens,
             prompt_logprobs=_prompt_logprobs(group),
-            parent_output_token_ids=tuple(request.parent_output_token_ids),
+            parent_output_token_ids=tuple(request.prompt_token_ids[own_tokens:]),
         )
-
-
-def _launch(
-    runner: OverlappingRunner, planned: SchedulerOutput
-) -> tuple[SchedulerOutput, LaunchedStep]:
-    return planned, runner.launch(planned)
 
 
 def _prompt_logprobs(group: SequenceGroup) -> tuple[PositionLogprobs, ...]:

@@ -6,48 +6,40 @@ among its children as their index.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from engine_service.core.request import Request
-
-
-@dataclass(slots=True)
-class _Parent:
-    children: dict[int, str]
-    """Ids of those that have not ended, by index."""
-    followers: Sequence[Request]
-    """Those that wait for the first one's end; the scheduler does not know them yet."""
 
 
 class ParentRequests:
     """Every parent with a child that has not ended. Callers do not know the children's ids."""
 
     def __init__(self) -> None:
-        self._parents: dict[str, _Parent] = {}
+        self._children: dict[str, dict[int, str]] = {}  # parent to unfinished children, by index
+        self._followers: dict[str, Sequence[Request]] = {}  # parent to those that wait
         self._names: dict[str, tuple[str, int]] = {}  # child to parent and index
 
     def __contains__(self, name: str) -> bool:
-        return name in self._parents
+        return name in self._children
 
     def add(
         self, name: str, requests: Sequence[Request], followers: Sequence[Request] = ()
     ) -> None:
         """Makes a parent; `followers` are those of its requests that wait for the first one."""
         children = {index: request.request_id for index, request in enumerate(requests)}
-        self._parents[name] = _Parent(children, followers)
+        self._children[name], self._followers[name] = children, followers
         self._names |= {child: (name, index) for index, child in children.items()}
 
     def children(self, name: str, indexes: Iterable[int] = ()) -> list[str]:
         """The unfinished children of a parent, or those of the given indexes, by index."""
         chosen = set(indexes)
-        children = self._parents[name].children
+        children = self._children[name]
         return [child for index, child in children.items() if not chosen or index in chosen]
 
     def child(self, name: str, index: int) -> tuple[str, int]:
         """The request and the index in it that a caller means by a name and an index."""
-        if name not in self._parents:
+        if name not in self._children:
             return name, index
-        return self._parents[name].children.get(index, ""), 0
+        return self._children[name].get(index, ""), 0
 
     def name_of(self, request_id: str, index: int) -> tuple[str, int]:
         """The name and index by which the caller knows a sequence of a request."""
@@ -55,9 +47,7 @@ class ParentRequests:
 
     def pop_followers(self, name: str) -> Sequence[Request]:
         """The children of a parent that still wait, which now wait no longer."""
-        parent = self._parents[name]
-        followers, parent.followers = parent.followers, ()
-        return followers
+        return self._followers.pop(name, ())
 
     def discard(self, request_id: str) -> Sequence[Request]:
         """Forgets a request that has ended; returns those that waited for it."""
@@ -65,8 +55,7 @@ class ParentRequests:
             return ()
         name, index = self._names.pop(request_id)
         followers = self.pop_followers(name) if index == 0 else ()
-        children = self._parents[name].children
-        del children[index]
-        if not children:
-            del self._parents[name]
+        del self._children[name][index]
+        if not self._children[name]:
+            del self._children[name]
         return followers

@@ -1,12 +1,13 @@
 """Reads the messages of Generate, Fork and Score, and checks them as far as a message tells.
 
-Every function raises InvalidRequestError that names the field.
+Every function raises InvalidRequestError that names the field, and as AsyncEngine.info.
 """
 
 import time
 
 from engine_service.core.request import Branch, Request
 from engine_service.engine.admission import check_branch, check_request
+from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Fork, Generate, Score
 from engine_service.engine.score_requests import score_requests
 from engine_service.seeding import new_seed
@@ -17,12 +18,11 @@ from folovllm.sampling_params import MAX_N, SamplingParams
 from folovllm.v1 import types_pb2
 
 
-def read_generate(
-    message: types_pb2.Request, info: ModelInfo, defaults: SamplingParams
-) -> Generate:
+def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
     """The request of a message."""
-    refuse_text(message.sampling_params)
-    params = SamplingParams.from_proto(message.sampling_params, defaults)
+    info = engine.info
+    _refuse_text(message.sampling_params)
+    params = SamplingParams.from_proto(message.sampling_params, engine.default_sampling_params)
     request = Request(
         message.request_id or new_request_id(),
         message.prompt_token_ids,
@@ -35,8 +35,9 @@ def read_generate(
     return Generate(request)
 
 
-def read_fork(message: types_pb2.ForkRequest, info: ModelInfo, defaults: SamplingParams) -> Fork:
+def read_fork(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Fork:
     """The fork of a message; only the running parent tells how long its branches may be."""
+    info = engine.info
     if not 1 <= len(message.branches) <= MAX_N:
         raise InvalidRequestError(
             "branches", f"give 1 to {MAX_N} branches, got {len(message.branches)}"
@@ -44,7 +45,7 @@ def read_fork(message: types_pb2.ForkRequest, info: ModelInfo, defaults: Samplin
     branches = []
     for index, params in enumerate(message.branches):
         try:
-            branches.append(_read_branch(params, info, defaults))
+            branches.append(_read_branch(params, info, engine.default_sampling_params))
         except InvalidRequestError as error:
             raise error.within(f"branches[{index}]") from None
     return Fork(
@@ -56,8 +57,9 @@ def read_fork(message: types_pb2.ForkRequest, info: ModelInfo, defaults: Samplin
     )
 
 
-def read_score(message: types_pb2.ScoreRequest, info: ModelInfo) -> Score:
+def read_score(message: types_pb2.ScoreRequest, engine: AsyncEngine) -> Score:
     """A request for each continuation of a message."""
+    info = engine.info
     if message.WhichOneof("prompt") == "text":
         raise InvalidRequestError("text", "text is for the tokenizer service")
     for index, continuation in enumerate(message.continuations):
@@ -75,7 +77,7 @@ def read_score(message: types_pb2.ScoreRequest, info: ModelInfo) -> Score:
     return Score(message.request_id or new_request_id(), tuple(requests))
 
 
-def refuse_text(message: types_pb2.SamplingParams) -> None:
+def _refuse_text(message: types_pb2.SamplingParams) -> None:
     """Raises InvalidRequestError if parameters are text, which this service never sees."""
     for name in ("stop", "bad_words"):
         if getattr(message, name):
@@ -87,7 +89,7 @@ def refuse_text(message: types_pb2.SamplingParams) -> None:
 def _read_branch(
     message: types_pb2.SamplingParams, info: ModelInfo, defaults: SamplingParams
 ) -> Branch:
-    refuse_text(message)
+    _refuse_text(message)
     params = SamplingParams.from_proto(message, defaults)
     check_branch(params, info)
     return Branch(params, new_seed())

@@ -103,20 +103,16 @@ class Session:
         elif kind == "abort":
             self._abort(message.abort)
         elif kind == "fork":
-            fork = message.fork
-            self._start("Fork", "fork_id", fork.fork_id, lambda: self._read_fork(fork))
+            name = message.fork.fork_id
+            self._start("Fork", "fork_id", name, lambda: self._read_fork(message.fork))
         else:
-            request = message.generate
-            self._start(
-                "Generate", "request_id", request.request_id, lambda: self._read_generate(request)
-            )
-
-    def _read_generate(self, message: types_pb2.Request) -> Generate:
-        return read_generate(message, self._engine.info, self._engine.default_sampling_params)
+            name = message.generate.request_id
+            read = functools.partial(read_generate, message.generate, self._engine)
+            self._start("Generate", "request_id", name, read)
 
     def _read_fork(self, message: types_pb2.ForkRequest) -> Fork:
         check_name("request_id", message.request_id)
-        return read_fork(message, self._engine.info, self._engine.default_sampling_params)
+        return read_fork(message, self._engine)
 
     def _start(
         self, method: str, name_field: str, name: str, read: Callable[[], Generate | Fork]

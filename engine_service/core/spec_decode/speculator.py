@@ -18,6 +18,7 @@ Learning whether guessing pays costs nothing: a guess is compared with what foll
 not computed. So drafting resumes as soon as it would have been right.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence as SequenceOf
 
 from engine_service.core.kv_cache_manager import KVCacheManager
@@ -48,7 +49,7 @@ class Speculator:
     def __init__(self, kv_cache_manager: KVCacheManager, limits: SchedulerLimits) -> None:
         self._kv = kv_cache_manager
         self._limits = limits
-        self._guessers: dict[int, _Guesser] = {}  # by seq_id
+        self._guessers: dict[int, _Guesser] = defaultdict(_Guesser)  # by seq_id
 
     def add_drafts(self, builder: SchedulerOutputBuilder) -> None:
         """Uses what a step has left, once everything else in it is decided.
@@ -60,7 +61,10 @@ class Speculator:
         seqs = [seq for seq in builder.decodes() if _may_have_drafts(seq)] if left > 0 else []
         for index, seq in enumerate(seqs):
             share = -(-left // (len(seqs) - index))
-            drafts = self._drafts(seq, min(share, self._max_drafts(seq)), num_certain)
+            max_drafts = min(share, self._max_drafts(seq))
+            if max_drafts < 1:
+                continue
+            drafts = self._guessers[seq.seq_id].drafts(seq.token_ids, max_drafts, num_certain)
             if drafts:
                 allocated = self._kv.allocate_slots(seq, 1 + len(drafts))
                 assert allocated, "there are no more drafts than free slots"
@@ -78,13 +82,6 @@ class Speculator:
         if params.max_tokens is not None:
             num_left = min(num_left, params.max_tokens - seq.num_output_tokens)
         return min(num_left, self._kv.num_free_slots(seq)) - 1
-
-    def _drafts(self, seq: Sequence, max_drafts: int, num_certain: int) -> SequenceOf[int]:
-        if max_drafts < 1:
-            return ()
-        if seq.seq_id not in self._guessers:
-            self._guessers[seq.seq_id] = _Guesser()
-        return self._guessers[seq.seq_id].drafts(seq.token_ids, max_drafts, num_certain)
 
 
 class _Guesser:
