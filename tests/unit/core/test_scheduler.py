@@ -242,7 +242,8 @@ def test_an_aborted_request_in_the_queue_never_runs() -> None:
     queued = add(engine, "b", PROMPT, max_tokens=3)
     engine.step()
     assert queued.status is RequestStatus.WAITING
-    engine.abort_request("b")
+    (final,) = engine.abort_request("b")
+    assert final.usage and final.usage.cached_tokens == 0
     run(engine)
     assert {s.seq_id for step in runner.steps for s in step.scheduled} == {0}
 

@@ -1,5 +1,6 @@
 """When tokens are drafted, how many, and what a step with drafts takes and brings."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +17,7 @@ from engine_service.core.request import Request
 from engine_service.core.scheduler import Scheduler
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.sequence import Sequence
-from engine_service.core.spec_decode.speculator import Speculator
+from engine_service.core.spec_decode.speculator import Speculator, _best_count, _Guesser
 from folovllm.errors import ConfigError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
@@ -272,3 +273,31 @@ def test_speculation_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_args([]).engine.scheduler.speculation == "none"
     with pytest.raises(ConfigError, match="speculation must be one of auto, none, ngram"):
         SchedulerConfig(speculation="draft")
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.12, 0.33, 0.58, 0.81, 0.97])
+def test_the_number_of_drafts_gives_the_most_tokens_for_the_time(accuracy: float) -> None:
+    for max_drafts, num_certain in itertools.product(range(12), range(1, 12)):
+        rates = [
+            (num_certain + sum(accuracy**i for i in range(1, count + 1)))
+            / (1 + 0.05 * (num_certain - 1) + (0.15 + 0.05 * count if count else 0))
+            for count in range(max_drafts + 1)
+        ]
+        best = _best_count(accuracy, max_drafts, num_certain)
+        assert best == rates.index(max(rates))
+
+
+def test_the_estimate_follows_a_guess_up_to_its_first_error() -> None:
+    guesser = _Guesser()
+    text = [1, 2, 9, 8, 7, 1, 2]
+    guesser.drafts(text, 4, 1)
+    assert guesser._accuracies == {2: 0.3, 3: 0.5, 4: 0.7}
+    guesser.drafts([*text, 9, 8, 6, 1], 4, 1)  # guessed were 9, 8, 7, 1
+    assert guesser._accuracies == {
+        2: pytest.approx((0.3 * 0.8 + 0.2) * 0.8**2 + 0.2 * 0.8),
+        3: 0.5,
+        4: 0.7,
+    }
+    before = dict(guesser._accuracies)
+    guesser.drafts([*text, 9, 8, 6, 1, 3], 4, 1)  # had guessed nothing
+    assert guesser._accuracies == before
