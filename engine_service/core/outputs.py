@@ -107,11 +107,6 @@ class SchedulerOutput:
     block_copies: tuple[tuple[int, int], ...] = ()
     """(source, target) block ids, made by forks."""
 
-    @property
-    def num_scheduled_tokens(self) -> int:
-        """Tokens that the step computes."""
-        return sum(sequence.num_scheduled_tokens for sequence in self.scheduled)
-
 
 @dataclass(frozen=True, slots=True)
 class ModelRunnerOutput:

@@ -10,6 +10,7 @@ from folovllm.sampling_params import SamplingParams
 from support.builders.overlapping_runs import PROMPT, add, launched_ids, run, says, tokens
 from support.fakes.engine_factory import make_engine, make_overlapping_engine
 from support.fakes.matcher import FakeMatcher
+from support.fakes.model_runner import num_scheduled_tokens
 from support.fakes.overlapping_runner import OverlappingFakeModelRunner
 
 
@@ -42,7 +43,7 @@ def test_the_chunks_of_a_prompt_follow_each_other_at_once() -> None:
     result = run(engine)["a"]
     assert tokens(result) == says(2)
     assert result.info and len(result.info.prompt_logprobs) == len(PROMPT)
-    assert [step.num_scheduled_tokens for step in runner.launched] == [4, 4, 2, 1]
+    assert [num_scheduled_tokens(step) for step in runner.launched] == [4, 4, 2, 1]
     assert runner.events[:2] == [("launch", 0), ("launch", 1)]
 
 

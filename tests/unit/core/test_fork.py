@@ -13,7 +13,7 @@ from folovllm.errors import InvalidRequestError, NotFoundError
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine, sequence_of
-from support.fakes.model_runner import expected_tokens
+from support.fakes.model_runner import expected_tokens, num_scheduled_tokens
 from support.integrity import check_integrity
 
 PROMPT = list(range(1, 24))
@@ -83,7 +83,7 @@ def test_running_branches_share_all_full_blocks_and_copy_the_last() -> None:
     assert 64 - engine.load().num_free_kv_blocks == 9
     outputs = engine.step()
     assert len(runner.steps[-1].block_copies) == 2
-    assert runner.steps[-1].num_scheduled_tokens == 3
+    assert num_scheduled_tokens(runner.steps[-1]) == 3
     infos = [output.info for output in outputs if output.request_id == "f"]
     assert [info.cached_tokens for info in infos if info] == [26, 26]
 

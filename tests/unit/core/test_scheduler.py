@@ -10,7 +10,7 @@ from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine, sequence_of
-from support.fakes.model_runner import expected_tokens
+from support.fakes.model_runner import expected_tokens, num_scheduled_tokens
 from support.integrity import check_integrity
 
 
@@ -59,7 +59,7 @@ def test_one_request_from_prompt_to_length() -> None:
     assert result.finish_reason is FinishReason.LENGTH
     assert result.usage and result.usage.prompt_tokens == 10
     assert result.usage.completion_tokens == 5
-    assert [step.num_scheduled_tokens for step in runner.steps] == [10, 1, 1, 1, 1]
+    assert [num_scheduled_tokens(step) for step in runner.steps] == [10, 1, 1, 1, 1]
 
 
 def test_a_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
@@ -68,7 +68,7 @@ def test_a_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
     engine.step()
     add(engine, "long", list(range(50)), max_tokens=3)
     results = run(engine)
-    assert all(step.num_scheduled_tokens <= 16 for step in runner.steps)
+    assert all(num_scheduled_tokens(step) <= 16 for step in runner.steps)
     # The one that decodes moves in every step while the long prompt catches up.
     for step in runner.steps[1:5]:
         assert [s.num_scheduled_tokens for s in step.scheduled] in ([1, 15], [1, 5], [1, 1])
@@ -105,7 +105,7 @@ def test_a_common_prefix_is_computed_once() -> None:
     second = run(engine)["b"]
     assert first.info and first.info.cached_tokens == 0
     assert second.info and second.info.cached_tokens == 8
-    assert runner.steps[1].num_scheduled_tokens == 2
+    assert num_scheduled_tokens(runner.steps[1]) == 2
     assert tokens(second) == expected_tokens(PROMPT, 2, seed=7)
 
 
@@ -151,7 +151,7 @@ def test_n_sequences_share_the_prompt_and_go_their_own_ways(prompt_length: int) 
     # `run` has not seen the first tokens.
     for index in range(3):
         assert tokens(results["a"], index) == expected_tokens(prompt, 6, seed=7, index=index)[1:]
-    assert runner.steps[0].num_scheduled_tokens == prompt_length
+    assert num_scheduled_tokens(runner.steps[0]) == prompt_length
     assert len(runner.steps[1].block_copies) == (2 if prompt_length % 4 else 0)
 
 

@@ -8,7 +8,7 @@ from engine_service.engine.score_requests import score_requests
 from folovllm.outputs import CompletionOutput, PositionLogprobs
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
-from support.fakes.model_runner import expected_logprobs
+from support.fakes.model_runner import expected_logprobs, num_scheduled_tokens
 from support.integrity import check_integrity
 
 PROMPT = list(range(1, 24))
@@ -50,7 +50,7 @@ def test_the_prompt_is_computed_once() -> None:
     continuations = [[40 + i] for i in range(10)]
     assert score(engine, continuations=continuations) == expected(continuations)
     # First the prompt; then, together, what is behind its five full blocks.
-    assert [step.num_scheduled_tokens for step in runner.steps] == [23, 9 * 3]
+    assert [num_scheduled_tokens(step) for step in runner.steps] == [23, 9 * 3]
     assert not any(part.sample_indexes for step in runner.steps for part in step.scheduled)
 
 

@@ -22,7 +22,7 @@ from folovllm.errors import ConfigError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
-from support.fakes.model_runner import expected_tokens
+from support.fakes.model_runner import expected_tokens, num_scheduled_tokens
 from support.integrity import check_integrity
 
 TEXT = list(range(20, 40))
@@ -88,7 +88,7 @@ def test_text_that_repeats_takes_few_steps() -> None:
     assert output_of(seq) == [cycle(21 + i) for i in range(200)]
     assert len(text.steps) < 200 / 8
     # Drafts grow with what was right, and the whole step stays bounded.
-    sizes = [step.num_scheduled_tokens for step in text.steps[1:]]
+    sizes = [num_scheduled_tokens(step) for step in text.steps[1:]]
     assert max(sizes) == MAX_STEP_TOKENS
     assert sum(sizes) - len(sizes) < 200
 
@@ -148,7 +148,7 @@ def test_a_large_batch_has_no_drafts_and_a_smaller_one_shares_them() -> None:
         text.add(str(number), TEXT * 2, max_tokens=20 + 20 * (number < 3))
     text.run()
     for step in text.steps:
-        assert not any(drafts(step)) or step.num_scheduled_tokens <= MAX_STEP_TOKENS
+        assert not any(drafts(step)) or num_scheduled_tokens(step) <= MAX_STEP_TOKENS
     assert [drafts(step) for step in text.steps if len(step.scheduled) == 16] == [[0] * 16] * 20
     shared = [drafts(step) for step in text.steps if len(step.scheduled) == 3]
     assert shared[0] == [5, 4, 4]
