@@ -137,19 +137,19 @@ class SequenceGroup:
         self.forked = params.n == 1
         """Whether every sequence runs on its own."""
         self.looks_back = params.looks_back
-        # Nothing comes after the last token that is scored, so it needs no KV.
-        prompt = request.prompt_token_ids
-        computed = prompt if request.scored_from is None else prompt[:-1]
         self._seqs = [
             Sequence(
                 group=self,
                 request=request,
                 index=index,
-                token_ids=list(computed),
+                token_ids=list(request.prompt_token_ids),
                 matcher=matcher.copy() if matcher and index else matcher,
             )
             for index in range(params.n)
         ]
+        if request.scored_from is not None:
+            # Nothing comes after the last token that is scored, so it needs no KV.
+            self._seqs[0].token_ids.pop()
 
     @property
     def lacks_prompt_logprobs(self) -> bool:
