@@ -10,6 +10,7 @@ from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine, sequence_of
+from support.fakes.matcher import FakeMatcher
 from support.fakes.model_runner import expected_tokens, num_scheduled_tokens
 from support.integrity import check_integrity
 
@@ -266,3 +267,17 @@ def test_metrics_add_up() -> None:
     assert metrics and metrics.queue == 10.0
     assert metrics.time_to_first_token == metrics.queue + metrics.prefill
     assert metrics.decode > 0
+
+
+@pytest.mark.parametrize("ends_with_eos", [False, True])
+def test_a_complete_grammar_ends_the_output(ends_with_eos: bool) -> None:
+    params = SamplingParams(max_tokens=9, ignore_eos=True)
+    engine, _ = make_engine()
+    engine.add_request(Request("a", PROMPT, params, seed=7), FakeMatcher(3))
+    result = run(engine)["a"].outputs[0]
+    if ends_with_eos:
+        engine, _ = make_engine(eos_token_ids=(result.token_ids[-1],))
+        engine.add_request(Request("a", PROMPT, params, seed=7), FakeMatcher(3))
+        result = run(engine)["a"].outputs[0]
+    assert len(result.token_ids) == 3 and result.finish_reason is FinishReason.STOP
+    assert result.output_complete != ends_with_eos and result.stop_reason is None
