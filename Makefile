@@ -20,10 +20,10 @@ CXX_SOURCES := $(wildcard engine_service/kernels/cpu/*.cpp engine_service/kernel
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test fmt hooks lint protos protos-check release lock compose-test demo-model bench-cpu bench-gpu
+.PHONY: help demo serve test fmt hooks lint client-sync client-sync-check protos protos-check release lock compose-test demo-model bench-cpu bench-gpu
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.installed ## Start both services, stream an answer, stop them again
 	@$(BIN)/folovllm demo
@@ -43,7 +43,7 @@ fmt: .venv/.installed-dev ## Format the Python, the C++ and the contract, and me
 hooks: .venv/.installed-dev ## Let git run `make lint` before each commit
 	@$(BIN)/pre-commit install
 
-lint: .venv/.installed-dev ## Check style, types, import rules and the contract
+lint: .venv/.installed-dev client-sync-check ## Check style, types, import rules and the contract
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
@@ -51,6 +51,12 @@ lint: .venv/.installed-dev ## Check style, types, import rules and the contract
 	@$(BIN)/lint-imports
 	@$(BIN)/buf format --diff --exit-code protos
 	@$(BIN)/buf lint protos
+
+client-sync: .venv/.installed-dev ## Generate the synchronous client from the asynchronous one
+	@$(BIN)/python -m tools.generate_sync_client
+
+client-sync-check: .venv/.installed-dev ## Fail where the synchronous client is not what is generated
+	@$(BIN)/python -m tools.generate_sync_client --check
 
 protos: .venv-tools/.installed ## Generate folovllm/v1 from protos/
 	@.venv-tools/bin/python -m tools.generate_protos
@@ -74,10 +80,10 @@ demo-model: .venv/.installed-dev ## Rebuild the embedded model: corpus, tokenize
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tools.demo_model.build
 
 bench-cpu: .venv/.installed ## Measure the speed on this CPU; BENCH="--quick" or other options
-	@$(BIN)/python -m benchmarks.cpu $(BENCH)
+	@$(BIN)/python -m benchmarks cpu $(BENCH)
 
 bench-gpu: .venv/.installed ## Measure the speed on this NVIDIA GPU; BENCH="--only decode" or others
-	@$(BIN)/python -m benchmarks.gpu $(BENCH)
+	@$(BIN)/python -m benchmarks gpu $(BENCH)
 
 .venv/.installed: pyproject.toml requirements/lock.txt tools/install.sh
 	@bash tools/install.sh all

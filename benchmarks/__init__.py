@@ -1,5 +1,6 @@
-"""Runnable measurements; each prints what it found.
+"""Runnable measurements: `python -m benchmarks NAME`.
 
-`cpu` and `gpu` are whole comparisons with `peers`, `services` loads the services, `micro` measures
-one part; `harness` is what they share.
+`cpu` and `gpu` compare engines, `services` loads the services, `micro` measures one part; `peers`
+are the engines behind one Protocol, each in a worker process; `results` is the record, its file and
+the report; `harness` is what they share.
 """

@@ -24,7 +24,7 @@ RUN touch README.md LICENSE \
 
 # The CPU kernels. Without them, as on processors other than x86-64, plain torch computes, and where
 # a processor could use them the engine says so.
-FROM ${BASE_IMAGE} AS kernels
+FROM dependencies AS kernels
 RUN [ "$(uname -m)" != x86_64 ] || command -v g++ \
     || { apt-get update && apt-get install --yes --no-install-recommends g++; } \
     || echo "g++ cannot be installed; see above" >&2
@@ -32,7 +32,7 @@ WORKDIR /app
 COPY folovllm/__init__.py folovllm/cache_folder.py folovllm/version.py folovllm/
 COPY engine_service/__init__.py engine_service/
 COPY engine_service/kernels engine_service/kernels
-RUN [ "$(uname -m)" != x86_64 ] || python -B -m engine_service.kernels.cpu.build || true
+RUN [ "$(uname -m)" != x86_64 ] || /venv/bin/python -B -m engine_service.kernels.cpu.build || true
 
 FROM ${BASE_IMAGE}
 # For GPUs, whose kernels Triton launches through a few lines of C: gcc libc6-dev.

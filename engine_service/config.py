@@ -4,13 +4,14 @@ What is discovered later (number of KV blocks, context length) is returned by wh
 never written back.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, get_args
+
+import click
 
 from folovllm.errors import ConfigError
-from folovllm.serving.args import add_server_arguments, parse_with_environment, server_config
+from folovllm.serving.args import option, parse
 from folovllm.serving.logs import LogFormat
 from folovllm.serving.server import ServerConfig
 
@@ -27,28 +28,32 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 class ModelConfig:
     """Which model, and how it is held."""
 
-    model: str | None = None
-    """A folder or a hub id; None is the embedded demo model."""
-    dtype: str = "auto"
-    """float32, bfloat16 or float16; auto is the checkpoint's own where the device has it."""
-    device: str = "auto"
-    """cpu, cuda or cuda:N; auto is the first GPU, or the CPU where there is none."""
-    max_model_len: int | None = None
-    """Most tokens of prompt and completion together; None is the model's own limit."""
-    deterministic: bool = False
-    """Give a request the same tokens whatever is computed beside it; takes longer."""
-    quantization: str = "none"
-    """none, or int8 or int4: a CPU's projections in so many bits, made when they are loaded."""
+    model: str | None = option(
+        None, "A model's folder or hub id. Default: the embedded one.", metavar="PATH_OR_ID"
+    )
+    dtype: str = option(
+        "auto",
+        "Of the weights; auto is the checkpoint's own where the device has it.",
+        type=click.Choice(DTYPES),
+    )
+    device: str = option("auto", "cpu, cuda or cuda:N; auto is the first GPU, if there is one.")
+    max_model_len: int | None = option(
+        None, "Max tokens of prompt and completion together. Default: the model's own limit."
+    )
+    deterministic: bool = option(
+        False, "Give a request the same tokens whatever is computed beside it; takes longer."
+    )
+    quantization: str = option(
+        "none",
+        "Hold the projections of a model on a CPU in 8 or 4 bits, made when they are loaded.",
+        type=click.Choice(QUANTIZATIONS),
+    )
 
     def __post_init__(self) -> None:
         _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
         _require(
             self.quantization in QUANTIZATIONS,
             f"quantization must be one of {', '.join(QUANTIZATIONS)}",
-        )
-        _require(
-            not self.deterministic or self.quantization == "none",
-            "deterministic goes with quantization none alone",
         )
         _require_positive("max_model_len", self.max_model_len)
 
@@ -57,17 +62,32 @@ class ModelConfig:
 class CacheConfig:
     """The paged KV cache."""
 
-    block_size: int | None = None
-    """Tokens in one block; None is 64 on a GPU and 16 on a CPU."""
-    num_blocks: int | None = None
-    """Blocks in the pool; None takes what the memory gives."""
-    memory_utilization: float | None = None
-    """Share of the device's free memory, after the weights, that the pool may take; None is 0.9 of
-    a GPU's and 0.5 of the main memory."""
-    dtype: str = "auto"
-    """Of keys and values: auto is the model's, fp8 takes half the memory of 16 bits, on GPUs."""
-    enable_prefix_caching: bool = True
-    """Keep the KV of finished requests and share it with prompts that begin alike."""
+    block_size: int | None = option(
+        None, "Tokens in one block of the KV cache. Default: 64 on a GPU, 16 on a CPU."
+    )
+    num_blocks: int | None = option(
+        None, "Blocks of the KV cache. Default: as many as the memory holds."
+    )
+    memory_utilization: float | None = option(
+        None,
+        "Share of the device's free memory, after the weights, that the KV cache may take. "
+        "Default: 0.9 of a GPU's, 0.5 of the main memory.",
+        "--memory-utilization",
+        "--gpu-memory-utilization",
+        envvar="FOLOVLLM_GPU_MEMORY_UTILIZATION",
+        metavar="SHARE",
+    )
+    dtype: str = option(
+        "auto",
+        "Of keys and values: auto is the model's; fp8 halves their memory, on a GPU.",
+        "--kv-cache-dtype",
+        type=click.Choice(CACHE_DTYPES),
+    )
+    enable_prefix_caching: bool = option(
+        True,
+        "Do not keep the KV of finished requests for prompts that begin alike.",
+        "--no-prefix-caching",
+    )
 
     def block_size_on(self, device_type: str) -> int:
         """As configured, or what suits the device."""
@@ -97,17 +117,26 @@ _CPU_STEP, _GPU_STEP = StepSize(64, 2048), StepSize(256, 8192)
 class SchedulerConfig:
     """What one step may hold, and how long the queue may grow."""
 
-    max_num_seqs: int | None = None
-    """Most sequences that run at once; None is 256 on a GPU and 64 on a CPU, within what a step
-    computes."""
-    max_num_batched_tokens: int | None = None
-    """Most tokens that one step computes; longer prompts are computed in chunks. None is 8192 on a
-    GPU and 2048 on a CPU, or what the sequences need."""
-    max_num_waiting: int = 1024
-    """Most requests without a first token; one more is refused with RESOURCE_EXHAUSTED."""
-    speculation: str = "auto"
-    """none, or ngram: what repeats earlier text is guessed, and several tokens come in a step. auto
-    is ngram on a CPU; on a GPU the next step is launched before the tokens of one are known."""
+    max_num_seqs: int | None = option(
+        None,
+        "Max sequences that run at once. Default: 256 on a GPU, 64 on a CPU, at most the tokens "
+        "of a step.",
+    )
+    max_num_batched_tokens: int | None = option(
+        None,
+        "Max tokens of a step; longer prompts are computed in chunks. Default: 8192 on a GPU, "
+        "2048 on a CPU, at least the sequences.",
+    )
+    max_num_waiting: int = option(
+        1024,
+        "Max requests without a first token; one more is refused with RESOURCE_EXHAUSTED.",
+    )
+    speculation: str = option(
+        "auto",
+        "ngram guesses tokens that repeat earlier ones, so that a step gives several; auto does "
+        "so on a CPU.",
+        type=click.Choice(SPECULATIONS),
+    )
 
     def step_size_on(self, device_type: str) -> StepSize:
         """As configured, or what suits the device."""
@@ -149,95 +178,19 @@ class EngineConfig:
 class EngineServiceConfig:
     """The engine, and the server in front of it."""
 
-    engine: EngineConfig
-    server: ServerConfig
-    log_format: LogFormat
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    server: ServerConfig = field(default_factory=lambda: ServerConfig(port=DEFAULT_PORT))
+    log_format: LogFormat = option(
+        "text",
+        "Lines for people, or one JSON object a line.",
+        type=click.Choice(get_args(LogFormat)),
+    )
 
 
 def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
     """Reads the command line and the environment. Raises ConfigError."""
-    parser = argparse.ArgumentParser("engine_service", description="Token ids in, token ids out.")
-    model, cache, scheduler = ModelConfig(), CacheConfig(), SchedulerConfig()
-    add = parser.add_argument
-    add("--model", metavar="PATH_OR_ID", help="a model's folder or hub id (the embedded model)")
-    add("--dtype", default=model.dtype, choices=DTYPES, help="(%(default)s)")
-    add("--device", default=model.device, help="cpu, cuda, cuda:N or auto (%(default)s)")
-    add("--max-model-len", type=int, help="most tokens of prompt and answer (the model's own)")
-    add(
-        "--deterministic",
-        action="store_true",
-        help="give a request the same tokens whatever is computed beside it; slower",
-    )
-    add(
-        "--quantization",
-        default=model.quantization,
-        choices=QUANTIZATIONS,
-        help="of the weights, when they are loaded; for cpu (%(default)s)",
-    )
-    add("--block-size", type=int, help="tokens a block (64 on a GPU, 16 on a CPU)")
-    add(
-        "--kv-cache-dtype",
-        default=cache.dtype,
-        choices=CACHE_DTYPES,
-        help="of keys and values; fp8 halves them, on a GPU (%(default)s)",
-    )
-    add("--num-blocks", type=int, help="KV cache blocks (what the memory gives)")
-    add(
-        "--memory-utilization",
-        "--gpu-memory-utilization",
-        type=float,
-        metavar="SHARE",
-        help="of the free memory, for the KV cache (0.9 of a GPU's, 0.5 of the main memory)",
-    )
-    add("--no-prefix-caching", action="store_true", help="share no KV between requests")
-    add(
-        "--max-num-seqs",
-        type=int,
-        help="most sequences that run at once (256 on a GPU, 64 on a CPU)",
-    )
-    add(
-        "--max-num-batched-tokens",
-        type=int,
-        help="most tokens in a step (8192 on a GPU, 2048 on a CPU)",
-    )
-    add(
-        "--max-num-waiting",
-        type=int,
-        default=scheduler.max_num_waiting,
-        help="most requests without a first token (%(default)s)",
-    )
-    add(
-        "--speculation",
-        default=scheduler.speculation,
-        choices=SPECULATIONS,
-        help="ngram guesses tokens that repeat earlier ones; auto does so on a CPU (%(default)s)",
-    )
-    add_server_arguments(parser, DEFAULT_PORT)
-    args = parse_with_environment(parser, argv)
-    engine = EngineConfig(
-        ModelConfig(
-            args.model,
-            args.dtype,
-            args.device,
-            args.max_model_len,
-            args.deterministic,
-            args.quantization,
-        ),
-        CacheConfig(
-            args.block_size,
-            args.num_blocks,
-            args.memory_utilization,
-            args.kv_cache_dtype,
-            not args.no_prefix_caching,
-        ),
-        SchedulerConfig(
-            args.max_num_seqs,
-            args.max_num_batched_tokens,
-            args.max_num_waiting,
-            args.speculation,
-        ),
-    )
-    return EngineServiceConfig(engine, server_config(args), args.log_format)
+    about = "Serves folovllm.v1.EngineService: token ids in, token ids out."
+    return parse(EngineServiceConfig(), "python -m engine_service", about, argv)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -16,7 +16,7 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 def resolve_device(name: str) -> torch.device:
     """The device of `auto`, `cpu`, `cuda` or `cuda:N`; auto is the first GPU, else the CPU.
 
-    Raises ConfigError for any other name, and where the GPU that is asked for is not there.
+    Raises ConfigError for any other name, and if there is no such GPU.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -37,7 +37,7 @@ def resolve_device(name: str) -> torch.device:
 def device_of_rank(name: str, local_rank: int) -> str:
     """The device that one of a machine's ranks computes on, for a configured `auto`, `cpu`, `cuda`.
 
-    Each has a GPU of its own. Raises ConfigError for a GPU's number, and where there are too few.
+    Each has a GPU of its own. Raises ConfigError for a GPU's number, and if there are too few.
     """
     device = resolve_device(name)
     if device.type == "cpu":
@@ -55,9 +55,9 @@ def device_of_rank(name: str, local_rank: int) -> str:
 def resolve_dtype(name: str, checkpoint_dtype: str, device: torch.device) -> torch.dtype:
     """The number type to compute with, for a configured name and the checkpoint's own.
 
-    `auto` is the checkpoint's own on a GPU. On a CPU a 16-bit checkpoint is computed in bfloat16
-    where the processor has instructions for it, and in float32 where it has not. Raises ConfigError
-    for a type that is none of float32, bfloat16 and float16.
+    `auto` is the checkpoint's own on a GPU. On a CPU a 16-bit checkpoint is computed in bfloat16 if
+    the processor has instructions for it, else in float32. Raises ConfigError for a type other than
+    float32, bfloat16 and float16.
     """
     chosen = checkpoint_dtype if name == "auto" else name
     if chosen not in _DTYPES:
@@ -77,7 +77,7 @@ def cpu_computes_bfloat16() -> bool:
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on the device.
 
-    For the CPU that is what the machine has left, or the control group where its limit is nearer.
+    For the CPU that is what the machine has left, or less if the control group's limit is nearer.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -91,7 +91,7 @@ def cgroup_free_memory(root: Path, own_cgroups: Path) -> int | None:
 
     `root` is where control groups are mounted, `own_cgroups` the process's list of them. Reads
     version 2 (memory.max) and version 1 (memory/memory.limit_in_bytes). The page cache of files
-    does not count as used: the kernel gives it back.
+    does not count as used, since the kernel frees it on demand.
     """
     left: list[int] = []
     for folder in _memory_folders(root, own_cgroups):
@@ -131,7 +131,7 @@ def _memory_folders(root: Path, own_cgroups: Path) -> list[Path]:
 
 
 def _number(path: Path) -> int | None:
-    """A file's whole number; None where there is no file or no number (`max`: no limit)."""
+    """A file's whole number; None without a file or a number (`max`: no limit)."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

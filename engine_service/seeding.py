@@ -15,11 +15,6 @@ def new_seed() -> int:
     return secrets.randbits(63)
 
 
-def as_signed(seed: int) -> int:
-    """The 64 bits of a seed as a signed number, as tensors hold it."""
-    return (seed + 2**63) % 2**64 - 2**63
-
-
 def uniform(seed: int, index: int, position: int) -> float:
     """A number in [0, 1) with 53 random bits, for one token of one sequence.
 

@@ -1,10 +1,10 @@
 """Where FolovLLM keeps what it can make again."""
 
-import os
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/folovllm`, by default `~/.cache/folovllm`; it need not be there yet."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "folovllm"
+    """The user's folder for caches, such as `~/.cache/folovllm`; it need not exist yet."""
+    return user_cache_path("folovllm", appauthor=False)

@@ -4,12 +4,14 @@ The one definition of every parameter's default and range, and the one converter
 contract. Meaning, ranges and defaults are vLLM's.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
+from typing import Any, Literal, get_args
 
 from folovllm.parameter_checks import (
     UINT32,
+    check_bool,
     check_float,
     check_ids,
     check_int,
@@ -31,29 +33,28 @@ MAX_BAD_WORDS_TOKEN_IDS = 512
 MAX_GRAMMAR_BYTES = 65536
 
 _UINT64 = 2**64 - 1
+_OutputKind = Literal["json_schema", "json_object", "regex", "choice", "grammar"]
+_OUTPUT_KINDS = get_args(_OutputKind)
 
-# name: (lowest, highest, may the lowest itself be taken)
-_FLOAT_RANGES = {
-    "temperature": (0.0, 100.0, True),
-    "top_p": (0.0, 1.0, False),
-    "min_p": (0.0, 1.0, True),
-    "presence_penalty": (-2.0, 2.0, True),
-    "frequency_penalty": (-2.0, 2.0, True),
-    "repetition_penalty": (0.0, 100.0, False),
-}
-# name: (lowest, highest, may it be None)
-_INT_RANGES = {
-    "n": (1, MAX_N, False),
-    "top_k": (-1, 2**31 - 1, False),
-    "seed": (0, _UINT64, True),
-    "max_tokens": (1, UINT32, True),
-    "min_tokens": (0, UINT32, False),
-    "logprobs": (0, MAX_LOGPROBS, True),
-    "prompt_logprobs": (0, MAX_LOGPROBS, True),
-}
-# Scalars that the contract marks `optional`: where one is not set, the model's default applies.
-_OPTIONAL = (*_FLOAT_RANGES, *_INT_RANGES, "skip_special_tokens")
-_OUTPUT_KINDS = ("json_schema", "json_object", "regex", "choice", "grammar")
+
+def _checked(default: Any, check: Callable[..., None], *limits: Any) -> Any:
+    """A field whose every value passes `check(name, value, *limits)`."""
+    return field(default=default, metadata={"check": check, "limits": limits})
+
+
+@cache
+def _checks(cls: type) -> list[tuple[str, Callable[..., None], tuple[Any, ...]]]:
+    return [
+        (each.name, each.metadata["check"], each.metadata["limits"])
+        for each in fields(cls)
+        if each.metadata
+    ]
+
+
+def _check_bias(name: str, pairs: tuple[tuple[int, float], ...]) -> None:
+    check_ids(name, [token_id for token_id, _ in pairs], MAX_LOGIT_BIAS)
+    for _, bias in pairs:
+        check_float(name, bias, -100.0, 100.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,94 +65,98 @@ class StructuredOutput:
     True for any JSON object.
     """
 
-    kind: Literal["json_schema", "json_object", "regex", "choice", "grammar"]
+    kind: _OutputKind
     value: str | tuple[str, ...] | bool
+
+
+def _check_structured_output(name: str, output: StructuredOutput | None) -> None:
+    if output is None:
+        return
+    if output.kind not in _OUTPUT_KINDS:
+        raise invalid(name, f"must be one of {', '.join(_OUTPUT_KINDS)}")
+    texts = output.value if isinstance(output.value, tuple) else (output.value,)
+    if output.kind != "json_object" and not all(isinstance(t, str) and t for t in texts):
+        raise invalid(output.kind, "must not be empty")
+    if not texts:
+        raise invalid(output.kind, "must hold at least one option")
+    size = sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
+    if size > MAX_GRAMMAR_BYTES:
+        raise invalid(output.kind, f"may hold at most {MAX_GRAMMAR_BYTES} bytes, got {size}")
 
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """Reasoning that may come before the answer, in token ids. Checked when made.
+    """Reasoning that may come before the answer, in token ids. Raises InvalidRequestError.
 
-    start_token_id begins it, as the first id of the output; None where the prompt has begun it.
+    start_token_id begins it, as the first id of the output; None if the prompt has begun it.
     end_token_id ends it, and is generated after max_tokens ids in between; None is no bound.
     """
 
-    end_token_id: int
-    start_token_id: int | None = None
-    max_tokens: int | None = None
+    end_token_id: int = _checked(MISSING, check_int, 0, UINT32)
+    start_token_id: int | None = _checked(None, check_int, 0, UINT32, True)
+    max_tokens: int | None = _checked(None, check_int, 0, UINT32, True)
 
     def __post_init__(self) -> None:
-        check_int("reasoning.end_token_id", self.end_token_id, 0, UINT32, False)
-        check_int("reasoning.start_token_id", self.start_token_id, 0, UINT32, True)
-        check_int("reasoning.max_tokens", self.max_tokens, 0, UINT32, True)
+        for name, check, limits in _checks(Reasoning):
+            check(f"reasoning.{name}", getattr(self, name), *limits)
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to choose tokens and when to stop. Checked when made; raises InvalidRequestError.
+    """How to choose tokens and when to stop. Raises InvalidRequestError for an invalid value.
 
     temperature 0 is greedy. top_k 0 or -1 keeps all tokens. max_tokens None means up to the model's
-    context. seed None lets the engine draw one. `stop` may be given as one string. What the
-    engine keeps from being generated are bad_words_token_ids; the ids of bad_words join them.
+    context. With seed None the engine draws one. `stop` may be given as one string. The engine
+    keeps bad_words_token_ids from being generated; the ids of bad_words join them.
     """
 
-    n: int = 1
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int | None = None
-    max_tokens: int | None = 16
-    min_tokens: int = 0
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    include_stop_str_in_output: bool = False
-    skip_special_tokens: bool = True
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    allowed_token_ids: tuple[int, ...] = ()
-    bad_words: tuple[str, ...] = ()
-    bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
-    structured_output: StructuredOutput | None = None
+    n: int = _checked(1, check_int, 1, MAX_N)
+    temperature: float = _checked(1.0, check_float, 0.0, 100.0)
+    top_p: float = _checked(1.0, check_float, 0.0, 1.0, False)
+    top_k: int = _checked(0, check_int, -1, 2**31 - 1)
+    min_p: float = _checked(0.0, check_float, 0.0, 1.0)
+    seed: int | None = _checked(None, check_int, 0, _UINT64, True)
+    max_tokens: int | None = _checked(16, check_int, 1, UINT32, True)
+    min_tokens: int = _checked(0, check_int, 0, UINT32)
+    stop: tuple[str, ...] = _checked((), check_strings, MAX_STOP_STRINGS, MAX_STOP_STRING_BYTES)
+    stop_token_ids: tuple[int, ...] = _checked((), check_ids, MAX_STOP_TOKEN_IDS)
+    ignore_eos: bool = _checked(False, check_bool)
+    include_stop_str_in_output: bool = _checked(False, check_bool)
+    skip_special_tokens: bool = _checked(True, check_bool)
+    presence_penalty: float = _checked(0.0, check_float, -2.0, 2.0)
+    frequency_penalty: float = _checked(0.0, check_float, -2.0, 2.0)
+    repetition_penalty: float = _checked(1.0, check_float, 0.0, 100.0, False)
+    logit_bias: tuple[tuple[int, float], ...] = _checked((), _check_bias)
+    allowed_token_ids: tuple[int, ...] = _checked((), check_ids, MAX_ALLOWED_TOKEN_IDS)
+    bad_words: tuple[str, ...] = _checked((), check_strings, MAX_BAD_WORDS, MAX_STOP_STRING_BYTES)
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = _checked(
+        (), check_sequences, MAX_BAD_WORDS_TOKEN_IDS
+    )
+    logprobs: int | None = _checked(None, check_int, 0, MAX_LOGPROBS, True)
+    prompt_logprobs: int | None = _checked(None, check_int, 0, MAX_LOGPROBS, True)
+    structured_output: StructuredOutput | None = _checked(None, _check_structured_output)
     reasoning: Reasoning | None = None
 
     def __post_init__(self) -> None:
         self._normalise()
-        for name, (low, high, closed) in _FLOAT_RANGES.items():
-            check_float(name, getattr(self, name), low, high, closed)
-        for name, (lowest, highest, nullable) in _INT_RANGES.items():
-            check_int(name, getattr(self, name), lowest, highest, nullable)
-        for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
-            if not isinstance(getattr(self, name), bool):
-                raise invalid(name, "must be true or false")
+        for name, check, limits in _checks(SamplingParams):
+            check(name, getattr(self, name), *limits)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise invalid(
                 "min_tokens", f"({self.min_tokens}) is over max_tokens ({self.max_tokens})"
             )
-        check_strings("stop", self.stop, MAX_STOP_STRINGS, MAX_STOP_STRING_BYTES)
-        check_strings("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_STOP_STRING_BYTES)
-        check_ids("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS)
-        check_ids("allowed_token_ids", self.allowed_token_ids, MAX_ALLOWED_TOKEN_IDS)
-        check_sequences("bad_words_token_ids", self.bad_words_token_ids, MAX_BAD_WORDS_TOKEN_IDS)
-        check_ids("logit_bias", [token_id for token_id, _ in self.logit_bias], MAX_LOGIT_BIAS)
-        for _, bias in self.logit_bias:
-            check_float("logit_bias", bias, -100.0, 100.0, True)
-        _check_structured_output(self.structured_output)
 
     def _normalise(self) -> None:
-        """Takes what people write (one stop string, lists, a dict) and keeps tuples."""
-        stop = self.stop
-        object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else _as_tuple(stop))
-        for name in ("stop_token_ids", "allowed_token_ids", "bad_words"):
-            object.__setattr__(self, name, _as_tuple(getattr(self, name)))
-        sequences = tuple(_as_tuple(ids) for ids in self.bad_words_token_ids or ())
-        object.__setattr__(self, "bad_words_token_ids", sequences)
-        object.__setattr__(self, "logit_bias", tuple(sorted(dict(self.logit_bias or ()).items())))
+        """Turns what people write (one stop string, lists, a dict) into tuples."""
+        for name in _TUPLES:
+            value = getattr(self, name)
+            if name == "stop" and isinstance(value, str):
+                value = (value,)
+            elif name == "bad_words_token_ids":
+                value = map(tuple, value or ())
+            elif name == "logit_bias":
+                value = sorted(dict(value or ()).items())
+            object.__setattr__(self, name, () if value is None else tuple(value))
 
     @property
     def greedy(self) -> bool:
@@ -159,29 +164,27 @@ class SamplingParams:
         return self.temperature == 0.0
 
     @property
-    def alters_logits(self) -> bool:
-        """Whether a parameter asks for other logits than the model's, before the temperature."""
+    def penalises(self) -> bool:
+        """Whether logits depend on how often their tokens occurred before."""
         return (
             self.repetition_penalty != 1.0
             or self.presence_penalty != 0.0
             or self.frequency_penalty != 0.0
-            or bool(self.logit_bias)
-            or bool(self.allowed_token_ids)
         )
+
+    @property
+    def alters_logits(self) -> bool:
+        """Whether the logits change before the temperature is applied."""
+        return self.penalises or self.logit_bias != () or self.allowed_token_ids != ()
 
     @property
     def looks_back(self) -> bool:
-        """Whether what may be drawn, or how, depends on which tokens came before."""
-        return (
-            self.repetition_penalty != 1.0
-            or self.presence_penalty != 0.0
-            or self.frequency_penalty != 0.0
-            or any(len(token_ids) > 1 for token_ids in self.bad_words_token_ids)
-        )
+        """Whether what may be drawn, or how, depends on the tokens before."""
+        return self.penalises or any(len(ids) > 1 for ids in self.bad_words_token_ids)
 
     @property
     def follows_grammar(self) -> bool:
-        """Whether something is asked of the output that takes a grammar."""
+        """Whether the output has to follow a grammar."""
         return self.structured_output is not None or self.reasoning is not None
 
     def clone(self, **changes: object) -> "SamplingParams":
@@ -190,30 +193,18 @@ class SamplingParams:
 
     def to_proto(self) -> types_pb2.SamplingParams:
         """The message with every field set, so that it means the same to any server."""
-        message = types_pb2.SamplingParams(
-            stop=self.stop,
-            stop_token_ids=self.stop_token_ids,
-            ignore_eos=self.ignore_eos,
-            include_stop_str_in_output=self.include_stop_str_in_output,
-            logit_bias=dict(self.logit_bias),
-            allowed_token_ids=self.allowed_token_ids,
-            bad_words=self.bad_words,
-            bad_words_token_ids=[
-                types_pb2.SamplingParams.TokenSequence(ids=ids) for ids in self.bad_words_token_ids
-            ],
-            reasoning=None if self.reasoning is None else _reasoning_message(self.reasoning),
-        )
-        for name in _OPTIONAL:
-            value = getattr(self, name)
-            if value is not None:
-                setattr(message, name, value)
-        output = self.structured_output
-        if output is not None and output.kind == "choice":
-            assert isinstance(output.value, tuple)
-            message.choice.options.extend(output.value)
-        elif output is not None:
-            setattr(message, output.kind, output.value)
-        return message
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values["logit_bias"] = dict(self.logit_bias)
+        values["bad_words_token_ids"] = [{"ids": ids} for ids in self.bad_words_token_ids]
+        if self.reasoning is not None:
+            values["reasoning"] = {
+                each.name: getattr(self.reasoning, each.name) for each in fields(Reasoning)
+            }
+        output = values.pop("structured_output")
+        if output is not None:
+            is_choice = output.kind == "choice"
+            values[output.kind] = {"options": output.value} if is_choice else output.value
+        return types_pb2.SamplingParams(**values)
 
     @classmethod
     def from_proto(
@@ -225,69 +216,41 @@ class SamplingParams:
         """
         defaults = defaults or cls()
         values = {name: getattr(defaults, name) for name in _OPTIONAL}
-        for name in _OPTIONAL:
-            if message.HasField(name):  # type: ignore[arg-type]
-                value = getattr(message, name)
-                values[name] = _shortest(value) if isinstance(value, float) else value
-        return cls(
-            **values,
-            stop=tuple(message.stop),
-            stop_token_ids=tuple(message.stop_token_ids),
-            ignore_eos=message.ignore_eos,
-            include_stop_str_in_output=message.include_stop_str_in_output,
-            logit_bias=tuple((i, _shortest(bias)) for i, bias in message.logit_bias.items()),
-            allowed_token_ids=tuple(message.allowed_token_ids),
-            bad_words=tuple(message.bad_words),
-            bad_words_token_ids=tuple(tuple(words.ids) for words in message.bad_words_token_ids),
-            structured_output=_structured_output(message),
-            reasoning=_reasoning(message.reasoning) if message.HasField("reasoning") else None,
-        )
+        given = {descriptor.name: value for descriptor, value in message.ListFields()}
+        for kind in given.keys() & set(_OUTPUT_KINDS):
+            values["structured_output"] = _structured_output(kind, given.pop(kind))
+        for name, value in given.items():
+            values[name] = _READERS[name](value) if name in _READERS else _shortest(value)
+        return cls(**values)
 
 
-def _shortest(value: float) -> float:
+_TUPLES = [each.name for each in fields(SamplingParams) if each.default == ()]
+# Scalars that the contract marks `optional`: if one is not set, the model's default applies.
+_OPTIONAL = [
+    each.name
+    for each in types_pb2.SamplingParams.DESCRIPTOR.fields
+    if each.has_presence and each.message_type is None and each.name not in _OUTPUT_KINDS
+]
+
+
+def _shortest(value: Any) -> Any:
     """0.7 travels as a 32-bit float; the shortest decimal gives back what the caller wrote."""
-    return float(f"{value:.7g}")
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def _as_tuple(values: Iterable[object] | None) -> tuple[object, ...]:
-    return tuple(values) if values is not None else ()
-
-
-def _check_structured_output(output: StructuredOutput | None) -> None:
-    if output is None:
-        return
-    if output.kind not in _OUTPUT_KINDS:
-        raise invalid("structured_output", f"must be one of {', '.join(_OUTPUT_KINDS)}")
-    texts = output.value if isinstance(output.value, tuple) else (output.value,)
-    if output.kind != "json_object" and not all(isinstance(t, str) and t for t in texts):
-        raise invalid(output.kind, "must not be empty")
-    if not texts:
-        raise invalid(output.kind, "must hold at least one option")
-    size = sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
-    if size > MAX_GRAMMAR_BYTES:
-        raise invalid(output.kind, f"may hold at most {MAX_GRAMMAR_BYTES} bytes, got {size}")
-
-
-def _structured_output(message: types_pb2.SamplingParams) -> StructuredOutput | None:
-    kind = message.WhichOneof("structured_output")
-    if kind is None or (kind == "json_object" and not message.json_object):
+def _structured_output(kind: str, value: Any) -> StructuredOutput | None:
+    if kind == "json_object" and not value:
         return None
-    if kind == "choice":
-        return StructuredOutput(kind, tuple(message.choice.options))
-    return StructuredOutput(kind, getattr(message, kind))
+    return StructuredOutput(kind, tuple(value.options) if kind == "choice" else value)  # type: ignore[arg-type]
 
 
 def _reasoning(message: types_pb2.SamplingParams.Reasoning) -> Reasoning:
-    return Reasoning(
-        end_token_id=message.end_token_id,
-        start_token_id=message.start_token_id if message.HasField("start_token_id") else None,
-        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
-    )
+    given = {descriptor.name: value for descriptor, value in message.ListFields()}
+    return Reasoning(**{"end_token_id": message.end_token_id, **given})
 
 
-def _reasoning_message(reasoning: Reasoning) -> types_pb2.SamplingParams.Reasoning:
-    return types_pb2.SamplingParams.Reasoning(
-        start_token_id=reasoning.start_token_id,
-        end_token_id=reasoning.end_token_id,
-        max_tokens=reasoning.max_tokens,
-    )
+_READERS: Mapping[str, Callable[[Any], object]] = {
+    "logit_bias": lambda biases: {token_id: _shortest(bias) for token_id, bias in biases.items()},
+    "bad_words_token_ids": lambda sequences: [sequence.ids for sequence in sequences],
+    "reasoning": _reasoning,
+}

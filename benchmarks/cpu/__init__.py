@@ -1,1 +1,1 @@
-"""The engine and the services on a CPU beside other engines: `python -m benchmarks.cpu`."""
+"""Engines and services side by side on this CPU."""

@@ -1,1 +1,1 @@
-"""The engine on a GPU beside transformers and plain torch: `python -m benchmarks.gpu`."""
+"""The engine, its kernels and other engines on this NVIDIA GPU."""

@@ -1,1 +1,1 @@
-"""What benchmarks share: checkpoints of random weights, shapes, clocks, turns, tables."""
+"""What benchmarks share: cases and plans, checkpoints of random weights, clocks, ceilings."""

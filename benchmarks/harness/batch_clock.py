@@ -1,4 +1,4 @@
-"""BatchClock: when each sequence of a batch got its tokens, and what that says of an engine.
+"""BatchClock: when each sequence of a batch got its tokens, and an engine's speed from that.
 
 Standard library only, as it also runs in the peers' own environments.
 """
@@ -15,13 +15,13 @@ class Timing:
     prefill_s: float
     """From the start until every sequence had its first token."""
     decode_rate: float
-    """Tokens a second of all sequences together, while all decoded; 0 where none did."""
+    """Tokens a second of all sequences together, while all decoded; 0 if none did."""
     total_s: float
     """From the start until the last token."""
 
 
 class BatchClock:
-    """Starts when it is made; told of tokens as they come."""
+    """Starts when it is made; `add` counts tokens as they come."""
 
     def __init__(self, batch: int, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
@@ -32,6 +32,12 @@ class BatchClock:
         """Sequence number `sequence` got so many tokens just now."""
         if num_tokens:
             self._arrivals[sequence].append((self._now(), num_tokens))
+
+    @property
+    def tokens_per_arrival(self) -> float:
+        """Tokens that a sequence got at a time, on average, after its first."""
+        arrivals = [each for arrivals in self._arrivals for each in arrivals[1:]]
+        return sum(count for _, count in arrivals) / len(arrivals)
 
     def timing(self) -> Timing:
         """What the run took; every sequence must have a token.

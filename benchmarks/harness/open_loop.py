@@ -5,26 +5,23 @@ Standard library only.
 """
 
 import random
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A request: when it comes, in seconds from the start, and what it asks."""
+class Arrival(NamedTuple):
+    """A request: when it comes, in seconds from the start, and what it asks for."""
 
     time_s: float
     prompt_token_ids: list[int]
     new_tokens: int
 
-    @classmethod
-    def from_json(cls, values: Sequence[object]) -> "Arrival":
-        """From the list that `dataclasses.astuple` makes."""
-        time_s, ids, new_tokens = values
-        assert isinstance(time_s, int | float) and isinstance(ids, list)
-        assert isinstance(new_tokens, int)
-        return cls(time_s, ids, new_tokens)
+
+def from_json(arrivals: Sequence[Any]) -> list[Arrival]:
+    """Arrivals that crossed a pipe as lists."""
+    return [Arrival(*arrival) for arrival in arrivals]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +36,8 @@ class Load:
 
     @property
     def name(self) -> str:
-        """How many come a second."""
+        """How many arrive a second."""
         return f"{self.rate:g} requests/s"
-
-    @property
-    def max_model_len(self) -> int:
-        """Most tokens of one request."""
-        return self.prompt_tokens[1] + self.new_tokens[1]
-
-    @property
-    def kv_tokens(self) -> int:
-        """Tokens of KV if all were there at once."""
-        return self.num_requests * self.max_model_len
 
     def arrivals(self, turn: int, vocab_size: int) -> list[Arrival]:
         """The requests of a turn, the first at once."""
@@ -64,43 +51,32 @@ class Load:
         return arrivals
 
 
-@dataclass(frozen=True, slots=True)
-class Latencies:
-    """What the requests of one turn saw. Milliseconds; p99 of few requests is the slowest."""
+def latencies_ms(
+    arrivals: Sequence[Arrival], token_times: Sequence[Sequence[float]]
+) -> dict[str, float]:
+    """By what they are, from each request's token times, in seconds from the start.
 
-    first_token_p50_ms: float
-    first_token_p99_ms: float
-    inter_token_p50_ms: float
-    inter_token_p99_ms: float
-    tokens_per_s: float
-    """From the first arrival to the last token."""
-
-
-def latencies(arrivals: Sequence[Arrival], token_times: Sequence[Sequence[float]]) -> Latencies:
-    """From each request's token times, in seconds from the start; each has a token."""
+    Each request has a token. The p99 of few requests is the slowest.
+    """
     first = [
         times[0] - arrival.time_s for arrival, times in zip(arrivals, token_times, strict=True)
     ]
-    gaps = [
-        after - before
-        for times in token_times
-        for before, after in zip(times, times[1:], strict=False)
-    ]
-    num_tokens = sum(map(len, token_times))
-    return Latencies(
-        first_token_p50_ms=quantile(first, 0.5) * 1e3,
-        first_token_p99_ms=quantile(first, 0.99) * 1e3,
-        inter_token_p50_ms=quantile(gaps, 0.5) * 1e3,
-        inter_token_p99_ms=quantile(gaps, 0.99) * 1e3,
-        tokens_per_s=num_tokens / max(times[-1] for times in token_times),
-    )
+    gaps = [after - before for times in token_times for before, after in pairwise(times)]
+    return {
+        f"{name} {label}": quantile(values, share) * 1e3
+        for name, values in (("first token", first), ("inter-token", gaps))
+        for label, share in (("p50", 0.5), ("p99", 0.99))
+    }
+
+
+def tokens_per_s(token_times: Sequence[Sequence[float]]) -> float:
+    """All tokens over the time of the last one."""
+    return sum(map(len, token_times)) / max(times[-1] for times in token_times)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
     """The value that `share` of the values do not exceed; 0 of none."""
     if not values:
         return 0.0
-    if share == 0.5:
-        return statistics.median(values)
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -8,20 +8,21 @@ import json
 import shutil
 import string
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count, islice, product
+from itertools import islice, pairwise, product
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, Qwen3Config
 
 from folovllm.cache_folder import cache_folder
 from folovllm.model_files import DEMO_MODEL
 
-_QWEN3 = {
+_QWEN3: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
     "attention_bias": False,
@@ -44,6 +45,7 @@ CONFIGS = {
     "qwen3-1.7b": _QWEN3 | {"hidden_size": 2048, "intermediate_size": 6144},
 }
 MODELS = ("demo", *CONFIGS)
+_SILENT = 1e-3
 
 
 def default_cache() -> Path:
@@ -55,11 +57,35 @@ def checkpoint(model: str, cache: Path) -> Path:
     """The folder of one of MODELS; `demo` is the embedded one. It is written if need be."""
     if model == "demo":
         return DEMO_MODEL
-    return kept(cache / model, partial(write_checkpoint, CONFIGS[model]))
+    return _kept(cache / model, partial(write_checkpoint, CONFIGS[model]))
 
 
-def kept(folder: Path, write: Callable[[Path], None]) -> Path:
-    """A folder of the cache. Where it is not there, `write` makes it, whole or not at all."""
+def copying_checkpoint(model: str, name: str, texts: Sequence[Sequence[int]], cache: Path) -> Path:
+    """The folder, kept by its name, of a checkpoint in a real shape that says given texts.
+
+    Random weights copy nothing. So the layers are random and nearly silent, and the row of the
+    output layer that belongs to a token is the embedding of the token before it in the text. A text
+    follows its first token, greedily; no token occurs twice in the texts.
+    """
+
+    def say(weights: dict[str, torch.Tensor]) -> None:
+        for weight_name, weight in weights.items():
+            if weight_name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.mul_(_SILENT)
+        embedding = weights["model.embed_tokens.weight"]
+        generator = torch.Generator().manual_seed(1)
+        output = torch.empty_like(embedding).normal_(std=0.02, generator=generator)
+        for text in texts:
+            for token_id, following in pairwise(text):
+                output[following] = embedding[token_id]
+        weights["lm_head.weight"] = output
+
+    config = CONFIGS[model] | {"tie_word_embeddings": False}
+    return _kept(cache / f"{model}-{name}", partial(write_checkpoint, config, change=say))
+
+
+def _kept(folder: Path, write: Callable[[Path], None]) -> Path:
+    """A folder of the cache. If it is missing, `write` makes it, whole or not at all."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
@@ -69,7 +95,7 @@ def kept(folder: Path, write: Callable[[Path], None]) -> Path:
 
 
 def write_checkpoint(
-    config: dict[str, object],
+    config: dict[str, Any],
     folder: Path,
     change: Callable[[dict[str, torch.Tensor]], None] = lambda weights: None,
 ) -> None:
@@ -79,53 +105,13 @@ def write_checkpoint(
     """
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    shapes = _weight_shapes(config)
-    with ThreadPoolExecutor() as threads:
-        weights = dict(zip(shapes, threads.map(_weight, count(), shapes.values()), strict=True))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(Qwen3Config(**config), dtype=torch.bfloat16)
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    vocab_size = config["vocab_size"]
-    assert isinstance(vocab_size, int)
-    byte_level_tokenizer(vocab_size).save(str(folder / "tokenizer.json"))
-
-
-def _weight(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """A norm's ones, or a matrix of small random numbers."""
-    if len(shape) == 1:
-        return torch.ones(shape, dtype=torch.bfloat16)
-    generator = torch.Generator().manual_seed(seed)
-    return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
-
-
-def _weight_shapes(config: dict[str, object]) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the checkpoint by its name."""
-
-    def size(key: str) -> int:
-        return int(str(config[key]))
-
-    hidden, inner, head = size("hidden_size"), size("intermediate_size"), size("head_dim")
-    queries, keys = size("num_attention_heads") * head, size("num_key_value_heads") * head
-    layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm": (hidden,),
-        "self_attn.q_proj": (queries, hidden),
-        "self_attn.k_proj": (keys, hidden),
-        "self_attn.v_proj": (keys, hidden),
-        "self_attn.o_proj": (hidden, queries),
-        "self_attn.q_norm": (head,),
-        "self_attn.k_norm": (head,),
-        "post_attention_layernorm": (hidden,),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (size("vocab_size"), hidden),
-        "model.norm.weight": (hidden,),
-    }
-    for number in range(size("num_hidden_layers")):
-        for name, shape in layer.items():
-            shapes[f"model.layers.{number}.{name}.weight"] = shape
-    return shapes
+    byte_level_tokenizer(config["vocab_size"]).save(str(folder / "tokenizer.json"))
 
 
 def byte_level_tokenizer(vocab_size: int) -> Tokenizer:

@@ -1,1 +1,1 @@
-"""One part at a time: the sampler, grammar masks, speculation, the parts of a step."""
+"""One part at a time: speculation, and deterministic mode."""

@@ -1,4 +1,4 @@
-"""The texts of `benchmarks.micro.speculation`: prompts, and what a model says after them."""
+"""The texts of the benchmark of speculation: prompts, and what a model says after them."""
 
 import random
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 # Of what is edited, a token in so many begins a change, of one to three tokens.
 _TOKENS_A_CHANGE = 16
 # Below the ids that a model of the shape gives a meaning.
-_MOST_TOKEN_ID = 150_000
+_MAX_TOKEN_ID = 150_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Text:
 def make_texts(length: int) -> list[Text]:
     """An edit, a new text, and a new text that seems to be an old one; no token is in two."""
     choice = random.Random(0)
-    ids = iter(choice.sample(range(_MOST_TOKEN_ID), 8 * length))
+    ids = iter(choice.sample(range(_MAX_TOKEN_ID), 8 * length))
 
     def fresh(count: int) -> list[int]:
         return [next(ids) for _ in range(count)]
@@ -38,26 +38,26 @@ def make_texts(length: int) -> list[Text]:
 
 
 def _edited(file: list[int], choice: random.Random, fresh: Callable[[int], list[int]]) -> list[int]:
-    """The file with tokens replaced, put in or left out here and there."""
+    """The file with tokens replaced, inserted or left out here and there."""
     text: list[int] = []
-    place = 0
-    while place < len(file):
+    index = 0
+    while index < len(file):
         if choice.random() >= 1 / _TOKENS_A_CHANGE:
-            text.append(file[place])
-            place += 1
+            text.append(file[index])
+            index += 1
             continue
         count = choice.randint(1, 3)
         kind = choice.choice(("replace", "insert", "delete"))
         if kind != "delete":
             text += fresh(count)
         if kind != "insert":
-            place += count
+            index += count
     return text
 
 
 def _misleading(text: list[int], wrong: list[int]) -> list[int]:
     """All fours of the text's neighbours, each followed by what does not follow it there."""
     mixed: list[int] = []
-    for place in range(len(text) - 4):
-        mixed += [*text[place : place + 4], wrong[place]]
+    for index in range(len(text) - 4):
+        mixed += [*text[index : index + 4], wrong[index]]
     return mixed

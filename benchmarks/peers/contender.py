@@ -1,84 +1,83 @@
-"""Contender: an engine under measurement, as its own process, called from here."""
+"""Contender: an engine, or what else is measured, as its own process, called from here."""
 
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
 from benchmarks.harness.batch_clock import Timing
+from benchmarks.harness.engine_name import EngineName
 from benchmarks.harness.open_loop import Arrival
-from benchmarks.peers.contender_name import ContenderName
-from benchmarks.peers.peer import FOREIGN, PEERS, PeerConfig
+from benchmarks.peers.peer import PeerConfig
 from folovllm.errors import FolovError
 
-_ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 _LOG_LINES = 15
 # Threads that wait by spinning stop within a fraction of a second.
 _IDLE_SECONDS, _IDLE_TIMEOUT = 0.05, 10.0
 
 
 class ContenderError(FolovError):
-    """An engine could not be opened, or ended."""
+    """A process could not be opened, ended, or did not answer in time."""
 
 
 class Contender:
-    """Methods wait for the answer and raise ContenderError where the process ended.
+    """What `benchmarks.peers.worker` opens. Calls wait for their answer; one that failed once must
+    be closed. All of them raise ContenderError.
 
     Its processes run only in its turns. Some engines wake up a thousand times a second while they
     have nothing to do, and would interrupt whoever computes beside them.
     """
 
     def __init__(
-        self, name: ContenderName, config: PeerConfig, python: str, checkout: Path = _ROOT
+        self,
+        name: EngineName,
+        config: PeerConfig,
+        python: str = sys.executable,
+        checkout: Path = ROOT,
+        environment: Mapping[str, str] = NO_GPU,
+        timeout: float | None = None,
     ) -> None:
-        """Returns when the engine is open; `ready_s` says after how many seconds.
+        """Returns when it is open; `ready_s` says after how many seconds.
 
         `checkout` is the folder whose code runs: by default this one.
         """
         self.name = name
+        self.timeout = timeout
+        """Seconds until an answer is given up; may be changed between calls."""
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - closed by close
+        own = asdict(replace(config, weight_format=name.weight_format))
+        paths = os.pathsep.join((str(checkout), str(checkout / "client")))
         started = time.perf_counter()
         self._process = subprocess.Popen(
-            [
-                *(python, "-m", "benchmarks.peers.worker"),
-                *(name.peer, json.dumps(asdict(config))),
-            ],
+            [python, "-m", "benchmarks.peers.worker", name.engine, json.dumps(own)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=os.environ
-            | {
-                "PYTHONPATH": os.pathsep.join((str(checkout), str(checkout / "client"))),
+            env={
+                **(os.environ | environment),
+                "PYTHONPATH": paths,
                 "OMP_NUM_THREADS": str(config.threads),
             },
         )
         try:
-            opened = self._read()
+            self.version = str(self._read()["version"])
         except BaseException:
-            self.close()
+            self.close(patience=0.0)
             raise
-        assert isinstance(opened, dict)
-        self.version = str(opened["version"])
         self.ready_s = time.perf_counter() - started
-        self._suspend()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """In its block the engine runs; it ends when the engine uses no processor time."""
-        for process in self._family():
-            process.resume()
-        yield
-        self._wait_idle()
         self._suspend()
 
     @property
@@ -86,37 +85,49 @@ class Contender:
         """Of the process that was started; it may have children."""
         return self._process.pid
 
-    @property
-    def is_peer(self) -> bool:
-        """Whether the run can go on without it."""
-        return self.name.peer in PEERS
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """In its block the engine runs; it ends when the engine uses no processor time."""
+        self.resume()
+        yield
+        self._wait_idle()
+        self._suspend()
+
+    def resume(self) -> None:
+        """Lets it run until the end of its next turn."""
+        for process in self._family():
+            process.resume()
+
+    def call(self, method: str, **arguments: object) -> Any:
+        """What the method returned."""
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps({"method": method, "arguments": arguments}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failure() from None
+        return self._read()
 
     def generate(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> Timing:
         """See Peer."""
-        timing = self._call("generate", prompts=prompts, new_tokens=new_tokens)
-        assert isinstance(timing, dict)
-        return Timing(**timing)
+        return Timing(**self.call("generate", prompts=prompts, new_tokens=new_tokens))
 
-    def serve(self, arrivals: Sequence[Arrival]) -> list[list[float]]:
-        """Of ours alone: takes each arrival in its time; the seconds at which its tokens came."""
-        times = self._call(
-            "serve", arrivals=[[a.time_s, a.prompt_token_ids, a.new_tokens] for a in arrivals]
-        )
-        assert isinstance(times, list)
+    def serve(self, arrivals: Sequence[Arrival], **options: object) -> list[list[float]]:
+        """Of ours alone: starts each arrival in its time; the seconds at which its tokens came."""
+        times: list[list[float]] = self.call("serve", arrivals=arrivals, **options)
         return times
 
     def resident_bytes(self) -> int:
         """Memory of the process and those that it started; what they share counts twice."""
         return sum(process.memory_info().rss for process in self._family())
 
-    def close(self) -> None:
-        """Ends the process."""
-        for process in self._family():
-            process.resume()
+    def close(self, patience: float = 30.0) -> None:
+        """Ends the process, by force if it does not end by itself in so many seconds."""
+        self.resume()
         if self._process.stdin and not self._process.stdin.closed:
             self._process.stdin.close()
         try:
-            self._process.wait(timeout=30)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -130,31 +141,24 @@ class Contender:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, method: str, **arguments: object) -> object:
-        assert self._process.stdin
-        try:
-            self._process.stdin.write(json.dumps({"method": method, "arguments": arguments}) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._failure() from None
-        return self._read()
-
-    def _read(self) -> object:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
+    def _read(self) -> Any:
+        output = self._process.stdout
+        assert output
+        if not select.select([output], [], [], self.timeout)[0]:
+            raise ContenderError(f"{self.name} gave no answer for {self.timeout:.0f} s")
+        line = output.readline()
         if not line:
             raise self._failure()
-        value: object = json.loads(line)
-        return value
+        return json.loads(line)
 
     def _failure(self) -> ContenderError:
         self._process.wait()
         self._log.seek(0)
-        last = "".join(self._log.readlines()[-_LOG_LINES:])
+        last = "".join(self._log.readlines()[-_LOG_LINES:]).strip()
         return ContenderError(f"{self.name} ended; it last wrote:\n{last}")
 
     def _wait_idle(self) -> None:
-        """Returns when the engine uses no processor time. Raises ContenderError if it never stops.
+        """Returns when the engine uses no processor time.
 
         Threads that spin after their work would slow the next engine.
         """
@@ -173,10 +177,10 @@ class Contender:
             process.suspend()
 
     def _family(self) -> list[psutil.Process]:
-        """Its processes; none where it has ended."""
+        """Its processes; none if it has ended."""
         if self._process.poll() is not None:
             return []
-        process = psutil.Process(self._process.pid)
+        process = psutil.Process(self.pid)
         return [process, *process.children(recursive=True)]
 
     def _cpu_seconds(self) -> float:
@@ -186,45 +190,23 @@ class Contender:
 
 @contextmanager
 def open_contenders(
-    names: Sequence[ContenderName],
+    names: Sequence[EngineName],
     config: PeerConfig,
     pythons: Mapping[str, str],
     say: Callable[[str], None],
 ) -> Iterator[list[Contender]]:
     """Opens engines one after the other, each with its own weight format and Python.
 
-    A peer that cannot be opened is left out, and `say` hears why.
+    A peer that cannot be opened is left out, and `say` is told why.
     """
     with ExitStack() as stack:
         contenders = []
         for name in names:
-            own = PeerConfig(**asdict(config) | {"weight_format": name.weight_format})
-            python = pythons.get(name.peer, sys.executable)
+            python = pythons.get(name.engine, sys.executable)
             try:
-                contenders.append(stack.enter_context(Contender(name, own, python)))
-            except ContenderError as error:
-                if name.peer not in PEERS:
+                contenders.append(stack.enter_context(Contender(name, config, python)))
+            except (ContenderError, OSError) as error:
+                if not name.is_peer:
                     raise
                 say(f"{name} is left out: {error}")
         yield contenders
-
-
-def missing(names: Sequence[ContenderName], pythons: Mapping[str, str]) -> dict[ContenderName, str]:
-    """Why the environment of an engine lacks it, for those that it does."""
-    reasons: dict[ContenderName, str] = {}
-    for name in names:
-        module = FOREIGN.get(name.peer, name.peer)
-        python = pythons.get(name.peer)
-        if name.peer in FOREIGN and python is None:
-            reasons[name] = f"name its environment: --peer-python {name.peer}=…/bin/python"
-        elif python is not None and not _can_import(python, module):
-            reasons[name] = f"{python} has no {module}"
-    return reasons
-
-
-def _can_import(python: str, module: str) -> bool:
-    probe = f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({module!r}))"
-    try:
-        return subprocess.run([python, "-c", probe], check=False).returncode == 0
-    except OSError:
-        return False

@@ -4,10 +4,11 @@ import asyncio
 import sys
 import time
 from contextlib import aclosing
+from typing import Any
 
 from benchmarks.harness.batch_clock import BatchClock
-from benchmarks.harness.open_loop import Arrival
-from benchmarks.peers.folovllm_engine import greedy, num_blocks, quantization
+from benchmarks.harness.open_loop import Arrival, from_json
+from benchmarks.peers.folovllm_engine import engine_config, quantization, sampling
 from benchmarks.peers.peer import PeerConfig
 from folovllm.version import __version__
 from folovllm_client.api.async_client import AsyncClient
@@ -18,11 +19,6 @@ from folovllm_client.launch.service_commands import (
     tokenizer_command,
 )
 from folovllm_client.launch.supervisor import Supervisor
-
-
-def open_peer(config: PeerConfig) -> "Services":
-    """Starts both services and returns when they are ready."""
-    return Services(config)
 
 
 class Services:
@@ -40,7 +36,8 @@ class Services:
             max_num_seqs=config.max_num_seqs,
             speculation="none",
         )
-        engine = [*engine_command(options), "--num-blocks", str(num_blocks(config))]
+        num_blocks = engine_config(config).cache.num_blocks
+        engine = [*engine_command(options), "--num-blocks", str(num_blocks)]
         self._runner = asyncio.Runner()
         self._services = Supervisor(
             engine, tokenizer_command(options), options.address, _print_to_standard_error
@@ -52,9 +49,9 @@ class Services:
         """See Peer."""
         return self._runner.run(self._generate(prompts, new_tokens))
 
-    def serve(self, arrivals: list[list[object]]) -> list[list[float]]:
-        """Sends each arrival in its time; for each the seconds at which its tokens came."""
-        return self._runner.run(self._serve([Arrival.from_json(each) for each in arrivals]))
+    def serve(self, arrivals: list[Any]) -> list[list[float]]:
+        """Sends each Arrival in its time; for each the seconds at which its tokens came."""
+        return self._runner.run(self._serve(from_json(arrivals)))
 
     def close(self) -> None:
         """Stops both services."""
@@ -73,11 +70,11 @@ class Services:
     async def _generate(self, prompts: list[list[int]], new_tokens: int) -> BatchClock:
         clock = BatchClock(len(prompts))
 
-        async def one(place: int) -> None:
-            stream = self._client.stream(prompts[place], greedy(new_tokens))
+        async def one(index: int) -> None:
+            stream = self._client.stream(prompts[index], sampling(new_tokens))
             async with aclosing(stream) as pieces:
                 async for piece in pieces:
-                    clock.add(place, len(piece.token_ids))
+                    clock.add(index, len(piece.token_ids))
 
         await asyncio.gather(*map(one, range(len(prompts))))
         return clock
@@ -88,7 +85,7 @@ class Services:
         async def one(arrival: Arrival) -> list[float]:
             times: list[float] = []
             await asyncio.sleep(arrival.time_s - (time.perf_counter() - started))
-            stream = self._client.stream(arrival.prompt_token_ids, greedy(arrival.new_tokens))
+            stream = self._client.stream(arrival.prompt_token_ids, sampling(arrival.new_tokens))
             async with aclosing(stream) as pieces:
                 async for piece in pieces:
                     times += [time.perf_counter() - started] * len(piece.token_ids)

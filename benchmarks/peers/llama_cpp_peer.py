@@ -23,11 +23,6 @@ class _Token(NamedTuple):
     """Whether the next token is drawn after this one."""
 
 
-def open_peer(config: PeerConfig) -> "LlamaCpp":
-    """Loads the checkpoint, converted now where the cache lacks it."""
-    return LlamaCpp(config)
-
-
 class LlamaCpp:
     """A context of llama.cpp, each sequence with a KV cache of its own."""
 
@@ -89,12 +84,12 @@ class LlamaCpp:
         for row, token in enumerate(tokens):
             if token.is_last:
                 drawn.append(
-                    _Token(token.sequence, token.position + 1, self._largest(row), is_last=True)
+                    _Token(token.sequence, token.position + 1, self._argmax(row), is_last=True)
                 )
                 clock.add(token.sequence)
         return drawn
 
-    def _largest(self, row: int) -> int:
+    def _argmax(self, row: int) -> int:
         logits = llama_cpp.llama_get_logits_ith(self._context, row)
         address = ctypes.cast(logits, ctypes.POINTER(ctypes.c_float))
         return int(np.ctypeslib.as_array(address, shape=(self._vocab_size,)).argmax())

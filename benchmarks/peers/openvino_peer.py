@@ -23,11 +23,6 @@ _EXPORT_OPTIONS = {
 _MAX_NUM_BATCHED_TOKENS = 2048  # as our engine's default
 
 
-def open_peer(config: PeerConfig) -> "OpenVINO":
-    """Loads the checkpoint, exported now where the cache lacks it."""
-    return OpenVINO(config)
-
-
 class OpenVINO:
     """A pipeline of OpenVINO GenAI."""
 
@@ -48,18 +43,15 @@ class OpenVINO:
         params = GenerationConfig(max_new_tokens=new_tokens, ignore_eos=True, do_sample=False)
         clock = BatchClock(len(prompts))
         handles = [
-            self._pipeline.add_request(place, openvino.Tensor([prompt]), params)
-            for place, prompt in enumerate(prompts)
+            self._pipeline.add_request(index, openvino.Tensor([prompt]), params)
+            for index, prompt in enumerate(prompts)
         ]
         while self._pipeline.has_non_finished_requests():
             self._pipeline.step()
-            for place, handle in enumerate(handles):
+            for index, handle in enumerate(handles):
                 if handle.can_read():
-                    clock.add(place, sum(len(out.generated_ids) for out in handle.read().values()))
+                    clock.add(index, sum(len(out.generated_ids) for out in handle.read().values()))
         return clock
-
-    def close(self) -> None:
-        """Nothing was started."""
 
 
 def _exported(config: PeerConfig) -> str:

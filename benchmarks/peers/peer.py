@@ -1,9 +1,8 @@
 """Peer: what an engine must do to be measured, and by which names they are known."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Any, Protocol
 
 from benchmarks.harness.batch_clock import BatchClock
 
@@ -14,19 +13,20 @@ class PeerConfig:
 
     model: str
     """A checkpoint's folder."""
-    weight_format: str
+    weight_format: str = "bf16"
     """bf16, int8 or int4."""
-    cache: str
+    cache: str = ""
     """Folder for what the engine makes of the checkpoint."""
-    threads: int
-    max_num_seqs: int
-    max_model_len: int
-    kv_tokens: int
-    """Tokens of all sequences together for which the KV cache must have place."""
+    threads: int = 1
+    max_num_seqs: int = 1
+    max_model_len: int = 1
+    kv_tokens: int | None = None
+    """Tokens of all sequences together that the KV cache must hold; None takes what the memory
+    gives."""
 
 
 class Peer(Protocol):
-    """An open engine."""
+    """An open engine; made with a PeerConfig. It may have a `close`, too."""
 
     version: str
     """Of its library."""
@@ -35,25 +35,23 @@ class Peer(Protocol):
         """Answers all prompts at once, greedily, `new_tokens` each, whatever tokens come."""
         ...
 
-    def close(self) -> None:
-        """Ends what was started."""
-        ...
 
-
-_MODULES = {
-    "folovllm": "folovllm_engine",
-    "services": "folovllm_services",
-    "transformers": "transformers_peer",
-    "llama_cpp": "llama_cpp_peer",
-    "vllm": "vllm_peer",
-    "openvino": "openvino_peer",
+_OPENERS = {
+    "folovllm": "peers.folovllm_engine:open_engine",
+    "services": "peers.folovllm_services:Services",
+    "transformers": "peers.transformers_peer:Transformers",
+    "transformers-compiled": "peers.transformers_peer:CompiledTransformers",
+    "torch": "peers.torch_peer:CompiledTorch",
+    "llama_cpp": "peers.llama_cpp_peer:LlamaCpp",
+    "vllm": "peers.vllm_peer:VLLM",
+    "openvino": "peers.openvino_peer:OpenVINO",
+    # No engines, but measured in processes of their own as well.
+    "machine": "peers.machine:Machine",
+    "streamer": "peers.streamer:Streamer",
 }
-# Of their own environments, and what has to be found there.
-FOREIGN = {"llama_cpp": "llama_cpp", "vllm": "vllm", "openvino": "openvino_genai"}
-PEERS = ("transformers", *FOREIGN)
 
 
-def open_peer(name: str, config: PeerConfig) -> Peer:
-    """Opens an engine by its name; imports only its own module."""
-    module = import_module(f"benchmarks.peers.{_MODULES[name]}")
-    return cast(Callable[[PeerConfig], Peer], module.open_peer)(config)
+def open_peer(name: str, config: PeerConfig) -> Any:
+    """Opens what is known by a name; imports only its own module."""
+    module, _, attribute = _OPENERS[name].partition(":")
+    return getattr(import_module(f"benchmarks.{module}"), attribute)(config)

@@ -6,11 +6,6 @@ from benchmarks.harness.batch_clock import BatchClock
 from benchmarks.peers.peer import PeerConfig
 
 
-def open_peer(config: PeerConfig) -> "VLLM":
-    """Loads the checkpoint; compiling takes minutes."""
-    return VLLM(config)
-
-
 class VLLM:
     """An engine of vLLM."""
 
@@ -46,12 +41,9 @@ class VLLM:
             output_kind=RequestOutputKind.DELTA,
         )
         clock = BatchClock(len(prompts))
-        for place, prompt in enumerate(prompts):
-            self._engine.add_request(str(place), {"prompt_token_ids": prompt}, params)
+        for index, prompt in enumerate(prompts):
+            self._engine.add_request(str(index), {"prompt_token_ids": prompt}, params)
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
                 clock.add(int(output.request_id), len(output.outputs[0].token_ids))
         return clock
-
-    def close(self) -> None:
-        """Nothing was started."""

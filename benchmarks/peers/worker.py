@@ -1,10 +1,10 @@
-"""One engine in a process of its own: requests on standard input, answers on standard output.
+"""One thing to be measured in a process of its own: calls on standard input, answers on output.
 
     python -m benchmarks.peers.worker NAME CONFIG
 
-Each line is a JSON object. The first line out says that the engine is open; then each line in is a
-call of one of its methods, and brings one line out. The end of the input ends the process. What the
-engine itself prints goes to standard error.
+Each line is a JSON object. The first line out says that it is open; then each line in is a call of
+one of its methods, answered by one line. The end of the input ends the process. Whatever else is
+printed goes to standard error.
 """
 
 import json
@@ -18,18 +18,18 @@ from benchmarks.peers.peer import PeerConfig, open_peer
 
 
 def main() -> None:
-    """Serves the engine that the command line names."""
+    """Serves what the command line names."""
     name, config = sys.argv[1:]
     answers = _take_standard_output()
     peer = open_peer(name, PeerConfig(**json.loads(config)))
     try:
-        _write(answers, {"version": peer.version})
+        _write(answers, {"version": getattr(peer, "version", "")})
         for line in sys.stdin:
             call = json.loads(line)
             result = getattr(peer, call["method"])(**call["arguments"])
             _write(answers, asdict(result.timing()) if isinstance(result, BatchClock) else result)
     finally:
-        peer.close()
+        getattr(peer, "close", lambda: None)()
 
 
 def _take_standard_output() -> TextIO:

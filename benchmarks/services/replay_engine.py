@@ -1,10 +1,10 @@
 """An engine service without a model: it replays a text's token ids.
 
-    python -m benchmarks.services.replay_engine PORT [MODEL [STEP_MILLISECONDS]]
+    python -m benchmarks.services.replay_engine PORT FOLDER STEP_MILLISECONDS
 
-Each step brings every running request of a session one id more, in one message, as a real engine's
-step does; the first comes at once, and between two there are at least so many milliseconds (0).
-Generate does not wait. A request ends after max_tokens ids. It prints its port when it is ready.
+Each step sends every running request of a session one id more, in one message, as a real engine's
+step does; the first comes at once, and between two there are at least so many milliseconds.
+Generate does not wait. A request ends after max_tokens ids.
 """
 
 import asyncio
@@ -14,12 +14,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from folovllm.model_files import (
-    CONFIG_PATTERNS,
-    chat_template_fingerprint,
-    resolve_model,
-    tokenizer_fingerprint,
-)
+from folovllm.model_files import chat_template_fingerprint, tokenizer_fingerprint
 from folovllm.sampling_params import SamplingParams
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
@@ -127,26 +122,18 @@ class ReplayEngine(engine_service_pb2_grpc.EngineServiceServicer):
             reader.cancel()
 
 
-async def main(port: int, model: str | None = None, step_milliseconds: float = 0.0) -> None:
+async def main(port: int, folder: Path, step_seconds: float) -> None:
     """Serves until SIGTERM."""
     server = GrpcServer(ServerConfig(port=port, grace_period=0.0), ENGINE_SERVICE)
     # The calls that it lacks answer UNIMPLEMENTED, as the generated class does.
-    folder = resolve_model(model, CONFIG_PATTERNS)
-    engine = ReplayEngine(folder, step_milliseconds / 1e3)  # type: ignore[abstract]
+    engine = ReplayEngine(folder, step_seconds)  # type: ignore[abstract]
     engine_service_pb2_grpc.add_EngineServiceServicer_to_server(engine, server.grpc)
-    taken = server.bind()
+    server.bind()
     await server.start()
     await server.set_serving(True)
-    print(taken, flush=True)
     await server.wait_for_stop()
     await server.drain()
 
 
 if __name__ == "__main__":
-    asyncio.run(
-        main(
-            int(sys.argv[1]),
-            sys.argv[2] if len(sys.argv) > 2 else None,
-            float(sys.argv[3]) if len(sys.argv) > 3 else 0.0,
-        )
-    )
+    asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]) / 1e3))

@@ -1,32 +1,29 @@
 """How soon `folovllm serve` serves, what the first calls wait, and what memory its processes hold.
 
-    python -m benchmarks.services.start_up [--model demo|qwen3-0.6b|qwen3-1.7b] [--runs 5]
+    python -m benchmarks start-up [--model demo|qwen3-0.6b|qwen3-1.7b] [--runs 5]
 
-Each run is a process of its own. The clock starts with it and stops when the tokenizer service says
-SERVING, which it does once an engine is ready. Processor time is what each process has used until
-then; other work on the machine hardly changes it. Then one Generate and one Chat are sent, the
-first that these processes see. The memory is what they have in RAM after that; of it, `files`
-are pages of mapped files such as libraries and weights, which the kernel can drop.
+Each run is a process of its own. The clock starts with it and stops when the tokenizer service
+reports SERVING, which it does once an engine is ready. Processor time is what each process has used
+until then; other work on the machine hardly changes it. Then one Generate is sent, the
+first that these processes see. The memory is what they have in RAM after that.
 """
 
-import argparse
 import asyncio
-import statistics
 import sys
 import time
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import DEVNULL
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import psutil
 
-from benchmarks.harness import machine
-from benchmarks.harness.random_checkpoint import MODELS, checkpoint, default_cache
-from folovllm.errors import UnsupportedError
+from benchmarks.harness.options import add_cache, add_json, make_parser
+from benchmarks.harness.random_checkpoint import MODELS, checkpoint
+from benchmarks.results.measurement import Unit
+from benchmarks.results.recorder import Recorder
 from folovllm.sampling_params import SamplingParams
 from folovllm_client.api.async_client import AsyncClient
 from folovllm_client.launch.service_commands import LOOPBACK, free_ports
@@ -34,65 +31,53 @@ from folovllm_client.launch.supervisor import until_serving
 
 _MIB = 2**20
 # The client's own way of waiting for a server would miss its beginning by up to 0.2 s.
-_LOOK_AGAIN = 0.005
+_POLL_SECONDS = 0.005
 _SERVICES = ("engine_service", "tokenizer_service")
 _PARAMS = SamplingParams(temperature=0.0, max_tokens=8)
-_SIZE_ROWS = ("in RAM", "of which files")
+
+_Values = dict[tuple[str, Unit], list[float]]
+"""Of each run, by case and unit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """A `folovllm serve` that serves."""
-
-    process: Process
-    address: str
-    seconds: float
-    """From its start until it served."""
-
-
-def main() -> None:
-    """Prints the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def main(argv: Sequence[str]) -> None:
+    """Prints the table."""
+    parser = make_parser("start-up", __doc__)
+    add_json(parser)
+    add_cache(parser)
     parser.add_argument("--model", choices=MODELS, default="demo", help="(%(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="(%(default)s)")
-    args = parser.parse_args()
-    folder = checkpoint(args.model, default_cache())
-    print(machine.describe())
-    seconds: dict[str, list[float]] = defaultdict(list)
-    sizes: dict[str, list[float]] = defaultdict(list)
+    args = parser.parse_args(argv)
+    recorder = Recorder("start-up", args.model, args.json)
+    folder = checkpoint(args.model, args.cache)
+    found: _Values = defaultdict(list)
     for _ in range(args.runs):
-        asyncio.run(_measure(folder, seconds, sizes))
-    for name, values in seconds.items():
-        print(_row(name, [1000 * value for value in values], "ms"))
-    for name, values in sizes.items():
-        print(_row(name, [value / _MIB for value in values], "MiB"))
+        asyncio.run(_measure(folder, found))
+    for (case, unit), values in found.items():
+        recorder.add_values(case, unit, values, engine="services")
+    recorder.finish()
 
 
-async def _measure(
-    folder: Path, seconds: dict[str, list[float]], sizes: dict[str, list[float]]
-) -> None:
-    """One run, whose figures it adds by their names."""
-    async with _serve(folder) as serving, AsyncClient(serving.address) as client:
-        processes = _processes(serving.process.pid)
-        seconds["SERVING after"].append(serving.seconds)
+async def _measure(folder: Path, found: _Values) -> None:
+    """One run, whose values it adds."""
+    async with _serve(folder) as (parent, address, seconds), AsyncClient(address) as client:
+        processes = _processes(parent)
+        found["SERVING after", "s"].append(seconds)
         for name, process in processes.items():
             used = process.cpu_times()
-            seconds[f"{name}, processor time"].append(used.user + used.system)
-        first_token = client.stream("Once upon a time", _PARAMS)
-        seconds["first token of the first Generate"].append(await _until_first(first_token))
-        with suppress(UnsupportedError):  # a model without a chat template
-            first_event = client.stream_chat("What is 2 + 3?", sampling_params=_PARAMS)
-            waited = await _until_first(first_event)
-            seconds["first event of the first Chat"].append(waited)
+            found[f"processor time, {name}", "s"].append(used.user + used.system)
+        started = time.perf_counter()
+        async with aclosing(client.stream("Once upon a time", _PARAMS)) as pieces:
+            async for _ in pieces:
+                waited = time.perf_counter() - started
+                found["first token of the first Generate", "ms"].append(waited * 1e3)
+                break
         for name, process in processes.items():
-            memory = process.memory_info()
-            for row, size in zip(_SIZE_ROWS, (memory.rss, memory.shared), strict=True):
-                sizes[f"{name}, {row}"].append(size)
+            found[f"memory, {name}", "MiB"].append(process.memory_info().rss / _MIB)
 
 
 @asynccontextmanager
-async def _serve(folder: Path) -> AsyncIterator[Serving]:
-    """Starts both services as a user does, and stops them at the end."""
+async def _serve(folder: Path) -> AsyncIterator[tuple[psutil.Process, str, float]]:
+    """Starts both services as a user does: process, address, and seconds until it serves."""
     port, engine_port = free_ports(2)
     with TemporaryFile() as log:
         started = time.perf_counter()
@@ -110,7 +95,8 @@ async def _serve(folder: Path) -> AsyncIterator[Serving]:
                 log.seek(0)
                 sys.exit(log.read().decode(errors="replace"))
             serving.result()
-            yield Serving(process, f"{LOOPBACK}:{port}", time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            yield psutil.Process(process.pid), f"{LOOPBACK}:{port}", seconds
         finally:
             serving.cancel()
             if process.returncode is None:
@@ -123,37 +109,17 @@ async def _until_serving(port: int) -> None:
         try:
             _, writer = await asyncio.open_connection(LOOPBACK, port)
         except OSError:
-            await asyncio.sleep(_LOOK_AGAIN)
+            await asyncio.sleep(_POLL_SECONDS)
         else:
             writer.close()
             break
     await until_serving(f"{LOOPBACK}:{port}")
 
 
-async def _until_first(stream: AsyncGenerator[object, None]) -> float:
-    """Seconds until the stream brings something; reads it to its end."""
-    started = time.perf_counter()
-    seconds = 0.0
-    async with aclosing(stream) as pieces:
-        async for _ in pieces:
-            seconds = seconds or time.perf_counter() - started
-    return seconds
-
-
-def _processes(pid: int) -> dict[str, psutil.Process]:
+def _processes(parent: psutil.Process) -> dict[str, psutil.Process]:
     """The processes of `folovllm serve` by what they are."""
-    parent = psutil.Process(pid)
     named = {"folovllm serve": parent}
     for child in parent.children():
         words = child.cmdline()
         named |= {name: child for name in _SERVICES if name in words}
     return named
-
-
-def _row(name: str, values: list[float], unit: str) -> str:
-    low, high = min(values), max(values)
-    return f"{name:<36} {statistics.median(values):>7,.0f} {unit:<4} ({low:,.0f} to {high:,.0f})"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """LLM: both services' code in one process, without sockets; for scripts, notebooks and tests.
 
-Needs `folovllm[all]`. Its modules of the services are imported when it is made.
+Needs `folovllm[all]`. The services' modules are imported when an LLM is made.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,7 @@ def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[CausalModel, Tokeni
     from engine_service.device import resolve_device, resolve_dtype
     from engine_service.models.decoder_config import DecoderConfig
     from engine_service.models.loader import load_model
+    from engine_service.models.model_options import ModelOptions
     from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
     from tokenizer_service.text.tokenizer import Tokenizer
 
@@ -37,8 +38,8 @@ def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[CausalModel, Tokeni
     decoder_config = DecoderConfig.from_folder(folder)
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, decoder_config.dtype, device)
-    quantization = config.quantization
-    model = load_model(folder, decoder_config, dtype, device, True, quantization=quantization)
+    options = ModelOptions(dtype, device, quantization=config.quantization)
+    model = load_model(folder, decoder_config, options, show_progress=True)
     return model, Tokenizer.from_folder(folder)
 
 
@@ -91,21 +92,32 @@ class LLM:
 
         A prompt is a text or {"prompt_token_ids": ids}. sampling_params is one for all or one for
         each; None takes the model's own defaults. Raises InvalidRequestError, before any work,
-        where a prompt or a parameter can never be served.
+        if a prompt or a parameter can never be served.
         """
+        from tqdm import tqdm
+
         batch: list[Prompt] = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
+        each_params = self._params_of_each(sampling_params, len(batch))
         results = [RequestOutput() for _ in batch]
         requests = [
             self._request(prompt, params, result)
-            for prompt, params, result in zip(
-                batch, self._params_of_each(sampling_params, len(batch)), results, strict=True
-            )
+            for prompt, params, result in zip(batch, each_params, results, strict=True)
         ]
+        processors, by_name = {}, {}
         try:
-            self._run(requests, results, show_progress)
+            for (request, matcher), result in zip(requests, results, strict=True):
+                processor = self._processor(request.sampling_params)
+                processors[request.request_id] = [processor] * request.sampling_params.n
+                by_name[request.request_id] = result
+                self._engine.add_request(request, matcher)
+            # disable=None shows the bar on a terminal only.
+            disable = None if show_progress else True
+            with tqdm(total=len(results), unit="prompt", disable=disable) as progress:
+                while self._engine.has_unfinished_requests():
+                    progress.update(self._step(processors, by_name))
         finally:  # an interrupt leaves nothing behind
-            for request, _ in requests:
-                self._engine.abort_request(request.request_id)
+            for name in by_name:
+                self._engine.abort_request(name)
         return results
 
     def generate_branches(
@@ -115,12 +127,12 @@ class LLM:
         branches: Sequence[SamplingParams],
         after: int,
     ) -> tuple[RequestOutput, RequestOutput]:
-        """Generates `after` tokens of a prompt and goes on from there in several ways at once.
+        """Generates `after` tokens of a prompt and continues them in several branches at once.
 
         Returns the prompt's own output, complete, and that of the branches, one continuation each.
         A branch shares the KV of what is before it; its text begins where the first `after` tokens
-        end. The second has no continuations where the first ended before it had so many tokens.
-        Raises InvalidRequestError, before any work, where a parameter can never be served.
+        end. The second has no continuations if the first ended before it had so many tokens.
+        Raises InvalidRequestError, before any work, if a parameter can never be served.
         """
         trunk, forked = RequestOutput(), RequestOutput(request_id=new_request_id())
         request, matcher = self._request(prompt, sampling_params.clone(n=1), trunk)
@@ -154,7 +166,7 @@ class LLM:
 
         A text continuation of a text prompt is scored as evaluation harnesses do: both are encoded
         as one text, and white space at the prompt's end belongs to the continuation. Raises
-        InvalidRequestError, before any work, where they can never be served.
+        InvalidRequestError, before any work, if they can never be served.
         """
         from engine_service.engine.score_requests import score_requests
         from tokenizer_service.text.scoring import encode_score
@@ -181,7 +193,7 @@ class LLM:
     def _branches(
         self, num_prompt_tokens: int, branches: Sequence[SamplingParams], after: int
     ) -> "tuple[list[Branch], list[TokenMatcher | None]]":
-        """Checked branches of a request that will have `after` tokens of output."""
+        """Validated branches of a request that will have `after` tokens of output."""
         from engine_service.core.request import Branch
         from engine_service.engine.admission import check_branch, check_lengths
         from engine_service.seeding import new_seed
@@ -191,14 +203,14 @@ class LLM:
             raise InvalidRequestError("after", f"after must be at least 1, got {after}")
         checked: list[Branch] = []
         matchers: list[TokenMatcher | None] = []
-        for place, given in enumerate(branches):
+        for index, given in enumerate(branches):
             try:
                 params = resolve_bad_words(given, self.tokenizer)
                 check_branch(params, self._engine.info)
                 check_lengths(num_prompt_tokens + after, params, self._engine.info)
                 matchers.append(self._engine.make_matcher(params))
             except InvalidRequestError as error:
-                raise error.within(f"branches[{place}]") from None
+                raise error.within(f"branches[{index}]") from None
             checked.append(Branch(params, new_seed()))
         return checked, matchers
 
@@ -223,7 +235,7 @@ class LLM:
     def _request(
         self, prompt: Prompt, params: SamplingParams, result: RequestOutput
     ) -> "tuple[Request, TokenMatcher | None]":
-        """A checked request and its grammar; fills in what its result already knows."""
+        """A validated request and its grammar; fills in what is known of its result."""
         from engine_service.core.request import Request
         from engine_service.engine.admission import check_request
         from engine_service.seeding import new_seed
@@ -238,50 +250,32 @@ class LLM:
         matcher = self._engine.make_matcher(params)
         return Request(result.request_id, token_ids, params, seed=new_seed()), matcher
 
-    def _run(
-        self,
-        requests: "Sequence[tuple[Request, TokenMatcher | None]]",
-        results: Sequence[RequestOutput],
-        show_progress: bool,
-    ) -> None:
-        """Steps the engine until every request has its result."""
-        from tqdm import tqdm
-
-        processors: dict[str, tuple[OutputProcessor, RequestOutput]] = {}
-        for (request, matcher), result in zip(requests, results, strict=True):
-            processor = self._processor(request.sampling_params)
-            processors[request.request_id] = processor, result
-            self._engine.add_request(request, matcher)
-        # disable=None shows the bar on a terminal only.
-        with tqdm(
-            total=len(results), unit="prompt", disable=None if show_progress else True
-        ) as progress:
-            while self._engine.has_unfinished_requests():
-                for delta in self._engine.step():
-                    processor, result = processors[delta.request_id]
-                    self._take(delta, processor, result)
-                    progress.update(delta.finished and result.finished)
-
     def _step(
         self,
         processors: "Mapping[str, Sequence[OutputProcessor]]",
         results: Mapping[str, RequestOutput],
-    ) -> None:
-        """Computes one batch; takes its outputs to the processor and result of their names."""
-        for delta in self._engine.step():
-            processor = processors[delta.request_id][delta.index]
-            self._take(delta, processor, results[delta.request_id])
+    ) -> int:
+        """Runs one step and adds its output to the results; how many of them it finished.
 
-    def _take(
+        Each name has a result, and a processor for each of its continuations.
+        """
+        num_finished = 0
+        for delta in self._engine.step():
+            result = results[delta.request_id]
+            self._add(delta, processors[delta.request_id][delta.index], result)
+            num_finished += delta.finished and result.finished
+        return num_finished
+
+    def _add(
         self, delta: CompletionOutput, processor: "OutputProcessor", result: RequestOutput
     ) -> None:
-        """Joins a delta's text to its result; ends a continuation that met a stop string."""
+        """Adds a delta's text to its result; ends a continuation that reached a stop string."""
         processed = processor.process(delta)
         for output in processed.outputs:
             result.add(output)
         if processed.stopped_index is not None:
             for final in self._engine.abort_request(delta.request_id, [processed.stopped_index]):
-                self._take(final, processor, result)
+                self._add(final, processor, result)
 
 
 def _text_or_ids(prompt: Prompt) -> str | list[int]:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class RMSNorm(nn.Module):
     """Scales the last dimension to a root mean square of 1, then by a weight.
 
-    Computed in float32 and rounded to the input's type before the weight, as checkpoints of these
-    families were trained.
+    Computed in float32 and rounded to the input's type before the weight, as these families were
+    trained.
     """
 
     def __init__(self, size: int, eps: float, dtype: torch.dtype) -> None:
@@ -21,6 +21,6 @@ class RMSNorm(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., size] -> [..., size], in the input's type."""
         wide = hidden.float()
-        # In place where a tensor is new: large ones cost more to get than to fill.
+        # In place on new tensors: large ones cost more to allocate than to fill.
         factors = wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
         return (wide * factors).to(hidden.dtype).mul_(self.weight)

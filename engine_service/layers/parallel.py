@@ -1,9 +1,8 @@
-"""TensorParallel: a rank's place among those that compute one model, and what they exchange.
+"""TensorParallel: a rank among those that compute one model, and what they exchange.
 
-Each rank has its part of every matrix. Those that hidden states are multiplied with first are cut
-by their outputs, those after them by their inputs, so that a layer exchanges no more than two sums
-over the ranks: M. Shoeybi et al., "Megatron-LM: Training Multi-Billion Parameter Language Models
-Using Model Parallelism", 2019.
+Each rank has its part of every matrix. The first matrix of a block is cut by its outputs, the one
+after it by its inputs, so a layer exchanges only two sums over the ranks: M. Shoeybi et al.,
+"Megatron-LM: Training Multi-Billion Parameter Language Models Using Model Parallelism", 2019.
 
 Every rank must make the same calls in the same order. All get the same bits from them. None syncs
 with the host on a GPU, so a CUDA graph may hold them.
@@ -26,23 +25,22 @@ class TensorParallel:
     rank: int = 0
     size: int = 1
     group: ProcessGroup | None = None
-    """None where there is nobody to exchange anything with."""
+    """None for a single rank."""
 
     def span(self, total: int) -> tuple[int, int]:
-        """The first of `total` things that is this rank's, and the first after it that is not.
+        """Start and end of this rank's share of `total` items.
 
-        All ranks have equally many, but that the last ones have fewer, or none, of what cannot be
-        divided.
+        Shares are equal, except that the last ranks have fewer, or none, of what does not divide.
         """
-        each = self.each(total)
-        return min(self.rank * each, total), min((self.rank + 1) * each, total)
+        size = self.shard_size(total)
+        return min(self.rank * size, total), min((self.rank + 1) * size, total)
 
-    def each(self, total: int) -> int:
-        """How many of `total` things the ranks have, the last ones filled up."""
+    def shard_size(self, total: int) -> int:
+        """Each rank's share of `total` items, once the last ones are padded."""
         return -(-total // self.size)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum of all ranks' tensors, in the place of a contiguous one, which comes back."""
+        """The sum of all ranks' tensors, in place; the tensor must be contiguous."""
         if self.group is not None:
             options = AllreduceOptions()
             options.asyncOp = False
@@ -60,8 +58,8 @@ class TensorParallel:
         self.group._allgather_base(gathered, tensor, options).wait()
         return gathered.view(self.size, *tensor.shape)
 
-    def smallest(self, number: int) -> int:
-        """The least of all ranks' numbers. Raises ConfigError where another rank has ended."""
+    def all_reduce_min(self, number: int) -> int:
+        """The minimum of all ranks' numbers. Raises ConfigError if another rank has ended."""
         if self.group is None:
             return number
         tensor = torch.tensor([number])
@@ -73,4 +71,4 @@ class TensorParallel:
 
 
 SINGLE = TensorParallel()
-"""A model that is computed as a whole."""
+"""A model on one rank."""

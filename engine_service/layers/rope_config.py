@@ -1,12 +1,13 @@
 """RopeConfig: how a checkpoint turns positions into angles, read from its config.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from folovllm.errors import ConfigError
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 _DEFAULT_THETA = 10000.0
+_OTHER_KEYS = {"finetuned", "partial_rotary_factor", "rope_theta", "type"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,10 @@ class RopeConfig:
     def from_json(cls, config: Mapping[str, object]) -> "RopeConfig":
         """Reads a parsed config.json, in the older form (rope_theta, rope_scaling) or the newer.
 
-        Raises ConfigError for a type that is not supported and for values that make no sense.
+        Raises ConfigError for what is not supported and for values that make no sense.
         """
-        parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        newer, older = config.get("rope_parameters"), config.get("rope_scaling")
+        parameters = newer or older or {}
         if not isinstance(parameters, Mapping):
             raise ConfigError("config.json: rope_parameters must be an object")
         rope_type = parameters.get("rope_type", parameters.get("type", "default"))
@@ -46,14 +48,19 @@ class RopeConfig:
                 f"config.json: rope type {rope_type!r} is not supported; "
                 f"supported are {', '.join(ROPE_TYPES)}"
             )
-        if _number(parameters, "partial_rotary_factor", 1.0) != 1.0:
+        rotated = _number(config, "partial_rotary_factor", 1.0)
+        if _number(parameters, "partial_rotary_factor", rotated) != 1.0:
             raise ConfigError("config.json: partial_rotary_factor other than 1 is not supported")
-        longest = _number(config, "max_position_embeddings", 0.0)
-        original = _number(parameters, "original_max_position_embeddings", longest)
+        known = {field.name for field in fields(cls)} | _OTHER_KEYS
+        for key, value in parameters.items():
+            if value and key not in known:
+                raise ConfigError(f"config.json: rope parameter {key} is not supported")
+        max_len = _number(config, "max_position_embeddings", 0.0)
+        original = _number(parameters, "original_max_position_embeddings", max_len)
         return cls(
             theta=_number(parameters, "rope_theta", _number(config, "rope_theta", _DEFAULT_THETA)),
             rope_type=rope_type,
-            factor=_factor(parameters, rope_type, longest, original),
+            factor=_factor(parameters, rope_type, max_len, original),
             original_max_position_embeddings=int(original),
             low_freq_factor=_number(parameters, "low_freq_factor", 1.0),
             high_freq_factor=_number(parameters, "high_freq_factor", 4.0),
@@ -67,14 +74,14 @@ class RopeConfig:
 
 
 def _factor(
-    parameters: Mapping[str, object], rope_type: str, longest: float, original: float
+    parameters: Mapping[str, object], rope_type: str, max_len: float, original: float
 ) -> float:
     """The scaling factor; yarn may leave it to the ratio of the two context lengths."""
     if rope_type == "default":
         return 1.0
     if parameters.get("factor") is None and not (rope_type == "yarn" and original > 0):
         raise ConfigError(f"config.json: rope type {rope_type} needs a factor")
-    factor = _number(parameters, "factor", longest / original if original else 1.0)
+    factor = _number(parameters, "factor", max_len / original if original else 1.0)
     if factor <= 0:
         raise ConfigError(f"config.json: rope factor must be positive, got {factor:g}")
     return factor

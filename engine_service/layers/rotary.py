@@ -36,7 +36,7 @@ def rotate(heads: Tensor, angles: Angles) -> Tensor:
 def inverse_frequencies(config: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
     """The angle per position of each pair of dimensions, [head_dim / 2] in float32 on the CPU.
 
-    Also gives the factor on cos and sin, which is not 1 for YaRN only.
+    Also returns the factor on cos and sin, which is 1 except for YaRN.
     """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     base = 1.0 / config.theta**exponents
@@ -50,7 +50,7 @@ def inverse_frequencies(config: RopeConfig, head_dim: int) -> tuple[Tensor, floa
 
 
 def _llama3(config: RopeConfig, base: Tensor) -> Tensor:
-    """Llama 3.1's scaling: long waves by the factor, short ones not, the rest in between."""
+    """Llama 3.1's scaling: long waves by the factor, short ones not, the rest interpolated."""
     turns = config.original_max_position_embeddings * base / (2 * math.pi)
     low, high = config.low_freq_factor, config.high_freq_factor
     kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)

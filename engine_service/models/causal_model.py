@@ -16,27 +16,22 @@ class CausalModel(Protocol):
     @property
     def kernels(self) -> str:
         """Whose compute it: cpu and gpu are our own, torch is torch alone."""
-        ...
 
     @property
     def config(self) -> DecoderConfig:
         """The model's shape; of several ranks, that of the rank's part."""
-        ...
 
     @property
     def backend(self) -> CacheAllocator:
         """Makes the KV cache of a layer."""
-        ...
 
     @property
     def dtype(self) -> torch.dtype:
         """Of hidden states, logits and KV cache."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where all of it is."""
-        ...
 
     def __call__(
         self,
@@ -44,25 +39,22 @@ class CausalModel(Protocol):
         positions: Tensor,
         kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
-        wanted: Tensor | None = None,
+        output_rows: Tensor | None = None,
     ) -> Tensor:
         """Token ids and positions [T] -> hidden states [T, hidden_size]; writes the tokens' KV.
 
-        `wanted` has the rows whose hidden states are used, ascending; the others may be anything.
+        `output_rows`, ascending, are those whose hidden states are used; others may be anything.
         """
-        ...
 
     def compute_logits(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Hidden states as they come from a call, [T, hidden_size] -> [S, vocab_size].
 
         `rows` [S] says which, else they are all. The result may be overwritten by the next call.
         """
-        ...
 
-    def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest of each row, and the lowest id that has it, [S] each.
+    def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's maximum and the lowest token id that has it, [S] each.
 
-        Of logits as compute_logits gives them, or changed and of another type. A row that has a
-        value which is no number has no largest number.
+        Of logits as compute_logits gives them, or changed and of another type. A row with NaN has
+        the maximum NaN.
         """
-        ...

@@ -1,13 +1,13 @@
 """GpuDecoder: the decoder in fused kernels, from the weights of one in plain torch.
 
-A layer of a decode step is seven kernels, of which five for up to two rows: a norm with the sum
-before it, the projection to queries, keys and values, attention with what is done to those and the
-cache's writing, its output, the next sum and norm, gate and up with what is made of them, and down.
-The residual stream is passed along as a sum still to be made, (delta, residual), so that whoever
-norms it makes it.
+A layer of a decode step is seven kernels, or five for up to two rows: a norm with the sum before
+it, the projection to queries, keys and values, attention with their norms, rotation and the cache's
+writing, the output projection, the next sum and norm, gate and up with SwiGLU, and down. The
+residual stream is passed on as a pending sum, (delta, residual), which the next norm computes.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,49 +17,59 @@ from engine_service.kernels.gpu.attention.rope import norm_rope_write
 from engine_service.kernels.gpu.linear.norm import add_rms_norm
 from engine_service.layers.attention.backend import AttentionMetadata, KVCache
 from engine_service.layers.attention.gpu_attention import GpuAttention, GpuBatch, gpu_batch
+from engine_service.layers.embedding import embed, gather_logits
 from engine_service.layers.linear.gpu_linear import GpuLinear, tune
 from engine_service.layers.linear.tuner import Tuner
 from engine_service.layers.parallel import TensorParallel
 from engine_service.layers.rotary import RotaryEmbedding
-from engine_service.layers.vocabulary import embed, gather_logits
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.qwen3 import Decoder, DecoderLayer
+from engine_service.models.layer_plan import Mlp, not_pre_norm, unknown_flag
+from engine_service.models.model_options import ModelOptions
+from engine_service.models.torch_decoder import TorchDecoder, TorchLayer
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+_FLAGS = frozenset({"bias", "q_norm", "k_norm"})
 # The cache's block sizes and a head's size have to fit tiles.
-_LEAST_BLOCK = 16
-_LARGEST_HEAD = 256
+_MIN_BLOCK = 16
+_MAX_HEAD_DIM = 256
 
 
-def obstacle(config: DecoderConfig, dtype: torch.dtype, block_size: int) -> str | None:
-    """Why the kernels do not compute a model of this shape with a cache of such blocks, in words.
-
-    None where they do.
-    """
-    if dtype not in _DTYPES:
-        return f"they do not compute in {dtype}"
-    if config.mlp_bias:
-        return "they know no biases in an MLP"
-    if config.head_dim > _LARGEST_HEAD:
-        return f"heads have {config.head_dim} elements, and they take up to {_LARGEST_HEAD}"
-    if block_size < _LEAST_BLOCK or block_size & (block_size - 1):
-        return f"block_size is {block_size}, and they need a power of two from {_LEAST_BLOCK} on"
-    return None
+def obstacle(config: DecoderConfig, options: ModelOptions) -> str | None:
+    """Why the kernels do not compute a model so, in words; None if they do."""
+    if unknown := not_pre_norm(config.plan) or unknown_flag(config.plan, _FLAGS):
+        return f"the GPU kernels do not compute {unknown}"
+    mlps = [op for _, op in config.plan.numbered() if isinstance(op, Mlp)]
+    head = config.plan.head or config.plan.embedding
+    size = options.block_size
+    limits = (
+        (options.dtype in _DTYPES, f"do not compute in {options.dtype}"),
+        (not options.deterministic, "are not deterministic"),
+        (options.quantization == "none", f"have no {options.quantization} weights"),
+        (not any(op.gate_up.bias or op.down.bias for op in mlps), "compute no biases in an MLP"),
+        (not head.bias, "compute no bias of the logits"),
+        (config.head_dim <= _MAX_HEAD_DIM, f"take heads of up to {_MAX_HEAD_DIM} elements"),
+        (
+            size >= _MIN_BLOCK and size & (size - 1) == 0,
+            f"take a block_size that is a power of two from {_MIN_BLOCK} on",
+        ),
+    )
+    return next((f"the GPU kernels {limit}" for fits, limit in limits if not fits), None)
 
 
 class GpuLayer:
     """The weights of one layer."""
 
-    def __init__(self, layer: DecoderLayer) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        self.input_norm = layer.input_layernorm.weight
-        self.qkv = GpuLinear(attention.qkv_proj.weight, attention.qkv_proj.bias)
+    def __init__(self, layer: TorchLayer) -> None:
+        blocks: Any = layer.blocks
+        (input_norm, attention), (post_norm, mlp) = blocks
+        self.input_norm = input_norm.weight
+        self.qkv = GpuLinear(attention.qkv.weight, attention.qkv.bias)
         self.q_norm = None if attention.q_norm is None else attention.q_norm.weight
         self.k_norm = None if attention.k_norm is None else attention.k_norm.weight
-        self.output = GpuLinear(attention.o_proj.weight, attention.o_proj.bias, split=True)
-        self.post_norm = layer.post_attention_layernorm.weight
-        self.gate_up = GpuLinear(mlp.gate_up_proj.weight, None, gated=True)
-        self.down = GpuLinear(mlp.down_proj.weight, None, split=True)
+        self.output = GpuLinear(attention.output.weight, attention.output.bias, split=True)
+        self.post_norm = post_norm.weight
+        self.gate_up = GpuLinear(mlp.gate_up.weight, None, gated=True)
+        self.down = GpuLinear(mlp.down.weight, None, split=True)
 
 
 class GpuDecoder:
@@ -67,13 +77,12 @@ class GpuDecoder:
 
     kernels = "gpu"
 
-    def __init__(self, decoder: Decoder, max_model_len: int) -> None:
-        """Computes with the decoder's own weights, positions up to `max_model_len`."""
+    def __init__(self, decoder: TorchDecoder, max_model_len: int) -> None:
+        """Shares the decoder's weights; computes positions up to `max_model_len`."""
         config = decoder.config
         self.config, self.dtype, self.device = config, decoder.dtype, decoder.device
-        self.backend = GpuAttention(
-            config.num_attention_heads, config.num_key_value_heads, config.head_dim, self.device
-        )
+        self._heads = config.num_attention_heads, config.num_key_value_heads
+        self.backend = GpuAttention(*self._heads, config.head_dim, self.device)
         self._parallel = decoder.parallel
         self._embedding = decoder.embed_tokens
         self._layers = [GpuLayer(layer) for layer in decoder.layers]  # type: ignore[arg-type]
@@ -88,11 +97,10 @@ class GpuDecoder:
         positions: Tensor,
         kv_caches: Sequence[KVCache],
         metadata: AttentionMetadata,
-        wanted: Tensor | None = None,
+        output_rows: Tensor | None = None,
     ) -> Tensor:
         """See CausalModel. Hidden states are those after the last norm, of all rows."""
-        config = self.config
-        batch = gpu_batch(metadata, config.num_attention_heads, config.num_key_value_heads)
+        batch = gpu_batch(metadata, *self._heads)
         return self.forward(input_ids, positions, kv_caches, batch)
 
     def forward(
@@ -112,7 +120,7 @@ class GpuDecoder:
         logits = self._head(hidden if rows is None else hidden[rows])
         return gather_logits(logits, self.config.vocab_size, self._parallel)
 
-    def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """See CausalModel."""
         return torch.max(logits, dim=-1)
 
@@ -156,18 +164,18 @@ class GpuDecoder:
             qkv,
             *norms,
             eps,
-            self._angles,
-            positions,
-            batch.slot_mapping,
-            cache[:2],
-            cache.scales,
-            self.config.num_attention_heads,
+            angles=self._angles,
+            positions=positions,
+            slot_mapping=batch.slot_mapping,
+            cache=cache[:2],
+            scales=cache.scales,
+            num_heads=self._heads[0],
         )
         return self.backend.forward(query, cache, batch)
 
 
 def _summed(delta: Tensor, parallel: TensorParallel) -> Tensor:
-    """What the ranks' products make together; that of one rank may stay in parts."""
+    """The sum of the ranks' products; that of one rank may stay in parts."""
     if parallel.size == 1:
         return delta
     return parallel.all_reduce(delta.sum(0) if delta.dim() == 3 else delta)

@@ -1,8 +1,8 @@
-"""From a folder's checkpoint to a model with its weights, the fastest that the device has.
+"""From a folder's checkpoint to a model with its weights, on the fastest backend that computes it.
 
-On a CPU that computes bfloat16 that is the CpuDecoder, which is deterministic as it is, on a GPU
-the GpuDecoder, elsewhere, and on a CPU for a rank of several, the Decoder in plain torch. On a CPU
-rows of the embedding are read from its file as they are needed: a tied one is not held twice.
+On a CPU with bfloat16 that is the CpuDecoder, on a GPU the GpuDecoder. What they refuse,
+TorchDecoder computes. On a CPU, rows of the embedding are read from its file as they are needed, so
+a tied one is not held twice.
 """
 
 import logging
@@ -17,74 +17,48 @@ from tqdm import tqdm
 
 from engine_service.kernels.cpu import library as cpu_library
 from engine_service.kernels.gpu import support as gpu_support
-from engine_service.layers.attention.choice import choose_backend
-from engine_service.layers.attention.deterministic_attention import DeterministicAttention
 from engine_service.layers.linear.packing import choose_packing, head_quantization
-from engine_service.layers.linear.row_tiles import TILED_OPERATORS
-from engine_service.layers.parallel import SINGLE, TensorParallel
+from engine_service.layers.parallel import TensorParallel
+from engine_service.models import cpu_decoder, torch_decoder
 from engine_service.models.causal_model import CausalModel
-from engine_service.models.cpu_decoder import CpuDecoder, fits_kernels
+from engine_service.models.cpu_decoder import CpuDecoder
 from engine_service.models.cpu_weights import CpuWeights, projections
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.qwen3 import Decoder
-from engine_service.models.sharding import shard_config, shard_tensor
+from engine_service.models.layer_plan import Cut
+from engine_service.models.model_options import ModelOptions
+from engine_service.models.sharding import shard_tensor
+from engine_service.models.torch_decoder import TorchDecoder
 from engine_service.models.weights.checkpoint import Checkpoint
+from folovllm.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-_EMBEDDING = "model.embed_tokens.weight"
 _Item = TypeVar("_Item")
 
 
 def load_model(
-    folder: Path,
-    config: DecoderConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    show_progress: bool,
-    deterministic: bool = False,
-    quantization: str = "none",
-    block_size: int = 16,
-    max_model_len: int | None = None,
-    parallel: TensorParallel = SINGLE,
+    folder: Path, config: DecoderConfig, options: ModelOptions, show_progress: bool = False
 ) -> CausalModel:
-    """A model with the weights of a folder, for a KV cache of blocks of `block_size` tokens.
+    """A model with the weights of a folder.
 
-    Its positions are those up to `max_model_len`, or all that the config has. Weights are quantized
-    as ModelConfig says; a deterministic model's are not. `config` is that of the whole model, of
-    which a rank of several gets its part. Raises ConfigError, naming the file or the tensor, where
-    weights are missing, broken or do not fit the config, and where the ranks cannot share them.
-    Progress goes to stderr, if that is a terminal.
+    `config` is that of the whole model, of which a rank of several gets its part. Raises
+    ConfigError if no backend computes the model so, if weights are missing, broken or do not fit
+    the config, naming the file or the tensor, and if the ranks cannot share them. Progress goes to
+    stderr if that is a terminal.
     """
-    kernels = None
-    fits = parallel.size == 1 and fits_kernels(config, block_size)
-    if device.type == "cpu" and dtype is torch.bfloat16 and fits:
-        kernels = cpu_library.find_or_build()
-    if kernels is None:
-        decoder = load_decoder(
-            folder, config, dtype, device, show_progress, deterministic, quantization, parallel
-        )
-        if device.type == "cpu" or deterministic:
-            return decoder
-        return _with_gpu_kernels(
-            decoder, block_size, max_model_len or config.max_position_embeddings
-        )
-    context = cpu_library.Context(kernels, torch.get_num_threads())
-    return load_cpu_decoder(folder, config, context, quantization, show_progress)
+    if options.device.type != "cpu":
+        if _gpu_kernels_compute(config, options):
+            # Its libraries are not there without a GPU.
+            from engine_service.models.gpu_decoder import GpuDecoder
 
-
-def _with_gpu_kernels(decoder: Decoder, block_size: int, max_model_len: int) -> CausalModel:
-    """The same weights computed by the kernels for GPUs, where they can be used."""
-    reason = gpu_support.obstacle()
-    if reason is None:
-        # Its libraries are not there without a GPU.
-        from engine_service.models import gpu_decoder
-
-        reason = gpu_decoder.obstacle(decoder.config, decoder.dtype, block_size)
-        if reason is None:
-            return gpu_decoder.GpuDecoder(decoder, max_model_len)
-    log.warning("plain torch computes, since the GPU kernels cannot be used: %s", reason)
-    return decoder
+            decoder = load_decoder(folder, config, options, show_progress)
+            return GpuDecoder(decoder, options.max_model_len or config.max_position_embeddings)
+    elif library := _cpu_library(config, options):
+        context = cpu_library.Context(library, torch.get_num_threads())
+        return load_cpu_decoder(folder, config, context, options.quantization, show_progress)
+    if reason := torch_decoder.obstacle(config, options):
+        raise ConfigError(reason)
+    return load_decoder(folder, config, options, show_progress)
 
 
 def load_cpu_decoder(
@@ -94,77 +68,74 @@ def load_cpu_decoder(
     quantization: str = "none",
     show_progress: bool = False,
 ) -> CpuDecoder:
-    """As load_model, for a shape that `fits_kernels`."""
-    wanted = list(projections(config, quantization))
+    """As load_model, for a model that has no obstacle to it."""
+    packed = list(projections(config.plan, quantization))
     with Checkpoint(folder) as checkpoint:
-        checkpoint.check(_shapes(config))
-        weights = CpuWeights(context, wanted)
-        for each in _shown(wanted, show_progress):
-            weights.pack(each.name, checkpoint.read)
-        embedding = checkpoint.read_anew(_EMBEDDING)
-        return CpuDecoder(config, context, weights, embedding, checkpoint.read)
-
-
-def make_decoder(
-    config: DecoderConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    deterministic: bool,
-    parallel: TensorParallel = SINGLE,
-) -> Decoder:
-    """A decoder in plain torch, without weights; of several ranks, a rank's part of it.
-
-    A deterministic one gives a token's row the same bits whatever is computed beside it; else it is
-    the fastest. Raises ConfigError where the device has no backend, or the ranks cannot share it.
-    """
-    part = shard_config(config, parallel)
-    if deterministic:
-        return Decoder(part, DeterministicAttention(), dtype, device, TILED_OPERATORS, parallel)
-    return Decoder(part, choose_backend(device), dtype, device, parallel=parallel)
+        checkpoint.check(config.plan.weights())
+        weights = CpuWeights(context, packed)
+        for projection in _shown(packed, show_progress):
+            weights.pack(projection, checkpoint.read)
+        (embedding,) = config.plan.embedding.weights()
+        table = checkpoint.read_anew(embedding.name)
+        return CpuDecoder(config, context, weights, table, checkpoint.read)
 
 
 def load_decoder(
-    folder: Path,
-    config: DecoderConfig,
-    dtype: torch.dtype,
-    device: torch.device,
-    show_progress: bool,
-    deterministic: bool = False,
-    quantization: str = "none",
-    parallel: TensorParallel = SINGLE,
-) -> Decoder:
+    folder: Path, config: DecoderConfig, options: ModelOptions, show_progress: bool = False
+) -> TorchDecoder:
     """As load_model, in plain torch; on a CPU projections are packed, if that is faster."""
-    model = make_decoder(config, dtype, device, deterministic, parallel)
+    model = TorchDecoder(config, options)
     packing, head_packing = (
-        None if deterministic else choose_packing(dtype, device, name)
-        for name in (quantization, head_quantization(quantization))
+        choose_packing(options.dtype, options.device, name, options.deterministic)
+        for name in (options.quantization, head_quantization(options.quantization))
     )
+    weights = {weight.name: weight for weight in config.plan.weights()}
+    (embedding,) = config.plan.embedding.weights()
     with Checkpoint(folder) as checkpoint:
-        checkpoint.check(_shapes(config))
+        checkpoint.check(weights.values())
         model.allocate()
         targets = dict(model.weights())
         if packing is not None:
-            _set_embedding(model, checkpoint.read(_EMBEDDING), parallel)
-            del targets[_EMBEDDING]
-        for name in _shown(checkpoint.in_file_order(iter(targets)), show_progress):
-            targets[name].copy_(shard_tensor(checkpoint.read(name), name, parallel))
+            _set_embedding(model, checkpoint.read(embedding.name), options.parallel)
+            del targets[embedding.name]
+        for name in _shown(checkpoint.in_file_order(targets), show_progress):
+            whole = checkpoint.read(name)
+            targets[name].copy_(shard_tensor(whole, weights[name].cut, options.parallel))
         if packing is not None and head_packing is not None:
             del targets  # which would keep what is packed
             model.pack(packing, head_packing)
-            _set_embedding(model, checkpoint.read_anew(_EMBEDDING), parallel)
+            _set_embedding(model, checkpoint.read_anew(embedding.name), options.parallel)
     return model
 
 
-def _set_embedding(model: Decoder, whole: torch.Tensor, parallel: TensorParallel) -> None:
-    """Makes the embedding a view of its file, in the type that the file has."""
-    part = shard_tensor(whole, _EMBEDDING, parallel)
+def _cpu_library(config: DecoderConfig, options: ModelOptions) -> Path | None:
+    """The kernels for CPUs; None, with the reason in the log, if they cannot compute the model."""
+    if not cpu_library.processor_has_kernels():
+        return None
+    if reason := cpu_decoder.obstacle(config, options):
+        # Anything but bfloat16 was asked for.
+        level = logging.WARNING if options.dtype is torch.bfloat16 else logging.INFO
+        log.log(level, "plain torch computes: %s", reason)
+        return None
+    return cpu_library.find_or_build()
+
+
+def _gpu_kernels_compute(config: DecoderConfig, options: ModelOptions) -> bool:
+    """Whether the kernels for GPUs compute the model; if not, the reason is in the log."""
+    reason = gpu_support.obstacle()
+    if reason is None:
+        from engine_service.models import gpu_decoder
+
+        reason = gpu_decoder.obstacle(config, options)
+    if reason is not None:
+        log.warning("plain torch computes: %s", reason)
+    return reason is None
+
+
+def _set_embedding(model: TorchDecoder, whole: torch.Tensor, parallel: TensorParallel) -> None:
+    """Makes the embedding a view of its file, in the file's type."""
+    part = shard_tensor(whole, Cut.OUTPUTS, parallel)
     model.embed_tokens = nn.Parameter(part, requires_grad=False)
-
-
-def _shapes(config: DecoderConfig) -> dict[str, torch.Size]:
-    """Of all tensors that a checkpoint of this config has."""
-    model = make_decoder(config, torch.bfloat16, torch.device("cpu"), deterministic=False)
-    return {name: target.shape for name, target in model.weights()}
 
 
 def _shown(items: "list[_Item]", show_progress: bool) -> Iterable[_Item]:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 
-from engine_service.config import EngineConfig, ModelConfig
+from engine_service.config import EngineConfig
 from engine_service.core.outputs import ModelRunner
 from engine_service.device import free_memory, resolve_device, resolve_dtype
 from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
+from engine_service.models.model_options import ModelOptions
 from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
 from engine_service.runner.model_runner import TorchModelRunner
 from folovllm.errors import ConfigError
@@ -49,7 +50,6 @@ def build_runner(
     kernels are tuned, the first time, and the graphs of decode steps captured. Of several ranks,
     each does this for its part of the model, at the same time.
     """
-    _check_shareable(config.model, parallel)
     decoder_config = DecoderConfig.from_folder(folder)
     max_model_len = resolve_max_model_len(config.model.max_model_len, decoder_config)
     device = resolve_device(config.model.device)
@@ -57,18 +57,17 @@ def build_runner(
     if device.type == "cpu" and decoder_config.num_weights < _LARGE_MODEL:
         torch.set_num_threads(1)
     block_size = config.cache.block_size_on(device.type)
-    model = load_model(
-        folder,
-        decoder_config,
-        dtype,
-        device,
-        show_progress,
-        config.model.deterministic,
-        config.model.quantization,
-        block_size,
-        max_model_len,
-        parallel,
+    options = ModelOptions(
+        dtype=dtype,
+        device=device,
+        deterministic=config.model.deterministic,
+        quantization=config.model.quantization,
+        cache_dtype=config.cache.dtype,
+        block_size=block_size,
+        max_model_len=max_model_len,
+        parallel=parallel,
     )
+    model = load_model(folder, decoder_config, options, show_progress)
     if model.kernels == "gpu":
         # Its libraries are not there without a GPU.
         from engine_service.runner.gpu.build import build_gpu_runner
@@ -99,11 +98,6 @@ def _num_blocks(
     max_model_len: int,
     parallel: TensorParallel,
 ) -> int:
-    if config.cache.dtype != "auto":
-        raise ConfigError(
-            f"kv_cache_dtype {config.cache.dtype} needs the kernels for GPUs, which do not compute "
-            f"this model on {model.device}; use auto"
-        )
     # Ranks that compute on the CPU share its memory.
     num_sharing = parallel.size if model.device.type == "cpu" else 1
     num_blocks = num_blocks_that_fit(
@@ -115,7 +109,7 @@ def _num_blocks(
         free_bytes=free_memory(model.device) // num_sharing,
         device=model.device,
     )
-    return parallel.smallest(num_blocks)
+    return parallel.all_reduce_min(num_blocks)
 
 
 def resolve_max_model_len(configured: int | None, decoder_config: DecoderConfig) -> int:
@@ -126,15 +120,3 @@ def resolve_max_model_len(configured: int | None, decoder_config: DecoderConfig)
             f"max_model_len {configured} is over the model's own limit of {longest}; lower it"
         )
     return configured or longest
-
-
-def _check_shareable(config: ModelConfig, parallel: TensorParallel) -> None:
-    """Raises ConfigError for what a model that several ranks compute cannot be."""
-    if parallel.size == 1:
-        return
-    if config.deterministic:
-        raise ConfigError(
-            "deterministic is for one rank: sums over several are not ordered the same in any batch"
-        )
-    if config.quantization != "none":
-        raise ConfigError(f"quantization {config.quantization} is for one rank; use none")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 
 import numpy as np
 import torch
@@ -27,9 +28,9 @@ class InputBatch:
     """[T]"""
     metadata: AttentionMetadata
     sampled: tuple[int, ...]
-    """Which sequences draw tokens, by their place in the scheduler's order."""
+    """The indexes of the sequences that draw tokens, in the scheduler's order."""
     sampled_rows: Tensor
-    """The batch row of each of their draws, one sequence's after another's, [draws]."""
+    """The batch rows of their draws, sequence by sequence, [draws]."""
     first_rows: tuple[int, ...]
     """The batch row of the first token of each sequence, in the scheduler's order."""
 
@@ -37,11 +38,8 @@ class InputBatch:
 def build_input_batch(
     scheduled: Sequence[ScheduledSequence], block_size: int, device: torch.device
 ) -> InputBatch:
-    """Lays out a step of at least one sequence; one copy takes all its numbers to the device."""
-    order = sorted(
-        range(len(scheduled)),
-        key=lambda i: (scheduled[i].num_scheduled_tokens > 1, _decode_length(scheduled[i])),
-    )
+    """Lays out a step of at least one sequence; its numbers go to the device in one copy."""
+    order = sorted(range(len(scheduled)), key=lambda i: _batch_order(scheduled[i]))
     sequences = [scheduled[i] for i in order]
     starts = (0, *accumulate(sequence.num_scheduled_tokens for sequence in sequences))
     seq_lens = tuple(sequence.num_tokens for sequence in sequences)
@@ -72,7 +70,7 @@ def build_input_batch(
         ),
         sampled=tuple(order[row] for row in sampling),
         sampled_rows=tensors[4],
-        first_rows=_in_scheduled_order(order, starts),
+        first_rows=tuple(start for _, start in sorted(zip(order, starts, strict=False))),
     )
 
 
@@ -88,21 +86,13 @@ def _sampled_rows(sequences: Sequence[ScheduledSequence], ends: Sequence[int]) -
     )
 
 
-def _in_scheduled_order(order: Sequence[int], starts: Sequence[int]) -> tuple[int, ...]:
-    """The starts of the batch's sequences, put back into the scheduler's order."""
-    rows = [0] * len(order)
-    for place, start in zip(order, starts, strict=False):
-        rows[place] = start
-    return tuple(rows)
-
-
-def _decode_length(sequence: ScheduledSequence) -> int:
-    """The key that sorts decodes by length and leaves the others as they are."""
-    return sequence.num_tokens if sequence.num_scheduled_tokens == 1 else 0
+def _batch_order(sequence: ScheduledSequence) -> float:
+    """The key that sorts decodes by length and puts the others after them, as they are."""
+    return sequence.num_tokens if sequence.num_scheduled_tokens == 1 else inf
 
 
 def _block_tables(sequences: Sequence[ScheduledSequence], block_size: int) -> np.ndarray:
-    """[B, most blocks]; block 0 stands where a sequence has no more."""
+    """[B, max blocks], padded with block 0."""
     counts = [-(-sequence.num_tokens // block_size) for sequence in sequences]
     tables = np.zeros((len(sequences), max(counts)), dtype=np.int64)
     for row, (sequence, count) in enumerate(zip(sequences, counts, strict=True)):

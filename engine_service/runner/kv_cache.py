@@ -37,10 +37,15 @@ def num_blocks_that_fit(
     """Blocks of the pool: as configured, or the share of the free memory, `free_bytes`.
 
     Never more than max_num_seqs sequences of max_model_len can use. Raises ConfigError, with the
-    numbers, where the memory does not hold the configured pool or one sequence of max_model_len.
+    numbers, if the memory does not hold the configured pool or one sequence of max_model_len.
     """
     if cache.num_blocks is not None:
-        _check_configured(cache.num_blocks, block_bytes, free_bytes, device)
+        if cache.num_blocks * block_bytes > free_bytes:
+            raise ConfigError(
+                f"num_blocks {cache.num_blocks} needs {_mib(cache.num_blocks, block_bytes)} of KV "
+                f"cache; {device} has {free_bytes // _MIB} MiB free: lower num_blocks to at most "
+                f"{free_bytes // block_bytes}"
+            )
         return cache.num_blocks
     share = cache.memory_utilization
     if share is None:
@@ -60,20 +65,14 @@ def num_blocks_that_fit(
 def allocate_kv_caches(
     model: CausalModel, num_blocks: int, block_size: int, dtype: torch.dtype | None = None
 ) -> list[KVCache]:
-    """The pool: one cache for each layer, in the model's type where no other is given.
+    """The pool: one cache for each layer, in the model's type if no other is given.
 
     On a CPU a block takes memory when first written.
     """
     config = model.config
+    shape = num_blocks, block_size, config.num_key_value_heads, config.head_dim
     return [
-        model.backend.allocate(
-            num_blocks,
-            block_size,
-            config.num_key_value_heads,
-            config.head_dim,
-            dtype or model.dtype,
-            model.device,
-        )
+        model.backend.allocate(shape, dtype or model.dtype, model.device)
         for _ in range(config.num_hidden_layers)
     ]
 
@@ -89,7 +88,7 @@ def copy_blocks(kv_caches: Sequence[KVCache], block_copies: Sequence[tuple[int, 
 
 
 def as_bytes(tensor: Tensor) -> Tensor:
-    """A tensor of 8-bit floats, for which there are few operators, as one of integers."""
+    """Views a tensor of 8-bit floats, which few operators support, as one of integers."""
     return tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
 
 
@@ -105,17 +104,6 @@ def _at_once(block_copies: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int
         written.add(target)
     if group:
         yield group
-
-
-def _check_configured(
-    num_blocks: int, block_bytes: int, free_bytes: int, device: torch.device
-) -> None:
-    if num_blocks * block_bytes > free_bytes:
-        raise ConfigError(
-            f"num_blocks {num_blocks} needs {_mib(num_blocks, block_bytes)} of KV cache; "
-            f"{device} has {free_bytes // _MIB} MiB free: lower num_blocks to at most "
-            f"{free_bytes // block_bytes}"
-        )
 
 
 def _mib(num_blocks: int, block_bytes: int) -> str:

@@ -12,7 +12,7 @@ from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
 from engine_service.runner.sampling.grammar_masks import GrammarMasks
 from engine_service.runner.sampling.logprobs import position_logprobs
 from engine_service.runner.sampling.prompt_logprobs import prompt_logprobs
-from engine_service.runner.sampling.sampler import Largest, sample
+from engine_service.runner.sampling.sampler import Argmax, sample
 from folovllm.outputs import PositionLogprobs
 
 
@@ -30,10 +30,9 @@ class TorchModelRunner:
 
     @torch.inference_mode()
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
-        """Runs the batch, writes its KV and draws the tokens that are asked for.
+        """See ModelRunner. Raises ServerError if logits are not finite.
 
-        Logits are computed only for the rows that draw, and for those whose log-probabilities are
-        wanted. Raises ServerError where they are not numbers.
+        Logits are computed only for the rows that draw, and for prompts' log-probabilities.
         """
         copy_blocks(self._kv_caches, output.block_copies)
         drawn: list[list[int]] = [[] for _ in output.scheduled]
@@ -54,15 +53,13 @@ class TorchModelRunner:
             draws = [(i, draw) for i in batch.sampled for draw in output.scheduled[i].draws()]
             sequences = [draw for _, draw in draws]
             masks = self._grammar_masks.fill(sequences)
-            token_ids, positions = _draw(logits, sequences, masks, self.model.largest)
+            token_ids, positions = _draw(logits, sequences, masks, self.model.argmax)
             for row, (i, _) in enumerate(draws):
                 drawn[i] += token_ids[row]
                 if row in positions:
                     logprobs.setdefault(i, []).extend(positions[row])
         return ModelRunnerOutput(
-            drawn,
-            logprobs,
-            prompt_logprobs(self.model, hidden, batch.first_rows, output.scheduled),
+            drawn, logprobs, prompt_logprobs(self.model, hidden, batch.first_rows, output.scheduled)
         )
 
 
@@ -70,18 +67,18 @@ def _draw(
     logits: Tensor,
     sequences: Sequence[ScheduledSequence],
     grammar_masks: Mapping[int, Tensor],
-    largest: Largest,
+    argmax: Argmax,
 ) -> tuple[list[list[int]], dict[int, list[PositionLogprobs]]]:
-    """What `sample` draws, and the log-probabilities of it for the rows that ask for them."""
+    """What `sample` draws, and its log-probabilities for the rows that ask for them."""
     num_tops = {
         row: sequence.sampling_params.logprobs
         for row, sequence in enumerate(sequences)
         if sequence.sampling_params.logprobs is not None
     }
     if not num_tops:
-        return sample(logits, sequences, grammar_masks, largest), {}
+        return sample(logits, sequences, grammar_masks, argmax), {}
     rows = list(num_tops)
     raw = logits[rows]  # a copy: drawing overwrites the logits
-    token_ids = sample(logits, sequences, grammar_masks, largest)
+    token_ids = sample(logits, sequences, grammar_masks, argmax)
     found = position_logprobs(raw, [token_ids[row] for row in rows], list(num_tops.values()))
     return token_ids, dict(zip(rows, found, strict=True))

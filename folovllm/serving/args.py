@@ -1,122 +1,119 @@
-"""The command line that both services share, and the rule by which the environment fills it.
+"""The fields of a frozen dataclass as options of a command line.
 
-Every flag may also come from an environment variable, for containers: `--grace-period` from
-FOLOVLLM_GRACE_PERIOD. A flag on the command line wins; an empty variable counts as not set; a
-repeatable flag takes a list with commas; a switch takes 1/true/yes or 0/false/no.
+Every option of a service may also come from an environment variable, for containers:
+--grace-period from FOLOVLLM_GRACE_PERIOD. The command line wins; an empty variable counts as not
+set; a repeatable option takes a list with commas; a switch takes 1/true/yes or 0/false/no.
 """
 
-import argparse
 import math
-import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import Field, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from folovllm.serving.server import ServerConfig
+import click
+from click.core import ParameterSource
 
-ENVIRONMENT_PREFIX = "FOLOVLLM_"
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-_YES = ("1", "true", "yes")
-_NO = ("0", "false", "no")
-
-
-def add_server_arguments(parser: argparse.ArgumentParser, default_port: int) -> None:
-    """Adds --host, --port, --grace-period, --no-reflection and --log-format."""
-    defaults = ServerConfig()
-    parser.add_argument(
-        "--host", default=defaults.host, help="address to bind, 0.0.0.0 for all (%(default)s)"
-    )
-    parser.add_argument(
-        "--port",
-        type=_port_number,
-        default=default_port,
-        help="port to bind, 0 for any (%(default)s)",
-    )
-    parser.add_argument(
-        "--grace-period",
-        type=_seconds,
-        default=defaults.grace_period,
-        metavar="SECONDS",
-        help="time that running streams get to finish after SIGTERM (%(default)s)",
-    )
-    parser.add_argument(
-        "--no-reflection", action="store_true", help="do not serve the schema to grpcurl and alike"
-    )
-    parser.add_argument(
-        "--log-format",
-        choices=("text", "json"),
-        default="text",
-        help="lines for people, or one JSON object a line (%(default)s)",
-    )
+_PREFIX = "FOLOVLLM"
+_Config = TypeVar("_Config", bound="DataclassInstance")
 
 
-def server_config(namespace: argparse.Namespace) -> ServerConfig:
-    """Reads back what add_server_arguments added; log_format stays in the namespace."""
-    return ServerConfig(
-        host=namespace.host,
-        port=namespace.port,
-        grace_period=namespace.grace_period,
-        reflection=not namespace.no_reflection,
-    )
+def option(default: object, help: str, /, *flags: str, **settings: Any) -> Any:
+    """A field of a dataclass that is also an option, with click's `settings`.
 
-
-def parse_with_environment(
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str],
-    environ: Mapping[str, str] | None = None,
-) -> argparse.Namespace:
-    """Parses `argv`, with the environment's values (os.environ for None) as its defaults.
-
-    Ends the process with status 2 and the parser's usage where a value is not allowed, as argparse
-    does, wherever the value came from.
+    Without `flags` the option is named like the field. A field that is true by default has a flag
+    that switches it off; one that is a tuple has a repeatable option.
     """
-    given = parser.parse_args(argv)
-    arguments = _from_environment(parser, os.environ if environ is None else environ, given)
-    return parser.parse_args([*arguments, *argv])
+    return field(default=default, metadata={"flags": flags, "help": help, **settings})
 
 
-def _from_environment(
-    parser: argparse.ArgumentParser, environ: Mapping[str, str], given: argparse.Namespace
-) -> list[str]:
-    """The environment's values as arguments, to stand before those of the command line."""
-    arguments: list[str] = []
-    flags = [(flag, action) for action in parser._actions for flag in action.option_strings]
-    for flag, action in flags:
-        if not flag.startswith("--"):
-            continue
-        name = ENVIRONMENT_PREFIX + flag[2:].upper().replace("-", "_")
-        value = environ.get(name, "").strip()
-        if not value:
-            continue
-        if action.nargs != 0:
-            arguments += _with_value(action, flag, value, given)
-        elif action.const is True:  # a switch; --help has no const
-            if value.lower() not in (*_YES, *_NO):
-                parser.error(f"{name} must be one of {', '.join((*_YES, *_NO))}, got {value!r}")
-            arguments += [flag] * (value.lower() in _YES)
-    return arguments
+def options(config: "DataclassInstance") -> list[click.Option]:
+    """The options of a dataclass and of those inside it; what they hold are the defaults."""
+    found = []
+    for each in fields(config):
+        default = getattr(config, each.name)
+        if each.metadata:
+            found.append(_option(each, default))
+        elif is_dataclass(default) and not isinstance(default, type):
+            found += options(default)
+    return found
 
 
-def _with_value(
-    action: argparse.Action, flag: str, value: str, given: argparse.Namespace
-) -> list[str]:
-    if not isinstance(action, argparse._AppendAction):
-        return [f"{flag}={value}"]
-    # The command line replaces a list, it does not add to it.
-    if getattr(given, action.dest) != action.default:
-        return []
-    return [f"{flag}={item.strip()}" for item in value.split(",") if item.strip()]
+def parse(config: _Config, program: str, about: str, argv: Sequence[str]) -> _Config:
+    """`config` with what the command line and the environment say.
 
-
-def _port_number(text: str) -> int:
-    if not (text.isdecimal() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"must be between 0 and 65535, got {text}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
+    Ends the process with status 2, and an error that names the option, if a value is invalid.
+    """
+    params = options(config)
+    command = click.Command(
+        program,
+        params=[*params],
+        help=about,
+        epilog=f"Each option may come from the environment, as --port from {_PREFIX}_PORT.",
+        context_settings={
+            "auto_envvar_prefix": _PREFIX,
+            "help_option_names": ["-h", "--help"],
+            "max_content_width": 100,
+        },
+    )
     try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text}")
-    return seconds
+        values = command.make_context(program, [*argv]).params
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    return _filled(config, (values[param.name] for param in params))
+
+
+class Seconds(click.FloatRange):
+    """A finite number of at least 0."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """As click's, which accepts "nan" and "inf"."""
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{seconds} is not in the range {self._describe_range()}.", param, ctx)
+        return seconds
+
+
+class _CommaList(click.types.StringParamType):
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [item.strip() for item in rv.split(",") if item.strip()]
+
+
+class _Option(click.Option):
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        return (super().resolve_envvar_value(ctx) or "").strip() or None
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Names the variable if the value came from there."""
+        hint = super().get_error_hint(ctx)
+        if ctx and ctx.get_parameter_source(self.name or "") is ParameterSource.ENVIRONMENT:
+            return f"{hint} ({_PREFIX}_{self.name.upper()})"
+        return hint
+
+
+def _option(each: "Field[Any]", default: object) -> click.Option:
+    settings: dict[str, Any] = {"default": default, "show_default": True, **each.metadata}
+    flags = settings.pop("flags") or (f"--{each.name.replace('_', '-')}",)
+    if isinstance(default, bool):
+        return _Option(flags, is_flag=True, help=settings["help"])
+    if isinstance(default, tuple):
+        return _Option(flags, multiple=True, type=_CommaList(), **settings)
+    return _Option(flags, **{"type": next(iter(get_args(each.type)), each.type), **settings})
+
+
+def _filled(config: _Config, values: Iterator[Any]) -> _Config:
+    changes: dict[str, Any] = {}
+    for each in fields(config):
+        old = getattr(config, each.name)
+        if each.metadata:
+            new = next(values)
+            changes[each.name] = new != old if isinstance(old, bool) else new
+        elif is_dataclass(old) and not isinstance(old, type):
+            changes[each.name] = _filled(old, values)
+    return replace(config, **changes)

@@ -1,9 +1,13 @@
-"""Channel options that both ends agree on.
+"""How a channel is opened, and the options that both of its ends agree on.
 
 Keepalive finds a peer that vanished without a word: a long prefill sends no data, so pings must be
 allowed without it. The server's lowest interval stays below the client's ping interval, or the
 server would close the connection for too many pings.
 """
+
+from collections.abc import Sequence
+
+import grpc
 
 # 4 MiB is gRPC's own default; a prompt of 256k ids takes at most 5 bytes each.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -35,3 +39,25 @@ SERVER_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_concurrent_streams", 4096),
     ("grpc.server_handshake_timeout_ms", 10_000),
 ]
+
+
+def open_channel(
+    address: str,
+    credentials: grpc.ChannelCredentials | None = None,
+    options: Sequence[tuple[str, int]] = CLIENT_OPTIONS,
+) -> grpc.aio.Channel:
+    """A channel to HOST:PORT for asyncio, encrypted if `credentials` are given."""
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def open_sync_channel(
+    address: str,
+    credentials: grpc.ChannelCredentials | None = None,
+    options: Sequence[tuple[str, int]] = CLIENT_OPTIONS,
+) -> grpc.Channel:
+    """A channel to HOST:PORT for threads, encrypted if `credentials` are given."""
+    if credentials is None:
+        return grpc.insecure_channel(address, options)
+    return grpc.secure_channel(address, credentials, options)

@@ -11,7 +11,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.errors import from_rpc_error
-from folovllm.serving.channel import CLIENT_OPTIONS
+from folovllm.serving.channel import open_sync_channel
 
 ENGINE_SERVICE = "folovllm.v1.EngineService"
 TOKENIZER_SERVICE = "folovllm.v1.TokenizerService"
@@ -22,7 +22,7 @@ def check_health(address: str, service: str = "", timeout: float = 5.0) -> str:
 
     Raises FolovError where no answer comes within `timeout` seconds.
     """
-    with grpc.insecure_channel(address, CLIENT_OPTIONS) as channel:
+    with open_sync_channel(address) as channel:
         try:
             response = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=service), timeout=timeout

@@ -10,11 +10,13 @@ import asyncio
 import signal
 from dataclasses import dataclass
 
+import click
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from folovllm.serving.active_calls import ActiveCalls
+from folovllm.serving.args import Seconds, option
 from folovllm.serving.channel import SERVER_OPTIONS
 from folovllm.serving.interceptor import CallInterceptor
 from folovllm.serving.ports import require_free_port
@@ -30,14 +32,17 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 class ServerConfig:
     """Where and how a service listens."""
 
-    host: str = "127.0.0.1"
-    """Address to bind; 0.0.0.0 for all."""
-    port: int = 0
-    """Port to bind; 0 takes a free one."""
-    grace_period: float = 30.0
-    """Seconds that running streams get to finish after SIGTERM."""
-    reflection: bool = True
-    """Serve the schema to tools such as grpcurl."""
+    host: str = option("127.0.0.1", "Address to bind; 0.0.0.0 for all.")
+    port: int = option(0, "Port to bind; 0 for any.", type=click.IntRange(0, 65535), metavar="PORT")
+    grace_period: float = option(
+        30.0,
+        "Time that running streams get to finish after SIGTERM.",
+        type=Seconds(0),
+        metavar="SECONDS",
+    )
+    reflection: bool = option(
+        True, "Do not serve the schema to tools such as grpcurl.", "--no-reflection"
+    )
     share_port: bool = False
     """Let other processes that say so too answer on the same port, which someone has reserved."""
 

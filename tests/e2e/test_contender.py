@@ -1,15 +1,14 @@
 """Engines under measurement, as the CPU benchmark runs them."""
 
 import os
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
+from benchmarks.harness.engine_name import EngineName
 from benchmarks.harness.open_loop import Load
 from benchmarks.peers.contender import Contender, ContenderError, open_contenders
-from benchmarks.peers.contender_name import ContenderName
 from benchmarks.peers.peer import PeerConfig
 from folovllm.model_files import DEMO_MODEL
 
@@ -38,7 +37,7 @@ def wait_stopped(contender: Contender) -> None:
 def test_our_engine_answers_batches_and_an_open_loop(name: str) -> None:
     arrivals = Load(100.0, 3, (2, 8), (1, 4)).arrivals(0, VOCAB_SIZE)
 
-    with Contender(ContenderName(name), _config(DEMO_MODEL), sys.executable) as contender:
+    with Contender(EngineName(name), _config(DEMO_MODEL)) as contender:
         wait_stopped(contender)
         with contender.turn():
             timing = contender.generate([[1, 2, 3], [4, 5]], new_tokens=6)
@@ -54,15 +53,23 @@ def test_our_engine_answers_batches_and_an_open_loop(name: str) -> None:
 
 def test_an_engine_that_cannot_open_says_why(tmp_path: Path) -> None:
     with pytest.raises(ContenderError, match=r"no config\.json"):
-        Contender(ContenderName("folovllm"), _config(tmp_path), sys.executable)
+        Contender(EngineName("folovllm"), _config(tmp_path))
 
 
 def test_a_peer_that_cannot_open_is_left_out() -> None:
     said: list[str] = []
-    names = [ContenderName("vllm")]
+    names = [EngineName("vllm")]
 
     with open_contenders(names, _config(DEMO_MODEL), {}, said.append) as contenders:
         assert contenders == []
 
     assert said[0].startswith("vllm is left out: vllm ended")
     assert "No module named 'vllm'" in said[0]
+
+
+def test_an_engine_that_does_not_answer_is_given_up() -> None:
+    with Contender(EngineName("folovllm"), _config(DEMO_MODEL)) as contender:
+        contender.timeout = 0.01
+        with pytest.raises(ContenderError, match="folovllm gave no answer for 0 s"):
+            contender.generate([[1]], new_tokens=4)  # it is stopped outside its turns
+        contender.close(patience=0.0)

@@ -1,27 +1,30 @@
 """The GPU benchmark as a developer runs it, in small and on the CPU."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu.sections import SECTIONS
+from benchmarks.__main__ import main
+from benchmarks.results.results import Results
 
 
 def test_a_smoke_run_measures_every_section(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = tmp_path / "results.json"
+    path = tmp_path / "results.json"
 
-    # The kernels have tests of their own, and Triton's interpreter is slow.
-    sections = [name for name in SECTIONS if name != "kernels"]
+    main(["gpu", "--smoke", "--json", str(path)])
 
-    gpu.main(["--smoke", "--json", str(results), "--only", *sections])
-
-    lines = json.loads(results.read_text())["lines"]
-    assert {line["section"] for line in lines} == set(sections)
-    assert [line["error"] for line in lines if line["error"]] == []
-    assert all(line["seconds"] > 0 for line in lines)
-    printed = capsys.readouterr().out
-    assert "first-token" in printed and "of copy" in printed
+    results = Results.load(path)
+    assert [each.note for each in results.measurements if each.note] == []
+    measured = {(each.case, each.engine) for each in results.measurements}
+    assert {engine for case, engine in measured if case == "decode 2 x 24"} == {
+        "folovllm",
+        "transformers",
+        "transformers-compiled",
+        "torch",
+    }
+    ours = {case for case, engine in measured if engine == "folovllm"}
+    assert {"ready after", "prefill 4 x 8", "6 requests", "first token of 40 beside 3 x 16"} <= ours
+    assert any(case.startswith("decode 2 x 24: aten::") for case in ours)
+    assert "of bound" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from engine_service.engine.factory import build_engine
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
+from engine_service.models.model_options import ModelOptions
 from engine_service.runner.gpu.decode_graphs import DecodeGraphs
 from engine_service.runner.gpu.mixed_graphs import MixedGraphs
 from engine_service.runner.gpu.model_runner import GpuModelRunner
@@ -133,13 +134,13 @@ def recorded_steps(engine: LLMEngine) -> list[tuple[Tensor, Tensor]]:
     def record(
         scheduled: Sequence[ScheduledSequence],
         drawing: Sequence[int],
-        places: Sequence[int],
+        state_indexes: Sequence[int],
         token_ids: Tensor,
         logits: Tensor,
     ) -> GpuStep:
         count = len(drawing)
         found.append((token_ids[:count].cpu().clone(), logits[:count].cpu().clone()))
-        return finish(scheduled, drawing, places, token_ids, logits)
+        return finish(scheduled, drawing, state_indexes, token_ids, logits)
 
     runner._finish = record  # type: ignore[method-assign]
     return found
@@ -168,7 +169,7 @@ def test_graphs_give_the_bits_of_steps_without(
 def test_bfloat16_logits_are_as_close_as_transformers_own(name: str, tmp_path: Path) -> None:
     folder = make_checkpoint(name, tmp_path, seed=1)
     config = DecoderConfig.from_folder(folder)
-    model = load_model(folder, config, torch.bfloat16, torch.device("cuda"), False)
+    model = load_model(folder, config, ModelOptions(torch.bfloat16, torch.device("cuda")))
     assert model.kernels == "gpu"
     token_ids = prompt(150, seed=5)
     exact, theirs = (

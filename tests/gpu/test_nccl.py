@@ -31,6 +31,6 @@ def test_a_graph_replays_what_is_exchanged(tmp_path: Path) -> None:
         own.fill_(3)
         graph.replay()
         assert torch.equal(gathered, torch.full_like(gathered, 6)) and gathered.shape == (1, 4, 8)
-        assert parallel.smallest(5) == 5
+        assert parallel.all_reduce_min(5) == 5
     finally:
         dist.destroy_process_group()

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,12 @@ from engine_service.core.request import Request
 from engine_service.engine.factory import build_engine
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.layers.attention.deterministic_attention import DeterministicAttention
+from engine_service.layers.linear.linear import LinearForm
+from engine_service.layers.linear.packing import choose_packing
 from engine_service.layers.linear.row_tiles import TILE_ROWS, exact_silu, tiled_linear
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_decoder
+from engine_service.models.model_options import ModelOptions
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
 from folovllm.outputs import RequestOutput
@@ -144,10 +148,17 @@ def test_without_it_the_same_batch_repeats_exactly(folder: Path, dtype: str) -> 
 
 
 @torch.inference_mode()
-def logits_of(folder: Path, token_ids: Sequence[int], chunks: Sequence[int], dtype: str) -> Tensor:
+def logits_of(
+    folder: Path,
+    token_ids: Sequence[int],
+    chunks: Sequence[int],
+    dtype: str,
+    quantization: str = "none",
+) -> Tensor:
     """Logits at every position, computed in chunks, with NaN in every unused slot of the cache."""
     config = DecoderConfig.from_folder(folder)
-    model = load_decoder(folder, config, DTYPES[dtype], CPU, False, deterministic=True)
+    options = ModelOptions(DTYPES[dtype], CPU, deterministic=True, quantization=quantization)
+    model = load_decoder(folder, config, options)
     caches = allocate_kv_caches(model, 40, 16)
     for tensor in (tensor for cache in caches for tensor in cache[:2]):
         tensor.fill_(float("nan"))
@@ -173,6 +184,17 @@ def test_logits_are_equal_bits_in_any_chunks_and_right(folder: Path, dtype: str)
     assert float(error) < (1e-5 if dtype == "float32" else 0.03)
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_quantized_logits_are_equal_bits_in_any_chunks(
+    folder: Path, dtype: str, quantization: str
+) -> None:
+    token_ids = [2 + 7 * i % 380 for i in range(150)]
+    whole = logits_of(folder, token_ids, [150], dtype, quantization)
+    assert whole.isfinite().all()
+    for chunks in ([1] * 9 + [64, 65, 1, 11], [127, 1, 22]):
+        assert torch.equal(logits_of(folder, token_ids, chunks, dtype, quantization), whole)
+
+
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
@@ -182,20 +204,32 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("shape", [(64, 128), (96, 64), (64, 384), (1024, 4096), (3072, 1024)])
-def test_a_row_of_a_tile_has_the_same_bits_in_any_place_and_company(
-    dtype: str, shape: tuple[int, int]
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        *product(["none"], [(64, 128), (96, 64), (64, 384), (1024, 4096), (3072, 1024)]),
+        *product(["int8", "int8 weights", "int4"], [(96, 64), (1024, 384)]),
+    ],
+)
+def test_a_row_has_the_same_bits_at_any_index_and_in_any_company(
+    dtype: str, kind: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs, outputs = shape
     weight = torch.randn(outputs, inputs).to(DTYPES[dtype])
     row = torch.randn(inputs).to(DTYPES[dtype])
-    linear = partial(tiled_linear, weight=weight)
+    linear: LinearForm = partial(tiled_linear, weight=weight)
+    if kind != "none":
+        if kind == "int8 weights":
+            monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+        packing = choose_packing(weight.dtype, CPU, kind.split()[0], deterministic=True)
+        assert packing is not None
+        linear = packing(weight, None)
     expected = linear(row[None])[0]
     for count in (2, TILE_ROWS, TILE_ROWS + 1, 2 * TILE_ROWS):
-        for place in {0, count // 2, count - 1}:
+        for index in {0, count // 2, count - 1}:
             rows = 100 * torch.randn(count, inputs).to(DTYPES[dtype])
-            rows[place] = row
-            assert torch.equal(linear(rows)[place], expected)
+            rows[index] = row
+            assert torch.equal(linear(rows)[index], expected)
 
 
 def attended(case: Sequence[tuple[int, int]], tokens: Tensor) -> Tensor:
@@ -205,7 +239,7 @@ def attended(case: Sequence[tuple[int, int]], tokens: Tensor) -> Tensor:
     queries, keys and values of sequence 0, [3, tokens, 16, 128]; the others' are random.
     """
     backend = DeterministicAttention()
-    cache = backend.allocate(64, 16, 8, 128, tokens.dtype, CPU)
+    cache = backend.allocate((64, 16, 8, 128), tokens.dtype, CPU)
     free = iter(range(64))
     scheduled, parts = [], []
     for row, (computed, new) in enumerate(case):

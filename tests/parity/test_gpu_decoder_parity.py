@@ -8,6 +8,7 @@ import torch
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.gpu_decoder import GpuDecoder, obstacle
 from engine_service.models.loader import load_decoder
+from engine_service.models.model_options import ModelOptions
 from support.builders.tiny_models import WITH_KERNELS, make_checkpoint
 from support.twins.decoder_logits import our_logits, prompt, reference_logits, relative_error
 from support.twins.gpu_twins import DEVICE
@@ -18,8 +19,10 @@ CHUNKS = [9, 12, 4, 1]
 
 def load(folder: Path, dtype: torch.dtype) -> GpuDecoder:
     config = DecoderConfig.from_folder(folder)
-    assert obstacle(config, dtype, block_size=16) is None
-    return GpuDecoder(load_decoder(folder, config, dtype, DEVICE, False, deterministic=True), 512)
+    assert obstacle(config, ModelOptions(dtype, DEVICE)) is None
+    return GpuDecoder(
+        load_decoder(folder, config, ModelOptions(dtype, DEVICE, deterministic=True)), 512
+    )
 
 
 # Under the interpreter each takes seconds.

@@ -12,7 +12,13 @@ from click.testing import CliRunner, Result
 
 from folovllm_client.cli import parity
 from folovllm_client.cli.commands import commands
-from folovllm_client.cli.parity_report import Divergence, LogitError, ParityReport, PromptParity
+from folovllm_client.cli.parity_report import (
+    Divergence,
+    LogitError,
+    ParityOptions,
+    ParityReport,
+    PromptParity,
+)
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.builders.tiny_models import TINY_MODELS, make_checkpoint
 
@@ -58,7 +64,7 @@ def test_int8_is_held_to_its_own_limit(dtype: str, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stdout
     lines = result.stdout.splitlines()
     assert lines[0] == f"{folder}, int8, {dtype} on cpu, against transformers in float32"
-    assert lines[-1].startswith("PASS  logit error ") and "limit 1e-01" in lines[-1]
+    assert lines[-1].startswith("PASS  logit error ") and "limit 1.00e-01" in lines[-1]
     assert ("transformers'" in lines[2]) == (dtype == "bfloat16")
 
 
@@ -101,7 +107,7 @@ def report(
 ) -> ParityReport:
     own_error = None if own is None else LogitError(own, own)
     prompt = PromptParity("a", 1, 8, LogitError(error, error), own_error, divergences)
-    return ParityReport("m", "float32", quantization, "cpu", (prompt,))
+    return ParityReport(ParityOptions("m", "float32", quantization, "cpu"), (prompt,))
 
 
 def test_the_rules_of_the_verdict() -> None:

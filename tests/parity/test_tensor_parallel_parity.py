@@ -15,6 +15,7 @@ from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.models.loader import load_decoder
+from engine_service.models.model_options import ModelOptions
 from folovllm.outputs import FinishReason, RequestOutput
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.builders.tiny_models import make_checkpoint
@@ -105,9 +106,8 @@ def test_the_gpus_decoder_gives_the_logits_of_one_rank(tmp_path: Path) -> None:
 
     def logits(parallel: TensorParallel) -> Tensor:
         """Of a prompt in chunks, the last of one token."""
-        decoder = load_decoder(
-            folder, config, torch.float32, DEVICE, False, deterministic=True, parallel=parallel
-        )
+        options = ModelOptions(torch.float32, DEVICE, deterministic=True, parallel=parallel)
+        decoder = load_decoder(folder, config, options)
         return our_logits(GpuDecoder(decoder, 64), prompt(20, seed=1), [2, 17, 1])
 
     expected = logits(SINGLE)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -187,7 +187,7 @@ def test_a_chat_at_a_terminal(fake: FakeTokenizerService, tools: str, tmp_path: 
         terminal.type("/think on\n")
         terminal.until("\n> ")
         terminal.type("hello\n")
-        assert terminal.until("olleh\n").startswith("hello\n5 letters\n")
+        assert "> hello\n5 letters\n" in terminal.until("olleh\n")
         assert "\x1b[2m5 letters\x1b[0m" in terminal.raw
         assert "7 tokens · first after" in terminal.until(" · stop\n> ")
         terminal.type("!UNAVAILABLE\n")
@@ -199,7 +199,10 @@ def test_a_chat_at_a_terminal(fake: FakeTokenizerService, tools: str, tmp_path: 
         terminal.type(CTRL_D)
         assert terminal.exit_code() == 0
     history = tmp_path / "folovllm" / "chat_history"
-    assert history.read_text().splitlines()[-2:] == ["!UNAVAILABLE", "abc"]
+    assert [line for line in history.read_text().splitlines() if line[:1] == "+"][-2:] == [
+        "+!UNAVAILABLE",
+        "+abc",
+    ]
     assert history.stat().st_mode & 0o077 == 0
     with closing(at_terminal(fake, tmp_path)) as terminal:
         terminal.until("\n> ")
@@ -207,15 +210,6 @@ def test_a_chat_at_a_terminal(fake: FakeTokenizerService, tools: str, tmp_path: 
         assert "dcba\n" in terminal.until("\n> ")
         terminal.type("/exit\n")
         assert terminal.exit_code() == 0
-
-
-def interrupt(terminal: Terminal, took_effect: Callable[[float], bool]) -> None:
-    """Ctrl-C at a prompt: readline overlooks one that comes while it is about to wait for keys."""
-    for _ in range(10):
-        terminal.type(CTRL_C)
-        if took_effect(3):
-            return
-    raise AssertionError("Ctrl-C has no effect")
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_chat(
@@ -242,8 +236,9 @@ def test_ctrl_c_ends_the_answer_and_not_the_chat(
         assert contents(fake.chats[-1]) == ["forever", "a", "abc"]
         terminal.type("not sent")
         terminal.until("not sent")
-        interrupt(terminal, lambda timeout: terminal.shows("\n> ", timeout))
-        interrupt(terminal, terminal.ends)
+        terminal.type(CTRL_C)
+        terminal.until("\n> ")
+        terminal.type(CTRL_C)
         assert terminal.exit_code() == 0
     assert len(fake.chats) == 3
 

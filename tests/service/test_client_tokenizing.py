@@ -14,7 +14,7 @@ from folovllm.v1.tokenizer_service_pb2 import DetokenizeOptions
 from folovllm.v1.tokenizer_service_pb2 import TokenizerFileChunk as Chunk
 from folovllm_client.api.async_client import AsyncClient
 from folovllm_client.api.sync_client import Client
-from folovllm_client.api.tokenizing import TextDelta
+from folovllm_client.api.text_delta import TextDelta
 from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
 
 HELLO = [[*b"he"], [*b"llo"]]

@@ -14,7 +14,6 @@ from click.testing import CliRunner
 import folovllm_client.cli.demo
 import folovllm_client.cli.serve
 from folovllm_client.cli.commands import commands
-from folovllm_client.cli.console import StatusLine
 from folovllm_client.cli.serve import supervise
 from folovllm_client.launch import child
 from folovllm_client.launch.service_commands import ServeOptions, free_ports
@@ -172,7 +171,7 @@ async def test_serve_says_where_it_listens(capsys: pytest.CaptureFixture[str]) -
             asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
 
     services, options = supervisor(ENGINE, Log(), StoppedWhenReady)
-    await supervise(services, options, StatusLine())
+    await supervise(services, options)
     shown = capsys.readouterr().out
     assert f"127.0.0.1:{options.port}" in shown and f"127.0.0.1:{options.engine_port}" in shown
     assert f"generate --server 127.0.0.1:{options.port}" in shown

@@ -35,15 +35,15 @@ def loaded_by(program: str) -> set[str]:
         ("import tokenizer_service.__main__", {"torch", "transformers", "numpy", "jinja2"}),
         (
             "import folovllm_client.cli.commands, folovllm_client.cli.serve",
-            {"torch", "transformers", "numpy", "pydantic"},
+            {"torch", "transformers", "numpy", "pydantic", "prompt_toolkit"},
         ),
         # Not among the packages of folovllm[client].
         (
             "import folovllm_client.api.sync_client, folovllm_client.api.async_client",
-            {"structlog", "torch", "numpy"},
+            {"structlog", "torch", "numpy", "click", "rich"},
         ),
-        ("import folovllm_client.cli.commands", {"structlog"}),
-        ("import folovllm", {"torch", "transformers", "numpy", "grpc", "google.protobuf"}),
+        ("import folovllm_client.cli.commands", {"structlog", "rich", "platformdirs"}),
+        ("import folovllm", {"click", "torch", "transformers", "numpy", "grpc", "google.protobuf"}),
         (_EVERY_MODULE_OF_CORE, {"torch", "numpy", "grpc", "google.protobuf"}),
     ],
 )

@@ -2,10 +2,8 @@
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.chat import ChatMessage
@@ -14,8 +12,8 @@ from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ScoreOutput
-from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
+from folovllm_client.api.async_calls import open_channel
 from folovllm_client.api.async_tokenizing import AsyncTokenizingCalls
 from folovllm_client.api.chat_requests import (
     MAX_TOOL_ROUNDS,
@@ -28,11 +26,13 @@ from folovllm_client.api.chat_requests import (
 from folovllm_client.api.requests import (
     DEFAULT_ADDRESS,
     Prompt,
+    RequestOptions,
     call_errors,
     empty_output,
-    fork_request,
+    field_errors,
     generate_request,
-    score_request,
+    set_fields,
+    set_text_or_ids,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 class AsyncClient(AsyncTokenizingCalls):
     """A connection to a tokenizer service, made and used inside one running event loop.
 
-    `timeout` is the deadline of each call in seconds where a call names none; None means none.
+    `timeout` is the default deadline of each call, in seconds; None means no deadline.
     Every method raises the classes of `folovllm.errors`, such as InvalidRequestError,
     QueueFullError, DeadlineError and UnavailableError. Cancelling the task that waits for a call
     cancels the call.
@@ -51,19 +51,14 @@ class AsyncClient(AsyncTokenizingCalls):
     def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float | None = None) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)
+        self._channel = open_channel(address)
         self._stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
     async def generate(
@@ -72,21 +67,14 @@ class AsyncClient(AsyncTokenizingCalls):
         sampling_params: SamplingParams | None = None,
         *,
         timeout: float | None = None,
-        request_id: str = "",
-        priority: int = 0,
-        cache_salt: str = "",
+        **options: Unpack[RequestOptions],
     ) -> RequestOutput:
         """All continuations of a prompt, complete.
 
         Without `sampling_params` the model's own defaults apply.
         """
         request = generate_request(
-            prompt,
-            sampling_params,
-            request_id=request_id,
-            priority=priority,
-            cache_salt=cache_salt,
-            return_prompt_token_ids=isinstance(prompt, str),
+            prompt, sampling_params, return_prompt_token_ids=isinstance(prompt, str), **options
         )
         output = empty_output(prompt)
         async with aclosing(self.send(request, timeout)) as pieces:
@@ -100,38 +88,23 @@ class AsyncClient(AsyncTokenizingCalls):
         sampling_params: SamplingParams | None = None,
         *,
         timeout: float | None = None,
-        request_id: str = "",
-        priority: int = 0,
-        cache_salt: str = "",
+        **options: Unpack[RequestOptions],
     ) -> AsyncGenerator[CompletionOutput, None]:
         """The pieces of all continuations as they come; closing the iterator cancels the call.
 
-        Leaving `async for piece in client.stream(…)` closes it; one that is kept in a variable is
-        closed by `contextlib.aclosing`, or when it is dropped.
+        Leaving `async for piece in client.stream(…)` closes it; one kept in a variable is closed
+        by `contextlib.aclosing`, or when it is dropped.
         """
-        request = generate_request(
-            prompt,
-            sampling_params,
-            request_id=request_id,
-            priority=priority,
-            cache_salt=cache_salt,
-        )
-        return self.send(request, timeout)
+        return self.send(generate_request(prompt, sampling_params, **options), timeout)
 
-    async def send(
+    def send(
         self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
     ) -> AsyncGenerator[CompletionOutput, None]:
-        """Sends a message of the contract as it is; else the same as `stream`.
+        """Sends a protobuf message as it is; otherwise the same as `stream`.
 
-        The call begins with the first piece that is asked for.
+        The call begins when the first piece is requested.
         """
-        with call_errors(self.address):
-            call = self._stub.Generate(request, timeout=self._deadline(timeout))
-            try:
-                async for message in call:
-                    yield CompletionOutput.from_proto(message)
-            finally:
-                call.cancel()
+        return self._stream(self._stub.Generate, request, timeout, CompletionOutput.from_proto)
 
     async def chat(
         self,
@@ -162,20 +135,14 @@ class AsyncClient(AsyncTokenizingCalls):
         """The events of the next turn as they come; closing the iterator cancels the call."""
         return self.send_chat(chat_request(messages, **options), timeout)
 
-    async def send_chat(
+    def send_chat(
         self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
     ) -> AsyncGenerator[ChatOutput, None]:
-        """Sends a message of the contract as it is; else the same as `stream_chat`.
+        """Sends a protobuf message as it is; otherwise the same as `stream_chat`.
 
-        The call begins with the first event that is asked for.
+        The call begins when the first event is requested.
         """
-        with call_errors(self.address):
-            call = self._stub.Chat(request, timeout=self._deadline(timeout))
-            try:
-                async for message in call:
-                    yield ChatOutput.from_proto(message)
-            finally:
-                call.cancel()
+        return self._stream(self._stub.Chat, request, timeout, ChatOutput.from_proto)
 
     async def chat_with_tools(
         self,
@@ -186,11 +153,11 @@ class AsyncClient(AsyncTokenizingCalls):
         timeout: float | None = None,
         **options: Unpack[ChatOptions],
     ) -> tuple[ChatResult, list[ChatMessage]]:
-        """Calls tools for the model until it is done; its last answer, and all messages.
+        """Calls tools for the model until it is done. Returns its last answer and all messages.
 
-        `tools` are Python functions with type hints; coroutine functions are awaited. After
-        `max_rounds` answers the last one is returned although it calls tools. `timeout` is for
-        each answer.
+        `tools` are Python functions with type hints; coroutine functions are awaited.
+        After `max_rounds` answers the last one is returned although it calls tools. `timeout` is
+        for each answer.
         """
         from folovllm_client.api.tool_rounds import ToolRounds  # pydantic takes a while to import
 
@@ -205,7 +172,7 @@ class AsyncClient(AsyncTokenizingCalls):
                 rounds.messages.append(await rounds.toolbox.call_async(call))
         return rounds.result, rounds.messages
 
-    async def fork(
+    def fork(
         self,
         request_id: str,
         branches: Iterable[SamplingParams],
@@ -216,18 +183,15 @@ class AsyncClient(AsyncTokenizingCalls):
     ) -> AsyncGenerator[CompletionOutput, None]:
         """Branches a running request at its present position; the pieces of all branches.
 
-        Each of `branches` is one, with n = 1; a piece's index is its place. The call begins with
-        the first piece that is asked for; closing the iterator cancels it and ends the branches,
-        never the parent. Raises NotFoundError where that request does not run.
+        Each of `branches` has n = 1; a piece's index is its branch's. The call begins when the
+        first piece is requested; closing the iterator cancels it and ends the branches, never the
+        parent. Raises NotFoundError if that request is not running.
         """
-        request = fork_request(request_id, branches, index, fork_id)
-        with call_errors(self.address):
-            call = self._stub.Fork(request, timeout=self._deadline(timeout))
-            try:
-                async for message in call:
-                    yield CompletionOutput.from_proto(message)
-            finally:
-                call.cancel()
+        request = types_pb2.ForkRequest()
+        with field_errors("branches"):
+            request.branches.extend(branch.to_proto() for branch in branches)
+        set_fields(request, {"request_id": request_id, "index": index, "fork_id": fork_id})
+        return self._stream(self._stub.Fork, request, timeout, CompletionOutput.from_proto)
 
     async def score(
         self,
@@ -243,7 +207,13 @@ class AsyncClient(AsyncTokenizingCalls):
         A text continuation of a text prompt is scored as evaluation harnesses do: both are encoded
         as one text, and white space at the prompt's end belongs to the continuation.
         """
-        request = score_request(prompt, continuations, priority, cache_salt)
+        request = types_pb2.ScoreRequest()
+        with field_errors("prompt"):
+            set_text_or_ids(request, prompt)
+        with field_errors("continuations"):
+            for continuation in continuations:
+                set_text_or_ids(request.continuations.add(), continuation)
+        set_fields(request, {"priority": priority, "cache_salt": cache_salt})
         with call_errors(self.address):
             return ScoreOutput.from_proto(
                 await self._stub.Score(request, timeout=self._deadline(timeout))
@@ -270,6 +240,3 @@ class AsyncClient(AsyncTokenizingCalls):
     async def close(self) -> None:
         """Ends running calls and the connection."""
         await self._channel.close()
-
-    def _deadline(self, timeout: float | None) -> float | None:
-        return self._timeout if timeout is None else timeout

@@ -1,26 +1,21 @@
 """AsyncTokenizingCalls: text, token ids and the tokenizer itself, from asyncio."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
-from folovllm_client.api.requests import call_errors
-from folovllm_client.api.tokenizer_files import TokenizerFiles
-from folovllm_client.api.tokenizing import (
-    TextDelta,
-    Texts,
-    count_tokens_request,
-    detokenize_options,
-    detokenize_request,
-    more_token_ids,
-    read_delta,
-    tokenize_request,
-)
+from folovllm_client.api.async_calls import DuplexCall, Pieces, StreamMethod, each
+from folovllm_client.api.requests import call_errors, field_errors
+from folovllm_client.api.text_delta import TextDelta
+from folovllm_client.api.tokenizer_download import TokenizerDownload
 
 if TYPE_CHECKING:
     from folovllm.v1.tokenizer_service_pb2_grpc import TokenizerServiceAsyncStub
+
+_Output = TypeVar("_Output")
+_Texts = list[str] | tuple[str, ...]
 
 
 class AsyncTokenizingCalls:
@@ -33,16 +28,20 @@ class AsyncTokenizingCalls:
     @overload
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
     @overload
-    async def tokenize(self, text: Texts, add_special_tokens: bool = True) -> list[list[int]]: ...
+    async def tokenize(self, text: _Texts, add_special_tokens: bool = True) -> list[list[int]]: ...
     async def tokenize(
-        self, text: str | Texts, add_special_tokens: bool = True
+        self, text: str | _Texts, add_special_tokens: bool = True
     ) -> list[int] | list[list[int]]:
         """The token ids of a text, or of each text of a list."""
-        request, single = tokenize_request(text, add_special_tokens)
+        with field_errors("texts"):
+            request = messages.TokenizeRequest(
+                texts=[text] if isinstance(text, str) else text,
+                add_special_tokens=add_special_tokens,
+            )
         with call_errors(self.address):
             response = await self._stub.Tokenize(request, timeout=self._timeout)
         token_ids = [list(encoding.token_ids) for encoding in response.encodings]
-        return token_ids[0] if single else token_ids
+        return token_ids[0] if isinstance(text, str) else token_ids
 
     @overload
     async def detokenize(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str: ...
@@ -55,62 +54,74 @@ class AsyncTokenizingCalls:
     ) -> str | list[str]:
         """The text of token ids, or of each sequence of several.
 
-        Bytes that are no valid UTF-8 come as U+FFFD.
+        Invalid UTF-8 becomes U+FFFD.
         """
-        request, single = detokenize_request(ids, skip_special_tokens)
+        request = messages.DetokenizeRequest(skip_special_tokens=skip_special_tokens)
+        given = list(ids)
+        single = not (given and isinstance(given[0], Iterable))
+        for index, sequence in enumerate([given] if single else given):
+            with field_errors(f"sequences[{index}]"):
+                request.sequences.add(ids=sequence)
         with call_errors(self.address):
             response = await self._stub.Detokenize(request, timeout=self._timeout)
         return response.texts[0] if single else list(response.texts)
 
     async def stream_detokenize(
         self,
-        pieces: Iterable[Iterable[int]] | AsyncIterable[Iterable[int]],
+        pieces: Pieces,
         sampling_params: SamplingParams | None = None,
         *,
         preceding_token_ids: Iterable[int] = (),
         timeout: float | None = None,
     ) -> AsyncGenerator[TextDelta, None]:
-        """The text of ids that come in pieces, as from an engine: a delta for each, then the last.
+        """Detokenizes ids that arrive in pieces, as from an engine: a delta for each, then a last.
 
-        Of `sampling_params` apply stop, include_stop_str_in_output, min_tokens and
-        skip_special_tokens. A stop string ends the text; then no more pieces are asked for. The
-        text of `preceding_token_ids` is known already. The call begins with the first delta that is
-        asked for; closing the iterator cancels it.
+        Of `sampling_params` only stop, include_stop_str_in_output, min_tokens and
+        skip_special_tokens apply. After a stop string no more pieces are read. The text of
+        `preceding_token_ids` is not repeated. The call begins when the first delta is requested;
+        closing the iterator cancels it.
         """
-        options = detokenize_options(sampling_params, preceding_token_ids)
-        timeout = self._timeout if timeout is None else timeout
+        params = sampling_params or SamplingParams()
+        with field_errors("options"):
+            options = messages.DetokenizeOptions(
+                skip_special_tokens=params.skip_special_tokens,
+                stop=params.stop,
+                include_stop_str_in_output=params.include_stop_str_in_output,
+                min_tokens=params.min_tokens,
+                preceding_token_ids=preceding_token_ids,
+            )
         with call_errors(self.address):
-            call = self._stub.StreamDetokenize(timeout=timeout)
+            call = DuplexCall(self._stub.StreamDetokenize, self._deadline(timeout))
             try:
-                await call.write(options)
-                async for ids in _each(pieces):
-                    # A call that has ended takes no more; reading says why it did.
-                    request = more_token_ids(ids)
-                    if not call.done():
-                        await call.write(request)
-                    delta = read_delta(await call.read())
+                await call.send(messages.StreamDetokenizeRequest(options=options))
+                async for ids in each(pieces):
+                    with field_errors("token_ids"):
+                        token_ids = messages.TokenIds(ids=ids)
+                    await call.send(messages.StreamDetokenizeRequest(token_ids=token_ids))
+                    delta = TextDelta.from_answer(await call.read())
                     yield delta
                     if delta.finished:
                         return
-                await call.done_writing()
-                yield read_delta(await call.read())
+                await call.finish()
+                yield TextDelta.from_answer(await call.read())
             finally:
                 call.cancel()
 
     async def count_tokens(self, text: str) -> int:
-        """How many tokens a text has, with the special tokens that the model puts around it."""
-        request = count_tokens_request(text)
+        """How many tokens a text has, with the special tokens that the model adds."""
+        with field_errors("text"):
+            request = messages.CountTokensRequest(text=text)
         with call_errors(self.address):
             return (await self._stub.CountTokens(request, timeout=self._timeout)).num_tokens
 
     async def save_tokenizer(self, folder: str | Path) -> list[Path]:
         """Writes the tokenizer's files to a folder, for transformers or tokenizers to load.
 
-        Each is checked; they appear whole and together. Gives their paths. Raises OSError where the
+        Each is verified, and they appear together. Returns their paths. Raises OSError if the
         folder cannot be written.
         """
         request = messages.GetTokenizerRequest()
-        with TokenizerFiles(folder) as files, call_errors(self.address):
+        with TokenizerDownload(folder) as files, call_errors(self.address):
             call = self._stub.GetTokenizer(request, timeout=self._timeout)
             try:
                 async for chunk in call:
@@ -119,13 +130,21 @@ class AsyncTokenizingCalls:
                 call.cancel()
             return files.keep()
 
+    async def _stream(
+        self,
+        method: StreamMethod,
+        request: object,
+        timeout: float | None,
+        read: Callable[[Any], _Output],
+    ) -> AsyncGenerator[_Output, None]:
+        """The answers of a call, which begins with the first request for one."""
+        with call_errors(self.address):
+            call = method(request, timeout=self._deadline(timeout))
+            try:
+                async for message in call:
+                    yield read(message)
+            finally:
+                call.cancel()
 
-async def _each(
-    pieces: Iterable[Iterable[int]] | AsyncIterable[Iterable[int]],
-) -> AsyncGenerator[Iterable[int], None]:
-    if isinstance(pieces, AsyncIterable):
-        async for ids in pieces:
-            yield ids
-    else:
-        for ids in pieces:
-            yield ids
+    def _deadline(self, timeout: float | None) -> float | None:
+        return self._timeout if timeout is None else timeout

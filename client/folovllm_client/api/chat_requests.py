@@ -1,53 +1,44 @@
 """Chats as Python values, to the message of the contract.
 
 Messages and tools may be given as the classes of `folovllm.chat` or as the dicts that OpenAI's API
-takes. What cannot be asked for raises InvalidRequestError, which names the field, before anything
-is sent; what depends on the model is for the server to refuse.
+takes. An invalid value raises InvalidRequestError, which names the field, before anything is sent;
+the server checks what depends on the model.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from folovllm.chat import ChatMessage, Conversation, Role, Tool, ToolCall
 from folovllm.errors import InvalidRequestError
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as wire
 from folovllm.v1 import types_pb2
-from folovllm_client.api.requests import carried_by
-
-
-class JsonModel(Protocol):
-    """A pydantic model class."""
-
-    @classmethod
-    def model_json_schema(cls) -> dict[str, Any]:
-        """The JSON schema of its values."""
-
+from folovllm_client.api.requests import field_errors, set_fields, set_sampling_params
 
 ToolFunction = Callable[..., object]
 Messages = str | Iterable[ChatMessage | Mapping[str, Any]]
 """A conversation; one text is what the user says."""
 ToolLike = Tool | ToolFunction | Mapping[str, Any]
-ResponseFormat = str | Mapping[str, Any] | type[JsonModel] | None
+ResponseFormat = str | Mapping[str, Any] | type[Any] | None
 """None for free text, "json_object", a JSON schema, or a pydantic model class."""
 
 MAX_TOOL_ROUNDS = 8
-"""Answers of a model that calls tools, where the caller gives no other number."""
+"""Default limit on the answers of a model that calls tools."""
 
 _T = TypeVar("_T")
 _MESSAGE_KEYS = frozenset(("role", "content", "reasoning_content", "tool_calls", "tool_call_id"))
 
 
 class ChatOptions(TypedDict, total=False):
-    """How to answer. What is left out is left to the server."""
+    """How to answer; the server has defaults."""
 
     tool_choice: str
     """"auto", "none", "required", or the name of the tool to call."""
     enable_thinking: bool | None
     """Let the model reason before it answers."""
     thinking_budget: int | None
-    """Most tokens of reasoning."""
+    """Max tokens of reasoning."""
     response_format: ResponseFormat
     """What the answer must be."""
     sampling_params: SamplingParams | types_pb2.SamplingParams | None
@@ -69,49 +60,28 @@ class ChatRequestOptions(ChatOptions, total=False):
     """Unique among the running requests."""
 
 
-def chat_request(
-    messages: Messages,
-    *,
-    tools: Iterable[ToolLike] = (),
-    tool_choice: str = "auto",
-    enable_thinking: bool | None = None,
-    thinking_budget: int | None = None,
-    response_format: ResponseFormat = None,
-    sampling_params: SamplingParams | types_pb2.SamplingParams | None = None,
-    continue_final_message: bool = False,
-    request_id: str = "",
-    priority: int = 0,
-    cache_salt: str = "",
-) -> wire.ChatRequest:
-    """The message that asks for the next turn of a conversation; see ChatRequestOptions."""
+def chat_request(messages: Messages, **options: Unpack[ChatRequestOptions]) -> wire.ChatRequest:
+    """The message that asks for the next turn of a conversation."""
+    unknown = options.keys() - ChatRequestOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"chat_request() got an unexpected keyword argument {unknown.pop()!r}")
     conversation = Conversation(
-        read_messages(messages), read_tools(tools), continue_final_message=continue_final_message
+        read_messages(messages),
+        read_tools(options.get("tools", ())),
+        continue_final_message=options.get("continue_final_message", False),
     )
     request = wire.ChatRequest()
-    for place, message in enumerate(conversation.messages):
-        with carried_by(f"messages[{place}]"):
+    for index, message in enumerate(conversation.messages):
+        with field_errors(f"messages[{index}]"):
             request.messages.append(message.to_proto())
-    for place, tool in enumerate(conversation.tools):
-        with carried_by(f"tools[{place}]"):
+    for index, tool in enumerate(conversation.tools):
+        with field_errors(f"tools[{index}]"):
             request.tools.append(tool.to_proto())
-    _choose_tool(request, tool_choice)
-    _set_response_format(request, response_format)
-    with carried_by("sampling_params"):
-        if isinstance(sampling_params, SamplingParams):
-            sampling_params = sampling_params.to_proto()
-        if sampling_params is not None:
-            request.sampling_params.CopyFrom(sampling_params)
-    for name, value in (
-        ("enable_thinking", enable_thinking),
-        ("thinking_budget", thinking_budget),
-        ("continue_final_message", continue_final_message),
-        ("request_id", request_id),
-        ("priority", priority),
-        ("cache_salt", cache_salt),
-    ):
-        with carried_by(name):
-            if value is not None:
-                setattr(request, name, value)
+    _choose_tool(request, options.get("tool_choice", "auto"))
+    _set_response_format(request, options.get("response_format"))
+    set_sampling_params(request, options.get("sampling_params"))
+    own = ("tools", "tool_choice", "response_format", "sampling_params")
+    set_fields(request, {name: value for name, value in options.items() if name not in own})
     return request
 
 
@@ -177,7 +147,7 @@ def _set_response_format(request: wire.ChatRequest, given: ResponseFormat) -> No
             "response_format must be None, 'json_object', a JSON schema or a pydantic model class, "
             f"got {given!r}",
         )
-    with carried_by("response_format"):
+    with field_errors("response_format"):
         request.response_format.json_schema = _json(schema)
 
 
@@ -251,7 +221,7 @@ def _json_text(field: str, value: object) -> str:
     """JSON that is given as text or as a dict."""
     if not isinstance(value, Mapping):
         return _text(field, value)
-    with carried_by(field):
+    with field_errors(field):
         return _json(value)
 
 
@@ -260,11 +230,11 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def _read_each(field: str, values: Iterable[Any], read: Callable[[Any], _T]) -> Iterator[_T]:
-    """Reads each value; an error names its place."""
+    """Reads each value; an error names its index."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise InvalidRequestError(field, f"{field} must be a list, got {values!r}")
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         try:
             yield read(value)
         except InvalidRequestError as error:
-            raise error.within(f"{field}[{place}]") from None
+            raise error.within(f"{field}[{index}]") from None

@@ -1,12 +1,14 @@
-"""What Client and AsyncClient share: prompts and parameters to messages, failed calls to errors.
+"""Prompts and parameters to messages, and failed calls to errors, for both clients.
 
 A value that the contract cannot carry raises InvalidRequestError here, before anything is sent.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypedDict
 
 import grpc
+from google.protobuf.message import Message
 
 from folovllm.errors import (
     DETAILS_KEY,
@@ -24,7 +26,7 @@ DEFAULT_ADDRESS = "localhost:50051"
 Prompt = str | Sequence[int] | Mapping[str, Sequence[int]]
 """A text, token ids, or {"prompt_token_ids": ids}."""
 
-# How gRPC begins its message where no connection could be made at all.
+# How gRPC's message begins if no connection could be made.
 _NO_CONNECTION = ("failed to connect", "DNS resolution failed")
 
 
@@ -44,6 +46,17 @@ def split_prompt(prompt: Prompt) -> tuple[str | None, list[int] | None]:
     return None, list(ids)
 
 
+class RequestOptions(TypedDict, total=False):
+    """What a request has besides its prompt and its sampling parameters."""
+
+    request_id: str
+    """Unique among the running requests; by default the server chooses one."""
+    priority: int
+    """Lower runs first; by default 0."""
+    cache_salt: str
+    """Prefix-cache blocks are shared only among requests of equal salt."""
+
+
 def generate_request(
     prompt: Prompt,
     sampling_params: SamplingParams | types_pb2.SamplingParams | None = None,
@@ -60,64 +73,19 @@ def generate_request(
     """
     text, ids = split_prompt(prompt)
     request = tokenizer_service_pb2.GenerateRequest(return_prompt_token_ids=return_prompt_token_ids)
-    with carried_by("text"):
-        if text is not None:
-            request.text = text
-    with carried_by("token_ids"):
+    with field_errors("token_ids"):
         if ids is not None:
             request.token_ids.CopyFrom(tokenizer_service_pb2.TokenIds(ids=ids))
-    with carried_by("sampling_params"):
-        if isinstance(sampling_params, SamplingParams):
-            sampling_params = sampling_params.to_proto()
-        if sampling_params is not None:
-            request.sampling_params.CopyFrom(sampling_params)
-    for name, value in (
-        ("request_id", request_id),
-        ("priority", priority),
-        ("cache_salt", cache_salt),
-    ):
-        with carried_by(name):
-            setattr(request, name, value)
+    set_sampling_params(request, sampling_params)
+    fields = {"request_id": request_id, "priority": priority, "cache_salt": cache_salt}
+    set_fields(request, {"text": text, **fields})
     return request
 
 
-def fork_request(
-    request_id: str,
-    branches: Iterable[SamplingParams | types_pb2.SamplingParams],
-    index: int,
-    fork_id: str,
-) -> types_pb2.ForkRequest:
-    """The message that asks for branches of a running request."""
-    request = types_pb2.ForkRequest()
-    with carried_by("branches"):
-        for branch in branches:
-            params = branch.to_proto() if isinstance(branch, SamplingParams) else branch
-            request.branches.append(params)
-    for name, value in (("request_id", request_id), ("index", index), ("fork_id", fork_id)):
-        with carried_by(name):
-            setattr(request, name, value)
-    return request
-
-
-def score_request(
-    prompt: Prompt, continuations: Iterable[Prompt], priority: int, cache_salt: str
-) -> types_pb2.ScoreRequest:
-    """The message that asks how probable continuations of a prompt are."""
-    request = types_pb2.ScoreRequest()
-    with carried_by("prompt"):
-        _set_text_or_ids(request, prompt)
-    with carried_by("continuations"):
-        for continuation in continuations:
-            _set_text_or_ids(request.continuations.add(), continuation)
-    for name, value in (("priority", priority), ("cache_salt", cache_salt)):
-        with carried_by(name):
-            setattr(request, name, value)
-    return request
-
-
-def _set_text_or_ids(
+def set_text_or_ids(
     message: types_pb2.ScoreRequest | types_pb2.ScoreRequest.Continuation, given: Prompt
 ) -> None:
+    """Sets what a message scores."""
     text, ids = split_prompt(given)
     if text is not None:
         message.text = text
@@ -128,13 +96,29 @@ def _set_text_or_ids(
 def partial_sampling_params(given: Mapping[str, object]) -> types_pb2.SamplingParams:
     """The message with only the `given` fields set; None and () leave a field to its default."""
     message = types_pb2.SamplingParams()
+    set_fields(message, given, within="sampling_params.")
+    return message
+
+
+def set_sampling_params(
+    request: tokenizer_service_pb2.GenerateRequest | tokenizer_service_pb2.ChatRequest,
+    params: SamplingParams | types_pb2.SamplingParams | None,
+) -> None:
+    """Copies parameters to a request."""
+    with field_errors("sampling_params"):
+        if params is not None:
+            message = params.to_proto() if isinstance(params, SamplingParams) else params
+            request.sampling_params.CopyFrom(message)
+
+
+def set_fields(message: Message, given: Mapping[str, object], within: str = "") -> None:
+    """Sets the fields of a message; None and () leave a field to its default."""
     for name, value in given.items():
-        with carried_by(f"sampling_params.{name}"):
+        with field_errors(f"{within}{name}"):
             if isinstance(value, list | tuple):
                 getattr(message, name).extend(value)
             elif value is not None:
                 setattr(message, name, value)
-    return message
 
 
 def empty_output(prompt: Prompt) -> RequestOutput:
@@ -153,7 +137,7 @@ def call_errors(address: str) -> Iterator[None]:
 
 
 def _to_error(error: grpc.RpcError, address: str) -> FolovError:
-    """Our servers send details with every error; UNAVAILABLE without them is the connection's."""
+    """Our servers send details with every error; without them UNAVAILABLE means the connection."""
     translated = from_rpc_error(error)
     if not isinstance(translated, UnavailableError) or _has_details(error):
         return translated
@@ -171,8 +155,8 @@ def _has_details(error: grpc.RpcError) -> bool:
 
 
 @contextmanager
-def carried_by(field: str) -> Iterator[None]:
-    """Names the field whose value the contract cannot carry."""
+def field_errors(field: str) -> Iterator[None]:
+    """Names the field if the contract cannot carry its value."""
     try:
         yield
     except (TypeError, ValueError) as error:

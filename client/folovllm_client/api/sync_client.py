@@ -1,11 +1,10 @@
+# Generated from async_client.py by `make client-sync`; do not edit.
 """Client: the tokenizer service, called from ordinary code."""
 
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.chat import ChatMessage
@@ -14,7 +13,6 @@ from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ScoreOutput
-from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
 from folovllm_client.api.chat_requests import (
     MAX_TOOL_ROUNDS,
@@ -27,12 +25,15 @@ from folovllm_client.api.chat_requests import (
 from folovllm_client.api.requests import (
     DEFAULT_ADDRESS,
     Prompt,
+    RequestOptions,
     call_errors,
     empty_output,
-    fork_request,
+    field_errors,
     generate_request,
-    score_request,
+    set_fields,
+    set_text_or_ids,
 )
+from folovllm_client.api.sync_calls import open_channel
 from folovllm_client.api.sync_tokenizing import TokenizingCalls
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
 
 
 class Client(TokenizingCalls):
-    """A connection to a tokenizer service; safe to use from several threads.
+    """A connection to a tokenizer service; threads may share it.
 
-    `timeout` is the deadline of each call in seconds where a call names none; None means none.
+    `timeout` is the default deadline of each call, in seconds; None means no deadline.
     Every method raises the classes of `folovllm.errors`, such as InvalidRequestError,
     QueueFullError, DeadlineError and UnavailableError.
     """
@@ -50,19 +51,14 @@ class Client(TokenizingCalls):
     def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float | None = None) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, options=CLIENT_OPTIONS)
+        self._channel = open_channel(address)
         self._stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def generate(
@@ -71,21 +67,14 @@ class Client(TokenizingCalls):
         sampling_params: SamplingParams | None = None,
         *,
         timeout: float | None = None,
-        request_id: str = "",
-        priority: int = 0,
-        cache_salt: str = "",
+        **options: Unpack[RequestOptions],
     ) -> RequestOutput:
         """All continuations of a prompt, complete.
 
         Without `sampling_params` the model's own defaults apply.
         """
         request = generate_request(
-            prompt,
-            sampling_params,
-            request_id=request_id,
-            priority=priority,
-            cache_salt=cache_salt,
-            return_prompt_token_ids=isinstance(prompt, str),
+            prompt, sampling_params, return_prompt_token_ids=isinstance(prompt, str), **options
         )
         output = empty_output(prompt)
         with closing(self.send(request, timeout)) as pieces:
@@ -99,34 +88,23 @@ class Client(TokenizingCalls):
         sampling_params: SamplingParams | None = None,
         *,
         timeout: float | None = None,
-        request_id: str = "",
-        priority: int = 0,
-        cache_salt: str = "",
+        **options: Unpack[RequestOptions],
     ) -> Generator[CompletionOutput, None, None]:
-        """The pieces of all continuations as they come; closing the iterator cancels the call."""
-        request = generate_request(
-            prompt,
-            sampling_params,
-            request_id=request_id,
-            priority=priority,
-            cache_salt=cache_salt,
-        )
-        return self.send(request, timeout)
+        """The pieces of all continuations as they come; closing the iterator cancels the call.
+
+        Leaving `for piece in client.stream(…)` closes it; one kept in a variable is closed
+        by `contextlib.closing`, or when it is dropped.
+        """
+        return self.send(generate_request(prompt, sampling_params, **options), timeout)
 
     def send(
         self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
     ) -> Generator[CompletionOutput, None, None]:
-        """Sends a message of the contract as it is; else the same as `stream`.
+        """Sends a protobuf message as it is; otherwise the same as `stream`.
 
-        The call begins with the first piece that is asked for.
+        The call begins when the first piece is requested.
         """
-        with call_errors(self.address):
-            call = self._stub.Generate(request, timeout=self._deadline(timeout))
-            try:
-                for message in call:
-                    yield CompletionOutput.from_proto(message)
-            finally:
-                call.cancel()
+        return self._stream(self._stub.Generate, request, timeout, CompletionOutput.from_proto)
 
     def chat(
         self,
@@ -160,17 +138,11 @@ class Client(TokenizingCalls):
     def send_chat(
         self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
     ) -> Generator[ChatOutput, None, None]:
-        """Sends a message of the contract as it is; else the same as `stream_chat`.
+        """Sends a protobuf message as it is; otherwise the same as `stream_chat`.
 
-        The call begins with the first event that is asked for.
+        The call begins when the first event is requested.
         """
-        with call_errors(self.address):
-            call = self._stub.Chat(request, timeout=self._deadline(timeout))
-            try:
-                for message in call:
-                    yield ChatOutput.from_proto(message)
-            finally:
-                call.cancel()
+        return self._stream(self._stub.Chat, request, timeout, ChatOutput.from_proto)
 
     def chat_with_tools(
         self,
@@ -181,10 +153,11 @@ class Client(TokenizingCalls):
         timeout: float | None = None,
         **options: Unpack[ChatOptions],
     ) -> tuple[ChatResult, list[ChatMessage]]:
-        """Calls tools for the model until it is done; its last answer, and all messages.
+        """Calls tools for the model until it is done. Returns its last answer and all messages.
 
-        `tools` are Python functions with type hints. After `max_rounds` answers the last
-        one is returned although it calls tools. `timeout` is for each answer.
+        `tools` are Python functions with type hints; coroutine functions are run.
+        After `max_rounds` answers the last one is returned although it calls tools. `timeout` is
+        for each answer.
         """
         from folovllm_client.api.tool_rounds import ToolRounds  # pydantic takes a while to import
 
@@ -208,18 +181,15 @@ class Client(TokenizingCalls):
     ) -> Generator[CompletionOutput, None, None]:
         """Branches a running request at its present position; the pieces of all branches.
 
-        Each of `branches` is one, with n = 1; a piece's index is its place. The call begins with
-        the first piece that is asked for; closing the iterator cancels it and ends the branches,
-        never the parent. Raises NotFoundError where that request does not run.
+        Each of `branches` has n = 1; a piece's index is its branch's. The call begins when the
+        first piece is requested; closing the iterator cancels it and ends the branches, never the
+        parent. Raises NotFoundError if that request is not running.
         """
-        request = fork_request(request_id, branches, index, fork_id)
-        with call_errors(self.address):
-            call = self._stub.Fork(request, timeout=self._deadline(timeout))
-            try:
-                for message in call:
-                    yield CompletionOutput.from_proto(message)
-            finally:
-                call.cancel()
+        request = types_pb2.ForkRequest()
+        with field_errors("branches"):
+            request.branches.extend(branch.to_proto() for branch in branches)
+        set_fields(request, {"request_id": request_id, "index": index, "fork_id": fork_id})
+        return self._stream(self._stub.Fork, request, timeout, CompletionOutput.from_proto)
 
     def score(
         self,
@@ -235,7 +205,13 @@ class Client(TokenizingCalls):
         A text continuation of a text prompt is scored as evaluation harnesses do: both are encoded
         as one text, and white space at the prompt's end belongs to the continuation.
         """
-        request = score_request(prompt, continuations, priority, cache_salt)
+        request = types_pb2.ScoreRequest()
+        with field_errors("prompt"):
+            set_text_or_ids(request, prompt)
+        with field_errors("continuations"):
+            for continuation in continuations:
+                set_text_or_ids(request.continuations.add(), continuation)
+        set_fields(request, {"priority": priority, "cache_salt": cache_salt})
         with call_errors(self.address):
             return ScoreOutput.from_proto(
                 self._stub.Score(request, timeout=self._deadline(timeout))
@@ -243,10 +219,9 @@ class Client(TokenizingCalls):
 
     def model_info(self) -> ModelInfo:
         """The model that the engines serve."""
+        request = types_pb2.GetModelInfoRequest()
         with call_errors(self.address):
-            return ModelInfo.from_proto(
-                self._stub.GetModelInfo(types_pb2.GetModelInfoRequest(), timeout=self._timeout)
-            )
+            return ModelInfo.from_proto(self._stub.GetModelInfo(request, timeout=self._timeout))
 
     def health(self, service: str = "") -> str:
         """The health of a service by its full name, or of the server; "SERVING" when ready.
@@ -255,12 +230,9 @@ class Client(TokenizingCalls):
         """
         request = health_pb2.HealthCheckRequest(service=service)
         with call_errors(self.address):
-            status = self._health.Check(request, timeout=self._timeout).status
+            status = (self._health.Check(request, timeout=self._timeout)).status
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
 
     def close(self) -> None:
         """Ends running calls and the connection."""
         self._channel.close()
-
-    def _deadline(self, timeout: float | None) -> float | None:
-        return self._timeout if timeout is None else timeout

@@ -1,11 +1,11 @@
 """ToolRounds: the answers of a model and of its tools in turn, until the model is done.
 
     while rounds.unfinished:
-        rounds.add(the model's answer to rounds.messages, asked for with rounds.options)
+        rounds.add(the model's answer to rounds.messages with rounds.options)
         for call in rounds.pending:
             rounds.messages.append(the tool's answer)
 
-Nothing is called here, so that the loop is the same with calls of any kind.
+Nothing is called here, so the loop works with every kind of client.
 """
 
 from collections.abc import Iterable
@@ -54,7 +54,7 @@ class ToolRounds:
         return self._options
 
     def add(self, result: ChatResult) -> None:
-        """Takes the model's answer; its calls are `pending` unless this was the last round."""
+        """Adds the model's answer; its calls are `pending` unless this was the last round."""
         self.result = result
         self.messages.append(result.message)
         self._rounds_left -= 1

@@ -1,4 +1,4 @@
-"""What a model reads of a Python function, and the check of the arguments that it sends.
+"""Describes Python functions to a model, and validates the arguments that it sends.
 
 A function is described by its name, the first paragraph of its docstring, and its type hints;
 pydantic turns these into the JSON schema and checks the arguments by them. A parameter is described
@@ -23,9 +23,9 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def tool_from_function(function: Callable[..., object]) -> Tool:
-    """What a model reads of a function.
+    """The description of a function for a model.
 
-    Raises InvalidRequestError where its parameters have no JSON schema, or no names.
+    Raises InvalidRequestError if its parameters have no JSON schema, or no names.
     """
     name = getattr(function, "__name__", "")
     try:
@@ -49,10 +49,10 @@ class _PlainJsonSchema(GenerateJsonSchema):
 
 
 def arguments_of(function: Callable[..., object]) -> TypeAdapter[Arguments]:
-    """Checks arguments as the function would take them, and gives them instead of calling it."""
+    """Validates arguments by the function's signature; returns them instead of calling it."""
 
     @functools.wraps(function)
-    def taken(*args: Any, **kwargs: Any) -> Arguments:
+    def bound(*args: Any, **kwargs: Any) -> Arguments:
         return args, kwargs
 
-    return TypeAdapter(cast(Any, taken))
+    return TypeAdapter(cast(Any, bound))

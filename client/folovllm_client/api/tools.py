@@ -19,21 +19,21 @@ from folovllm_client.api.tool_schema import Arguments, arguments_of, tool_from_f
 
 
 class Toolbox:
-    """Functions that a model may call; iterating gives their Tools.
+    """Functions that a model may call; iterating yields their Tools.
 
-    Raises InvalidRequestError where a function cannot be described, or two have the same name.
+    Raises InvalidRequestError if a function cannot be described, or two have the same name.
     """
 
     def __init__(self, functions: Iterable[ToolFunction]) -> None:
         self._tools: dict[str, Tool] = {}
         self._functions: dict[str, ToolFunction] = {}
-        for place, function in enumerate(functions):
+        for index, function in enumerate(functions):
             try:
                 tool = tool_from_function(function)
             except InvalidRequestError as error:
-                raise error.within(f"tools[{place}]") from None
+                raise error.within(f"tools[{index}]") from None
             if tool.name in self._tools:
-                raise InvalidRequestError(f"tools[{place}].name", f"{tool.name} is listed twice")
+                raise InvalidRequestError(f"tools[{index}].name", f"{tool.name} is listed twice")
             self._tools[tool.name] = tool
             self._functions[tool.name] = function
 
@@ -44,11 +44,11 @@ class Toolbox:
         return len(self._tools)
 
     def call(self, tool_call: ToolCall) -> ChatMessage:
-        """Calls the function and gives the message that tells the model what came of it.
+        """Calls the function and returns the message for the model.
 
-        A text is given as it is, anything else as JSON. What goes wrong is said in the message too,
-        so that the model can react; nothing is raised. A coroutine function runs in an event loop
-        of its own.
+        A string is passed on as it is, anything else as JSON. An error becomes a message too, so
+        that the model can react; nothing is raised. A coroutine function runs in its own event
+        loop.
         """
         try:
             function, (args, kwargs) = self._prepare(tool_call)
@@ -57,7 +57,7 @@ class Toolbox:
                 result = asyncio.run(result)
             return _answer(tool_call, _as_text(result))
         except Exception as error:
-            return _answer(tool_call, _as_complaint(error))
+            return _answer(tool_call, _as_error_text(error))
 
     async def call_async(self, tool_call: ToolCall) -> ChatMessage:
         """The same from asyncio: a coroutine function is awaited, any other runs in a thread."""
@@ -67,7 +67,7 @@ class Toolbox:
             function, (args, kwargs) = self._prepare(tool_call)
             return _answer(tool_call, _as_text(await function(*args, **kwargs)))
         except Exception as error:
-            return _answer(tool_call, _as_complaint(error))
+            return _answer(tool_call, _as_error_text(error))
 
     def _prepare(self, tool_call: ToolCall) -> tuple[Callable[..., Any], Arguments]:
         """The function and its checked arguments."""
@@ -83,7 +83,7 @@ class Toolbox:
 def load_tools(path: Path) -> list[ToolFunction]:
     """The public functions that a Python file defines, in its order; the file is run.
 
-    Raises ConfigError where that fails or there are none.
+    Raises ConfigError if that fails or there are none.
     """
     name = f"folovllm_tools_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -119,7 +119,7 @@ def _as_text(result: object) -> str:
     return json.dumps(to_jsonable_python(result), ensure_ascii=False)
 
 
-def _as_complaint(error: Exception) -> str:
+def _as_error_text(error: Exception) -> str:
     if isinstance(error, ValidationError):
         problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         return f"error: {'; '.join(problems)}"

@@ -1,70 +1,70 @@
-"""AnswerPrinter: an answer of a chat as it comes."""
+"""AnswerPrinter: prints the answer of a chat as it arrives."""
 
 import click
 
 from folovllm.chat import ChatMessage, ToolCall
 from folovllm.chat_outputs import ChatOutput, ContentDelta, ReasoningDelta
-from folovllm_client.cli.console import dim, harmless
+from folovllm_client.cli.console import harmless, open_console
 from folovllm_client.cli.stream_stats import StreamStats
 
 _RESULT_WIDTH = 200
 
 
 class AnswerPrinter:
-    """Writes content to standard output, and dimmed beside it thinking, tool calls and figures.
+    """Writes content to standard output; thinking, tool calls and figures are dimmed.
 
-    `err` says whether these go to standard error, so that standard output holds answers alone.
+    `err` sends those to standard error, so that standard output holds answers alone.
     """
 
     def __init__(self, err: bool) -> None:
-        self._err = err
-        self._line_of = ""  # what the line that is not ended yet belongs to
+        self._asides = open_console(err=err)
+        self._line_of = ""  # what the open line shows
 
     def show(self, output: ChatOutput) -> None:
-        """Writes what an event brings."""
+        """Writes an event."""
         match output.event:
             case ReasoningDelta(text):
-                self._go_on("reasoning")
-                self._aside(text, nl=False)
+                self._begin("reasoning")
+                self._aside(text)
             case ContentDelta(text):
                 if self._line_of == "reasoning":
-                    self._aside("\n")
+                    self._aside("\n\n")
                     self._line_of = ""
-                self._go_on("content")
+                self._begin("content")
                 click.echo(harmless(text), nl=False)
-            case _:  # a call is shown when it is made, and the end by end_line
+            case _:  # a call is shown when it is made, the end by end_line
                 pass
 
     def end_line(self) -> None:
-        """Ends the line that is not ended yet."""
+        """Ends the open line."""
         if self._line_of == "content":
             click.echo()
         elif self._line_of:
-            click.echo(err=self._err)
+            self._aside("\n")
         self._line_of = ""
 
     def begin_call(self, call: ToolCall) -> None:
         """Shows a tool call while it runs."""
         self.end_line()
         self._line_of = "call"
-        self._aside(f"{call.name} {_one_line(call.arguments)}", nl=False)
+        self._aside(f"{call.name} {_one_line(call.arguments)}")
 
     def end_call(self, answer: ChatMessage) -> None:
         """Shows what the tool answered, on the same line."""
-        self._aside(f" → {_one_line(answer.content)}", nl=False)
+        self._aside(f" → {_one_line(answer.content)}")
         self.end_line()
 
     def figures(self, stats: StreamStats) -> None:
-        """Shows how fast the answer came."""
-        self._aside(stats.summary())
+        """Shows how fast the answer arrived."""
+        self._aside(f"{stats.summary()}\n")
 
-    def _go_on(self, what: str) -> None:
+    def _begin(self, what: str) -> None:
         if self._line_of != what:
             self.end_line()
             self._line_of = what
 
-    def _aside(self, text: str, nl: bool = True) -> None:
-        click.echo(dim(harmless(text)), nl=nl, err=self._err)
+    def _aside(self, text: str) -> None:
+        self._asides.print(harmless(text), style="dim", end="")
 
 
 def _one_line(text: str) -> str:

@@ -14,12 +14,14 @@ import click
 
 from folovllm.errors import FolovError
 from folovllm.outputs import RequestOutput
+from folovllm.serving.args import options
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.version import __version__
 from folovllm_client.api.requests import empty_output, generate_request
 from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.chat.command import chat
-from folovllm_client.cli.console import CommandError, dim, failure_text
+from folovllm_client.cli.console import CommandError, failure_text, note, show_text
+from folovllm_client.cli.parity_report import ParityOptions
 from folovllm_client.cli.sampling_options import (
     given_sampling_params,
     sampling_options,
@@ -30,19 +32,17 @@ from folovllm_client.cli.sampling_options import (
 from folovllm_client.cli.stream_stats import StreamStats
 from folovllm_client.launch.service_commands import ServeOptions
 
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _UNARY_TIMEOUT = 10.0
 _INTERRUPTED = 130
-_DEFAULTS = ServeOptions()
-_PORT = click.IntRange(1, 65535)
 _TOKEN_ID = click.IntRange(0, 2**32 - 1)
-_QUANTIZATION = click.Choice(["none", "int8", "int4"])
 
 
 class Commands(click.Group):
     """Turns the errors of all commands into exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command that was asked for."""
+        """Runs the requested command."""
         try:
             return super().invoke(ctx)
         except FolovError as error:
@@ -51,57 +51,21 @@ class Commands(click.Group):
             ctx.exit(_INTERRUPTED)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="folovllm", message="%(prog)s %(version)s")
 def commands() -> None:
     """Serves Qwen3-family language models over gRPC, and asks them."""
 
 
-@commands.command()
-@click.option("--model", metavar="PATH_OR_ID", help="Folder or hub id. Default: the embedded one.")
-@click.option(
-    "--host",
-    metavar="ADDRESS",
-    default=_DEFAULTS.host,
-    show_default=True,
-    help="Where clients are answered; 0.0.0.0 for all.",
-)
-@click.option(
-    "--port",
-    type=_PORT,
-    metavar="PORT",
-    default=_DEFAULTS.port,
-    show_default=True,
-    help="Port of the tokenizer service.",
-)
-@click.option(
-    "--engine-port",
-    type=_PORT,
-    metavar="PORT",
-    default=_DEFAULTS.engine_port,
-    show_default=True,
-    help="Port of the engine service, on the loopback.",
-)
-@click.option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N. Default: auto.")
-@click.option("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16. Default: auto.")
-@click.option("--max-model-len", type=int, metavar="N", help="Tokens of prompt and completion.")
-@click.option("--max-num-seqs", type=int, metavar="N", help="Sequences that run at once.")
-@click.option("--deterministic", is_flag=True, help="The same tokens in any batch; slower.")
-@click.option("--quantization", type=_QUANTIZATION, help="Of the weights, on a CPU.")
-@click.option(
-    "--speculation",
-    type=click.Choice(["auto", "none", "ngram"]),
-    help="Guess tokens that repeat earlier ones. Default: auto, on a CPU.",
-)
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text.")
-def serve(**options: Any) -> None:
+@commands.command(params=[*options(ServeOptions())])
+def serve(**settings: Any) -> None:
     """Starts both services and stops them together.
 
     Other settings of the services come from their FOLOVLLM_* environment variables.
     """
     from folovllm_client.cli.serve import serve as run
 
-    run(ServeOptions(**options))
+    run(ServeOptions(**settings))
 
 
 @commands.command()
@@ -122,7 +86,7 @@ def generate(
     stats: bool,
     **sampling: Any,
 ) -> None:
-    """Continues PROMPT and prints the text as it comes.
+    """Continues PROMPT and prints the text as it arrives.
 
     `-` reads the prompt from standard input. A parameter that is not given is left to the model's
     own default.
@@ -140,14 +104,14 @@ def generate(
                 timer.observe(piece)
                 output.add(piece)
                 if live:
-                    click.echo(piece.text, nl=False)
+                    show_text(piece.text, nl=False)
         finally:
             if live and output.outputs:
                 click.echo()
     if not live:
-        click.echo(_json_line(output) if as_json else _with_headers(output))
+        show_text(_json_line(output) if as_json else _with_headers(output))
     if stats or sys.stderr.isatty():
-        click.echo(dim(timer.summary()), err=True)
+        note(timer.summary())
 
 
 commands.add_command(chat)
@@ -171,7 +135,7 @@ def tokenize(text: str, server: str) -> None:
 def detokenize(ids: tuple[int, ...], server: str) -> None:
     """Prints the text of token ids."""
     with Client(server, _UNARY_TIMEOUT) as client:
-        click.echo(client.detokenize(ids))
+        show_text(client.detokenize(ids))
 
 
 @commands.command()
@@ -183,7 +147,7 @@ def info(server: str) -> None:
     width = max(map(len, values))
     for name, value in values.items():
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        click.echo(f"{name:<{width}}  {shown or '-'}")
+        show_text(f"{name:<{width}}  {shown or '-'}")
 
 
 @commands.command()
@@ -201,28 +165,18 @@ def health(server: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-@commands.command()
-@click.option("--model", metavar="PATH_OR_ID", help="Folder or hub id. Default: the embedded one.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    help="Default: float32; of a quantized model bfloat16, as it is served.",
-)
-@click.option("--quantization", type=_QUANTIZATION, default="none", show_default=True)
-@click.option("--prompts", type=click.IntRange(1), default=8, metavar="N", help="Default: 8.")
-@click.option("--steps", type=click.IntRange(1), default=64, metavar="N", help="Default: 64.")
-@click.option("--device", default="auto", metavar="DEVICE", help="cpu, cuda or cuda:N.")
+@commands.command(params=[*options(ParityOptions())])
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
-def parity(as_json: bool, **options: Any) -> None:
+def parity(as_json: bool, **settings: Any) -> None:
     """Compares the engine with transformers on the same weights.
 
     Continues N prompts by N steps each. The exit code is 0 when the verdict is PASS.
     """
-    from folovllm_client.cli.parity import ParityOptions, check_parity
+    from folovllm_client.cli.parity import check_parity
 
-    if options["dtype"] is None:
-        options["dtype"] = "float32" if options["quantization"] == "none" else "bfloat16"
-    report = check_parity(ParityOptions(**options))
+    if settings["dtype"] is None:
+        settings["dtype"] = "float32" if settings["quantization"] == "none" else "bfloat16"
+    report = check_parity(ParityOptions(**settings))
     click.echo(json.dumps(report.as_dict()) if as_json else report.table())
     if not report.passed:
         raise click.exceptions.Exit(1)

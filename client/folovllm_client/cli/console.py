@@ -1,22 +1,23 @@
-"""What the command line shows besides its results: status, dim text, errors, commands to type."""
+"""What the command line shows besides its results: progress, notes, errors, commands to type.
 
-import asyncio
+rich is imported when something is shown, so that other commands start sooner.
+"""
+
 import shutil
 import sys
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from folovllm.errors import DeadlineError, FolovError
 from folovllm_client.api.requests import UnreachableError
 
-_FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
-_CLEAR_LINE = "\r\x1b[K"
-_SECONDS_PER_FRAME = 0.1
+if TYPE_CHECKING:
+    from rich.console import Console
+
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\ufffd") | {9: "\t", 10: "\n"}
 
 
@@ -25,56 +26,45 @@ class CommandError(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Prints the one line."""
-        line = " ".join(self.message.split())
-        click.echo(f"{click.style('error:', fg='red')} {line}", err=True)
+        console = open_console(err=True)
+        console.print("error:", style="red", end=" ")
+        console.print(harmless(" ".join(self.message.split())))
 
 
-class StatusLine:
-    """One line at the end of standard error that moves while something is under way.
+def open_console(*, err: bool) -> "Console":
+    """Standard error or output, with styles if it is a terminal; text is printed as it is."""
+    from rich.console import Console
 
-    Where standard error is no terminal there is no such line, and only `print` writes.
+    return Console(stderr=err, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(text: str) -> Iterator[None]:
+    """Shows `text` and the time that passes while the body runs, if standard error is a terminal.
+
+    What is written there and to standard output meanwhile appears above that line.
     """
+    console = open_console(err=True)
+    if not console.is_interactive:
+        yield
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._shown = ""
-
-    def print(self, line: str) -> None:
-        """Writes a line above the status."""
-        self._draw(f"{line}\n{self._shown}")
-
-    @asynccontextmanager
-    async def showing(self, text: str) -> AsyncIterator[None]:
-        """Shows `text` and the seconds that pass, as long as the body runs."""
-        if not self._terminal:
-            yield
-            return
-        turning = asyncio.create_task(self._turn(text))
-        try:
-            yield
-        finally:
-            turning.cancel()
-            with suppress(asyncio.CancelledError):
-                await turning
-            self._shown = ""
-            self._draw("")
-
-    async def _turn(self, text: str) -> None:
-        started = time.monotonic()
-        while True:
-            for frame in _FRAMES:
-                passed = time.monotonic() - started
-                self._shown = dim(f"{frame} {text} · {passed:.0f} s")
-                self._draw(self._shown)
-                await asyncio.sleep(_SECONDS_PER_FRAME)
-
-    def _draw(self, text: str) -> None:
-        click.echo((_CLEAR_LINE if self._terminal else "") + text, nl=False, err=True)
+    label = TextColumn("{task.description}", style="dim", markup=False)
+    columns = SpinnerColumn(style="dim"), label, TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as running:
+        running.add_task(text, total=None)
+        yield
 
 
-def dim(text: str) -> str:
-    """Text that steps back."""
-    return click.style(text, dim=True)
+def note(text: str) -> None:
+    """Writes a line to standard error that steps back behind the results."""
+    open_console(err=True).print(harmless(text), style="dim")
+
+
+def show_text(text: str, *, nl: bool = True) -> None:
+    """Writes text from elsewhere to standard output: exact in a pipe, harmless at a terminal."""
+    click.echo(harmless(text) if sys.stdout.isatty() else text, nl=nl)
 
 
 def harmless(text: str) -> str:
@@ -100,7 +90,7 @@ def command_name() -> str:
 
 
 def _as_typed(program: Path) -> str:
-    """A program by its name where the search path has it, else by its shortest path."""
+    """A program by its name if the search path has it, else by its shortest path."""
     found = shutil.which(program.name)
     program = program.absolute()
     if found is not None and Path(found).absolute() == program:

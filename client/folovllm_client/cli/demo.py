@@ -8,7 +8,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Unpack
 
-import click
+from pydantic import BaseModel
+from rich.console import Console
 
 from folovllm.errors import FolovError
 from folovllm.model_files import DEMO_MODEL
@@ -20,7 +21,7 @@ from folovllm_client.api.requests import generate_request, partial_sampling_para
 from folovllm_client.api.tools import Toolbox
 from folovllm_client.cli.answer_printer import AnswerPrinter
 from folovllm_client.cli.chat.session import ChatSession
-from folovllm_client.cli.console import StatusLine, command_name, dim
+from folovllm_client.cli.console import command_name, harmless, note, open_console, progress
 from folovllm_client.cli.stream_stats import StreamStats
 from folovllm_client.launch.service_commands import (
     ServeOptions,
@@ -37,16 +38,14 @@ STORY = "Once upon a time"
 SUM = "What is 47 + 38?"
 SENTENCE = "Write as JSON: Anna is 12 and lives in Oslo."
 WEATHER = "What is the weather in Oslo?"
-PERSON_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "age": {"type": "integer"},
-        "city": {"type": "string"},
-    },
-    "required": ["name", "age", "city"],
-    "additionalProperties": False,
-}
+
+
+class Person(BaseModel, extra="forbid"):
+    """Whom a sentence is about."""
+
+    name: str
+    age: int
+    city: str
 
 
 def get_weather(city: str) -> dict[str, object]:
@@ -55,9 +54,9 @@ def get_weather(city: str) -> dict[str, object]:
 
 
 def demo() -> bool:
-    """Shows the whole way once, on ports of its own; False where a signal ended it.
+    """Runs everything once, on free ports; False if a signal ended it.
 
-    Raises FolovError where something fails, after the last lines of the services' logs.
+    Raises FolovError if something fails, after showing the end of the services' logs.
     """
     require_services()
     port, engine_port = free_ports(2)
@@ -70,69 +69,68 @@ def demo() -> bool:
         return asyncio.run(run_services(services, lambda: show(services, options)))
     except FolovError:
         for line in log:
-            click.echo(dim(line), err=True)
+            note(line)
         raise
 
 
 async def show(services: Supervisor, options: ServeOptions) -> None:
-    """Waits for the services and prints the answers as they come."""
-    click.echo(f"{click.style(f'FolovLLM {__version__}', bold=True)}  text in, streamed text out\n")
+    """Waits for the services and prints the answers as they arrive."""
+    console = open_console(err=False)
+    console.print(f"FolovLLM {__version__}", style="bold", end="  ")
+    console.print("text in, streamed text out\n")
     started = time.monotonic()
-    async with StatusLine().showing("starting both services"):
+    with progress("starting both services"):
         await services.ready()
     seconds = time.monotonic() - started
     async with AsyncClient(options.address) as client:
         info = await client.model_info()
-        _print_figures(
+        for name, value in (
             ("tokenizer service", options.address),
             ("engine service", f"{options.engine_address}  {info.dtype} on {info.device}"),
             ("ready after", f"{seconds:.1f} s"),
-        )
-        await _chat(client, SUM)
-        await _chat(client, SENTENCE, response_format=PERSON_SCHEMA, enable_thinking=False)
-        await _chat(client, WEATHER, tools=[get_weather], enable_thinking=False)
-        await _continue(client, STORY)
-    _print_next_commands()
+        ):
+            console.print(f"  {name:<18}", style="dim", end=" ")
+            console.print(value)
+        await _chat(client, console, SUM)
+        await _chat(client, console, SENTENCE, response_format=Person, enable_thinking=False)
+        await _chat(client, console, WEATHER, tools=[get_weather], enable_thinking=False)
+        await _continue(client, console, STORY)
+    _print_next_commands(console)
 
 
 async def _chat(
     client: AsyncClient,
+    console: Console,
     question: str,
     tools: Iterable[ToolFunction] = (),
     **options: Unpack[ChatOptions],
 ) -> None:
-    """Asks, shows the answer as it comes, with its thinking and tool calls, and its figures."""
-    click.echo(f"\n{click.style(question, bold=True)}")
+    """Shows an answer as it arrives, with its thinking, tool calls and figures."""
+    console.print(f"\n{question}", style="bold")
     options["sampling_params"] = _sampling(temperature=0.0)
     await ChatSession(client, Toolbox(tools), options, AnswerPrinter(err=False)).ask(question)
 
 
-async def _continue(client: AsyncClient, text: str) -> None:
+async def _continue(client: AsyncClient, console: Console, text: str) -> None:
     """Shows how a text goes on, and its figures."""
-    click.echo(f"\n{click.style(text, bold=True)}", nl=False)
+    console.print(f"\n{text}", style="bold", end="")
     request = generate_request(text, _sampling(temperature=0.7))
     stats = StreamStats()
     async with aclosing(client.send(request)) as pieces:
         async for piece in pieces:
             stats.observe(piece)
-            click.echo(piece.text, nl=False)
-    click.echo(dim(f"\n{stats.summary()}"))
+            console.print(harmless(piece.text), end="")
+    console.print(f"\n{stats.summary()}", style="dim")
 
 
 def _sampling(temperature: float) -> types_pb2.SamplingParams:
     return partial_sampling_params({"max_tokens": 200, "seed": _SEED, "temperature": temperature})
 
 
-def _print_figures(*rows: tuple[str, str]) -> None:
-    for name, value in rows:
-        click.echo(f"  {dim(f'{name:<18}')} {value}")
-
-
-def _print_next_commands() -> None:
+def _print_next_commands(console: Console) -> None:
     command = command_name()
-    click.echo(dim("\nnext"))
-    click.echo(f"  {command} serve")
-    click.echo(f"  {command} chat")
-    click.echo(f'  {command} generate "{STORY}"')
+    console.print("\nnext", style="dim")
+    for arguments in ("serve", "chat", f'generate "{STORY}"'):
+        console.print(f"  {command} {arguments}")
     if (Path(__file__).parents[3] / "Makefile").is_file():
-        click.echo("  make test")
+        console.print("  make test")

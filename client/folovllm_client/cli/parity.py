@@ -7,13 +7,19 @@ pick is compared after the same tokens. Needs `folovllm[all]` and transformers.
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from folovllm.errors import ConfigError
 from folovllm.sampling_params import SamplingParams
-from folovllm_client.cli.parity_report import Divergence, LogitError, ParityReport, PromptParity
+from folovllm_client.cli.parity_report import (
+    Divergence,
+    LogitError,
+    ParityOptions,
+    ParityReport,
+    PromptParity,
+)
 from folovllm_client.launch.service_commands import require_services
 from folovllm_client.llm import LLM, get_model_and_tokenizer
 
@@ -23,7 +29,6 @@ if TYPE_CHECKING:
 
     from engine_service.models.causal_model import CausalModel
 
-DTYPES = ("float32", "bfloat16")
 _TEXTS = (
     "Once upon a time, in a town by the sea,",
     "def fibonacci(n: int) -> int:\n    ",
@@ -35,26 +40,8 @@ _BLOCK_SIZE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class ParityOptions:
-    """What is compared."""
-
-    model: str | None = None
-    """A model's folder or hub id; None is the embedded one."""
-    dtype: str = "float32"
-    """Of our engine: float32 or bfloat16. The reference is always float32."""
-    quantization: str = "none"
-    """Of our engine's weights: none, int8 or int4. The reference's are as they are stored."""
-    device: str = "auto"
-    """cpu, cuda or cuda:N; for both sides."""
-    prompts: int = 8
-    """How many: up to three texts, the others random token ids of many lengths."""
-    steps: int = 64
-    """Tokens of each greedy continuation."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Continued:
-    """A prompt, and what our engine goes on with."""
+    """A prompt, and our engine's continuation."""
 
     name: str
     prompt_token_ids: list[int]
@@ -62,7 +49,7 @@ class _Continued:
 
 
 def check_parity(options: ParityOptions) -> ParityReport:
-    """Runs both sides. Raises ConfigError where a model or a package is missing."""
+    """Runs both sides. Raises ConfigError if a model or a package is missing."""
     require_services()
     _transformers()  # says that it is missing before any work
     import torch
@@ -79,12 +66,9 @@ def check_parity(options: ParityOptions) -> ParityReport:
     own = None
     if model.dtype is not torch.float32:
         own = load_reference(folder, model.dtype, model.device)
+    resolved = replace(options, model=options.model or folder.name, device=str(model.device))
     return ParityReport(
-        model=options.model or folder.name,
-        dtype=options.dtype,
-        quantization=options.quantization,
-        device=str(model.device),
-        prompts=tuple(_compare(each, model, reference, own) for each in continued),
+        resolved, tuple(_compare(each, model, reference, own) for each in continued)
     )
 
 
@@ -99,7 +83,7 @@ def load_reference(folder: Path, dtype: "torch.dtype", device: "torch.device") -
 
 
 def _transformers() -> Any:
-    """The package. Raises ConfigError where it is not installed."""
+    """The package. Raises ConfigError if it is not installed."""
     try:
         return importlib.import_module("transformers")
     except ModuleNotFoundError:
@@ -112,8 +96,8 @@ def _continue_prompts(options: ParityOptions) -> list[_Continued]:
     """The prompts, each with `steps` tokens that our engine picks; all in one batch."""
     from engine_service.config import CacheConfig
 
-    longest = max(_RANDOM_LENGTHS) + options.steps
-    cache = CacheConfig(_BLOCK_SIZE, num_blocks=options.prompts * -(-longest // _BLOCK_SIZE))
+    max_length = max(_RANDOM_LENGTHS) + options.steps
+    cache = CacheConfig(_BLOCK_SIZE, num_blocks=options.prompts * -(-max_length // _BLOCK_SIZE))
     llm = LLM(
         options.model,
         dtype=options.dtype,
@@ -138,18 +122,18 @@ def _continue_prompts(options: ParityOptions) -> list[_Continued]:
     ]
 
 
-def _prompts(llm: LLM, count: int, longest: int) -> dict[str, list[int]]:
-    """Token ids of `count` prompts by name, each of at most `longest`; always the same ones."""
+def _prompts(llm: LLM, count: int, max_length: int) -> dict[str, list[int]]:
+    """Token ids of `count` prompts by name, each of at most `max_length`; always the same ones."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     texts = _TEXTS[: count // 2]
     prompts = {
-        f"text {number}": llm.tokenizer.encode(text)[:longest]
+        f"text {number}": llm.tokenizer.encode(text)[:max_length]
         for number, text in enumerate(texts, start=1)
     }
     for number in range(count - len(texts)):
-        length = min(longest, _RANDOM_LENGTHS[number % len(_RANDOM_LENGTHS)])
+        length = min(max_length, _RANDOM_LENGTHS[number % len(_RANDOM_LENGTHS)])
         drawn = torch.randint(llm.model_info.vocab_size, (length,), generator=generator)
         prompts[f"random {number + 1}"] = drawn.tolist()
     return prompts

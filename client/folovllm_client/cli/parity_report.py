@@ -9,6 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import click
+
+from folovllm.serving.args import option
+
 FLOAT32_LIMIT = 1e-4
 """Largest logit error of any position in float32."""
 BFLOAT16_RATIO = 1.25
@@ -19,6 +23,31 @@ NEAR_TIE = 0.125
 """Largest margin, in nats, of a divergence that rounding explains."""
 NEAR_TIE_RANK = 2
 """Largest rank of our pick in such a divergence; the reference's own pick has rank 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParityOptions:
+    """What is compared: the options of the command."""
+
+    model: str | None = option(
+        None, "A model's folder or hub id. Default: the embedded one.", metavar="PATH_OR_ID"
+    )
+    dtype: str = option(
+        "float32",
+        "Of our engine; the reference is float32. Default: float32; bfloat16 if quantized.",
+        type=click.Choice(["float32", "bfloat16"]),
+        default=None,
+    )
+    quantization: str = option(
+        "none", "Of our engine's weights.", type=click.Choice(["none", "int8", "int4"])
+    )
+    device: str = option("auto", "cpu, cuda or cuda:N, for both.", metavar="DEVICE")
+    prompts: int = option(
+        8, "Up to three texts, then random ids.", type=click.IntRange(1), metavar="N"
+    )
+    steps: int = option(
+        64, "Tokens of each greedy continuation.", type=click.IntRange(1), metavar="N"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +91,9 @@ class PromptParity:
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """A model in a dtype on a device, over all prompts."""
+    """What was compared, as the options were resolved, and all prompts."""
 
-    model: str
-    dtype: str
-    quantization: str
-    """Of our weights; none where they are as stored."""
-    device: str
+    options: ParityOptions
     prompts: tuple[PromptParity, ...]
 
     @property
@@ -93,33 +118,26 @@ class ParityReport:
 
         An error that is not a number never passes.
         """
-        if self.quantization != "none":
-            return self.error.total <= QUANTIZED_LIMITS[self.quantization]
-        if self.own_error is None:
-            near_ties = all(divergence.near_tie for divergence in self.divergences)
-            return self.error.largest <= FLOAT32_LIMIT and near_ties
-        return self.error.total <= BFLOAT16_RATIO * self.own_error.total
+        _, error, limit = self._judged()
+        exact = self.options.quantization == "none" and self.own_error is None
+        return error <= limit and not (exact and self._num_far())
 
     @property
     def verdict(self) -> str:
         """One line: PASS or FAIL, and why."""
-        if self.quantization != "none":
-            limit = QUANTIZED_LIMITS[self.quantization]
-            logits = f"logit error {self.error.total:.1e}, limit {limit:.0e}"
-        elif self.own_error is None:
-            logits = f"largest logit error {self.error.largest:.1e}, limit {FLOAT32_LIMIT:.0e}"
-        else:
-            limit = BFLOAT16_RATIO * self.own_error.total
-            logits = f"logit error {self.error.total:.2e}, limit {limit:.2e}"
-        far = sum(not divergence.near_tie for divergence in self.divergences)
-        ties = len(self.divergences) - far
-        picks = f"{far} divergences, {ties} more at near ties" if far or ties else "greedy equal"
-        return f"{'PASS' if self.passed else 'FAIL'}  {logits}; {picks}"
+        name, error, limit = self._judged()
+        far, all_of_them = self._num_far(), len(self.divergences)
+        picks = f"{far} divergences, {all_of_them - far} more at near ties"
+        return (
+            f"{'PASS' if self.passed else 'FAIL'}  {name} {error:.2e}, limit {limit:.2e}; "
+            f"{picks if all_of_them else 'greedy equal'}"
+        )
 
     def as_dict(self) -> dict[str, object]:
         """Everything, for JSON."""
         own_error = self.own_error
-        return asdict(self) | {
+        return asdict(self.options) | {
+            "prompts": [asdict(prompt) for prompt in self.prompts],
             "error": asdict(self.error),
             "own_error": None if own_error is None else asdict(own_error),
             "passed": self.passed,
@@ -128,24 +146,36 @@ class ParityReport:
 
     def table(self) -> str:
         """A row for each prompt, and one for all; then the verdict."""
+        options, own = self.options, self.own_error
         header = ["prompt", "tokens", "logit error", "largest"]
-        if self.own_error is not None:
+        if own is not None:
             header += ["transformers'", "largest"]
         header += ["greedy", "first divergence", "margin", "rank"]
-        rows = [header, *(_row(prompt) for prompt in self.prompts), self._all_row()]
-        held = self.dtype if self.quantization == "none" else f"{self.quantization}, {self.dtype}"
-        title = f"{self.model}, {held} on {self.device}, against transformers in float32"
+        rows = [header]
+        for each in self.prompts:
+            first = each.divergences[0] if each.divergences else None
+            position = "-" if first is None else str(first.step)
+            rows.append(_row(each.name, [each], each.error, each.own_error, position, first))
+        worst = max(self.divergences, key=lambda each: each.margin, default=None)
+        position = "" if worst is None else "largest:"
+        rows.append(_row("all", self.prompts, self.error, own, position, worst))
+        held = "" if options.quantization == "none" else f"{options.quantization}, "
+        title = (
+            f"{options.model}, {held}{options.dtype} on {options.device}, "
+            "against transformers in float32"
+        )
         return "\n".join((title, "", *_aligned(rows), "", self.verdict))
 
-    def _all_row(self) -> list[str]:
-        tokens = sum(prompt.prompt_tokens for prompt in self.prompts)
-        steps = sum(prompt.steps for prompt in self.prompts)
-        worst = max(self.divergences, key=lambda each: each.margin, default=None)
-        return [
-            *("all", str(tokens), *_errors(self.error), *_errors(self.own_error)),
-            *(f"{steps - len(self.divergences)}/{steps}", "" if worst is None else "largest:"),
-            *_margin(worst),
-        ]
+    def _judged(self) -> tuple[str, float, float]:
+        """Which error decides, by its name, and its limit."""
+        if self.options.quantization != "none":
+            return "logit error", self.error.total, QUANTIZED_LIMITS[self.options.quantization]
+        if self.own_error is None:
+            return "largest logit error", self.error.largest, FLOAT32_LIMIT
+        return "logit error", self.error.total, BFLOAT16_RATIO * self.own_error.total
+
+    def _num_far(self) -> int:
+        return sum(not divergence.near_tie for divergence in self.divergences)
 
 
 def _joined(errors: Sequence[LogitError]) -> LogitError:
@@ -155,26 +185,23 @@ def _joined(errors: Sequence[LogitError]) -> LogitError:
     return LogitError(total, largest)
 
 
-def _row(prompt: PromptParity) -> list[str]:
-    first = prompt.divergences[0] if prompt.divergences else None
+def _row(
+    name: str,
+    prompts: Sequence[PromptParity],
+    error: LogitError,
+    own_error: LogitError | None,
+    position: str,
+    divergence: Divergence | None,
+) -> list[str]:
+    steps = sum(prompt.steps for prompt in prompts)
+    equal = steps - sum(len(prompt.divergences) for prompt in prompts)
+    errors = [value for each in (error, own_error) if each for value in (each.total, each.largest)]
     return [
-        *(prompt.name, str(prompt.prompt_tokens)),
-        *_errors(prompt.error),
-        *_errors(prompt.own_error),
-        f"{prompt.steps - len(prompt.divergences)}/{prompt.steps}",
-        "-" if first is None else str(first.step),
-        *_margin(first),
+        *(name, str(sum(prompt.prompt_tokens for prompt in prompts))),
+        *(f"{value:.2e}" for value in errors),
+        *(f"{equal}/{steps}", position),
+        *([f"{divergence.margin:.4f}", str(divergence.rank)] if divergence else ["-", "-"]),
     ]
-
-
-def _errors(error: LogitError | None) -> list[str]:
-    return [] if error is None else [f"{error.total:.2e}", f"{error.largest:.2e}"]
-
-
-def _margin(divergence: Divergence | None) -> list[str]:
-    if divergence is None:
-        return ["-", "-"]
-    return [f"{divergence.margin:.4f}", str(divergence.rank)]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -23,14 +23,14 @@ timeout_option = click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="Longest time for the whole answer.",
+    help="Deadline for the whole answer.",
 )
 stats_option = click.option(
-    "--stats", is_flag=True, help="Print the figures although stderr is no terminal."
+    "--stats", is_flag=True, help="Print the figures even if stderr is not a terminal."
 )
 
 _SAMPLING_OPTIONS = (
-    click.option("--max-tokens", type=int, metavar="N", help="Most tokens to generate."),
+    click.option("--max-tokens", type=int, metavar="N", help="Max tokens to generate."),
     click.option("--min-tokens", type=int, metavar="N", help="No stop before this many tokens."),
     click.option("--temperature", type=float, metavar="X", help="Randomness; 0 is greedy."),
     click.option("--top-k", type=int, metavar="K", help="Keep the K most probable tokens."),

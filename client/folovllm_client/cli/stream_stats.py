@@ -1,4 +1,4 @@
-"""StreamStats: how fast a stream came, by the clock of the one who reads it."""
+"""StreamStats: how fast a stream arrived, by its reader's clock."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from folovllm.outputs import CompletionOutput
 
 
 class StreamStats:
-    """Times one request, from its making on; `clock` gives seconds."""
+    """Times one request from the moment this is made; `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -42,7 +42,7 @@ class StreamStats:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Rate of the tokens after the first ones; None where there is nothing to measure."""
+        """Rate of the tokens after the first ones; None if there is nothing to measure."""
         if self._first is None or self._last <= self._first:
             return None
         return (self.num_tokens - self._first_tokens) / (self._last - self._first)

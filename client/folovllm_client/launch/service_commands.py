@@ -3,50 +3,57 @@
 import importlib.util
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from folovllm import version
 from folovllm.errors import ConfigError
+from folovllm.serving.args import option
 
 LOOPBACK = "127.0.0.1"
 
+_PORT = click.IntRange(1, 65535)
 _CHILD = Path(__file__).with_name("child.py")
-# Where the services lie: beside `folovllm`, with which they are one distribution.
+# Where the services are: beside `folovllm`, in the same distribution.
 _ROOT = Path(version.__file__).resolve().parents[1]
-# What makes a client of this installation when only the client is installed.
+# Missing if only the client is installed.
 _NEEDED = ("torch", "safetensors", "tokenizers")
 _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "[::]": "[::1]"}
 
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What `folovllm serve` starts; None leaves a setting to the service's own default."""
+    """What `folovllm serve` starts, and its options; None is the service's own default."""
 
-    host: str = LOOPBACK
-    """Address on which clients are answered; the engine is reached on the loopback alone."""
-    port: int = 50051
-    """Port of the tokenizer service."""
-    engine_port: int = 50052
-    """Port of the engine service."""
-    model: str | None = None
-    """A model's folder or hub id; None is the embedded one."""
-    device: str | None = None
-    """cpu, cuda or cuda:N."""
-    dtype: str | None = None
-    """float32, bfloat16 or float16."""
-    max_model_len: int | None = None
-    """Most tokens of prompt and completion together."""
-    deterministic: bool = False
-    """Give a request the same tokens whatever is computed beside it."""
-    quantization: str | None = None
-    """none, int8 or int4, of the weights."""
-    max_num_seqs: int | None = None
-    """Most sequences that run at once."""
-    speculation: str | None = None
-    """auto, none or ngram: guess tokens that repeat earlier ones."""
-    log_format: str | None = None
-    """text or json."""
+    host: str = option(LOOPBACK, "Where clients are answered; 0.0.0.0 for all.", metavar="ADDRESS")
+    port: int = option(50051, "Port of the tokenizer service.", type=_PORT, metavar="PORT")
+    engine_port: int = option(
+        50052, "Port of the engine service, on the loopback.", type=_PORT, metavar="PORT"
+    )
+    model: str | None = option(
+        None, "A model's folder or hub id. Default: the embedded one.", metavar="PATH_OR_ID"
+    )
+    device: str | None = option(None, "cpu, cuda or cuda:N. Default: auto.", metavar="DEVICE")
+    dtype: str | None = option(
+        None,
+        "Of the weights. Default: auto.",
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    )
+    max_model_len: int | None = option(None, "Max tokens of prompt and completion.", metavar="N")
+    max_num_seqs: int | None = option(None, "Max sequences that run at once.", metavar="N")
+    deterministic: bool = option(False, "The same tokens in any batch; slower.")
+    quantization: str | None = option(
+        None, "Of the weights, on a CPU.", type=click.Choice(["none", "int8", "int4"])
+    )
+    speculation: str | None = option(
+        None,
+        "Guess tokens that repeat earlier ones. Default: auto, on a CPU.",
+        type=click.Choice(["auto", "none", "ngram"]),
+    )
+    log_format: str | None = option(None, "Default: text.", type=click.Choice(["text", "json"]))
 
     @property
     def engine_address(self) -> str:
@@ -61,34 +68,24 @@ class ServeOptions:
 
 def engine_command(options: ServeOptions) -> list[str]:
     """The command line of the engine service."""
+    names = ("model", "device", "dtype", "max_model_len", "deterministic", "quantization")
     return [
-        *_module("engine_service"),
-        *("--host", LOOPBACK, "--port", str(options.engine_port)),
-        *_flag("--model", options.model),
-        *_flag("--device", options.device),
-        *_flag("--dtype", options.dtype),
-        *_flag("--max-model-len", options.max_model_len),
-        *(["--deterministic"] if options.deterministic else []),
-        *_flag("--quantization", options.quantization),
-        *_flag("--max-num-seqs", options.max_num_seqs),
-        *_flag("--speculation", options.speculation),
-        *_flag("--log-format", options.log_format),
+        *_module("engine_service", LOOPBACK, options.engine_port),
+        *_given(options, *names, "max_num_seqs", "speculation", "log_format"),
     ]
 
 
 def tokenizer_command(options: ServeOptions) -> list[str]:
     """The command line of the tokenizer service."""
     return [
-        *_module("tokenizer_service"),
-        *("--host", options.host, "--port", str(options.port)),
+        *_module("tokenizer_service", options.host, options.port),
         *("--engine", options.engine_address),
-        *_flag("--model", options.model),
-        *_flag("--log-format", options.log_format),
+        *_given(options, "model", "log_format"),
     ]
 
 
 def require_services() -> None:
-    """Raises ConfigError where only the client is installed."""
+    """Raises ConfigError if only the client is installed."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
@@ -98,7 +95,7 @@ def require_services() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody uses now, each another one."""
+    """Distinct ports of the loopback that are free now."""
     probes = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
@@ -106,9 +103,16 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def _module(name: str) -> list[str]:
-    return [sys.executable, "-P", str(_CHILD), str(_ROOT), name]
+def _module(name: str, host: str, port: int) -> list[str]:
+    command = [sys.executable, "-P", str(_CHILD), str(_ROOT), name]
+    return [*command, "--host", host, "--port", str(port)]
 
 
-def _flag(name: str, value: str | int | None) -> list[str]:
-    return [] if value is None else [name, str(value)]
+def _given(options: ServeOptions, *names: str) -> Iterator[str]:
+    """The flags of what is set."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value is not False:
+            yield f"--{name.replace('_', '-')}"
+            if value is not True:
+                yield str(value)

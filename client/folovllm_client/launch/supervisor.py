@@ -2,7 +2,7 @@
 
 Children have sessions of their own, so that a terminal's Ctrl-C reaches only the parent, which then
 ends them in order: the tokenizer service drains while its engine still runs. What they print is
-handed over line by line. `folovllm_client.launch.child` ends them when the parent vanishes.
+passed on line by line. `folovllm_client.launch.child` ends them when the parent vanishes.
 """
 
 import asyncio
@@ -15,9 +15,10 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.errors import FolovError, from_rpc_error
+from folovllm.serving.channel import open_channel
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 
-# Looks again soon for a server that is only just starting, and never asks a proxy for it.
+# Reconnects soon to a server that is just starting.
 _PROBE_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -98,39 +99,39 @@ class Supervisor:
 async def run_services(
     services: Supervisor, body: Callable[[], Coroutine[None, None, None]]
 ) -> bool:
-    """Starts the services, awaits `body` and stops them; False where a signal ended it before.
+    """Starts the services, awaits `body` and stops them; False if a signal ended it before.
 
-    SIGINT and SIGTERM ask for the stop, the second one ends both services at once.
+    SIGINT and SIGTERM request the stop; the second one ends both services at once.
     """
-    stop_asked = asyncio.Event()
+    stop_requested = asyncio.Event()
 
     def on_signal() -> None:
-        if stop_asked.is_set():
+        if stop_requested.is_set():
             services.kill()
-        stop_asked.set()
+        stop_requested.set()
 
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal)
     try:
         await services.start()
-        await _first(body(), stop_asked.wait())
+        await _first(body(), stop_requested.wait())
     finally:
         await services.stop()
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
-    return not stop_asked.is_set()
+    return not stop_requested.is_set()
 
 
 async def until_serving(address: str) -> None:
     """Returns when the tokenizer service at `address` is SERVING, however late it comes up.
 
-    Raises FolovError where something else answers there.
+    Raises FolovError if something else answers there.
     """
     request = health_pb2.HealthCheckRequest(service=TOKENIZER_SERVICE)
-    async with grpc.aio.insecure_channel(address, options=_PROBE_OPTIONS) as channel:
+    async with open_channel(address, options=_PROBE_OPTIONS) as channel:
         while True:
-            # Waits for a connection, so that a server that is not there yet costs no turns.
+            # Waits for a connection, so that a server that is not up yet costs no retries.
             watch = health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True)
             try:
                 async for response in watch:

@@ -6,9 +6,10 @@
 // so that both products are dot products of pairs, with no sum across a vector.
 //
 // A task is some key heads of a sequence and up to 32 of its queries. For each of its heads, the
-// query heads that share it are rows, which meet the keys 64 at a time, from the first to the last
-// that a query sees, with the running maximum and sum of online softmax (Milakov and Gimelshein,
-// 2018) in float32. A query meets its keys in one order, whatever is computed beside it.
+// query heads that share it are rows. They attend to the keys 64 at a time, from the first to the
+// last that a query sees, with the running maximum and sum of online softmax (Milakov and
+// Gimelshein, 2018) in float32. A query reads its keys in one order, whatever is computed beside
+// it.
 
 #include <algorithm>
 #include <cmath>
@@ -19,13 +20,13 @@
 
 namespace {
 
-constexpr int kKeys = 64;   // that are met at once
-constexpr int kLanes = 16;  // of them in a vector; a block of the cache has a multiple of these
+constexpr int kKeys = 64;   // per iteration
+constexpr int kLanes = 16;  // in a vector; a block of the cache has a multiple of these
 constexpr int kPairs = kLanes / 2;
-constexpr int kQueries = 32;    // of a task
-constexpr int kMostGroup = 16;  // query heads that share a key head
-constexpr int kMostRows = kQueries * kMostGroup;
-constexpr int kMostHeadDim = 256;
+constexpr int kQueries = 32;   // of a task
+constexpr int kMaxGroup = 16;  // query heads that share a key head
+constexpr int kMaxRows = kQueries * kMaxGroup;
+constexpr int kMaxHeadDim = 256;
 
 }  // namespace
 
@@ -61,12 +62,12 @@ void rotate(bf16* head, int64_t head_dim, const bf16* norm, float eps, const flo
 
 void write(const AttentionShape& shape, const AttentionCall& call, int64_t head, int64_t slot,
            const bf16* key, const bf16* value) {
-    const int64_t size = shape.block_size, dim = shape.head_dim, place = slot % size;
+    const int64_t size = shape.block_size, dim = shape.head_dim, offset = slot % size;
     const int64_t block = (slot / size * shape.num_kv_heads + head) * size * dim;
-    auto* keys = reinterpret_cast<uint32_t*>(call.keys + block) + place;
+    auto* keys = reinterpret_cast<uint32_t*>(call.keys + block) + offset;
     const auto* pairs = reinterpret_cast<const uint32_t*>(key);
     for (int64_t pair = 0; pair < dim / 2; ++pair) keys[pair * size] = pairs[pair];
-    bf16* values = call.values + block + place / 2 * dim * 2 + place % 2;
+    bf16* values = call.values + block + offset / 2 * dim * 2 + offset % 2;
     for (int64_t i = 0; i < dim; ++i) values[i * 2] = value[i];
 }
 
@@ -110,8 +111,7 @@ void score(const bf16* const* queries, const bf16* const* keys, const bf16* cons
 }
 
 // mixed[row][dimension] = scale[row] * mixed + weights[row][key] values[key], for kParts * 16
-// dimensions. Of an odd number of values the last one's pair is read, whose other half may hold
-// anything.
+// dimensions. If the number of values is odd, the last pair's other half may hold anything.
 template <int kRows, int kParts>
 void mix(const bf16* weights, const bf16* const* values, const bf16* const* ahead, int64_t offset,
          int64_t num_values, const float* scales, int64_t head_dim, float* mixed) {
@@ -123,14 +123,14 @@ void mix(const bf16* weights, const bf16* const* values, const bf16* const* ahea
             sums[row][part] = _mm512_mul_ps(_mm512_load_ps(mixed + row * head_dim + part * 16),
                                             _mm512_set1_ps(scales[row]));
     for (int64_t pair = 0; pair < (num_values + 1) / 2; ++pair) {
-        const int64_t place = offset + pair % kPairs * head_dim * 2;
+        const int64_t start = offset + pair % kPairs * head_dim * 2;
         const __m512i kept = _mm512_set1_epi32(pair * 2 + 1 == num_values ? 0xffff : -1);
         __m512i columns[kParts];
 #pragma GCC unroll 8
         for (int part = 0; part < kParts; ++part) {
-            const bf16* value = values[pair / kPairs] + place + part * 32;
+            const bf16* value = values[pair / kPairs] + start + part * 32;
             columns[part] = _mm512_and_si512(_mm512_loadu_si512(value), kept);
-            _mm_prefetch(ahead[pair / kPairs] + place + part * 32, _MM_HINT_T1);
+            _mm_prefetch(ahead[pair / kPairs] + start + part * 32, _MM_HINT_T1);
         }
 #pragma GCC unroll 12
         for (int row = 0; row < kRows; ++row) {
@@ -160,13 +160,13 @@ constexpr int kScoreRows = 6, kMixRows = 12, kMixWideRows = 2, kWide = 128;
 
 // The rows of a task, and what is known of their softmax so far.
 struct Tile {
-    alignas(64) float scores[kMostRows * kKeys];
-    alignas(64) bf16 weights[kMostRows * kKeys];
-    alignas(64) float mixed[kMostRows * kMostHeadDim];
-    float highest[kMostRows];
-    float total[kMostRows];
-    float scales[kMostRows];
-    const bf16* queries[kMostRows];
+    alignas(64) float scores[kMaxRows * kKeys];
+    alignas(64) bf16 weights[kMaxRows * kKeys];
+    alignas(64) float mixed[kMaxRows * kMaxHeadDim];
+    float highest[kMaxRows];
+    float total[kMaxRows];
+    float scales[kMaxRows];
+    const bf16* queries[kMaxRows];
 };
 
 // Turns 64 scores of a row into weights, of which the first `num_seen` count.
@@ -204,16 +204,16 @@ struct Queries {
     int64_t position;  // of the first query
     int64_t num_keys;  // that the last query sees
 
-    Queries(const AttentionStep& step, int64_t seq, int64_t place) : seq(seq) {
+    Queries(const AttentionStep& step, int64_t seq, int64_t query) : seq(seq) {
         const int64_t end = step.query_start_loc[seq + 1];
-        first = step.query_start_loc[seq] + place;
+        first = step.query_start_loc[seq] + query;
         count = std::min<int64_t>(kQueries, end - first);
         position = step.seq_lens[seq] - (end - first);
         num_keys = position + count;
     }
 };
 
-// Where 64 keys and their values are, 16 of each at a time, of those that there are.
+// Where 64 keys and their values lie, 16 of each at a time.
 struct Keys {
     const bf16* keys[kKeys / kLanes];
     const bf16* values[kKeys / kLanes];
@@ -224,27 +224,27 @@ struct Keys {
         : num_values(std::clamp<int64_t>(queries.num_keys - key, 0, kKeys)) {
         const int64_t* table = step.block_tables + queries.seq * step.table_width;
         for (int part = 0; part < kKeys / kLanes; ++part) {
-            // Past the end the last ones stand in again; they count nothing.
+            // Past the end the last ones are repeated, with weights of zero.
             const int64_t own =
                 std::min(key + part * kLanes, (queries.num_keys - 1) / kLanes * kLanes);
             const int64_t block = table[own / shape.block_size] * shape.num_kv_heads + head;
             const int64_t start = block * shape.block_size * shape.head_dim;
-            const int64_t place = own % shape.block_size;
-            keys[part] = call.keys + start + place * 2;
-            values[part] = call.values + start + place * shape.head_dim;
+            const int64_t offset = own % shape.block_size;
+            keys[part] = call.keys + start + offset * 2;
+            values[part] = call.values + start + offset * shape.head_dim;
         }
     }
 };
 
-// Lets rows meet 64 keys, the first of which is `key`.
-void meet(const AttentionShape& shape, const Queries& queries, const Keys& met, const Keys& next,
-          int64_t key, Tile& tile) {
+// Lets rows attend to 64 keys, the first of which is `key`, and prefetches the next.
+void attend_keys(const AttentionShape& shape, const Queries& queries, const Keys& current,
+                 const Keys& next, int64_t key, Tile& tile) {
     const int64_t group = shape.num_heads / shape.num_kv_heads, dim = shape.head_dim;
     const auto rows = static_cast<int>(queries.count * group);
     // Queries before this one see none of the keys.
     const auto blind = static_cast<int>(std::max<int64_t>(0, key - queries.position) * group);
     for (int row = blind; row < rows; row += kScoreRows)
-        kScore[std::min(kScoreRows, rows - row)](tile.queries + row, met.keys, next.keys,
+        kScore[std::min(kScoreRows, rows - row)](tile.queries + row, current.keys, next.keys,
                                                  shape.block_size * 2, dim,
                                                  tile.scores + row * kKeys);
     const float factor = 1 / std::sqrt(static_cast<float>(dim));
@@ -252,15 +252,15 @@ void meet(const AttentionShape& shape, const Queries& queries, const Keys& met, 
         weigh(tile, row, queries.position + row / group + 1 - key, factor);
     const bool wide = rows - blind <= kMixWideRows && dim % kWide == 0;
     const auto* mixes = wide ? &kMixWide[0] : &kMix[0];
-    const int most = wide ? kMixWideRows : kMixRows;
-    for (int row = blind; row < rows; row += most)
+    const int step = wide ? kMixWideRows : kMixRows;
+    for (int row = blind; row < rows; row += step)
         for (int64_t part = 0; part < dim; part += wide ? kWide : 32)
-            mixes[std::min(most, rows - row)](tile.weights + row * kKeys, met.values, next.values,
-                                              part * 2, met.num_values, tile.scales + row, dim,
-                                              tile.mixed + row * dim + part);
+            mixes[std::min(step, rows - row)](
+                tile.weights + row * kKeys, current.values, next.values, part * 2,
+                current.num_values, tile.scales + row, dim, tile.mixed + row * dim + part);
 }
 
-// One task; see the head of this file. What comes next is fetched from memory meanwhile.
+// One task; see the top of this file.
 void attend(const AttentionShape& shape, const AttentionStep& step, const AttentionCall& call,
             const int64_t* task) {
     thread_local auto tile = std::make_unique<Tile>();
@@ -269,11 +269,11 @@ void attend(const AttentionShape& shape, const AttentionStep& step, const Attent
     const int64_t width = (shape.num_heads + 2 * shape.num_kv_heads) * dim;
     const auto rows = static_cast<int>(queries.count * group);
     const int64_t end = task[1] + task[2];
-    Keys met(shape, step, call, queries, task[1], 0);
+    Keys current(shape, step, call, queries, task[1], 0);
     for (int64_t head = task[1]; head < end; ++head) {
-        const auto place = [=](int row) { return (head * group + row % group) * dim; };
+        const auto column = [=](int row) { return (head * group + row % group) * dim; };
         for (int row = 0; row < rows; ++row) {
-            tile->queries[row] = call.qkv + (queries.first + row / group) * width + place(row);
+            tile->queries[row] = call.qkv + (queries.first + row / group) * width + column(row);
             tile->highest[row] = -INFINITY;
             tile->total[row] = 0;
         }
@@ -282,13 +282,13 @@ void attend(const AttentionShape& shape, const AttentionStep& step, const Attent
             const bool last = key + kKeys >= queries.num_keys;
             const Keys next(shape, step, call, queries, last ? std::min(head + 1, end - 1) : head,
                             last ? 0 : key + kKeys);
-            meet(shape, queries, met, next, key, *tile);
-            met = next;
+            attend_keys(shape, queries, current, next, key, *tile);
+            current = next;
         }
         for (int row = 0; row < rows; ++row) {
             const __m512 share = _mm512_set1_ps(1 / tile->total[row]);
             bf16* output =
-                call.output + (queries.first + row / group) * shape.num_heads * dim + place(row);
+                call.output + (queries.first + row / group) * shape.num_heads * dim + column(row);
             for (int64_t i = 0; i < dim; i += 16)
                 store_bf16(output + i,
                            _mm512_mul_ps(_mm512_load_ps(tile->mixed + row * dim + i), share));
@@ -317,7 +317,7 @@ void attention(Context* context, const AttentionShape* shape, const AttentionSte
             write(*shape, *call, head, step->slots[token], key, key + kv_heads * dim);
         }
     };
-    // A few tokens are done before other threads would have begun.
+    // Fewer tokens are done before other threads would start.
     constexpr int64_t kTokensOfTask = 4;
     context->parallel_for((num_tokens + kTokensOfTask - 1) / kTokensOfTask, [=](int64_t task) {
         const int64_t end = std::min(num_tokens, (task + 1) * kTokensOfTask);

@@ -1,4 +1,4 @@
-// What attention is made of; attention.cpp says how the cache is laid out.
+// The arguments of attention; attention.cpp describes the layout of the cache.
 
 #pragma once
 
@@ -14,14 +14,14 @@ struct AttentionShape {
     int64_t block_size;
 };
 
-// What the layers of a step have in common.
+// What all layers of a step share.
 struct AttentionStep {
     const int64_t* query_start_loc;  // [num_seqs + 1]
     const int64_t* seq_lens;         // [num_seqs], the step's tokens included
     const int64_t* block_tables;     // [num_seqs, table_width]
     const int64_t* slots;            // [num_tokens]
     const int64_t* positions;        // [num_tokens]
-    const float* cos;                // [positions, head_dim / 2], of every position that there is
+    const float* cos;                // [positions, head_dim / 2], of all positions
     const float* sin;
     const int64_t* tasks;  // [num_tasks, 4]: sequence, first key head, heads, first query
     int64_t num_seqs;

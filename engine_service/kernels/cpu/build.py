@@ -2,8 +2,8 @@
 
     python -m engine_service.kernels.cpu.build
 
-The library is named after what it is made of, so that each version is compiled once. It lies beside
-its sources, or in the user's cache folder where that one cannot be written.
+The library is named by a hash of what it is made of, so each version is compiled once. It is put
+beside its sources, or in the user's cache folder if their folder is read-only.
 """
 
 import hashlib
@@ -14,10 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from engine_service.kernels.cpu.structures import layout_assertions
 from folovllm.cache_folder import cache_folder
 
 SOURCES = Path(__file__).parent
-# What `library` asks the processor for.
+# `library` checks that the processor has these.
 _FLAGS = (
     *("-O3", "-std=c++20", "-shared", "-fPIC", "-pthread"),
     *("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"),
@@ -27,22 +28,22 @@ _TIMEOUT_S = 300
 
 
 class KernelBuildError(Exception):
-    """There is no compiler, or it fails."""
+    """There is no compiler, or compiling failed."""
 
 
 def find_library() -> Path | None:
-    """The library of these sources, where it has been compiled already."""
-    return next((path for path in _places() if path.is_file()), None)
+    """The library of these sources, if it has been compiled already."""
+    return next((path for path in _library_paths() if path.is_file()), None)
 
 
 def build_library() -> Path:
     """Compiles the library and returns where it is. Raises KernelBuildError."""
     compiler = _compiler()
-    for path in _places():
+    for path in _library_paths():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                # It appears whole or not at all, whoever else compiles at the same time.
+                # Renamed when complete, since others may compile at the same time.
                 unfinished = Path(folder) / path.name
                 _compile(compiler, unfinished)
                 unfinished.replace(path)
@@ -50,12 +51,12 @@ def build_library() -> Path:
             continue
         return path
     raise KernelBuildError(
-        f"none of {', '.join(str(path.parent) for path in _places())} is writable"
+        f"none of {', '.join(str(path.parent) for path in _library_paths())} is writable"
     )
 
 
 def _compiler() -> str:
-    """`$CXX`, or the first of the usual ones that there is."""
+    """`$CXX`, or the first of the usual ones that is installed."""
     for name in filter(None, (os.environ.get("CXX"), *COMPILERS)):
         if found := shutil.which(name):
             return found
@@ -64,10 +65,16 @@ def _compiler() -> str:
 
 def _compile(compiler: str, target: Path) -> None:
     sources = sorted(map(str, SOURCES.glob("*.cpp")))
-    command = [compiler, *_FLAGS, *sources, "-o", str(target)]
+    # The assertions come from standard input.
+    command = [compiler, *_FLAGS, f"-I{SOURCES}", *sources, "-xc++", "-", "-o", str(target)]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+            command,
+            input=layout_assertions(),
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise KernelBuildError(f"{compiler} took over {_TIMEOUT_S} s") from None
@@ -75,13 +82,13 @@ def _compile(compiler: str, target: Path) -> None:
         raise KernelBuildError(f"{compiler} cannot be run: {error.strerror}") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines()
-        errors = [line for line in lines if "error" in line] or lines or [str(done.returncode)]
+        errors = [line for line in lines if "error:" in line] or lines or [str(done.returncode)]
         raise KernelBuildError(f"{compiler} fails: {errors[0]}")
 
 
-def _places() -> tuple[Path, Path]:
-    """Where the library may be, the first choice first."""
-    digest = hashlib.sha256(" ".join(_FLAGS).encode())
+def _library_paths() -> tuple[Path, Path]:
+    """Where the library may be, in order of preference."""
+    digest = hashlib.sha256(" ".join((*_FLAGS, layout_assertions())).encode())
     for path in sorted(SOURCES.glob("*.[ch]*")):
         digest.update(path.read_bytes())
     name = f"folovllm_cpu_{digest.hexdigest()[:16]}.so"
@@ -89,7 +96,7 @@ def _places() -> tuple[Path, Path]:
 
 
 def main() -> int:
-    """Compiles where it has not been done yet; a machine that cannot goes on without."""
+    """Compiles unless that has been done; a machine that cannot does without."""
     try:
         path = find_library() or build_library()
     except KernelBuildError as error:

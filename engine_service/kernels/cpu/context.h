@@ -1,9 +1,8 @@
-// Context: the threads that compute an operator together, and the memory that they keep between
-// calls.
+// Context: the threads that compute an operator together, and their scratch memory.
 //
-// Threads meet twice at every operator, some hundred times a step, so they spin for a moment before
-// they sleep: long enough for the next operator, short enough to leave the core to others soon.
-// Tasks are claimed one by one. A thread that another process keeps from running delays nothing but
+// Threads synchronise twice at every operator, some hundred times a step, so they spin briefly
+// before they sleep: long enough for the next operator, short enough to leave the core to others
+// soon. Tasks are claimed one by one. A thread that another process keeps from running delays only
 // the task it holds, and the caller can do all of them alone.
 
 #pragma once
@@ -41,7 +40,7 @@ class Context {
             for (int64_t task = 0; task < count; ++task) function(task);
             return;
         }
-        // Closed while the job changes, so that nobody claims a task of one job and does another's.
+        // Closed while the job changes, so that no task of one job is claimed for another.
         ticket_.store(kClosed);
         call_.store(&call<Function>, std::memory_order_relaxed);
         function_.store(&function, std::memory_order_relaxed);
@@ -54,7 +53,7 @@ class Context {
         while (done_.load(std::memory_order_acquire) != count) _mm_pause();
     }
 
-    // Memory of at least so many bytes for one purpose, until the next call for the same one.
+    // At least `bytes` of memory for one purpose, valid until the next call for it.
     void* scratch(Scratch purpose, size_t bytes) {
         Memory& memory = scratch_[static_cast<int>(purpose)];
         if (bytes > memory.size) {
@@ -66,8 +65,8 @@ class Context {
 
   private:
     static constexpr uint64_t kClosed = 0xffffffff;  // a ticket whose task is past every count
-    static constexpr uint64_t kEnded = ~0ull;  // too, and a change for whoever waits at kClosed
-    static constexpr int kSpins = 4000;        // some 50 microseconds
+    static constexpr uint64_t kEnded = ~0ull;        // likewise; wakes threads that wait at kClosed
+    static constexpr int kSpins = 4000;              // some 50 microseconds
 
     struct Free {
         void operator()(void* memory) const { std::free(memory); }
@@ -83,7 +82,7 @@ class Context {
         (*static_cast<const Function*>(function))(task);
     }
 
-    // Does one task of the present job; false where none is left.
+    // Does one task of the current job; false if none is left.
     bool claim() {
         uint64_t ticket = ticket_.load(std::memory_order_acquire);
         while (true) {

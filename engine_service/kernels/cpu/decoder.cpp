@@ -1,52 +1,14 @@
-// A decoder's layers, one after the other: what engine_service/models/qwen3.py says of a layer, in
-// five operators.
+// A decoder's layers, one after the other: what engine_service/models/decoder.py says of a layer,
+// in five operators.
 
 #include <algorithm>
 #include <chrono>
 
-#include "attention.h"
-#include "context.h"
-#include "linear.h"
+#include "decoder.h"
 
 extern "C" {
 
-struct Layer {
-    const LinearWeight* qkv_proj;
-    const LinearWeight* o_proj;
-    const LinearWeight* gate_up_proj;  // gated
-    const LinearWeight* down_proj;
-    const bf16* input_norm;
-    const bf16* q_norm;  // or null
-    const bf16* k_norm;
-    const bf16* post_attention_norm;
-    bf16* keys;  // of the cache
-    bf16* values;
-};
-
-struct Decoder {
-    const bf16* embedding;  // [vocabulary, hidden_size], or null
-    const Layer* layers;
-    int64_t num_layers;
-    int64_t hidden_size;
-    AttentionShape shape;
-    float eps;
-};
-
-// Nanoseconds that a call took.
-struct Elapsed {
-    int64_t linears;
-    int64_t attention;
-};
-
-// The tokens of a step.
-struct Tokens {
-    const int64_t* token_ids;  // whose rows of the embedding they begin as, or null: they are there
-    const int64_t* wanted;     // rows whose hidden states are wanted, ascending
-    int64_t num_wanted;        // negative: all
-    bf16* hidden;              // [tokens of the step, hidden_size]
-};
-
-// Takes hidden states through all layers, in place. Those that are not wanted may become anything:
+// Takes hidden states through all layers, in place. Rows that are not needed may become anything:
 // the last layer computes only their keys and values.
 Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* step,
                const Tokens* tokens) {
@@ -89,17 +51,17 @@ Elapsed decode(Context* context, const Decoder* decoder, const AttentionStep* st
                                  layer.q_norm, layer.k_norm, decoder->eps};
         attention(context, &shape, step, &call);
         count(elapsed.attention);
-        const bool selects = i == decoder->num_layers - 1 && tokens->num_wanted >= 0;
-        const int64_t* const wanted = selects ? tokens->wanted : nullptr;
-        if (selects) num_rows = tokens->num_wanted;
+        const bool selects = i == decoder->num_layers - 1 && tokens->num_output_rows >= 0;
+        const int64_t* const output_rows = selects ? tokens->output_rows : nullptr;
+        if (selects) num_rows = tokens->num_output_rows;
         for (int64_t row = 0; selects && row < num_rows; ++row)
-            std::copy_n(hidden + wanted[row] * size, size, hidden + row * size);
-        project(layer.o_proj, mixed, wanted, mixed_size, nullptr, hidden, hidden);
+            std::copy_n(hidden + output_rows[row] * size, size, hidden + row * size);
+        project(layer.o_proj, mixed, output_rows, mixed_size, nullptr, hidden, hidden);
         project(layer.gate_up_proj, hidden, nullptr, size, layer.post_attention_norm, nullptr,
                 gated);
         project(layer.down_proj, gated, nullptr, gated_size, nullptr, hidden, hidden);
         for (int64_t row = num_rows - 1; selects && row >= 0; --row)
-            std::copy_n(hidden + row * size, size, hidden + wanted[row] * size);
+            std::copy_n(hidden + row * size, size, hidden + output_rows[row] * size);
         count(elapsed.linears);
     }
     return elapsed;

@@ -1,7 +1,6 @@
-"""CpuLibrary: the compiled CPU kernels, as functions of addresses and structures of them.
+"""The compiled CPU kernels, as functions of addresses and of the structures of `structures`.
 
-The structures are those of `cpu/*.h`, field by field. The library keeps no reference to any tensor:
-who passes an address keeps its tensor.
+The library keeps no reference to any tensor: the caller keeps alive what it passes the address of.
 """
 
 import ctypes
@@ -9,137 +8,25 @@ import functools
 import logging
 import weakref
 from collections.abc import Callable
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from engine_service.kernels.cpu.build import KernelBuildError, build_library, find_library
+from engine_service.kernels.cpu.structures import (
+    AttentionCall,
+    AttentionShape,
+    AttentionStep,
+    Decoder,
+    Elapsed,
+    LinearCall,
+    LinearWeight,
+    Tokens,
+)
 
 log = logging.getLogger(__name__)
-
-FORMATS = {"bf16": 0, "int8": 1, "int4": 2}
-"""The number of each weight format."""
-
-
-class LinearWeight(Structure):
-    """linear.h"""
-
-    _fields_ = (
-        ("panels", c_void_p),
-        ("bias", c_void_p),
-        ("outputs", c_int64),
-        ("inputs", c_int64),
-        ("format", c_int32),
-        ("gated", c_int32),
-    )
-
-
-class LinearCall(Structure):
-    """linear.h"""
-
-    _fields_ = (
-        ("rows", c_void_p),
-        ("indexes", c_void_p),
-        ("norm_weight", c_void_p),
-        ("residual", c_void_p),
-        ("output", c_void_p),
-        ("num_rows", c_int64),
-        ("row_stride", c_int64),
-        ("eps", c_float),
-    )
-
-
-class AttentionShape(Structure):
-    """attention.h"""
-
-    _fields_ = (
-        ("num_heads", c_int64),
-        ("num_kv_heads", c_int64),
-        ("head_dim", c_int64),
-        ("block_size", c_int64),
-    )
-
-
-class AttentionStep(Structure):
-    """attention.h"""
-
-    _fields_ = (
-        ("query_start_loc", c_void_p),
-        ("seq_lens", c_void_p),
-        ("block_tables", c_void_p),
-        ("slots", c_void_p),
-        ("positions", c_void_p),
-        ("cos", c_void_p),
-        ("sin", c_void_p),
-        ("tasks", c_void_p),
-        ("num_seqs", c_int64),
-        ("table_width", c_int64),
-        ("num_tasks", c_int64),
-    )
-
-
-class AttentionCall(Structure):
-    """attention.h"""
-
-    _fields_ = (
-        ("qkv", c_void_p),
-        ("keys", c_void_p),
-        ("values", c_void_p),
-        ("output", c_void_p),
-        ("q_norm", c_void_p),
-        ("k_norm", c_void_p),
-        ("eps", c_float),
-    )
-
-
-class Layer(Structure):
-    """decoder.cpp"""
-
-    _fields_ = (
-        ("qkv_proj", POINTER(LinearWeight)),
-        ("o_proj", POINTER(LinearWeight)),
-        ("gate_up_proj", POINTER(LinearWeight)),
-        ("down_proj", POINTER(LinearWeight)),
-        ("input_norm", c_void_p),
-        ("q_norm", c_void_p),
-        ("k_norm", c_void_p),
-        ("post_attention_norm", c_void_p),
-        ("keys", c_void_p),
-        ("values", c_void_p),
-    )
-
-
-class Decoder(Structure):
-    """decoder.cpp"""
-
-    _fields_ = (
-        ("embedding", c_void_p),
-        ("layers", POINTER(Layer)),
-        ("num_layers", c_int64),
-        ("hidden_size", c_int64),
-        ("shape", AttentionShape),
-        ("eps", c_float),
-    )
-
-
-class Tokens(Structure):
-    """decoder.cpp"""
-
-    _fields_ = (
-        ("token_ids", c_void_p),
-        ("wanted", c_void_p),
-        ("num_wanted", c_int64),
-        ("hidden", c_void_p),
-    )
-
-
-class Elapsed(Structure):
-    """decoder.cpp"""
-
-    _fields_ = (("linears", c_int64), ("attention", c_int64))
-
 
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "context_create": (c_void_p, (c_int32,)),
@@ -154,16 +41,16 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         None,
         (c_void_p, POINTER(AttentionShape), POINTER(AttentionStep), POINTER(AttentionCall)),
     ),
-    "largest": (None, (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p)),
+    "argmax": (None, (c_void_p, c_void_p, c_int64, c_int64, c_void_p, c_void_p)),
     "decode": (Elapsed, (c_void_p, POINTER(Decoder), POINTER(AttentionStep), POINTER(Tokens))),
 }
 
 
 class Context:
-    """The library's threads, and its memory between calls; for one calling thread at a time.
+    """The library's threads and scratch memory; for one calling thread at a time.
 
-    Its methods are the library's functions, which let other Python threads run. A context that
-    nobody holds any more ends its threads.
+    Its methods are the library's functions; they release the GIL. The threads end when the context
+    is garbage-collected.
     """
 
     def __init__(self, library: Path, num_threads: int) -> None:
@@ -176,7 +63,7 @@ class Context:
         self.pack_weight = functools.partial(functions.pack_weight, address)
         self.linear = functools.partial(functions.linear, address)
         self.attention = functools.partial(functions.attention, address)
-        self.largest = functools.partial(functions.largest, address)
+        self.argmax = functools.partial(functions.argmax, address)
         self.decode = functools.partial(functions.decode, address)
         self.packed_bytes: Callable[[int, int, int], int] = functions.packed_bytes
         # Not at the interpreter's exit: a daemon thread may still be computing.
@@ -184,16 +71,16 @@ class Context:
 
 
 def processor_has_kernels() -> bool:
-    """Whether it has AVX-512 with bfloat16 and 8-bit products."""
+    """Whether it has AVX-512 with bfloat16 and 8-bit dot products."""
     return torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
 
 
 @functools.cache
 def find_or_build() -> Path | None:
-    """The library, compiled now where it has not been; None where it cannot be had.
+    """The library, compiled now unless it has been; None if it cannot be used.
 
-    Then the processor lacks what they need, or, which is logged, there is no compiler, or nothing
-    in the folder may be executed.
+    Then the processor lacks the instructions, or (which is logged) compiling failed or the library
+    cannot be loaded.
     """
     if not processor_has_kernels():
         return None

@@ -14,16 +14,15 @@
 
 namespace {
 
-constexpr int kMostRows = 12;
-constexpr int kMostRowsInt4 = 8;  // what unpacking takes leaves fewer registers for sums
-constexpr int kRowsToSplit = 6;   // from which on two blocks are faster than one
+constexpr int kMaxRows = 12;
+constexpr int kMaxRowsInt4 = 8;  // unpacking leaves fewer registers for sums
+constexpr int kRowsToSplit = 6;  // or more: two blocks are faster than one
 constexpr int kPanelsOfTask = 4;
-constexpr int kMostPanelsOfTask = 16;
-constexpr int kAhead = 8192;  // bytes: what a thread reads in the time that memory takes to answer
-constexpr int kStep = 128;    // bytes of a panel that are computed at once
+constexpr int kMaxPanelsOfTask = 16;
+constexpr int kAhead = 8192;  // bytes that a thread reads during the latency of memory
+constexpr int kStep = 128;    // bytes of a panel per iteration
 
-// What is fetched from memory while a panel is computed: `step` bytes of it for each 128 of the
-// panel.
+// What is prefetched while a panel is computed: `step` bytes for each 128 of the panel.
 struct Ahead {
     const uint8_t* start;
     int64_t step;
@@ -95,8 +94,8 @@ void multiply_int8(const Rows& rows, const uint8_t* panel, Ahead ahead, int64_t 
 }
 
 inline __m512i half_bytes(__m512i bytes, int half) {
-    const __m512i wanted = half ? _mm512_srli_epi16(bytes, 4) : bytes;
-    return _mm512_and_si512(wanted, _mm512_set1_epi8(15));
+    const __m512i nibbles = half ? _mm512_srli_epi16(bytes, 4) : bytes;
+    return _mm512_and_si512(nibbles, _mm512_set1_epi8(15));
 }
 
 // The sums of a group are whole numbers; they are added up in float32, in `sums`.
@@ -161,7 +160,7 @@ void multiply(const LinearWeight& weight, const Rows& rows, int64_t panel, Ahead
         multiply_int4<kRows>(rows, bytes, ahead, weight.inputs, sums);
 }
 
-constexpr Multiply kMultiply[kMostRows + 1] = {
+constexpr Multiply kMultiply[kMaxRows + 1] = {
     nullptr,     multiply<1>, multiply<2>, multiply<3>,  multiply<4>,  multiply<5>, multiply<6>,
     multiply<7>, multiply<8>, multiply<9>, multiply<10>, multiply<11>, multiply<12>};
 
@@ -173,16 +172,16 @@ void finish(const LinearWeight& weight, const LinearCall& call, int64_t row, int
             __m512 values) {
     const int64_t outputs = weight.gated ? weight.outputs / 2 : weight.outputs;
     const __mmask16 mask = columns_left(outputs - column);
-    const int64_t place = row * outputs + column;
+    const int64_t offset = row * outputs + column;
     if (call.residual) {
-        const __m256i halves = _mm256_maskz_loadu_epi16(mask, call.residual + place);
+        const __m256i halves = _mm256_maskz_loadu_epi16(mask, call.residual + offset);
         values = _mm512_add_ps(
             values, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)));
     }
-    store_bf16(call.output + place, values, mask);
+    store_bf16(call.output + offset, values, mask);
 }
 
-// What remains to be done with the sums of a block and a panel.
+// Bias, SiLU and gating of the sums of a block and a panel; `finish` adds the residual.
 void store(const LinearWeight& weight, const LinearCall& call, int64_t first_row, int rows,
            int64_t panel, const float* sums) {
     for (int row = 0; row < rows; ++row) {
@@ -211,9 +210,9 @@ extern "C" {
 void linear(Context* context, const LinearWeight* weight, const LinearCall* call) {
     const int64_t inputs = weight->inputs, num_rows = call->num_rows;
     if (num_rows == 0) return;
-    const int64_t most_rows = weight->format == kInt4 ? kMostRowsInt4 : kMostRows;
+    const int64_t max_rows = weight->format == kInt4 ? kMaxRowsInt4 : kMaxRows;
     const int64_t num_blocks =
-        std::max<int64_t>((num_rows + most_rows - 1) / most_rows, num_rows < kRowsToSplit ? 1 : 2);
+        std::max<int64_t>((num_rows + max_rows - 1) / max_rows, num_rows < kRowsToSplit ? 1 : 2);
     const int64_t unit = weight->format == kBf16 ? 2 : 4;
     const int64_t scales_of_row = weight->format == kInt4 ? inputs / kGroup : 1;
     auto* units = static_cast<uint32_t*>(
@@ -238,7 +237,7 @@ void linear(Context* context, const LinearWeight* weight, const LinearCall* call
     const int64_t num_panels = (weight->outputs + kPanel - 1) / kPanel;
     const int64_t bytes = panel_bytes(*weight);
     const auto multiply_block = [=](int64_t block, int64_t panel, Ahead ahead) {
-        alignas(64) float sums[kMostRows * kPanel];
+        alignas(64) float sums[kMaxRows * kPanel];
         const int64_t first = first_row(block);
         const auto rows = static_cast<int>(first_row(block + 1) - first);
         const Rows packed{units + first * (inputs / unit), scales + first * scales_of_row,
@@ -260,9 +259,9 @@ void linear(Context* context, const LinearWeight* weight, const LinearCall* call
         });
     } else {
         const int64_t share = num_panels / (2 * context->num_threads());
-        in_tasks(std::clamp<int64_t>(share, 1, kMostPanelsOfTask), [=](int64_t start, int64_t end) {
+        in_tasks(std::clamp<int64_t>(share, 1, kMaxPanelsOfTask), [=](int64_t start, int64_t end) {
             for (int64_t panel = start; panel < end; ++panel) {
-                // Each block fetches its part of the next panel, while this one is at hand.
+                // Each block prefetches its part of the next panel, while this one is in the cache.
                 const uint8_t* next = weight->panels + std::min(panel + 1, end - 1) * bytes;
                 for (int64_t block = 0; block < num_blocks; ++block)
                     multiply_block(

@@ -1,4 +1,4 @@
-// What a product of rows with a packed weight is made of; panels.h says how a weight is packed.
+// The arguments of a product of rows with a packed weight; panels.h describes the packing.
 
 #pragma once
 
@@ -15,7 +15,7 @@ struct LinearWeight {
     int64_t outputs;
     int64_t inputs;
     int32_t format;
-    int32_t gated;  // whether a panel has 16 gates and their factors: silu(gate) * factor comes out
+    int32_t gated;  // whether a panel has 16 gates and their factors, giving silu(gate) * factor
 };
 
 struct LinearCall {

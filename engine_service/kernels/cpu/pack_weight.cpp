@@ -1,4 +1,4 @@
-// Packs weights, and quantizes them where it has to; panels.h says into what.
+// Packs weights in the format that panels.h describes, quantizing them if it is int8 or int4.
 
 #include <algorithm>
 #include <cmath>
@@ -25,10 +25,10 @@ void store_units(uint8_t* panel, int64_t first_unit, int column, __m512i values)
 }
 
 void pack_int8_row(const bf16* row, int64_t inputs, uint8_t* panel, int column, float* scale) {
-    __m512 largest = _mm512_setzero_ps();
+    __m512 maxima = _mm512_setzero_ps();
     for (int64_t i = 0; i < inputs; i += 16)
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(load_bf16(row + i)));
-    *scale = std::max(_mm512_reduce_max_ps(largest), 0x1p-126f * 127) / 127;
+        maxima = _mm512_max_ps(maxima, _mm512_abs_ps(load_bf16(row + i)));
+    *scale = std::max(_mm512_reduce_max_ps(maxima), 0x1p-126f * 127) / 127;
     for (int64_t i = 0; i < inputs; i += 16) {
         const __m512 ratios = _mm512_div_ps(load_bf16(row + i), _mm512_set1_ps(*scale));
         const __m512i values = _mm512_add_epi32(_mm512_cvtps_epi32(ratios), _mm512_set1_epi32(128));
@@ -36,13 +36,13 @@ void pack_int8_row(const bf16* row, int64_t inputs, uint8_t* panel, int column, 
     }
 }
 
-// Of 32 values, the first of those with the largest magnitude.
-float largest_of_group(const bf16* values) {
+// Of 32 values, the first of those with the maximum magnitude.
+float extreme_of_group(const bf16* values) {
     const __m512 left = _mm512_abs_ps(load_bf16(values));
     const __m512 right = _mm512_abs_ps(load_bf16(values + 16));
-    const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(_mm512_max_ps(left, right)));
-    const uint32_t found = _mm512_cmpeq_ps_mask(left, largest) |
-                           static_cast<uint32_t>(_mm512_cmpeq_ps_mask(right, largest)) << 16;
+    const __m512 max = _mm512_set1_ps(_mm512_reduce_max_ps(_mm512_max_ps(left, right)));
+    const uint32_t found = _mm512_cmpeq_ps_mask(left, max) |
+                           static_cast<uint32_t>(_mm512_cmpeq_ps_mask(right, max)) << 16;
     return bf16_to_float(values[found ? __builtin_ctz(found) : 0]);
 }
 
@@ -53,12 +53,12 @@ __m512i int4_values(const bf16* values, float width) {
     return _mm512_min_epi32(_mm512_max_epi32(whole, _mm512_setzero_si512()), _mm512_set1_epi32(15));
 }
 
-// The largest magnitude becomes -8, so that all sixteen values are of use.
+// The maximum magnitude becomes -8, so that all sixteen values are used.
 void pack_int4_row(const bf16* row, int64_t inputs, uint8_t* panel, int column) {
     for (int64_t group = 0; group < inputs / kGroup; ++group) {
         const bf16* values = row + group * kGroup;
         uint8_t* target = panel + group * kInt4GroupBytes;
-        const auto rounded = _mm_cvtneps_pbh(_mm_set_ss(largest_of_group(values) / -8));
+        const auto rounded = _mm_cvtneps_pbh(_mm_set_ss(extreme_of_group(values) / -8));
         const auto scale = static_cast<bf16>(_mm_cvtsi128_si32(reinterpret_cast<__m128i>(rounded)));
         std::memcpy(target + kGroup * kPanel / 2 + column * 2, &scale, 2);
         const float width = bf16_to_float(scale);

@@ -1,8 +1,8 @@
 // How a weight is packed.
 //
-// A weight [outputs, inputs] becomes panels of 32 outputs that a thread reads from beginning to
-// end. Of a panel, `unit` consecutive inputs of each output lie together, which is what one lane of
-// a dot product instruction takes: 2 in bf16, 4 in 8 and in 4 bits.
+// A weight [outputs, inputs] becomes panels of 32 outputs that a thread reads sequentially. In a
+// panel, `unit` consecutive inputs of each output lie together, as one lane of a dot product
+// instruction takes them: 2 in bf16, 4 in 8 and in 4 bits.
 //
 //   bf16   [inputs / 2][32][2]
 //   int8   [inputs / 4][32][4] of w + 128; after all panels a float32 scale for each output

@@ -1,7 +1,7 @@
-// Rows as they meet panels: packed for each call, after a norm where one is asked for, in blocks of
-// up to 12 rows, of which `unit` consecutive inputs lie together. For int8 a row is rounded to 8
+// Rows as they are multiplied with panels: packed for each call, after an optional norm, in blocks
+// of up to 12 rows, of which `unit` consecutive inputs lie together. For int8 a row is rounded to 8
 // bits with one scale, for int4 with one for each group. Weights are unsigned and rows signed, as
-// the instruction wants it; sums start at what their offset of 128 or 8 adds too much.
+// the instruction requires; sums start at minus what the weights' offset of 128 or 8 adds.
 
 #pragma once
 
@@ -41,17 +41,16 @@ inline void read_row(const LinearCall& call, int64_t index, int64_t inputs, floa
 }
 
 // Rounds `count` values to 8 bits with one scale, to every stride-th unit; returns the scale.
-// Magnitudes are compared as whole numbers, which puts NaN above all: a row that has one becomes
-// NaN.
+// Magnitudes are compared as integers, which puts NaN above all: a row that has one becomes NaN.
 inline float quantize(const float* values, int64_t count, uint32_t* units, int stride,
                       int32_t* sum) {
-    __m512i most = _mm512_setzero_si512();
+    __m512i maxima = _mm512_setzero_si512();
     for (int64_t i = 0; i < count; i += 16) {
         const __m512 magnitudes = _mm512_abs_ps(_mm512_load_ps(values + i));
-        most = _mm512_max_epi32(_mm512_castps_si512(magnitudes), most);
+        maxima = _mm512_max_epi32(_mm512_castps_si512(magnitudes), maxima);
     }
-    const float largest = std::bit_cast<float>(_mm512_reduce_max_epi32(most));
-    const float scale = std::max(largest, 0x1p-126f * 127) / 127;
+    const float max = std::bit_cast<float>(_mm512_reduce_max_epi32(maxima));
+    const float scale = std::max(max, 0x1p-126f * 127) / 127;
     const __m512 divisor = _mm512_set1_ps(scale);
     __m512i total = _mm512_setzero_si512();
     for (int64_t i = 0; i < count; i += 16) {

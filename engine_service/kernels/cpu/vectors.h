@@ -38,8 +38,7 @@ inline __m512 dot_bf16(__m512 sums, __m512i a, __m512i b) {
 }
 
 // sums[i] + dot product of the four unsigned bytes a[4i] … and the four signed bytes b[4i] …
-// Not the intrinsic: around that, GCC 12 copies every accumulator to and fro between its vector
-// types.
+// Not the intrinsic: with it, GCC 12 copies every accumulator between vector types.
 inline __m512i dot_int8(__m512i sums, __m512i a, __m512i b) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(a), "v"(b));
     return sums;

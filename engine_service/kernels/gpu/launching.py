@@ -2,9 +2,9 @@
 
 With programmatic dependent launch (CUDA C++ Programming Guide, "Programmatic Dependent Launch and
 Synchronization") a kernel may start while the one before it still runs. Every kernel here then
-waits before it touches what others wrote, however early it lets the next one start. Only what is
-written long before is read earlier: weights, the plan of a step, and keys of earlier steps. A step
-has a kernel of torch's between its plan and its layers, and such a one waits for all before it.
+waits before it touches what others wrote, however early it lets the next one start. Only what was
+written long before is read earlier: weights, the plan of a step, and keys of earlier steps. Between
+its plan and its layers a step has a kernel of torch's, which waits for all kernels before it.
 """
 
 from functools import cache
@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 
-# What a kernel is written for where there is no GPU: its logic is the same for any number.
+# Without a GPU; a kernel's logic is the same for any number.
 _MULTIPROCESSORS_INTERPRETED = 4
 
 
 @cache
 def multiprocessors(device: torch.device) -> int:
-    """How many there are on a device."""
+    """How many multiprocessors a device has."""
     if device.type != "cuda":
         return _MULTIPROCESSORS_INTERPRETED
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
@@ -35,6 +36,20 @@ def launch_options(device: torch.device) -> dict[str, Any]:
     return {"OVERLAP": True, "launch_pdl": True} if overlaps else {"OVERLAP": False}
 
 
-def padded(size: int, least: int = 1) -> int:
-    """The power of two that holds `size`, since tiles have such sizes alone."""
-    return max(least, int(triton.next_power_of_2(size)))
+@triton.jit
+def overlap_launch(OVERLAP: tl.constexpr):
+    """Lets the next kernel start, then waits for the one before."""
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+
+
+def cache_strides(cache: torch.Tensor) -> dict[str, int]:
+    """Keyword arguments of kernels: strides of keys or values [blocks, block_size, heads, dims]."""
+    block, token, head, _ = cache.stride()
+    return {"stride_block": block, "stride_token": token, "stride_head": head}
+
+
+def padded(size: int, min_size: int = 1) -> int:
+    """The power of two that holds `size`; tiles have no other sizes."""
+    return max(min_size, int(triton.next_power_of_2(size)))

@@ -1,7 +1,7 @@
-"""Attention over a paged KV cache: what a step hands to it, and what a backend must do.
+"""Attention over a paged KV cache: a step's metadata, and what a backend must do.
 
 The tokens of all sequences lie one after another in one batch of T tokens. A sequence's keys and
-values lie in blocks of `block_size` tokens that its row of `block_tables` lists; a backend decides
+values lie in blocks of `block_size` tokens, listed in its row of `block_tables`; a backend decides
 how a block is laid out.
 """
 
@@ -28,8 +28,8 @@ class AttentionMetadata:
     seq_lens_tensor: Tensor
     """The same, [B]."""
     block_tables: Tensor
-    """Block ids, [B, most blocks of a sequence]; what lies past a sequence's end is any valid id
-    and its content is never used."""
+    """Block ids, [B, maximum blocks of a sequence]; past a sequence's end any valid ids, whose
+    content is never used."""
     slot_mapping: Tensor
     """Where each token's KV is written: block id * block_size + offset, [T]."""
     block_size: int
@@ -41,36 +41,28 @@ class KVCache(NamedTuple):
     key: Tensor
     value: Tensor
     scales: Tensor | None = None
-    """Of a cache in 8 bits: what its numbers are multiplied with, float32 [2, num_kv_heads], the
-    keys' first."""
+    """Factors of an 8-bit cache's values, float32 [2, num_kv_heads], the keys' first."""
+
+
+CacheShape = tuple[int, int, int, int]
+"""num_blocks, block_size, num_kv_heads, head_dim"""
 
 
 class CacheAllocator(Protocol):
     """Makes the KV cache."""
 
-    def allocate(
-        self,
-        num_blocks: int,
-        block_size: int,
-        num_kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> KVCache:
-        """The cache of one layer, its content undefined and, on a CPU, its memory not touched."""
-        ...
+    def allocate(self, shape: CacheShape, dtype: torch.dtype, device: torch.device) -> KVCache:
+        """The cache of one layer; its content is undefined and, on a CPU, its memory untouched."""
 
 
 class AttentionBackend(CacheAllocator, Protocol):
-    """One way to lay out, fill and read the cache. Its plans are its own business."""
+    """Lays out, fills and reads the cache. Nobody else looks into its plans."""
 
     def plan(self, metadata: AttentionMetadata, num_kv_heads: int) -> Any:
         """What every layer's call of a step has in common, computed once for the step."""
-        ...
 
     def write(self, key: Tensor, value: Tensor, cache: KVCache, plan: Any) -> None:
-        """Puts keys and values [T, num_kv_heads, head_dim] into their slots."""
-        ...
+        """Writes keys and values [T, num_kv_heads, head_dim] to their slots."""
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, cache: KVCache, plan: Any
@@ -80,4 +72,3 @@ class AttentionBackend(CacheAllocator, Protocol):
         query is [T, num_heads, head_dim] and so is the result; key and value are the step's own,
         [T, num_kv_heads, head_dim]. Query head h reads key head h // (num_heads / num_kv_heads).
         """
-        ...

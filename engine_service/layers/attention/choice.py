@@ -11,7 +11,7 @@ from folovllm.errors import ConfigError
 def choose_backend(device: torch.device) -> AttentionBackend:
     """The fastest backend in plain torch that runs on the device.
 
-    Raises ConfigError where none does.
+    Raises ConfigError if none does.
     """
     if device.type not in ("cpu", "cuda"):
         raise ConfigError(f"there is no attention backend for device {device}; use cpu or cuda")

@@ -1,4 +1,4 @@
-"""Paged attention in plain torch, with the tokens of a step cut up as suits a CPU."""
+"""Paged attention in plain torch, with the tokens of a step grouped for a CPU."""
 
 import torch
 from torch import Tensor
@@ -6,19 +6,19 @@ from torch import Tensor
 from engine_service.layers.attention.backend import AttentionMetadata
 from engine_service.layers.attention.torch_attention import PrefillSequence, TorchAttention
 
-# Keys of all heads that a group gathers: the copies of keys and values stay in the processor's
-# cache, and in memory that the allocator has at hand. Large ones come from the system page by page.
-_MOST_KEYS = 8192
-# Keys of all heads that a group computes for nothing: about what one more group costs.
-_MOST_PADDING = 4096
-# Queries of a prompt that meet their keys together, and the longest sequence computed so: products
-# in bfloat16 beat the fused operator, until the scores outgrow the processor's cache.
+# Keys of all heads that a group gathers: their copies then fit the processor's cache, and memory
+# that the allocator holds. Larger ones are mapped by the system page by page.
+_MAX_KEYS = 8192
+# Keys of all heads that a group wastes on padding: about what one more group costs.
+_MAX_PADDING = 4096
+# Queries of a prompt that are computed together, and the maximum length of a sequence computed so:
+# products in bfloat16 beat the fused operator until the scores outgrow the processor's cache.
 _QUERY_TILE = 128
-_LONGEST_TILED = 2048
+_MAX_TILED_LEN = 2048
 
 
 class CpuAttention(TorchAttention):
-    """The AttentionBackend whose decodes cost what their keys cost, however ragged they are.
+    """The AttentionBackend whose decodes cost as much as their keys, however ragged they are.
 
     Prompts in bfloat16 are computed in tiles of queries, each against the keys up to its end.
     """
@@ -29,7 +29,7 @@ class CpuAttention(TorchAttention):
         for row, seq_len in enumerate(metadata.seq_lens[: metadata.num_decodes]):
             padded = (row + 1 - borders[-1]) * seq_len * num_kv_heads
             keys += seq_len * num_kv_heads
-            if padded > _MOST_KEYS or padded - keys > _MOST_PADDING:
+            if padded > _MAX_KEYS or padded - keys > _MAX_PADDING:
                 if row > borders[-1]:
                     borders.append(row)
                 keys = seq_len * num_kv_heads
@@ -39,7 +39,7 @@ class CpuAttention(TorchAttention):
         self, query: Tensor, keys: Tensor, values: Tensor, sequence: PrefillSequence
     ) -> Tensor:
         """See TorchAttention."""
-        if query.dtype is not torch.bfloat16 or sequence.seq_len > _LONGEST_TILED:
+        if query.dtype is not torch.bfloat16 or sequence.seq_len > _MAX_TILED_LEN:
             return super().prefill(query, keys, values, sequence)
         tokens, num_heads, head_dim = query.shape
         kv_heads, group = len(keys), num_heads // len(keys)

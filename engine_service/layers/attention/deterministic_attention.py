@@ -1,10 +1,10 @@
-"""Paged attention whose result for a query depends on its own sequence alone, to the last bit.
+"""Paged attention whose result for a query depends only on its own sequence, to the last bit.
 
 The queries of a sequence are cut into tiles of QUERY_TILE tokens, its keys into blocks of KEY_BLOCK
 tokens counted from the sequence's beginning, whatever the cache's own block_size. TILES tiles are
 computed together, against one block of keys after another, with the running maximum and sum of
-online softmax (Milakov and Gimelshein, 2018) in float32. All operands thus have one shape and every
-query meets its keys in one order. A block that lies wholly after a query adds exact zeros to it.
+online softmax (Milakov and Gimelshein, 2018) in float32. So all operands have one shape, and
+every query reads its keys in one order. A block that lies wholly after a query adds exact zeros.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from torch.nn import functional
 from engine_service.layers.attention.backend import AttentionMetadata, KVCache
 from engine_service.layers.attention.paged_cache import PagedCache, slot_rows, write_rows
 
-# What a tile of one decoding token wastes, against what a prompt gains by reading keys less often.
+# A compromise: larger tiles waste more on a decoding token and read a prompt's keys less often.
 QUERY_TILE = 8
 KEY_BLOCK = 64
 TILES = 4
@@ -29,7 +29,7 @@ class TileGroup:
     """TILES tiles of queries of similar reach; tensors are int64 on the model's device."""
 
     query_rows: Tensor
-    """Rows of the batch, [TILES * QUERY_TILE]; T, one past the batch, where there is no query."""
+    """Rows of the batch, [TILES * QUERY_TILE]; T, one past the batch, stands for no query."""
     positions: Tensor
     """Positions of the queries in their sequences, [TILES, QUERY_TILE]."""
     sequences: Tensor
@@ -45,10 +45,10 @@ class TilePlan:
     """One step: where KV is written, and the tiles of its queries."""
 
     write_rows: Tensor
-    """See WritePlan."""
+    """See `write_rows` of paged_cache."""
     slots: Tensor
-    """The slot of every position of every sequence, [B, a multiple of KEY_BLOCK]; past the end of
-    a sequence any valid one."""
+    """The slot of every position of every sequence, [B, a multiple of KEY_BLOCK]; any valid one
+    past a sequence's end."""
     groups: tuple[TileGroup, ...]
 
 
@@ -86,7 +86,7 @@ class DeterministicAttention(PagedCache):
     ) -> Tensor:
         """See AttentionBackend."""
         num_tokens, _, head_dim = query.shape
-        # One more row stands for the queries that a tile lacks.
+        # One more row, for the queries that a tile lacks.
         scaled = functional.pad(query.float() * head_dim**-0.5, (0, 0, 0, 0, 0, 1))
         output = torch.empty_like(scaled)
         for group in plan.groups:
@@ -104,12 +104,12 @@ def _tiles(metadata: AttentionMetadata) -> Iterator[_Tile]:
 
 
 def _group(tiles: list[_Tile], metadata: AttentionMetadata) -> TileGroup:
-    """Pads tiles with the first of them, all its queries missing, to TILES."""
+    """Pads the tiles to TILES with copies of the first that have no queries."""
     num_tokens = metadata.query_start_loc[-1]
     filled = tiles + [tiles[0]] * (TILES - len(tiles))
     rows = [
-        row if place < len(tiles) and row < tile.end else num_tokens
-        for place, tile in enumerate(filled)
+        row if index < len(tiles) and row < tile.end else num_tokens
+        for index, tile in enumerate(filled)
         for row in range(tile.start, tile.start + QUERY_TILE)
     ]
     columns = [(tile.position, tile.sequence, metadata.seq_lens[tile.sequence]) for tile in filled]
@@ -169,14 +169,14 @@ def _key_block(
     key, value = (
         tensor.view(-1, head_dim).index_select(0, rows).view(shape).float() for tensor in cache[:2]
     )
-    # Slots that no token has been written to may hold anything, and 0 * NaN is NaN.
+    # Unwritten slots may hold anything, and 0 * NaN is NaN.
     keys = torch.arange(first, first + KEY_BLOCK, device=slots.device)
     unused = (keys >= group.seq_lens[:, None]).repeat_interleave(kv_heads, dim=0)
     return key, value.masked_fill_(unused[:, :, None], 0.0)
 
 
 def _hide_future(scores: Tensor, first: int, group: TileGroup) -> None:
-    """Takes from [TILES, num_kv_heads, QUERY_TILE, …, KEY_BLOCK] what a query may not see."""
+    """Masks in [TILES, num_kv_heads, QUERY_TILE, …, KEY_BLOCK] what a query may not see."""
     keys = torch.arange(first, first + KEY_BLOCK, device=scores.device)
     future = keys > group.positions[:, :, None]
     scores.masked_fill_(future[:, None, :, None], _FUTURE)

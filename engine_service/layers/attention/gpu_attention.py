@@ -21,16 +21,16 @@ from engine_service.kernels.gpu.attention.extend_attention import (
     query_block_bound,
 )
 from engine_service.kernels.gpu.attention.few_attention import (
-    MOST_SEQS,
+    MAX_SEQS,
     few_decode_attention,
     make_few_workspace,
 )
-from engine_service.layers.attention.backend import AttentionMetadata, KVCache
+from engine_service.layers.attention.backend import AttentionMetadata, CacheShape, KVCache
 
-# Programs that turn 8-bit numbers into others need more registers.
+# Programs that convert 8-bit numbers need more registers.
 _FP8_TILING = DecodeTiling(programs=2)
-MOST_VERIFIED = 8
-"""Query tokens of a sequence whose keys are split among programs: a draft, and what it follows."""
+MAX_VERIFIED = 8
+"""Query tokens of a sequence whose keys are split among programs: a draft and the token before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class SequenceGroup:
     table_rows: Tensor
     """The row of the batch's block tables that each has, [B]."""
     query_start_loc: Tensor | None
-    """Where their tokens begin in the batch, [B + 1]; None where sequence b has token b alone."""
+    """Where their tokens begin in the batch, [B + 1]; None if sequence b has only token b."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class GpuBatch:
     split: SequenceGroup | None
     """Sequences with few tokens, whose keys are shared among programs."""
     split_query_len: int
-    """Tokens that each of them may have: 1, or MOST_VERIFIED."""
+    """Tokens that each of them may have: 1, or MAX_VERIFIED."""
     extend: SequenceGroup | None = None
     """Sequences with any number of tokens."""
     num_query_blocks: int = 0
@@ -73,12 +73,12 @@ def gpu_batch(metadata: AttentionMetadata, num_heads: int, num_kv_heads: int) ->
     starts = metadata.query_start_loc
     lengths = [end - start for start, end in zip(starts, starts[1:], strict=False)]
     count, num_split = len(lengths), metadata.num_decodes
-    if num_split < count and max(lengths) <= MOST_VERIFIED:
+    if num_split < count and max(lengths) <= MAX_VERIFIED:
         num_split = count
     seq_lens = metadata.seq_lens_tensor.int()
     numbers = torch.tensor([*range(count), *starts], dtype=torch.int32, device=seq_lens.device)
     rows, start_loc = numbers[:count], numbers[count:]
-    split_query_len = 1 if num_split == metadata.num_decodes else MOST_VERIFIED
+    split_query_len = 1 if num_split == metadata.num_decodes else MAX_VERIFIED
     split_starts = None if split_query_len == 1 else start_loc
     split = SequenceGroup(seq_lens[:num_split], rows[:num_split], split_starts)
     extend = SequenceGroup(seq_lens[num_split:], rows[num_split:], start_loc[num_split:])
@@ -93,10 +93,9 @@ def gpu_batch(metadata: AttentionMetadata, num_heads: int, num_kv_heads: int) ->
 
 
 class GpuAttention:
-    """The kernels for a model's shape, and the memory that they work in.
+    """The kernels for a model's shape, their workspaces, and the cache.
 
-    It makes the cache too. Blocks are laid out head by head, so that what a program reads of a
-    block lies in one piece.
+    Blocks are laid out head by head, so that what a program reads of a block is contiguous.
     """
 
     def __init__(
@@ -107,29 +106,22 @@ class GpuAttention:
         self._workspaces: dict[int, DecodeWorkspace] = {}
         self._few = make_few_workspace(num_heads, head_dim, device)
 
-    def allocate(
-        self,
-        num_blocks: int,
-        block_size: int,
-        num_kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> KVCache:
+    def allocate(self, shape: CacheShape, dtype: torch.dtype, device: torch.device) -> KVCache:
         """See CacheAllocator. An 8-bit cache has scales of 1."""
         if dtype.itemsize == 1:
             self._tiling = _FP8_TILING
-        shape = num_blocks, num_kv_heads, block_size, head_dim
+        num_blocks, block_size, num_kv_heads, head_dim = shape
+        sizes = num_blocks, num_kv_heads, block_size, head_dim
         key, value = (
-            torch.empty(shape, dtype=dtype, device=device).permute(0, 2, 1, 3) for _ in range(2)
+            torch.empty(sizes, dtype=dtype, device=device).permute(0, 2, 1, 3) for _ in range(2)
         )
         if dtype.itemsize > 1:
             return KVCache(key, value)
         return KVCache(key, value, torch.ones((2, num_kv_heads), device=device))
 
     def reserve(self, max_num_seqs: int) -> None:
-        """Makes room for steps of so many sequences, in place of what there was."""
-        for query_len in (1, MOST_VERIFIED):
+        """Replaces the workspaces with larger ones, for steps of `max_num_seqs` sequences."""
+        for query_len in (1, MAX_VERIFIED):
             self._workspaces[query_len] = make_decode_workspace(
                 max_num_seqs, query_len, *self._shape, self._tiling
             )
@@ -177,11 +169,11 @@ class GpuAttention:
                 cache[:2],
                 cache.scales,
                 batch.block_tables,
-                batch.split.table_rows,
-                batch.split.seq_lens,
-                self._workspace(batch),
-                out,
-                batch.split.query_start_loc,
+                table_rows=batch.split.table_rows,
+                seq_lens=batch.split.seq_lens,
+                workspace=self._workspace(batch),
+                out=out,
+                query_start_loc=batch.split.query_start_loc,
             )
         if batch.extend is not None:
             assert batch.extend.query_start_loc is not None
@@ -190,11 +182,11 @@ class GpuAttention:
                 cache[:2],
                 cache.scales,
                 batch.block_tables,
-                batch.extend.table_rows,
-                batch.extend.seq_lens,
-                batch.extend.query_start_loc,
-                batch.num_query_blocks,
-                out,
+                table_rows=batch.extend.table_rows,
+                seq_lens=batch.extend.seq_lens,
+                query_start_loc=batch.extend.query_start_loc,
+                num_query_blocks=batch.num_query_blocks,
+                out=out,
             )
         return out
 
@@ -208,6 +200,6 @@ class GpuAttention:
 
 
 def _is_few(batch: GpuBatch) -> bool:
-    """Whether all of a batch is decoded by the kernel for few sequences."""
+    """Whether the kernel for few sequences decodes the whole batch."""
     assert batch.split is not None
-    return batch.decodes and len(batch.split.seq_lens) <= MOST_SEQS
+    return batch.decodes and len(batch.split.seq_lens) <= MAX_SEQS

@@ -22,29 +22,29 @@ _GROUP_SPREAD = 2
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
-    """Sequences of similar lengths, with one query token each; padded to the longest."""
+    """Sequences of similar lengths, with one query token each; padded to the maximum."""
 
     start: int
     end: int
     """Their tokens are rows start to end of the batch."""
     cache_rows: Tensor
     """Rows of the cache seen as [num_blocks * num_kv_heads, …]: [sequences * heads * blocks]."""
-    shortest: int
+    min_seq_len: int
     padding: Tensor
-    """Which of the gathered keys are not the sequence's, [sequences, 1, 1, keys]."""
+    """Which of the gathered keys lie past the sequence's end, [sequences, 1, 1, keys]."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillSequence:
-    """One sequence with several query tokens, or whatever is not a decode."""
+    """One sequence that is not a decode."""
 
     start: int
     end: int
     seq_len: int
     cache_rows: Tensor | None
-    """As in DecodeGroup; None where all keys are the step's own."""
+    """As in DecodeGroup; None if all keys are the step's own."""
     mask: Tensor | None
-    """Which key each query may see, [queries, keys]; None where plain causality says it."""
+    """Which key each query may see, [queries, keys]; None if they are simply causal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class TorchPlan:
     """One step: where KV is written, and how its sequences are gathered."""
 
     write_rows: Tensor
-    """See WritePlan."""
+    """See `write_rows` of paged_cache."""
     decodes: tuple[DecodeGroup, ...]
     prefills: tuple[PrefillSequence, ...]
 
@@ -76,14 +76,11 @@ class TorchAttention(PagedCache):
         )
 
     def group_borders(self, metadata: AttentionMetadata, num_kv_heads: int) -> list[int]:
-        """Where the decodes, which come sorted by length, are cut into groups: 0, …, num_decodes.
-
-        Empty where there are none.
-        """
+        """Where the decodes, sorted by length, are cut into groups: 0, …, num_decodes; or empty."""
         borders = [0]
         for row in range(metadata.num_decodes):
-            shortest = metadata.seq_lens[borders[-1]]
-            if metadata.seq_lens[row] > max(_GROUP_SPREAD * shortest, metadata.block_size):
+            min_len = metadata.seq_lens[borders[-1]]
+            if metadata.seq_lens[row] > max(_GROUP_SPREAD * min_len, metadata.block_size):
                 borders.append(row)
         return [*borders, metadata.num_decodes] if metadata.num_decodes else []
 
@@ -120,15 +117,15 @@ class TorchAttention(PagedCache):
 
 
 def _decode_group(metadata: AttentionMetadata, heads: Tensor, start: int, end: int) -> DecodeGroup:
-    longest = max(metadata.seq_lens[start:end])
-    num_blocks = -(-longest // metadata.block_size)
+    max_len = max(metadata.seq_lens[start:end])
+    num_blocks = -(-max_len // metadata.block_size)
     keys = torch.arange(num_blocks * metadata.block_size, device=heads.device)
     padding = keys >= metadata.seq_lens_tensor[start:end, None]
     return DecodeGroup(
         start=start,
         end=end,
         cache_rows=_cache_rows(metadata.block_tables[start:end, :num_blocks], heads),
-        shortest=min(metadata.seq_lens[start:end]),
+        min_seq_len=min(metadata.seq_lens[start:end]),
         padding=padding[:, None, None, :],
     )
 
@@ -166,9 +163,9 @@ def _decode(query: Tensor, cache: KVCache, group: DecodeGroup) -> Tensor:
     kv_heads = cache.key.shape[1]
     key = _gather(cache.key, group.cache_rows).view(count, kv_heads, -1, head_dim)
     value = _gather(cache.value, group.cache_rows).view(count, kv_heads, -1, head_dim)
-    # Slots that no token has been written to may hold anything, and 0 * NaN is NaN.
-    unused = group.padding[..., group.shortest :].transpose(-1, -2)
-    value[:, :, group.shortest :].masked_fill_(unused, 0.0)
+    # Unwritten slots may hold anything, and 0 * NaN is NaN.
+    unused = group.padding[..., group.min_seq_len :].transpose(-1, -2)
+    value[:, :, group.min_seq_len :].masked_fill_(unused, 0.0)
     rows = query.view(count, kv_heads, num_heads // kv_heads, head_dim) * head_dim**-0.5
     scores = torch.matmul(rows, key.transpose(-1, -2)).masked_fill_(group.padding, float("-inf"))
     weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
@@ -178,7 +175,7 @@ def _decode(query: Tensor, cache: KVCache, group: DecodeGroup) -> Tensor:
 def _keys_and_values(
     key: Tensor, value: Tensor, cache: KVCache, sequence: PrefillSequence
 ) -> tuple[Tensor, Tensor]:
-    """Those of a whole sequence, of whose tokens key and value are the last."""
+    """Those of a whole sequence; `key` and `value` are its last."""
     if sequence.cache_rows is None:
         return key.transpose(0, 1), value.transpose(0, 1)
     shape = (key.shape[1], -1, key.shape[2])

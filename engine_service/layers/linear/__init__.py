@@ -1,4 +1,4 @@
-"""Linear layers by what their weights are made of, and how they are packed and tuned.
+"""Linear layers by the form of their weights, and how they are packed and tuned.
 
-`linear` is the plain one and the protocol of all; `packing` chooses what a CPU computes with.
+`linear` is the plain one and the protocol of all; `packing` chooses the form on a CPU.
 """

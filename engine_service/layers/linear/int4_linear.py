@@ -1,6 +1,6 @@
 """Linear layers with weights in 4 bits, in groups of 32 inputs that share a scale; in plain torch.
 
-The largest magnitude of a group becomes -8, so that all sixteen values are of use.
+The maximum magnitude of a group becomes -8, so that all sixteen values are used.
 """
 
 import torch
@@ -11,16 +11,16 @@ from folovllm.errors import ConfigError
 
 GROUP = 32
 _OFFSET = 8
-_MOST = 15
-# Outputs that torch's operator takes at a time; what is missing is filled up.
+_MAX = 15
+# Outputs that torch's operator takes at a time; the last ones are padded.
 _OUTPUTS = 64
 
 
 def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A weight [outputs, inputs] as whole numbers 0 to 15, int32, and scales [outputs, groups].
 
-    (number - 8) * scale is near the weight. Scales are bfloat16; of several values with the largest
-    magnitude the first counts. Raises ConfigError where inputs are no multiple of GROUP.
+    (number - 8) * scale is near the weight. Scales are bfloat16; of several values with the maximum
+    magnitude the first counts. Raises ConfigError if inputs are not a multiple of GROUP.
     """
     outputs, inputs = weight.shape
     if inputs % GROUP:
@@ -29,10 +29,10 @@ def quantize_groups(weight: Tensor) -> tuple[Tensor, Tensor]:
             f"of {inputs}; use int8"
         )
     groups = weight.to(torch.bfloat16).float().view(outputs, -1, GROUP)
-    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
-    scales = (largest / -_OFFSET).to(torch.bfloat16)
+    extremes = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+    scales = (extremes / -_OFFSET).to(torch.bfloat16)
     ratios = torch.where(scales == 0, 0.0, groups / scales.float())
-    numbers = (ratios.round_() + _OFFSET).clamp_(0, _MOST).to(torch.int32)
+    numbers = (ratios.round_() + _OFFSET).clamp_(0, _MAX).to(torch.int32)
     return numbers.view(outputs, inputs), scales[..., 0]
 
 
@@ -40,14 +40,14 @@ class Int4Linear:
     """A LinearForm; rows are computed in their own type."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Raises ConfigError where inputs are no multiple of GROUP."""
+        """Raises ConfigError if inputs are not a multiple of GROUP."""
         self._outputs = len(weight)
         numbers, scales = quantize_groups(weight.detach())
         missing = -self._outputs % _OUTPUTS
         numbers = functional.pad(numbers, (0, 0, 0, missing))
         self._weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)
         scales = functional.pad(scales, (0, 0, 0, missing)).t().to(weight.dtype)
-        # The operator adds a number of each group's own, here none.
+        # The operator adds an offset for each group, here zero.
         self._scales = torch.stack((scales, torch.zeros_like(scales)), dim=-1).contiguous()
         self._bias = bias
 

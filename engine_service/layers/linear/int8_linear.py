@@ -1,29 +1,29 @@
 """Linear layers in 8 bits: int8 weights with a scale for each output, symmetric.
 
-Where oneDNN has the operator, rows are rounded to 8 bits too, each with its own scale, and the
-products are summed in integers. Elsewhere only the weight is in 8 bits.
+If oneDNN has the operator, rows are rounded to 8 bits too, each with its own scale, and products
+are summed in integers. Otherwise only the weight is in 8 bits.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-_LARGEST = 127.0
+_MAX = 127.0
 _ZERO_POINT = 128
-# Rows that are rounded at once, so that their float32 copy stays in the processor's cache.
+# Rows that are rounded together: their float32 copy stays in the processor's cache.
 _ROWS_AT_ONCE = 512
 
 
 def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
     """int8 values [rows, columns] and float32 scales [rows, 1]; their product is near `values`.
 
-    A row's largest magnitude becomes 127; a row of zeros stays one. A row with a value that is not
-    a finite number has a scale that is none either.
+    A row's maximum magnitude becomes 127; a row of zeros stays zeros. A row with NaN or an infinity
+    has such a scale.
     """
     wide = values.float()
-    largest = wide.abs().amax(-1, keepdim=True)
-    # The smallest normal number keeps a row of zeros from dividing by zero.
-    scales = largest.clamp_(min=torch.finfo(torch.float32).tiny * _LARGEST).div_(_LARGEST)
+    maxima = wide.abs().amax(-1, keepdim=True)
+    # The minimum normal number keeps a row of zeros from dividing by zero.
+    scales = maxima.clamp_(min=torch.finfo(torch.float32).tiny * _MAX).div_(_MAX)
     return (wide / scales).round_().to(torch.int8), scales
 
 
@@ -40,7 +40,7 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 class Int8Linear:
     """A LinearForm with rows and weight in 8 bits (W8A8), for processors with VNNI.
 
-    Raises AttributeError or RuntimeError where torch has no such operator.
+    Raises AttributeError or RuntimeError if torch has no such operator.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -54,7 +54,7 @@ class Int8Linear:
         """[T, inputs] -> [T, outputs]."""
         quantized, scales = quantize_rows(rows)
         output: Tensor = torch.ops.onednn.qlinear_pointwise(
-            # The operator takes unsigned rows: v + 128 is v with its sign bit turned over.
+            # The operator takes unsigned rows: v + 128 is v with its sign bit flipped.
             quantized.view(torch.uint8).bitwise_xor_(_ZERO_POINT),
             1.0,
             _ZERO_POINT,
@@ -69,13 +69,13 @@ class Int8Linear:
             [],
             "",
         )
-        # The operator has one scale for all rows; each row's own comes after.
+        # The operator has one scale for all rows; each row's own is applied after it.
         output.mul_(scales)
         return output if self._bias is None else output.add_(self._bias)
 
 
 class Int8WeightLinear:
-    """A LinearForm with the weight alone in 8 bits, in plain torch; slow, but half the memory."""
+    """A LinearForm with only the weight in 8 bits, in plain torch; slow, but half the memory."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight, scales = quantize_weight(weight.detach())

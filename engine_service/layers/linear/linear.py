@@ -1,4 +1,4 @@
-"""Linear layers: a weight as checkpoints store it, or in a form made for computing alone."""
+"""Linear layers: a weight as checkpoints store it, or in a form made only for computing."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ LinearForm = Callable[[Tensor], Tensor]
 """A weight, with its bias, ready to multiply: rows [T, inputs] -> [T, outputs], in their type."""
 
 Packing = Callable[[Tensor, Tensor | None], LinearForm]
-"""Makes a form of a weight [outputs, inputs] and a bias [outputs] or None; it keeps no weight."""
+"""Makes a form of a weight [outputs, inputs] and a bias [outputs] or None; keeps no reference."""
 
 
 class Linear(nn.Linear):
@@ -27,7 +27,7 @@ class Linear(nn.Linear):
         self._form: LinearForm | None = None
 
     def pack(self, packing: Packing) -> None:
-        """Puts the packed form in the place of the parameters, which are gone then."""
+        """Replaces the parameters with the packed form."""
         self._form = packing(self.weight, self.bias)
         del self.weight, self.bias
 

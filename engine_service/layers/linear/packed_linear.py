@@ -1,17 +1,17 @@
 """Weights in oneDNN's own blocked layout, for bfloat16 on a CPU.
 
-A plain weight is put into that layout again in each product. The results have the same bits.
+Each product would otherwise convert the weight again. The results have the same bits.
 """
 
 import torch
 from torch import Tensor
 
-# The rows that the layout is chosen for; it hardly changes, and one layout serves all numbers.
+# The number of rows that the layout is chosen for; one layout serves all numbers about as well.
 _ROWS = 32
 
 
 class PackedLinear:
-    """A LinearForm. Raises AttributeError or RuntimeError where there is no such operator."""
+    """A LinearForm. Raises AttributeError or RuntimeError if torch has no such operator."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)

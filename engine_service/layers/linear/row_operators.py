@@ -1,4 +1,4 @@
-"""The operators that a decoder applies to each token's row by itself, to be chosen as a set."""
+"""The operators that a decoder applies to each token's row, chosen as a set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
-"""Row operators whose result for a row depends on that row alone, to the last bit.
+"""Row operators whose result for a row depends only on that row, to the last bit.
 
-A matrix product or a reduction is free to order its additions by the shape of its operands, so a
-row's result changes with the number of rows beside it. Here every call has TILE_ROWS rows, the last
-ones filled up with zeros: one shape, one order. That the order is also the same wherever in the
-tile a row stands is a property of the libraries beneath, which the tests check. (The idea: He et
-al., "Defeating Nondeterminism in LLM Inference", Thinking Machines Lab, 2025.)
+A matrix product or a reduction may order its additions by the shape of its operands, so a row's
+result changes with the number of rows beside it. Here every call has TILE_ROWS rows, padded with
+zeros: one shape, one order. That the order is also the same at every index of a tile is a property
+of the libraries beneath, which the tests check. (The idea: He et al., "Defeating Nondeterminism in
+LLM Inference", Thinking Machines Lab, 2025.)
 """
 
 from collections.abc import Callable
@@ -45,8 +45,8 @@ class TiledRMSNorm(RMSNorm):
 def exact_silu(values: Tensor) -> Tensor:
     """x / (1 + exp(-x)) in float32, rounded to the type of x.
 
-    On a CPU torch's own silu and sigmoid give the last elements of a tensor other bits than the
-    rest: those are computed without vectors. exp does not.
+    On a CPU torch's own silu and sigmoid compute the last elements of a tensor without vectors, so
+    with other bits than the rest. exp does not.
     """
     wide = values.float()
     return (wide / (torch.exp(-wide) + 1.0)).to(values.dtype)

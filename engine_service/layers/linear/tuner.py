@@ -1,8 +1,7 @@
-"""Tuner: finds out which of several ways to compute something is the fastest here, once.
+"""Tuner: measures once which of several kernels is the fastest on this GPU.
 
-What it finds is kept in a file in the user's cache folder, by the GPU's name and the versions of
-torch and Triton, so that only a first start takes the time. Without a GPU, or where nothing can be
-measured, the first way is taken.
+Results are kept in a file in the user's cache folder, by the GPU's name and the versions of torch
+and Triton, so only the first start takes the time. Without a GPU the first kernel is used.
 """
 
 import json
@@ -19,12 +18,12 @@ from engine_service.kernels.gpu import events
 
 log = logging.getLogger(__name__)
 
-_Way = TypeVar("_Way")
+_Choice = TypeVar("_Choice")
 _REPEATS = 5
 
 
 class Tuner:
-    """Chooses; `folder` holds the file, None keeps nothing."""
+    """`folder` holds the file; None keeps nothing."""
 
     def __init__(self, device: torch.device, folder: Path | None) -> None:
         self._device = device
@@ -37,32 +36,35 @@ class Tuner:
             self._known = _read(self._path)
 
     def knows(self, question: str) -> bool:
-        """Whether an answer needs no measuring."""
+        """Whether the answer is known without measuring."""
         return self._device.type != "cuda" or question in self._known
 
     def fastest(
-        self, question: str, ways: Sequence[_Way], make_run: Callable[[_Way], Callable[[], object]]
-    ) -> _Way:
-        """The way whose run takes the least time on the device.
+        self,
+        question: str,
+        choices: Sequence[_Choice],
+        make_run: Callable[[_Choice], Callable[[], object]],
+    ) -> _Choice:
+        """The choice whose run takes the minimum time on the device.
 
-        `question` names what is computed and on what; the answer is kept by it. `make_run` gives a
-        function that launches the work, which may be captured in a graph. A way that cannot run,
-        for want of shared memory say, is passed over.
+        `question` names what is computed and on what; the answer is kept under it. `make_run`
+        returns a function that launches the work, which may be captured in a graph. A choice that
+        cannot run, for lack of shared memory say, is skipped.
         """
         if self._device.type != "cuda":
-            return ways[0]
-        by_name = {str(way): way for way in ways}
+            return choices[0]
+        by_name = {str(choice): choice for choice in choices}
         known = self._known.get(question)
         if known in by_name:
             return by_name[known]
-        times = {way: _time(make_run(way)) for way in ways}
-        best = min(ways, key=lambda way: times[way])
+        times = {choice: _time(make_run(choice)) for choice in choices}
+        best = min(choices, key=lambda choice: times[choice])
         self._known[question] = str(best)
-        log.debug("%s: %s", question, {str(way): f"{us:.1f} us" for way, us in times.items()})
+        log.debug("%s: %s", question, {str(choice): f"{us:.1f} us" for choice, us in times.items()})
         return best
 
     def save(self) -> None:
-        """Writes what was found, if there is a file; another process's findings are kept."""
+        """Writes the results, if there is a file; another process's are kept."""
         if self._path is None:
             return
         try:
@@ -71,7 +73,7 @@ class Tuner:
             own.write_text(json.dumps(_read(self._path) | self._known, indent=1, sort_keys=True))
             own.replace(self._path)
         except OSError as error:
-            log.warning("cannot keep what was tuned in %s: %s", self._path, error)
+            log.warning("cannot write the tuning results to %s: %s", self._path, error)
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -83,7 +85,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _time(run: Callable[[], object]) -> float:
-    """Microseconds of a run, as a graph's replay; infinite where it fails."""
+    """Microseconds of a run, as a graph's replay; infinite if it fails."""
     try:
         run()
         torch.cuda.synchronize()
@@ -91,7 +93,7 @@ def _time(run: Callable[[], object]) -> float:
         with torch.cuda.graph(graph):
             run()
     except (RuntimeError, triton.TritonError) as error:
-        log.debug("passed over: %s", error)
+        log.debug("skipped: %s", error)
         return float("inf")
     graph.replay()
     moments = [events.record(timing=True)]

@@ -4,7 +4,7 @@ Files are memory-mapped; a tensor's values are read when they are used. Names an
 checked against the files' headers before any weight is read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +12,7 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from engine_service.models.layer_plan import Weight
 from folovllm.errors import ConfigError
 from folovllm.model_files import read_json
 
@@ -24,7 +25,7 @@ class Checkpoint:
     """Open while in its context."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ConfigError where a file is missing or broken."""
+        """Raises ConfigError if a file is missing or broken."""
         self.folder = folder
         with ExitStack() as stack:
             self._paths = _weight_files(folder)
@@ -42,9 +43,11 @@ class Checkpoint:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def check(self, wanted: Mapping[str, Sequence[int]]) -> None:
-        """Compares what there is with names and shapes. Raises ConfigError, naming the tensor."""
-        for name, shape in wanted.items():
+    def check(self, weights: Iterable[Weight]) -> None:
+        """Compares names and shapes with those expected. Raises ConfigError, naming the tensor."""
+        unused = set(self._homes)
+        for name, shape, _ in weights:
+            unused.discard(name)
             if name not in self._homes:
                 raise ConfigError(
                     f"{self.folder} has no tensor {name}; its weights are not complete"
@@ -60,26 +63,26 @@ class Checkpoint:
                     f"{self.folder}: tensor {name} is stored as {header.get_dtype()}; "
                     f"supported are {', '.join(_STORED_DTYPES)}"
                 )
-        for name in sorted(self._homes.keys() - wanted.keys()):
+        for name in sorted(unused):
             # Older checkpoints store the rotary frequencies, some a copy of tied embeddings.
             if not (name.endswith("rotary_emb.inv_freq") or name == "lm_head.weight"):
                 raise ConfigError(
-                    f"{self.folder} has a tensor {name} that its config.json has no use for"
+                    f"{self.folder} has a tensor {name} that its config.json does not use"
                 )
 
     def read(self, name: str) -> Tensor:
-        """A tensor, in the type that it is stored in; a view of its file."""
+        """A tensor, in the type it is stored in; a view of its file."""
         tensor: Tensor = self._files[self._homes[name]].get_tensor(name)
         return tensor
 
     def read_anew(self, name: str) -> Tensor:
-        """The same, in a mapping of its own: pages of the first one that have been read, and count
-        as the process's memory, do not come along."""
+        """The same in a new mapping, without the pages that the first one has already read, which
+        count as the process's memory."""
         with safe_open(self._paths[self._homes[name]], framework="pt", device="cpu") as file:
             tensor: Tensor = file.get_tensor(name)
         return tensor
 
-    def in_file_order(self, names: Iterator[str]) -> list[str]:
+    def in_file_order(self, names: Iterable[str]) -> list[str]:
         """The names, those of a file together."""
         return sorted(names, key=lambda name: self._homes[name])
 

@@ -1,5 +1,5 @@
 """A runner that launches steps on a GPU and reads their tokens later. `runner.build` uses `build`.
 
-`slot_table` is what the device knows of each sequence; `decode_graphs` and `mixed_graphs` are
+`device_state` is what the device knows of each sequence; `decode_graphs` and `mixed_graphs` are
 steps as CUDA graphs.
 """

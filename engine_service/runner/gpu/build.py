@@ -14,9 +14,9 @@ from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
 from folovllm.cache_folder import cache_folder
 from folovllm.errors import ConfigError
 
-# Weights of a model whose products take longer than to launch them.
+# Weights from which on a model's products take longer than their launches.
 _WORTH_TUNING = 50_000_000
-# Graphs keep what the largest needs; a step that is none takes as much again.
+# Graphs keep what the largest of them needs; a step without a graph takes as much again.
 _STEPS_IN_MEMORY = 2
 _CACHE_DTYPES = {"fp8": torch.float8_e4m3fn}
 
@@ -29,7 +29,7 @@ def build_gpu_runner(
     show_progress: bool,
     parallel: TensorParallel,
 ) -> tuple[GpuModelRunner, int]:
-    """The runner, and the number of blocks that it has for sequences. Raises ConfigError."""
+    """The runner, and its number of blocks for sequences. Raises ConfigError."""
     assert isinstance(model, GpuDecoder)
     if model.config.num_weights >= _WORTH_TUNING:
         model.tune(Tuner(model.device, cache_folder() / "gpu"), show_progress)
@@ -45,15 +45,15 @@ def build_gpu_runner(
         free_bytes=max(0, free_memory(model.device) - _STEPS_IN_MEMORY * peak),
         device=model.device,
     )
-    num_blocks = parallel.smallest(num_blocks)
+    num_blocks = parallel.all_reduce_min(num_blocks)
     runner = GpuModelRunner(
-        model,
-        num_blocks,
-        block_size,
-        step.max_num_seqs,
-        step.max_num_batched_tokens,
-        max_model_len,
-        cache_dtype,
+        model=model,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        max_num_seqs=step.max_num_seqs,
+        max_num_batched_tokens=step.max_num_batched_tokens,
+        max_model_len=max_model_len,
+        cache_dtype=cache_dtype,
     )
     if cache_dtype.itemsize == 1:
         calibrate(model, runner.kv_caches, max_model_len, block_size)
@@ -63,7 +63,7 @@ def build_gpu_runner(
 
 
 def _peak(model: GpuDecoder, step: StepSize, max_model_len: int, block_size: int) -> int:
-    """Bytes that the largest step takes. Raises ConfigError where there are not so many."""
+    """Bytes that the largest step takes. Raises ConfigError if there is less memory."""
     try:
         return measure_peak(model, step, max_model_len, block_size)
     except torch.cuda.OutOfMemoryError:

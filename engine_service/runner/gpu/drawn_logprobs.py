@@ -12,7 +12,7 @@ from folovllm.outputs import PositionLogprobs
 
 
 def raw_logits(logits: Tensor, draws: Sequence[Draw]) -> Tensor | None:
-    """A copy of the rows that ask, before anything changes them; None where none does."""
+    """A copy of the rows that ask, before anything changes them; None if none does."""
     rows = _rows_that_ask(draws)
     if not rows:
         return None
@@ -20,11 +20,11 @@ def raw_logits(logits: Tensor, draws: Sequence[Draw]) -> Tensor | None:
 
 
 def drawn_logprobs(
-    raw: Tensor | None, draws: Sequence[Draw], places: Sequence[int], token_ids: Tensor
+    raw: Tensor | None, draws: Sequence[Draw], drawing: Sequence[int], token_ids: Tensor
 ) -> dict[int, list[PositionLogprobs]]:
-    """Those of `token_ids` [draws], by the places of their sequences; waits for the tokens.
+    """Those of `token_ids` [draws], by the index of the sequence `drawing` each.
 
-    None at all where a token of theirs is -1, as the step's result cannot be had then.
+    Waits for the tokens. Empty if one of them is -1, since the step fails then.
     """
     if raw is None:
         return {}
@@ -36,7 +36,7 @@ def drawn_logprobs(
     found: dict[int, list[PositionLogprobs]] = {}
     logprobs = position_logprobs(raw, [[drawn[row]] for row in rows], num_tops)
     for row, (position,) in zip(rows, logprobs, strict=True):
-        found.setdefault(places[row], []).append(position)
+        found.setdefault(drawing[row], []).append(position)
     return found
 
 

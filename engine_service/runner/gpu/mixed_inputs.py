@@ -1,4 +1,4 @@
-"""MixedInputs: what a step of several tokens of some sequences is told, as one row of words."""
+"""MixedInputs: the inputs of a step with several tokens of some sequences, as one row of words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,23 +37,23 @@ class MixedInputs(Generic[_Array]):
     """Views of the words, int32: on the device, or on the host where they are written."""
 
     input_ids: _Array
-    """[num_tokens]; a pending token as -1 - its slot."""
+    """[num_tokens]; a pending token is -1 - its state index."""
     positions: _Array
     slot_mapping: _Array
     decode_lens: _Array
-    """[max_num_seqs], as the next; 0 where there is no sequence."""
-    decode_slots: _Array
+    """[max_num_seqs], as the next; 0 is no sequence."""
+    decode_states: _Array
     decode_starts: _Array
     """[max_num_seqs + 1]"""
     extend_lens: _Array
     """[num_extending], as the next."""
-    extend_slots: _Array
+    extend_states: _Array
     extend_starts: _Array
     """[num_extending + 1]"""
     sampled_rows: _Array
     """The token after which each draw is made, [max_num_seqs]."""
-    drawing_slots: _Array
-    """Where it goes, [max_num_seqs]."""
+    sampled_states: _Array
+    """The state that it is appended to, [max_num_seqs]."""
 
 
 def device_inputs(words: Tensor, sizes: InputSizes) -> MixedInputs[Tensor]:
@@ -64,37 +64,37 @@ def device_inputs(words: Tensor, sizes: InputSizes) -> MixedInputs[Tensor]:
 
 def written_inputs(
     scheduled: Sequence[ScheduledSequence],
-    places: Sequence[int],
+    state_indexes: Sequence[int],
     sizes: InputSizes,
     block_size: int,
     spare_block: int,
-    spare_slot: int,
+    spare_state: int,
 ) -> Words:
-    """The words of a step of sequences whose slots are `places`.
+    """The words of a step of sequences with these states.
 
-    Tokens and draws that there are not go to the spare block and the spare slot.
+    Padding tokens and draws go to the spare block and the spare state.
     """
     parts = sizes.words()
     words = np.zeros(sum(parts), dtype=np.int32)
     fields: MixedInputs[Words] = MixedInputs(*np.split(words, np.cumsum(parts)[:-1]))
     fields.slot_mapping[:] = spare_block * block_size
-    fields.drawing_slots[:] = spare_slot
+    fields.sampled_states[:] = spare_state
     decoding = [i for i, sequence in enumerate(scheduled) if len(sequence.token_ids) == 1]
     extending = [i for i, sequence in enumerate(scheduled) if len(sequence.token_ids) > 1]
     row, ends = 0, [0] * len(scheduled)
-    for group, lens, slots, starts in (
-        (decoding, fields.decode_lens, fields.decode_slots, fields.decode_starts),
-        (extending, fields.extend_lens, fields.extend_slots, fields.extend_starts),
+    for group, lens, states, starts in (
+        (decoding, fields.decode_lens, fields.decode_states, fields.decode_starts),
+        (extending, fields.extend_lens, fields.extend_states, fields.extend_starts),
     ):
         starts[:] = row
         for number, i in enumerate(group):
-            ends[i] = _write_tokens(fields, row, scheduled[i], places[i], block_size)
+            ends[i] = _write_tokens(fields, row, scheduled[i], state_indexes[i], block_size)
             row = ends[i]
-            lens[number], slots[number] = scheduled[i].num_tokens, places[i]
+            lens[number], states[number] = scheduled[i].num_tokens, state_indexes[i]
             starts[number + 1 :] = row
     drawing = [i for i, sequence in enumerate(scheduled) if sequence.sample_indexes]
     fields.sampled_rows[: len(drawing)] = [ends[i] - 1 for i in drawing]
-    fields.drawing_slots[: len(drawing)] = [places[i] for i in drawing]
+    fields.sampled_states[: len(drawing)] = [state_indexes[i] for i in drawing]
     return words
 
 
@@ -102,13 +102,13 @@ def _write_tokens(
     fields: MixedInputs[Words],
     start: int,
     sequence: ScheduledSequence,
-    slot: int,
+    state_index: int,
     block_size: int,
 ) -> int:
-    """Writes a sequence's tokens from row `start` on; returns the row behind them."""
+    """Writes a sequence's tokens from row `start` on; returns the row after them."""
     end = start + len(sequence.token_ids)
     if sequence.token_ids[0] == PENDING_TOKEN:
-        fields.input_ids[start] = -1 - slot
+        fields.input_ids[start] = -1 - state_index
     else:
         fields.input_ids[start:end] = sequence.token_ids
     positions = np.arange(sequence.num_computed_tokens, sequence.num_tokens)

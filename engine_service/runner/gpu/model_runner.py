@@ -1,9 +1,9 @@
-"""GpuModelRunner: launches scheduled steps on a GPU; their tokens are read when they are there.
+"""GpuModelRunner: launches scheduled steps on a GPU; their tokens are read once they are drawn.
 
 A step in which every sequence computes one token and draws one is replayed from a graph, on state
-that stays on the device; one with prompts in it from a graph of another kind, where it asks for no
-more than that holds. Any other is launched kernel by kernel. Each leaves the state as if it had
-been a decode step for the sequences that will decode next.
+that stays on the device; one with prompts from a graph of another kind, if that suffices. Any other
+is launched kernel by kernel. Each leaves the state as if it had been a decode step for the
+sequences that will decode next.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ from engine_service.core.outputs import (
 )
 from engine_service.kernels.gpu import events
 from engine_service.kernels.gpu.sampling import sampler as sampling
-from engine_service.kernels.gpu.state import slots
+from engine_service.kernels.gpu.state import sequence_states
 from engine_service.layers.attention.gpu_attention import gpu_batch
 from engine_service.models.gpu_decoder import GpuDecoder
-from engine_service.runner.device_copy import Reading, Readings, Uploads, to_device
+from engine_service.runner.device_copy import Download, Downloads, to_device
 from engine_service.runner.gpu.decode_graphs import DecodeGraphs
+from engine_service.runner.gpu.device_state import DeviceState
 from engine_service.runner.gpu.drawing import Draw, change_logits, draw_all
 from engine_service.runner.gpu.drawn_logprobs import drawn_logprobs, raw_logits
 from engine_service.runner.gpu.mixed_graphs import MixedGraphs
-from engine_service.runner.gpu.slot_table import SlotTable
 from engine_service.runner.gpu.step import GpuStep
 from engine_service.runner.input_batch import InputBatch, build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches, copy_blocks
@@ -52,31 +52,29 @@ class GpuModelRunner:
         max_model_len: int,
         cache_dtype: torch.dtype | None = None,
     ) -> None:
-        """The cache is of the model's type where no other is given."""
+        """The cache is of the model's type if no other is given."""
         self.model = model
         self._block_size = block_size
         self.kv_caches = allocate_kv_caches(model, num_blocks + 1, block_size, cache_dtype)
         self._grammar_masks = GrammarMasks(model.config.vocab_size)
         width = -(-max_model_len // block_size)
-        self._slots = SlotTable(max_num_seqs, width, max_num_seqs, num_blocks, model.device)
+        self._state = DeviceState(max_num_seqs, width, max_num_seqs, num_blocks, model.device)
         self._workspace = sampling.make_workspace(
             max_num_seqs, model.config.vocab_size, model.device
         )
-        # Twice all words, for each has a place and a value.
-        self._uploads = Uploads(2 * len(self._slots.words), model.device)
-        self._readings = Readings(max_num_seqs, model.device)
+        self._downloads = Downloads(max_num_seqs, model.device)
         model.backend.reserve(max_num_seqs)
         self.graphs = DecodeGraphs(
-            model, self.kv_caches, block_size, max_num_seqs, self._slots, self._workspace
+            model, self.kv_caches, block_size, max_num_seqs, self._state, self._workspace
         )
         self.mixed_graphs = MixedGraphs(
-            model,
-            self.kv_caches,
-            block_size,
-            max_num_seqs,
-            max_num_batched_tokens,
-            self._slots,
-            self._workspace,
+            model=model,
+            kv_caches=self.kv_caches,
+            block_size=block_size,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            state=self._state,
+            workspace=self._workspace,
         )
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
@@ -87,7 +85,7 @@ class GpuModelRunner:
     def launch(self, output: SchedulerOutput) -> GpuStep:
         """See OverlappingRunner.
 
-        Waits for the step where it has log-probabilities to find, or logits to change otherwise
+        Waits for the step if it has to find log-probabilities, or to change logits in another way
         than by a grammar.
         """
         copy_blocks(self.kv_caches, output.block_copies)
@@ -101,12 +99,11 @@ class GpuModelRunner:
         return self._launch_any(scheduled)
 
     def replay_time(self, num_rows: int, num_steps: int) -> float:
-        """Seconds on the device of a decode step like the latest, of so many rows, without a host.
+        """Seconds on the device of a decode step like the latest, of `num_rows` rows.
 
-        For measuring: what the sequences in flight hold is no longer right then, as far as it lies
-        behind their ends.
+        For measuring: it overwrites what the KV cache holds after the ends of sequences in flight.
         """
-        words = self._slots.words
+        words = self._state.words
         before = words.clone()
         size = self.graphs.size_for(num_rows)
         start = events.record(timing=True)
@@ -117,46 +114,49 @@ class GpuModelRunner:
         return events.seconds(start, end) / num_steps
 
     def _launch_decode(self, scheduled: Sequence[ScheduledSequence]) -> GpuStep:
-        seq_ids = frozenset(sequence.seq_id for sequence in scheduled)
-        places = [self._slots.place(sequence, seq_ids) for sequence in scheduled]
+        state_indexes = self._assign_states(scheduled)
         size = self.graphs.size_for(len(scheduled))
-        self._slots.set_rows(places, size)
-        self._tell()
+        self._state.set_rows(state_indexes, size)
+        self._state.upload_changes()
         token_ids, logits = self.graphs.run(size)
-        return self._finish(scheduled, range(len(scheduled)), places, token_ids, logits)
+        drawing = range(len(scheduled))
+        return self._finish(scheduled, drawing, state_indexes, token_ids, logits)
 
     def _launch_mixed(self, scheduled: Sequence[ScheduledSequence], size: int) -> GpuStep:
-        seq_ids = frozenset(sequence.seq_id for sequence in scheduled)
-        places = [self._slots.place(sequence, seq_ids) for sequence in scheduled]
-        self._tell()
-        token_ids, logits = self.mixed_graphs.run(size, scheduled, places)
+        state_indexes = self._assign_states(scheduled)
+        self._state.upload_changes()
+        token_ids, logits = self.mixed_graphs.run(size, scheduled, state_indexes)
         drawing = [i for i, sequence in enumerate(scheduled) if sequence.sample_indexes]
-        return self._finish(scheduled, drawing, places, token_ids, logits)
+        return self._finish(scheduled, drawing, state_indexes, token_ids, logits)
+
+    def _assign_states(self, scheduled: Sequence[ScheduledSequence]) -> list[int]:
+        seq_ids = frozenset(sequence.seq_id for sequence in scheduled)
+        return [self._state.assign(sequence, seq_ids) for sequence in scheduled]
 
     def _finish(
         self,
         scheduled: Sequence[ScheduledSequence],
         drawing: Sequence[int],
-        places: Sequence[int],
+        state_indexes: Sequence[int],
         token_ids: Tensor,
         logits: Tensor,
     ) -> GpuStep:
-        """What a graph has left to do, where these of the sequences have drawn a token each."""
+        """Does what a graph has left to do; sequences `drawing` have drawn a token each."""
         for i in drawing:
-            self._slots.advance(scheduled[i])
+            self._state.advance(scheduled[i])
         token_ids = token_ids[: len(drawing)]
         draws = [Draw(scheduled[i], scheduled[i].sample_indexes[0]) for i in drawing]
         raw = raw_logits(logits, draws)
-        special = self._draw_special(logits, draws, token_ids)
-        if special:
-            slots_changed = self._indexes([places[drawing[row]] for row in special])
-            self._slots.last_tokens[slots_changed] = token_ids[self._indexes(special)]
+        redrawn = self._draw_altered(logits, draws, token_ids)
+        if redrawn:
+            changed = self._indexes([state_indexes[drawing[row]] for row in redrawn])
+            self._state.last_tokens[changed] = token_ids[self._indexes(redrawn)]
         logprobs = drawn_logprobs(raw, draws, drawing, token_ids)
-        return GpuStep(scheduled, drawing, self._readings.read(token_ids), logprobs, {})
+        return GpuStep(scheduled, drawing, self._downloads.start(token_ids), logprobs, {})
 
     def _launch_any(self, scheduled: Sequence[ScheduledSequence]) -> GpuStep:
         if not scheduled:
-            return GpuStep((), (), self._nothing(), {}, {})
+            return GpuStep((), (), self._download_none(), {}, {})
         batch = build_input_batch(scheduled, self._block_size, self.model.device)
         self._resolve_pending(batch, scheduled)
         config = self.model.config
@@ -167,28 +167,22 @@ class GpuModelRunner:
             gpu_batch(batch.metadata, config.num_attention_heads, config.num_key_value_heads),
         )
         prompt = prompt_logprobs(self.model, hidden, batch.first_rows, scheduled)
-        places, rows, draws = _draws(batch.sampled, scheduled)
+        drawing, rows, draws = _draws(batch.sampled, scheduled)
         if not draws:
-            return GpuStep(scheduled, (), self._nothing(), {}, prompt)
-        wanted = batch.sampled_rows
-        if len(draws) > len(wanted):
-            wanted = wanted[self._indexes(rows)]
-        logits = self.model.compute_logits(hidden, wanted)
+            return GpuStep(scheduled, (), self._download_none(), {}, prompt)
+        sampled_rows = batch.sampled_rows
+        if len(draws) > len(sampled_rows):
+            sampled_rows = sampled_rows[self._indexes(rows)]
+        logits = self.model.compute_logits(hidden, sampled_rows)
         token_ids = draw_all(logits, draws, self._workspace)
         raw = raw_logits(logits, draws)
-        self._draw_special(logits, draws, token_ids)
-        self._append(scheduled, places, draws, token_ids)
-        logprobs = drawn_logprobs(raw, draws, places, token_ids)
-        return GpuStep(scheduled, places, self._readings.read(token_ids), logprobs, prompt)
+        self._draw_altered(logits, draws, token_ids)
+        self._append(scheduled, drawing, token_ids)
+        logprobs = drawn_logprobs(raw, draws, drawing, token_ids)
+        return GpuStep(scheduled, drawing, self._downloads.start(token_ids), logprobs, prompt)
 
-    def _nothing(self) -> Reading:
-        return self._readings.read(torch.empty(0, dtype=torch.int32, device=self.model.device))
-
-    def _tell(self) -> None:
-        changes = self._slots.take_changes()
-        if changes is not None:
-            on_device = self._uploads.send(changes.reshape(-1)).view(2, -1)
-            slots.set_words(self._slots.words, on_device)
+    def _download_none(self) -> Download:
+        return self._downloads.start(torch.empty(0, dtype=torch.int32, device=self.model.device))
 
     def _indexes(self, numbers: Sequence[int]) -> Tensor:
         return to_device(np.array(numbers, dtype=np.int64), self.model.device)
@@ -196,51 +190,48 @@ class GpuModelRunner:
     def _resolve_pending(self, batch: InputBatch, scheduled: Sequence[ScheduledSequence]) -> None:
         """Puts tokens that only the device knows among the inputs."""
         pending = [
-            (batch.first_rows[place], self._slots.slot_of(sequence.seq_id))
-            for place, sequence in enumerate(scheduled)
+            (row, self._state.index_of(sequence.seq_id))
+            for row, sequence in zip(batch.first_rows, scheduled, strict=True)
             if sequence.token_ids[0] == PENDING_TOKEN
         ]
         if pending:
-            rows, places = zip(*pending, strict=True)
-            tokens = self._slots.last_tokens[self._indexes(places)]
+            rows, state_indexes = zip(*pending, strict=True)
+            tokens = self._state.last_tokens[self._indexes(state_indexes)]
             batch.input_ids[self._indexes(rows)] = tokens.long()
 
-    def _draw_special(self, logits: Tensor, draws: Sequence[Draw], token_ids: Tensor) -> list[int]:
-        """Draws the special ones again, from changed logits; returns their rows."""
-        rows = [row for row, each in enumerate(draws) if each.is_special]
+    def _draw_altered(self, logits: Tensor, draws: Sequence[Draw], token_ids: Tensor) -> list[int]:
+        """Repeats the draws that alter the logits, from altered ones; returns their rows."""
+        rows = [row for row, each in enumerate(draws) if each.alters_logits]
         if rows:
-            special = [draws[row] for row in rows]
-            changed = change_logits(logits, rows, special, self._grammar_masks)
-            token_ids[self._indexes(rows)] = draw_all(changed, special, self._workspace)
+            redrawn = [draws[row] for row in rows]
+            changed = change_logits(logits, rows, redrawn, self._grammar_masks)
+            token_ids[self._indexes(rows)] = draw_all(changed, redrawn, self._workspace)
         return rows
 
     def _append(
-        self,
-        scheduled: Sequence[ScheduledSequence],
-        places: Sequence[int],
-        draws: Sequence[Draw],
-        token_ids: Tensor,
+        self, scheduled: Sequence[ScheduledSequence], drawing: Sequence[int], token_ids: Tensor
     ) -> None:
-        """Makes drawn tokens the latest of their sequences' slots.
+        """Appends each token to the state of the sequence `drawing` it.
 
-        Of a sequence with several draws it is not known yet which of them is its next token.
+        Not for a sequence with several draws: which of them is its next token is not known yet.
         """
         seq_ids = frozenset(sequence.seq_id for sequence in scheduled)
-        rows = [self._slots.num_slots] * len(draws)
-        for row, place in enumerate(places):
-            sequence = scheduled[place]
-            if _draws_one(sequence):
-                rows[row] = self._slots.place(sequence, seq_ids)
-        self._tell()
-        for row, place in enumerate(places):
-            if rows[row] != self._slots.num_slots:
-                self._slots.advance(scheduled[place])
-        slots.advance(
+        rows = [self._state.num_states] * len(drawing)
+        certain = []
+        for row, i in enumerate(drawing):
+            sequence = scheduled[i]
+            if len(sequence.sample_indexes) == 1 and not sequence.draft_token_ids:
+                rows[row] = self._state.assign(sequence, seq_ids)
+                certain.append(sequence)
+        self._state.upload_changes()
+        for sequence in certain:
+            self._state.advance(sequence)
+        sequence_states.advance(
             to_device(np.array(rows, dtype=np.int32), self.model.device),
             token_ids,
-            self._slots.last_tokens,
-            self._slots.lengths,
-            self._slots.num_slots,
+            self._state.last_tokens,
+            self._state.lengths,
+            self._state.num_states,
         )
 
 
@@ -250,7 +241,7 @@ def _decodes(sequence: ScheduledSequence) -> bool:
 
 
 def _is_plain(sequence: ScheduledSequence) -> bool:
-    """Whether a graph does all that is asked of a sequence."""
+    """Whether a graph does everything that a sequence needs."""
     return (
         len(sequence.sample_indexes) <= 1
         and not sequence.draft_token_ids
@@ -258,27 +249,15 @@ def _is_plain(sequence: ScheduledSequence) -> bool:
     )
 
 
-def _draws_one(sequence: ScheduledSequence) -> bool:
-    return len(sequence.sample_indexes) == 1 and not sequence.draft_token_ids
-
-
 def _draws(
     sampled: Sequence[int], scheduled: Sequence[ScheduledSequence]
 ) -> tuple[list[int], list[int], list[Draw]]:
-    """All draws of a step: the place of each one's sequence, and its row of `sampled_rows`."""
-    found = [
-        (place, sequence, index)
-        for place in sampled
-        for sequence in scheduled[place].draws()
-        for index in sequence.sample_indexes
-    ]
-    rows, row, before = [], -1, None
-    for _, sequence, _ in found:
-        row += sequence is not before
-        before = sequence
-        rows.append(row)
-    return (
-        [place for place, *_ in found],
-        rows,
-        [Draw(sequence, index) for _, sequence, index in found],
-    )
+    """All draws of a step: the index of each one's sequence, and its row of `sampled_rows`."""
+    positions = [(i, sequence) for i in sampled for sequence in scheduled[i].draws()]
+    drawing, rows, draws = [], [], []
+    for row, (i, sequence) in enumerate(positions):
+        for index in sequence.sample_indexes:
+            drawing.append(i)
+            rows.append(row)
+            draws.append(Draw(sequence, index))
+    return drawing, rows, draws

@@ -1,4 +1,4 @@
-"""What a model needs to know of itself on a GPU: the memory of a step, the range of its KV."""
+"""Measurements of a model on a GPU before it serves: a step's memory, the range of its KV."""
 
 from collections.abc import Sequence
 
@@ -6,25 +6,25 @@ import torch
 
 from engine_service.config import StepSize
 from engine_service.core.outputs import ScheduledSequence
+from engine_service.kernels.gpu.attention.heads import MAX_FP8
 from engine_service.layers.attention.backend import KVCache
 from engine_service.models.causal_model import CausalModel
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
 from folovllm.sampling_params import SamplingParams
 
-# Of the largest number that was seen: later ones may be as much larger.
+# Later numbers may be this many times the maximum that was seen.
 _HEADROOM = 2.0
-_LARGEST_FP8 = 448.0
 _CALIBRATION_TOKENS = 512
-# What the sampler and graphs take beside logits, in float32 numbers for each of them.
+# What the sampler and graphs take besides logits, in float32 numbers for each logit.
 _COPIES_OF_LOGITS = 2
 
 
 @torch.inference_mode()
 def measure_peak(model: CausalModel, step: StepSize, max_model_len: int, block_size: int) -> int:
-    """Bytes on a GPU that the largest step takes beside weights and cache.
+    """Bytes on a GPU that the largest step takes besides weights and cache.
 
-    Seen while such a step is computed, on one block that all tokens share.
+    Measured while such a step is computed, on one block that all tokens share.
     """
     caches = allocate_kv_caches(model, 1, block_size)
     whole, rest = divmod(step.max_num_batched_tokens, max_model_len)
@@ -46,10 +46,10 @@ def measure_peak(model: CausalModel, step: StepSize, max_model_len: int, block_s
 def calibrate(
     model: CausalModel, kv_caches: Sequence[KVCache], max_model_len: int, block_size: int
 ) -> None:
-    """Sets the scales of 8-bit caches by the largest keys and values of each head.
+    """Sets the scales of 8-bit caches by the maximum of each head's keys and values.
 
-    They are those of a text of random tokens, computed in the model's own type; what is larger by
-    more than a factor of 2 is cut off.
+    They are those of a text of random tokens, computed in the model's own type; numbers more than
+    twice as large are clipped.
     """
     num_blocks = -(-_CALIBRATION_TOKENS // block_size)
     num_tokens = min(num_blocks * block_size, max_model_len)
@@ -61,8 +61,8 @@ def calibrate(
     for cache, exact in zip(kv_caches, own, strict=True):
         assert cache.scales is not None
         for scales, tensor in zip(cache.scales, exact[:2], strict=True):
-            largest = tensor.float().abs().amax(dim=(0, 1, 3))
-            scales.copy_((largest * _HEADROOM / _LARGEST_FP8).clamp_(min=1e-12))
+            maxima = tensor.float().abs().amax(dim=(0, 1, 3))
+            scales.copy_((maxima * _HEADROOM / MAX_FP8).clamp_(min=1e-12))
 
 
 def _forward(
@@ -72,7 +72,7 @@ def _forward(
     block_table: Sequence[int],
     block_size: int,
 ) -> torch.Tensor:
-    """Hidden states of texts of random tokens, which all have the same blocks."""
+    """Hidden states of texts of random tokens, which all share their blocks."""
     generator = torch.Generator().manual_seed(0)
     params = SamplingParams(temperature=0.0)
     sequences = []

@@ -1,9 +1,9 @@
-"""GpuStep: a step that was launched, and what it brings once it is done."""
+"""GpuStep: a launched step, and its result once it is done."""
 
 from collections.abc import Mapping, Sequence
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence
-from engine_service.runner.device_copy import Reading
+from engine_service.runner.device_copy import Download
 from folovllm.errors import ServerError
 from folovllm.outputs import PositionLogprobs
 
@@ -16,25 +16,24 @@ class GpuStep:
     def __init__(
         self,
         scheduled: Sequence[ScheduledSequence],
-        places: Sequence[int],
-        reading: Reading,
+        drawing: Sequence[int],
+        tokens: Download,
         logprobs: Logprobs,
         prompt: Logprobs,
     ) -> None:
-        """`places` says which of the scheduled sequences has drawn each of the tokens read."""
-        self._scheduled, self._places = scheduled, places
-        self._reading = reading
+        """`drawing` are the indexes of the sequences that have drawn each of the tokens."""
+        self._scheduled, self._drawing, self._tokens = scheduled, drawing, tokens
         self._logprobs, self._prompt = logprobs, prompt
 
     def result(self) -> ModelRunnerOutput:
-        """See LaunchedStep. Raises ServerError where a row's logits are not finite."""
+        """See LaunchedStep. Raises ServerError if a row's logits are not finite."""
         drawn: list[list[int]] = [[] for _ in self._scheduled]
-        for place, token_id in zip(self._places, self._reading.numbers(), strict=True):
+        for i, token_id in zip(self._drawing, self._tokens.wait(), strict=True):
             if token_id < 0:
-                sequence = self._scheduled[place]
+                sequence = self._scheduled[i]
                 raise ServerError(
                     f"the model's logits for sequence {sequence.seq_id} at position "
                     f"{sequence.num_tokens} are not finite, so no token can be drawn"
                 )
-            drawn[place].append(token_id)
+            drawn[i].append(token_id)
         return ModelRunnerOutput(drawn, self._logprobs, self._prompt)

@@ -1,5 +1,4 @@
 """From logits to tokens and log-probabilities, in plain torch. For the runners alone.
 
-`sampler` states the order of what happens to a row. The GPU's runner takes from here what its
-kernels leave out.
+`sampler` states the order of what happens to a row. The GPU's runner uses what its kernels lack.
 """

@@ -13,7 +13,7 @@ from engine_service.structured_output.matcher import Matcher
 
 
 class GrammarMasks:
-    """Fills masks of a vocabulary, on threads that are started when a first grammar comes."""
+    """Fills masks of a vocabulary, on threads that start with the first grammar."""
 
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
@@ -22,8 +22,8 @@ class GrammarMasks:
     def fill(self, sequences: Sequence[ScheduledSequence]) -> dict[int, Tensor]:
         """For each row whose sequence follows a grammar, which ids may be drawn: bool [vocab_size].
 
-        On the CPU. A grammar that cannot be followed any further allows all: `advance` ends its
-        sequence then, whatever was drawn.
+        On the CPU. A grammar that cannot be followed any further allows all ids, since `advance`
+        ends its sequence then, whatever was drawn.
         """
         words = self.fill_words(sequences)
         return {row: as_mask(own, self._vocab_size) for row, own in words.items()}
@@ -34,13 +34,13 @@ class GrammarMasks:
         if not rows:
             return {}
         self._filler = self._filler or BitmaskFiller()
-        # Several draws after one position follow the same matcher, which is asked but once.
+        # Several draws after one position follow the same matcher, which is asked only once.
         matchers = list(dict.fromkeys(rows.values()))
         words = np.empty((len(matchers), -(-self._vocab_size // 32)), dtype=np.int32)
         known = [matcher for matcher in matchers if isinstance(matcher, Matcher)]
         assert len(known) == len(matchers)
-        for place in self._filler.fill_bitmasks(known, words):
-            words[place] = -1
+        for i in self._filler.fill_bitmasks(known, words):
+            words[i] = -1
         filled = dict(zip(matchers, words, strict=True))
         return {row: filled[matcher] for row, matcher in rows.items()}
 

@@ -1,10 +1,10 @@
-"""What parameters make of a row's logits before the temperature; the sampler tells the order.
+"""What parameters make of logits before the temperature, in the order that the sampler states.
 
-Everything is computed in float32 and from a row's own values alone, so that a row gets the same
-logits in any batch. Rows that ask for nothing cost nothing but the question.
+Everything is computed in float32 and from a row's own values alone, so a row gets the same logits
+in any batch. Rows that alter nothing cost next to nothing.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -14,8 +14,9 @@ from torch import Tensor
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.runner.sampling.filters import NEVER
 
-_LARGEST = torch.finfo(torch.float32).max
+_FLOAT32_MAX = torch.finfo(torch.float32).max
 NO_MASKS: Mapping[int, Tensor] = {}
+_Rows = Mapping[int, ScheduledSequence]
 
 
 def process_logits(
@@ -25,38 +26,49 @@ def process_logits(
 ) -> Tensor:
     """The logits to draw from, [len(sequences), vocab_size].
 
-    They are `logits` itself, changed in place, or a copy in float32 where arithmetic is asked for.
+    They are `logits` itself, changed in place, or a copy in float32 if arithmetic is needed.
     `grammar_masks` has for some rows the ids that may be drawn, bool [vocab_size].
     """
-    altered = [row for row, s in enumerate(sequences) if s.sampling_params.alters_logits]
+    altered = {row: s for row, s in enumerate(sequences) if s.sampling_params.alters_logits}
     limited = list(grammar_masks)
     if altered:
         logits = logits.float()
-        limited += _allow(logits, sequences, altered, grammar_masks)
+        limited += _allow(logits, altered, grammar_masks)
     for row, mask in grammar_masks.items():
         logits[row].masked_fill_(~mask.to(logits.device), NEVER)
-    forbid(logits, [sequence.forbidden_token_ids for sequence in sequences], limited)
+    _forbid(logits, [sequence.forbidden_token_ids for sequence in sequences], limited)
     if altered:
-        _add_bias(logits, sequences, altered)
-        _penalise(logits, sequences, altered)
+        _add_bias(logits, altered)
+        _penalise_repetition(logits, altered)
+        _penalise_frequency_and_presence(logits, altered)
     return logits
 
 
-def allow(logits: Tensor, rows: Sequence[int], token_ids: Sequence[Sequence[int]]) -> None:
-    """Takes every id out of these rows but those given for each."""
-    places, columns = _indexes(rows, token_ids, logits.device)
-    kept = logits[places, columns]
-    logits[torch.tensor(rows, device=logits.device)] = NEVER
-    logits[places, columns] = kept
+def _allow(logits: Tensor, altered: _Rows, grammar_masks: Mapping[int, Tensor]) -> Collection[int]:
+    """Takes out what allowed_token_ids leaves out; returns the rows that have such ids.
+
+    If none of them is an id that the row's grammar allows, the grammar alone counts.
+    """
+    allowed = {
+        row: ids
+        for row, sequence in altered.items()
+        if (ids := sequence.sampling_params.allowed_token_ids)
+        and (row not in grammar_masks or bool(grammar_masks[row][list(ids)].any()))
+    }
+    if allowed:
+        rows, columns = _cells(allowed, logits.device)
+        kept = logits[rows, columns]
+        logits[torch.tensor(list(allowed), device=logits.device)] = NEVER
+        logits[rows, columns] = kept
+    return allowed
 
 
-def forbid(
+def _forbid(
     logits: Tensor, token_ids: Sequence[Sequence[int]], limited: Collection[int] = ()
 ) -> None:
-    """Takes the given ids out of each row; `limited` are the rows where not all ids were allowed.
+    """Takes the given ids out of each row; in the `limited` rows not all ids were allowed.
 
-    A row that would have nothing left, since what is allowed there is all forbidden, keeps them: a
-    request must not be able to stop the engine.
+    If that would leave a row nothing, it keeps them: no request may stop the engine.
     """
     vocab_size = logits.shape[-1]
     # A stop id may lie outside of the vocabulary; it is never drawn then anyway.
@@ -67,145 +79,83 @@ def forbid(
     }
     if not known:
         return
-    places, columns = _indexes(list(known), list(known.values()), logits.device)
-    before = logits[places, columns]
-    logits[places, columns] = NEVER
+    rows, columns = _cells(known, logits.device)
+    before = logits[rows, columns]
+    logits[rows, columns] = NEVER
     endangered = [row for row, ids in known.items() if row in limited or len(ids) >= vocab_size]
     if endangered:
         emptied = logits.new_zeros(len(token_ids), dtype=torch.bool)
         # Of all rows: taking some of them would copy them, which costs more.
         emptied[endangered] = logits.amax(-1)[endangered] == NEVER
-        logits[places, columns] = torch.where(emptied[places], before, NEVER)
+        logits[rows, columns] = torch.where(emptied[rows], before, NEVER)
 
 
-def add_bias(
-    logits: Tensor, rows: Sequence[int], biases: Sequence[Sequence[tuple[int, float]]]
-) -> None:
-    """Adds to single logits of these rows: (token id, bias) pairs for each, no id twice."""
-    places, columns = _indexes(rows, [[i for i, _ in pairs] for pairs in biases], logits.device)
-    values = [bias for pairs in biases for _, bias in pairs]
-    logits[places, columns] += logits.new_tensor(values)
+def _add_bias(logits: Tensor, altered: _Rows) -> None:
+    biases = {row: b for row, s in altered.items() if (b := s.sampling_params.logit_bias)}
+    if biases:
+        ids = {row: [token_id for token_id, _ in pairs] for row, pairs in biases.items()}
+        rows, columns = _cells(ids, logits.device)
+        values = [bias for pairs in biases.values() for _, bias in pairs]
+        logits[rows, columns] += logits.new_tensor(values)
 
 
-def penalise_repetition(
-    logits: Tensor,
-    rows: Sequence[int],
-    token_ids: Sequence[Sequence[int]],
-    penalties: Sequence[float],
-) -> None:
-    """Divides the positive and multiplies the negative logits of the given ids, once for each id.
+def _penalise_repetition(logits: Tensor, altered: _Rows) -> None:
+    """Divides the positive and multiplies the negative logits of the ids in prompt and output.
 
     Keskar et al., "CTRL", 2019, section 4.1; here as in vLLM and transformers.
     """
-    places, columns, _ = _counts(rows, token_ids, logits)
-    strength = _by_row(logits, rows, penalties)[places]
-    values = logits[places, columns]
-    values = torch.where(values > 0, values / strength, values * strength)
-    # A very small penalty takes a logit out of the range of float32.
-    logits[places, columns] = values.clamp_(max=_LARGEST)
+    penalties = {row: s.sampling_params.repetition_penalty for row, s in altered.items()}
+    penalties = {row: penalty for row, penalty in penalties.items() if penalty != 1.0}
+    if penalties:
+        history = {row: altered[row].token_history for row in penalties}
+        rows, columns, _ = _counts(history, logits)
+        strength = _by_row(logits, penalties)[rows]
+        values = logits[rows, columns]
+        values = torch.where(values > 0, values / strength, values * strength)
+        # A very small penalty takes a logit out of the range of float32.
+        logits[rows, columns] = values.clamp_(max=_FLOAT32_MAX)
 
 
-def penalise_frequency_and_presence(
-    logits: Tensor,
-    rows: Sequence[int],
-    token_ids: Sequence[Sequence[int]],
-    frequency_penalties: Sequence[float],
-    presence_penalties: Sequence[float],
-) -> None:
-    """Takes frequency_penalty for each time an id is given, and presence_penalty once.
+def _penalise_frequency_and_presence(logits: Tensor, altered: _Rows) -> None:
+    """As in OpenAI's API: logit -= count * frequency_penalty + (count > 0) * presence_penalty.
 
-    As in OpenAI's API: logit -= count * frequency_penalty + (count > 0) * presence_penalty.
+    The output alone is counted.
     """
-    places, columns, counts = _counts(rows, token_ids, logits)
-    frequency = _by_row(logits, rows, frequency_penalties)[places]
-    presence = _by_row(logits, rows, presence_penalties)[places]
-    logits[places, columns] -= counts * frequency + presence
+    params = {row: sequence.sampling_params for row, sequence in altered.items()}
+    outputs = {
+        row: sequence.token_history[sequence.num_prompt_tokens :]
+        for row, sequence in altered.items()
+        if (params[row].frequency_penalty or params[row].presence_penalty)
+        and len(sequence.token_history) > sequence.num_prompt_tokens
+    }
+    if outputs:
+        rows, columns, counts = _counts(outputs, logits)
+        frequency = _by_row(logits, {row: params[row].frequency_penalty for row in outputs})[rows]
+        presence = _by_row(logits, {row: params[row].presence_penalty for row in outputs})[rows]
+        logits[rows, columns] -= counts * frequency + presence
 
 
-def _allow(
-    logits: Tensor,
-    sequences: Sequence[ScheduledSequence],
-    rows: Iterable[int],
-    grammar_masks: Mapping[int, Tensor],
-) -> list[int]:
-    """Leaves what may be drawn at all; the rows where that is not every id."""
-    params = {row: sequences[row].sampling_params for row in rows}
-    limited = [
-        row
-        for row, p in params.items()
-        if p.allowed_token_ids
-        and (row not in grammar_masks or _any_allowed(p.allowed_token_ids, grammar_masks[row]))
-    ]
-    if limited:
-        allow(logits, limited, [params[row].allowed_token_ids for row in limited])
-    return limited
-
-
-def _any_allowed(token_ids: tuple[int, ...], mask: Tensor) -> bool:
-    """Whether a grammar's mask has any of the ids."""
-    return bool(mask[list(token_ids)].any())
-
-
-def _add_bias(logits: Tensor, sequences: Sequence[ScheduledSequence], rows: Iterable[int]) -> None:
-    params = {row: sequences[row].sampling_params for row in rows}
-    biased = [row for row, p in params.items() if p.logit_bias]
-    if biased:
-        add_bias(logits, biased, [params[row].logit_bias for row in biased])
-
-
-def _penalise(logits: Tensor, sequences: Sequence[ScheduledSequence], rows: Iterable[int]) -> None:
-    params = {row: sequences[row].sampling_params for row in rows}
-    repeated = [row for row, p in params.items() if p.repetition_penalty != 1.0]
-    if repeated:
-        penalise_repetition(
-            logits,
-            repeated,
-            [sequences[row].token_history for row in repeated],
-            [params[row].repetition_penalty for row in repeated],
-        )
-    counted = [
-        row
-        for row, p in params.items()
-        if (p.frequency_penalty or p.presence_penalty) and _has_output(sequences[row])
-    ]
-    if counted:
-        penalise_frequency_and_presence(
-            logits,
-            counted,
-            [sequences[row].token_history[sequences[row].num_prompt_tokens :] for row in counted],
-            [params[row].frequency_penalty for row in counted],
-            [params[row].presence_penalty for row in counted],
-        )
-
-
-def _has_output(sequence: ScheduledSequence) -> bool:
-    return len(sequence.token_history) > sequence.num_prompt_tokens
-
-
-def _indexes(
-    rows: Sequence[int], token_ids: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _cells(token_ids: Mapping[int, Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Row and column of each id of each row, both [ids]."""
-    lengths = [len(ids) for ids in token_ids]
-    columns = np.fromiter(chain.from_iterable(token_ids), dtype=np.int64, count=sum(lengths))
-    places = np.repeat(np.array(rows, dtype=np.int64), lengths)
-    packed = torch.from_numpy(np.stack((places, columns))).to(device)
+    lengths = [len(ids) for ids in token_ids.values()]
+    columns = np.fromiter(
+        chain.from_iterable(token_ids.values()), dtype=np.int64, count=sum(lengths)
+    )
+    rows = np.repeat(np.array(list(token_ids), dtype=np.int64), lengths)
+    packed = torch.from_numpy(np.stack((rows, columns))).to(device)
     return packed[0], packed[1]
 
 
 def _counts(
-    rows: Sequence[int], token_ids: Sequence[Sequence[int]], logits: Tensor
+    token_ids: Mapping[int, Sequence[int]], logits: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Row, column and count of each distinct id of each row, all [distinct ids]."""
-    places, columns = _indexes(rows, token_ids, logits.device)
+    rows, columns = _cells(token_ids, logits.device)
     vocab_size = logits.shape[-1]
-    cells, counts = torch.unique(places * vocab_size + columns, return_counts=True)
+    cells, counts = torch.unique(rows * vocab_size + columns, return_counts=True)
     return cells // vocab_size, cells % vocab_size, counts
 
 
-def _by_row(logits: Tensor, rows: Sequence[int], values: Sequence[float]) -> Tensor:
+def _by_row(logits: Tensor, values: Mapping[int, float]) -> Tensor:
     """A value for every row of the logits, 0 for those not named, [rows of logits]."""
-    spread = [0.0] * len(logits)
-    for row, value in zip(rows, values, strict=True):
-        spread[row] = value
-    return logits.new_tensor(spread)
+    return logits.new_tensor([values.get(row, 0.0) for row in range(len(logits))])

@@ -20,7 +20,7 @@ def position_logprobs(
     """For each row the log-probability of each of its token ids, with the row's best candidates.
 
     `logits` is [rows, vocab_size] in any floating type; `num_tops` says how many candidates each
-    row gets. Raises ServerError where a row has no distribution, because of NaN or infinity.
+    row gets. Raises ServerError if a row has no distribution, because of NaN or infinity.
     """
     width = max(map(len, token_ids))
     columns = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in token_ids])
@@ -42,8 +42,7 @@ def position_logprobs(
 
 
 def _totals_and_ranks(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The logsumexp of each row, [rows, 1], and 1 plus the number of its logits that are larger
-    than each of its values, both [rows, values].
+    """The logsumexp of each row, [rows, 1], and the ranks of its values, [rows, values].
 
     Row by row, so that what one row needs stays in a processor's cache. The sum of a float32 mask
     is many times as fast as that of a bool one, and exact up to 2**24.
@@ -62,15 +61,15 @@ def _totals_and_ranks(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 def _tops(logits: Tensor, totals: Tensor, num_tops: Sequence[int]) -> list[tuple[Logprob, ...]]:
     """Each row's most probable tokens, best first, the lowest id of equals first.
 
-    What has no probability at all is not among them.
+    Tokens of probability 0 are not among them.
     """
-    most = min(max(num_tops), logits.shape[-1])
-    if most == 0:
+    width = min(max(num_tops), logits.shape[-1])
+    if width == 0:
         return [() for _ in num_tops]
-    values, token_ids = top_k_candidates(logits, [most] * len(num_tops))
+    values, token_ids = top_k_candidates(logits, [width] * len(num_tops))
     values, order = values.float().sort(dim=-1, descending=True, stable=True)
-    token_ids = token_ids.gather(-1, order)[:, :most]
-    values = values[:, :most]
+    token_ids = token_ids.gather(-1, order)[:, :width]
+    values = values[:, :width]
     # In falling order the first of equals has their rank.
     ranks = 1 + torch.searchsorted(-values, -values)
     return [

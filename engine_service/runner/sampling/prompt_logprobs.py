@@ -11,7 +11,7 @@ from engine_service.runner.sampling.logprobs import position_logprobs
 from folovllm.outputs import PositionLogprobs
 
 # Logits of prompts that are computed at once: 64 MiB in float32.
-_MOST_LOGITS = 2**24
+_MAX_LOGITS = 2**24
 
 
 def prompt_logprobs(
@@ -20,25 +20,25 @@ def prompt_logprobs(
     first_rows: Sequence[int],
     scheduled: Sequence[ScheduledSequence],
 ) -> dict[int, list[PositionLogprobs]]:
-    """Those of the prompts' next tokens that are wanted, by the sequences' places.
+    """Those of the prompts' next tokens that are asked for, by the indexes of their sequences.
 
     `hidden` is [T, hidden_size], and `first_rows` says where each sequence's tokens start in it.
     All sequences' rows go together, in pieces, since the logits of long prompts would take more
-    memory than all else.
+    memory than everything else.
     """
-    wanted = [
-        (place, first_rows[place] - sequence.num_computed_tokens + position, position)
-        for place, sequence in enumerate(scheduled)
+    asked = [
+        (i, first_rows[i] - sequence.num_computed_tokens + position, position)
+        for i, sequence in enumerate(scheduled)
         for position in sequence.prompt_logprob_positions
     ]
     found: dict[int, list[PositionLogprobs]] = {}
-    size = max(1, _MOST_LOGITS // model.config.vocab_size)
-    for start in range(0, len(wanted), size):
-        piece = wanted[start : start + size]
+    size = max(1, _MAX_LOGITS // model.config.vocab_size)
+    for start in range(0, len(asked), size):
+        piece = asked[start : start + size]
         rows = torch.tensor([row for _, row, _ in piece], device=hidden.device)
-        following = [[scheduled[place].token_history[at + 1]] for place, _, at in piece]
-        num_tops = [scheduled[place].sampling_params.prompt_logprobs or 0 for place, *_ in piece]
+        following = [[scheduled[i].token_history[position + 1]] for i, _, position in piece]
+        num_tops = [scheduled[i].sampling_params.prompt_logprobs or 0 for i, *_ in piece]
         logprobs = position_logprobs(model.compute_logits(hidden, rows), following, num_tops)
-        for (place, *_), (position,) in zip(piece, logprobs, strict=True):
-            found.setdefault(place, []).append(position)
+        for (i, *_), (own,) in zip(piece, logprobs, strict=True):
+            found.setdefault(i, []).append(own)
     return found

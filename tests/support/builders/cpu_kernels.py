@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 
 from engine_service.kernels.cpu.build import COMPILERS, build_library
-from engine_service.kernels.cpu.library import (
-    FORMATS,
-    Context,
-    LinearCall,
-    find_or_build,
-    processor_has_kernels,
-)
-from engine_service.models.cpu_weights import CpuWeights, Projection, address
+from engine_service.kernels.cpu.library import Context, find_or_build, processor_has_kernels
+from engine_service.kernels.cpu.structures import FORMATS, LinearCall
+from engine_service.models.cpu_weights import CpuWeights, PackedProjection, address
+from engine_service.models.layer_plan import Cut, Projection
 
 # Tensors as small as these gain nothing from torch's threads.
 torch.set_num_threads(1)
@@ -64,17 +60,16 @@ class PackedLinear:
         self.inputs = weights[0].shape[1]
         outputs = sum(len(weight) for weight in weights)
         self.outputs = outputs // 2 if gated else outputs
-        parts = tuple(map(_part, range(len(weights))))
         tensors = {
             f"{_part(number)}.{kind}": tensor
             for kind, group in (("weight", weights), ("bias", biases))
             for number, tensor in enumerate(group)
         }
-        projection = Projection(
-            "tested", "", parts, outputs, self.inputs, weight_format, bool(biases), gated
-        )
-        self.packed = CpuWeights(context(num_threads), [projection])
-        self.packed.pack("tested", tensors.__getitem__)
+        sizes = tuple((_part(number), len(weight)) for number, weight in enumerate(weights))
+        projection = Projection("tested", sizes, self.inputs, Cut.OUTPUTS, bool(biases))
+        packed = PackedProjection("", projection, weight_format, gated)
+        self.packed = CpuWeights(context(num_threads), [packed])
+        self.packed.pack(packed, tensors.__getitem__)
         assert FORMATS[weight_format] == self.packed["tested"].format
 
     def __call__(

@@ -10,6 +10,7 @@ from engine_service.engine.llm_engine import LLMEngine
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.models.loader import load_decoder
+from engine_service.models.model_options import ModelOptions
 from engine_service.runner.gpu.model_runner import GpuModelRunner
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from folovllm.model_info import ModelInfo
@@ -30,15 +31,17 @@ def gpu_engine(
     if DEVICE.type == "cuda":
         return build_engine(config)
     decoder_config = DecoderConfig.from_folder(folder)
-    decoder = load_decoder(folder, decoder_config, torch.float32, DEVICE, False, deterministic=True)
+    decoder = load_decoder(
+        folder, decoder_config, ModelOptions(torch.float32, DEVICE, deterministic=True)
+    )
     max_model_len = decoder_config.max_position_embeddings
     runner = GpuModelRunner(
-        GpuDecoder(decoder, max_model_len),
-        num_blocks,
-        BLOCK_SIZE,
-        max_num_seqs,
-        max_num_batched_tokens,
-        max_model_len,
+        model=GpuDecoder(decoder, max_model_len),
+        num_blocks=num_blocks,
+        block_size=BLOCK_SIZE,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_model_len=max_model_len,
     )
     info = ModelInfo(
         model_id="tiny",

@@ -19,11 +19,11 @@ from engine_service.kernels.gpu.attention import (
     rope,
 )
 from engine_service.kernels.gpu.linear import gemv, matmul, norm, silu
-from engine_service.kernels.gpu.sampling import bitmask
-from engine_service.kernels.gpu.state import slots
+from engine_service.kernels.gpu.sampling import bitmask, sampler
+from engine_service.kernels.gpu.state import sequence_states
 
 _HOPPER = GPUTarget("cuda", 90, 32)
-_MOST_SHARED = 227 * 1024
+_MAX_SHARED = 227 * 1024
 
 
 def _named(kind: str, names: str) -> dict[str, str]:
@@ -39,18 +39,19 @@ _TYPES = {
     ),
     **_named(
         "*fp32",
-        "angles scales maxima sums mixed_parts highest_scores weights scales_pointer",
+        """angles scales maxima sums mixed_parts max_scores weights scales_pointer chunk_max
+        chunk_sum block_max""",
     ),
     **_named(
         "*i32",
         """block_tables table_rows seq_lens query_start_loc first_tiles records arrivals words
-        changes last_tokens lengths input_ids token_ids positions bitmask""",
+        changes last_tokens lengths input_ids token_ids positions bitmask params""",
     ),
     **_named("*i64", "slot_mapping"),
     **_named("fp32", "eps score_scale scale"),
 }
 _HEADS = {"NUM_KV_HEADS": 8, "HEAD_DIM": 128, "BLOCK_SIZE": 64}
-_CACHE = {"FP8": False, "LARGEST": 448.0, "scales": None}
+_CACHE = {"FP8": False, "FP8_MAX": 448.0, "scales": None}
 _DECODE = {
     "GROUP": 2,
     "ROWS": 16,
@@ -83,7 +84,7 @@ def _compile(kernel: Any, constants: Mapping[str, Any], warps: int, **types: str
     source = ASTSource(kernel, signature, places, attributes)
     options = {"num_warps": warps, "launch_pdl": "OVERLAP" in constants}
     compiled = compile(source, target=_HOPPER, options=options)
-    assert compiled.metadata.shared <= _MOST_SHARED, (kernel.__name__, compiled.metadata.shared)
+    assert compiled.metadata.shared <= _MAX_SHARED, (kernel.__name__, compiled.metadata.shared)
     print(kernel.__name__, compiled.metadata.shared, flush=True)
 
 
@@ -95,8 +96,8 @@ def _compile_attention() -> None:
     decode = decode_attention._decode
     for constants in (raw, several):
         _compile(decode, {**_HEADS, **_CACHE, **_DECODE, **constants}, 4)
-    _compile(decode, {**_HEADS, **_DECODE, **raw, "FP8": True, "LARGEST": 448.0}, 4, **fp8)
-    plan = {"SEQS": 256, "NUM_KV_HEADS": 8, "TILE": 64, "FEWEST": 4, **_DECODE}
+    _compile(decode, {**_HEADS, **_DECODE, **raw, "FP8": True, "FP8_MAX": 448.0}, 4, **fp8)
+    plan = {"SEQS": 256, "NUM_KV_HEADS": 8, "TILE": 64, "MIN_TILES": 4, **_DECODE}
     _compile(decode_plan._plan, plan, 4)
     few = {"NUM_HEADS": 16, "DIMS": 128, "TILE": 64, "SPLITS": 8, "NORM": True}
     _compile(few_attention._decode_few, {**_HEADS, **_CACHE, **few}, 8, weights="*fp32")
@@ -113,9 +114,11 @@ def _compile_rows() -> None:
     _compile(norm._add_rms_norm, parts, 4, hidden="*fp32")
     _compile(silu._silu_mul, {"SIZE": 3072, "WIDTH": 1024}, 4)
     _compile(bitmask._apply_bitmask, {"SIZE": 1024}, 4)
-    _compile(slots._set_words, {"WORDS": 256}, 4)
-    _compile(slots._gather_inputs, {"ROWS": 256, "BLOCK_SIZE": 64}, 4, rows="*i32")
-    _compile(slots._advance, {"ROWS": 256}, 4, rows="*i32")
+    chunks = {"VOCAB": 4096, "CHUNK": 2048, "BLOCK": 32, "BLOCKS": 128}
+    _compile(sampler._scan_chunks, chunks, 4, rows="*i32")
+    _compile(sequence_states._set_words, {"WORDS": 256}, 4)
+    _compile(sequence_states._gather_inputs, {"ROWS": 256, "BLOCK_SIZE": 64}, 4, rows="*i32")
+    _compile(sequence_states._advance, {"ROWS": 256}, 4, rows="*i32")
 
 
 def _compile_products() -> None:

@@ -5,6 +5,7 @@ import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,10 @@ fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from folovllm_client.__main__ import main
 main()
 """
-_STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+# A blank after the prompt is skipped, not written.
+_BLANK = re.compile(r"\x08\x1b\[2C")
+_STEERING = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
+_UNFINISHED = re.compile(r"(\x08?\x1b(\[[0-9;?]*)?|\x08)\Z")
 
 
 class Terminal:
@@ -27,46 +31,34 @@ class Terminal:
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
         self._fd, slave = os.openpty()
+        termios.tcsetwinsize(slave, (24, 100))
         self._process = subprocess.Popen(
             [sys.executable, "-c", _FOLOVLLM, *arguments],
             cwd=ROOT,
-            env={**os.environ, "TERM": "dumb", **environment},
+            env={**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", **environment},
             stdin=slave,
             stdout=slave,
             stderr=slave,
             start_new_session=True,
         )
         os.close(slave)
-        self._unread = ""
-        self.raw = ""
+        self._unread = self._unfinished = self.raw = ""
 
-    def until(self, text: str, timeout: float = 30) -> str:
-        """All that comes up to `text`, without styles; `raw` keeps them."""
-        deadline = time.monotonic() + timeout
+    def until(self, text: str) -> str:
+        """All that comes up to `text`, without what steers the terminal; `raw` keeps that."""
+        deadline = time.monotonic() + 30
         while text not in self._unread:
             ready, _, _ = select.select([self._fd], [], [], deadline - time.monotonic())
             assert ready, f"no {text!r} in {self._unread!r}"
             new = os.read(self._fd, 65536).decode()
             self.raw += new
-            self._unread += _STYLE.sub("", new).replace("\r", "")
+            text_so_far = self._unfinished + new
+            unfinished = _UNFINISHED.search(text_so_far)
+            end = unfinished.start() if unfinished else len(text_so_far)
+            self._unfinished = text_so_far[end:]
+            self._unread += _STEERING.sub("", _BLANK.sub(" ", text_so_far[:end]))
         before, found, self._unread = self._unread.partition(text)
         return before + found
-
-    def shows(self, text: str, timeout: float) -> bool:
-        """Whether `text` comes in so many seconds."""
-        try:
-            self.until(text, timeout)
-        except AssertionError:
-            return False
-        return True
-
-    def ends(self, timeout: float) -> bool:
-        """Whether the command ends in so many seconds."""
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
 
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())

@@ -10,6 +10,7 @@ from engine_service.core.outputs import ScheduledSequence
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
+from engine_service.models.model_options import ModelOptions
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
 from folovllm.sampling_params import SamplingParams
@@ -27,7 +28,7 @@ def prompt(length: int, seed: int) -> list[int]:
 
 def load(folder: Path, dtype: torch.dtype, quantization: str = "none") -> CausalModel:
     config = DecoderConfig.from_folder(folder)
-    return load_model(folder, config, dtype, CPU, False, quantization=quantization)
+    return load_model(folder, config, ModelOptions(dtype, CPU, quantization=quantization))
 
 
 @torch.inference_mode()

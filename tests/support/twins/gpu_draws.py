@@ -1,26 +1,21 @@
 """What a GPU's draws must be, from the sampler's own parts, and draws of given rows to compare."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from engine_service.kernels.gpu.sampling.sampler import (
-    DrawParams,
-    Tiling,
-    Workspace,
-    draw,
-    make_workspace,
-)
-from engine_service.runner.sampling.filters import (
-    inverse_cdf,
-    keep_top_p,
-    relative_weights,
-    top_k_candidates,
-)
+from engine_service.core.outputs import ScheduledSequence
+from engine_service.draw_fields import DRAW_PARAMS, DRAW_WORDS
+from engine_service.kernels.gpu.sampling.sampler import Tiling, Workspace, draw, make_workspace
+from engine_service.runner.gpu.drawing import Draw, pack_draws
+from engine_service.runner.sampling.filters import filtered_weights, inverse_cdf
 from engine_service.seeding import uniform
+from folovllm.sampling_params import SamplingParams
 from support.twins.gpu_twins import DEVICE, NAN
 
 # Small enough that a vocabulary of some hundreds has several chunks and passes.
@@ -30,13 +25,10 @@ _SLACK = 1e-5
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One slot's DrawParams."""
+class Drawing:
+    """How one row is drawn."""
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
+    params: SamplingParams
     seed: int = 7
     index: int = 0
     position: int = 1
@@ -45,24 +37,25 @@ class Slot:
     def number(self) -> float:
         return uniform(self.seed, self.index, self.position)
 
+    def words(self) -> Tensor:
+        sequence = ScheduledSequence(
+            0, (0,), self.position - 1, (), self.params, self.seed, sample_indexes=(self.index,)
+        )
+        return torch.from_numpy(pack_draws([Draw(sequence, self.index)]))
 
-POISON = Slot(temperature=NAN, top_k=-(2**31), top_p=NAN, min_p=NAN)
+
+def drawing(seed: int = 7, index: int = 0, position: int = 1, **params: Any) -> Drawing:
+    return Drawing(SamplingParams(**params), seed, index, position)
 
 
-def draw_params(slots: Sequence[Slot]) -> DrawParams:
-    def vector(name: str, dtype: torch.dtype) -> Tensor:
-        return torch.tensor([getattr(slot, name) for slot in slots], dtype=dtype, device=DEVICE)
-
-    seeds = torch.tensor([s.seed for s in slots], dtype=torch.uint64).view(torch.int64)
-    return DrawParams(
-        seed=seeds.to(DEVICE),
-        index=vector("index", torch.int32),
-        position=vector("position", torch.int32),
-        temperature=vector("temperature", torch.float32),
-        top_k=vector("top_k", torch.int32),
-        top_p=vector("top_p", torch.float32),
-        min_p=vector("min_p", torch.float32),
-    )
+def draw_params(drawings: Sequence[Drawing]) -> Tensor:
+    """Those of each, [words, 2 * drawings], every one after a column of poison."""
+    poison = np.full(len(DRAW_WORDS), -(2**31), dtype=np.int32)
+    for word, dtype in enumerate(DRAW_PARAMS.values(), start=-len(DRAW_PARAMS)):
+        if dtype is np.float32:
+            poison[word] = np.array([NAN], dtype=np.float32).view(np.int32)[0]
+    columns = [part for each in drawings for part in (torch.tensor(poison)[:, None], each.words())]
+    return torch.cat(columns, dim=1).to(DEVICE)
 
 
 def poisoned_workspace(max_rows: int, vocab_size: int, tiling: Tiling = SMALL) -> Workspace:
@@ -76,55 +69,56 @@ def poisoned_workspace(max_rows: int, vocab_size: int, tiling: Tiling = SMALL) -
     return workspace
 
 
-def drawn(logits: Tensor, slots: Sequence[Slot], tiling: Tiling = SMALL) -> list[int]:
-    """Draws for rows [R, V] whose slots are stored in reverse, among unused ones full of NaN."""
-    stored = [part for slot in reversed(slots) for part in (POISON, slot)]
-    rows = torch.tensor([2 * (len(slots) - i) - 1 for i in range(len(slots))], dtype=torch.int32)
-    workspace = poisoned_workspace(len(slots) + 1, logits.shape[1], tiling)
-    token_ids = torch.full((len(slots) + 1,), -9, dtype=torch.int32, device=DEVICE)
+def drawn(logits: Tensor, drawings: Sequence[Drawing], tiling: Tiling = SMALL) -> list[int]:
+    """Draws for rows [R, V] whose parameters are stored in reverse, among unused ones of NaN."""
+    params = draw_params(drawings[::-1])
+    count = len(drawings)
+    rows = torch.tensor([2 * (count - i) - 1 for i in range(count)], dtype=torch.int32)
+    workspace = poisoned_workspace(count + 1, logits.shape[1], tiling)
+    token_ids = torch.full((count + 1,), -9, dtype=torch.int32, device=DEVICE)
     # Behind the rows there is nothing to read.
-    padded = torch.full((len(slots) + 1, logits.shape[1]), NAN, dtype=logits.dtype, device=DEVICE)
+    padded = torch.full((count + 1, logits.shape[1]), NAN, dtype=logits.dtype, device=DEVICE)
     padded[:-1] = logits.to(DEVICE)
-    draw(padded[:-1], rows.to(DEVICE), draw_params(stored), workspace, token_ids[:-1])
+    draw(padded[:-1], rows.to(DEVICE), params, workspace, token_ids[:-1])
     assert token_ids[-1] == -9
     return token_ids[:-1].tolist()
 
 
-def expected_token(row: Tensor, slot: Slot, share: float = 0.0) -> int:
-    """The sampler's token for one row [V], where the number is off by `share`."""
-    if slot.temperature == 0.0:
+def expected_token(row: Tensor, params: SamplingParams, number: float) -> int:
+    """The sampler's token for one row [V]."""
+    if params.greedy:
         return int(row.argmax())
-    ids, values = None, row[None]
-    if 0 < slot.top_k < len(row):
-        values, ids = top_k_candidates(values, [slot.top_k])
-    weights = relative_weights(values, [slot.temperature], [slot.min_p])
-    keep_top_p(weights, [slot.top_p])
-    number = min(max(slot.number + share, 0.0), 1.0 - 2.0**-53)
-    place = int(inverse_cdf(weights, torch.tensor([[number]], dtype=torch.float64)))
-    return place if ids is None else int(ids[0, place])
+    weights, ids = filtered_weights(row[None], [params])
+    number = min(max(number, 0.0), 1.0 - 2.0**-53)
+    column = int(inverse_cdf(weights, torch.tensor([[number]], dtype=torch.float64)))
+    return column if ids is None else int(ids[0, column])
 
 
-def allowed_tokens(row: Tensor, slot: Slot) -> set[int]:
-    """What rounding may make of the draw where a sum is next to a boundary."""
+def allowed_tokens(row: Tensor, drawing: Drawing) -> set[int]:
+    """What rounding may make of the draw if a sum is next to a boundary."""
     shares = (-_SLACK, 0.0, _SLACK)
+    params = drawing.params
     return {
         expected_token(
             row,
-            replace(slot, top_p=slot.top_p * (1 + more), min_p=slot.min_p * (1 + least)),
-            share,
+            params.clone(
+                top_p=min(1.0, params.top_p * (1 + more)), min_p=min(1.0, params.min_p * (1 + less))
+            ),
+            drawing.number + share,
         )
-        for more, least, share in product(
-            shares if slot.top_p < 1.0 else (0.0,),
-            shares if slot.min_p > 0.0 else (0.0,),
+        for more, less, share in product(
+            shares if params.top_p < 1.0 else (0.0,),
+            shares if params.min_p > 0.0 else (0.0,),
             shares,
         )
     }
 
 
-def check(logits: Tensor, slots: Sequence[Slot], tiling: Tiling = SMALL) -> list[int]:
+def check(logits: Tensor, drawings: Sequence[Drawing], tiling: Tiling = SMALL) -> list[int]:
     """That each row's token is the sampler's, or next to it by rounding; returns the tokens."""
-    tokens = drawn(logits, slots, tiling)
-    for row, slot, token in zip(logits.cpu(), slots, tokens, strict=True):
-        if token != expected_token(row, slot):
-            assert token in allowed_tokens(row, slot), (slot, token, expected_token(row, slot))
+    tokens = drawn(logits, drawings, tiling)
+    for row, each, token in zip(logits.cpu(), drawings, tokens, strict=True):
+        expected = expected_token(row, each.params, each.number)
+        if token != expected:
+            assert token in allowed_tokens(row, each), (each, token, expected)
     return tokens

@@ -8,12 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine_service.kernels.cpu.library import (
-    AttentionCall,
-    AttentionShape,
-    AttentionStep,
-    Context,
-)
+from engine_service.kernels.cpu.library import Context
+from engine_service.kernels.cpu.structures import AttentionCall, AttentionShape, AttentionStep
 from engine_service.models.cpu_weights import address
 from support.builders.cpu_kernels import BFLOAT16, EPS, context
 

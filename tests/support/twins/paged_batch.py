@@ -44,7 +44,7 @@ def paged_batch(
     block_size: int = 16,
     fp8: bool = False,
 ) -> PagedBatch:
-    """Blocks are scattered; two more rows of the block tables belong to no one."""
+    """Blocks are scattered; two more rows of the block tables belong to no sequence."""
     num_heads, kv_heads = heads
     counts = [-(-length // block_size) for length in seq_lens]
     generator = torch.Generator().manual_seed(sum(seq_lens))
@@ -55,13 +55,13 @@ def paged_batch(
     tables = torch.full((len(seq_lens) + 2, max(counts)), int(ids[-1]), dtype=torch.int32)
     rows = torch.randperm(len(tables), generator=generator)[: len(seq_lens)].int()
     used = 0
-    for place, (length, count) in enumerate(zip(seq_lens, counts, strict=True)):
+    for i, (length, count) in enumerate(zip(seq_lens, counts, strict=True)):
         own = ids[used : used + count]
         used += count
-        tables[int(rows[place]), :count] = own
+        tables[int(rows[i]), :count] = own
         slots = torch.arange(length)
         for number, cache in enumerate(caches):
-            filling = random(length, kv_heads, head_dim, dtype=dtype, seed=2 * place + number)
+            filling = random(length, kv_heads, head_dim, dtype=dtype, seed=2 * i + number)
             cache[own[slots // block_size].long(), slots % block_size] = filling
     scales = None
     if fp8:

@@ -68,3 +68,4 @@ def test_merged_deltas_count_as_their_tokens() -> None:
         clock.add(0, tokens)
 
     assert clock.timing().decode_rate == pytest.approx(2.0)
+    assert clock.tokens_per_arrival == 2.0

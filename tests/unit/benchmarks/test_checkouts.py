@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 
 from benchmarks.checkouts import interval, main, ratios_of_pairs
-from benchmarks.cpu.cases import Case
 from benchmarks.harness.batch_clock import Timing
+from benchmarks.harness.cases import Case
 from benchmarks.peers.contender import Contender
 
 CASE = Case("decode", 2, 24, 9)

@@ -1,26 +1,26 @@
 """The parts of the CPU benchmark that compute and print."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.cpu import __main__ as cpu
-from benchmarks.cpu.bounds import Bounds
-from benchmarks.cpu.cases import Case
-from benchmarks.cpu.kv_steps import StepCase, ragged
-from benchmarks.cpu.plan import Plan, full, quick
-from benchmarks.cpu.roofline import Roofline
-from benchmarks.cpu.run import Setup, measure
+from benchmarks.cpu import command
+from benchmarks.cpu.comparison import Setup, compare
+from benchmarks.cpu.plan import full, quick
 from benchmarks.harness.batch_clock import Timing
-from benchmarks.harness.model_shape import ModelShape
+from benchmarks.harness.cases import Case
+from benchmarks.harness.ceilings import Bounds, Ceilings
+from benchmarks.harness.engine_name import EngineName
+from benchmarks.harness.model_shape import ModelShape, bytes_of_weight
+from benchmarks.harness.plan import Plan
 from benchmarks.harness.random_checkpoint import MODELS, checkpoint, write_checkpoint
-from benchmarks.harness.weight_formats import weight_bytes
-from benchmarks.peers.contender import missing
-from benchmarks.peers.contender_name import ContenderName
+from benchmarks.results.recorder import Recorder
 from engine_service.device import resolve_device
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
+from engine_service.models.model_options import ModelOptions
 from folovllm.errors import ConfigError
 from folovllm.model_files import DEMO_MODEL
 from tokenizer_service.text.tokenizer import Tokenizer
@@ -34,9 +34,9 @@ QWEN3_0_6B = ModelShape(
     head_dim=128,
     vocab_size=151936,
 )
-ROOFLINE = Roofline(read_gb_per_s=45.6, bf16_gflop_per_s=797, float32_gflop_per_s=201)
-OURS = ContenderName("folovllm")
-CONFIG: dict[str, object] = {
+CEILINGS = Ceilings(bytes_per_s=45.6e9, operations_per_s=797e9)
+OURS = EngineName("folovllm")
+CONFIG: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
     "hidden_size": 32,
@@ -54,7 +54,7 @@ CONFIG: dict[str, object] = {
 
 def test_bytes_and_operations_of_qwen3() -> None:
     # 0.596 billion weights, 2 bytes each; 112 KiB of KV a token.
-    bf16 = weight_bytes("folovllm", "bf16")
+    bf16 = bytes_of_weight("folovllm", "bf16")
     assert QWEN3_0_6B.weight_bytes(bf16) == pytest.approx(1.192e9, rel=1e-3)
     assert QWEN3_0_6B.kv_bytes == 28 * 2 * 8 * 128 * 2
     assert QWEN3_0_6B.decode_bytes((100, 50), bf16) - QWEN3_0_6B.weight_bytes(bf16) == (
@@ -75,24 +75,24 @@ def test_bytes_and_operations_of_qwen3() -> None:
     ],
 )
 def test_decoding_is_bound_by_reading(engine: str, rate: float) -> None:
-    name = ContenderName.parse(engine)
+    name = EngineName.parse(engine)
 
-    bound = Bounds(ROOFLINE, QWEN3_0_6B).case(Case("decode", 1, 1, 1), name)
+    bound = Bounds(CEILINGS, QWEN3_0_6B).rate(Case("decode", 1, 1, 1), name)
 
     assert bound == pytest.approx(rate, rel=0.01)
 
 
 def test_large_batches_are_bound_by_computing() -> None:
-    bound = Bounds(ROOFLINE, QWEN3_0_6B).case(Case("decode", 1000, 1, 1), OURS)
+    bound = Bounds(CEILINGS, QWEN3_0_6B).rate(Case("decode", 1000, 1, 1), OURS)
 
     assert bound == pytest.approx(797e9 / (2 * QWEN3_0_6B.matrix_elements))
 
 
 def test_prefill_has_a_bound_in_bf16_alone() -> None:
-    bounds, case = Bounds(ROOFLINE, QWEN3_0_6B), Case("prefill", 1, 128, 1)
+    bounds, case = Bounds(CEILINGS, QWEN3_0_6B), Case("prefill", 1, 128, 1)
 
-    assert bounds.case(case, OURS) == pytest.approx(890, rel=0.03)
-    assert bounds.case(case, ContenderName("folovllm", "int8")) is None
+    assert bounds.rate(case, OURS) == pytest.approx(890, rel=0.03)
+    assert bounds.rate(case, EngineName("folovllm", "int8")) is None
 
 
 def test_the_shape_is_read_from_the_config() -> None:
@@ -121,50 +121,45 @@ def test_a_short_turn_warms_up_what_a_decode_case_times() -> None:
     assert prefill.warm_up == prefill
 
 
-def test_ragged_and_uniform_steps_have_the_same_number_of_keys() -> None:
-    spread, uniform = ragged(32, 16, 2048)
+def test_prompts_may_be_the_same() -> None:
+    case = Case("decode", 2, 5, 3, same_prompt=True)
 
-    assert (spread.context_lengths[0], spread.context_lengths[-1]) == (16, 2048)
-    assert len(set(uniform.context_lengths)) == 1
-    assert sum(spread.context_lengths) == pytest.approx(sum(uniform.context_lengths), abs=32)
-
-
-def test_sequences_of_a_step_have_blocks_of_their_own() -> None:
-    case = StepCase("step", (16, 17, 1))
-
-    tables = [list(each.block_table) for each in case.step().scheduled]
-
-    assert tables == [[0], [1, 2], [3]]
-    assert case.num_blocks == 4
-    assert [each.num_computed_tokens for each in case.step().scheduled] == [15, 16, 0]
+    first, second = case.prompts(1, 100)
+    assert first == second and len(first) == 5
 
 
 @pytest.mark.parametrize("plan", [full(rate=1.0, turns=3), quick()])
 def test_plans_leave_room_for_what_they_hold(plan: Plan) -> None:
+    assert plan.kv_tokens is not None
     for case in (*plan.cases, *plan.served):
         assert plan.max_num_seqs >= case.batch
-        assert plan.max_model_len >= case.prompt_tokens + case.new_tokens
-        assert plan.kv_tokens >= case.kv_tokens
+        # A prompt that is shared is in the cache once; no peer has to hold it.
+        prompts = case.prompt_tokens if case.same_prompt else case.num_prompt_tokens
+        assert plan.kv_tokens >= prompts + case.batch * case.new_tokens
+    assert plan.max_model_len >= max(each.prompt_tokens + each.new_tokens for each in plan.cases)
     for load in plan.loads:
         assert plan.max_num_seqs >= load.num_requests
-        assert plan.max_model_len >= load.max_model_len
-        assert plan.kv_tokens >= load.kv_tokens
+        tokens = load.prompt_tokens[1] + load.new_tokens[1]
+        assert plan.max_model_len >= tokens
+        assert plan.kv_tokens >= load.num_requests * tokens
 
 
 def test_cases_are_picked_by_how_their_names_begin() -> None:
     plan = full(rate=1.0, turns=3)
 
-    some = plan.pick(["decode 32", "ragged"])
-    assert [case.name for case in some.cases] == ["decode 32 x 128"]
-    assert [case.name for case in some.steps] == ["ragged 32 x 16 to 2048", "uniform 32 x 1032"]
-    assert not some.served and not some.loads
+    some = plan.pick(["decode 32", "throughput"])
+    assert [case.name for case in (*some.cases, *some.served)] == [
+        "decode 32 x 128",
+        "throughput 32 x 16",
+    ]
+    assert not some.loads
     assert [load.name for load in plan.pick(["*requests"]).loads] == ["1 requests/s"]
     with pytest.raises(ConfigError, match=r"'train'; there are decode 32 x 128"):
         plan.pick(["decode", "train"])
 
 
 def test_engines_of_one_weight_format_are_a_class() -> None:
-    peers = tuple(map(ContenderName.parse, ("vllm", "openvino:int4", "openvino:int8")))
+    peers = tuple(map(EngineName.parse, ("vllm", "openvino:int4", "openvino:int8")))
     setup = Setup(DEMO_MODEL, ("bf16", "int8"), peers, {}, threads=1, cache=DEMO_MODEL)
 
     assert [list(map(str, names)) for names in setup.classes()] == [
@@ -175,18 +170,9 @@ def test_engines_of_one_weight_format_are_a_class() -> None:
 
 
 def test_names_of_engines() -> None:
-    assert ContenderName.parse("openvino:int8") == ContenderName("openvino", "int8")
-    assert str(ContenderName.parse("openvino:int8")) == "openvino:int8"
-    assert str(ContenderName.parse("vllm")) == "vllm"
-
-
-def test_a_peer_that_is_not_there_is_told(tmp_path: Path) -> None:
-    vllm = ContenderName("vllm")
-
-    assert "--peer-python vllm=" in missing([vllm], {})[vllm]
-    nowhere = str(tmp_path / "python")
-    assert missing([vllm], {"vllm": nowhere}) == {vllm: f"{nowhere} has no vllm"}
-    assert not missing([ContenderName("transformers")], {})
+    assert EngineName.parse("openvino:int8") == EngineName("openvino", "int8")
+    assert str(EngineName.parse("openvino:int8")) == "openvino:int8"
+    assert str(EngineName.parse("vllm")) == "vllm"
 
 
 def test_a_random_checkpoint_can_be_served(tmp_path: Path) -> None:
@@ -195,7 +181,7 @@ def test_a_random_checkpoint_can_be_served(tmp_path: Path) -> None:
 
     config = DecoderConfig.from_folder(folder)
     device = resolve_device("cpu")
-    decoder = load_model(folder, config, torch.bfloat16, device, show_progress=False)
+    decoder = load_model(folder, config, ModelOptions(torch.bfloat16, device))
     tokenizer = Tokenizer.from_folder(folder)
 
     assert decoder.dtype == torch.bfloat16
@@ -226,17 +212,17 @@ def test_wrong_options_are_refused_at_once(
     argument: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        cpu.main([argument])
+        command.main([argument])
 
     assert "usage:" in capsys.readouterr().err
 
 
 def test_more_engines_than_the_memory_holds_are_refused_at_once(tmp_path: Path) -> None:
-    peers = (ContenderName("vllm"),) * 1_000_000
+    peers = (EngineName("vllm"),) * 1_000_000
     setup = Setup(DEMO_MODEL, ("bf16",), peers, {}, threads=1, cache=tmp_path)
-    said: list[str] = []
+    recorder = Recorder("cpu", "demo", None)
 
     with pytest.raises(ConfigError, match="fewer peers"):
-        next(measure(setup, quick(), said.append))
+        compare(setup, quick(), recorder)
 
-    assert said == []
+    assert recorder.results.ceilings is None

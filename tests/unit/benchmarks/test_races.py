@@ -6,17 +6,16 @@ from typing import cast
 
 import pytest
 
-from benchmarks.cpu.bounds import Bounds
-from benchmarks.cpu.cases import Case
-from benchmarks.cpu.races import race
-from benchmarks.cpu.roofline import Roofline
 from benchmarks.harness.batch_clock import Timing
+from benchmarks.harness.cases import Case
+from benchmarks.harness.ceilings import Bounds, Ceilings
+from benchmarks.harness.engine_name import EngineName
 from benchmarks.harness.model_shape import ModelShape
 from benchmarks.peers.contender import Contender, ContenderError
-from benchmarks.peers.contender_name import ContenderName
+from benchmarks.peers.race import race
 from folovllm.model_files import DEMO_MODEL
 
-BOUNDS = Bounds(Roofline(45.0, 800.0, 200.0), ModelShape.from_folder(DEMO_MODEL))
+BOUNDS = Bounds(Ceilings(45e9, 800e9), ModelShape.from_folder(DEMO_MODEL))
 CASE = Case("decode", 2, 24, 9)
 
 
@@ -24,8 +23,7 @@ class FakeContender:
     """Decodes at a rate of 1, 2, 3 …, and fails at a turn."""
 
     def __init__(self, name: str, calls: list[str], fails_at: int = -1) -> None:
-        self.name = ContenderName.parse(name)
-        self.is_peer = name != "folovllm"
+        self.name = EngineName.parse(name)
         self.prompt_lengths: list[int] = []
         self._calls, self._fails_at = calls, fails_at
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from folovllm.version import __version__
 from folovllm_client.cli.commands import commands
 from folovllm_client.cli.stream_stats import StreamStats
 from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
+from support.processes.terminal import Terminal
 
 ROOT = Path(__file__).parents[3]
 
@@ -220,3 +222,11 @@ def test_structured_output_arrives(folovllm: Running, tmp_path: Path) -> None:
     by_schema, by_regex = (request.sampling_params for request in folovllm.fake.requests)
     assert by_schema == types_pb2.SamplingParams(json_schema='{"type": "integer"}')
     assert by_regex == types_pb2.SamplingParams(regex="[ab]")
+
+
+def test_a_text_does_not_steer_the_terminal(folovllm: Running) -> None:
+    environment = {"FOLOVLLM_SERVER": folovllm.fake.address}
+    with closing(Terminal(["generate", "]2[\x1b!"], environment)) as terminal:
+        assert terminal.until("[2]") == "!\ufffd[2]"
+        assert terminal.exit_code() == 0
+    assert "\x1b[2]" not in terminal.raw

@@ -1,6 +1,5 @@
 """How the services are started: command lines, ports, and what the command line shows meanwhile."""
 
-import asyncio
 import io
 import socket
 import sys
@@ -12,7 +11,7 @@ from click.testing import CliRunner
 from folovllm.errors import ConfigError
 from folovllm.serving.ports import require_free_port
 from folovllm_client.cli.commands import commands
-from folovllm_client.cli.console import StatusLine, command_name
+from folovllm_client.cli.console import command_name, open_console, progress
 from folovllm_client.cli.serve import ready_text
 from folovllm_client.launch import service_commands
 from folovllm_client.launch.service_commands import (
@@ -147,25 +146,22 @@ class Terminal(io.StringIO):
         return True
 
 
-async def test_a_status_line_moves_on_a_terminal_and_leaves_nothing(
+def test_progress_is_shown_at_a_terminal_and_leaves_only_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    status = StatusLine()
-    async with status.showing("loading"):
-        await asyncio.sleep(0)
-        assert "loading · 0 s" in terminal.getvalue()
-        status.print("a log line")
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("loading [1]"):
+        print("a log line", file=sys.stderr)
     shown = terminal.getvalue()
-    assert "\r\x1b[Ka log line\n" in shown
-    assert shown.endswith("\r\x1b[K")
+    assert "loading [1]" in shown and "0:00:00" in shown
+    assert "\x1b[2Ka log line" in shown
+    assert shown.rindex("\x1b[2K") > shown.rindex("loading")
 
 
-async def test_without_a_terminal_only_lines_are_written(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    status = StatusLine()
-    async with status.showing("loading"):
-        status.print("a log line")
-    assert capsys.readouterr().err == "a log line\n"
+def test_without_a_terminal_only_lines_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("loading"):
+        open_console(err=True).print("[bold] :smile: 1")
+        print("a log line", file=sys.stderr)
+    assert capsys.readouterr().err == "[bold] :smile: 1\na log line\n"

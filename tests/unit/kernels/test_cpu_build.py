@@ -1,6 +1,7 @@
 """The kernels are compiled once, whole or not at all; without a compiler plain torch computes."""
 
 import ctypes
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import torch
 
 from engine_service.kernels.cpu import build as cpu_build
 from engine_service.kernels.cpu import library as cpu_library
+from engine_service.kernels.cpu import structures
 from engine_service.kernels.cpu.build import KernelBuildError, build_library, find_library
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.cpu_decoder import CpuDecoder
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
-from engine_service.models.qwen3 import Decoder
+from engine_service.models.model_options import ModelOptions
+from engine_service.models.torch_decoder import TorchDecoder
 from support.builders.cpu_kernels import library
 from support.builders.tiny_models import make_checkpoint
 
@@ -86,20 +89,22 @@ def test_where_the_sources_cannot_be_written_it_lies_in_the_cache(
     name = "kernels.so"
     place = workshop.cache / "folovllm" / "kernels" / name
     monkeypatch.setattr(
-        cpu_build, "_places", lambda: (workshop.sources / "linear.cpp" / "in" / name, place)
+        cpu_build, "_library_paths", lambda: (workshop.sources / "linear.cpp" / "in" / name, place)
     )
     assert build_library() == place == find_library()
 
 
 def test_the_second_place_is_in_the_cache_folder(workshop: Workshop) -> None:
-    first, second = cpu_build._places()
+    first, second = cpu_build._library_paths()
     assert first.parent == workshop.sources
     assert second == workshop.cache / "folovllm" / "kernels" / first.name
 
 
 def test_no_place_can_be_written(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     inside_a_file = workshop.sources / "linear.cpp" / "in"
-    monkeypatch.setattr(cpu_build, "_places", lambda: (inside_a_file / "1", inside_a_file / "2"))
+    monkeypatch.setattr(
+        cpu_build, "_library_paths", lambda: (inside_a_file / "1", inside_a_file / "2")
+    )
     with pytest.raises(KernelBuildError, match=r"none of .*linear\.cpp/in, .* is writable"):
         build_library()
 
@@ -162,6 +167,39 @@ def test_failures_are_one_line_and_leave_nothing(
     assert find_library() is None
 
 
+def swapped(structure: type[ctypes.Structure], *names: str) -> type[ctypes.Structure]:
+    """The same structure with two of its fields swapped."""
+    first, second = names
+    other = {first: second, second: first}
+    types = {entry[0]: entry[1] for entry in structure._fields_}
+    fields = [(other.get(name, name), types[other.get(name, name)]) for name in types]
+    return type(structure.__name__, (ctypes.Structure,), {"_fields_": fields})
+
+
+@pytest.mark.parametrize(
+    ("structure", "names"),
+    [(structures.LinearCall, ("rows", "residual")), (structures.AttentionStep, ("slots", "sin"))],
+)
+def test_a_structure_with_swapped_fields_compiles_with_no_kernels(
+    workshop: Workshop,
+    monkeypatch: pytest.MonkeyPatch,
+    structure: type[ctypes.Structure],
+    names: tuple[str, str],
+) -> None:
+    if not any(map(shutil.which, cpu_build.COMPILERS)):
+        pytest.skip("there is no compiler")
+    monkeypatch.delenv("CXX")
+    (workshop.sources / "linear.cpp").unlink()
+    for header in Path(structures.__file__).parent.glob("*.h"):
+        shutil.copy(header, workshop.sources)
+    right = cpu_build.build_library()
+    monkeypatch.setattr(structures, structure.__name__, swapped(structure, *names))
+    assert find_library() is None
+    with pytest.raises(KernelBuildError, match=rf"{structure.__name__}\.({'|'.join(names)})$"):
+        build_library()
+    assert list(workshop.sources.glob("*.so")) == [right]
+
+
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """find_or_build looks anew, on a processor that has what it takes."""
@@ -174,7 +212,9 @@ def load(
     folder: Path, dtype: torch.dtype = torch.bfloat16, *, block_size: int = 16, exact: bool = False
 ) -> CausalModel:
     config = DecoderConfig.from_folder(folder)
-    return load_model(folder, config, dtype, CPU, False, exact, block_size=block_size)
+    return load_model(
+        folder, config, ModelOptions(dtype, CPU, deterministic=exact, block_size=block_size)
+    )
 
 
 @pytest.mark.usefixtures("forgetful")
@@ -185,7 +225,7 @@ def test_without_a_compiler_plain_torch_computes(
 ) -> None:
     folder = make_checkpoint("qwen3_wide_heads", tmp_path / "model", dtype=torch.bfloat16)
     no_compiler(workshop, monkeypatch)
-    assert isinstance(load(folder), Decoder)
+    assert isinstance(load(folder), TorchDecoder)
 
 
 @pytest.mark.usefixtures("forgetful")
@@ -206,7 +246,7 @@ def test_kernels_compute_what_fits_them(tmp_path: Path) -> None:
     )
     assert isinstance(load(fits), CpuDecoder)
     assert isinstance(load(fits, block_size=48), CpuDecoder)
-    assert isinstance(load(fits, block_size=8), Decoder)
-    assert isinstance(load(fits, torch.float32), Decoder)
+    assert isinstance(load(fits, block_size=8), TorchDecoder)
+    assert isinstance(load(fits, torch.float32), TorchDecoder)
     assert isinstance(load(fits, exact=True), CpuDecoder)
-    assert isinstance(load(small_heads), Decoder)
+    assert isinstance(load(small_heads), TorchDecoder)

@@ -23,4 +23,4 @@ def test_kernels_compile_for_hopper(tmp_path: Path) -> None:
         check=False,
     )
     assert found.returncode == 0, found.stderr
-    assert len(found.stdout.splitlines()) == 16
+    assert len(found.stdout.splitlines()) == 17

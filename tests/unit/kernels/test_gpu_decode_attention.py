@@ -38,28 +38,28 @@ def run(batch: PagedBatch, max_query_len: int = 1, tile: int = 16, programs: int
     _, num_heads, head_dim = batch.query.shape
     kv_heads = batch.cache[0].shape[2]
     workspace = make_decode_workspace(
-        len(batch.seq_lens) + 1,
-        max_query_len,
-        num_heads,
-        kv_heads,
-        head_dim,
-        DEVICE,
-        DecodeTiling(tile, programs=programs),
+        max_num_seqs=len(batch.seq_lens) + 1,
+        max_query_len=max_query_len,
+        num_heads=num_heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        device=DEVICE,
+        tiling=DecodeTiling(tile, programs=programs),
     )
     plan(batch, workspace)
     results = []
     for _ in range(2):
         out = poisoned(*batch.query.shape, dtype=batch.query.dtype)
         decode_attention(
-            batch.query,
-            batch.cache,
-            batch.scales,
-            batch.block_tables,
-            batch.table_rows,
-            batch.seq_lens,
-            workspace,
-            out,
-            batch.query_start_loc if max_query_len > 1 else None,
+            query=batch.query,
+            cache=batch.cache,
+            scales=batch.scales,
+            block_tables=batch.block_tables,
+            table_rows=batch.table_rows,
+            seq_lens=batch.seq_lens,
+            workspace=workspace,
+            out=out,
+            query_start_loc=batch.query_start_loc if max_query_len > 1 else None,
         )
         results.append(out)
     assert not workspace.arrivals.any()
@@ -119,32 +119,40 @@ def test_raw_projections(
     last = batch.seq_lens - 1
     blocks = batch.block_tables[batch.table_rows.long(), (last // 16).long()]
     query = norm_rope_write(
-        qkv,
-        q_norm,
-        k_norm,
-        1e-6,
-        angles,
-        last,
-        (blocks * 16 + last % 16).long(),
-        (apart[0], apart[1]),
-        batch.scales,
-        4,
+        qkv=qkv,
+        q_weight=q_norm,
+        k_weight=k_norm,
+        eps=1e-6,
+        angles=angles,
+        positions=last,
+        slot_mapping=(blocks * 16 + last % 16).long(),
+        cache=(apart[0], apart[1]),
+        scales=batch.scales,
+        num_heads=4,
     )
     out = poisoned(4, 4, head_dim, dtype=dtype)
     inputs = qkv, (q_norm, k_norm), 1e-6, angles, batch.cache, batch.scales
     batch_inputs = batch.block_tables, batch.table_rows, batch.seq_lens
     if few:
-        # So that the longest is split among four programs.
+        # The longest sequence is split among four programs.
         monkeypatch.setattr(few_attention, "multiprocessors", lambda _: 64)
         room = make_few_workspace(4, head_dim, DEVICE, FewTiling(tile=16))
         few_decode_attention(*inputs, *batch_inputs, room, out)
         assert not room.arrivals.any()
     else:
-        workspace = make_decode_workspace(4, 1, 4, kv_heads, head_dim, DEVICE, DecodeTiling(16))
+        workspace = make_decode_workspace(
+            max_num_seqs=4,
+            max_query_len=1,
+            num_heads=4,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            device=DEVICE,
+            tiling=DecodeTiling(16),
+        )
         plan(batch, workspace)
         raw_decode_attention(*inputs, *batch_inputs, workspace, out)
     assert_near(out, replace(batch, query=query).expected(), dtype)
     for cache, other in zip(batch.cache, apart, strict=True):
         # In 8 bits a number between two may be rounded to either.
-        found, wanted = (each.float().nan_to_num(7.0) for each in (cache, other))
-        torch.testing.assert_close(found, wanted, rtol=0.13, atol=0.02)
+        found, expected = (each.float().nan_to_num(7.0) for each in (cache, other))
+        torch.testing.assert_close(found, expected, rtol=0.13, atol=0.02)

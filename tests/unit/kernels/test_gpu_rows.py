@@ -63,16 +63,16 @@ def test_norm_rope_write(
         for _ in range(2)
     ]
     query = norm_rope_write(
-        qkv,
-        q_weight,
-        k_weight,
-        EPS,
-        angles,
-        positions,
-        slots,
-        (caches[0], caches[1]),
-        scales,
-        num_heads,
+        qkv=qkv,
+        q_weight=q_weight,
+        k_weight=k_weight,
+        eps=EPS,
+        angles=angles,
+        positions=positions,
+        slot_mapping=slots,
+        cache=(caches[0], caches[1]),
+        scales=scales,
+        num_heads=num_heads,
     )
     split = torch.split(qkv.view(3, -1, head_dim), [num_heads, kv_heads, kv_heads], dim=1)
     queries, keys, values = split
@@ -80,11 +80,11 @@ def test_norm_rope_write(
         queries, keys = rms_norm(queries, q_weight, EPS), rms_norm(keys, k_weight, EPS)
     queries, keys = (rotate(each, angles[positions]) for each in (queries, keys))
     assert_near(query.float(), queries, dtype)
-    for cache, wanted, own in zip(caches, (keys, values), (0, 1), strict=True):
+    for cache, expected, own in zip(caches, (keys, values), (0, 1), strict=True):
         table = torch.arange(5, device=DEVICE)
         found = gather(cache, table, 80)
         factor = 1.0 if scales is None else scales[own][:, None]
-        assert_near(found[slots] * factor, wanted, kind)
+        assert_near(found[slots] * factor, expected, kind)
         untouched = torch.ones(80, dtype=torch.bool, device=DEVICE)
         untouched[slots] = False
         assert found[untouched].isnan().all()

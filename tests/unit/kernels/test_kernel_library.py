@@ -18,17 +18,17 @@ def find_anew() -> Path | None:
 
 
 @pytest.fixture
-def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Where a library may be and none is yet, on a processor that could use it."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
     found = tmp_path / "sources" / "kernels.so", tmp_path / "cache" / "kernels.so"
-    monkeypatch.setattr(cpu_build, "_places", lambda: found)
+    monkeypatch.setattr(cpu_build, "_library_paths", lambda: found)
     return found
 
 
 def test_without_a_compiler_a_warning_says_what_to_install(
-    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
@@ -38,24 +38,24 @@ def test_without_a_compiler_a_warning_says_what_to_install(
 
 
 def test_the_cache_folder_takes_what_cannot_lie_beside_the_sources(
-    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     compiler = tmp_path / "compiler"
     compiler.write_text('#!/bin/sh\nfor target; do :; done\necho compiled > "$target"\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    places[0].parent.touch()  # no folder, so that nothing can be written there
-    assert cpu_build.build_library() == places[1] == cpu_build.find_library()
-    assert places[1].read_text() == "compiled\n"
+    paths[0].parent.touch()  # no folder, so that nothing can be written there
+    assert cpu_build.build_library() == paths[1] == cpu_build.find_library()
+    assert paths[1].read_text() == "compiled\n"
 
 
 def test_a_library_that_cannot_be_loaded_is_no_reason_to_fail(
-    places: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+    paths: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    places[1].parent.mkdir()
-    places[1].write_bytes(b"not a library")
+    paths[1].parent.mkdir()
+    paths[1].write_bytes(b"not a library")
     assert find_anew() is None
-    assert str(places[1]) in caplog.text
+    assert str(paths[1]) in caplog.text
 
 
 def test_other_processors_are_told_nothing(
@@ -67,7 +67,7 @@ def test_other_processors_are_told_nothing(
 
 
 def test_the_command_explains_a_failure_in_a_line(
-    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)

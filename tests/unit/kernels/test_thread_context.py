@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine_service.kernels.cpu.library import Context, LinearCall
+from engine_service.kernels.cpu.library import Context
+from engine_service.kernels.cpu.structures import LinearCall
 from support.builders.cpu_kernels import BFLOAT16, EPS, PackedLinear, context, library
 
 TIMEOUT_S = 30
@@ -148,7 +149,8 @@ import atexit, threading, time
 atexit.register(time.sleep, 0.2)
 import torch
 from test_thread_context import SmallJobs
-from engine_service.kernels.cpu.library import Context, LinearCall, find_or_build
+from engine_service.kernels.cpu.library import Context, find_or_build
+from engine_service.kernels.cpu.structures import LinearCall
 context, weight = Context(find_or_build(), 1), SmallJobs().linear
 rows, output = (torch.zeros(4000, size, dtype=torch.bfloat16) for size in (32, 160))
 call = LinearCall(rows.data_ptr(), None, None, None, output.data_ptr(), 4000, 32, 1e-6)

@@ -61,7 +61,7 @@ class PagedCase:
             for row, (computed, scheduled) in enumerate(lengths)
         ]
         self.backend = backend or TorchAttention()
-        self.cache = self.backend.allocate(NUM_BLOCKS, block_size, kv_heads, HEAD_DIM, dtype, CPU)
+        self.cache = self.backend.allocate((NUM_BLOCKS, block_size, kv_heads, HEAD_DIM), dtype, CPU)
         for tensor in self.cache[:2]:
             tensor.fill_(float("nan"))
         batch = build_input_batch(self.scheduled, block_size, CPU)
@@ -166,8 +166,8 @@ def test_long_and_short_decodes_are_not_padded_to_one_length() -> None:
 def test_on_a_cpu_padding_and_the_size_of_a_group_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cpu_attention, "_MOST_KEYS", 80)
-    monkeypatch.setattr(cpu_attention, "_MOST_PADDING", 20)
+    monkeypatch.setattr(cpu_attention, "_MAX_KEYS", 80)
+    monkeypatch.setattr(cpu_attention, "_MAX_PADDING", 20)
     lengths = [(2, 1), (3, 1), (4, 1), (11, 1), (11, 1), (11, 1), (11, 1), (99, 1), (0, 7)]
     case = PagedCase(lengths, backend=CpuAttention())
     plan = case.backend.plan(case.metadata, case.kv_heads)
@@ -178,7 +178,7 @@ def test_on_a_cpu_padding_and_the_size_of_a_group_are_bounded(
 
 
 def test_the_cache_counts_blocks_first() -> None:
-    cache = TorchAttention().allocate(5, 4, 2, 8, torch.bfloat16, CPU)
+    cache = TorchAttention().allocate((5, 4, 2, 8), torch.bfloat16, CPU)
     assert isinstance(cache, KVCache) and cache.scales is None
     assert {tensor.shape[0] for tensor in cache[:2]} == {5}
     assert {tensor.dtype for tensor in cache[:2]} == {torch.bfloat16}

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import LlamaConfig, Qwen2Config, Qwen3Config
 
 from engine_service.models.decoder_config import DecoderConfig, load_generation_defaults
+from engine_service.models.layer_plan import Attention, Mlp
 from folovllm.errors import ConfigError
 
 QWEN3: dict[str, Any] = {
@@ -36,11 +38,21 @@ def read(folder: Path, generation: dict[str, Any] | None = None, **changes: Any)
     return DecoderConfig.from_folder(folder)
 
 
+def flags_of(config: DecoderConfig) -> tuple[bool, ...]:
+    """Biases of qkv, output and MLP, and norms of queries and keys."""
+    (_, attention), (_, mlp) = config.plan.layers[0]
+    assert isinstance(attention, Attention) and isinstance(mlp, Mlp)
+    assert (attention.q_norm is None) == (attention.k_norm is None)
+    biases = (attention.qkv.bias, attention.output.bias, mlp.gate_up.bias)
+    assert mlp.gate_up.bias == mlp.down.bias
+    return *biases, attention.q_norm is not None
+
+
 def test_qwen3(tmp_path: Path) -> None:
     config = read(tmp_path)
     assert (config.head_dim, config.num_key_value_heads, config.vocab_size) == (32, 2, 100)
-    assert config.qk_norm and not (config.qkv_bias or config.o_bias or config.mlp_bias)
-    assert config.tie_word_embeddings and config.dtype == "bfloat16"
+    assert flags_of(config) == (False, False, False, True)
+    assert config.plan.head is None and config.dtype == "bfloat16"
     assert config.rope.theta == 1e6 and config.rope.rope_type == "default"
     assert config.rms_norm_eps == 1e-5 and config.eos_token_ids == (7,)
 
@@ -51,7 +63,7 @@ def test_what_may_be_left_out(tmp_path: Path) -> None:
     )
     config = read(tmp_path, **absent, eos_token_id=..., rope_theta=..., head_dim=None)
     assert (config.num_key_value_heads, config.head_dim) == (4, 16)
-    assert config.rms_norm_eps == 1e-6 and not config.tie_word_embeddings
+    assert config.rms_norm_eps == 1e-6 and config.plan.head is not None
     assert config.dtype == "float32" and config.eos_token_ids == ()
     assert config.rope.theta == 10000.0
     assert read(tmp_path, head_dim=...).head_dim == 128
@@ -76,7 +88,7 @@ def test_flags_of_the_architectures(
     tmp_path: Path, architecture: str, flags: dict[str, Any], expected: tuple[bool, ...]
 ) -> None:
     config = read(tmp_path, architectures=[architecture], **flags)
-    assert (config.qkv_bias, config.o_bias, config.mlp_bias, config.qk_norm) == expected
+    assert flags_of(config) == expected
 
 
 def test_rope_in_both_forms(tmp_path: Path) -> None:
@@ -112,7 +124,13 @@ def test_rope_in_both_forms(tmp_path: Path) -> None:
         ({"rope_scaling": {"type": "linear", "factor": -1}}, "factor must be positive"),
         ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor must be a number"),
         ({"rope_scaling": "linear"}, "rope_parameters must be an object"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor other than"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor other than 1"),
+        ({"layer_types": ["linear_attention"] * 2}, "layer type linear_attention is not supported"),
+        ({"rope_interleaved": True}, "rope_interleaved is not supported"),
+        ({"rope_parameters": {"mrope_section": [1, 2]}}, "rope parameter mrope_section is not"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is not supported for this"),
+        ({"mlp_bias": True}, "mlp_bias is not supported for this architecture, got True"),
         ({"eos_token_id": "</s>"}, "eos_token_id must be token ids"),
     ],
 )
@@ -120,6 +138,107 @@ def test_what_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) 
     with pytest.raises(ConfigError, match=message) as caught:
         read(tmp_path, **changes)
     assert "\n" not in str(caught.value)
+
+
+# What published config.json files have beside the sizes.
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "Qwen3-0.6B": (
+        "Qwen3ForCausalLM",
+        {
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "bos_token_id": 151643,
+            "hidden_act": "silu",
+            "initializer_range": 0.02,
+            "max_window_layers": 28,
+            "model_type": "qwen3",
+            "rope_scaling": None,
+            "sliding_window": None,
+            "transformers_version": "4.51.0",
+            "use_cache": True,
+            "use_sliding_window": False,
+        },
+    ),
+    "Qwen2.5-7B": (
+        "Qwen2ForCausalLM",
+        {
+            "attention_dropout": 0.0,
+            "bos_token_id": 151643,
+            "hidden_act": "silu",
+            "initializer_range": 0.02,
+            "max_window_layers": 28,
+            "model_type": "qwen2",
+            "sliding_window": 131072,
+            "transformers_version": "4.40.1",
+            "use_cache": True,
+            "use_mrope": False,
+            "use_sliding_window": False,
+            "head_dim": ...,
+        },
+    ),
+    "Llama-3.2-1B": (
+        "LlamaForCausalLM",
+        {
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "bos_token_id": 128000,
+            "hidden_act": "silu",
+            "initializer_range": 0.02,
+            "mlp_bias": False,
+            "model_type": "llama",
+            "pretraining_tp": 1,
+            "use_cache": True,
+            "rope_scaling": {
+                "factor": 32.0,
+                "high_freq_factor": 4.0,
+                "low_freq_factor": 1.0,
+                "original_max_position_embeddings": 8192,
+                "rope_type": "llama3",
+            },
+        },
+    ),
+    "SmolLM2-135M": (
+        "LlamaForCausalLM",
+        {
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "bos_token_id": 1,
+            "hidden_act": "silu",
+            "initializer_range": 0.041666666666666664,
+            "mlp_bias": False,
+            "is_llama_config": True,
+            "model_type": "llama",
+            "pad_token_id": 2,
+            "pretraining_tp": 1,
+            "rope_interleaved": False,
+            "rope_scaling": None,
+            "transformers.js_config": {"dtype": "q4"},
+            "use_cache": True,
+            "head_dim": ...,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_are_read(tmp_path: Path, name: str) -> None:
+    architecture, values = PUBLISHED[name]
+    assert read(tmp_path, architectures=[architecture], **values).architecture == architecture
+
+
+def test_metadata_is_harmless(tmp_path: Path) -> None:
+    metadata: dict[str, Any] = {
+        "_attn_implementation_autoset": True,
+        "unsloth_version": "2025.1",
+        "dtype": "float16",
+    }
+    assert read(tmp_path, **metadata, future_flag=False, other=None, more={}).dtype == "float16"
+
+
+def test_all_that_transformers_writes_is_known(tmp_path: Path) -> None:
+    for config in (Qwen3Config(), Qwen2Config(), LlamaConfig()):
+        values = config.to_dict() | {"architectures": [f"{type(config).__name__[:-6]}ForCausalLM"]}
+        DecoderConfig.from_json(values)
 
 
 def test_sliding_windows_are_refused_where_they_are_used(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from engine_service.layers.linear.int8_linear import (
 from engine_service.layers.linear.packing import choose_packing
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_decoder
+from engine_service.models.model_options import ModelOptions
 from folovllm.errors import ConfigError
 from support.builders.tiny_models import make_checkpoint
 
@@ -119,17 +120,12 @@ def test_without_the_operator_the_weight_alone_is_in_8_bits(
     assert choose_packing(torch.bfloat16, CPU, "int8") is Int8WeightLinear
 
 
-def test_int8_is_for_a_cpu() -> None:
-    with pytest.raises(ConfigError, match="quantization int8 is for cpu, not for cuda:0; use none"):
-        choose_packing(torch.bfloat16, torch.device("cuda", 0), "int8")
-
-
 @pytest.mark.parametrize("name", ["qwen3_tied", "qwen2_bias"])
 def test_a_decoders_logits_stay_near(name: str, tmp_path: Path) -> None:
     folder = make_checkpoint(name, tmp_path)
     config = DecoderConfig.from_folder(folder)
-    model = load_decoder(folder, config, torch.float32, CPU, False, quantization="int8")
-    plain = load_decoder(folder, config, torch.float32, CPU, False)
+    model = load_decoder(folder, config, ModelOptions(torch.float32, CPU, quantization="int8"))
+    plain = load_decoder(folder, config, ModelOptions(torch.float32, CPU))
     hidden = torch.randn(20, config.hidden_size)
     error = relative_error(model.compute_logits(hidden), plain.compute_logits(hidden))
     assert 0 < error < 0.02
@@ -149,5 +145,3 @@ def test_the_option_and_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_args([]).engine.model.quantization == "int8"
     with pytest.raises(ConfigError, match="quantization must be one of none, int8, int4"):
         ModelConfig(quantization="int3")
-    with pytest.raises(ConfigError, match="deterministic goes with quantization none alone"):
-        ModelConfig(deterministic=True, quantization="int8")

@@ -9,15 +9,18 @@ from safetensors.torch import load_file, save_file
 
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_decoder
-from engine_service.models.qwen3 import Decoder
+from engine_service.models.model_options import ModelOptions
+from engine_service.models.torch_decoder import TorchDecoder
 from folovllm.errors import ConfigError
 from support.builders.tiny_models import make_checkpoint, reference_model
 
 CPU = torch.device("cpu")
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
-    return load_decoder(folder, DecoderConfig.from_folder(folder), dtype, CPU, show_progress=True)
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> TorchDecoder:
+    return load_decoder(
+        folder, DecoderConfig.from_folder(folder), ModelOptions(dtype, CPU), show_progress=True
+    )
 
 
 def rewrite(
@@ -87,7 +90,7 @@ def test_known_extra_tensors_are_ignored(tmp_path: Path) -> None:
         ),
         (
             {"model.layers.0.self_attn.q_proj.bias": torch.zeros(64)},
-            "model.layers.0.self_attn.q_proj.bias that its config.json has no use for",
+            "model.layers.0.self_attn.q_proj.bias that its config.json does not use",
         ),
     ],
 )

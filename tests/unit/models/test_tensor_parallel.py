@@ -6,19 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine_service.layers.embedding import embed, gather_logits
 from engine_service.layers.parallel import SINGLE, TensorParallel
-from engine_service.layers.vocabulary import embed, gather_logits
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
+from engine_service.models.layer_plan import Cut
 from engine_service.models.loader import load_decoder, load_model
-from engine_service.models.qwen3 import Decoder
-from engine_service.models.sharding import Cut, cut_of, shard_config, shard_tensor
+from engine_service.models.model_options import ModelOptions
+from engine_service.models.sharding import shard_config, shard_tensor
+from engine_service.models.torch_decoder import TorchDecoder
 from folovllm.errors import ConfigError
 from support.builders.tiny_models import KERNEL_MODELS, TINY_MODELS, make_checkpoint
 from support.processes.rank_threads import on_ranks
 from support.twins.decoder_logits import our_logits, prompt
 
 CPU = torch.device("cpu")
+RANK_OF_8 = TensorParallel(1, 8)
 # The vocabulary of "qwen3_sharded" is odd, and its weights are in several files.
 MODELS = [name for name in (*TINY_MODELS, "qwen3_sharded") if name != "llama_biases"]
 
@@ -39,7 +42,7 @@ def logits_of(model: CausalModel) -> Tensor:
 )
 def test_spans_cover_all_in_order(total: int, size: int, spans: list[tuple[int, int]]) -> None:
     assert [TensorParallel(rank, size).span(total) for rank in range(size)] == spans
-    assert TensorParallel(0, size).each(total) == max(end - start for start, end in spans)
+    assert TensorParallel(0, size).shard_size(total) == max(end - start for start, end in spans)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -49,7 +52,7 @@ def test_every_rank_gets_the_same_of_all(size: int, dtype: torch.dtype) -> None:
         own = torch.arange(6, dtype=dtype).view(2, 3) + 10 * parallel.rank
         gathered = parallel.all_gather(own)
         total = parallel.all_reduce(own)
-        return own, total, gathered, parallel.smallest(7 - parallel.rank)
+        return own, total, gathered, parallel.all_reduce_min(7 - parallel.rank)
 
     base = torch.arange(6, dtype=dtype).view(2, 3)
     for own, total, gathered, least in on_ranks(size, exchange):
@@ -63,7 +66,7 @@ def test_one_rank_exchanges_nothing() -> None:
     tensor = torch.ones(2, 3)
     assert SINGLE.all_reduce(tensor) is tensor
     assert SINGLE.all_gather(tensor).shape == (1, 2, 3)
-    assert SINGLE.smallest(3) == 3
+    assert SINGLE.all_reduce_min(3) == 3
 
 
 @pytest.mark.parametrize("vocab_size", [12, 11, 5])
@@ -74,7 +77,7 @@ def test_a_vocabulary_in_spans(vocab_size: int) -> None:
 
     def both(parallel: TensorParallel) -> tuple[Tensor, Tensor]:
         start, end = parallel.span(vocab_size)
-        weight = torch.full((parallel.each(vocab_size), 4), float("nan"))
+        weight = torch.full((parallel.shard_size(vocab_size), 4), float("nan"))
         weight[: end - start] = whole[start:end]
         rows = embed(ids, weight, torch.float32, parallel)
         logits = gather_logits(rows @ weight.T, vocab_size, parallel)
@@ -90,13 +93,13 @@ def test_a_vocabulary_in_spans(vocab_size: int) -> None:
 def test_the_parts_of_all_ranks_make_every_tensor(name: str, tmp_path: Path) -> None:
     folder = make_checkpoint(name, tmp_path)
     config = DecoderConfig.from_folder(folder)
-    whole = dict(load_decoder(folder, config, torch.float32, CPU, False).weights())
-    places = [TensorParallel(rank, 2) for rank in range(2)]
+    whole = dict(load_decoder(folder, config, ModelOptions(torch.float32, CPU)).weights())
+    parallels = [TensorParallel(rank, 2) for rank in range(2)]
     ranks = [
-        dict(load_decoder(folder, config, torch.float32, CPU, False, parallel=place).weights())
-        for place in places
+        dict(load_decoder(folder, config, options).weights())
+        for options in (ModelOptions(torch.float32, CPU, parallel=each) for each in parallels)
     ]
-    cuts = {name: cut_of(name) for name in whole}
+    cuts = {weight.name: weight.cut for weight in config.plan.weights()}
     assert set(cuts.values()) >= {Cut.WHOLE, Cut.OUTPUTS, Cut.INPUTS}
     for tensor_name, tensor in whole.items():
         parts = [weights[tensor_name] for weights in ranks]
@@ -114,21 +117,19 @@ def test_the_parts_of_all_ranks_make_every_tensor(name: str, tmp_path: Path) -> 
 
 def test_a_part_is_a_view_of_what_the_file_has() -> None:
     whole = torch.randn(8, 6)
-    for name in ("model.layers.0.mlp.down_proj.weight", "lm_head.weight", "model.norm.weight"):
-        part = shard_tensor(whole, name, TensorParallel(1, 2))
+    for cut in (Cut.INPUTS, Cut.OUTPUTS, Cut.WHOLE):
+        part = shard_tensor(whole, cut, TensorParallel(1, 2))
         assert part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
-    with pytest.raises(KeyError):
-        cut_of("model.layers.0.mlp.experts.weight")
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_one_rank(name: str, tmp_path: Path) -> None:
     folder = make_checkpoint(name, tmp_path, seed=2)
     config = DecoderConfig.from_folder(folder)
-    expected = logits_of(load_decoder(folder, config, torch.float32, CPU, False))
+    expected = logits_of(load_decoder(folder, config, ModelOptions(torch.float32, CPU)))
 
     def load(parallel: TensorParallel) -> Tensor:
-        model = load_model(folder, config, torch.float32, CPU, False, parallel=parallel)
+        model = load_model(folder, config, ModelOptions(torch.float32, CPU, parallel=parallel))
         assert model.config == shard_config(config, parallel)
         return logits_of(model)
 
@@ -141,11 +142,11 @@ def test_logits_in_bfloat16_are_those_of_one_rank_up_to_rounding(tmp_path: Path)
     """Where the CPU packs weights, a rank packs its part; the CPU kernels do not share."""
     folder = make_checkpoint("qwen3_tied_wide", tmp_path, seed=2, dtype=torch.bfloat16)
     config = DecoderConfig.from_folder(folder)
-    exact = logits_of(load_decoder(folder, config, torch.float32, CPU, False))
+    exact = logits_of(load_decoder(folder, config, ModelOptions(torch.float32, CPU)))
 
     def load(parallel: TensorParallel) -> Tensor:
-        model = load_model(folder, config, torch.bfloat16, CPU, False, parallel=parallel)
-        assert isinstance(model, Decoder)
+        model = load_model(folder, config, ModelOptions(torch.bfloat16, CPU, parallel=parallel))
+        assert isinstance(model, TorchDecoder)
         return logits_of(model).float()
 
     first, second = on_ranks(2, load)
@@ -159,8 +160,12 @@ def test_a_shape_that_ranks_cannot_share(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="2 ranks cannot share the model's 1 key heads; start at"):
         shard_config(config, TensorParallel(0, 2))
     wide = DecoderConfig.from_folder(make_checkpoint("qwen3_all_heads", tmp_path / "wide"))
-    assert shard_config(wide, TensorParallel(1, 8)).intermediate_size == 12
+    shapes = {weight.name: weight.shape for weight in shard_config(wide, RANK_OF_8).plan.weights()}
+    assert shapes["model.layers.0.mlp.up_proj.weight"] == (12, 64)
+    assert shapes["model.layers.0.mlp.down_proj.weight"] == (64, 12)
     with pytest.raises(
         ConfigError, match="3 ranks cannot share .* num_attention_heads of 8: it is"
     ):
         shard_config(wide, TensorParallel(0, 3))
+    with pytest.raises(ConfigError, match="cannot share the model's down_proj's inputs of 96: it"):
+        wide.plan.layers[0][1][1].shard(5)

@@ -17,28 +17,28 @@ TIMES = {"slow": 9.0, "fast": 2.0, "broken": float("inf"), "other": 3.0}
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """On a made-up GPU: the ways that were measured, in order."""
+    """On a made-up GPU: the choices that were measured, in order."""
     found: list[str] = []
 
     def time(run: Callable[[], object]) -> float:
-        way = str(run())
-        found.append(way)
-        return TIMES[way]
+        choice = str(run())
+        found.append(choice)
+        return TIMES[choice]
 
     monkeypatch.setattr(tuner_module, "_time", time)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A GPU")
     return found
 
 
-def run_of(way: str) -> Callable[[], str]:
-    return lambda: way
+def run_of(choice: str) -> Callable[[], str]:
+    return lambda: choice
 
 
-def test_a_cpu_takes_the_first_way_and_keeps_nothing(tmp_path: Path) -> None:
+def test_a_cpu_uses_the_first_choice_and_keeps_nothing(tmp_path: Path) -> None:
     tuner = Tuner(torch.device("cpu"), tmp_path)
     assert tuner.knows("anything")
 
-    def make_run(way: str) -> Callable[[], object]:
+    def make_run(choice: str) -> Callable[[], object]:
         raise AssertionError("nothing is measured")
 
     assert tuner.fastest("a product", ["first", "second"], make_run) == "first"
@@ -100,7 +100,7 @@ def test_a_folder_that_cannot_be_is_only_warned_of(
     tuner = Tuner(CUDA, tmp_path / "file" / "gpu")
     assert tuner.fastest("a product", ["fast"], run_of) == "fast"
     tuner.save()
-    assert f"cannot keep what was tuned in {tmp_path}{os.sep}file" in caplog.text
+    assert f"cannot write the tuning results to {tmp_path}{os.sep}file" in caplog.text
 
 
 def test_a_way_that_fails_takes_for_ever() -> None:

@@ -1,7 +1,9 @@
 """Which kernel computes which part of a batch, and what a GPU's cache is calibrated by."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from engine_service.core.outputs import ScheduledSequence
 from engine_service.layers.attention import gpu_attention
 from engine_service.layers.attention.backend import AttentionMetadata, KVCache
 from engine_service.layers.attention.gpu_attention import (
-    MOST_VERIFIED,
+    MAX_VERIFIED,
     GpuAttention,
     GpuBatch,
     gpu_batch,
@@ -18,6 +20,7 @@ from engine_service.layers.attention.gpu_attention import (
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.gpu_decoder import GpuDecoder
 from engine_service.models.loader import load_decoder
+from engine_service.models.model_options import ModelOptions
 from engine_service.runner.gpu.profile import calibrate
 from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
@@ -54,8 +57,8 @@ def as_gpu_batch(batch: PagedBatch) -> GpuBatch:
     ("query_lens", "kernels"),
     [
         ([1] * 5, ["decode"]),
-        ([1, MOST_VERIFIED, 2], ["decode"]),
-        ([1, MOST_VERIFIED + 1, 2], ["decode", "extend"]),
+        ([1, MAX_VERIFIED, 2], ["decode"]),
+        ([1, MAX_VERIFIED + 1, 2], ["decode", "extend"]),
         ([9, 2, 3], ["extend"]),
     ],
     ids=str,
@@ -69,11 +72,11 @@ def test_all_kinds_of_batches(
     for name in ("decode", "extend"):
         kernel = getattr(gpu_attention, f"{name}_attention")
 
-        def launch(*arguments: object, name: str = name, kernel: object = kernel) -> None:
+        def launch(name: str, kernel: Any, *arguments: object, **named: object) -> None:
             launched.append(name)
-            kernel(*arguments)  # type: ignore[operator]
+            kernel(*arguments, **named)
 
-        monkeypatch.setattr(gpu_attention, f"{name}_attention", launch)
+        monkeypatch.setattr(gpu_attention, f"{name}_attention", partial(launch, name, kernel))
     paged = paged_batch([40, 33, 21, 9, 60][: len(query_lens)], query_lens, torch.float32)
     batch = as_gpu_batch(paged)
     attention = GpuAttention(HEADS, KV_HEADS, HEAD_DIM, DEVICE)
@@ -87,7 +90,7 @@ def test_all_kinds_of_batches(
 def test_a_cache_of_8_bits_has_scales_of_1() -> None:
     attention = GpuAttention(HEADS, KV_HEADS, HEAD_DIM, DEVICE)
     wide, narrow = (
-        attention.allocate(3, 16, KV_HEADS, HEAD_DIM, dtype, DEVICE)
+        attention.allocate((3, 16, KV_HEADS, HEAD_DIM), dtype, DEVICE)
         for dtype in (torch.bfloat16, FP8)
     )
     assert wide.scales is None and wide.key.dtype == torch.bfloat16
@@ -100,7 +103,9 @@ def test_a_cache_of_8_bits_has_scales_of_1() -> None:
 
 def make_model(folder: Path) -> GpuDecoder:
     config = DecoderConfig.from_folder(make_checkpoint("qwen3_one_layer", folder, seed=1))
-    return GpuDecoder(load_decoder(folder, config, torch.float32, DEVICE, False, True), 512)
+    return GpuDecoder(
+        load_decoder(folder, config, ModelOptions(torch.float32, DEVICE, deterministic=True)), 512
+    )
 
 
 def test_scales_fit_what_the_model_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +134,10 @@ def test_the_batch_as_kernels_take_it() -> None:
             0, range(tokens), computed, blocks, SamplingParams(), 0, sample_indexes=(0,)
         )
 
-    for scheduled, most in (([part(1, 20, [4, 5]), part(1, 3, [6])], 1), ([part(7, 0, [1])], 7)):
+    for scheduled, max_query_len in (
+        ([part(1, 20, [4, 5]), part(1, 3, [6])], 1),
+        ([part(7, 0, [1])], 7),
+    ):
         metadata = build_input_batch(scheduled, 16, DEVICE).metadata
         batch = gpu_batch(metadata, HEADS, KV_HEADS)
         group = batch.split
@@ -138,8 +146,8 @@ def test_the_batch_as_kernels_take_it() -> None:
         assert group.table_rows.tolist() == list(range(len(scheduled)))
         kinds = {group.seq_lens.dtype, batch.block_tables.dtype, group.table_rows.dtype}
         assert kinds == {torch.int32}
-        assert batch.decodes == (most == 1)
-        if most == 1:
+        assert batch.decodes == (max_query_len == 1)
+        if max_query_len == 1:
             assert group.query_start_loc is None
         else:
             assert group.query_start_loc is not None

@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.core.token_matcher import TokenMatcher
+from engine_service.draw_fields import DRAW_PARAMS, DRAW_WORDS
 from engine_service.kernels.gpu.sampling.sampler import make_workspace
-from engine_service.runner.gpu.drawing import Draw, change_logits, draw_all, draw_params
+from engine_service.runner.gpu.drawing import Draw, change_logits, draw_all, pack_draws
 from engine_service.runner.sampling.grammar_masks import GrammarMasks
 from engine_service.runner.sampling.logits_processors import process_logits
 from engine_service.runner.sampling.sampler import sample
@@ -39,14 +41,14 @@ def random_logits(num_rows: int, vocab_size: int = VOCAB) -> Tensor:
 
 def test_every_draw_has_its_own_parameters() -> None:
     draws = draws_of(*PARAMS)
-    found = draw_params(draws, DEVICE)
-    assert [seed % 2**64 for seed in found.seed.tolist()] == [d.sequence.seed for d in draws]
-    assert found.index.tolist() == [0, 1, 2, 3]
-    assert found.position.tolist() == [11, 12, 13, 14]
-    assert found.top_k.tolist() == [p.top_k for p in PARAMS]
-    for name in ("temperature", "top_p", "min_p"):
-        wanted = torch.tensor([getattr(p, name) for p in PARAMS])
-        assert torch.equal(getattr(found, name).cpu(), wanted)
+    found = dict(zip(DRAW_WORDS, pack_draws(draws), strict=True))
+    seeds = np.stack([found["seed_low"], found["seed_high"]], axis=1).view(np.uint64)
+    assert seeds[:, 0].tolist() == [draw.sequence.seed for draw in draws]
+    assert found["index"].tolist() == [0, 1, 2, 3]
+    assert found["position"].tolist() == [11, 12, 13, 14]
+    for name, dtype in DRAW_PARAMS.items():
+        expected = np.array([getattr(p, name) for p in PARAMS], dtype=dtype)
+        assert np.array_equal(found[name].view(dtype), expected)
 
 
 @pytest.mark.parametrize("max_rows", [2, 8])
@@ -59,15 +61,15 @@ def test_more_draws_than_the_workspace_has_rows(max_rows: int) -> None:
     assert [[token] for token in found.tolist()] == expected
 
 
-def test_what_makes_a_draw_special() -> None:
+def test_what_makes_a_draw_alter_the_logits() -> None:
     plain = scheduled(0, RANDOM)
-    for sequence, special in (
+    for sequence, alters in (
         (plain, False),
         (replace(plain, forbidden_token_ids=(3,)), True),
         (replace(plain, matcher=digits()), True),
         (scheduled(0, RANDOM.clone(logit_bias={3: 1.0})), True),
     ):
-        assert Draw(sequence, 0).is_special == special
+        assert Draw(sequence, 0).alters_logits == alters
 
 
 def digits() -> TokenMatcher:

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from engine_service.config import CacheConfig
-from engine_service.layers.attention.choice import choose_backend
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.qwen3 import Decoder
+from engine_service.models.model_options import ModelOptions
+from engine_service.models.torch_decoder import TorchDecoder
 from engine_service.runner.kv_cache import (
     allocate_kv_caches,
     bytes_per_block,
@@ -82,7 +82,7 @@ def test_a_configured_number_of_blocks_is_taken_as_it_is() -> None:
 
 
 def test_an_untouched_pool_takes_no_memory(config: DecoderConfig) -> None:
-    model = Decoder(config, choose_backend(CPU), torch.float32, CPU)
+    model = TorchDecoder(config, ModelOptions(torch.float32, CPU))
     process = psutil.Process()
     before = process.memory_info().rss
     num_blocks = 1024 * MIB // bytes_per_block(config, 16, torch.float32)
@@ -92,7 +92,7 @@ def test_an_untouched_pool_takes_no_memory(config: DecoderConfig) -> None:
 
 
 def test_block_copies_are_made_in_order_and_in_all_layers(config: DecoderConfig) -> None:
-    model = Decoder(config, choose_backend(CPU), torch.float32, CPU)
+    model = TorchDecoder(config, ModelOptions(torch.float32, CPU))
     caches = allocate_kv_caches(model, 4, 16)
     for layer, cache in enumerate(caches):
         for block in range(4):

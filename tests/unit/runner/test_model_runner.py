@@ -1,7 +1,7 @@
 """A step computes the same for a sequence however it is scheduled."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ import torch
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
-from engine_service.models.qwen3 import Decoder
+from engine_service.models.torch_decoder import TorchDecoder
 from engine_service.runner.build import BuiltRunner, build_runner
 from engine_service.runner.model_runner import TorchModelRunner
 from folovllm.errors import ConfigError, ServerError
@@ -173,16 +173,7 @@ def test_a_fork_draws_one_token_for_each_index_and_copies_the_last_block(
 def test_forbidden_ids_reach_the_sampler(built: BuiltRunner) -> None:
     sequence = Running(1, prompt(1, 5)).schedule(list(range(4)))
     drawn = built.runner.execute(SchedulerOutput((sequence,))).sampled_token_ids[0][0]
-    forbidding = ScheduledSequence(
-        sequence.seq_id,
-        sequence.token_ids,
-        sequence.num_computed_tokens,
-        sequence.block_table,
-        sequence.sampling_params,
-        sequence.seed,
-        sequence.sample_indexes,
-        forbidden_token_ids=(drawn,),
-    )
+    forbidding = replace(sequence, forbidden_token_ids=(drawn,))
     again = built.runner.execute(SchedulerOutput((forbidding,))).sampled_token_ids[0][0]
     assert again != drawn
 
@@ -192,7 +183,7 @@ def test_logits_that_are_not_numbers_raise(tmp_path: Path) -> None:
     built = build_runner(engine_config(), folder, show_progress=False)
     assert isinstance(built.runner, TorchModelRunner)
     model = built.runner.model
-    assert isinstance(model, Decoder)
+    assert isinstance(model, TorchDecoder)
     dict(model.weights())["model.norm.weight"].fill_(float("nan"))
     with pytest.raises(ServerError, match="sequence 9 at position 5 are not finite"):
         step(built, [Running(9, prompt(9, 5))], list(range(4)))

@@ -19,9 +19,8 @@ from transformers import (
 
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.runner.sampling.filters import (
+    filtered_weights,
     inverse_cdf,
-    keep_top_p,
-    relative_weights,
     top_k_candidates,
 )
 from engine_service.runner.sampling.sampler import sample
@@ -98,22 +97,20 @@ def test_draws_from_a_full_vocabulary(params: SamplingParams) -> None:
     drawn = np.array(sample(logits[None], [row])[0])
     expected = exact_distribution(logits, params)
     bins = np.argsort(-expected)[:50]
-    place = np.full(len(expected), 50)
-    place[bins] = np.arange(50)
-    assert p_value(place[drawn], np.append(expected[bins], 1 - expected[bins].sum())) > 1e-4
+    bin_of = np.full(len(expected), 50)
+    bin_of[bins] = np.arange(50)
+    assert p_value(bin_of[drawn], np.append(expected[bins], 1 - expected[bins].sum())) > 1e-4
 
 
 def kept_tokens(
     logits: torch.Tensor, temperature: float, min_p: float, top_k: int, top_p: float
 ) -> list[list[int]]:
     """The ids that our filters leave in each row."""
-    rows, vocab_size = logits.shape
-    values, ids = logits, torch.arange(vocab_size).repeat(rows, 1)
-    if top_k:
-        values, ids = top_k_candidates(logits, [top_k] * rows)
-    weights = relative_weights(values, [temperature] * rows, [min_p] * rows)
-    keep_top_p(weights, [top_p] * rows)
-    return [ids[row][weights[row] > 0].tolist() for row in range(rows)]
+    params = SamplingParams(temperature=temperature, min_p=min_p, top_k=top_k, top_p=top_p)
+    weights, ids = filtered_weights(logits, [params] * len(logits))
+    if ids is None:
+        ids = torch.arange(logits.shape[-1]).expand_as(weights)
+    return [row_ids[own > 0].tolist() for row_ids, own in zip(ids, weights, strict=True)]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
@@ -162,9 +159,9 @@ def test_top_k_candidates_are_what_reaches_the_kth_largest(
         assert not found[row, len(kept) :].isfinite().any() and not ids[row, len(kept) :].any()
 
 
-def test_top_k_candidates_are_at_least_the_least() -> None:
+def test_top_k_candidates_reach_the_minimum() -> None:
     values = torch.arange(640.0).repeat(2, 1)
-    found, ids = top_k_candidates(values, [3, 5], least=637.0)
+    found, ids = top_k_candidates(values, [3, 5], min_value=637.0)
     assert ids.tolist() == [[637, 638, 639]] * 2
     assert found.tolist() == [[637.0, 638.0, 639.0]] * 2
 

@@ -99,6 +99,26 @@ def test_what_people_write_is_normalised() -> None:
     assert SamplingParams(temperature=0).greedy and not SamplingParams().greedy
 
 
+@pytest.mark.parametrize(
+    ("params", "alters_logits", "looks_back"),
+    [
+        ({"top_k": 3, "top_p": 0.5, "min_p": 0.1, "stop_token_ids": (1, 2)}, False, False),
+        ({"presence_penalty": 0.1}, True, True),
+        ({"frequency_penalty": -0.1}, True, True),
+        ({"repetition_penalty": 1.1}, True, True),
+        ({"logit_bias": {1: 1.0}}, True, False),
+        ({"allowed_token_ids": (1,)}, True, False),
+        ({"bad_words_token_ids": ((1,),)}, False, False),
+        ({"bad_words_token_ids": ((1,), (2, 3))}, False, True),
+    ],
+)
+def test_what_parameters_need(
+    params: dict[str, Any], alters_logits: bool, looks_back: bool
+) -> None:
+    made = SamplingParams(**params)
+    assert (made.alters_logits, made.looks_back) == (alters_logits, looks_back)
+
+
 def test_unset_fields_take_the_defaults_and_set_ones_do_not() -> None:
     message = types_pb2.SamplingParams(temperature=0.0, top_k=0)
     defaults = SamplingParams(temperature=0.6, top_k=20, top_p=0.95)

@@ -1,68 +1,124 @@
-import argparse
+"""Options of a service from its command line and its environment."""
+
+from dataclasses import dataclass, field
 
 import pytest
 
 from folovllm.errors import ConfigError
-from folovllm.serving.args import add_server_arguments, parse_with_environment, server_config
+from folovllm.serving.args import option, parse
 from folovllm.serving.server import ServerConfig
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
 
 
-def parse(argv: list[str], environ: dict[str, str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="service")
-    add_server_arguments(parser, default_port=7)
-    parser.add_argument("--item", action="append")
-    return parse_with_environment(parser, argv, environ)
+@dataclass(frozen=True)
+class Config:
+    server: ServerConfig = field(default_factory=lambda: ServerConfig(port=7))
+    items: tuple[str, ...] = option((), "Several.", "--item")
+    limit: int | None = option(None, "A number.")
+    keep: bool = option(True, "Not to keep.", "--no-keep")
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOST", "PORT", "ENGINE", "WORKERS"):
+        monkeypatch.delenv(f"FOLOVLLM_{name}", raising=False)
+
+
+def read(*argv: str) -> Config:
+    return parse(Config(), "service", "Serves.", argv)
 
 
 def test_defaults() -> None:
-    namespace = parse([], {})
-    assert server_config(namespace) == ServerConfig(port=7)
-    assert (namespace.log_format, namespace.item) == ("text", None)
+    assert read() == Config()
+    assert read().server.port == 7
 
 
-def test_the_environment_fills_what_the_command_line_leaves_out() -> None:
-    environ = {
-        "FOLOVLLM_HOST": "0.0.0.0",
-        "FOLOVLLM_PORT": "8",
-        "FOLOVLLM_GRACE_PERIOD": "2.5",
-        "FOLOVLLM_NO_REFLECTION": "true",
-        "FOLOVLLM_LOG_FORMAT": "json",
-        "FOLOVLLM_ITEM": "a, b,",
+def test_options_fill_the_fields() -> None:
+    argv = ["--port=9", "--item", "a", "--item", "b,c", "--limit", "3", "--no-keep"]
+    config = read(*argv, "--no-reflection", "--grace-period", "0.5")
+    server = ServerConfig(port=9, grace_period=0.5, reflection=False)
+    assert config == Config(server, ("a", "b,c"), 3, keep=False)
+
+
+def test_the_environment_fills_what_the_command_line_leaves_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variables = {
+        "HOST": "0.0.0.0",
+        "PORT": "8",
+        "GRACE_PERIOD": "2.5",
+        "NO_REFLECTION": "true",
+        "NO_KEEP": "0",
+        "ITEM": "a, b,",
+        "LIMIT": "",
     }
-    namespace = parse(["--port=9"], environ)
-    assert server_config(namespace) == ServerConfig("0.0.0.0", 9, 2.5, reflection=False)
-    assert (namespace.log_format, namespace.item) == ("json", ["a", "b"])
+    for name, value in variables.items():
+        monkeypatch.setenv(f"FOLOVLLM_{name}", value)
+    server = ServerConfig("0.0.0.0", 9, 2.5, reflection=False)
+    assert read("--port=9") == Config(server, ("a", "b"))
 
 
-def test_the_command_line_replaces_a_list() -> None:
-    assert parse(["--item", "c"], {"FOLOVLLM_ITEM": "a,b"}).item == ["c"]
+def test_the_command_line_replaces_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLOVLLM_ITEM", "a,b")
+    assert read("--item", "c").items == ("c",)
+
+
+def test_help_shows_options_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read("--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Serves." in shown and "[default: 7;" in shown
+    assert "--grace-period SECONDS" in shown and "--no-keep " in shown
 
 
 @pytest.mark.parametrize("value", ["", " ", "0", "false", "No"])
-def test_a_switch_may_be_off(value: str) -> None:
-    assert server_config(parse([], {"FOLOVLLM_NO_REFLECTION": value})).reflection
+def test_a_switch_may_be_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLOVLLM_NO_REFLECTION", value)
+    assert read().server.reflection
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("FOLOVLLM_PORT", "99999", "must be between 0 and 65535"),
-        ("FOLOVLLM_PORT", "http", "must be between 0 and 65535, got http"),
-        ("FOLOVLLM_GRACE_PERIOD", "nan", "must be a number of at least 0"),
-        ("FOLOVLLM_GRACE_PERIOD", "soon", "must be a number of at least 0, got soon"),
-        ("FOLOVLLM_GRACE_PERIOD", "-1", "must be a number of at least 0"),
-        ("FOLOVLLM_NO_REFLECTION", "maybe", "must be one of 1, true, yes, 0, false, no"),
-        ("FOLOVLLM_LOG_FORMAT", "xml", "invalid choice: 'xml'"),
+        ("PORT", "99999", "99999 is not in the range 0<=x<=65535"),
+        ("PORT", "http", "'http' is not a valid integer"),
+        ("GRACE_PERIOD", "nan", "nan is not in the range x>=0"),
+        ("GRACE_PERIOD", "soon", "'soon' is not a valid float"),
+        ("GRACE_PERIOD", "-1", "-1.0 is not in the range x>=0"),
+        ("NO_REFLECTION", "maybe", "'maybe' is not a valid boolean"),
+        ("LIMIT", "x", "'x' is not a valid integer"),
     ],
 )
+@pytest.mark.parametrize("source", ["command line", "environment"])
 def test_a_bad_value_ends_the_start(
-    name: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+    source: str,
+    name: str,
+    value: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    flag = f"--{name.replace('_', '-').lower()}"
+    hint = f"'{flag}'"
+    argv = [f"{flag}={value}"]
+    if source == "environment":
+        monkeypatch.setenv(f"FOLOVLLM_{name}", value)
+        hint, argv = f"{hint} (FOLOVLLM_{name})", []
+    elif name == "NO_REFLECTION":
+        message, hint = "does not take a value", flag
     with pytest.raises(SystemExit) as caught:
-        parse([], {name: value})
+        read(*argv)
     assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error and hint in error
+
+
+def test_an_unknown_option_ends_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_args(["--no-such-thing"])
+    assert caught.value.code == 2
+    assert "--no-such-thing" in capsys.readouterr().err
 
 
 def test_the_tokenizer_services_command_line() -> None:
@@ -78,7 +134,7 @@ def test_the_tokenizer_services_command_line() -> None:
         "--grace-period",
         "1",
     ]
-    assert parse_args(argv, {}) == TokenizerServiceConfig(
+    assert parse_args(argv) == TokenizerServiceConfig(
         model="m",
         engines=("a:1", "[::1]:2"),
         max_prompt_bytes=9,
@@ -86,10 +142,12 @@ def test_the_tokenizer_services_command_line() -> None:
     )
 
 
-def test_the_tokenizer_services_defaults() -> None:
-    assert parse_args([], {}) == TokenizerServiceConfig()
-    assert parse_args([], {"FOLOVLLM_ENGINE": "a:1,b:2"}).engines == ("a:1", "b:2")
-    assert parse_args([], {"FOLOVLLM_WORKERS": "4"}).workers == 4
+def test_the_tokenizer_services_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_args([]) == TokenizerServiceConfig()
+    monkeypatch.setenv("FOLOVLLM_ENGINE", "a:1,b:2")
+    monkeypatch.setenv("FOLOVLLM_WORKERS", "4")
+    assert parse_args([]).engines == ("a:1", "b:2")
+    assert parse_args([]).workers == 4
 
 
 @pytest.mark.parametrize(
@@ -103,7 +161,7 @@ def test_the_tokenizer_services_defaults() -> None:
 )
 def test_a_bad_configuration_is_one_clear_line(argv: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_args(argv, {})
+        parse_args(argv)
 
 
 def test_no_engine_is_no_configuration() -> None:

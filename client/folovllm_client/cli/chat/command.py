@@ -1,4 +1,4 @@
-"""`folovllm chat`: the options of a chat, and which way it goes."""
+"""`folovllm chat`: talks with a model at a terminal, through a pipe, or once."""
 
 import asyncio
 import sys
@@ -7,13 +7,11 @@ from typing import Any
 
 import click
 
-from folovllm.model_info import ModelInfo
 from folovllm.version import __version__
 from folovllm_client.api.async_client import AsyncClient
 from folovllm_client.api.chat_requests import ChatOptions
 from folovllm_client.cli.answer_printer import AnswerPrinter
-from folovllm_client.cli.console import dim
-from folovllm_client.cli.line_editor import LineEditor, history_file
+from folovllm_client.cli.console import note
 from folovllm_client.cli.sampling_options import (
     given_sampling_params,
     sampling_options,
@@ -35,7 +33,7 @@ from folovllm_client.cli.sampling_options import (
 @click.option("--system", default="", metavar="TEXT", help="Instructions for the model.")
 @click.option("--no-thinking", is_flag=True, help="Answer without reasoning first.")
 @click.option(
-    "--thinking-budget", type=click.IntRange(0), metavar="N", help="Most tokens of reasoning."
+    "--thinking-budget", type=click.IntRange(0), metavar="N", help="Max tokens of reasoning."
 )
 @sampling_options
 @timeout_option
@@ -55,7 +53,7 @@ def chat(
     """Talks with the model, or answers QUESTION once.
 
     In a terminal, /help lists the commands, and Ctrl-C stops an answer. From a pipe, each line is a
-    turn or a command; the exit code is 1 where one failed. Thinking, tool calls and figures go to
+    turn or a command; the exit code is 1 if one failed. Thinking, tool calls and figures go to
     standard error.
     """
     # pydantic takes a while to import, and the other commands do not need it
@@ -83,16 +81,14 @@ def chat(
             if question is not None:
                 terminal.ask(question)
             elif sys.stdin.isatty() and sys.stdout.isatty():
-                _greet(runner.run(client.model_info()))
-                with LineEditor(history_file()) as editor:
-                    terminal.type_lines(editor)
-            elif not terminal.pipe_lines(
-                line.decode(errors="replace") for line in sys.stdin.buffer
-            ):
-                raise click.exceptions.Exit(1)
+                from folovllm_client.cli.chat.typed_lines import typed_lines
+
+                model = runner.run(client.model_info()).model_id
+                note(f"FolovLLM {__version__} · {model} · /help lists commands")
+                terminal.answer(typed_lines(), typed=True)
+            else:
+                lines = (line.decode(errors="replace") for line in sys.stdin.buffer)
+                if not terminal.answer(lines, typed=False):
+                    raise click.exceptions.Exit(1)
         finally:
             runner.run(client.close())
-
-
-def _greet(model: ModelInfo) -> None:
-    click.echo(dim(f"FolovLLM {__version__} · {model.model_id} · /help lists commands"), err=True)

@@ -1,7 +1,7 @@
-"""ChatSession: a conversation that is shown while it goes on, and grows by whole turns.
+"""ChatSession: a conversation that is shown as it proceeds, and grows by whole turns.
 
-It asks from asyncio, where Ctrl-C cancels the task that waits. In the threads of gRPC's other stack
-a KeyboardInterrupt can leave a lock taken, after which no call of the channel is answered.
+It uses asyncio, where Ctrl-C cancels the task that waits. In gRPC's synchronous stack a
+KeyboardInterrupt can leave a lock held, after which no call of the channel completes.
 """
 
 import asyncio
@@ -47,10 +47,10 @@ class ChatSession:
         self._show_figures = show_figures
 
     async def ask(self, text: str) -> None:
-        """Says `text` and shows the answer; both are kept.
+        """Asks `text` and shows the answer; both are kept.
 
-        Where an error or cancellation ends the turn, nothing of it is kept, with one exception:
-        content that came before a cancellation stays, with what led to it.
+        A turn that ends with an error or a cancellation is dropped, unless content had arrived
+        before the cancellation.
         """
         question = ChatMessage(Role.USER, text)
         rounds = ToolRounds([*self.messages, question], self.toolbox, MAX_TOOL_ROUNDS, self.options)
@@ -67,16 +67,16 @@ class ChatSession:
         self.messages = rounds.messages
 
     def undo(self) -> str:
-        """Takes the last turn back; what the user said in it. Raises InvalidRequestError."""
-        for place in reversed(range(len(self.messages))):
-            if self.messages[place].role is Role.USER:
-                said = self.messages[place].content
-                del self.messages[place:]
+        """Removes the last turn; returns what the user said. Raises InvalidRequestError."""
+        for index in reversed(range(len(self.messages))):
+            if self.messages[index].role is Role.USER:
+                said = self.messages[index].content
+                del self.messages[index:]
                 return said
         raise InvalidRequestError("messages", "there is no turn to take back")
 
     def set_system(self, text: str) -> None:
-        """Sets the instructions for the whole conversation; none where `text` is empty."""
+        """Sets the instructions for the whole conversation; none if `text` is empty."""
         said = self.messages[self._num_system :]
         self.messages = [ChatMessage(Role.SYSTEM, text), *said] if text else said
 
@@ -93,7 +93,7 @@ class ChatSession:
             raise InvalidRequestError("messages", f"cannot save {path}: {error}") from error
 
     def load(self, path: Path) -> None:
-        """Takes a conversation that was saved for the present one. Raises InvalidRequestError."""
+        """Replaces the conversation with a saved one. Raises InvalidRequestError."""
         try:
             self.messages = [*read_messages(json.loads(path.read_text(encoding="utf-8")))]
         except InvalidRequestError as error:

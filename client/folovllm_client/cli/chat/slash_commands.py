@@ -1,14 +1,12 @@
-"""SlashCommands: what a line that begins with "/" does to a chat."""
+"""SlashCommands: the lines of a chat that begin with "/"."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from folovllm.errors import InvalidRequestError
 from folovllm_client.cli.chat.session import ChatSession
-from folovllm_client.cli.console import dim
+from folovllm_client.cli.console import note
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class _Command:
 
 
 class SlashCommands:
-    """The commands of a chat, by their first word; `ask` says something in it."""
+    """The commands of a chat, by their first word; `ask` asks a question in it."""
 
     def __init__(self, session: ChatSession, ask: Callable[[str], None]) -> None:
         self._session = session
@@ -49,42 +47,42 @@ class SlashCommands:
     def _help(self, _: str) -> None:
         width = max(len(command.usage) for command in self._commands.values())
         for command in self._commands.values():
-            _note(f"{command.usage:<{width}}  {command.help}")
-        _note("Ctrl-C stops an answer; what it has said stays, else the turn is taken back")
+            note(f"{command.usage:<{width}}  {command.help}")
+        note("Ctrl-C stops an answer; what it has said stays, else the turn is taken back")
 
     def _reset(self, _: str) -> None:
         self._session.reset()
-        _note("a new conversation")
+        note("a new conversation")
 
     def _system(self, text: str) -> None:
         self._session.set_system(text)
-        _note("instructions are set" if text else "no instructions")
+        note("instructions are set" if text else "no instructions")
 
     def _think(self, word: str) -> None:
         if word not in ("on", "off"):
             raise InvalidRequestError("", "say /think on or /think off")
         self._session.options["enable_thinking"] = word == "on"
-        _note(f"thinking is {word}")
+        note(f"thinking is {word}")
 
     def _tools(self, _: str) -> None:
         for tool in self._session.toolbox:
-            _note(f"{tool.name}  {tool.description}".rstrip())
+            note(f"{tool.name}  {tool.description}".rstrip())
         if not self._session.toolbox:
-            _note("no tools; give some with --tools FILE.py")
+            note("no tools; give some with --tools FILE.py")
 
     def _save(self, name: str) -> None:
         self._session.save(_path("/save", name))
-        _note(f"saved {len(self._session.messages)} messages")
+        note(f"saved {len(self._session.messages)} messages")
 
     def _load(self, name: str) -> None:
         self._session.load(_path("/load", name))
-        _note(f"loaded {len(self._session.messages)} messages")
+        note(f"loaded {len(self._session.messages)} messages")
 
     def _retry(self, _: str) -> None:
         self._ask(self._session.undo())
 
     def _undo(self, _: str) -> None:
-        _note(f"took back: {self._session.undo()}")
+        note(f"took back: {self._session.undo()}")
 
     def _exit(self, _: str) -> None:
         self.ended = True
@@ -94,7 +92,3 @@ def _path(command: str, name: str) -> Path:
     if not name:
         raise InvalidRequestError("", f"say {command} FILE")
     return Path(name).expanduser()
-
-
-def _note(text: str) -> None:
-    click.echo(dim(text), err=True)

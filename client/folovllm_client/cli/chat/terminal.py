@@ -1,19 +1,16 @@
-"""ChatTerminal: the ways to have a chat: one question, lines that are typed, lines of a pipe."""
+"""ChatTerminal: brings a question, typed lines or the lines of a pipe to a session."""
 
 import asyncio
 from collections.abc import Iterable
 
-import click
-
 from folovllm.errors import FolovError
 from folovllm_client.cli.chat.session import ChatSession
 from folovllm_client.cli.chat.slash_commands import SlashCommands
-from folovllm_client.cli.console import CommandError, dim, failure_text
-from folovllm_client.cli.line_editor import LineEditor
+from folovllm_client.cli.console import CommandError, failure_text, note
 
 
 class ChatTerminal:
-    """Brings lines to a session, whose calls run in `runner`'s event loop.
+    """Answers lines by a session, whose calls run in `runner`'s event loop.
 
     The loop runs only while an answer is awaited; Ctrl-C then cancels the call and raises
     KeyboardInterrupt here.
@@ -28,27 +25,21 @@ class ChatTerminal:
         """Shows the answer to a question. Raises FolovError."""
         self._runner.run(self._session.ask(question))
 
-    def type_lines(self, editor: LineEditor) -> None:
-        """Answers what is typed until the user ends it. Ctrl-C ends an answer, not the chat."""
-        while not self._commands.ended:
-            try:
-                line = editor.read()
-                if line is None:
-                    return
-                self._take(line)
-            except KeyboardInterrupt:
-                click.echo(dim("stopped"), err=True)
-
-    def pipe_lines(self, lines: Iterable[str]) -> bool:
-        """Answers each line; whether all went well."""
+    def answer(self, lines: Iterable[str], *, typed: bool) -> bool:
+        """Answers each line; whether all went well. Ctrl-C ends an answer to a typed one alone."""
         went_well = True
         for line in lines:
-            went_well &= self._take(line)
+            try:
+                went_well &= self._answer(line)
+            except KeyboardInterrupt:
+                if not typed:
+                    raise
+                note("stopped")
             if self._commands.ended:
                 break
         return went_well
 
-    def _take(self, line: str) -> bool:
+    def _answer(self, line: str) -> bool:
         """Does what a line says; False after an error, which is shown and ends only the turn."""
         line = line.strip()
         try:

@@ -1,10 +1,10 @@
 """Attention of a few query tokens a sequence over the paged cache, its keys split among programs.
 
-`decode_plan` says which program has which keys. A head whose keys were split is put together by
-whichever of its programs is done last, from softmax parts as in FlashDecoding (Dao et al., 2023).
-All query heads that share a KV head, and all query tokens, are rows of one tile of queries.
+`decode_plan` says which program has which keys. If a head's keys are split, the program that
+finishes last combines the softmax parts, as in FlashDecoding (Dao et al., 2023). All query heads
+that share a KV head, and all query tokens, are rows of one tile of queries.
 
-Where every sequence has one token, the kernel also does what `norm_rope_write` would do before it:
+If every sequence has one token, the kernel also does what `norm_rope_write` would do before it:
 each program norms and rotates its queries, and the one with a head's last keys does so with the new
 key, writes it, and begins with it instead of reading it back.
 """
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from engine_service.kernels.gpu.attention.decode_parts import combine, rotated, write_new
 from engine_service.kernels.gpu.attention.decode_plan import RECORD, START, DecodeWorkspace
-from engine_service.kernels.gpu.attention.heads import LARGEST_FP8
-from engine_service.kernels.gpu.launching import launch_options, padded
+from engine_service.kernels.gpu.attention.heads import MAX_FP8
+from engine_service.kernels.gpu.launching import cache_strides, launch_options, padded
 
-# Tensor cores multiply no fewer rows.
-_LEAST_ROWS = 16
+# Tensor cores multiply at least this many rows.
+_MIN_ROWS = 16
 _LOG2_E = 1.4426950408889634
 
 
@@ -65,7 +65,7 @@ def _decode(
     RAW: tl.constexpr,
     NORM: tl.constexpr,
     FP8: tl.constexpr,
-    LARGEST: tl.constexpr,
+    FP8_MAX: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     if OVERLAP:
@@ -100,7 +100,7 @@ def _decode(
             num_queries = tl.load(query_start_loc + seq + 1) - first_token
         exists = (row < NUM_ROWS) & (row // GROUP < num_queries)
         token = (first_token + row // GROUP).to(tl.int64)
-        place = query + (token * TOKEN_HEADS + head * GROUP + row % GROUP)[:, None] * HEAD_DIM
+        query_rows = query + (token * TOKEN_HEADS + head * GROUP + row % GROUP)[:, None] * HEAD_DIM
         key_scale, value_scale = 1.0, 1.0
         if FP8:
             key_scale = tl.load(scales + head)
@@ -109,7 +109,7 @@ def _decode(
         keys_of_head = key_cache + head * stride_head
         values_of_head = value_cache + head * stride_head
 
-        highest = tl.full([ROWS], float("-inf"), tl.float32)
+        row_max = tl.full([ROWS], float("-inf"), tl.float32)
         weight = tl.zeros([ROWS], tl.float32)
         mixed = tl.zeros([ROWS, DIMS], tl.float32)
         num_cached = seq_len
@@ -117,7 +117,7 @@ def _decode(
             num_cached = seq_len - 1
             own_angles = angles + num_cached.to(tl.int64) * HEAD_DIM
             low, high = rotated(
-                place, q_weight, own_angles, exists[:, None], half, eps, HEAD_DIM, NORM
+                query_rows, q_weight, own_angles, exists[:, None], half, eps, HEAD_DIM, NORM
             )
             low, high = low.to(kind), high.to(kind)
             if stop == head_end:
@@ -127,17 +127,17 @@ def _decode(
                 key_low, key_high, value = write_new(
                     *(query + own_head, NUM_KV_HEADS * HEAD_DIM, k_weight, own_angles),
                     *(keys_of_head + slot, values_of_head + slot, key_scale, value_scale),
-                    *(half, dim, eps, HEAD_DIM, NORM, FP8, LARGEST),
+                    *(half, dim, eps, HEAD_DIM, NORM, FP8, FP8_MAX),
                 )
                 score = tl.sum(low.to(tl.float32) * key_low.to(tl.float32), axis=1)
                 score += tl.sum(high.to(tl.float32) * key_high.to(tl.float32), axis=1)
-                highest = score * scale
+                row_max = score * scale
                 weight += 1.0
                 mixed += value.to(tl.float32)
         else:
             is_query = exists[:, None] & is_half
-            low = tl.load(place + half, mask=is_query, other=0.0)
-            high = tl.load(place + HEAD_DIM // 2 + half, mask=is_query, other=0.0)
+            low = tl.load(query_rows + half, mask=is_query, other=0.0)
+            high = tl.load(query_rows + HEAD_DIM // 2 + half, mask=is_query, other=0.0)
         low, high = low.to(inner), high.to(inner)
         # The last position whose key each row sees.
         last_seen = seq_len - num_queries + row // GROUP
@@ -151,18 +151,18 @@ def _decode(
             else:
                 block = tl.load(table + position // BLOCK_SIZE, mask=present, other=0).to(tl.int64)
             slots = (block * stride_block + (position % BLOCK_SIZE) * stride_token)[:, None]
-            wanted = present[:, None] & is_half
-            low_keys = tl.load(keys_of_head + slots + half, mask=wanted, other=0.0)
-            high_keys = tl.load(keys_of_head + slots + HEAD_DIM // 2 + half, mask=wanted, other=0.0)
+            mask = present[:, None] & is_half
+            low_keys = tl.load(keys_of_head + slots + half, mask=mask, other=0.0)
+            high_keys = tl.load(keys_of_head + slots + HEAD_DIM // 2 + half, mask=mask, other=0.0)
             scores = tl.dot(low, tl.trans(low_keys.to(inner)), input_precision="ieee")
             scores = tl.dot(high, tl.trans(high_keys.to(inner)), scores, input_precision="ieee")
             seen = present[None, :] & (position[None, :] <= last_seen[:, None])
             scores = tl.where(seen, scores * scale, float("-inf"))
-            new_highest = tl.maximum(highest, tl.max(scores, axis=1))
-            # A row that sees none of these keys, nor any before, has no highest score yet.
-            base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
+            new_max = tl.maximum(row_max, tl.max(scores, axis=1))
+            # A row that has seen no keys has no maximum score yet.
+            base = tl.where(new_max == float("-inf"), 0.0, new_max)
             shares = tl.exp2(scores - base[:, None])
-            shrink = tl.exp2(highest - base)
+            shrink = tl.exp2(row_max - base)
             weight = weight * shrink + tl.sum(shares, axis=1)
             values = tl.load(
                 values_of_head + slots + dim[None, :],
@@ -172,17 +172,17 @@ def _decode(
             mixed = tl.dot(
                 shares.to(inner), values, mixed * shrink[:, None], input_precision="ieee"
             )
-            highest = new_highest
+            row_max = new_max
 
         is_done = (tile == head_begin) & (stop == head_end)
         if not is_done:
             part = 2 * program + (tile == head_begin).to(tl.int32)
             parts = part * NUM_ROWS + row
-            tl.store(maxima + parts, highest, mask=row < NUM_ROWS)
+            tl.store(maxima + parts, row_max, mask=row < NUM_ROWS)
             tl.store(sums + parts, weight, mask=row < NUM_ROWS)
             cells = parts[:, None] * HEAD_DIM + dim[None, :]
             tl.store(mixed_parts + cells, mixed, mask=(row < NUM_ROWS)[:, None] & is_dim[None, :])
-            # Every thread's stores come before the one that counts them.
+            # Every thread's stores come before the count.
             tl.debug_barrier()
             total = tl.load(first_tiles + num_seqs).to(tl.int64) * NUM_KV_HEADS
             used = tl.load(record + 7)
@@ -207,7 +207,7 @@ def _decode(
             seq += 1
             seq_tiles += num_tiles
             num_tiles = tl.load(first_tiles + seq + 1) - seq_tiles
-            # Sequences without tokens are passed over.
+            # Skips sequences without tokens.
             while num_tiles == 0:
                 seq += 1
                 num_tiles = tl.load(first_tiles + seq + 1) - seq_tiles
@@ -233,10 +233,10 @@ def decode_attention(
     hold the query tokens' own KV. Sequence b has the blocks in row `table_rows[b]` of
     `block_tables` [rows, W] and `seq_lens[b]` tokens, all int32; its queries are rows
     query_start_loc[b] to query_start_loc[b + 1] (int32 [B + 1]) of the batch, at most
-    `workspace.max_query_len`, or where that is not given, row b alone.
+    `workspace.max_query_len`, or without query_start_loc, row b alone.
     """
     batch = block_tables, table_rows, seq_lens
-    _launch(query, None, 0.0, cache, scales, batch, workspace, out, query_start_loc)
+    _launch(query, cache, scales, batch, workspace, out, query_start_loc=query_start_loc)
 
 
 def raw_decode_attention(
@@ -257,19 +257,19 @@ def raw_decode_attention(
     `qkv`, the weights of both norms, `eps` and `angles` are as that has them.
     """
     batch = block_tables, table_rows, seq_lens
-    _launch(qkv, (*norms, angles), eps, cache, scales, batch, workspace, out, None)
+    _launch(qkv, cache, scales, batch, workspace, out, raw=(*norms, angles), eps=eps)
 
 
 def _launch(
     query: Tensor,
-    raw: tuple[Tensor | None, Tensor | None, Tensor] | None,
-    eps: float,
     cache: tuple[Tensor, Tensor],
     scales: Tensor | None,
     batch: tuple[Tensor, Tensor, Tensor],
     workspace: DecodeWorkspace,
     out: Tensor,
-    query_start_loc: Tensor | None,
+    query_start_loc: Tensor | None = None,
+    raw: tuple[Tensor | None, Tensor | None, Tensor] | None = None,
+    eps: float = 0.0,
 ) -> None:
     key_cache, value_cache = cache
     block_tables, table_rows, seq_lens = batch
@@ -278,36 +278,36 @@ def _launch(
     query_len = 1 if query_start_loc is None else workspace.max_query_len
     q_weight, k_weight, angles = raw or (None, None, None)
     _decode[(len(workspace.records),)](
-        query,
-        q_weight,
-        k_weight,
-        angles,
-        key_cache,
-        value_cache,
-        scales,
-        block_tables,
-        table_rows,
-        seq_lens,
-        query_start_loc,
-        out,
-        workspace.records,
-        workspace.first_tiles,
-        workspace.arrivals,
-        workspace.maxima,
-        workspace.sums,
-        workspace.mixed,
-        len(seq_lens),
-        eps,
-        head_dim**-0.5 * _LOG2_E,
-        block_tables.stride(0),
-        *key_cache.stride()[:3],
+        query=query,
+        q_weight=q_weight,
+        k_weight=k_weight,
+        angles=angles,
+        key_cache=key_cache,
+        value_cache=value_cache,
+        scales=scales,
+        block_tables=block_tables,
+        table_rows=table_rows,
+        seq_lens=seq_lens,
+        query_start_loc=query_start_loc,
+        out=out,
+        records=workspace.records,
+        first_tiles=workspace.first_tiles,
+        arrivals=workspace.arrivals,
+        maxima=workspace.maxima,
+        sums=workspace.sums,
+        mixed_parts=workspace.mixed,
+        num_seqs=len(seq_lens),
+        eps=eps,
+        score_scale=head_dim**-0.5 * _LOG2_E,
+        stride_table=block_tables.stride(0),
+        **cache_strides(key_cache),
         NUM_KV_HEADS=kv_heads,
         GROUP=group,
         QUERY_LEN=query_len,
-        ROWS=padded(group * query_len, _LEAST_ROWS),
+        ROWS=padded(group * query_len, _MIN_ROWS),
         HEAD_DIM=head_dim,
-        HALF=padded(head_dim // 2, _LEAST_ROWS),
-        DIMS=padded(head_dim, _LEAST_ROWS),
+        HALF=padded(head_dim // 2, _MIN_ROWS),
+        DIMS=padded(head_dim, _MIN_ROWS),
         BLOCK_SIZE=block_size,
         TILE=workspace.tiling.tile,
         STAGES=workspace.tiling.stages,
@@ -316,7 +316,7 @@ def _launch(
         RAW=raw is not None,
         NORM=q_weight is not None,
         FP8=scales is not None,
-        LARGEST=LARGEST_FP8,
+        FP8_MAX=MAX_FP8,
         num_warps=4,
         **launch_options(query.device),
     )

@@ -1,4 +1,4 @@
-"""Parts of decode attention: heads made ready, a new token's KV, a split head put together."""
+"""Parts of decode attention: preparing heads, writing a new token's KV, combining a split head."""
 
 import triton
 import triton.language as tl
@@ -7,16 +7,7 @@ from engine_service.kernels.gpu.attention.heads import fp8_range, norm_halves, r
 
 
 @triton.jit
-def rotated(
-    head_rows,
-    weight,
-    angles,
-    mask,
-    dim,
-    eps,
-    HEAD_DIM: tl.constexpr,
-    NORM: tl.constexpr,
-):
+def rotated(head_rows, weight, angles, mask, dim, eps, HEAD_DIM: tl.constexpr, NORM: tl.constexpr):
     """Both halves of heads that begin at `head_rows` [heads, 1], normed and rotated, float32."""
     is_dim = dim < HEAD_DIM // 2
     low = tl.load(head_rows + dim, mask=mask & is_dim, other=0.0)
@@ -32,10 +23,10 @@ def rotated(
 
 
 @triton.jit
-def to_stored(values, scale, stored, FP8: tl.constexpr, LARGEST: tl.constexpr):
+def to_stored(values, scale, stored, FP8: tl.constexpr, FP8_MAX: tl.constexpr):
     """Values as the cache holds them."""
     if FP8:
-        values = fp8_range(values / scale, LARGEST)
+        values = fp8_range(values / scale, FP8_MAX)
     return values.to(stored)
 
 
@@ -55,12 +46,12 @@ def write_new(
     HEAD_DIM: tl.constexpr,
     NORM: tl.constexpr,
     FP8: tl.constexpr,
-    LARGEST: tl.constexpr,
+    FP8_MAX: tl.constexpr,
 ):
     """Writes a token's key, normed and rotated, and its value to their slots.
 
-    The key's projection is at `key_row`, the value's so many numbers behind it. Returns both halves
-    of the key [1, half] and the value [1, dim] as the cache has them.
+    The key's projection is at `key_row`, the value's at `value_offset` from there. Returns both
+    halves of the key [1, half] and the value [1, dim] as the cache has them.
     """
     is_half, is_dim = half < HEAD_DIM // 2, (dim < HEAD_DIM)[None, :]
     dim = dim[None, :]
@@ -70,9 +61,9 @@ def write_new(
     low, high = rotated(head_rows, weight, angles, is_half, half, eps, HEAD_DIM, NORM)
     low, high = low.to(kind).to(tl.float32), high.to(kind).to(tl.float32)
     value = tl.load(key_row + value_offset + dim, mask=is_dim, other=0.0).to(tl.float32)
-    low = to_stored(low, key_scale, stored, FP8, LARGEST)
-    high = to_stored(high, key_scale, stored, FP8, LARGEST)
-    value = to_stored(value, value_scale, stored, FP8, LARGEST)
+    low = to_stored(low, key_scale, stored, FP8, FP8_MAX)
+    high = to_stored(high, key_scale, stored, FP8, FP8_MAX)
+    value = to_stored(value, value_scale, stored, FP8, FP8_MAX)
     tl.store(key_slot + half, low, mask=is_half)
     tl.store(key_slot + HEAD_DIM // 2 + half, high, mask=is_half)
     tl.store(value_slot + dim, value, mask=is_dim)
@@ -95,24 +86,22 @@ def combine(
 ):
     """The softmax sums and mixed values of a head from the parts of programs first to last."""
     is_row = row < NUM_ROWS
-    wanted = is_row[:, None] & (dim < HEAD_DIM)[None, :]
-    highest = tl.full([ROWS], float("-inf"), tl.float32)
+    mask = is_row[:, None] & (dim < HEAD_DIM)[None, :]
+    row_max = tl.full([ROWS], float("-inf"), tl.float32)
     weight = tl.zeros([ROWS], tl.float32)
     mixed = tl.zeros([ROWS, DIMS], tl.float32)
     for program in range(first, last + 1):
-        # Of the programs with a part of a head, the first has it last and the others first.
+        # The first program of a head ends with it; the others begin with it.
         parts = (2 * program + (program == first).to(tl.int32)) * NUM_ROWS + row
         cells = parts[:, None] * HEAD_DIM + dim[None, :]
-        # Past the first cache, which may hold what was there before.
-        own_highest = tl.load(
-            maxima + parts, mask=is_row, other=float("-inf"), cache_modifier=".cg"
-        )
+        # Not from the first cache, which may hold older values.
+        own_max = tl.load(maxima + parts, mask=is_row, other=float("-inf"), cache_modifier=".cg")
         own_weight = tl.load(sums + parts, mask=is_row, other=0.0, cache_modifier=".cg")
-        own_mixed = tl.load(mixed_parts + cells, mask=wanted, other=0.0, cache_modifier=".cg")
-        new_highest = tl.maximum(highest, own_highest)
-        base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
-        shrink, own_shrink = tl.exp2(highest - base), tl.exp2(own_highest - base)
+        own_mixed = tl.load(mixed_parts + cells, mask=mask, other=0.0, cache_modifier=".cg")
+        new_max = tl.maximum(row_max, own_max)
+        base = tl.where(new_max == float("-inf"), 0.0, new_max)
+        shrink, own_shrink = tl.exp2(row_max - base), tl.exp2(own_max - base)
         weight = weight * shrink + own_weight * own_shrink
         mixed = mixed * shrink[:, None] + own_mixed * own_shrink[:, None]
-        highest = new_highest
+        row_max = new_max
     return weight, mixed

@@ -3,10 +3,10 @@
 The batch's work is a row of tiles: each sequence's keys, for each of its KV heads, in tiles of some
 tokens. A fixed number of programs, some for each multiprocessor, share it evenly: each takes an
 unbroken stretch, which may end in the middle of a head's keys. So every multiprocessor reads the
-same number of bytes, for one long sequence as for many of any lengths. (Stream-K, Osama et al.,
-2023, for matrix products; "Lean Attention", Sanovar et al., 2024, for attention.) Beginning with a
+same number of bytes, whether for one long sequence or for many of any lengths. (Stream-K, Osama et
+al., 2023, for matrix products; "Lean Attention", Sanovar et al., 2024, for attention.) Starting a
 head takes time as well, so each has START tiles more than its keys, in which nothing is read.
-Little work is shared by fewer programs, since putting parts together takes as long as some tiles.
+Little work is shared by fewer programs, since combining parts takes as long as some tiles.
 """
 
 from dataclasses import dataclass
@@ -16,28 +16,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine_service.kernels.gpu.launching import launch_options, multiprocessors, padded
+from engine_service.kernels.gpu.launching import (
+    launch_options,
+    multiprocessors,
+    overlap_launch,
+    padded,
+)
 
 RECORD = 8
-"""Words that tell a program of its stretch: the first tile and the one after the last, the first
+"""Words that describe a program's stretch: the first tile and the one after the last, the first
 sequence, the tiles of one head before that, its tiles, tokens and row of the block tables, and the
 number of programs that have work."""
 START = 2
-"""Tiles that beginning with a head takes as long as."""
-# Of one head, that a program takes rather than share them.
-_FEWEST_TILES = 4
+"""Tiles that take as long as starting a head."""
+# Tiles of one head that a program takes rather than share them.
+_MIN_TILES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeTiling:
-    """How the work is cut; the same bytes are read in any case."""
+    """How the work is divided; the same bytes are read in any case."""
 
     tile: int = 64
     """Tokens that are computed at once; a power of two of at least 16."""
     stages: int = 6
-    """Steps of the loop that overlap: reading a block's id, then its keys and values, in time."""
+    """Steps of the loop that overlap, to read a block's id, then its keys and values, in time."""
     programs: int = 3
-    """For each multiprocessor. Their tiles on the way have to fit into its shared memory."""
+    """For each multiprocessor, whose shared memory must hold their tiles in flight."""
 
 
 DEFAULT_TILING = DecodeTiling()
@@ -45,7 +50,7 @@ DEFAULT_TILING = DecodeTiling()
 
 @dataclass(frozen=True, slots=True)
 class DecodeWorkspace:
-    """Memory at fixed addresses for batches of up to so many sequences, shared by all layers."""
+    """Memory at fixed addresses for batches of a limited size, shared by all layers."""
 
     tiling: DecodeTiling
     records: Tensor
@@ -53,7 +58,7 @@ class DecodeWorkspace:
     first_tiles: Tensor
     """Tiles of one KV head that come before each sequence's, and of all, int32 [B + 1]."""
     arrivals: Tensor
-    """Programs that are done with a part of each head's keys, int32 [B * num_kv_heads]; 0 between
+    """Programs that have finished a part of each head's keys, int32 [B * num_kv_heads]; 0 between
     launches."""
     maxima: Tensor
     """Of the scores of each program's two parts, float32 [2 * programs, rows]."""
@@ -105,14 +110,12 @@ def _plan(
     NUM_KV_HEADS: tl.constexpr,
     TILE: tl.constexpr,
     START: tl.constexpr,
-    FEWEST: tl.constexpr,
+    MIN_TILES: tl.constexpr,
     WORDS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     """Each program writes one record; the first also writes the tiles before each sequence."""
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    overlap_launch(OVERLAP)
     program = tl.program_id(0).to(tl.int64)
     seqs = tl.arange(0, SEQS)
     lengths = tl.load(seq_lens + seqs, mask=seqs < num_seqs, other=0)
@@ -123,7 +126,7 @@ def _plan(
         tl.store(first_tiles + seqs, ends - tiles, mask=seqs < num_seqs)
         tl.store(first_tiles + num_seqs, all_tiles)
     total = all_tiles.to(tl.int64) * NUM_KV_HEADS
-    worthwhile = tl.maximum((total + FEWEST - 1) // FEWEST, num_seqs * NUM_KV_HEADS)
+    worthwhile = tl.maximum((total + MIN_TILES - 1) // MIN_TILES, num_seqs * NUM_KV_HEADS)
     used = tl.maximum(tl.minimum(tl.minimum(total, worthwhile), num_programs), 1)
     begin = tl.minimum(program, used) * total // used
     end = tl.minimum(program + 1, used) * total // used
@@ -142,14 +145,11 @@ def _plan(
 
 
 def plan_decode(
-    seq_lens: Tensor,
-    table_rows: Tensor,
-    num_kv_heads: int,
-    workspace: DecodeWorkspace,
+    seq_lens: Tensor, table_rows: Tensor, num_kv_heads: int, workspace: DecodeWorkspace
 ) -> None:
     """Shares the work of B sequences: their tokens, and their rows of the block tables, int32 [B].
 
-    One may have no tokens; nothing is computed for it.
+    Nothing is computed for a sequence without tokens.
     """
     programs = len(workspace.records)
     _plan[(programs,)](
@@ -163,7 +163,7 @@ def plan_decode(
         NUM_KV_HEADS=num_kv_heads,
         TILE=workspace.tiling.tile,
         START=START,
-        FEWEST=_FEWEST_TILES,
+        MIN_TILES=_MIN_TILES,
         WORDS=RECORD,
         num_warps=1 if len(seq_lens) <= 64 else 4,
         **launch_options(seq_lens.device),

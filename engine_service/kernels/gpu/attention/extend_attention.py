@@ -14,11 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine_service.kernels.gpu.launching import cache_strides, padded
+
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
 _ROWS = 128
-"""Of a program's products: queries times the query heads of a group. Two groups of 4 warps multiply
-64 rows each, as Hopper's wgmma wants it; fewer rows would read keys from L2 more often."""
+"""Rows of a program's products: queries times the query heads of a group. Two groups of 4 warps
+multiply 64 rows each, as Hopper's wgmma wants it; fewer rows would read keys from L2 more often."""
 
 
 class _Launch(NamedTuple):
@@ -28,13 +30,13 @@ class _Launch(NamedTuple):
     """Keys that a program takes at a time."""
     warps: int
     stages: int
-    """Since a tile's address comes from the block table, two stages go into one tile on its way:
-    with 5 a tile is in use and two are on their way, with 3 products would wait for each tile."""
+    """A tile in flight takes two stages, since its address comes from the block table: with 5 one
+    tile is in use and two are in flight, with 3 products would wait for each tile."""
 
 
-# By the bytes of a query's element and the head_dim, rounded up: the largest tiles with room to
-# spare in sm_90's registers, of which none spills, of any cache and size of blocks. (float32 with
-# head_dim 256 spills some. It is multiplied without tensor cores, whole operands in registers.)
+# By the bytes of a query's element and the head_dim, rounded up: the largest tiles that spill no
+# registers on sm_90, with any cache and block size. (float32 with head_dim 256 spills some: it is
+# multiplied without tensor cores, whole operands in registers.)
 _LAUNCHES = {
     (2, 128): _Launch(tile=64, warps=8, stages=5),
     (2, 256): _Launch(tile=32, warps=8, stages=5),
@@ -89,8 +91,8 @@ def _attend(
     table,
     key,
     value,
-    block_stride,
-    slot_stride,
+    stride_block,
+    stride_token,
     seen_by_all,
     end_key,
     scale,
@@ -110,17 +112,17 @@ def _attend(
     for start in tl.range(0, end_key, TILE):
         keys = start + offsets
         if TILE <= BLOCK_SIZE:
-            base = tl.load(table + start // BLOCK_SIZE).to(tl.int64) * block_stride
-            slots = (start % BLOCK_SIZE + offsets) * slot_stride
+            base = tl.load(table + start // BLOCK_SIZE).to(tl.int64) * stride_block
+            slots = (start % BLOCK_SIZE + offsets) * stride_token
         else:
             base = 0
             blocks = tl.load(table + keys // BLOCK_SIZE, mask=keys < end_key, other=0)
-            slots = blocks.to(tl.int64) * block_stride + keys % BLOCK_SIZE * slot_stride
-        places = slots[:, None] + dims[None, :]
+            slots = blocks.to(tl.int64) * stride_block + keys % BLOCK_SIZE * stride_token
+        cells = slots[:, None] + dims[None, :]
         # Without a mask on values, what lies in unused slots would reach the sums: 0 * NaN is NaN.
         exists = (keys < end_key)[:, None] & (dims < HEAD_DIM)[None, :]
 
-        key_tile = tl.load(key + base + places, mask=exists, other=0.0).to(query.dtype)
+        key_tile = tl.load(key + base + cells, mask=exists, other=0.0).to(query.dtype)
         scores = tl.dot(query, tl.trans(key_tile), input_precision="ieee")
         if start + TILE > seen_by_all:
             scores = tl.where(keys[None, :] <= positions[:, None], scores, float("-inf"))
@@ -129,7 +131,7 @@ def _attend(
         shrink = tl.exp2(row_max - new_max)
         row_sum = row_sum * shrink + tl.sum(weights, 1)
         row_max = new_max
-        value_tile = tl.load(value + base + places, mask=exists, other=0.0).to(query.dtype)
+        value_tile = tl.load(value + base + cells, mask=exists, other=0.0).to(query.dtype)
         total = total * shrink[:, None]
         total = tl.dot(weights.to(query.dtype), value_tile, total, input_precision="ieee")
     return total, row_sum
@@ -151,14 +153,14 @@ def _extend_attention_kernel(
     seq_lens,
     query_start_loc,
     out_pointer,
-    query_stride,
-    query_head_stride,
-    block_stride,
-    slot_stride,
-    head_stride,
-    table_stride,
-    out_stride,
-    out_head_stride,
+    stride_query,
+    stride_query_head,
+    stride_block,
+    stride_token,
+    stride_head,
+    stride_table,
+    stride_out,
+    stride_out_head,
     num_sequences,
     scale,
     GROUP: tl.constexpr,
@@ -170,7 +172,7 @@ def _extend_attention_kernel(
     TILE: tl.constexpr,
 ):
     kv_head = tl.program_id(0)
-    # A prompt's last queries see the most keys: they start first, lest they end alone.
+    # A prompt's last queries see the most keys: they start first, so as not to finish alone.
     block = tl.num_programs(1) - 1 - tl.program_id(1)
     first_query = tl.load(query_start_loc)
     sequence = _sequence_of_block(block, query_start_loc, first_query, num_sequences, BLOCK_QUERIES)
@@ -183,7 +185,7 @@ def _extend_attention_kernel(
     if first >= query_len:
         return
     seq_len = tl.load(seq_lens + sequence)
-    table = block_tables + tl.load(table_rows + sequence).to(tl.int64) * table_stride
+    table = block_tables + tl.load(table_rows + sequence).to(tl.int64) * stride_table
 
     rows = tl.arange(0, ROWS)
     dims = tl.arange(0, PADDED_DIM)
@@ -191,9 +193,9 @@ def _extend_attention_kernel(
     heads = kv_head * GROUP + rows % GROUP
     exists = (rows < BLOCK_QUERIES * GROUP) & (queries < query_len)
     exists = exists[:, None] & (dims < HEAD_DIM)[None, :]
-    places = queries * query_stride + heads * query_head_stride
-    query_base = query_pointer + query_start.to(tl.int64) * query_stride
-    query = tl.load(query_base + places[:, None] + dims[None, :], mask=exists, other=0.0)
+    starts = queries * stride_query + heads * stride_query_head
+    query_base = query_pointer + query_start.to(tl.int64) * stride_query
+    query = tl.load(query_base + starts[:, None] + dims[None, :], mask=exists, other=0.0)
 
     # Powers of 2 are cheaper than those of e. The scales of keys and values are factors of whole
     # sums, so stored numbers are used as they are.
@@ -206,25 +208,25 @@ def _extend_attention_kernel(
     first_position = seq_len - query_len + first
     positions = first_position + rows // GROUP
     total, row_sum = _attend(
-        query,
-        positions,
-        table,
-        key_pointer + kv_head * head_stride,
-        value_pointer + kv_head * head_stride,
-        block_stride,
-        slot_stride,
-        first_position + 1,
-        tl.minimum(first_position + BLOCK_QUERIES, seq_len),
-        scale,
-        HEAD_DIM,
-        BLOCK_SIZE,
-        TILE,
+        query=query,
+        positions=positions,
+        table=table,
+        key=key_pointer + kv_head * stride_head,
+        value=value_pointer + kv_head * stride_head,
+        stride_block=stride_block,
+        stride_token=stride_token,
+        seen_by_all=first_position + 1,
+        end_key=tl.minimum(first_position + BLOCK_QUERIES, seq_len),
+        scale=scale,
+        HEAD_DIM=HEAD_DIM,
+        BLOCK_SIZE=BLOCK_SIZE,
+        TILE=TILE,
     )
     result = total * (value_scale / row_sum)[:, None]
-    places = queries * out_stride + heads * out_head_stride
-    out_base = out_pointer + query_start.to(tl.int64) * out_stride
+    starts = queries * stride_out + heads * stride_out_head
+    out_base = out_pointer + query_start.to(tl.int64) * stride_out
     tl.store(
-        out_base + places[:, None] + dims[None, :],
+        out_base + starts[:, None] + dims[None, :],
         result.to(out_pointer.dtype.element_ty),
         mask=exists,
     )
@@ -245,51 +247,41 @@ def extend_attention(
 
     The i-th of a sequence's q_len queries has position seq_len - q_len + i and sees the keys up to
     it, its own included, which must be in the cache. Products are scaled by head_dim ** -0.5.
-    Nothing is read on the host, so the call can be part of a CUDA graph.
+    The host reads nothing, so the call can be part of a CUDA graph.
+    `query` and `out` are [T, num_heads, head_dim], of float32, float16 or bfloat16, head_dim
+    contiguous; query head h reads KV head h // (num_heads // num_kv_heads). The caches, each
+    [num_blocks, block_size, num_kv_heads, head_dim] with equal strides, head_dim contiguous, are of
+    the query's type, or float8_e4m3fn with the factors `scales`, float32 [2, num_kv_heads], the
+    keys' first. block_size is a power of two of at least 16; unused slots may hold anything.
 
-    query, out: [T, num_heads, head_dim], of float32, float16 or bfloat16, a head's numbers
-        next to each other. Query head h reads key-value head h // (num_heads // num_kv_heads). Only
-        rows of the B sequences are read and written.
-    cache: keys and values, each [num_blocks, block_size, num_kv_heads, head_dim] with equal
-        strides, of the query's type or float8_e4m3fn, a head's numbers next to each other;
-        block_size is a power of two of at least 16. Slots past a sequence's end may hold anything.
-    scales: float32 [2, num_kv_heads], positive: what stored keys (row 0) and values (row 1) are to
-        be multiplied by. None where they are the real ones.
-    block_tables: int32 [rows, W], block ids. A row's entries past its sequence's end are not read.
-    table_rows: int32 [B], each sequence's row in block_tables.
-    seq_lens: int32 [B], tokens in the cache, the new ones included.
-    query_start_loc: int32 [B + 1], where each sequence's rows of `query` start, and the last's end.
-        The first may be above 0. Sequences without new tokens are skipped.
-    num_query_blocks: at least query_block_bound of the lengths; too few leave rows unwritten.
-
-    Raises ValueError if more query heads share a key-value head than a program has rows.
+    Sequence b has the blocks in row table_rows[b] of `block_tables` [rows, W], seq_lens[b] tokens,
+    the new ones included, and rows query_start_loc[b] to query_start_loc[b + 1] of `query`, all
+    int32; query_start_loc[0] may be above 0, and sequences without new tokens are skipped.
+    `num_query_blocks` is at least query_block_bound of the new tokens: too few leave rows
+    unwritten. Raises ValueError if more query heads share a KV head than a program has rows.
     """
-    _, num_heads, head_dim = query.shape
     key, value = cache
-    _, block_size, num_kv_heads, _ = key.shape
-    group = num_heads // num_kv_heads
-    padded_dim = max(16, triton.next_power_of_2(head_dim))
+    (_, num_heads, head_dim), (_, block_size, num_kv_heads, _) = query.shape, key.shape
+    group, padded_dim = num_heads // num_kv_heads, padded(head_dim, 16)
     launch = _LAUNCHES[query.element_size(), max(128, padded_dim)]
     _extend_attention_kernel[(num_kv_heads, num_query_blocks)](
-        query,
-        key,
-        value,
-        scales,
-        block_tables,
-        table_rows,
-        seq_lens,
-        query_start_loc,
-        out,
-        query.stride(0),
-        query.stride(1),
-        key.stride(0),
-        key.stride(1),
-        key.stride(2),
-        block_tables.stride(0),
-        out.stride(0),
-        out.stride(1),
-        len(table_rows),
-        head_dim**-0.5,
+        query_pointer=query,
+        key_pointer=key,
+        value_pointer=value,
+        scales_pointer=scales,
+        block_tables=block_tables,
+        table_rows=table_rows,
+        seq_lens=seq_lens,
+        query_start_loc=query_start_loc,
+        out_pointer=out,
+        stride_query=query.stride(0),
+        stride_query_head=query.stride(1),
+        stride_table=block_tables.stride(0),
+        stride_out=out.stride(0),
+        stride_out_head=out.stride(1),
+        num_sequences=len(table_rows),
+        scale=head_dim**-0.5,
+        **cache_strides(key),
         GROUP=group,
         HEAD_DIM=head_dim,
         PADDED_DIM=padded_dim,

@@ -1,10 +1,9 @@
 """Decode attention for so few sequences that its own instructions take longer than its bytes.
 
 The same as `raw_decode_attention`, for one query head at a time and without tensor cores. Each
-place of a tile has a softmax of its own, over every TILE-th key, so that nothing has to be agreed
-on between threads until the end. A head's keys are split evenly among up to SPLITS programs, and
-whichever is done last puts them together. What a program reads first of the cache it asks for while
-the kernel before this one still makes its query.
+index of a tile has a softmax of its own, over every TILE-th key, so threads need not synchronize
+until the end. A head's keys are split evenly among up to SPLITS programs, and the last to finish
+combines them. A program requests its first keys while the kernel before still computes its query.
 """
 
 from dataclasses import dataclass
@@ -15,17 +14,22 @@ import triton.language as tl
 from torch import Tensor
 
 from engine_service.kernels.gpu.attention.decode_parts import to_stored
-from engine_service.kernels.gpu.attention.heads import LARGEST_FP8
-from engine_service.kernels.gpu.launching import launch_options, multiprocessors, padded
+from engine_service.kernels.gpu.attention.heads import MAX_FP8
+from engine_service.kernels.gpu.launching import (
+    cache_strides,
+    launch_options,
+    multiprocessors,
+    padded,
+)
 
-MOST_SEQS = 4
-"""That this is made for."""
+MAX_SEQS = 4
+"""The most that this is made for."""
 _LOG2_E = 1.4426950408889634
 
 
 @dataclass(frozen=True, slots=True)
 class FewTiling:
-    """How the work is cut."""
+    """How the work is divided."""
 
     tile: int = 64
     """Tokens that are computed at once; a power of two."""
@@ -41,10 +45,10 @@ class FewWorkspace:
 
     tiling: FewTiling
     arrivals: Tensor
-    """Programs that are done with a part of each head's keys, int32 [MOST_SEQS * num_heads]; 0
+    """Programs that have finished a part of each head's keys, int32 [MAX_SEQS * num_heads]; 0
     between launches."""
     states: Tensor
-    """The highest score and the softmax's sum of each part, float32 [2, parts]."""
+    """The maximum score and the softmax's sum of each part, float32 [2, parts]."""
     mixed: Tensor
     """The values that it mixes, float32 [parts, head_dim]."""
 
@@ -52,20 +56,20 @@ class FewWorkspace:
 def make_few_workspace(
     num_heads: int, head_dim: int, device: torch.device, tiling: FewTiling = DEFAULT_TILING
 ) -> FewWorkspace:
-    """Room for MOST_SEQS sequences."""
+    """Room for MAX_SEQS sequences."""
     parts = num_heads * max(
-        num_seqs * most_splits(num_seqs, num_heads, device) for num_seqs in range(1, MOST_SEQS + 1)
+        num_seqs * max_splits(num_seqs, num_heads, device) for num_seqs in range(1, MAX_SEQS + 1)
     )
     return FewWorkspace(
         tiling=tiling,
-        arrivals=torch.zeros(MOST_SEQS * num_heads, dtype=torch.int32, device=device),
+        arrivals=torch.zeros(MAX_SEQS * num_heads, dtype=torch.int32, device=device),
         states=torch.zeros((2, parts), device=device),
         mixed=torch.zeros((parts, head_dim), device=device),
     )
 
 
-def most_splits(num_seqs: int, num_heads: int, device: torch.device) -> int:
-    """Programs of one head, so that every multiprocessor has one; a power of two."""
+def max_splits(num_seqs: int, num_heads: int, device: torch.device) -> int:
+    """Programs of one head that give every multiprocessor one; a power of two."""
     splits = max(1, multiprocessors(device) // (num_seqs * num_heads))
     return 1 << (splits.bit_length() - 1)
 
@@ -107,9 +111,9 @@ def _load_tile(
     present = position < num_cached
     block = tl.load(table + position // BLOCK_SIZE, mask=present, other=0).to(tl.int64)
     slots = (block * stride_block + (position % BLOCK_SIZE) * stride_token)[:, None]
-    wanted = present[:, None] & inside[None, :]
-    key = tl.load(keys + slots, mask=wanted, other=0.0)
-    return key, tl.load(values + slots, mask=wanted, other=0.0)
+    mask = present[:, None] & inside[None, :]
+    key = tl.load(keys + slots, mask=mask, other=0.0)
+    return key, tl.load(values + slots, mask=mask, other=0.0)
 
 
 @triton.jit(do_not_specialize=["stride_table"])
@@ -126,7 +130,7 @@ def _decode_few(
     seq_lens,
     out,
     arrivals,
-    highest_scores,
+    max_scores,
     weights,
     mixed_parts,
     eps,
@@ -144,7 +148,7 @@ def _decode_few(
     SPLITS: tl.constexpr,
     NORM: tl.constexpr,
     FP8: tl.constexpr,
-    LARGEST: tl.constexpr,
+    FP8_MAX: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     if OVERLAP:
@@ -174,16 +178,16 @@ def _decode_few(
         *(keys, values, table, first, offset, num_cached, inside),
         *(stride_block, stride_token, BLOCK_SIZE, TILE),
     )
-    # What comes before this was written by earlier steps, or long before in this one.
+    # What is read before this was written by earlier steps, or long before in this one.
     if OVERLAP:
         tl.extra.cuda.gdc_wait()
-    # A slot of no one has no tokens at all.
+    # The state of padding has no tokens at all.
     if (split < used) & (num_cached >= 0):
         token = qkv + seq * (NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM
         query = _rotated_row(token + head * HEAD_DIM, q_weight, cos, sin, dim, eps, HEAD_DIM, NORM)
         query *= score_scale * key_scale
 
-        highest = tl.full([TILE], float("-inf"), tl.float32)
+        row_max = tl.full([TILE], float("-inf"), tl.float32)
         weight = tl.zeros([TILE], tl.float32)
         mixed = tl.zeros([TILE, DIMS], tl.float32)
         for number in range(first, tl.minimum(first + share, num_tiles)):
@@ -193,26 +197,26 @@ def _decode_few(
             )
             score = tl.sum(key.to(tl.float32) * query[None, :], axis=1)
             score = tl.where(number * TILE + offset < num_cached, score, float("-inf"))
-            new_highest = tl.maximum(highest, score)
-            # A place without a key so far has no highest score.
-            base = tl.where(new_highest == float("-inf"), 0.0, new_highest)
-            own, shrink = tl.exp2(score - base), tl.exp2(highest - base)
+            new_max = tl.maximum(row_max, score)
+            # An index that has seen no key has no maximum score yet.
+            base = tl.where(new_max == float("-inf"), 0.0, new_max)
+            own, shrink = tl.exp2(score - base), tl.exp2(row_max - base)
             weight = weight * shrink + own
             mixed = mixed * shrink[:, None] + own[:, None] * value.to(tl.float32)
-            highest = new_highest
+            row_max = new_max
             key, value = next_key, next_value
 
-        top = tl.max(highest)
+        top = tl.max(row_max)
         new_score = float("-inf")
         new_value = tl.zeros([DIMS], tl.float32)
         if split == used - 1:
             stored = key_cache.dtype.element_ty
             key_row = token + (NUM_HEADS + kv_head) * HEAD_DIM
             new_key = _rotated_row(key_row, k_weight, cos, sin, dim, eps, HEAD_DIM, NORM)
-            new_key = to_stored(new_key, key_scale, stored, FP8, LARGEST)
+            new_key = to_stored(new_key, key_scale, stored, FP8, FP8_MAX)
             value_row = key_row + NUM_KV_HEADS * HEAD_DIM
             own_value = tl.load(value_row + dim, mask=inside, other=0.0).to(tl.float32)
-            own_value = to_stored(own_value, value_scale, stored, FP8, LARGEST)
+            own_value = to_stored(own_value, value_scale, stored, FP8, FP8_MAX)
             if head % GROUP == 0:
                 slot = tl.load(table + num_cached // BLOCK_SIZE).to(tl.int64) * stride_block
                 slot += kv_head * stride_head + (num_cached % BLOCK_SIZE) * stride_token
@@ -221,8 +225,8 @@ def _decode_few(
             new_score = tl.sum(query * new_key.to(tl.float32))
             new_value = own_value.to(tl.float32)
             top = tl.maximum(top, new_score)
-        # A split that has none of the keys has the new token at least.
-        factor = tl.exp2(highest - top)
+        # A split without any of the cached keys has at least the new token.
+        factor = tl.exp2(row_max - top)
         total = tl.sum(weight * factor) + tl.exp2(new_score - top)
         result = tl.sum(mixed * factor[:, None], axis=0) + tl.exp2(new_score - top) * new_value
 
@@ -230,24 +234,24 @@ def _decode_few(
         if used > 1:
             own_head = seq * NUM_HEADS + head
             part = own_head * SPLITS + split
-            tl.store(highest_scores + part, top)
+            tl.store(max_scores + part, top)
             tl.store(weights + part, total)
             tl.store(mixed_parts + part * HEAD_DIM + dim, result, mask=inside)
-            # Every thread's stores come before the one that counts them.
+            # Every thread's stores come before the count.
             tl.debug_barrier()
             is_done = tl.atomic_add(arrivals + own_head, 1, sem="acq_rel") == used - 1
             if is_done:
                 tl.store(arrivals + own_head, 0)
                 other = tl.arange(0, SPLITS)
                 exists = other < used
-                place = own_head * SPLITS + other
-                # Past the first cache, which may hold what was there before.
+                parts = own_head * SPLITS + other
+                # Not from the first cache, which may hold older values.
                 tops = tl.load(
-                    highest_scores + place, mask=exists, other=float("-inf"), cache_modifier=".cg"
+                    max_scores + parts, mask=exists, other=float("-inf"), cache_modifier=".cg"
                 )
-                totals = tl.load(weights + place, mask=exists, other=0.0, cache_modifier=".cg")
+                totals = tl.load(weights + parts, mask=exists, other=0.0, cache_modifier=".cg")
                 all_mixed = tl.load(
-                    mixed_parts + place[:, None] * HEAD_DIM + dim[None, :],
+                    mixed_parts + parts[:, None] * HEAD_DIM + dim[None, :],
                     mask=exists[:, None] & inside[None, :],
                     other=0.0,
                     cache_modifier=".cg",
@@ -273,29 +277,31 @@ def few_decode_attention(
     workspace: FewWorkspace,
     out: Tensor,
 ) -> None:
-    """As `raw_decode_attention`, for at most MOST_SEQS sequences and without a plan."""
+    """As `raw_decode_attention`, for at most MAX_SEQS sequences and without a plan."""
     key_cache, value_cache = cache
     _, block_size, kv_heads, head_dim = key_cache.shape
     num_seqs, num_heads, _ = out.shape
-    splits = most_splits(num_seqs, num_heads, out.device)
+    splits = max_splits(num_seqs, num_heads, out.device)
     _decode_few[(splits, num_heads, num_seqs)](
-        qkv,
-        *norms,
-        angles,
-        key_cache,
-        value_cache,
-        scales,
-        block_tables,
-        table_rows,
-        seq_lens,
-        out,
-        workspace.arrivals,
-        *workspace.states,
-        workspace.mixed,
-        eps,
-        head_dim**-0.5 * _LOG2_E,
-        block_tables.stride(0),
-        *key_cache.stride()[:3],
+        qkv=qkv,
+        q_weight=norms[0],
+        k_weight=norms[1],
+        angles=angles,
+        key_cache=key_cache,
+        value_cache=value_cache,
+        scales=scales,
+        block_tables=block_tables,
+        table_rows=table_rows,
+        seq_lens=seq_lens,
+        out=out,
+        arrivals=workspace.arrivals,
+        max_scores=workspace.states[0],
+        weights=workspace.states[1],
+        mixed_parts=workspace.mixed,
+        eps=eps,
+        score_scale=head_dim**-0.5 * _LOG2_E,
+        stride_table=block_tables.stride(0),
+        **cache_strides(key_cache),
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=kv_heads,
         HEAD_DIM=head_dim,
@@ -305,7 +311,7 @@ def few_decode_attention(
         SPLITS=splits,
         NORM=norms[0] is not None,
         FP8=scales is not None,
-        LARGEST=LARGEST_FP8,
+        FP8_MAX=MAX_FP8,
         num_warps=workspace.tiling.warps,
         **launch_options(qkv.device),
     )

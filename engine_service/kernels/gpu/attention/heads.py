@@ -1,4 +1,4 @@
-"""What is done to a head before attention, on its two halves: RMSNorm, and rotation by position.
+"""Operations on the two halves of a head before attention: RMSNorm, and rotation by position.
 
 Rotary positions: Su et al., 2021; dimension i pairs with i + head_dim / 2.
 """
@@ -6,8 +6,8 @@ Rotary positions: Su et al., 2021; dimension i pairs with i + head_dim / 2.
 import triton
 import triton.language as tl
 
-LARGEST_FP8 = 448.0
-"""Of float8_e4m3fn."""
+MAX_FP8 = 448.0
+"""The maximum of float8_e4m3fn."""
 
 
 @triton.jit
@@ -28,6 +28,6 @@ def rotate_halves(first, second, cos, sin):
 
 
 @triton.jit
-def fp8_range(values, LARGEST: tl.constexpr):
-    """Values cut to what an 8-bit float holds."""
-    return tl.minimum(tl.maximum(values, -LARGEST), LARGEST)
+def fp8_range(values, FP8_MAX: tl.constexpr):
+    """Values clipped to the range of an 8-bit float."""
+    return tl.minimum(tl.maximum(values, -FP8_MAX), FP8_MAX)

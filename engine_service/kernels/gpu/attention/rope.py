@@ -6,12 +6,17 @@ import triton.language as tl
 from torch import Tensor
 
 from engine_service.kernels.gpu.attention.heads import (
-    LARGEST_FP8,
+    MAX_FP8,
     fp8_range,
     norm_halves,
     rotate_halves,
 )
-from engine_service.kernels.gpu.launching import launch_options, padded
+from engine_service.kernels.gpu.launching import (
+    cache_strides,
+    launch_options,
+    overlap_launch,
+    padded,
+)
 
 _HEADS = 4
 
@@ -40,13 +45,11 @@ def _norm_rope_write(
     BLOCK_SIZE: tl.constexpr,
     NORM: tl.constexpr,
     FP8: tl.constexpr,
-    LARGEST: tl.constexpr,
+    FP8_MAX: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     """One token, HEADS of its heads: queries first, then keys, then values."""
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    overlap_launch(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     dim = tl.arange(0, HALF)[None, :]
@@ -79,22 +82,22 @@ def _norm_rope_write(
 
     slot = tl.load(slot_mapping + token).to(tl.int64)
     kv_head = tl.where(is_value, head - NUM_HEADS - NUM_KV_HEADS, head - NUM_HEADS)
-    place = (slot // BLOCK_SIZE) * stride_block + (slot % BLOCK_SIZE) * stride_token
-    place += kv_head * stride_head + dim
+    offset = (slot // BLOCK_SIZE) * stride_block + (slot % BLOCK_SIZE) * stride_token
+    offset += kv_head * stride_head + dim
     if FP8:
         stored = ~is_query & (head < NUM_HEADS + 2 * NUM_KV_HEADS)
         own = tl.load(
             scales + tl.where(is_value, NUM_KV_HEADS, 0) + kv_head, mask=stored, other=1.0
         )
-        first = fp8_range(first / own, LARGEST)
-        second = fp8_range(second / own, LARGEST)
+        first = fp8_range(first / own, FP8_MAX)
+        second = fp8_range(second / own, FP8_MAX)
     is_key = ~is_query & ~is_value & inside
     is_value &= inside
     kind = key_cache.dtype.element_ty
-    tl.store(key_cache + place, first.to(kind), mask=is_key)
-    tl.store(key_cache + place + HEAD_DIM // 2, second.to(kind), mask=is_key)
-    tl.store(value_cache + place, first.to(kind), mask=is_value)
-    tl.store(value_cache + place + HEAD_DIM // 2, second.to(kind), mask=is_value)
+    tl.store(key_cache + offset, first.to(kind), mask=is_key)
+    tl.store(key_cache + offset + HEAD_DIM // 2, second.to(kind), mask=is_key)
+    tl.store(value_cache + offset, first.to(kind), mask=is_value)
+    tl.store(value_cache + offset + HEAD_DIM // 2, second.to(kind), mask=is_value)
 
 
 def norm_rope_write(
@@ -116,7 +119,7 @@ def norm_rope_write(
     [positions, head_dim], the cosines of each position before its sines. The caches are
     [blocks, block_size, num_kv_heads, head_dim] in any order of strides, the same for both, with
     head_dim contiguous; of type float8_e4m3fn they hold numbers divided by `scales`, float32
-    [2, num_kv_heads], the keys' first. `slot_mapping` [T] counts slots of blocks.
+    [2, num_kv_heads], the keys' first. `slot_mapping` [T] has the slot of each token's KV.
     """
     key_cache, value_cache = cache
     _, block_size, kv_heads, head_dim = key_cache.shape
@@ -124,18 +127,18 @@ def norm_rope_write(
     query = torch.empty((num_tokens, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     grid = (num_tokens, triton.cdiv(num_heads + 2 * kv_heads, _HEADS))
     _norm_rope_write[grid](
-        qkv,
-        q_weight,
-        k_weight,
-        angles,
-        positions,
-        slot_mapping,
-        key_cache,
-        value_cache,
-        scales,
-        query,
-        eps,
-        *key_cache.stride()[:3],
+        qkv=qkv,
+        q_weight=q_weight,
+        k_weight=k_weight,
+        angles=angles,
+        positions=positions,
+        slot_mapping=slot_mapping,
+        key_cache=key_cache,
+        value_cache=value_cache,
+        scales=scales,
+        query=query,
+        eps=eps,
+        **cache_strides(key_cache),
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=kv_heads,
         HEAD_DIM=head_dim,
@@ -144,7 +147,7 @@ def norm_rope_write(
         BLOCK_SIZE=block_size,
         NORM=q_weight is not None,
         FP8=scales is not None,
-        LARGEST=LARGEST_FP8,
+        FP8_MAX=MAX_FP8,
         num_warps=1,
         **launch_options(qkv.device),
     )

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine_service.kernels.gpu.launching import launch_options, padded
+from engine_service.kernels.gpu.launching import launch_options, overlap_launch, padded
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -27,22 +27,20 @@ def _add_rms_norm(
     inside = columns < SIZE
     kind = weight.dtype.element_ty
     scale = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32)
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    overlap_launch(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
-    places = row * SIZE + columns
-    values = tl.load(hidden + places, mask=inside, other=0.0).to(tl.float32)
+    cells = row * SIZE + columns
+    values = tl.load(hidden + cells, mask=inside, other=0.0).to(tl.float32)
     for part in tl.static_range(1, PARTS):
-        place = part * num_rows.to(tl.int64) * SIZE + places
-        values += tl.load(hidden + place, mask=inside, other=0.0)
+        other = part * num_rows.to(tl.int64) * SIZE + cells
+        values += tl.load(hidden + other, mask=inside, other=0.0)
     if ADDS:
-        values += tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
+        values += tl.load(residual + cells, mask=inside, other=0.0).to(tl.float32)
         # Rounded as the residual stream is, and normed as rounded.
         values = values.to(kind).to(tl.float32)
-        tl.store(summed + places, values, mask=inside)
+        tl.store(summed + cells, values, mask=inside)
     rate = tl.rsqrt(tl.sum(values * values) / SIZE + eps)
-    tl.store(normed + places, (values * rate).to(kind).to(tl.float32) * scale, mask=inside)
+    tl.store(normed + cells, (values * rate).to(kind).to(tl.float32) * scale, mask=inside)
 
 
 def add_rms_norm(
@@ -58,13 +56,13 @@ def add_rms_norm(
     normed = torch.empty((num_rows, size), dtype=weight.dtype, device=hidden.device)
     summed = hidden if residual is None else torch.empty_like(normed)
     _add_rms_norm[(num_rows,)](
-        hidden,
-        residual,
-        weight,
-        normed,
-        summed,
-        num_rows,
-        eps,
+        hidden=hidden,
+        residual=residual,
+        weight=weight,
+        normed=normed,
+        summed=summed,
+        num_rows=num_rows,
+        eps=eps,
         SIZE=size,
         WIDTH=padded(size),
         PARTS=parts,

@@ -5,24 +5,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine_service.kernels.gpu.launching import launch_options
+from engine_service.kernels.gpu.launching import launch_options, overlap_launch
 
 _WIDTH = 1024
 
 
 @triton.jit
+def gated(gate, up, kind):
+    """silu(gate) * up in float32, with both, and silu, rounded to the type `kind`."""
+    wide = gate.to(kind).to(tl.float32)
+    silu = (wide / (1.0 + tl.exp(-wide))).to(kind).to(tl.float32)
+    return silu * up.to(kind).to(tl.float32)
+
+
+@triton.jit
 def _silu_mul(gate_up, out, SIZE: tl.constexpr, WIDTH: tl.constexpr, OVERLAP: tl.constexpr):
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    overlap_launch(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = columns < SIZE
     gate = tl.load(gate_up + row * 2 * SIZE + columns, mask=inside, other=0.0)
     up = tl.load(gate_up + row * 2 * SIZE + SIZE + columns, mask=inside, other=0.0)
-    wide = gate.to(tl.float32)
-    silu = (wide / (1.0 + tl.exp(-wide))).to(gate.dtype).to(tl.float32)
-    tl.store(out + row * SIZE + columns, silu * up.to(tl.float32), mask=inside)
+    tl.store(out + row * SIZE + columns, gated(gate, up, gate.dtype), mask=inside)
 
 
 def silu_mul(gate_up: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine_service.kernels.gpu.launching import launch_options
+from engine_service.kernels.gpu.launching import launch_options, overlap_launch
 
 _SIZE = 2048
 
@@ -30,9 +30,7 @@ def apply_bitmask(logits: Tensor, bitmask: Tensor, rows: Tensor) -> None:
 def _apply_bitmask(
     logits, bitmask, rows, vocab_size, num_words, SIZE: tl.constexpr, OVERLAP: tl.constexpr
 ):
-    if OVERLAP:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
+    overlap_launch(OVERLAP)
     number = tl.program_id(1).to(tl.int64)
     row = tl.load(rows + number).to(tl.int64)
     ids = tl.program_id(0) * SIZE + tl.arange(0, SIZE)

@@ -23,14 +23,14 @@ def upper_middle(low, high):
 
 
 @triton.jit
-def largest_key_reaching(keys, weights, wanted, low, high):
-    """The largest threshold in [low, high] at or over which the weights reach `wanted`, else `low`.
+def max_key_reaching(keys, weights, goal, low, high):
+    """The maximum threshold in [low, high] whose weights, of keys no smaller, reach `goal`, or low.
 
-    `keys` and `weights` (float32) have one shape; the sums' order is a matter of the shape alone.
+    `keys` and `weights` (float32) have one shape, which alone decides the order of the sums.
     """
     while low < high:
         middle = upper_middle(low, high)
-        reached = tl.sum(tl.where(keys >= middle, weights, 0.0)) >= wanted
+        reached = tl.sum(tl.where(keys >= middle, weights, 0.0)) >= goal
         low = tl.where(reached, middle, low)
         high = tl.where(reached, high, middle - 1)
     return low

@@ -1,4 +1,4 @@
-"""The random number of a drawn token on a GPU, to the last bit that of `engine_service.seeding`."""
+"""The random number of a drawn token on a GPU, bit for bit that of `engine_service.seeding`."""
 
 import triton
 import triton.language as tl

@@ -1,1 +1,0 @@
-"""What the GPU benchmark measures of our engine, one section a file; `sections` lists them."""

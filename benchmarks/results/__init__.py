@@ -1,0 +1,1 @@
+"""What benchmarks found: one record, one file, one report."""
