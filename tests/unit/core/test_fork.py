@@ -168,15 +168,16 @@ def test_an_abort_ends_all_branches_at_once(num_steps: int) -> None:
     assert result["a"].outputs[0].finished
 
 
-def test_branches_decode_before_a_prompt_that_is_still_computed() -> None:
+@pytest.mark.parametrize(("length", "share"), [(60, 12), (17, 2)])
+def test_branches_decode_before_a_prompt_that_is_still_computed(length: int, share: int) -> None:
     engine, runner = make_engine(max_num_batched_tokens=16)
     add(engine, "a", [1, 2, 3], max_tokens=9)
     engine.step()
-    add(engine, "long", list(range(60)), max_tokens=1)
+    add(engine, "long", list(range(length)), max_tokens=1)
     engine.step()
     fork(engine, "a", [1, 2, 3], max_tokens=3)
     engine.step()
-    assert [part.num_scheduled_tokens for part in runner.steps[-1].scheduled] == [1, 1, 1, 1, 12]
+    assert [part.num_scheduled_tokens for part in runner.steps[-1].scheduled] == [1, 1, 1, 1, share]
 
 
 def test_bad_words_see_the_parents_output() -> None:

@@ -122,6 +122,13 @@ def test_no_token_is_drawn_past_the_most(max_tokens: int) -> None:
         assert scheduled.num_tokens < len(TEXT) * 2 + max_tokens
 
 
+def test_the_last_but_one_token_may_have_a_draft() -> None:
+    text = Text(cycle)
+    text.add("a", TEXT * 2, max_tokens=3)
+    text.run()
+    assert [drafts(step) for step in text.steps] == [[0], [1]]
+
+
 def test_no_draft_lies_past_the_context() -> None:
     text = Text(cycle, max_model_len=50)
     seq = text.add("a", TEXT * 2, max_tokens=100)
