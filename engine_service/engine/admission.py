@@ -43,7 +43,7 @@ def check_kv_fits(num_tokens: int, info: ModelInfo, field: str, what: str) -> No
     if num_tokens - 1 > info.num_kv_blocks * info.block_size:
         raise InvalidRequestError(
             field,
-            f"{what} need the KV of {num_tokens - 1} tokens; the whole cache has place for "
+            f"{what} need the KV of {num_tokens - 1} tokens; the whole cache holds "
             f"{info.num_kv_blocks * info.block_size}",
         )
 

@@ -62,7 +62,7 @@ class GrammarVocabulary:
             text = self._path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise ConfigError(
-                f"structured output needs {self._path.name}, which the model's folder has not"
+                f"structured output needs {self._path.name}, which the model's folder lacks"
             ) from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self._path.name} cannot be read: {error}") from None

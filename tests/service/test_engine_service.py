@@ -297,7 +297,7 @@ async def test_a_request_that_can_never_fit_the_pool_is_refused() -> None:
     service = Service()
     service.llm_engine, service.runner = make_engine(num_blocks=4, block_size=4)
     await service.start()
-    with pytest.raises(InvalidRequestError, match="whole cache has place for 16"):
+    with pytest.raises(InvalidRequestError, match="whole cache holds 16"):
         await service.generate(ask(max_tokens=13))
     assert (await service.generate(ask(max_tokens=12))).finished
     await service.stop()

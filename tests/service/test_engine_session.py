@@ -58,8 +58,8 @@ async def test_requests_of_a_session_equal_calls_of_their_own(
         ask(f"{i}", seed=i, max_tokens=1 + i % 30, n=1 + i % 3, logprobs=i % 3, prompt_logprobs=1)
         for i in range(60)
     ]
-    for place, request in enumerate(requests):
-        request.prompt_token_ids[:] = [place] * (1 + place % 20)
+    for index, request in enumerate(requests):
+        request.prompt_token_ids[:] = [index] * (1 + index % 20)
         await client.send(generate=request)
     await client.until(
         lambda: all(client.finished(r.request_id, r.sampling_params.n) for r in requests)

@@ -127,8 +127,8 @@ def test_branches_have_the_known_tokens_of_their_parent(num_steps: int, block_si
     check_integrity(engine.scheduler)
     run(engine, results)
     assert tokens(results["a"]) == says(9)
-    for place, seed in enumerate((3, 4)):
-        assert tokens(results["f"], place) == expected_tokens(had, 4, seed=seed)
+    for index, seed in enumerate((3, 4)):
+        assert tokens(results["f"], index) == expected_tokens(had, 4, seed=seed)
     info = results["f"].info
     assert info and info.prompt_tokens == len(had) and info.cached_tokens == len(had) - 1
 

@@ -70,16 +70,16 @@ class BlockPoolMachine(RuleBasedStateMachine):
         self.held.append(block_id)
 
     @precondition(lambda self: self.held)
-    @rule(place=st.integers(0, 100))
-    def release(self, place: int) -> None:
-        block_id = self.held.pop(place % len(self.held))
+    @rule(index=st.integers(0, 100))
+    def release(self, index: int) -> None:
+        block_id = self.held.pop(index % len(self.held))
         self.pool.release(block_id)
         assert self.pool.is_free(block_id) == (block_id not in self.held)
 
     @precondition(lambda self: self.held)
-    @rule(place=st.integers(0, 100), contents=st.binary(min_size=1, max_size=1))
-    def cache(self, place: int, contents: bytes) -> None:
-        block_id = self.held[place % len(self.held)]
+    @rule(index=st.integers(0, 100), contents=st.binary(min_size=1, max_size=1))
+    def cache(self, index: int, contents: bytes) -> None:
+        block_id = self.held[index % len(self.held)]
         if self.pool._hash_of[block_id] is None:
             self.pool.cache(block_id, contents)
             assert self.pool.lookup(contents) is not None

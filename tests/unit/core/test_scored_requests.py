@@ -26,7 +26,7 @@ def score(
                 assert output.finished and not output.token_ids and output.index not in found
                 found[output.index] = output.logprobs
         check_integrity(engine.scheduler)
-    return [found[place] for place in range(len(continuations))]
+    return [found[index] for index in range(len(continuations))]
 
 
 def expected(continuations: list[list[int]] = CONTINUATIONS) -> list[list[PositionLogprobs]]:

@@ -267,7 +267,7 @@ def test_bad_words_and_min_tokens_count_the_drafts() -> None:
         for scheduled in step.scheduled
         for draw in scheduled.draws()
     }
-    assert seen == {place: (5,) * (place < 12) + (7,) * (place >= 2) for place in range(30)}
+    assert seen == {index: (5,) * (index < 12) + (7,) * (index >= 2) for index in range(30)}
     assert expected_tokens([0] * 6, 1) != [0]  # the vocabulary of one is the engine's alone
 
 

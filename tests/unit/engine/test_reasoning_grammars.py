@@ -150,9 +150,9 @@ def test_a_bound_may_be_any_number_and_is_exact_after_thousands_of_ids(demo: Wal
     matcher_of(demo, DIGITS, Reasoning(END, START, max_tokens=2**32 - 1))
     matcher = matcher_of(demo, DIGITS, Reasoning(END, START, max_tokens=5000))
     matcher.accept(START)
-    for place in range(5000):
-        matcher.accept(place % 2000)
-        if place % 500 == 0:
+    for index in range(5000):
+        matcher.accept(index % 2000)
+        if index % 500 == 0:
             assert len(allowed_ids(matcher)) > 2000
     assert list(allowed_ids(matcher)) == [END]
 
