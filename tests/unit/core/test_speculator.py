@@ -40,9 +40,10 @@ class Text:
         max_num_seqs: int = 16,
         eos_token_ids: frozenset[int] = frozenset(),
         max_model_len: int = 4096,
+        token_budget: int = 1024,
     ) -> None:
         self.kv = KVCacheManager(num_blocks, 4, enable_prefix_caching=True)
-        limits = SchedulerLimits(max_num_seqs, 1024, max_model_len, eos_token_ids)
+        limits = SchedulerLimits(max_num_seqs, token_budget, max_model_len, eos_token_ids)
         self.scheduler = Scheduler(limits, self.kv, Speculator(self.kv, limits))
         self._follows = follows
         self.steps: list[SchedulerOutput] = []
@@ -127,6 +128,13 @@ def test_the_last_but_one_token_may_have_a_draft() -> None:
     text.add("a", TEXT * 2, max_tokens=3)
     text.run()
     assert [drafts(step) for step in text.steps] == [[0], [1]]
+
+
+def test_a_single_token_that_is_left_of_the_budget_is_a_draft() -> None:
+    text = Text(cycle, token_budget=2)
+    text.add("a", TEXT * 2, max_tokens=20)
+    text.run()
+    assert [drafts(step) for step in text.steps[-8:-1]] == [[1]] * 7
 
 
 def test_no_draft_lies_past_the_context() -> None:
