@@ -12,12 +12,7 @@ from benchmarks.peers.folovllm_engine import engine_config, quantization, sampli
 from benchmarks.peers.peer import PeerConfig
 from folovllm.version import __version__
 from folovllm_client.api.async_client import AsyncClient
-from folovllm_client.launch.service_commands import (
-    ServeOptions,
-    engine_command,
-    free_ports,
-    tokenizer_command,
-)
+from folovllm_client.launch.service_commands import ServeOptions, free_ports, service_commands
 from folovllm_client.launch.supervisor import Supervisor
 
 
@@ -37,11 +32,10 @@ class Services:
             speculation="none",
         )
         num_blocks = engine_config(config).cache.num_blocks
-        engine = [*engine_command(options), "--num-blocks", str(num_blocks)]
+        commands = service_commands(options)
+        commands["engine service"] += ["--num-blocks", str(num_blocks)]
         self._runner = asyncio.Runner()
-        self._services = Supervisor(
-            engine, tokenizer_command(options), options.address, _print_to_standard_error
-        )
+        self._services = Supervisor(commands, options.address, _print_to_standard_error)
         self._runner.run(self._start())
         self._client = self._runner.run(_connect(options.address))
 

@@ -26,12 +26,11 @@ async def replay_services(folder: str, step_milliseconds: float) -> AsyncIterato
     address, engine_address = f"{LOOPBACK}:{port}", f"{LOOPBACK}:{engine_port}"
     engine = ["benchmarks.services.replay_engine", str(engine_port), folder, str(step_milliseconds)]
     tokenizer = ["--model", folder, "--port", str(port), "--engine", engine_address]
-    services = Supervisor(
-        [sys.executable, "-m", *engine],
-        [sys.executable, "-m", "tokenizer_service", *tokenizer],
-        address,
-        lambda line: None,
-    )
+    commands = {
+        "engine service": [sys.executable, "-m", *engine],
+        "tokenizer service": [sys.executable, "-m", "tokenizer_service", *tokenizer],
+    }
+    services = Supervisor(commands, address, lambda line: None)
     await services.start()
     try:
         await services.ready()

@@ -4,9 +4,11 @@ Needs `folovllm[all]`. The services' modules are imported when an LLM is made.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from folovllm.errors import InvalidRequestError
+from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.request_id import new_request_id
@@ -31,7 +33,6 @@ def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[CausalModel, Tokeni
     from engine_service.models.decoder_config import DecoderConfig
     from engine_service.models.loader import load_model
     from engine_service.models.model_options import ModelOptions
-    from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
     from tokenizer_service.text.tokenizer import Tokenizer
 
     folder = resolve_model(config.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
@@ -65,10 +66,11 @@ class LLM:
         require_services()
         from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
         from engine_service.engine.factory import build_engine
-        from folovllm.model_files import CONFIG_PATTERNS, resolve_model
+        from tokenizer_service.text.output_processor import OutputProcessor
         from tokenizer_service.text.tokenizer import Tokenizer
 
         self.tokenizer = Tokenizer.from_folder(resolve_model(model, CONFIG_PATTERNS))
+        self._new_processor = partial(OutputProcessor, self.tokenizer)
         config = EngineConfig(
             ModelConfig(model, dtype, device, max_model_len, deterministic, quantization),
             cache or CacheConfig(),
@@ -90,33 +92,32 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answers all prompts as one continuous batch; the results are in their order.
 
-        A prompt is a text or {"prompt_token_ids": ids}. sampling_params is one for all or one for
-        each; None takes the model's own defaults. Raises InvalidRequestError, before any work,
-        if a prompt or a parameter can never be served.
+        A prompt is a text or {"prompt_token_ids": ids}. sampling_params is one for all prompts or
+        one per prompt; None takes the model's own defaults. Raises InvalidRequestError, before any
+        work, if a prompt or a parameter can never be served.
         """
         from tqdm import tqdm
 
         batch: list[Prompt] = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
-        each_params = self._params_of_each(sampling_params, len(batch))
+        batch_params = self._batch_params(sampling_params, len(batch))
         results = [RequestOutput() for _ in batch]
         requests = [
             self._request(prompt, params, result)
-            for prompt, params, result in zip(batch, each_params, results, strict=True)
+            for prompt, params, result in zip(batch, batch_params, results, strict=True)
         ]
-        processors, by_name = {}, {}
+        running = {}
         try:
             for (request, matcher), result in zip(requests, results, strict=True):
-                processor = self._processor(request.sampling_params)
-                processors[request.request_id] = [processor] * request.sampling_params.n
-                by_name[request.request_id] = result
+                processor = self._new_processor(request.sampling_params)
+                running[request.request_id] = result, [processor] * request.sampling_params.n
                 self._engine.add_request(request, matcher)
             # disable=None shows the bar on a terminal only.
             disable = None if show_progress else True
             with tqdm(total=len(results), unit="prompt", disable=disable) as progress:
                 while self._engine.has_unfinished_requests():
-                    progress.update(self._step(processors, by_name))
+                    progress.update(self._step(running))
         finally:  # an interrupt leaves nothing behind
-            for name in by_name:
+            for name in running:
                 self._engine.abort_request(name)
         return results
 
@@ -130,33 +131,33 @@ class LLM:
         """Generates `after` tokens of a prompt and continues them in several branches at once.
 
         Returns the prompt's own output, complete, and that of the branches, one continuation each.
-        A branch shares the KV of what is before it; its text begins where the first `after` tokens
-        end. The second has no continuations if the first ended before it had so many tokens.
+        A branch shares the KV before it; its text begins after the first `after` tokens. The
+        second output has no continuations if the first ended with fewer tokens.
         Raises InvalidRequestError, before any work, if a parameter can never be served.
         """
         trunk, forked = RequestOutput(), RequestOutput(request_id=new_request_id())
         request, matcher = self._request(prompt, sampling_params.clone(n=1), trunk)
         forks, matchers = self._branches(len(request.prompt_token_ids), branches, after)
-        processors = {request.request_id: [self._processor(request.sampling_params)]}
-        results = {request.request_id: trunk, forked.request_id: forked}
+        running = {request.request_id: (trunk, [self._new_processor(request.sampling_params)])}
         self._engine.add_request(request, matcher)
         try:
             while not trunk.outputs or (
                 not trunk.finished and len(trunk.outputs[0].token_ids) < after
             ):
-                self._step(processors, results)
+                self._step(running)
             if not trunk.finished:
-                processors[forked.request_id] = [
-                    self._processor(branch.sampling_params, trunk.outputs[0].token_ids)
-                    for branch in forks
-                ]
+                preceding = tuple(trunk.outputs[0].token_ids)
+                running[forked.request_id] = (
+                    forked,
+                    [self._new_processor(branch.sampling_params, preceding) for branch in forks],
+                )
                 self._engine.fork_request(
                     request.request_id, 0, forked.request_id, forks, matchers=matchers
                 )
             while self._engine.has_unfinished_requests():
-                self._step(processors, results)
+                self._step(running)
         finally:  # an interrupt leaves nothing behind
-            for name in results:
+            for name in running:
                 self._engine.abort_request(name)
         forked.prompt_token_ids = [*trunk.prompt_token_ids, *trunk.outputs[0].token_ids[:after]]
         return trunk, forked
@@ -214,14 +215,7 @@ class LLM:
             checked.append(Branch(params, new_seed()))
         return checked, matchers
 
-    def _processor(
-        self, params: SamplingParams, preceding_token_ids: Sequence[int] = ()
-    ) -> "OutputProcessor":
-        from tokenizer_service.text.output_processor import OutputProcessor
-
-        return OutputProcessor(self.tokenizer, params, tuple(preceding_token_ids))
-
-    def _params_of_each(
+    def _batch_params(
         self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
     ) -> list[SamplingParams]:
         if params is None or isinstance(params, SamplingParams):
@@ -251,18 +245,16 @@ class LLM:
         return Request(result.request_id, token_ids, params, seed=new_seed()), matcher
 
     def _step(
-        self,
-        processors: "Mapping[str, Sequence[OutputProcessor]]",
-        results: Mapping[str, RequestOutput],
+        self, running: "Mapping[str, tuple[RequestOutput, Sequence[OutputProcessor]]]"
     ) -> int:
         """Runs one step and adds its output to the results; how many of them it finished.
 
-        Each name has a result, and a processor for each of its continuations.
+        `running` has a result by request id, and a processor for each of its continuations.
         """
         num_finished = 0
         for delta in self._engine.step():
-            result = results[delta.request_id]
-            self._add(delta, processors[delta.request_id][delta.index], result)
+            result, processors = running[delta.request_id]
+            self._add(delta, processors[delta.index], result)
             num_finished += delta.finished and result.finished
         return num_finished
 

@@ -17,6 +17,9 @@ from click.core import ParameterSource
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+HELP_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""Of every command line."""
+
 _PREFIX = "FOLOVLLM"
 _Config = TypeVar("_Config", bound="DataclassInstance")
 
@@ -31,19 +34,19 @@ def option(default: object, help: str, /, *flags: str, **settings: Any) -> Any:
 
 
 def options(config: "DataclassInstance") -> list[click.Option]:
-    """The options of a dataclass and of those inside it; what they hold are the defaults."""
+    """The options of a dataclass and of those inside it; its values are the defaults."""
     found = []
-    for each in fields(config):
-        default = getattr(config, each.name)
-        if each.metadata:
-            found.append(_option(each, default))
+    for item in fields(config):
+        default = getattr(config, item.name)
+        if item.metadata:
+            found.append(_option(item, default))
         elif is_dataclass(default) and not isinstance(default, type):
             found += options(default)
     return found
 
 
 def parse(config: _Config, program: str, about: str, argv: Sequence[str]) -> _Config:
-    """`config` with what the command line and the environment say.
+    """`config` with the options of the command line and the environment.
 
     Ends the process with status 2, and an error that names the option, if a value is invalid.
     """
@@ -53,11 +56,7 @@ def parse(config: _Config, program: str, about: str, argv: Sequence[str]) -> _Co
         params=[*params],
         help=about,
         epilog=f"Each option may come from the environment, as --port from {_PREFIX}_PORT.",
-        context_settings={
-            "auto_envvar_prefix": _PREFIX,
-            "help_option_names": ["-h", "--help"],
-            "max_content_width": 100,
-        },
+        context_settings={"auto_envvar_prefix": _PREFIX, **HELP_SETTINGS},
     )
     try:
         values = command.make_context(program, [*argv]).params
@@ -73,7 +72,7 @@ class Seconds(click.FloatRange):
     """A finite number of at least 0."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        """As click's, which accepts "nan" and "inf"."""
+        """Like click's, which also accepts "nan" and "inf"."""
         seconds = float(super().convert(value, param, ctx))
         if not math.isfinite(seconds):
             self.fail(f"{seconds} is not in the range {self._describe_range()}.", param, ctx)
@@ -97,23 +96,23 @@ class _Option(click.Option):
         return hint
 
 
-def _option(each: "Field[Any]", default: object) -> click.Option:
-    settings: dict[str, Any] = {"default": default, "show_default": True, **each.metadata}
-    flags = settings.pop("flags") or (f"--{each.name.replace('_', '-')}",)
+def _option(item: "Field[Any]", default: object) -> click.Option:
+    settings: dict[str, Any] = {"default": default, "show_default": True, **item.metadata}
+    flags = settings.pop("flags") or (f"--{item.name.replace('_', '-')}",)
     if isinstance(default, bool):
         return _Option(flags, is_flag=True, help=settings["help"])
     if isinstance(default, tuple):
         return _Option(flags, multiple=True, type=_CommaList(), **settings)
-    return _Option(flags, **{"type": next(iter(get_args(each.type)), each.type), **settings})
+    return _Option(flags, **{"type": next(iter(get_args(item.type)), item.type), **settings})
 
 
 def _filled(config: _Config, values: Iterator[Any]) -> _Config:
     changes: dict[str, Any] = {}
-    for each in fields(config):
-        old = getattr(config, each.name)
-        if each.metadata:
+    for item in fields(config):
+        old = getattr(config, item.name)
+        if item.metadata:
             new = next(values)
-            changes[each.name] = new != old if isinstance(old, bool) else new
+            changes[item.name] = new != old if isinstance(old, bool) else new
         elif is_dataclass(old) and not isinstance(old, type):
-            changes[each.name] = _filled(old, values)
+            changes[item.name] = _filled(old, values)
     return replace(config, **changes)

@@ -33,7 +33,7 @@ from engine_service.runner.input_batch import build_input_batch
 from engine_service.runner.kv_cache import allocate_kv_caches
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
-from folovllm_client.launch.service_commands import ServeOptions, engine_command
+from folovllm_client.launch.service_commands import ServeOptions, service_commands
 from support.builders.tiny_models import VOCAB_SIZE, make_checkpoint, reference_model
 
 CPU = torch.device("cpu")
@@ -284,6 +284,6 @@ def test_elementwise_functions_give_equal_bits_in_any_place(dtype: str) -> None:
 
 def test_the_flag_of_serve_reaches_the_engine() -> None:
     for deterministic in (False, True):
-        command = engine_command(ServeOptions(deterministic=deterministic))
+        command = service_commands(ServeOptions(deterministic=deterministic))["engine service"]
         arguments = command[command.index("engine_service") + 1 :]
         assert parse_args(arguments).engine.model.deterministic is deterministic

@@ -46,7 +46,7 @@ def test_float32_passes_with_equal_greedy_tokens(name: str, tmp_path: Path) -> N
     assert all(not p["divergences"] and p["steps"] == 20 for p in report["prompts"])
 
 
-def test_bfloat16_stands_beside_transformers_own(tmp_path: Path) -> None:
+def test_bfloat16_is_compared_with_transformers_own_error(tmp_path: Path) -> None:
     folder = checkpoint("qwen3_tied", tmp_path, torch.bfloat16)
     result = run(folder, "--dtype", "bfloat16", "--prompts", "6", "--steps", "12")
     assert result.exit_code == 0, result.stdout
@@ -82,9 +82,9 @@ def test_broken_weights_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert result.exit_code == 1
     assert result.stdout.splitlines()[-1].startswith("FAIL  largest logit error ")
     report = json.loads(run(folder, "--prompts", "3", "--steps", "16", "--json").stdout)
-    divergences = [each for prompt in report["prompts"] for each in prompt["divergences"]]
+    divergences = [item for prompt in report["prompts"] for item in prompt["divergences"]]
     assert not report["passed"] and report["error"]["largest"] > 0.01
-    assert divergences and all(each["margin"] > 0 and each["rank"] > 1 for each in divergences)
+    assert divergences and all(item["margin"] > 0 and item["rank"] > 1 for item in divergences)
 
 
 def test_more_steps_than_the_context_holds(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_each_line_of_a_pipe_is_a_turn(fake: FakeTokenizerService) -> None:
     assert chat(fake, stdin=b"a\xff\n").stdout == "\ufffda\n"
 
 
-def test_an_error_undoes_the_turn_and_the_chat_goes_on(fake: FakeTokenizerService) -> None:
+def test_an_error_drops_the_turn_and_the_chat_goes_on(fake: FakeTokenizerService) -> None:
     result = chat(fake, stdin="ab\n!!UNAVAILABLE\n!INVALID_ARGUMENT\ncd\n")
     assert (result.exit_code, result.stdout) == (1, "ba\na\ndc\n")
     assert result.stderr == "error: no engine is ready\nerror: top_p is wrong\n"
@@ -232,7 +232,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_chat(
         terminal.type("abc\n")
         terminal.until("cba")
         terminal.until("\n> ")
-        # What was said before the first Ctrl-C is kept; the second turn had said nothing.
+        # What arrived before the first Ctrl-C is kept; nothing had in the second turn.
         assert contents(fake.chats[-1]) == ["forever", "a", "abc"]
         terminal.type("not sent")
         terminal.until("not sent")
@@ -243,7 +243,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_chat(
     assert len(fake.chats) == 3
 
 
-def test_ctrl_c_while_a_tool_runs_takes_the_turn_back(
+def test_ctrl_c_while_a_tool_runs_drops_the_turn(
     fake: FakeTokenizerService, tmp_path: Path
 ) -> None:
     pipe, tools = tmp_path / "pipe", tmp_path / "tools.py"

@@ -48,7 +48,7 @@ def client(address: str) -> Iterator[Client]:
 def test_generate_joins_the_pieces_of_every_continuation(client: Client) -> None:
     output = client.generate("abc", SamplingParams(n=2))
     assert output.finished
-    assert [each.text for each in output.outputs] == ["cba", "cba"]
+    assert [answer.text for answer in output.outputs] == ["cba", "cba"]
     assert output.outputs[1].token_ids == [99, 98, 97]
     assert output.outputs[0].finish_reason is FinishReason.LENGTH
     assert output.prompt == "abc"
@@ -218,8 +218,8 @@ def test_a_server_that_is_not_there_is_named() -> None:
     assert str(caught.value) == f"nothing answers at {address} (Connection refused)"
 
 
-def test_a_server_that_is_slow_to_take_the_connection_is_waited_for() -> None:
-    # The kernel completes the connection of a socket that listens; nothing is ever said on it.
+def test_a_server_that_is_slow_to_accept_is_waited_for() -> None:
+    # The kernel completes the connection of a socket that listens; no data is ever sent on it.
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with Client(address, timeout=1) as client, pytest.raises(DeadlineError):
@@ -237,10 +237,12 @@ def test_a_server_that_goes_away_ends_the_stream_with_an_error(
     assert not isinstance(caught.value, UnreachableError)
 
 
-async def test_async_client_answers_alike(address: str, fake: FakeTokenizerService) -> None:
+async def test_async_client_gives_the_same_answers(
+    address: str, fake: FakeTokenizerService
+) -> None:
     async with AsyncClient(address, timeout=30) as client:
         output = await client.generate("abc", SamplingParams(n=2), request_id="r1")
-        assert [each.text for each in output.outputs] == ["cba", "cba"]
+        assert [answer.text for answer in output.outputs] == ["cba", "cba"]
         assert (output.prompt, output.prompt_token_ids) == ("abc", [97, 98, 99])
         assert output.request_id == "r1"
         assert [piece.text async for piece in client.stream([97, 98])] == ["b", "a"]

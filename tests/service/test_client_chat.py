@@ -132,7 +132,7 @@ def test_tools_are_called_until_the_model_is_done(
     assert messages[3].content.startswith("error: city: Missing")
     assert messages[-1] == result.message
     first, second = fake.chats
-    # Else the model could never end.
+    # Otherwise the model could never end.
     assert first.tool_choice.required and not second.HasField("tool_choice")
     assert [message.to_proto() for message in messages[:-1]] == list(second.messages)
     assert json.loads(second.tools[0].parameters)["required"] == ["city"]
@@ -147,7 +147,7 @@ def test_rounds_of_tools_are_bounded(client: Client, fake: FakeTokenizerService)
     assert len(fake.chats) == 2
 
 
-def test_what_tools_cannot_be_called_for(client: Client, fake: FakeTokenizerService) -> None:
+def test_requests_that_cannot_call_tools(client: Client, fake: FakeTokenizerService) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         client.chat_with_tools("a", [get_weather], max_rounds=0)
     assert caught.value.field == "max_rounds"
@@ -157,7 +157,7 @@ def test_what_tools_cannot_be_called_for(client: Client, fake: FakeTokenizerServ
     assert not fake.chats
 
 
-async def test_async_client_chats_alike(fake: FakeTokenizerService) -> None:
+async def test_async_client_gives_the_same_answers(fake: FakeTokenizerService) -> None:
     async def get_time(city: str) -> str:
         return f"noon in {city}"
 

@@ -1,4 +1,4 @@
-"""What Client and AsyncClient have for tokenizing, against a TokenizerService on a real socket."""
+"""Tokenizing by Client and AsyncClient, against a TokenizerService on a real socket."""
 
 import asyncio
 import hashlib
@@ -69,7 +69,7 @@ def test_ids_that_arrive_become_deltas(client: Client, fake: FakeTokenizerServic
     )
 
 
-def test_a_delta_comes_before_the_next_ids_are_asked_for(client: Client) -> None:
+def test_a_delta_comes_before_the_next_ids_are_read(client: Client) -> None:
     asked = []
 
     def pieces() -> Iterator[list[int]]:
@@ -88,7 +88,7 @@ def test_a_stop_string_ends_the_deltas(client: Client) -> None:
     assert next(pieces) == [*b"more"]
 
 
-def test_what_the_pieces_raise_arrives_and_ends_the_call(
+def test_an_error_of_the_pieces_is_raised_and_ends_the_call(
     client: Client, fake: FakeTokenizerService
 ) -> None:
     def pieces() -> Iterator[list[int]]:
@@ -154,7 +154,7 @@ def test_a_server_without_files_is_an_error(client: Client, tmp_path: Path) -> N
         client.save_tokenizer(tmp_path)
 
 
-async def test_the_async_client_tokenizes_alike(
+async def test_the_async_client_gives_the_same_answers(
     async_client: AsyncClient, fake: FakeTokenizerService, tmp_path: Path
 ) -> None:
     assert await async_client.tokenize(["h", ""]) == [[2, 104], [2]]

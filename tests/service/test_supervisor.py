@@ -71,13 +71,19 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def stand_ins(engine: str, tokenizer: Sequence[str], port: int) -> dict[str, list[str]]:
+    return {
+        "engine service": [sys.executable, "-c", engine],
+        "tokenizer service": [sys.executable, *tokenizer, str(port)],
+    }
+
+
 def supervisor(
     engine: str, log: Log, cls: type[Supervisor] = Supervisor
 ) -> tuple[Supervisor, ServeOptions]:
     port, engine_port = free_ports(2)
     options = ServeOptions(port=port, engine_port=engine_port)
-    command = [sys.executable, *FAKE, str(port)]
-    return cls([sys.executable, "-c", engine], command, options.address, log), options
+    return cls(stand_ins(engine, FAKE, port), options.address, log), options
 
 
 async def test_services_run_until_the_body_ends_and_stop_in_order() -> None:
@@ -131,7 +137,7 @@ async def test_a_second_signal_kills() -> None:
 async def test_the_end_of_one_service_ends_the_other() -> None:
     log = Log()
     services, _ = supervisor(FAILING_ENGINE, log)
-    # Not until both are ready: on a busy machine the other one may be first.
+    # Does not wait for ready: on a busy machine that may come before the end.
     with pytest.raises(ServiceEndedError, match="the engine service ended with exit code 3"):
         await run_services(services, services.ended)
     assert "error: no weights" in log.lines
@@ -167,7 +173,7 @@ async def test_serve_says_where_it_listens(capsys: pytest.CaptureFixture[str]) -
     class StoppedWhenReady(Supervisor):
         async def ready(self) -> None:
             await super().ready()
-            # Runs when the one who waited for this waits for something else.
+            # Runs when the caller waits for something else.
             asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
 
     services, options = supervisor(ENGINE, Log(), StoppedWhenReady)
@@ -219,9 +225,8 @@ def _stand_in(
     monkeypatch: pytest.MonkeyPatch, engine: str, tokenizer: Sequence[str] = FAKE
 ) -> None:
     for module in (folovllm_client.cli.demo, folovllm_client.cli.serve):
-        monkeypatch.setattr(module, "engine_command", lambda _: [sys.executable, "-c", engine])
         monkeypatch.setattr(
-            module, "tokenizer_command", lambda to: [sys.executable, *tokenizer, str(to.port)]
+            module, "service_commands", lambda options: stand_ins(engine, tokenizer, options.port)
         )
 
 

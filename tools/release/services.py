@@ -6,12 +6,7 @@ import time
 from collections.abc import Callable
 
 from folovllm.errors import FolovError
-from folovllm_client.launch.service_commands import (
-    ServeOptions,
-    engine_command,
-    free_ports,
-    tokenizer_command,
-)
+from folovllm_client.launch.service_commands import ServeOptions, free_ports, service_commands
 from folovllm_client.launch.supervisor import Supervisor, run_services
 from tools.release.steps import ReleaseError
 
@@ -39,9 +34,7 @@ class Services:
     def during(self, check: Callable[[], None]) -> None:
         """Runs `check` in a thread while both serve. Raises ReleaseError."""
         options = self._options
-        supervisor = Supervisor(
-            engine_command(options), tokenizer_command(options), options.address, self._log.append
-        )
+        supervisor = Supervisor(service_commands(options), options.address, self._log.append)
 
         async def body() -> None:
             await asyncio.wait_for(supervisor.ready(), START_SECONDS)

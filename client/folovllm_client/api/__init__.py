@@ -1,4 +1,4 @@
-"""Client and AsyncClient, and the values that they take and give. Needs gRPC and nothing else.
+"""Client and AsyncClient, their inputs and their outputs. Needs nothing but gRPC.
 
 pydantic is imported where Python functions are used as tools.
 """

@@ -1,15 +1,17 @@
 """What differs between calls from asyncio and from threads; sync_calls has the same names."""
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
 from folovllm.serving.channel import open_channel
 
-__all__ = ["DuplexCall", "Pieces", "StreamMethod", "each", "open_channel"]
+__all__ = ["DuplexCall", "Pieces", "StreamMethod", "UnaryMethod", "iterate", "open_channel"]
 
+_Output = TypeVar("_Output")
 Pieces = Iterable[Iterable[int]] | AsyncIterable[Iterable[int]]
+UnaryMethod: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[Any, _Output]"
 StreamMethod: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[Any, Any]"
 
 
@@ -39,8 +41,8 @@ class DuplexCall:
         self._call.cancel()
 
 
-async def each(pieces: Pieces) -> AsyncGenerator[Iterable[int], None]:
-    """The pieces, however they come."""
+async def iterate(pieces: Pieces) -> AsyncGenerator[Iterable[int], None]:
+    """The pieces of either kind of iterable."""
     if isinstance(pieces, AsyncIterable):
         async for ids in pieces:
             yield ids

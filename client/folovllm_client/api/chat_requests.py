@@ -7,14 +7,18 @@ the server checks what depends on the model.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from folovllm.chat import ChatMessage, Conversation, Role, Tool, ToolCall
 from folovllm.errors import InvalidRequestError
-from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as wire
-from folovllm.v1 import types_pb2
-from folovllm_client.api.requests import field_errors, set_fields, set_sampling_params
+from folovllm_client.api.requests import (
+    AnySamplingParams,
+    field_errors,
+    set_fields,
+    set_sampling_params,
+)
 
 ToolFunction = Callable[..., object]
 Messages = str | Iterable[ChatMessage | Mapping[str, Any]]
@@ -41,7 +45,7 @@ class ChatOptions(TypedDict, total=False):
     """Max tokens of reasoning."""
     response_format: ResponseFormat
     """What the answer must be."""
-    sampling_params: SamplingParams | types_pb2.SamplingParams | None
+    sampling_params: AnySamplingParams
     """Sent as they are. SamplingParams() has max_tokens 16; None there is up to the context."""
     priority: int
     """Lower runs first."""
@@ -98,22 +102,17 @@ def read_tools(tools: Iterable[ToolLike]) -> tuple[Tool, ...]:
 
 
 def message_as_dict(message: ChatMessage) -> dict[str, Any]:
-    """A message in OpenAI's form; what is empty is left out, but for the content."""
-    given: dict[str, Any] = {"role": str(message.role), "content": message.content}
-    if message.reasoning_content:
-        given["reasoning_content"] = message.reasoning_content
-    if message.tool_calls:
-        given["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id:
-        given["tool_call_id"] = message.tool_call_id
-    return given
+    """A message in OpenAI's form, without empty fields other than the content."""
+    calls = [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for call in message.tool_calls
+    ]
+    fields = asdict(message) | {"role": str(message.role), "tool_calls": calls}
+    return {name: value for name, value in fields.items() if value or name == "content"}
 
 
 def _choose_tool(request: wire.ChatRequest, choice: str) -> None:
@@ -148,7 +147,7 @@ def _set_response_format(request: wire.ChatRequest, given: ResponseFormat) -> No
             f"got {given!r}",
         )
     with field_errors("response_format"):
-        request.response_format.json_schema = _json(schema)
+        request.response_format.json_schema = json.dumps(schema, ensure_ascii=False)
 
 
 def _message(given: object) -> ChatMessage:
@@ -186,9 +185,8 @@ def _tool(given: object) -> Tool:
     if isinstance(given, Tool):
         return given
     if callable(given):
-        from folovllm_client.api.tool_schema import (
-            tool_from_function,  # pydantic takes a while to import
-        )
+        # pydantic takes a while to import
+        from folovllm_client.api.tool_schema import tool_from_function
 
         return tool_from_function(given)
     fields = _fields(given, "a tool")
@@ -222,11 +220,7 @@ def _json_text(field: str, value: object) -> str:
     if not isinstance(value, Mapping):
         return _text(field, value)
     with field_errors(field):
-        return _json(value)
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False)
 
 
 def _read_each(field: str, values: Iterable[Any], read: Callable[[Any], _T]) -> Iterator[_T]:

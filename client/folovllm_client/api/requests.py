@@ -23,10 +23,13 @@ from folovllm.v1 import tokenizer_service_pb2, types_pb2
 
 DEFAULT_ADDRESS = "localhost:50051"
 
+AnySamplingParams = SamplingParams | types_pb2.SamplingParams | None
+"""None, and the fields that a message leaves unset, are the model's own defaults."""
+
 Prompt = str | Sequence[int] | Mapping[str, Sequence[int]]
 """A text, token ids, or {"prompt_token_ids": ids}."""
 
-# How gRPC's message begins if no connection could be made.
+# The beginnings of gRPC's message if no connection could be made.
 _NO_CONNECTION = ("failed to connect", "DNS resolution failed")
 
 
@@ -47,7 +50,7 @@ def split_prompt(prompt: Prompt) -> tuple[str | None, list[int] | None]:
 
 
 class RequestOptions(TypedDict, total=False):
-    """What a request has besides its prompt and its sampling parameters."""
+    """The options of a request besides its prompt and its sampling parameters."""
 
     request_id: str
     """Unique among the running requests; by default the server chooses one."""
@@ -59,18 +62,14 @@ class RequestOptions(TypedDict, total=False):
 
 def generate_request(
     prompt: Prompt,
-    sampling_params: SamplingParams | types_pb2.SamplingParams | None = None,
+    sampling_params: AnySamplingParams = None,
     *,
     request_id: str = "",
     priority: int = 0,
     cache_salt: str = "",
     return_prompt_token_ids: bool = False,
 ) -> tokenizer_service_pb2.GenerateRequest:
-    """The message that asks for continuations.
-
-    SamplingParams are sent complete. None sends none, so that the model's own defaults apply, as
-    they do for the fields that a message leaves unset.
-    """
+    """The message that asks for continuations."""
     text, ids = split_prompt(prompt)
     request = tokenizer_service_pb2.GenerateRequest(return_prompt_token_ids=return_prompt_token_ids)
     with field_errors("token_ids"):
@@ -102,7 +101,7 @@ def partial_sampling_params(given: Mapping[str, object]) -> types_pb2.SamplingPa
 
 def set_sampling_params(
     request: tokenizer_service_pb2.GenerateRequest | tokenizer_service_pb2.ChatRequest,
-    params: SamplingParams | types_pb2.SamplingParams | None,
+    params: AnySamplingParams,
 ) -> None:
     """Copies parameters to a request."""
     with field_errors("sampling_params"):
@@ -139,19 +138,16 @@ def call_errors(address: str) -> Iterator[None]:
 def _to_error(error: grpc.RpcError, address: str) -> FolovError:
     """Our servers send details with every error; without them UNAVAILABLE means the connection."""
     translated = from_rpc_error(error)
-    if not isinstance(translated, UnavailableError) or _has_details(error):
+    has_details = isinstance(error, grpc.aio.AioRpcError | grpc.Call) and any(
+        key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()
+    )
+    if not isinstance(translated, UnavailableError) or has_details:
         return translated
     message = str(translated)
     reason = message.rpartition(": ")[2]
     if message.startswith(_NO_CONNECTION):
         return UnreachableError(f"nothing answers at {address} ({reason})")
     return UnavailableError(f"lost the connection to {address} ({reason})")
-
-
-def _has_details(error: grpc.RpcError) -> bool:
-    if isinstance(error, grpc.aio.AioRpcError | grpc.Call):
-        return any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
-    return False
 
 
 @contextmanager

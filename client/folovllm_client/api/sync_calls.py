@@ -2,17 +2,19 @@
 
 from collections.abc import Iterable
 from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
 from folovllm.serving.channel import open_sync_channel as open_channel
 
-__all__ = ["DuplexCall", "Pieces", "StreamMethod", "each", "open_channel"]
+__all__ = ["DuplexCall", "Pieces", "StreamMethod", "UnaryMethod", "iterate", "open_channel"]
 
+_Output = TypeVar("_Output")
 Pieces = Iterable[Iterable[int]]
+UnaryMethod: TypeAlias = "grpc.UnaryUnaryMultiCallable[Any, _Output]"
 StreamMethod: TypeAlias = "grpc.UnaryStreamMultiCallable[Any, Any]"
-each = iter
+iterate = iter
 
 
 class DuplexCall:

@@ -24,9 +24,9 @@ from folovllm_client.api.chat_requests import (
 )
 from folovllm_client.api.requests import (
     DEFAULT_ADDRESS,
+    AnySamplingParams,
     Prompt,
     RequestOptions,
-    call_errors,
     empty_output,
     field_errors,
     generate_request,
@@ -46,6 +46,10 @@ class Client(TokenizingCalls):
     `timeout` is the default deadline of each call, in seconds; None means no deadline.
     Every method raises the classes of `folovllm.errors`, such as InvalidRequestError,
     QueueFullError, DeadlineError and UnavailableError.
+
+    An iterator's call begins when the first item is requested; closing the iterator cancels it.
+    Leaving `for piece in client.stream(…)` closes it; one kept in a variable is closed by
+    `contextlib.closing`, or when it is dropped.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float | None = None) -> None:
@@ -64,7 +68,7 @@ class Client(TokenizingCalls):
     def generate(
         self,
         prompt: Prompt,
-        sampling_params: SamplingParams | None = None,
+        sampling_params: AnySamplingParams = None,
         *,
         timeout: float | None = None,
         **options: Unpack[RequestOptions],
@@ -85,25 +89,18 @@ class Client(TokenizingCalls):
     def stream(
         self,
         prompt: Prompt,
-        sampling_params: SamplingParams | None = None,
+        sampling_params: AnySamplingParams = None,
         *,
         timeout: float | None = None,
         **options: Unpack[RequestOptions],
     ) -> Generator[CompletionOutput, None, None]:
-        """The pieces of all continuations as they come; closing the iterator cancels the call.
-
-        Leaving `for piece in client.stream(…)` closes it; one kept in a variable is closed
-        by `contextlib.closing`, or when it is dropped.
-        """
+        """The pieces of all continuations as they come."""
         return self.send(generate_request(prompt, sampling_params, **options), timeout)
 
     def send(
         self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
     ) -> Generator[CompletionOutput, None, None]:
-        """Sends a protobuf message as it is; otherwise the same as `stream`.
-
-        The call begins when the first piece is requested.
-        """
+        """Sends a protobuf message as it is; otherwise the same as `stream`."""
         return self._stream(self._stub.Generate, request, timeout, CompletionOutput.from_proto)
 
     def chat(
@@ -132,16 +129,13 @@ class Client(TokenizingCalls):
         timeout: float | None = None,
         **options: Unpack[ChatRequestOptions],
     ) -> Generator[ChatOutput, None, None]:
-        """The events of the next turn as they come; closing the iterator cancels the call."""
+        """The events of the next turn as they come."""
         return self.send_chat(chat_request(messages, **options), timeout)
 
     def send_chat(
         self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
     ) -> Generator[ChatOutput, None, None]:
-        """Sends a protobuf message as it is; otherwise the same as `stream_chat`.
-
-        The call begins when the first event is requested.
-        """
+        """Sends a protobuf message as it is; otherwise the same as `stream_chat`."""
         return self._stream(self._stub.Chat, request, timeout, ChatOutput.from_proto)
 
     def chat_with_tools(
@@ -181,9 +175,8 @@ class Client(TokenizingCalls):
     ) -> Generator[CompletionOutput, None, None]:
         """Branches a running request at its present position; the pieces of all branches.
 
-        Each of `branches` has n = 1; a piece's index is its branch's. The call begins when the
-        first piece is requested; closing the iterator cancels it and ends the branches, never the
-        parent. Raises NotFoundError if that request is not running.
+        Each of `branches` has n = 1; a piece's index is its branch's. Closing the iterator ends the
+        branches, never the parent. Raises NotFoundError if that request is not running.
         """
         request = types_pb2.ForkRequest()
         with field_errors("branches"):
@@ -212,16 +205,12 @@ class Client(TokenizingCalls):
             for continuation in continuations:
                 set_text_or_ids(request.continuations.add(), continuation)
         set_fields(request, {"priority": priority, "cache_salt": cache_salt})
-        with call_errors(self.address):
-            return ScoreOutput.from_proto(
-                self._stub.Score(request, timeout=self._deadline(timeout))
-            )
+        return ScoreOutput.from_proto(self._call(self._stub.Score, request, timeout))
 
     def model_info(self) -> ModelInfo:
         """The model that the engines serve."""
         request = types_pb2.GetModelInfoRequest()
-        with call_errors(self.address):
-            return ModelInfo.from_proto(self._stub.GetModelInfo(request, timeout=self._timeout))
+        return ModelInfo.from_proto(self._call(self._stub.GetModelInfo, request))
 
     def health(self, service: str = "") -> str:
         """The health of a service by its full name, or of the server; "SERVING" when ready.
@@ -229,8 +218,7 @@ class Client(TokenizingCalls):
         Raises NotFoundError for a name that the server does not know.
         """
         request = health_pb2.HealthCheckRequest(service=service)
-        with call_errors(self.address):
-            status = (self._health.Check(request, timeout=self._timeout)).status
+        status = (self._call(self._health.Check, request)).status
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
 
     def close(self) -> None:

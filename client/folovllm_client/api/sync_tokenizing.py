@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm_client.api.requests import call_errors, field_errors
-from folovllm_client.api.sync_calls import DuplexCall, Pieces, StreamMethod, each
+from folovllm_client.api.sync_calls import DuplexCall, Pieces, StreamMethod, UnaryMethod, iterate
 from folovllm_client.api.text_delta import TextDelta
 from folovllm_client.api.tokenizer_download import TokenizerDownload
 
@@ -39,8 +39,7 @@ class TokenizingCalls:
                 texts=[text] if isinstance(text, str) else text,
                 add_special_tokens=add_special_tokens,
             )
-        with call_errors(self.address):
-            response = self._stub.Tokenize(request, timeout=self._timeout)
+        response = self._call(self._stub.Tokenize, request)
         token_ids = [list(encoding.token_ids) for encoding in response.encodings]
         return token_ids[0] if isinstance(text, str) else token_ids
 
@@ -63,8 +62,7 @@ class TokenizingCalls:
         for index, sequence in enumerate([given] if single else given):
             with field_errors(f"sequences[{index}]"):
                 request.sequences.add(ids=sequence)
-        with call_errors(self.address):
-            response = self._stub.Detokenize(request, timeout=self._timeout)
+        response = self._call(self._stub.Detokenize, request)
         return response.texts[0] if single else list(response.texts)
 
     def stream_detokenize(
@@ -75,12 +73,11 @@ class TokenizingCalls:
         preceding_token_ids: Iterable[int] = (),
         timeout: float | None = None,
     ) -> Generator[TextDelta, None, None]:
-        """Detokenizes ids that arrive in pieces, as from an engine: a delta for each, then a last.
+        """Detokenizes pieces as from an engine: a delta for each, and one at the end.
 
         Of `sampling_params` only stop, include_stop_str_in_output, min_tokens and
         skip_special_tokens apply. After a stop string no more pieces are read. The text of
-        `preceding_token_ids` is not repeated. The call begins when the first delta is requested;
-        closing the iterator cancels it.
+        `preceding_token_ids` is not repeated.
         """
         params = sampling_params or SamplingParams()
         with field_errors("options"):
@@ -95,7 +92,7 @@ class TokenizingCalls:
             call = DuplexCall(self._stub.StreamDetokenize, self._deadline(timeout))
             try:
                 call.send(messages.StreamDetokenizeRequest(options=options))
-                for ids in each(pieces):
+                for ids in iterate(pieces):
                     with field_errors("token_ids"):
                         token_ids = messages.TokenIds(ids=ids)
                     call.send(messages.StreamDetokenizeRequest(token_ids=token_ids))
@@ -112,8 +109,7 @@ class TokenizingCalls:
         """How many tokens a text has, with the special tokens that the model adds."""
         with field_errors("text"):
             request = messages.CountTokensRequest(text=text)
-        with call_errors(self.address):
-            return (self._stub.CountTokens(request, timeout=self._timeout)).num_tokens
+        return (self._call(self._stub.CountTokens, request)).num_tokens
 
     def save_tokenizer(self, folder: str | Path) -> list[Path]:
         """Writes the tokenizer's files to a folder, for transformers or tokenizers to load.
@@ -131,6 +127,13 @@ class TokenizingCalls:
                 call.cancel()
             return files.keep()
 
+    def _call(
+        self, method: "UnaryMethod[_Output]", request: object, timeout: float | None = None
+    ) -> _Output:
+        """The answer of a call that has one."""
+        with call_errors(self.address):
+            return method(request, timeout=self._deadline(timeout))
+
     def _stream(
         self,
         method: StreamMethod,
@@ -138,7 +141,7 @@ class TokenizingCalls:
         timeout: float | None,
         read: Callable[[Any], _Output],
     ) -> Generator[_Output, None, None]:
-        """The answers of a call, which begins with the first request for one."""
+        """The answers of a call, which begins when the first is requested."""
         with call_errors(self.address):
             call = method(request, timeout=self._deadline(timeout))
             try:

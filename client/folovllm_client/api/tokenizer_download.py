@@ -33,7 +33,9 @@ class TokenizerDownload:
     def add(self, chunk: TokenizerFileChunk) -> None:
         """Adds the next chunk; the last one of a file has its checksum."""
         if not self._name:
-            self._begin(chunk.name)
+            if Path(name := chunk.name).name != name or name in ("", "..", *self._complete):
+                raise ServerError(f"the server names a file {name!r}")
+            self._name, self._digest = name, hashlib.sha256()
         if chunk.name != self._name:
             raise ServerError(f"{self._name} was cut off by {chunk.name!r}")
         self._digest.update(chunk.data)
@@ -53,11 +55,6 @@ class TokenizerDownload:
         for name, path in zip(self._complete, paths, strict=True):
             self._path(name).replace(path)
         return paths
-
-    def _begin(self, name: str) -> None:
-        if Path(name).name != name or name in ("", "..") or name in self._complete:
-            raise ServerError(f"the server names a file {name!r}")
-        self._name, self._digest = name, hashlib.sha256()
 
     def _path(self, name: str) -> Path:
         return Path(self._arriving.name, name)

@@ -25,8 +25,7 @@ class Toolbox:
     """
 
     def __init__(self, functions: Iterable[ToolFunction]) -> None:
-        self._tools: dict[str, Tool] = {}
-        self._functions: dict[str, ToolFunction] = {}
+        self._tools: dict[str, tuple[Tool, ToolFunction]] = {}
         for index, function in enumerate(functions):
             try:
                 tool = tool_from_function(function)
@@ -34,11 +33,10 @@ class Toolbox:
                 raise error.within(f"tools[{index}]") from None
             if tool.name in self._tools:
                 raise InvalidRequestError(f"tools[{index}].name", f"{tool.name} is listed twice")
-            self._tools[tool.name] = tool
-            self._functions[tool.name] = function
+            self._tools[tool.name] = tool, function
 
     def __iter__(self) -> Iterator[Tool]:
-        return iter(self._tools.values())
+        return (tool for tool, _ in self._tools.values())
 
     def __len__(self) -> int:
         return len(self._tools)
@@ -61,7 +59,8 @@ class Toolbox:
 
     async def call_async(self, tool_call: ToolCall) -> ChatMessage:
         """The same from asyncio: a coroutine function is awaited, any other runs in a thread."""
-        if not inspect.iscoroutinefunction(self._functions.get(tool_call.name)):
+        _, function = self._tools.get(tool_call.name, (None, None))
+        if not inspect.iscoroutinefunction(function):
             return await asyncio.to_thread(self.call, tool_call)
         try:
             function, (args, kwargs) = self._prepare(tool_call)
@@ -71,12 +70,12 @@ class Toolbox:
 
     def _prepare(self, tool_call: ToolCall) -> tuple[Callable[..., Any], Arguments]:
         """The function and its checked arguments."""
-        function = self._functions.get(tool_call.name)
-        if function is None:
+        if tool_call.name not in self._tools:
             names = ", ".join(self._tools) or "none"
             raise InvalidRequestError(
                 "name", f"there is no tool {tool_call.name!r}; there are: {names}"
             )
+        _, function = self._tools[tool_call.name]
         return function, arguments_of(function).validate_json(tool_call.arguments)
 
 
@@ -121,7 +120,7 @@ def _as_text(result: object) -> str:
 
 def _as_error_text(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        problems = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        problems = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         return f"error: {'; '.join(problems)}"
     if isinstance(error, InvalidRequestError):
         return f"error: {error}"

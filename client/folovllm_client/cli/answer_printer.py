@@ -13,7 +13,7 @@ _RESULT_WIDTH = 200
 class AnswerPrinter:
     """Writes content to standard output; thinking, tool calls and figures are dimmed.
 
-    `err` sends those to standard error, so that standard output holds answers alone.
+    `err` sends those to standard error, so that standard output has only answers.
     """
 
     def __init__(self, err: bool) -> None:
@@ -21,7 +21,7 @@ class AnswerPrinter:
         self._line_of = ""  # what the open line shows
 
     def show(self, output: ChatOutput) -> None:
-        """Writes an event."""
+        """Writes an event; begin_call and end_line show calls and the end."""
         match output.event:
             case ReasoningDelta(text):
                 self._begin("reasoning")
@@ -32,8 +32,6 @@ class AnswerPrinter:
                     self._line_of = ""
                 self._begin("content")
                 click.echo(harmless(text), nl=False)
-            case _:  # a call is shown when it is made, the end by end_line
-                pass
 
     def end_line(self) -> None:
         """Ends the open line."""

@@ -14,25 +14,18 @@ import click
 
 from folovllm.errors import FolovError
 from folovllm.outputs import RequestOutput
-from folovllm.serving.args import options
+from folovllm.serving.args import HELP_SETTINGS, options
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.version import __version__
-from folovllm_client.api.requests import empty_output, generate_request
+from folovllm_client.api.requests import empty_output, generate_request, partial_sampling_params
 from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.chat.command import chat
 from folovllm_client.cli.console import CommandError, failure_text, note, show_text
 from folovllm_client.cli.parity_report import ParityOptions
-from folovllm_client.cli.sampling_options import (
-    given_sampling_params,
-    sampling_options,
-    server_option,
-    stats_option,
-    timeout_option,
-)
+from folovllm_client.cli.request_options import request_options, server_option
 from folovllm_client.cli.stream_stats import StreamStats
-from folovllm_client.launch.service_commands import ServeOptions
+from folovllm_client.launch.service_commands import ServeOptions, require_services
 
-_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _UNARY_TIMEOUT = 10.0
 _INTERRUPTED = 130
 _TOKEN_ID = click.IntRange(0, 2**32 - 1)
@@ -51,7 +44,7 @@ class Commands(click.Group):
             ctx.exit(_INTERRUPTED)
 
 
-@click.group(cls=Commands, context_settings=_SETTINGS)
+@click.group(cls=Commands, context_settings=HELP_SETTINGS)
 @click.version_option(__version__, prog_name="folovllm", message="%(prog)s %(version)s")
 def commands() -> None:
     """Serves Qwen3-family language models over gRPC, and asks them."""
@@ -70,14 +63,11 @@ def serve(**settings: Any) -> None:
 
 @commands.command()
 @click.argument("prompt")
-@sampling_options
 @click.option("--logprobs", type=int, metavar="K", help="With --json: K candidates a token.")
 @click.option("--prompt-logprobs", type=int, metavar="K", help="The same for the prompt.")
 @click.option("--n", type=int, metavar="N", help="Number of answers.")
-@timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the whole answer as one JSON object.")
-@stats_option
-@server_option
+@request_options
 def generate(
     prompt: str,
     server: str,
@@ -93,7 +83,7 @@ def generate(
     """
     text = _argument_or_stdin(prompt)
     request = generate_request(
-        text, given_sampling_params(sampling), return_prompt_token_ids=as_json
+        text, partial_sampling_params(sampling), return_prompt_token_ids=as_json
     )
     live = not as_json and sampling["n"] in (None, 1)
     output = empty_output(text)
@@ -172,6 +162,7 @@ def parity(as_json: bool, **settings: Any) -> None:
 
     Continues N prompts by N steps each. The exit code is 0 when the verdict is PASS.
     """
+    require_services()
     from folovllm_client.cli.parity import check_parity
 
     if settings["dtype"] is None:
@@ -203,11 +194,11 @@ def _argument_or_stdin(argument: str) -> str:
 
 def _with_headers(output: RequestOutput) -> str:
     total = len(output.outputs)
-    return "\n".join(f"[{each.index + 1}/{total}]\n{each.text}" for each in output.outputs)
+    return "\n".join(f"[{one.index + 1}/{total}]\n{one.text}" for one in output.outputs)
 
 
 def _json_line(output: RequestOutput) -> str:
     answer = dataclasses.asdict(output)
-    for each in answer["outputs"]:
-        del each["info"]  # the request's, which the answer holds itself
+    for continuation in answer["outputs"]:
+        del continuation["info"]  # the request's, which the answer holds itself
     return json.dumps(answer, ensure_ascii=False)

@@ -58,7 +58,7 @@ def progress(text: str) -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """Writes a line to standard error that steps back behind the results."""
+    """Writes a dimmed line to standard error."""
     open_console(err=True).print(harmless(text), style="dim")
 
 
@@ -68,12 +68,12 @@ def show_text(text: str, *, nl: bool = True) -> None:
 
 
 def harmless(text: str) -> str:
-    """Text from elsewhere without the characters that steer a terminal."""
+    """Text from elsewhere without the characters that control a terminal."""
     return text.translate(_CONTROLS)
 
 
 def failure_text(error: FolovError) -> str:
-    """What the user is told of an error, with what can be done."""
+    """The message for the user, with the remedy if there is one."""
     if isinstance(error, UnreachableError):
         return f"{error}; start it with `{command_name()} serve`, or choose another with --server"
     if isinstance(error, DeadlineError):
@@ -82,7 +82,7 @@ def failure_text(error: FolovError) -> str:
 
 
 def command_name() -> str:
-    """How the running command can be typed again from the working directory."""
+    """How to type the running command in the working directory."""
     script = Path(sys.argv[0])
     if script.name == "__main__.py":
         return f"{_as_typed(Path(sys.executable))} -m folovllm_client"
@@ -91,10 +91,8 @@ def command_name() -> str:
 
 def _as_typed(program: Path) -> str:
     """A program by its name if the search path has it, else by its shortest path."""
-    found = shutil.which(program.name)
     program = program.absolute()
-    if found is not None and Path(found).absolute() == program:
+    if Path(shutil.which(program.name) or "").absolute() == program:
         return program.name
-    if program.is_relative_to(Path.cwd()):
-        return str(program.relative_to(Path.cwd()))
-    return str(program)
+    folder = Path.cwd()
+    return str(program.relative_to(folder) if program.is_relative_to(folder) else program)

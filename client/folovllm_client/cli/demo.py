@@ -17,7 +17,7 @@ from folovllm.v1 import types_pb2
 from folovllm.version import __version__
 from folovllm_client.api.async_client import AsyncClient
 from folovllm_client.api.chat_requests import ChatOptions, ToolFunction
-from folovllm_client.api.requests import generate_request, partial_sampling_params
+from folovllm_client.api.requests import partial_sampling_params
 from folovllm_client.api.tools import Toolbox
 from folovllm_client.cli.answer_printer import AnswerPrinter
 from folovllm_client.cli.chat.session import ChatSession
@@ -25,23 +25,19 @@ from folovllm_client.cli.console import command_name, harmless, note, open_conso
 from folovllm_client.cli.stream_stats import StreamStats
 from folovllm_client.launch.service_commands import (
     ServeOptions,
-    engine_command,
     free_ports,
     require_services,
-    tokenizer_command,
+    service_commands,
 )
 from folovllm_client.launch.supervisor import Supervisor, run_services
 
 _SEED = 7
 _LOG_LINES = 25
-STORY = "Once upon a time"
-SUM = "What is 47 + 38?"
-SENTENCE = "Write as JSON: Anna is 12 and lives in Oslo."
-WEATHER = "What is the weather in Oslo?"
+_STORY = "Once upon a time"
 
 
 class Person(BaseModel, extra="forbid"):
-    """Whom a sentence is about."""
+    """The person in a sentence."""
 
     name: str
     age: int
@@ -62,9 +58,7 @@ def demo() -> bool:
     port, engine_port = free_ports(2)
     options = ServeOptions(port=port, engine_port=engine_port, model=str(DEMO_MODEL))
     log: deque[str] = deque(maxlen=_LOG_LINES)
-    services = Supervisor(
-        engine_command(options), tokenizer_command(options), options.address, log.append
-    )
+    services = Supervisor(service_commands(options), options.address, log.append)
     try:
         return asyncio.run(run_services(services, lambda: show(services, options)))
     except FolovError:
@@ -91,10 +85,12 @@ async def show(services: Supervisor, options: ServeOptions) -> None:
         ):
             console.print(f"  {name:<18}", style="dim", end=" ")
             console.print(value)
-        await _chat(client, console, SUM)
-        await _chat(client, console, SENTENCE, response_format=Person, enable_thinking=False)
-        await _chat(client, console, WEATHER, tools=[get_weather], enable_thinking=False)
-        await _continue(client, console, STORY)
+        await _chat(client, console, "What is 47 + 38?")
+        sentence = "Write as JSON: Anna is 12 and lives in Oslo."
+        await _chat(client, console, sentence, response_format=Person, enable_thinking=False)
+        question = "What is the weather in Oslo?"
+        await _chat(client, console, question, tools=[get_weather], enable_thinking=False)
+        await _continue(client, console, _STORY)
     _print_next_commands(console)
 
 
@@ -112,11 +108,10 @@ async def _chat(
 
 
 async def _continue(client: AsyncClient, console: Console, text: str) -> None:
-    """Shows how a text goes on, and its figures."""
+    """Streams a text's continuation, then shows its figures."""
     console.print(f"\n{text}", style="bold", end="")
-    request = generate_request(text, _sampling(temperature=0.7))
     stats = StreamStats()
-    async with aclosing(client.send(request)) as pieces:
+    async with aclosing(client.stream(text, _sampling(temperature=0.7))) as pieces:
         async for piece in pieces:
             stats.observe(piece)
             console.print(harmless(piece.text), end="")
@@ -130,7 +125,7 @@ def _sampling(temperature: float) -> types_pb2.SamplingParams:
 def _print_next_commands(console: Console) -> None:
     command = command_name()
     console.print("\nnext", style="dim")
-    for arguments in ("serve", "chat", f'generate "{STORY}"'):
+    for arguments in ("serve", "chat", f'generate "{_STORY}"'):
         console.print(f"  {command} {arguments}")
     if (Path(__file__).parents[3] / "Makefile").is_file():
         console.print("  make test")

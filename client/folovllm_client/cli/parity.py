@@ -5,13 +5,23 @@ through our decoder and through transformers once, teacher-forced, so that every
 pick is compared after the same tokens. Needs `folovllm[all]` and transformers.
 """
 
-import importlib
+import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from engine_service.config import CacheConfig, ModelConfig
+from engine_service.core.outputs import ScheduledSequence
+from engine_service.models.causal_model import CausalModel
+from engine_service.runner.input_batch import build_input_batch
+from engine_service.runner.kv_cache import allocate_kv_caches
 from folovllm.errors import ConfigError
+from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
+from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm_client.cli.parity_report import (
     Divergence,
@@ -20,14 +30,7 @@ from folovllm_client.cli.parity_report import (
     ParityReport,
     PromptParity,
 )
-from folovllm_client.launch.service_commands import require_services
 from folovllm_client.llm import LLM, get_model_and_tokenizer
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from engine_service.models.causal_model import CausalModel
 
 _TEXTS = (
     "Once upon a time, in a town by the sea,",
@@ -39,63 +42,36 @@ _RANDOM_LENGTHS = (1, 16, 100, 33, 7, 200, 64, 129, 2)
 _BLOCK_SIZE = 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Continued:
-    """A prompt, and our engine's continuation."""
-
-    name: str
-    prompt_token_ids: list[int]
-    token_ids: list[int]
-
-
 def check_parity(options: ParityOptions) -> ParityReport:
     """Runs both sides. Raises ConfigError if a model or a package is missing."""
-    require_services()
-    _transformers()  # says that it is missing before any work
-    import torch
-
-    from engine_service.config import ModelConfig
-    from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
-
+    if importlib.util.find_spec("transformers") is None:
+        raise ConfigError("parity needs transformers; install it with: pip install transformers")
     continued = _continue_prompts(options)
     model, _ = get_model_and_tokenizer(
         ModelConfig(options.model, options.dtype, options.device, quantization=options.quantization)
     )
     folder = resolve_model(options.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
     reference = load_reference(folder, torch.float32, model.device)
-    own = None
-    if model.dtype is not torch.float32:
-        own = load_reference(folder, model.dtype, model.device)
+    rounded = model.dtype is not torch.float32
+    own = load_reference(folder, model.dtype, model.device) if rounded else None
     resolved = replace(options, model=options.model or folder.name, device=str(model.device))
-    return ParityReport(
-        resolved, tuple(_compare(each, model, reference, own) for each in continued)
-    )
+    prompts = (_compare(*item, model, reference, own) for item in continued.items())
+    return ParityReport(resolved, tuple(prompts))
 
 
-def load_reference(folder: Path, dtype: "torch.dtype", device: "torch.device") -> Any:
-    """The model as transformers runs it, with its plainest attention."""
-    transformers = _transformers()
+def load_reference(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """The model as transformers runs it, with its eager attention."""
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager"
     )
     return model.to(device).eval()
 
 
-def _transformers() -> Any:
-    """The package. Raises ConfigError if it is not installed."""
-    try:
-        return importlib.import_module("transformers")
-    except ModuleNotFoundError:
-        raise ConfigError(
-            "parity needs transformers; install it with: pip install transformers"
-        ) from None
-
-
-def _continue_prompts(options: ParityOptions) -> list[_Continued]:
-    """The prompts, each with `steps` tokens that our engine picks; all in one batch."""
-    from engine_service.config import CacheConfig
-
+def _continue_prompts(options: ParityOptions) -> dict[str, RequestOutput]:
+    """The prompts by name, each with `steps` tokens that our engine picks; all in one batch."""
     max_length = max(_RANDOM_LENGTHS) + options.steps
     cache = CacheConfig(_BLOCK_SIZE, num_blocks=options.prompts * -(-max_length // _BLOCK_SIZE))
     llm = LLM(
@@ -113,19 +89,12 @@ def _continue_prompts(options: ParityOptions) -> list[_Continued]:
         )
     prompts = _prompts(llm, options.prompts, min(room, max(_RANDOM_LENGTHS)))
     params = SamplingParams(temperature=0.0, max_tokens=options.steps, ignore_eos=True)
-    outputs = llm.generate(
-        [{"prompt_token_ids": token_ids} for token_ids in prompts.values()], params
-    )
-    return [
-        _Continued(name, token_ids, output.outputs[0].token_ids)
-        for (name, token_ids), output in zip(prompts.items(), outputs, strict=True)
-    ]
+    outputs = llm.generate([*prompts.values()], params)
+    return dict(zip(prompts, outputs, strict=True))
 
 
 def _prompts(llm: LLM, count: int, max_length: int) -> dict[str, list[int]]:
     """Token ids of `count` prompts by name, each of at most `max_length`; always the same ones."""
-    import torch
-
     generator = torch.Generator().manual_seed(0)
     texts = _TEXTS[: count // 2]
     prompts = {
@@ -139,14 +108,16 @@ def _prompts(llm: LLM, count: int, max_length: int) -> dict[str, list[int]]:
     return prompts
 
 
-def _compare(each: _Continued, model: "CausalModel", reference: Any, own: Any) -> PromptParity:
-    prompt, token_ids = each.prompt_token_ids, each.token_ids
-    # After the last token nothing was picked.
+def _compare(
+    name: str, output: RequestOutput, model: CausalModel, reference: Any, own: Any
+) -> PromptParity:
+    prompt, token_ids = output.prompt_token_ids, output.outputs[0].token_ids
+    # Nothing was picked after the last token.
     sequence = [*prompt, *token_ids[:-1]]
     expected = _reference_logits(reference, sequence)
     found = _our_logits(model, [prompt, token_ids[:-1]])
     return PromptParity(
-        name=each.name,
+        name=name,
         prompt_tokens=len(prompt),
         steps=len(token_ids),
         error=_logit_error(found, expected),
@@ -155,23 +126,15 @@ def _compare(each: _Continued, model: "CausalModel", reference: Any, own: Any) -
     )
 
 
-def _reference_logits(model: Any, sequence: Sequence[int]) -> "Tensor":
+def _reference_logits(model: Any, sequence: Sequence[int]) -> Tensor:
     """Logits at every position, [tokens, vocab_size] in float32."""
-    import torch
-
     with torch.inference_mode():
         logits: Tensor = model(torch.tensor([sequence], device=model.device)).logits[0]
     return logits.float()
 
 
-def _our_logits(model: "CausalModel", chunks: Sequence[Sequence[int]]) -> "Tensor":
+def _our_logits(model: CausalModel, chunks: Sequence[Sequence[int]]) -> Tensor:
     """The same from our decoder, chunk after chunk through the KV cache."""
-    import torch
-
-    from engine_service.core.outputs import ScheduledSequence
-    from engine_service.runner.input_batch import build_input_batch
-    from engine_service.runner.kv_cache import allocate_kv_caches
-
     num_blocks = -(-sum(map(len, chunks)) // _BLOCK_SIZE)
     logits, computed = [], 0
     with torch.inference_mode():
@@ -193,14 +156,13 @@ def _our_logits(model: "CausalModel", chunks: Sequence[Sequence[int]]) -> "Tenso
     return torch.cat(logits)
 
 
-def _logit_error(found: "Tensor", expected: "Tensor") -> LogitError:
+def _logit_error(found: Tensor, expected: Tensor) -> LogitError:
     errors = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
-    return LogitError(
-        total=float((found - expected).norm() / expected.norm()), largest=float(errors.max())
-    )
+    total = (found - expected).norm() / expected.norm()
+    return LogitError(float(total), float(errors.max()))
 
 
-def _divergences(token_ids: Sequence[int], expected: "Tensor") -> tuple[Divergence, ...]:
+def _divergences(token_ids: Sequence[int], expected: Tensor) -> tuple[Divergence, ...]:
     """Where the reference's logits, [steps, vocab_size], have another maximum."""
     divergences = []
     for step, (token_id, logits) in enumerate(zip(token_ids, expected, strict=True)):

@@ -8,6 +8,7 @@ what the reference's pick has over ours in the reference's own logits, in nats.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import click
 
@@ -56,8 +57,15 @@ class LogitError:
 
     total: float
     """Over all positions together."""
-    largest: float
-    """Of the position where it is largest."""
+    max_error: float
+    """Of the position where it is largest; `largest` in JSON."""
+
+    @classmethod
+    def joined(cls, errors: Sequence[Self]) -> Self:
+        """The root mean square of the totals, and the largest of all; NaN if one is NaN."""
+        total = math.sqrt(math.fsum(error.total**2 for error in errors) / len(errors))
+        # max() would skip NaN.
+        return cls(total, total if math.isnan(total) else max(error.max_error for error in errors))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +86,32 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class PromptParity:
-    """One prompt and its greedy continuation."""
+    """One prompt and its greedy continuation, or all of them together."""
 
     name: str
     prompt_tokens: int
     steps: int
     error: LogitError
     own_error: LogitError | None
-    """transformers' own in bfloat16; None where float32 is compared."""
+    """transformers' own in bfloat16; None if float32 is compared."""
     divergences: tuple[Divergence, ...]
+
+    @property
+    def num_far(self) -> int:
+        """Divergences that rounding does not explain."""
+        return sum(not divergence.near_tie for divergence in self.divergences)
+
+    def row(self, position: str, divergence: Divergence | None) -> list[str]:
+        """The cells of the table, with one of the divergences and its position."""
+        errors = [error for error in (self.error, self.own_error) if error is not None]
+        return [
+            self.name,
+            str(self.prompt_tokens),
+            *(f"{value:.2e}" for error in errors for value in (error.total, error.max_error)),
+            f"{self.steps - len(self.divergences)}/{self.steps}",
+            position,
+            *([f"{divergence.margin:.4f}", str(divergence.rank)] if divergence else ["-", "-"]),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,120 +122,86 @@ class ParityReport:
     prompts: tuple[PromptParity, ...]
 
     @property
-    def error(self) -> LogitError:
-        """Ours: the root mean square of the prompts' totals, and the largest of all."""
-        return _joined([prompt.error for prompt in self.prompts])
-
-    @property
-    def own_error(self) -> LogitError | None:
-        """transformers' own, likewise."""
-        errors = [prompt.own_error for prompt in self.prompts if prompt.own_error is not None]
-        return _joined(errors) if errors else None
-
-    @property
-    def divergences(self) -> list[Divergence]:
-        """Those of all prompts."""
-        return [divergence for prompt in self.prompts for divergence in prompt.divergences]
+    def total(self) -> PromptParity:
+        """All prompts together."""
+        own_errors = [prompt.own_error for prompt in self.prompts if prompt.own_error is not None]
+        return PromptParity(
+            name="all",
+            prompt_tokens=sum(prompt.prompt_tokens for prompt in self.prompts),
+            steps=sum(prompt.steps for prompt in self.prompts),
+            error=LogitError.joined([prompt.error for prompt in self.prompts]),
+            own_error=LogitError.joined(own_errors) if own_errors else None,
+            divergences=tuple(
+                divergence for prompt in self.prompts for divergence in prompt.divergences
+            ),
+        )
 
     @property
     def passed(self) -> bool:
         """The rule: in float32 the logits and the greedy picks, else the logits.
 
-        An error that is not a number never passes.
+        NaN never passes.
         """
         _, error, limit = self._judged()
-        exact = self.options.quantization == "none" and self.own_error is None
-        return error <= limit and not (exact and self._num_far())
+        exact = self.options.quantization == "none" and self.total.own_error is None
+        return error <= limit and not (exact and self.total.num_far)
 
     @property
     def verdict(self) -> str:
         """One line: PASS or FAIL, and why."""
         name, error, limit = self._judged()
-        far, all_of_them = self._num_far(), len(self.divergences)
-        picks = f"{far} divergences, {all_of_them - far} more at near ties"
-        return (
-            f"{'PASS' if self.passed else 'FAIL'}  {name} {error:.2e}, limit {limit:.2e}; "
-            f"{picks if all_of_them else 'greedy equal'}"
-        )
+        far, count = self.total.num_far, len(self.total.divergences)
+        picks = f"{far} divergences, {count - far} more at near ties" if count else "greedy equal"
+        passed = "PASS" if self.passed else "FAIL"
+        return f"{passed}  {name} {error:.2e}, limit {limit:.2e}; {picks}"
 
     def as_dict(self) -> dict[str, object]:
         """Everything, for JSON."""
-        own_error = self.own_error
+        total = asdict(self.total, dict_factory=_json_object)
         return asdict(self.options) | {
-            "prompts": [asdict(prompt) for prompt in self.prompts],
-            "error": asdict(self.error),
-            "own_error": None if own_error is None else asdict(own_error),
+            "prompts": [asdict(prompt, dict_factory=_json_object) for prompt in self.prompts],
+            "error": total["error"],
+            "own_error": total["own_error"],
             "passed": self.passed,
             "verdict": self.verdict,
         }
 
     def table(self) -> str:
         """A row for each prompt, and one for all; then the verdict."""
-        options, own = self.options, self.own_error
+        options, total = self.options, self.total
         header = ["prompt", "tokens", "logit error", "largest"]
-        if own is not None:
+        if total.own_error is not None:
             header += ["transformers'", "largest"]
         header += ["greedy", "first divergence", "margin", "rank"]
         rows = [header]
-        for each in self.prompts:
-            first = each.divergences[0] if each.divergences else None
-            position = "-" if first is None else str(first.step)
-            rows.append(_row(each.name, [each], each.error, each.own_error, position, first))
-        worst = max(self.divergences, key=lambda each: each.margin, default=None)
-        position = "" if worst is None else "largest:"
-        rows.append(_row("all", self.prompts, self.error, own, position, worst))
-        held = "" if options.quantization == "none" else f"{options.quantization}, "
+        for prompt in self.prompts:
+            first = next(iter(prompt.divergences), None)
+            rows.append(prompt.row("-" if first is None else str(first.step), first))
+        worst = max(total.divergences, key=lambda divergence: divergence.margin, default=None)
+        rows.append(total.row("" if worst is None else "largest:", worst))
+        weights = "" if options.quantization == "none" else f"{options.quantization}, "
         title = (
-            f"{options.model}, {held}{options.dtype} on {options.device}, "
+            f"{options.model}, {weights}{options.dtype} on {options.device}, "
             "against transformers in float32"
         )
         return "\n".join((title, "", *_aligned(rows), "", self.verdict))
 
     def _judged(self) -> tuple[str, float, float]:
         """Which error decides, by its name, and its limit."""
+        error, own_error = self.total.error, self.total.own_error
         if self.options.quantization != "none":
-            return "logit error", self.error.total, QUANTIZED_LIMITS[self.options.quantization]
-        if self.own_error is None:
-            return "largest logit error", self.error.largest, FLOAT32_LIMIT
-        return "logit error", self.error.total, BFLOAT16_RATIO * self.own_error.total
-
-    def _num_far(self) -> int:
-        return sum(not divergence.near_tie for divergence in self.divergences)
+            return "logit error", error.total, QUANTIZED_LIMITS[self.options.quantization]
+        if own_error is None:
+            return "largest logit error", error.max_error, FLOAT32_LIMIT
+        return "logit error", error.total, BFLOAT16_RATIO * own_error.total
 
 
-def _joined(errors: Sequence[LogitError]) -> LogitError:
-    total = math.sqrt(math.fsum(error.total**2 for error in errors) / len(errors))
-    # max() would pass over what is not a number.
-    largest = max(error.largest for error in errors) if total == total else total
-    return LogitError(total, largest)
-
-
-def _row(
-    name: str,
-    prompts: Sequence[PromptParity],
-    error: LogitError,
-    own_error: LogitError | None,
-    position: str,
-    divergence: Divergence | None,
-) -> list[str]:
-    steps = sum(prompt.steps for prompt in prompts)
-    equal = steps - sum(len(prompt.divergences) for prompt in prompts)
-    errors = [value for each in (error, own_error) if each for value in (each.total, each.largest)]
-    return [
-        *(name, str(sum(prompt.prompt_tokens for prompt in prompts))),
-        *(f"{value:.2e}" for value in errors),
-        *(f"{equal}/{steps}", position),
-        *([f"{divergence.margin:.4f}", str(divergence.rank)] if divergence else ["-", "-"]),
-    ]
+def _json_object(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {"largest" if name == "max_error" else name: value for name, value in fields}
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The first column to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        )
-        for row in rows
-    ]
+    formats = [f"<{widths[0]}", *(f">{width}" for width in widths[1:])]
+    return ["  ".join(map(format, row, formats)) for row in rows]

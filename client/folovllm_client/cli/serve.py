@@ -13,9 +13,8 @@ from folovllm_client.cli.console import command_name, open_console, progress
 from folovllm_client.launch.service_commands import (
     LOOPBACK,
     ServeOptions,
-    engine_command,
     require_services,
-    tokenizer_command,
+    service_commands,
 )
 from folovllm_client.launch.supervisor import Supervisor, run_services
 
@@ -31,8 +30,7 @@ def serve(options: ServeOptions) -> None:
     require_free_port(options.host, options.port, "--port")
     require_free_port(LOOPBACK, options.engine_port, "--engine-port")
     services = Supervisor(
-        engine_command(options),
-        tokenizer_command(options),
+        service_commands(options),
         options.address,
         # click would write past the progress, not above it.
         on_log=lambda line: print(line, file=sys.stderr, flush=True),

@@ -2,11 +2,11 @@
 
     python -P child.py FOLDER MODULE ARGUMENT…
 
-FOLDER is where the module was found by the process that asks for it.
+FOLDER is where the parent found the module.
 
-Standard input is a pipe that the parent holds open and never writes to: it ends when the parent
-does, however that happens, and then this process gets SIGTERM. The pipe works wherever Python does,
-needs no code between fork and exec, and does not care which thread of the parent started the child.
+Standard input is a pipe that the parent holds open and never writes to. It ends when the parent
+does, for whatever reason, and then this process gets SIGTERM. This works on every platform, needs
+no code between fork and exec, and does not depend on the thread that started the child.
 """
 
 import os

@@ -17,7 +17,7 @@ LOOPBACK = "127.0.0.1"
 
 _PORT = click.IntRange(1, 65535)
 _CHILD = Path(__file__).with_name("child.py")
-# Where the services are: beside `folovllm`, in the same distribution.
+# The services are beside `folovllm`, in the same distribution.
 _ROOT = Path(version.__file__).resolve().parents[1]
 # Missing if only the client is installed.
 _NEEDED = ("torch", "safetensors", "tokenizers")
@@ -26,7 +26,7 @@ _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "[::]": "[::1]"}
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What `folovllm serve` starts, and its options; None is the service's own default."""
+    """The options of `folovllm serve`; None is the service's own default."""
 
     host: str = option(LOOPBACK, "Where clients are answered; 0.0.0.0 for all.", metavar="ADDRESS")
     port: int = option(50051, "Port of the tokenizer service.", type=_PORT, metavar="PORT")
@@ -66,22 +66,20 @@ class ServeOptions:
         return f"{_ANY_ADDRESS.get(self.host, self.host)}:{self.port}"
 
 
-def engine_command(options: ServeOptions) -> list[str]:
-    """The command line of the engine service."""
+def service_commands(options: ServeOptions) -> dict[str, list[str]]:
+    """The command lines of the services by what they are called, in the order of their start."""
     names = ("model", "device", "dtype", "max_model_len", "deterministic", "quantization")
-    return [
-        *_module("engine_service", LOOPBACK, options.engine_port),
-        *_given(options, *names, "max_num_seqs", "speculation", "log_format"),
-    ]
-
-
-def tokenizer_command(options: ServeOptions) -> list[str]:
-    """The command line of the tokenizer service."""
-    return [
-        *_module("tokenizer_service", options.host, options.port),
-        *("--engine", options.engine_address),
-        *_given(options, "model", "log_format"),
-    ]
+    return {
+        "engine service": [
+            *_module("engine_service", LOOPBACK, options.engine_port),
+            *_flags(options, *names, "max_num_seqs", "speculation", "log_format"),
+        ],
+        "tokenizer service": [
+            *_module("tokenizer_service", options.host, options.port),
+            *("--engine", options.engine_address),
+            *_flags(options, "model", "log_format"),
+        ],
+    }
 
 
 def require_services() -> None:
@@ -108,8 +106,8 @@ def _module(name: str, host: str, port: int) -> list[str]:
     return [*command, "--host", host, "--port", str(port)]
 
 
-def _given(options: ServeOptions, *names: str) -> Iterator[str]:
-    """The flags of what is set."""
+def _flags(options: ServeOptions, *names: str) -> Iterator[str]:
+    """The flags of the options that are set."""
     for name in names:
         value = getattr(options, name)
         if value is not None and value is not False:

@@ -8,7 +8,7 @@ passed on line by line. `folovllm_client.launch.child` ends them when the parent
 import asyncio
 import signal
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 
 import grpc
@@ -18,7 +18,7 @@ from folovllm.errors import FolovError, from_rpc_error
 from folovllm.serving.channel import open_channel
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 
-# Reconnects soon to a server that is just starting.
+# Reconnects quickly to a server that is just starting.
 _PROBE_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -28,31 +28,27 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ServiceEndedError(FolovError):
-    """One of the services ended without having been asked to."""
+    """One of the services ended unexpectedly."""
 
 
 class Supervisor:
-    """Starts an engine service and a tokenizer service and ends them.
+    """Starts the services of `commands`, by name, in order, and ends them in reverse.
 
-    `address` is where the tokenizer service will answer. `on_log` gets each line that a child
-    prints, without its line break.
+    The tokenizer service will answer at `address`. `on_log` gets each line that a child prints,
+    without its line break.
     """
 
     def __init__(
-        self,
-        engine: Sequence[str],
-        tokenizer: Sequence[str],
-        address: str,
-        on_log: Callable[[str], None],
+        self, commands: Mapping[str, Sequence[str]], address: str, on_log: Callable[[str], None]
     ) -> None:
-        self._commands = {"engine service": engine, "tokenizer service": tokenizer}
+        self._commands = commands
         self._address = address
         self._on_log = on_log
         self._processes: dict[str, Process] = {}
         self._relays: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Starts both; returns before they are ready."""
+        """Starts them; returns before they are ready."""
         for name, command in self._commands.items():
             process = await asyncio.create_subprocess_exec(
                 *command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, start_new_session=True
@@ -70,7 +66,7 @@ class Supervisor:
         await _first(*(self._end_of(name) for name in self._processes))
 
     async def stop(self) -> None:
-        """Ends the tokenizer service, then the engine; each finishes its streams first."""
+        """Ends the tokenizer service, then the engine service; each finishes its streams first."""
         for process in reversed(self._processes.values()):
             _send(process, signal.SIGTERM)
             await process.wait()
@@ -146,7 +142,7 @@ async def until_serving(address: str) -> None:
 
 async def _first(*awaitables: Awaitable[object]) -> None:
     """Waits for the first to end, cancels the others, and raises what the first one raised."""
-    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    tasks = [*map(asyncio.ensure_future, awaitables)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -1,4 +1,4 @@
-"""From Python values to ChatRequest, and what is refused on the way."""
+"""From Python values to ChatRequest, and what is refused."""
 
 import json
 from typing import Any
@@ -114,7 +114,7 @@ def test_all_other_options() -> None:
     assert (request.request_id, request.priority, request.cache_salt) == ("r", -1, "s")
 
 
-def test_nothing_is_sent_of_what_is_not_given() -> None:
+def test_only_given_options_are_sent() -> None:
     assert not chat_request("hi").HasField("sampling_params")
     partial = types_pb2.SamplingParams(seed=1)
     assert chat_request("hi", sampling_params=partial).sampling_params == partial
@@ -157,7 +157,7 @@ def test_nothing_is_sent_of_what_is_not_given() -> None:
         ("hi", {"continue_final_message": True}, "continue_final_message"),
     ],
 )
-def test_what_cannot_be_asked_for_names_its_field(
+def test_an_invalid_request_names_its_field(
     messages: Any, options: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as caught:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Running:
-    """A fake service and the command line that asks it."""
+    """A fake service and the command line that calls it."""
 
     def __init__(self, fake: FakeTokenizerService) -> None:
         self.fake = fake
@@ -195,21 +196,25 @@ def test_ctrl_c_ends_quietly(folovllm: Running) -> None:
     assert folovllm.fake.cancelled.wait(10)
 
 
-def test_stream_stats_count_from_the_first_token() -> None:
-    times = iter([10.0, 10.5, 11.0, 12.5])
-    stats = StreamStats(lambda: next(times))
-    assert (stats.time_to_first_token, stats.tokens_per_second) == (None, None)
+def stream_stats(monkeypatch: pytest.MonkeyPatch, *times: float) -> StreamStats:
+    clock = SimpleNamespace(monotonic=iter(times).__next__)
+    monkeypatch.setattr("folovllm_client.cli.stream_stats.time", clock)
+    return StreamStats()
+
+
+def test_stream_stats_count_from_the_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = stream_stats(monkeypatch, 10.0, 10.5, 11.0, 12.5)
     stats.observe(CompletionOutput())
+    assert stats.summary() == "0 tokens"
     stats.observe(CompletionOutput(token_ids=[1, 2]))
+    assert stats.summary() == "2 tokens · first after 500 ms"
     stats.observe(CompletionOutput(token_ids=[3]))
     stats.observe(CompletionOutput(token_ids=[4, 5, 6], finish_reason=FinishReason.STOP))
-    assert (stats.time_to_first_token, stats.tokens_per_second) == (0.5, 2.0)
     assert stats.summary() == "6 tokens · first after 500 ms · 2.0 tokens/s · stop"
 
 
-def test_stream_stats_of_one_token_have_no_rate() -> None:
-    times = iter([0.0, 0.25])
-    stats = StreamStats(lambda: next(times))
+def test_stream_stats_of_one_token_have_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = stream_stats(monkeypatch, 0.0, 0.25)
     stats.observe(CompletionOutput(token_ids=[1], finish_reason=FinishReason.LENGTH))
     assert stats.summary() == "1 token · first after 250 ms · length"
 
@@ -224,7 +229,7 @@ def test_structured_output_arrives(folovllm: Running, tmp_path: Path) -> None:
     assert by_regex == types_pb2.SamplingParams(regex="[ab]")
 
 
-def test_a_text_does_not_steer_the_terminal(folovllm: Running) -> None:
+def test_a_text_cannot_control_the_terminal(folovllm: Running) -> None:
     environment = {"FOLOVLLM_SERVER": folovllm.fake.address}
     with closing(Terminal(["generate", "]2[\x1b!"], environment)) as terminal:
         assert terminal.until("[2]") == "!\ufffd[2]"

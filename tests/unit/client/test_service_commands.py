@@ -16,24 +16,24 @@ from folovllm_client.cli.serve import ready_text
 from folovllm_client.launch import service_commands
 from folovllm_client.launch.service_commands import (
     ServeOptions,
-    engine_command,
     free_ports,
     require_services,
-    tokenizer_command,
 )
 
 
-def arguments(command: list[str]) -> list[str]:
-    assert command[:2] == [sys.executable, "-P"] and Path(command[2]).name == "child.py"
-    return command[4:]
+def arguments(options: ServeOptions) -> list[list[str]]:
+    """What the engine service and the tokenizer service are started with, from their modules on."""
+    commands = service_commands.service_commands(options)
+    assert list(commands) == ["engine service", "tokenizer service"]
+    for command in commands.values():
+        assert command[:2] == [sys.executable, "-P"] and Path(command[2]).name == "child.py"
+    return [command[4:] for command in commands.values()]
 
 
 def test_settings_that_are_not_given_are_left_to_the_services() -> None:
-    options = ServeOptions()
-    assert arguments(engine_command(options)) == [
-        *("engine_service", "--host", "127.0.0.1", "--port", "50052")
-    ]
-    assert arguments(tokenizer_command(options)) == [
+    engine, tokenizer = arguments(ServeOptions())
+    assert engine == ["engine_service", "--host", "127.0.0.1", "--port", "50052"]
+    assert tokenizer == [
         *("tokenizer_service", "--host", "127.0.0.1", "--port", "50051"),
         *("--engine", "127.0.0.1:50052"),
     ]
@@ -53,13 +53,14 @@ def test_settings_reach_the_service_that_they_concern() -> None:
         speculation="none",
         log_format="json",
     )
-    assert arguments(engine_command(options)) == [
+    engine, tokenizer = arguments(options)
+    assert engine == [
         *("engine_service", "--host", "127.0.0.1", "--port", "2", "--model", "m"),
         *("--device", "cuda:1", "--dtype", "bfloat16"),
         *("--max-model-len", "3", "--quantization", "int8"),
         *("--max-num-seqs", "4", "--speculation", "none", "--log-format", "json"),
     ]
-    assert arguments(tokenizer_command(options)) == [
+    assert tokenizer == [
         *("tokenizer_service", "--host", "0.0.0.0", "--port", "1"),
         *("--engine", "127.0.0.1:2", "--model", "m", "--log-format", "json"),
     ]

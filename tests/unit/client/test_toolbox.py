@@ -1,4 +1,4 @@
-"""Python functions as tools: what the model reads, how they are called, how a file gives them."""
+"""Python functions as tools: what the model reads, how they are called, how a file defines them."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from folovllm_client.api.tool_schema import tool_from_function
 from folovllm_client.api.tools import Toolbox, load_tools
 
 
-class Place(BaseModel):
+class Site(BaseModel):
     city: str
     height: float = 0.0
 
@@ -31,8 +31,8 @@ def get_weather(
     return f"{city} {unit} {days + 1}"
 
 
-def locate(place: Place | None = None) -> Place:
-    return place or Place(city="Zürich")
+def locate(site: Site | None = None) -> Site:
+    return site or Site(city="Zürich")
 
 
 def fail(text: str) -> None:
@@ -75,7 +75,7 @@ def test_a_function_describes_itself() -> None:
 
 def test_models_are_parameters_too() -> None:
     schema = tool_from_function(locate).schema()
-    assert schema["$defs"]["Place"]["required"] == ["city"]
+    assert schema["$defs"]["Site"]["required"] == ["city"]
     assert tool_from_function(half).schema()["properties"] == {}
 
 
@@ -93,7 +93,7 @@ def test_methods_can_be_tools() -> None:
 
 def test_arguments_are_checked_by_the_hints_and_the_result_is_text(toolbox: Toolbox) -> None:
     assert call(toolbox, "get_weather", '{"city": "Oslo", "days": 2}') == "Oslo C 3"
-    assert call(toolbox, "locate", '{"place": {"city": "Bern", "height": 542}}') == (
+    assert call(toolbox, "locate", '{"site": {"city": "Bern", "height": 542}}') == (
         '{"city": "Bern", "height": 542.0}'
     )
     assert call(toolbox, "locate") == '{"city": "Zürich", "height": 0.0}'
@@ -111,7 +111,7 @@ def test_arguments_are_checked_by_the_hints_and_the_result_is_text(toolbox: Tool
         ("nobody", "{}", "error: there is no tool 'nobody'; there are: get_weather, "),
     ],
 )
-def test_what_goes_wrong_is_told_to_the_model(
+def test_errors_are_reported_to_the_model(
     toolbox: Toolbox, name: str, arguments: str, said: str
 ) -> None:
     assert call(toolbox, name, arguments).startswith(said)
@@ -152,7 +152,7 @@ def test_names_are_unique() -> None:
     assert caught.value.field == "tools[1].name"
 
 
-def test_a_file_gives_its_public_functions(tmp_path: Path) -> None:
+def test_the_public_functions_of_a_file_are_tools(tmp_path: Path) -> None:
     path = tmp_path / "my-tools.py"
     path.write_text(
         "from __future__ import annotations\n"

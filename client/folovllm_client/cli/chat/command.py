@@ -10,15 +10,10 @@ import click
 from folovllm.version import __version__
 from folovllm_client.api.async_client import AsyncClient
 from folovllm_client.api.chat_requests import ChatOptions
+from folovllm_client.api.requests import partial_sampling_params
 from folovllm_client.cli.answer_printer import AnswerPrinter
 from folovllm_client.cli.console import note
-from folovllm_client.cli.sampling_options import (
-    given_sampling_params,
-    sampling_options,
-    server_option,
-    stats_option,
-    timeout_option,
-)
+from folovllm_client.cli.request_options import request_options
 
 
 @click.command()
@@ -35,10 +30,7 @@ from folovllm_client.cli.sampling_options import (
 @click.option(
     "--thinking-budget", type=click.IntRange(0), metavar="N", help="Max tokens of reasoning."
 )
-@sampling_options
-@timeout_option
-@stats_option
-@server_option
+@request_options
 def chat(
     question: str | None,
     tools_file: Path | None,
@@ -59,11 +51,11 @@ def chat(
     # pydantic takes a while to import, and the other commands do not need it
     from folovllm_client.api.tools import Toolbox, load_tools
     from folovllm_client.cli.chat.session import ChatSession
-    from folovllm_client.cli.chat.terminal import ChatTerminal
+    from folovllm_client.cli.chat.terminal import answer_lines
 
     toolbox = Toolbox([] if tools_file is None else load_tools(tools_file))
     options: ChatOptions = {
-        "sampling_params": given_sampling_params(sampling),
+        "sampling_params": partial_sampling_params(sampling),
         "enable_thinking": False if no_thinking else None,
         "thinking_budget": thinking_budget,
     }
@@ -76,19 +68,23 @@ def chat(
         client = runner.run(connect())
         session = ChatSession(client, toolbox, options, AnswerPrinter(err=True), show_figures)
         session.set_system(system)
-        terminal = ChatTerminal(session, runner)
+
+        def ask(question: str) -> None:
+            # Ctrl-C cancels the call and raises KeyboardInterrupt here.
+            runner.run(session.ask(question))
+
         try:
             if question is not None:
-                terminal.ask(question)
+                ask(question)
             elif sys.stdin.isatty() and sys.stdout.isatty():
                 from folovllm_client.cli.chat.typed_lines import typed_lines
 
                 model = runner.run(client.model_info()).model_id
                 note(f"FolovLLM {__version__} · {model} · /help lists commands")
-                terminal.answer(typed_lines(), typed=True)
+                answer_lines(typed_lines(), session, ask, typed=True)
             else:
                 lines = (line.decode(errors="replace") for line in sys.stdin.buffer)
-                if not terminal.answer(lines, typed=False):
+                if not answer_lines(lines, session, ask, typed=False):
                     raise click.exceptions.Exit(1)
         finally:
             runner.run(client.close())

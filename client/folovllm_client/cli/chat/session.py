@@ -28,7 +28,7 @@ from folovllm_client.cli.stream_stats import StreamStats
 class ChatSession:
     """Asks a model turn by turn, calls tools for it, and shows the answers.
 
-    `messages` holds the conversation; a turn is a user's message with all that answers it.
+    `messages` holds the conversation; a turn is a user's message and all answers to it.
     """
 
     def __init__(

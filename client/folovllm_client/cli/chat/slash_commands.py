@@ -1,19 +1,11 @@
 """SlashCommands: the lines of a chat that begin with "/"."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from folovllm.errors import InvalidRequestError
 from folovllm_client.cli.chat.session import ChatSession
 from folovllm_client.cli.console import note
-
-
-@dataclass(frozen=True)
-class _Command:
-    usage: str
-    help: str
-    run: Callable[[str], None]
 
 
 class SlashCommands:
@@ -23,18 +15,18 @@ class SlashCommands:
         self._session = session
         self._ask = ask
         commands = (
-            _Command("/help", "show this", self._help),
-            _Command("/reset", "forget all but the instructions", self._reset),
-            _Command("/system [TEXT]", "give instructions; without TEXT none", self._system),
-            _Command("/think on|off", "let the model reason first, or not", self._think),
-            _Command("/tools", "list the tools", self._tools),
-            _Command("/save FILE", "write the conversation as JSON", self._save),
-            _Command("/load FILE", "go on with a saved conversation", self._load),
-            _Command("/retry", "ask the last question again", self._retry),
-            _Command("/undo", "take the last turn back", self._undo),
-            _Command("/exit", "end; so do Ctrl-D, and Ctrl-C on an empty line", self._exit),
+            ("/help", "show this", self._help),
+            ("/reset", "forget all but the instructions", self._reset),
+            ("/system [TEXT]", "give instructions; without TEXT none", self._system),
+            ("/think on|off", "let the model reason first, or not", self._think),
+            ("/tools", "list the tools", self._tools),
+            ("/save FILE", "write the conversation as JSON", self._save),
+            ("/load FILE", "go on with a saved conversation", self._load),
+            ("/retry", "ask the last question again", self._retry),
+            ("/undo", "take the last turn back", self._undo),
+            ("/exit", "end; so do Ctrl-D, and Ctrl-C on an empty line", self._exit),
         )
-        self._commands = {command.usage.split()[0]: command for command in commands}
+        self._commands = {command[0].split()[0]: command for command in commands}
         self.ended = False
 
     def run(self, line: str) -> None:
@@ -42,12 +34,13 @@ class SlashCommands:
         name, _, argument = line.partition(" ")
         if name not in self._commands:
             raise InvalidRequestError("", f"there is no {name}; /help lists the commands")
-        self._commands[name].run(argument.strip())
+        _usage, _summary, run = self._commands[name]
+        run(argument.strip())
 
     def _help(self, _: str) -> None:
-        width = max(len(command.usage) for command in self._commands.values())
-        for command in self._commands.values():
-            note(f"{command.usage:<{width}}  {command.help}")
+        width = max(len(usage) for usage, _summary, _run in self._commands.values())
+        for usage, summary, _run in self._commands.values():
+            note(f"{usage:<{width}}  {summary}")
         note("Ctrl-C stops an answer; what it has said stays, else the turn is taken back")
 
     def _reset(self, _: str) -> None:

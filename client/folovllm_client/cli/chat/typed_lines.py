@@ -9,9 +9,9 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 
 def typed_lines() -> Iterator[str]:
-    """Reads lines until Ctrl-D, or Ctrl-C on an empty line; on any other Ctrl-C clears it.
+    """Reads lines until Ctrl-D, or Ctrl-C on an empty line; any other Ctrl-C clears the line.
 
-    They are kept in the user's folder for state, if it can be written.
+    The history is kept in the user's state folder, if that is writable.
     """
     path = user_state_path("folovllm", appauthor=False) / "chat_history"
     session: PromptSession[str] = PromptSession(history=_open_history(path))
@@ -28,7 +28,7 @@ def typed_lines() -> Iterator[str]:
 def _open_history(path: Path) -> History:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.touch(mode=0o600)  # it says what was talked about
+        path.touch(mode=0o600)  # the questions are private
     except OSError:
         return InMemoryHistory()
     return FileHistory(path)
