@@ -52,6 +52,15 @@ def tokens(result: RequestOutput, index: int = 0) -> list[int]:
 PROMPT = list(range(1, 11))
 
 
+def test_all_full_blocks_before_the_last_token_come_from_the_cache() -> None:
+    engine, _ = make_engine(block_size=4)
+    for name in "ab":
+        engine.add_request(Request(name, PROMPT[:9], SamplingParams(max_tokens=1)))
+        result = run(engine)[name].outputs[0]
+        assert result.token_ids == expected_tokens(PROMPT[:9], 1, seed=0)
+    assert result.usage and result.usage.cached_tokens == 8
+
+
 def test_one_request_from_prompt_to_length() -> None:
     engine, runner = make_engine()
     add(engine, "a", PROMPT, max_tokens=5)
@@ -239,9 +248,10 @@ def test_single_sequences_of_a_request_can_be_aborted(num_steps: int) -> None:
 
 def test_an_aborted_request_in_the_queue_never_runs() -> None:
     engine, runner = make_engine(max_num_seqs=1)
-    add(engine, "a", PROMPT, max_tokens=3)
+    running = add(engine, "a", PROMPT, max_tokens=3)
     queued = add(engine, "b", PROMPT, max_tokens=3)
     engine.step()
+    assert running.status.name == "RUNNING"
     assert queued.status is RequestStatus.WAITING
     (final,) = engine.abort_request("b")
     assert final.usage and final.usage.cached_tokens == 0

@@ -300,6 +300,7 @@ def test_the_number_of_drafts_gives_the_most_tokens_for_the_time(accuracy: float
         ]
         best = _best_count(accuracy, max_drafts, num_certain)
         assert best == rates.index(max(rates))
+    assert _best_count(0.2, 1, 1) == 0  # neither better nor worse
 
 
 def test_the_estimate_follows_a_guess_up_to_its_first_error() -> None:
