@@ -5,12 +5,11 @@ Every check raises InvalidRequestError that names the field by its path in the r
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from folovllm.errors import InvalidRequestError
+from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.v1 import tokenizer_service_pb2 as wire
 
 MAX_MESSAGES = 4096
@@ -28,7 +27,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the assistant makes; `arguments` is a JSON object as text."""
+    """A tool call of the assistant; `arguments` is a JSON object as text."""
 
     id: str
     name: str
@@ -49,7 +48,7 @@ class ToolCall:
 
     @classmethod
     def from_proto(cls, message: wire.ToolCall) -> "ToolCall":
-        """Reads a message of the contract; no arguments are the same as an empty object."""
+        """Reads a message of the contract; without arguments they are an empty object."""
         return cls(message.id, message.name, message.arguments or "{}")
 
 
@@ -103,7 +102,7 @@ class ChatMessage:
 class Tool:
     """A tool that the assistant may call.
 
-    `parameters` is the JSON schema of its arguments as text; without one it takes none.
+    `parameters` is the JSON schema of its arguments as text; empty if it has none.
     """
 
     name: str
@@ -136,8 +135,8 @@ class Tool:
 class Conversation:
     """What a chat template renders.
 
-    enable_thinking None leaves the choice to the template. continue_final_message renders no
-    beginning of a new turn but leaves the last message, the assistant's, open.
+    enable_thinking None leaves the choice to the template. continue_final_message leaves the last
+    message, the assistant's, open instead of rendering the beginning of a new turn.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -156,9 +155,9 @@ class Conversation:
                 "tools", f"give at most {MAX_TOOLS} tools, got {len(self.tools)}"
             )
         seen: set[str] = set()
-        for place, tool in enumerate(self.tools):
+        for index, tool in enumerate(self.tools):
             if tool.name in seen:
-                raise InvalidRequestError(f"tools[{place}].name", f"{tool.name} is listed twice")
+                raise InvalidRequestError(f"tools[{index}].name", f"{tool.name} is listed twice")
             seen.add(tool.name)
         if self.continue_final_message and self.messages[-1].role is not Role.ASSISTANT:
             raise InvalidRequestError(
@@ -185,18 +184,10 @@ class Conversation:
 
 
 def _each(field: str, values: Iterable[Any], read: Any) -> Iterator[Any]:
-    """Reads each value; an error names its place."""
-    for place, value in enumerate(values):
-        with _within(f"{field}[{place}]"):
+    """Reads each value; an error names its index."""
+    for index, value in enumerate(values):
+        with errors_within(f"{field}[{index}]"):
             yield read(value)
-
-
-@contextmanager
-def _within(path: str) -> Iterator[None]:
-    try:
-        yield
-    except InvalidRequestError as error:
-        raise error.within(path) from None
 
 
 def _json_object(field: str, text: str) -> dict[str, Any]:

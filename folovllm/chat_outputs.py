@@ -1,4 +1,4 @@
-"""What a Chat brings: typed events while it streams, and the whole answers that they join to."""
+"""What a Chat returns: typed events while it streams, and whole answers joined from them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -44,14 +44,14 @@ class ToolCallStart:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallArgumentsDelta:
-    """More of the arguments of the call that began last, as JSON text."""
+    """More of the arguments of the latest call, as JSON text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallEnd:
-    """The call that began last is complete."""
+    """The latest call is complete."""
 
     tool_call: ToolCall
 
@@ -81,7 +81,7 @@ ChatEvent = (
 class ChatOutput:
     """One event of one of a request's n answers.
 
-    token_ids are those that arrived with the event; info comes with the first one of index 0.
+    token_ids are those that arrived with the event; info comes with the first event of index 0.
     """
 
     event: ChatEvent
@@ -119,7 +119,7 @@ class ChatOutput:
 
 @dataclass(slots=True)
 class ChatAnswer:
-    """One whole answer, joined from its events; tool_calls are those that were completed."""
+    """One whole answer, joined from its events; tool_calls has the complete ones."""
 
     index: int = 0
     content: str = ""
@@ -142,7 +142,7 @@ class ChatAnswer:
         return None if self.finish is None else self.finish.reason
 
     def add(self, output: ChatOutput) -> None:
-        """Joins the next event of this answer."""
+        """Adds the next event of this answer."""
         self.token_ids += output.token_ids
         self.logprobs += output.logprobs
         match output.event:
@@ -154,8 +154,6 @@ class ChatAnswer:
                 self.tool_calls.append(tool_call)
             case ChatFinish():
                 self.finish = output.event
-            case _:  # a call counts when it is complete
-                pass
 
 
 @dataclass(slots=True)
@@ -177,7 +175,7 @@ class ChatResult:
         return bool(self.answers) and all(each.finish is not None for each in self.answers)
 
     def add(self, output: ChatOutput) -> None:
-        """Joins one streamed event to its answer."""
+        """Adds a streamed event to its answer."""
         self.request_id = output.request_id
         self.info = output.info or self.info
         while len(self.answers) <= output.index:
@@ -193,38 +191,38 @@ class ChatResult:
         return result
 
 
+_TEXT_EVENTS: dict[str, type[ReasoningDelta | ContentDelta | ToolCallArgumentsDelta]] = {
+    "reasoning_delta": ReasoningDelta,
+    "content_delta": ContentDelta,
+    "tool_call_arguments_delta": ToolCallArgumentsDelta,
+}
+_TEXT_FIELDS = {event: name for name, event in _TEXT_EVENTS.items()}
+
+
 def _set_event(message: wire.ChatOutput, event: ChatEvent) -> None:
     match event:
-        case ReasoningDelta(text):
-            message.reasoning_delta = text
-        case ContentDelta(text):
-            message.content_delta = text
         case ToolCallStart(id_, name):
             message.tool_call_start.CopyFrom(wire.ToolCallStart(id=id_, name=name))
-        case ToolCallArgumentsDelta(text):
-            message.tool_call_arguments_delta = text
         case ToolCallEnd(tool_call):
             message.tool_call_end.CopyFrom(tool_call.to_proto())
         case ChatFinish():
             message.finish.CopyFrom(_finish_to_proto(event))
+        case _:
+            setattr(message, _TEXT_FIELDS[type(event)], event.text)
 
 
 def _event(message: wire.ChatOutput) -> ChatEvent:
     match message.WhichOneof("event"):
-        case "reasoning_delta":
-            return ReasoningDelta(message.reasoning_delta)
-        case "content_delta":
-            return ContentDelta(message.content_delta)
         case "tool_call_start":
             return ToolCallStart(message.tool_call_start.id, message.tool_call_start.name)
-        case "tool_call_arguments_delta":
-            return ToolCallArgumentsDelta(message.tool_call_arguments_delta)
         case "tool_call_end":
             return ToolCallEnd(ToolCall.from_proto(message.tool_call_end))
         case "finish":
             return _finish_from_proto(message.finish)
-        case other:
-            raise ServerError(f"an event of a chat of unknown kind: {other}")
+        case str(name):
+            return _TEXT_EVENTS[name](getattr(message, name))
+        case None:
+            raise ServerError("an event of a chat of unknown kind")
 
 
 def _finish_to_proto(finish: ChatFinish) -> wire.ChatFinish:

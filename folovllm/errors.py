@@ -1,28 +1,20 @@
-"""What can go wrong, and the gRPC status that says so.
-
-FolovError
-├── InvalidRequestError   INVALID_ARGUMENT     the caller's fault; names the field
-├── NotFoundError         NOT_FOUND
-├── UnsupportedError      UNIMPLEMENTED        in the contract, but not with this model
-├── QueueFullError        RESOURCE_EXHAUSTED   come back later
-├── DeadlineError         DEADLINE_EXCEEDED
-├── CancelledRequestError CANCELLED
-├── UnavailableError      UNAVAILABLE          no engine is ready, or one died
-│   └── EngineDeadError                        this engine's thread has failed
-├── ModelMismatchError    FAILED_PRECONDITION  tokenizer and engine disagree on the model
-├── ServerError           INTERNAL             always a bug
-└── ConfigError           none                 ends a start with one line and exit code 1
+"""What can go wrong, and the gRPC status for it.
 
 One table maps both ways: servers turn these into statuses, clients turn statuses into these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DETAILS_KEY = "grpc-status-details-bin"
+
+M = TypeVar("M", bound=Message)
 
 
 class FolovError(Exception):
@@ -30,7 +22,7 @@ class FolovError(Exception):
 
 
 class InvalidRequestError(FolovError, ValueError):
-    """The request can never be served as it is.
+    """The request can never be served.
 
     `field` is the path of the offending field in the contract, such as `sampling_params.top_p`.
     """
@@ -40,9 +32,27 @@ class InvalidRequestError(FolovError, ValueError):
         self.field = field
 
     def within(self, path: str) -> "InvalidRequestError":
-        """The same complaint about SamplingParams that lie at another `path` of the contract."""
+        """The same error about SamplingParams, or other fields, at `path` of the contract."""
         name = self.field.removeprefix("sampling_params").removeprefix(".")
         return InvalidRequestError(f"{path}.{name}" if name else path, str(self))
+
+
+@contextmanager
+def errors_within(path: str) -> Iterator[None]:
+    """Puts the fields of InvalidRequestErrors below `path`; see InvalidRequestError.within."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise error.within(path) from None
+
+
+@contextmanager
+def errors_named_for(fields: Mapping[str, str]) -> Iterator[None]:
+    """Renames the fields of InvalidRequestErrors to those that the caller gave."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise InvalidRequestError(fields.get(error.field, error.field), str(error)) from None
 
 
 class NotFoundError(FolovError):
@@ -50,11 +60,11 @@ class NotFoundError(FolovError):
 
 
 class UnsupportedError(FolovError):
-    """The contract has it, the model that is served cannot do it."""
+    """It is in the contract, but the model that is served cannot do it."""
 
 
 class QueueFullError(FolovError):
-    """The queue is full; the request may come again after `retry_after` seconds."""
+    """The queue is full; the request may be retried after `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
@@ -70,11 +80,11 @@ class CancelledRequestError(FolovError):
 
 
 class UnavailableError(FolovError):
-    """Nothing can serve the request now; another try may succeed."""
+    """Nothing can serve the request now; a retry may succeed."""
 
 
 class EngineDeadError(UnavailableError):
-    """The engine's thread has failed and every request on it ended."""
+    """The engine's thread has failed, and with it every request."""
 
 
 class ModelMismatchError(FolovError):
@@ -82,11 +92,11 @@ class ModelMismatchError(FolovError):
 
 
 class ServerError(FolovError):
-    """The server failed in a way that it should not have."""
+    """The server failed; always a bug."""
 
 
 class ConfigError(FolovError):
-    """The service cannot start like this; the message is one line that says what to do."""
+    """The service cannot start; the message is one line that says what to do."""
 
 
 _CODES: dict[type[FolovError], grpc.StatusCode] = {
@@ -133,20 +143,23 @@ def from_status(
     message: str,
     trailing_metadata: Sequence[tuple[str, str | bytes]] = (),
 ) -> FolovError:
-    """The error that a status stands for, its details unpacked; the inverse of `to_status`."""
+    """The error that a status stands for, with its details; the inverse of `to_status`."""
     rich = status_pb2.Status()
     for key, value in trailing_metadata:
         if key == DETAILS_KEY and isinstance(value, bytes):
             rich.ParseFromString(value)
     if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return InvalidRequestError(_violated_field(rich), message)
+        violations = _unpack(rich, error_details_pb2.BadRequest()).field_violations
+        return InvalidRequestError(violations[0].field if violations else "", message)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return QueueFullError(message, _retry_delay(rich))
+        info = _unpack(rich, error_details_pb2.RetryInfo())
+        delay = info.retry_delay.ToNanoseconds() / 1e9 if info.HasField("retry_delay") else 1.0
+        return QueueFullError(message, delay)
     return _ERRORS.get(code, ServerError)(message)
 
 
 def from_status_bytes(serialized: bytes) -> FolovError:
-    """The error behind a serialized google.rpc.Status that travelled inside a message."""
+    """The error behind a serialized google.rpc.Status in a message."""
     status = status_pb2.Status.FromString(serialized)
     code = grpc.StatusCode[code_pb2.Code.Name(status.code)]
     return from_status(code, status.message, ((DETAILS_KEY, serialized),))
@@ -160,17 +173,7 @@ def from_rpc_error(error: grpc.RpcError) -> FolovError:
     return UnavailableError(str(error))
 
 
-def _violated_field(status: status_pb2.Status) -> str:
-    bad_request = error_details_pb2.BadRequest()
-    for detail in status.details:
-        if detail.Unpack(bad_request) and bad_request.field_violations:
-            return str(bad_request.field_violations[0].field)
-    return ""
-
-
-def _retry_delay(status: status_pb2.Status) -> float:
-    retry_info = error_details_pb2.RetryInfo()
-    for detail in status.details:
-        if detail.Unpack(retry_info):
-            return float(retry_info.retry_delay.ToNanoseconds() / 1e9)
-    return 1.0
+def _unpack(status: status_pb2.Status, detail: M) -> M:
+    """Fills `detail` from the status' details, if there is one of its type."""
+    any(each.Unpack(detail) for each in status.details)
+    return detail

@@ -1,4 +1,4 @@
-"""Where a model's files are, and the fingerprints by which two services know that they agree."""
+"""Where a model's files are, and fingerprints, which show whether two services have the same."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from folovllm.errors import ConfigError
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 
 CONFIG_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
-TOKENIZER_FILES = (
+TOKENIZER_FILE_NAMES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -46,7 +46,7 @@ def resolve_model(model: str | None, patterns: Sequence[str]) -> Path:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """A JSON object from a file. Raises ConfigError where it is missing or broken."""
+    """A JSON object from a file. Raises ConfigError if it is missing or broken."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -59,7 +59,7 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def file_fingerprint(path: Path) -> str:
-    """SHA-256 of a file's bytes as hex; empty where there is no such file."""
+    """SHA-256 of a file's bytes as hex; empty if there is no such file."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:
@@ -71,15 +71,15 @@ def tokenizer_fingerprint(folder: Path) -> str:
     return file_fingerprint(folder / "tokenizer.json")
 
 
-def tokenizer_files(folder: Path) -> tuple[Path, ...]:
-    """What a model's folder has of the files that make a tokenizer, its chat template included."""
-    return tuple(path for name in TOKENIZER_FILES if (path := folder / name).is_file())
+def find_tokenizer_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a model's folder that make up its tokenizer, including the chat template."""
+    return tuple(path for name in TOKENIZER_FILE_NAMES if (path := folder / name).is_file())
 
 
 def read_chat_template(folder: Path) -> str:
-    """The chat template of a model's folder, as transformers finds it; empty where there is none.
+    """The chat template of a model's folder, as transformers finds it; empty if there is none.
 
-    Line ends are read as "\\n". Of several named ones it is "default". Raises ConfigError.
+    Line ends are read as "\\n". Of several named templates it is "default". Raises ConfigError.
     """
     file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if file.is_file():
@@ -99,9 +99,9 @@ def read_chat_template(folder: Path) -> str:
 
 
 def chat_template_fingerprint(folder: Path) -> str:
-    """Identifies the chat template of a model's folder; empty where it has none.
+    """Identifies the chat template of a model's folder; empty if it has none.
 
-    It covers the text, wherever the folder keeps it. Raises ConfigError.
+    It covers the text, whichever file has it. Raises ConfigError.
     """
     text = read_chat_template(folder)
     return hashlib.sha256(text.encode()).hexdigest() if text else ""
@@ -110,8 +110,8 @@ def chat_template_fingerprint(folder: Path) -> str:
 def model_fingerprint(folder: Path) -> str:
     """Identifies configuration and weights without reading gigabytes.
 
-    Covers config.json, and of each weight file its name, its size and three samples of 64 KiB: the
-    header with every tensor's name, type, shape and place, and weights of the middle and the end.
+    Covers config.json, and each weight file's name, size and three samples of 64 KiB: the header
+    with every tensor's name, type, shape and offset, and weights in the middle and at the end.
     """
     digest = hashlib.sha256(file_fingerprint(folder / "config.json").encode())
     for path in sorted(folder.glob("*.safetensors")):

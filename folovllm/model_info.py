@@ -7,7 +7,7 @@ from folovllm.v1 import types_pb2
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What GetModelInfo answers; the contract says what each field means."""
+    """What GetModelInfo returns; the contract documents the fields."""
 
     model_id: str = ""
     architecture: str = ""

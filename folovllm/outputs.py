@@ -1,13 +1,11 @@
-"""What comes back: CompletionOutput and what it carries, with their converters.
+"""What a request returns: CompletionOutput and its parts, with their converters.
 
 A CompletionOutput is a delta while it streams, and the whole continuation inside a RequestOutput.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-
-from google.protobuf.duration_pb2 import Duration
 
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import types_pb2
@@ -24,7 +22,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
-    """One candidate token at one position; logprob and rank are None where there is none."""
+    """One candidate token at one position; logprob and rank are None if there is none."""
 
     token_id: int
     logprob: float | None
@@ -46,7 +44,7 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class PositionLogprobs:
-    """The token that stands at a position, and the best candidates there, best first."""
+    """The token at a position, and the best candidates for it, best first."""
 
     token: Logprob
     top: tuple[Logprob, ...] = ()
@@ -74,22 +72,15 @@ class Usage:
 
     def to_proto(self) -> types_pb2.Usage:
         """The message of the contract."""
-        return types_pb2.Usage(
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            cached_tokens=self.cached_tokens,
-            reasoning_tokens=self.reasoning_tokens,
-        )
+        return types_pb2.Usage(**asdict(self))
 
     @classmethod
     def from_proto(cls, message: types_pb2.Usage) -> "Usage":
         """Reads a message of the contract."""
-        return cls(
-            message.prompt_tokens,
-            message.completion_tokens,
-            message.cached_tokens,
-            message.reasoning_tokens,
-        )
+        return cls(*(getattr(message, each.name) for each in fields(cls)))
+
+
+_DURATIONS = ("queue", "prefill", "decode", "time_to_first_token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,24 +95,16 @@ class RequestMetrics:
 
     def to_proto(self) -> types_pb2.RequestMetrics:
         """The message of the contract."""
-        return types_pb2.RequestMetrics(
-            queue=_duration(self.queue),
-            prefill=_duration(self.prefill),
-            decode=_duration(self.decode),
-            time_to_first_token=_duration(self.time_to_first_token),
-            preemptions=self.preemptions,
-        )
+        message = types_pb2.RequestMetrics(preemptions=self.preemptions)
+        for name in _DURATIONS:
+            getattr(message, name).FromNanoseconds(round(getattr(self, name) * 1e9))
+        return message
 
     @classmethod
     def from_proto(cls, message: types_pb2.RequestMetrics) -> "RequestMetrics":
         """Reads a message of the contract."""
-        return cls(
-            message.queue.ToNanoseconds() / 1e9,
-            message.prefill.ToNanoseconds() / 1e9,
-            message.decode.ToNanoseconds() / 1e9,
-            message.time_to_first_token.ToNanoseconds() / 1e9,
-            message.preemptions,
-        )
+        seconds = {name: getattr(message, name).ToNanoseconds() / 1e9 for name in _DURATIONS}
+        return cls(**seconds, preemptions=message.preemptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,28 +137,24 @@ class RequestInfo:
     def from_proto(cls, message: types_pb2.RequestInfo) -> "RequestInfo":
         """Reads a message of the contract."""
         return cls(
-            SamplingParams.from_proto(message.sampling_params),
-            message.model_fingerprint,
-            message.tokenizer_fingerprint,
-            message.prompt_tokens,
-            message.cached_tokens,
-            tuple(map(PositionLogprobs.from_proto, message.prompt_logprobs)),
-            tuple(message.prompt_token_ids),
-            tuple(message.parent_output_token_ids),
+            sampling_params=SamplingParams.from_proto(message.sampling_params),
+            model_fingerprint=message.model_fingerprint,
+            tokenizer_fingerprint=message.tokenizer_fingerprint,
+            prompt_tokens=message.prompt_tokens,
+            cached_tokens=message.cached_tokens,
+            prompt_logprobs=tuple(map(PositionLogprobs.from_proto, message.prompt_logprobs)),
+            prompt_token_ids=tuple(message.prompt_token_ids),
+            parent_output_token_ids=tuple(message.parent_output_token_ids),
         )
-
-
-_NAMED_REASONS = ("stop_token_id", "stop_string")
 
 
 @dataclass(slots=True)
 class CompletionOutput:
-    """One of a request's n continuations, or a piece of one.
+    """One of a request's n continuations, or a delta of one.
 
-    stop_reason is the stop token's id or the stop string; None after the end-of-sequence token, and
-    where a structured output is complete, which output_complete then says.
-    usage and metrics come with finish_reason, info with the first piece of index 0 or of a
-    branch.
+    stop_reason is the stop token's id or the stop string; it is None after the end-of-sequence
+    token, and if output_complete says that a structured output is complete. usage and metrics come
+    with finish_reason, info with the first delta of index 0 or of a branch.
     """
 
     request_id: str = ""
@@ -193,11 +172,11 @@ class CompletionOutput:
 
     @property
     def finished(self) -> bool:
-        """Whether no more pieces of this continuation follow."""
+        """Whether no more deltas of this continuation follow."""
         return self.finish_reason is not None
 
     def append(self, delta: "CompletionOutput") -> None:
-        """Joins the next piece of the same continuation to this one."""
+        """Adds the next delta of the same continuation to this one."""
         assert delta.index == self.index and not self.finished
         self.text += delta.text
         self.token_ids += delta.token_ids
@@ -214,7 +193,7 @@ class CompletionOutput:
 
     def to_proto(self) -> types_pb2.CompletionOutput:
         """The message of the contract."""
-        # Most messages are a few ids. Setting what there is takes a third of naming every field.
+        # Most messages are a few ids. Setting only what is there takes a third of the time.
         message = types_pb2.CompletionOutput()
         message.request_id = self.request_id
         message.index = self.index
@@ -273,7 +252,7 @@ class CompletionOutput:
 
 @dataclass(slots=True)
 class RequestOutput:
-    """All continuations of one request, joined from their pieces."""
+    """All continuations of one request, joined from their deltas."""
 
     request_id: str = ""
     prompt: str | None = None
@@ -287,7 +266,7 @@ class RequestOutput:
         return bool(self.outputs) and all(output.finished for output in self.outputs)
 
     def add(self, delta: CompletionOutput) -> None:
-        """Joins one streamed piece to its continuation."""
+        """Adds a streamed delta to its continuation."""
         self.request_id = delta.request_id
         if delta.info is not None:
             self.info = delta.info
@@ -311,9 +290,3 @@ def _finish_reason(value: types_pb2.FinishReason.ValueType) -> FinishReason | No
     if value == types_pb2.FINISH_REASON_UNSPECIFIED:
         return None
     return FinishReason[types_pb2.FinishReason.Name(value).removeprefix("FINISH_REASON_")]
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration

@@ -1,8 +1,8 @@
-"""Names for requests that were given none."""
+"""Ids for requests without one."""
 
 import uuid
 
 
 def new_request_id() -> str:
-    """A name that no other request has."""
+    """An id that no other request has."""
     return f"req-{uuid.uuid4().hex}"

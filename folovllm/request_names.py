@@ -1,4 +1,4 @@
-"""What callers may name their requests, where a name is what answers are found by."""
+"""What names callers may give to requests in a session."""
 
 from folovllm.errors import InvalidRequestError
 
@@ -6,7 +6,7 @@ MAX_NAME_BYTES = 256
 
 
 def check_name(field: str, name: str) -> None:
-    """Raises InvalidRequestError naming `field` for a name that is missing or too long."""
+    """Raises InvalidRequestError naming `field` if a name is missing or too long."""
     if not name:
         raise InvalidRequestError(field, f"{field} must be set")
     if len(name.encode()) > MAX_NAME_BYTES:

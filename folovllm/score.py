@@ -1,6 +1,6 @@
-"""What Score brings: how probable given continuations of a prompt are, with its converters.
+"""What Score returns: how probable given continuations of a prompt are, with its converters.
 
-All is of the raw distribution: the model's logits before any parameter.
+Log-probabilities and ranks are of the raw distribution: the model's logits before any parameter.
 """
 
 import math
@@ -12,7 +12,7 @@ from folovllm.v1 import types_pb2
 
 MAX_CONTINUATIONS = 128
 MAX_SCORED_TOKENS = 100_000
-"""Of a prompt and all its continuations."""
+"""In a prompt and all its continuations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +30,16 @@ class ContinuationScore:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether every token was the best one, so that greedy decoding would generate them."""
+        """Whether every token is the best one, so that greedy decoding would generate them."""
         return all(rank == 1 for rank in self.ranks)
 
     def without_first(self, count: int) -> "ContinuationScore":
-        """The score of the tokens after the first `count`, which then belong to the prompt."""
+        """The score without the first `count` tokens, which then belong to the prompt."""
         return ContinuationScore(self.token_ids[count:], self.logprobs[count:], self.ranks[count:])
 
     @classmethod
     def from_logprobs(cls, positions: Iterable[PositionLogprobs]) -> "ContinuationScore":
-        """Of a continuation's positions, each of which has a log-probability."""
+        """From a continuation's positions, each of which has a log-probability."""
         tokens = [position.token for position in positions]
         return cls(
             tuple(token.token_id for token in tokens),
@@ -50,7 +50,7 @@ class ContinuationScore:
 
 @dataclass(frozen=True, slots=True)
 class ScoreOutput:
-    """All continuations of one call, in the order in which they were given."""
+    """All continuations of one call, in the given order."""
 
     request_id: str
     continuations: tuple[ContinuationScore, ...]

@@ -27,7 +27,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("tokenizer_service")
 
 
 async def serve(config: TokenizerServiceConfig, model: TextModel) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. Raises ConfigError where the port is taken."""
+    """Serves until SIGTERM or SIGINT, then drains. Raises ConfigError if the port is in use."""
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
     engines = EnginePool(config.engines, model.fingerprints)
     servicer = TokenizerServicer(
@@ -40,7 +40,7 @@ async def serve(config: TokenizerServiceConfig, model: TextModel) -> None:
         engines.start()
         warm_up = asyncio.create_task(_warm_up(servicer))
         health = asyncio.create_task(_follow_health(engines, server))
-        log.info("ready", address=f"{config.server.host}:{port}", engines=len(engines))
+        log.info("ready", address=f"{config.server.host}:{port}", engines=len(config.engines))
         await server.wait_for_stop()
         await server.drain()
         health.cancel()
@@ -50,7 +50,7 @@ async def serve(config: TokenizerServiceConfig, model: TextModel) -> None:
 
 
 async def _warm_up(servicer: TokenizerServicer) -> None:
-    """Beside the first calls: loads what else the first conversation would wait for."""
+    """Loads, in parallel to the first calls, what a conversation would wait for."""
     await servicer.warm_up()
     settle_memory()
 
@@ -62,7 +62,7 @@ async def _follow_health(engines: EnginePool, server: GrpcServer) -> None:
 
 
 def run(config: TokenizerServiceConfig, model: TextModel) -> None:
-    """Serves in this process; else as serve."""
+    """Serves in this process; otherwise as serve."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve(config, model))
 
@@ -82,7 +82,7 @@ def _work(config: TokenizerServiceConfig, model: TextModel) -> int:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's where it is installed: it relays a message for less; None is asyncio's own."""
+    """uvloop's if it is installed, since it is faster; None means asyncio's own."""
     try:
         import uvloop
     except ImportError:

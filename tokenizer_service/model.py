@@ -1,4 +1,4 @@
-"""TextModel: what this service needs of a model's folder, loaded once."""
+"""TextModel: what this service loads from a model's folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from tokenizer_service.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class TextModel:
-    """A model's text side, and the fingerprints by which an engine of the same model is known."""
+    """A model's text side, and the fingerprints that an engine of the same model has."""
 
     tokenizer: Tokenizer
     chat_template: ChatTemplate

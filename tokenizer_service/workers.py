@@ -1,9 +1,9 @@
-"""Workers: processes that answer on one port together, and the parent that keeps them running.
+"""Workers: processes that serve on one port together, and the parent that keeps them running.
 
 The parent forks them before gRPC starts, so that they share the memory of what it has loaded, and
-answers no calls itself. A worker that ends is reported and replaced. SIGTERM or SIGINT to the
-parent is SIGTERM to every worker, a second one the same again; the parent ends after the last of
-them. When the parent vanishes, however that happens, its workers get SIGTERM.
+answers no calls itself. A worker that ends is logged and replaced. Each SIGTERM or SIGINT to the
+parent becomes SIGTERM to every worker; the parent ends after the last of them. If the parent
+disappears for any reason, its workers get SIGTERM.
 """
 
 import os
@@ -19,7 +19,7 @@ from typing import NoReturn
 import structlog
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-# Seconds from the start of a worker to its replacement at the earliest: some fail at once.
+# Minimum seconds from the start of a worker to its replacement: some fail at once.
 _RESTART_INTERVAL = 1.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("workers")
@@ -28,46 +28,46 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("workers")
 class Workers:
     """Runs `work` in `count` processes; its result is a worker's exit status.
 
-    Belongs to the main thread, whose handling of signals it takes over.
+    Belongs to the main thread, whose signal handling it takes over.
     """
 
     def __init__(self, count: int, work: Callable[[], int]) -> None:
         self._count = count
         self._work = work
-        self._started_at: dict[int, float] = {}  # by process id, of those that run
+        self._started_at: dict[int, float] = {}  # by process id, of the running workers
         self._no_start_before = 0.0
         self._stopping = False
         self._failed = False
-        # It ends for the workers, who hold the reading end, when the parent does.
-        self._life, self._parent_holds = os.pipe()
-        self._arrived, self._notify = os.pipe()
+        # The workers hold its reading end, which is closed when the parent ends.
+        self._life, self._parent_end = os.pipe()
+        self._signals, self._notify = os.pipe()
         os.set_blocking(self._notify, False)
 
     def run(self) -> int:
         """Keeps the workers running until SIGTERM or SIGINT, then waits for the last to end.
 
-        The exit status: 0, or 1 where a worker failed while it stopped.
+        The exit status: 0, or 1 if a worker failed while it stopped.
         """
-        # A pipe takes the signals, whichever thread of the process gets them.
+        # Signals go through a pipe, whichever thread of the process gets them.
         signal.set_wakeup_fd(self._notify)
         for number in _SIGNALS:
             signal.signal(number, lambda *_: None)
         while self._started_at or not self._stopping:
-            if select.select([self._arrived], [], [], self._start_missing())[0]:
-                for arrived in os.read(self._arrived, 64):
-                    self._handle(arrived)
+            if select.select([self._signals], [], [], self._start_missing())[0]:
+                for received in os.read(self._signals, 64):
+                    self._handle(received)
         return int(self._failed)
 
     def _handle(self, number: int) -> None:
         if number == signal.SIGCHLD:
-            self._take_ended()
+            self._reap()
             return
         self._stopping = True
         for pid in self._started_at:
             os.kill(pid, signal.SIGTERM)
 
     def _start_missing(self) -> float | None:
-        """Starts the workers that are missing; the seconds until it may, None where none is."""
+        """Starts missing workers, or returns the seconds until it may."""
         if self._stopping or len(self._started_at) == self._count:
             return None
         pause = self._no_start_before - time.monotonic()
@@ -90,11 +90,11 @@ class Workers:
     def _become_worker(self) -> NoReturn:
         status = 1
         try:
-            os.close(self._parent_holds)
+            os.close(self._parent_end)
             signal.set_wakeup_fd(-1)
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
-            # SIGINT stays blocked: a terminal sends it to the parent too, which passes it on.
+            # SIGINT stays blocked: a terminal sends it to the parent too, which forwards it.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGCHLD})
             threading.Thread(
                 target=self._end_with_parent, name="end-with-parent", daemon=True
@@ -104,14 +104,14 @@ class Workers:
             traceback.print_exc()
         finally:
             sys.stderr.flush()
-            # Not by way of what the parent would do at its own end.
+            # Without what the parent would do at its own exit.
             os._exit(status)
 
     def _end_with_parent(self) -> None:
         os.read(self._life, 1)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def _take_ended(self) -> None:
+    def _reap(self) -> None:
         for pid, started_at in list(self._started_at.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if not ended:
@@ -119,7 +119,7 @@ class Workers:
             del self._started_at[pid]
             self._no_start_before = started_at + _RESTART_INTERVAL
             code = os.waitstatus_to_exitcode(status)
-            # One that SIGTERM found still starting had nothing to finish.
+            # A worker that got SIGTERM while it started had nothing to finish.
             if not (self._stopping and code in (0, -signal.SIGTERM)):
                 self._failed |= self._stopping
                 cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name

@@ -170,7 +170,7 @@ class LLM:
         InvalidRequestError, before any work, if they can never be served.
         """
         from engine_service.engine.score_requests import score_requests
-        from tokenizer_service.text.scoring import encode_score
+        from tokenizer_service.text.score_encoding import encode_score
 
         encoded = encode_score(
             self.tokenizer,

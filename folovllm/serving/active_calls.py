@@ -1,6 +1,6 @@
 """ActiveCalls: the calls that a draining server must let finish.
 
-Every call counts but the long ones that only carry requests, which are marked; those requests do.
+Every call counts, except marked ones that carry many requests; there each request counts.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class ActiveCalls:
     def entered(self, *, stream: bool) -> Iterator[None]:
         """Counts one call while it runs. Raises UnavailableError for a stream while draining.
 
-        Other calls are short, or belong to streams that still run, as Abort does.
+        Other calls are short, or concern streams that still run, as Abort does.
         """
         if stream:
             self.refuse_while_draining()
@@ -50,7 +50,7 @@ class ActiveCalls:
             raise UnavailableError("the server is shutting down")
 
     async def drain(self, grace_period: float) -> bool:
-        """Refuses new streams and waits for what runs; False if the seconds ran out."""
+        """Refuses new streams and waits for what runs; False if the period is over before."""
         self._draining.set()
         try:
             await asyncio.wait_for(self._idle.wait(), grace_period)
@@ -59,20 +59,20 @@ class ActiveCalls:
         return True
 
     async def drained(self) -> None:
-        """Returns when a drain has begun and all that it waits for has ended."""
+        """Returns when a drain has begun and everything that it waits for has ended."""
         await self._draining.wait()
         await self._idle.wait()
 
 
 def counts_its_requests(method: Method) -> Method:
-    """Marks a servicer's method whose call may last for as long as the server does.
+    """Marks a servicer's method whose calls may last as long as the server does.
 
-    Such a call does not hold a drain up; it enters each request that it carries instead.
+    A drain does not wait for such a call; the call counts each request that it carries instead.
     """
     setattr(method, _MARK, True)
     return method
 
 
 def is_counted(method: object) -> bool:
-    """Whether a call of a servicer's method counts as a whole, as all do that are not marked."""
+    """Whether calls of a servicer's method count, as they do unless it is marked."""
     return not getattr(method, _MARK, False)

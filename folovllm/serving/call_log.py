@@ -1,6 +1,6 @@
-"""What the log says about a request: one line at its end, and the traceback of a bug.
+"""What is logged about a request: one line at its end, and the traceback of a bug.
 
-The same for a call of its own and for a request that shares one with others.
+The same for a call of its own and for a request in a session.
 """
 
 import time
@@ -21,7 +21,7 @@ def log_end(method: str, code: grpc.StatusCode, started: float, **fields: object
 
 
 def as_folov_error(error: Exception, method: str) -> FolovError:
-    """What the caller is told; a bug is logged, and told as INTERNAL."""
+    """The error for the caller; a bug is logged, and becomes INTERNAL."""
     if isinstance(error, FolovError):
         return error
     log.error("call failed", method=method, exc_info=error)

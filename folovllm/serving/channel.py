@@ -27,8 +27,8 @@ CLIENT_OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.max_pings_without_data", 0),
     # A server that comes back is found again within a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # In spite of its name, how long one attempt to connect may take. A busy machine or a long way
-    # takes its time; the command line says that nothing answers before its deadlines pass.
+    # Despite its name, the time limit of one attempt to connect, which a busy or distant machine
+    # needs. The command line reports earlier that nothing answers.
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]

@@ -28,7 +28,7 @@ _MAKE_HANDLER: dict[str, Callable[..., "grpc.RpcMethodHandler[Any, Any]"]] = {
     "stream_stream": grpc.stream_stream_rpc_method_handler,
 }
 
-# None where the method is unknown.
+# None if the method is unknown.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -44,7 +44,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """Puts this interceptor's wrapper in front of the method's handler."""
+        """Wraps the method's handler."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or not method.startswith(_PREFIX):
@@ -69,7 +69,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             async with _observed(method, context):
                 with self._counted(behavior, streams):
-                    # Closed here and now when the call ends, not when memory is collected.
+                    # Closed as soon as the call ends, not when memory is collected.
                     async with aclosing(behavior(request, context)) as responses:
                         async for response in responses:
                             yield response
@@ -86,8 +86,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 async def _observed(method: str, context: Context) -> AsyncIterator[None]:
     """Logs one call and turns what it raises into a status.
 
-    The context is asked at the beginning only: after a cancelled call's end gRPC has freed what it
-    points to, and asking it would end the process.
+    The context is used only at the beginning: when a cancelled call has ended, gRPC has freed what
+    it points to, and using it would crash the process.
     """
     structlog.contextvars.clear_contextvars()
     peer, time_remaining = context.peer(), context.time_remaining()

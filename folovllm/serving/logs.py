@@ -14,14 +14,8 @@ def configure_logging(
 ) -> None:
     """Sets up structlog for the whole process, writing to standard error.
 
-    Every line has `fields`, such as what tells this process from others that write there too.
+    Every line has `fields`, for example to identify one of several processes.
     """
-
-    def add_fields(
-        _logger: object, _method: str, entry: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
-        return {**entry, **fields}
-
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
@@ -34,7 +28,7 @@ def configure_logging(
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            *([add_fields] if fields else []),
+            lambda _logger, _method, entry: {**entry, **fields},
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *before,
@@ -43,17 +37,17 @@ def configure_logging(
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        # Writes a line at once, so that lines of several processes never mix.
+        # Writes each line in one call, so that lines of several processes do not mix.
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
 
 
 def forward_logging(package: str, level: str = "info") -> None:
-    """Makes lines like the others of what a package's modules log by the standard library.
+    """Formats what a package's modules log by the standard library like everything else.
 
-    Those log so because they also serve in-process, where structlog is set up by nobody. Called
-    after configure_logging.
+    They use it because they also run in-process, where nothing configures structlog. Call it after
+    configure_logging.
     """
     logger = logging.getLogger(package)
     logger.handlers = [_Forwarder()]

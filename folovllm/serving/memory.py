@@ -1,4 +1,4 @@
-"""The memory of a process that loads much, once, and then keeps it."""
+"""The memory of a process that loads a lot once and then keeps it."""
 
 import ctypes
 import gc
@@ -8,25 +8,24 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """For the imports of a start: searches nothing for garbage meanwhile.
+    """For the imports of a start: pauses the garbage collector.
 
-    Modules are hundreds of thousands of objects and hardly any garbage. Searching them again and
-    again takes a sixth of the time that importing torch does.
+    Modules are hundreds of thousands of objects and hardly any garbage. Searching them repeatedly
+    takes a sixth of the time of importing torch.
     """
     gc.disable()
     try:
         yield
     finally:
-        # Else the next search would be of all that came meanwhile.
+        # Otherwise the next search would cover everything that was imported.
         gc.freeze()
         gc.enable()
 
 
 def settle_memory() -> None:
-    """For the end of a start: what is there stays, and what was freed goes back to the system.
+    """For the end of a start: exempts what was loaded from collection and returns free memory.
 
-    To search all that for garbage later would hold up every stream, by up to a tenth of a second
-    each time.
+    Searching all of it for garbage later would block every stream, each time for up to 0.1 s.
     """
     gc.freeze()
     library = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Ports that a service may take."""
+"""Whether a service can listen on a port."""
 
 import errno
 import socket
@@ -9,10 +9,10 @@ from folovllm.errors import ConfigError
 
 
 def require_free_port(host: str, port: int, flag: str = "--port") -> None:
-    """Raises ConfigError where nobody may listen there, naming the flag that changes the port.
+    """Raises ConfigError if the port cannot be bound, naming the flag that changes it.
 
-    Asked before anything else: gRPC would print a page of its own about a port in use, and a server
-    that is there already would answer in the place of ours.
+    Called before anything else: gRPC would print a long message about a port in use, and the server
+    that uses it would answer instead of ours.
     """
     bare, family = _address(host)
     with _listening_errors(host, port, flag):
@@ -21,9 +21,9 @@ def require_free_port(host: str, port: int, flag: str = "--port") -> None:
 
 @contextmanager
 def reserved_port(host: str, port: int, flag: str = "--port") -> Iterator[int]:
-    """Keeps a port for processes that will share it by SO_REUSEPORT; gives its number.
+    """Reserves a port, for processes that share it by SO_REUSEPORT, and yields its number.
 
-    0 takes a free one. Nothing listens there until they do. Raises as require_free_port does.
+    0 chooses a free one. Nothing listens there until they do. Raises as require_free_port does.
     """
     require_free_port(host, port, flag)
     bare, family = _address(host)

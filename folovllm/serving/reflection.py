@@ -1,7 +1,7 @@
 """Server reflection, as v1 and as v1alpha.
 
 grpcurl and buf curl ask for v1 and fall back, some clients ask only for v1; grpcio-reflection
-serves only v1alpha. The messages of both are equal on the wire, so one servicer answers to both.
+serves only v1alpha. Both have the same messages on the wire, so one servicer serves both.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ V1_SERVICE_NAME = "grpc.reflection.v1.ServerReflection"
 
 
 def enable_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> None:
-    """Lets clients ask `server` for the schema of the named services."""
+    """Lets clients read the schema of the named services from `server`."""
     names = [*service_names, reflection.SERVICE_NAME]
     reflection.enable_server_reflection(names, server)
     handler = grpc.stream_stream_rpc_method_handler(

@@ -2,8 +2,8 @@
 
     bind ─▶ start (NOT_SERVING) ─▶ set_serving(True) ─▶ wait_for_stop ─▶ drain
 
-Draining: health says NOT_SERVING first, new streams are refused with UNAVAILABLE, running streams
-finish within the grace period, then the server stops. A second signal ends the grace at once.
+Draining: health becomes NOT_SERVING, new streams are refused with UNAVAILABLE, running streams
+finish within the grace period, then the server stops. A second signal ends the grace period.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class ServerConfig:
         True, "Do not serve the schema to tools such as grpcurl.", "--no-reflection"
     )
     share_port: bool = False
-    """Let other processes that say so too answer on the same port, which someone has reserved."""
+    """Share the port with other processes that do the same; it must be reserved."""
 
 
 class GrpcServer:
@@ -54,7 +54,7 @@ class GrpcServer:
         self._config = config
         self._service_name = service_name
         self.active_calls = ActiveCalls()
-        # Where nobody asked for it, a second server would share the port in silence.
+        # By default gRPC would let a second server share the port silently.
         options = [*SERVER_OPTIONS, ("grpc.so_reuseport", int(config.share_port))]
         self.grpc = grpc.aio.server(
             interceptors=[CallInterceptor(self.active_calls)], options=options
@@ -67,14 +67,14 @@ class GrpcServer:
         self._hard_stop = asyncio.Event()
 
     def bind(self) -> int:
-        """Takes the port and returns its number. Raises ConfigError where it is in use."""
+        """Binds the port and returns its number. Raises ConfigError if it is in use."""
         host, port = self._config.host, self._config.port
         if not self._config.share_port:
             require_free_port(host, port)
         return self.grpc.add_insecure_port(f"{host}:{port}")
 
     async def start(self) -> None:
-        """Begins to answer, as NOT_SERVING, and to listen for SIGTERM and SIGINT."""
+        """Begins to answer, with health NOT_SERVING, and to handle SIGTERM and SIGINT."""
         await self.set_serving(False)
         await self.grpc.start()
         loop = asyncio.get_running_loop()
@@ -89,13 +89,13 @@ class GrpcServer:
             await self._health.set(name, value)
 
     def request_stop(self) -> None:
-        """Asks for a drain; the second time, for an end at once."""
+        """Requests a drain; the second time, an immediate end."""
         if self._stop.is_set():
             self._hard_stop.set()
         self._stop.set()
 
     async def wait_for_stop(self) -> None:
-        """Returns when a stop was asked for."""
+        """Returns when a stop was requested."""
         await self._stop.wait()
 
     async def drain(self) -> None:
@@ -107,6 +107,6 @@ class GrpcServer:
         await asyncio.wait({finished, hard_stop}, return_when=asyncio.FIRST_COMPLETED)
         hard_stop.cancel()
         finished.cancel()
-        # Health watches never end by themselves; they are cut off.
+        # Health watches never end by themselves; they are cancelled.
         await self.grpc.stop(grace=_LAST_GRACE)
         log.info("stopped", cut_off=len(self.active_calls))

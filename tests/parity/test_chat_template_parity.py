@@ -22,7 +22,6 @@ from tokenizer_service.chat.template import ChatTemplate
 from tokenizer_service.engines.fingerprints import Fingerprints
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.servicer import TokenizerServicer
-from tokenizer_service.text.codec import Codec
 from tokenizer_service.text.tokenizer import Tokenizer
 
 MAX_PROMPT_BYTES = 1 << 20
@@ -59,8 +58,8 @@ def expected(reference: Any, example: Example) -> tuple[str, list[int]] | None:
 
 
 async def test_generated_conversations(folder: Path, reference: Any) -> None:
-    codec = Codec(Tokenizer.from_folder(folder), MAX_PROMPT_BYTES)
-    renderer = Renderer(ChatTemplate.from_folder(folder), codec)
+    tokenizer = Tokenizer.from_folder(folder)
+    renderer = Renderer(ChatTemplate.from_folder(folder), tokenizer, MAX_PROMPT_BYTES)
     num_refused = 0
     for example in examples(count=240, seed=20):
         conversation = Conversation.from_proto(example.request())

@@ -16,6 +16,7 @@ from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
+from support.builders.engine_pools import until_ready
 from support.fakes.engine import FakeEngine, Script, running
 from tokenizer_service.chat.template import ChatTemplate
 from tokenizer_service.engines.pool import EnginePool
@@ -63,8 +64,8 @@ class Service:
         return from_rpc_error(caught.value)
 
     @property
-    def asked(self) -> types_pb2.Request:
-        """What the engine was asked last."""
+    def sent(self) -> types_pb2.Request:
+        """The latest request at the engine."""
         return self.engine.calls[-1].request
 
 
@@ -88,7 +89,7 @@ async def serve() -> AsyncIterator[Serve]:
             pool = EnginePool([served.address], MODEL.fingerprints)
             stack.push_async_callback(pool.close)
             pool.start()
-            await pool.wait_ready()
+            await until_ready(pool)
             server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
             servicer = TokenizerServicer(MODEL.tokenizer, pool, 10_000, template)
             tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, server.grpc)
@@ -121,11 +122,11 @@ async def test_the_prompt_is_the_rendered_conversation_and_takes_the_whole_conte
 ) -> None:
     service = await serve(script("yes<|im_end|>"))
     await service.chat(Request(request_id="mine", messages=[USER], cache_salt="s", priority=3))
-    asked = service.asked
+    sent = service.sent
     text = f"<|im_start|>user\n{USER.content}<|im_end|>\n<|im_start|>assistant\n"
-    assert list(asked.prompt_token_ids) == ids_of(text)
-    assert asked.sampling_params.max_tokens == CONTEXT - len(asked.prompt_token_ids)
-    assert (asked.request_id, asked.cache_salt, asked.priority) == ("mine", "s", 3)
+    assert list(sent.prompt_token_ids) == ids_of(text)
+    assert sent.sampling_params.max_tokens == CONTEXT - len(sent.prompt_token_ids)
+    assert (sent.request_id, sent.cache_salt, sent.priority) == ("mine", "s", 3)
 
 
 async def test_no_thinking_is_asked_of_the_template(serve: Serve) -> None:
@@ -135,23 +136,23 @@ async def test_no_thinking_is_asked_of_the_template(serve: Serve) -> None:
         Request(messages=[USER], thinking_budget=0),
     ):
         await service.chat(request)
-        ids = list(service.asked.prompt_token_ids)
+        ids = list(service.sent.prompt_token_ids)
         assert ids[-len(ids_of("<think>\n\n</think>\n\n")) :] == ids_of("<think>\n\n</think>\n\n")
-        assert not service.asked.sampling_params.HasField("reasoning")
+        assert not service.sent.sampling_params.HasField("reasoning")
 
 
 async def test_a_thinking_budget_and_a_format_bind_what_they_should(serve: Serve) -> None:
     service = await serve(script("yes<|im_end|>"))
     tokens = {"start_token_id": ids_of("<think>")[0], "end_token_id": ids_of("</think>")[0]}
     await service.chat(Request(messages=[USER], thinking_budget=9))
-    assert service.asked.sampling_params.reasoning == Params.Reasoning(**tokens, max_tokens=9)
+    assert service.sent.sampling_params.reasoning == Params.Reasoning(**tokens, max_tokens=9)
     any_object = messages.ResponseFormat(json_object=True)
     await service.chat(Request(messages=[USER], response_format=any_object))
-    assert service.asked.sampling_params.json_schema == '{"type": "object"}'
-    assert service.asked.sampling_params.reasoning == Params.Reasoning(**tokens)
+    assert service.sent.sampling_params.json_schema == '{"type": "object"}'
+    assert service.sent.sampling_params.reasoning == Params.Reasoning(**tokens)
     choice = messages.ToolChoice(name="get_weather")
     await service.chat(Request(messages=[USER], tools=[WEATHER], tool_choice=choice))
-    assert "get_weather" in service.asked.sampling_params.grammar
+    assert "get_weather" in service.sent.sampling_params.grammar
 
 
 async def test_a_last_message_is_continued(serve: Serve) -> None:
@@ -160,9 +161,9 @@ async def test_a_last_message_is_continued(serve: Serve) -> None:
     request = Request(messages=[USER, begun], continue_final_message=True, thinking_budget=5)
     result = await service.chat(request)
     assert result.answers[0].content == " is sunny."
-    ids = list(service.asked.prompt_token_ids)
+    ids = list(service.sent.prompt_token_ids)
     assert ids[-1:] == ids_of("It")
-    assert not service.asked.sampling_params.HasField("reasoning")
+    assert not service.sent.sampling_params.HasField("reasoning")
 
 
 async def test_a_stop_string_ends_content_and_aborts_at_the_engine(serve: Serve) -> None:

@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -16,12 +16,11 @@ from folovllm.errors import (
     UnavailableError,
 )
 from folovllm.v1 import engine_service_pb2, types_pb2
+from support.builders.engine_pools import FINGERPRINT, Command, num_running, pool_of, request
 from support.fakes.engine import FakeEngine, RunningEngine, Script, engine_process, running
-from tokenizer_service.engines.fingerprints import Fingerprints
 from tokenizer_service.engines.pool import EnginePool
-from tokenizer_service.engines.run import EngineRun
+from tokenizer_service.engines.stream import EngineStream
 
-FINGERPRINT = "f" * 8
 BLOCK_SIZE = 16
 ENDLESS = Script([[1]], finish=None)
 SHORT = Script([[1], [2]])
@@ -51,16 +50,6 @@ class Engines:
                 await asyncio.sleep(0)
 
 
-@asynccontextmanager
-async def pool_of(*addresses: str) -> AsyncIterator[EnginePool]:
-    pool = EnginePool(addresses, Fingerprints(FINGERPRINT, ""))
-    pool.start()
-    try:
-        yield pool
-    finally:
-        await pool.close()
-
-
 @pytest.fixture
 async def engines() -> AsyncIterator[Engines]:
     fakes = [FakeEngine([ENDLESS], FINGERPRINT, block_size=BLOCK_SIZE) for _ in range(2)]
@@ -74,15 +63,11 @@ async def engines() -> AsyncIterator[Engines]:
         yield engines
 
 
-def request(request_id: str, *prompt_token_ids: int) -> types_pb2.Request:
-    return types_pb2.Request(request_id=request_id, prompt_token_ids=prompt_token_ids or [1, 2])
-
-
-async def begin(pool: EnginePool, asked: types_pb2.Request) -> EngineRun:
-    """A run that has brought its first piece."""
-    run = pool.generate(asked)
-    await anext(run)
-    return run
+async def begin(pool: EnginePool, command: Command) -> EngineStream:
+    """A stream whose first output was read."""
+    stream = pool.generate(command)
+    await anext(stream)
+    return stream
 
 
 async def test_equal_prefixes_go_to_one_engine_and_others_to_the_other(engines: Engines) -> None:
@@ -122,7 +107,7 @@ async def test_what_one_engine_refuses_another_takes(engines: Engines, refusal: 
     engines.fakes[0].refuse_with = refusal
     run = await begin(engines.pool, request("r"))
     assert engines.ids() == [["r"], ["r"]]
-    assert [engine.num_outstanding for engine in engines.pool._engines] == [0, 1]
+    assert num_running(engines.pool) == [0, 1]
     run.abort([0])  # reaches the engine that it runs on
     assert (await anext(run)).finish_reason == types_pb2.FINISH_REASON_ABORT
     # Both refuse: the second one's word, after one try each.
@@ -142,15 +127,40 @@ async def test_a_refusal_for_good_is_not_tried_again(engines: Engines) -> None:
 
 async def test_a_score_is_tried_again_too(engines: Engines) -> None:
     engines.fakes[0].refuse_with = QueueFullError("full")
-    asked = types_pb2.ScoreRequest(request_id="s")
-    asked.token_ids.ids.extend([1, 2])
-    asked.continuations.add().token_ids.ids.append(3)
-    assert (await engines.pool.score(asked, timeout=20)).request_id == "s"
+    scored = types_pb2.ScoreRequest(request_id="s")
+    scored.token_ids.ids.extend([1, 2])
+    scored.continuations.add().token_ids.ids.append(3)
+    assert (await engines.pool.score(scored, timeout=20)).request_id == "s"
     assert [len(fake.scores) for fake in engines.fakes] == [1, 1]
     engines.fakes[1].refuse_with = UnavailableError("gone")
     with pytest.raises(UnavailableError, match=f"{engines.served[1].address}: gone"):
-        await engines.pool.score(asked, timeout=20)
+        await engines.pool.score(scored, timeout=20)
     assert [engine.outstanding_tokens for engine in engines.pool._engines] == [0, 0]
+
+
+async def test_a_score_that_is_tried_again_gets_the_time_that_remains(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timeouts: list[float | None] = []
+
+    async def score(
+        request: types_pb2.ScoreRequest,
+        timeout: float | None,  # noqa: ASYNC109 - as the client's
+    ) -> types_pb2.ScoreResponse:
+        timeouts.append(timeout)
+        if len(timeouts) % 2:
+            started = time.monotonic()
+            while time.monotonic() < started + 0.01:
+                pass
+            raise UnavailableError("gone")
+        return types_pb2.ScoreResponse()
+
+    for engine in engines.pool._engines:
+        monkeypatch.setattr(engine, "score", score)
+    await engines.pool.score(types_pb2.ScoreRequest(), timeout=20)
+    await engines.pool.score(types_pb2.ScoreRequest(), timeout=None)
+    assert timeouts[0] == 20 and timeouts[1] is not None and timeouts[1] <= 19.99
+    assert timeouts[2:] == [None, None]
 
 
 async def test_a_draining_engine_is_left_at_once_and_finishes_what_it_has(engines: Engines) -> None:
@@ -196,7 +206,7 @@ async def test_a_name_that_an_engine_would_not_take_is_refused(engines: Engines,
     with pytest.raises(InvalidRequestError) as caught:
         engines.pool.generate(request(name))
     assert caught.value.field == "request_id"
-    assert engines.pool._engines[0].num_outstanding == 0
+    assert num_running(engines.pool)[0] == 0
 
 
 async def test_what_is_too_large_to_send_harms_no_other_request(engines: Engines) -> None:
@@ -205,7 +215,7 @@ async def test_what_is_too_large_to_send_harms_no_other_request(engines: Engines
     params = types_pb2.SamplingParams(bad_words_token_ids=words)
     fork = types_pb2.ForkRequest(request_id="r", fork_id="f", branches=[params] * 8)
     with pytest.raises(InvalidRequestError, match="over the limit") as caught:
-        engines.pool.fork(fork)
+        engines.pool.fork(Command(fork=fork))
     assert caught.value.field == "branches"
     large = request("large", *[150_000] * 1_500_000)
     with pytest.raises(InvalidRequestError, match="over the limit") as caught:
@@ -235,9 +245,8 @@ async def test_a_name_may_be_used_again_but_not_twice_at_once(engines: Engines) 
         wire_name = engines.ids()[0][1]
         assert wire_name != "r"
         branches = [types_pb2.SamplingParams()]
-        fork = engines.pool.fork(
-            types_pb2.ForkRequest(request_id="r", fork_id="f", branches=branches)
-        )
+        branch = types_pb2.ForkRequest(request_id="r", fork_id="f", branches=branches)
+        fork = engines.pool.fork(Command(fork=branch))
         async with asyncio.timeout(20):
             while not engines.fakes[0].forks:
                 await asyncio.sleep(0)
@@ -248,7 +257,7 @@ async def test_a_name_may_be_used_again_but_not_twice_at_once(engines: Engines) 
         with fork:
             pass
     with pytest.raises(NotFoundError):
-        engines.pool.fork(types_pb2.ForkRequest(request_id="r", fork_id="f"))
+        engines.pool.fork(Command(fork=types_pb2.ForkRequest(request_id="r", fork_id="f")))
 
 
 async def test_a_killed_engines_requests_go_on_elsewhere_where_they_have_not_started() -> None:

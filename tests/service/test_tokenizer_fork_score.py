@@ -18,6 +18,7 @@ from folovllm.serving.healthcheck import ENGINE_SERVICE, TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import engine_service_pb2_grpc, tokenizer_service_pb2_grpc, types_pb2
 from folovllm.v1 import tokenizer_service_pb2 as messages
+from support.builders.engine_pools import num_running, until_ready
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import FakeModelRunner, expected_logprobs
@@ -82,7 +83,7 @@ class Service:
         await self.engine.start()
         await self.engine_server.set_serving(True)
         self.pool.start()
-        await self.pool.wait_ready()
+        await until_ready(self.pool)
         await self.server.start()
 
     async def stop(self) -> None:
@@ -189,7 +190,7 @@ async def test_bad_forks_are_refused(service: Service) -> None:
     assert isinstance(error, InvalidRequestError) and error.field == "branches[0].n"
     service.runner.release()
     assert [message async for message in parent]
-    assert service.pool._engines[0].num_outstanding == 0
+    assert num_running(service.pool) == [0]
 
 
 async def test_cancelling_a_fork_reaches_the_engine(service: Service) -> None:

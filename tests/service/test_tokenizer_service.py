@@ -26,6 +26,7 @@ from folovllm.v1 import (
     tokenizer_service_pb2_grpc,
     types_pb2,
 )
+from support.builders.engine_pools import num_running
 from support.builders.sample_tokenizers import EOS_ID, save_byte_tokenizer
 from support.fakes.engine import FakeEngine, Script, running
 from tokenizer_service.engines.fingerprints import Fingerprints
@@ -149,9 +150,9 @@ async def test_bad_words_reach_the_engine_as_token_ids(serve: Callable[..., Any]
     assert [list(words.ids) for words in sent.bad_words_token_ids] == resolved
     assert not sent.bad_words
     # What comes back can be sent again and means the same.
-    told = result.info.sampling_params.to_proto()
-    assert list(told.bad_words) == ["hello", "w"]
-    await service.generate(Request(text="a", sampling_params=told))
+    resolved = result.info.sampling_params.to_proto()
+    assert list(resolved.bad_words) == ["hello", "w"]
+    await service.generate(Request(text="a", sampling_params=resolved))
     again = service.engines[0].calls[1].request.sampling_params
     assert again.bad_words_token_ids == sent.bad_words_token_ids
 
@@ -262,7 +263,7 @@ async def test_nothing_is_left_after_many_calls(serve: Callable[..., Any]) -> No
         for engine in service.engines:
             for call in engine.calls:
                 await call.ended.wait()
-        while any(engine.num_outstanding for engine in service.pool._engines):
+        while any(num_running(service.pool)):
             await asyncio.sleep(0)
         while len(asyncio.all_tasks()) > num_tasks:
             await asyncio.sleep(0)

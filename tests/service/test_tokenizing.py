@@ -16,6 +16,7 @@ from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import tokenizer_service_pb2_grpc
+from support.builders.engine_pools import until_ready
 from support.builders.sample_tokenizers import EOS, EOS_ID, VOCAB_SIZE, save_byte_tokenizer
 from support.fakes.engine import FakeEngine, running
 from tokenizer_service.engines.fingerprints import Fingerprints
@@ -38,7 +39,7 @@ async def service(folder: Path, *engines: str) -> AsyncIterator[Any]:
         stack.push_async_callback(pool.close)
         if engines:
             pool.start()
-            await pool.wait_ready()
+            await until_ready(pool)
         server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
         servicer = TokenizerServicer(tokenizer, pool, MAX_PROMPT_BYTES)
         tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(servicer, server.grpc)

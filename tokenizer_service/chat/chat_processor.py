@@ -1,9 +1,9 @@
 """ChatProcessor: the engine's deltas of token ids become the typed events of n answers.
 
-Each token id is given out once, with the first event that comes of its delta or, where none does,
-with the next. Exactly one ChatFinish for each index comes out, after it nothing. When a stop string
-is met the caller is told to abort that answer at the engine; what the engine still sends for it is
-swallowed, up to its final delta, whose usage and metrics the ChatFinish takes over.
+Each token id is returned once, with the first event of its delta or, if that has none, with the
+next event. Each index has exactly one ChatFinish, and nothing after it. At a stop string the caller
+is asked to abort that answer at the engine. What the engine still sends for it is dropped, except
+the usage and metrics of its final delta, which the ChatFinish takes over.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from dataclasses import replace
 from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatFinishReason, ChatOutput
 from folovllm.outputs import CompletionOutput, FinishReason, PositionLogprobs
 from tokenizer_service.chat.parser import ChatParser
+from tokenizer_service.text.output_processor import visible_ids
 
 _REASONS = {
     FinishReason.STOP: ChatFinishReason.STOP,
@@ -22,21 +23,13 @@ _REASONS = {
 
 
 class ChatProcessor:
-    """All n answers of one Chat. `make_parser` makes the parser of one answer."""
+    """All answers of one Chat. `make_parser` makes the parser of one answer."""
 
-    def __init__(
-        self, n: int, make_parser: Callable[[], ChatParser], *, include_stop_token: bool
-    ) -> None:
+    def __init__(self, make_parser: Callable[[], ChatParser], *, include_stop_token: bool) -> None:
         """`include_stop_token` leaves the text of a stop token in the content."""
-        self._n = n
         self._make_parser = make_parser
         self._include_stop_token = include_stop_token
         self._answers: dict[int, _Answer] = {}
-
-    @property
-    def finished(self) -> bool:
-        """Whether every answer has ended."""
-        return len(self._answers) == self._n and all(a.finished for a in self._answers.values())
 
     def process(self, delta: CompletionOutput) -> list[ChatOutput]:
         """Takes the engine's next delta, of any index."""
@@ -61,7 +54,7 @@ class _Answer:
         self._include_stop_token = include_stop_token
         self._to_abort = False
         self._num_tokens = 0
-        # What came with deltas that brought no event yet.
+        # Of deltas that have not led to an event yet.
         self._token_ids: list[int] = []
         self._logprobs: list[PositionLogprobs] = []
 
@@ -83,7 +76,7 @@ class _Answer:
 
     def _parse(self, delta: CompletionOutput) -> list[ChatEvent]:
         num_before = self._parser.num_tokens
-        events = self._parser.push(self._ids_with_text(delta))
+        events = self._parser.push(visible_ids(delta, self._include_stop_token))
         num_taken = len(delta.token_ids)
         if self._parser.stop is not None:
             num_taken = self._parser.num_tokens - num_before
@@ -93,15 +86,6 @@ class _Answer:
         self._token_ids += delta.token_ids[:num_taken]
         self._logprobs += delta.logprobs[:num_taken]
         return events
-
-    def _ids_with_text(self, delta: CompletionOutput) -> list[int]:
-        """A stop token is not part of the answer, unless it is asked for."""
-        ends_with_stop_token = (
-            delta.finish_reason is FinishReason.STOP and not delta.output_complete
-        )
-        if ends_with_stop_token and not self._include_stop_token:
-            return delta.token_ids[:-1]
-        return delta.token_ids
 
     def _finish(self, delta: CompletionOutput) -> ChatFinish:
         assert delta.finish_reason is not None

@@ -1,7 +1,7 @@
-"""AnswerConstraints: what a Chat demands of its answer, as the sampling parameters that enforce it.
+"""AnswerConstraints: what a Chat requires of its answer, and the parameters that enforce it.
 
-The engine knows grammars and token ids only. So a required tool call becomes a grammar in Lark over
-the markers' ids and the tools' schemas, and reasoning, which nothing of that binds, becomes the ids
+The engine knows only grammars and token ids. So a required tool call becomes a Lark grammar over
+the markers' ids and the tools' schemas, and reasoning, which is not constrained, becomes the ids
 that begin and end it.
 """
 
@@ -19,9 +19,9 @@ _ANY_OBJECT = '{"type": "object"}'
 
 @dataclass(frozen=True, slots=True)
 class AnswerConstraints:
-    """What the answer must be. Raises InvalidRequestError where the demands contradict each other.
+    """What the answer must be. Raises InvalidRequestError if the requirements are contradictory.
 
-    `tool_choice` is the kind of choice, `tool_name` the tool's name where one is named.
+    `tool_choice` is the kind of choice, `tool_name` the tool's name if that is "name".
     `json_schema` is the schema of the answer's content; None for any text.
     """
 
@@ -75,15 +75,15 @@ class AnswerConstraints:
 
     @property
     def may_call(self) -> bool:
-        """Whether tool calls are told from content."""
+        """Whether tool calls are distinguished from content."""
         return bool(self.tools) and self.tool_choice != "none"
 
     def constrain(
         self, params: types_pb2.SamplingParams, tokens: ChatMarkers, thinking: ThinkingState
     ) -> None:
-        """Adds to the parameters that the engine gets what binds the answer to them.
+        """Adds the constraints to the parameters for the engine.
 
-        Raises UnsupportedError where the model's tokenizer lacks the markers that takes.
+        Raises UnsupportedError if the model's tokenizer lacks the markers that they need.
         """
         if self.must_call and not tokens.has_tool_calls:
             raise UnsupportedError("the model's tokenizer has no tokens for tool calls")
@@ -99,13 +99,15 @@ class AnswerConstraints:
             params.bad_words_token_ids.add(ids=[tokens.tool_call_start])
         self._bound_reasoning(params, tokens, thinking)
 
-    def blame(self, error: InvalidRequestError) -> InvalidRequestError:
-        """The engine's complaint about what `constrain` has added, by what the caller gave."""
-        if error.field == "sampling_params.grammar" and self.may_call:
-            return InvalidRequestError("tools", str(error))
-        if error.field == "sampling_params.json_schema" and self.json_schema is not None:
-            return InvalidRequestError("response_format.json_schema", str(error))
-        return error
+    @property
+    def engine_fields(self) -> dict[str, str]:
+        """The caller's field behind each parameter that `constrain` may set."""
+        fields = {}
+        if self.may_call:
+            fields["sampling_params.grammar"] = "tools"
+        if self.json_schema is not None:
+            fields["sampling_params.json_schema"] = "response_format.json_schema"
+        return fields
 
     def _call_rules(self, tokens: ChatMarkers) -> list[str]:
         """Lark rules of `calls`: one call of the named tool, or one or more of any."""
@@ -115,18 +117,18 @@ class AnswerConstraints:
         rules = [
             "calls: call" if named else 'calls: call ("\\n" call)*',
             f'call: {opening} "\\n" body "\\n" {closing}',
-            "body: " + " | ".join(f"body_{place}" for place in range(len(tools))),
+            "body: " + " | ".join(f"body_{index}" for index in range(len(tools))),
         ]
-        for place, tool in enumerate(tools):
+        for index, tool in enumerate(tools):
             head = f'{{"name": {json.dumps(tool.name)}, "arguments": '
-            rules.append(f'body_{place}: {json.dumps(head)} arguments_{place} "}}"')
-            rules.append(f"arguments_{place}: %json {json.dumps(tool.schema())}")
+            rules.append(f'body_{index}: {json.dumps(head)} arguments_{index} "}}"')
+            rules.append(f"arguments_{index}: %json {json.dumps(tool.schema())}")
         return rules
 
     def _bound_reasoning(
         self, params: types_pb2.SamplingParams, tokens: ChatMarkers, thinking: ThinkingState
     ) -> None:
-        """Says where reasoning is, if anything depends on that."""
+        """Tells the engine where reasoning is, if anything depends on that."""
         is_free = self.thinking_budget is None and params.WhichOneof("structured_output") is None
         if is_free or thinking is ThinkingState.OVER or tokens.think_end is None:
             return
@@ -140,7 +142,7 @@ class AnswerConstraints:
 def _tool_choice(
     choice: tokenizer_service_pb2.ToolChoice,
 ) -> Literal["auto", "none", "required", "name"]:
-    """The kind of choice; one that is set to false is the same as auto."""
+    """The kind of choice; one that is set to false means auto."""
     kind = choice.WhichOneof("choice")
     if kind == "name":
         return kind

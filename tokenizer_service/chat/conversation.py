@@ -1,24 +1,24 @@
-"""Reads a request's conversation: bounded before it is read, and off the event loop if long."""
+"""Reads a request's conversation, whose size is checked first."""
 
 from collections.abc import Iterator
 
 from folovllm.chat import Conversation
 from folovllm.errors import InvalidRequestError
 from folovllm.v1 import tokenizer_service_pb2 as messages
-from tokenizer_service.text.codec import off_loop
 
 ConversationRequest = messages.ChatRequest | messages.ApplyChatTemplateRequest
 
 
-async def read_conversation(request: ConversationRequest, max_bytes: int) -> Conversation:
+def read_conversation(request: ConversationRequest, max_bytes: int) -> Conversation:
     """The request's conversation. Raises InvalidRequestError naming the field."""
-    return await off_loop(request.ByteSize(), _read, request, max_bytes)
+    check_size(request, max_bytes)
+    return Conversation.from_proto(request)
 
 
 def check_size(conversation: Conversation | ConversationRequest, max_bytes: int) -> None:
-    """Raises InvalidRequestError where all texts together have more than `max_bytes` of UTF-8.
+    """Raises InvalidRequestError if all texts together have more than `max_bytes` of UTF-8.
 
-    It names `messages`, or `tools` where the messages alone would do.
+    It names `messages`, or `tools` if the messages by themselves fit.
     """
     num_bytes = 0
     for field, texts in (
@@ -26,17 +26,12 @@ def check_size(conversation: Conversation | ConversationRequest, max_bytes: int)
         ("tools", _texts_of_tools(conversation)),
     ):
         for text in texts:
-            # Half a surrogate pair is refused where it matters, in what is rendered.
+            # An unpaired surrogate is refused later, if it is rendered.
             num_bytes += len(text if text.isascii() else text.encode(errors="surrogatepass"))
             if num_bytes > max_bytes:
                 raise InvalidRequestError(
                     field, f"messages and tools are over the limit of {max_bytes} bytes"
                 )
-
-
-def _read(request: ConversationRequest, max_bytes: int) -> Conversation:
-    check_size(request, max_bytes)
-    return Conversation.from_proto(request)
 
 
 def _texts_of_messages(conversation: Conversation | ConversationRequest) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """JsonObjectScanner: follows one JSON object (RFC 8259) while its text arrives.
 
-It knows at each character whether the object can still go on like this, so that what has passed is
+It knows at each character whether the object can continue like this, so what it has accepted is
 always the beginning of a JSON object.
 """
 
@@ -12,10 +12,10 @@ _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _NUMBER_BEGUN = re.compile(
     r"-?(?:(?:0|[1-9][0-9]*)(?:\.(?:[0-9]+(?:[eE](?:[+-]?[0-9]*))?)?|[eE](?:[+-]?[0-9]*))?)?"
 )
-# Deeper ones are taken for broken; Python's own parser gives up at about a thousand.
-_MOST_LEVELS = 200
-# Python reads no integers beyond 4,300 digits.
-_MOST_DIGITS = 1000
+# Deeper ones are refused; Python's own parser gives up at about a thousand.
+_MAX_LEVELS = 200
+# Python parses no integers beyond 4,300 digits.
+_MAX_DIGITS = 1000
 
 
 class JsonObjectScanner:
@@ -27,38 +27,38 @@ class JsonObjectScanner:
         """The closing character of each object and array that is open."""
         self._expects = "{"
         """What may come: one of "{", "value", "value or ]", "key", "key or }", ":" and ", or end";
-        or the kind of token that is under way: "string", "number" or "literal"."""
+        or the kind of token that has begun: "string", "number" or "literal"."""
         self._token = ""
-        """The text of the token that is under way, or of a string only its latest escape."""
+        """The text of the token that has begun; of a string, only its latest escape."""
         self._in_key = False
 
     def push(self, text: str) -> int:
-        """Takes characters up to the first one that cannot come or that follows the object.
+        """Accepts characters up to the first one that is invalid or follows the object.
 
-        Returns how many were taken.
+        Returns how many were accepted.
         """
-        for place, character in enumerate(text):
-            if self.complete or not self._take(character):
-                return place
+        for index, character in enumerate(text):
+            if self.complete or not self._accept(character):
+                return index
         return len(text)
 
-    def _take(self, character: str) -> bool:
+    def _accept(self, character: str) -> bool:
         if self._expects == "string":
-            return self._take_in_string(character)
+            return self._accept_in_string(character)
         if self._expects == "number":
             if _NUMBER_BEGUN.fullmatch(self._token + character):
                 self._token += character
-                return len(self._token) <= _MOST_DIGITS
+                return len(self._token) <= _MAX_DIGITS
             if not _NUMBER.fullmatch(self._token):
                 return False
             self._expects = ", or end"
         if self._expects == "literal":
-            return self._take_in_literal(character)
+            return self._accept_in_literal(character)
         if character in _WHITESPACE:
             return self._expects != "{"
-        return self._take_structure(character)
+        return self._accept_structure(character)
 
-    def _take_structure(self, character: str) -> bool:
+    def _accept_structure(self, character: str) -> bool:
         expects = self._expects
         if expects == ", or end" and character == ",":
             self._expects = "key" if self._levels[-1] == "}" else "value"
@@ -77,7 +77,7 @@ class JsonObjectScanner:
         return True
 
     def _begin_value(self, character: str) -> bool:
-        if character in "{[" and len(self._levels) < _MOST_LEVELS:
+        if character in "{[" and len(self._levels) < _MAX_LEVELS:
             self._levels.append("}" if character == "{" else "]")
             self._expects = "key or }" if character == "{" else "value or ]"
         elif character == '"':
@@ -90,8 +90,8 @@ class JsonObjectScanner:
             return False
         return True
 
-    def _take_in_literal(self, character: str) -> bool:
-        """`_token` is what has to come."""
+    def _accept_in_literal(self, character: str) -> bool:
+        """`_token` is the rest of the literal."""
         if not self._token.startswith(character):
             return False
         self._token = self._token[1:]
@@ -99,7 +99,7 @@ class JsonObjectScanner:
             self._expects = ", or end"
         return True
 
-    def _take_in_string(self, character: str) -> bool:
+    def _accept_in_string(self, character: str) -> bool:
         """`_token` is an escape that has begun."""
         if self._token == "\\":
             self._token = "\\u" if character == "u" else ""

@@ -1,4 +1,4 @@
-"""ChatMarkers: the token ids that mark the parts of an answer, and what a prompt has begun."""
+"""ChatMarkers: the token ids that delimit an answer's sections, and what a prompt has begun."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from tokenizer_service.text.tokenizer import Tokenizer
 
 
 class ThinkingState(Enum):
-    """What a prompt says about the reasoning of the answer that follows."""
+    """Whether a prompt has begun the reasoning of the answer that follows."""
 
     MAY_BEGIN = auto()
-    """Nothing: the answer begins it, or goes without."""
+    """It has not: the answer begins it, or has none."""
     OPEN = auto()
-    """The prompt has begun it."""
+    """It has."""
     OVER = auto()
-    """The prompt has ended it."""
+    """It has ended it too."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatMarkers:
-    """Qwen3's markers; None for one that the tokenizer has no single token for."""
+    """Qwen3's markers; None if the tokenizer has no single token for one."""
 
     turn_start: int | None = None
     think_start: int | None = None
@@ -31,26 +31,21 @@ class ChatMarkers:
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "ChatMarkers":
         """Those of a tokenizer."""
-        return cls(
-            tokenizer.added_token_id("<|im_start|>"),
-            tokenizer.added_token_id("<think>"),
-            tokenizer.added_token_id("</think>"),
-            tokenizer.added_token_id("<tool_call>"),
-            tokenizer.added_token_id("</tool_call>"),
-        )
+        texts = ("<|im_start|>", "<think>", "</think>", "<tool_call>", "</tool_call>")
+        return cls(*map(tokenizer.added_token_id, texts))
 
     @property
     def has_thinking(self) -> bool:
-        """Whether reasoning can be told from content."""
+        """Whether reasoning can be distinguished from content."""
         return self.think_start is not None and self.think_end is not None
 
     @property
     def has_tool_calls(self) -> bool:
-        """Whether tool calls can be told from content."""
+        """Whether tool calls can be distinguished from content."""
         return self.tool_call_start is not None and self.tool_call_end is not None
 
     def thinking_state(self, prompt_token_ids: Sequence[int]) -> ThinkingState:
-        """What the last turn of a prompt says; what was written in an earlier one is not asked."""
+        """The state after the last turn of a prompt; earlier turns do not matter."""
         if not self.has_thinking:
             return ThinkingState.OVER
         for token_id in reversed(prompt_token_ids):

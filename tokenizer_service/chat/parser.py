@@ -1,9 +1,9 @@
 """ChatParser: the token ids of one answer, while they arrive, become typed events.
 
-The parts are told apart by the ids of Qwen3's markers, never by text: `<think>` as the very first
-id (or in the prompt) begins the reasoning and `</think>` ends it, `<tool_call>` and `</tool_call>`
-enclose a call in what follows. A marker at any other place is text. The events joined are the same
-however the ids are split; stop strings count in content only.
+Sections are recognized by the ids of Qwen3's markers, never by text: `<think>` as the very first
+id (or in the prompt) begins the reasoning and `</think>` ends it, then `<tool_call>` and
+`</tool_call>` enclose a call. Anywhere else a marker is text. The events joined are the same
+however the ids are split; stop strings apply to content only.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from uuid import uuid4
 from folovllm.chat_outputs import ChatEvent, ContentDelta, ReasoningDelta, ToolCallEnd
 from folovllm.chat_outputs import ToolCallArgumentsDelta as ArgumentsDelta
 from folovllm.sampling_params import SamplingParams
+from tokenizer_service.chat.answer_section import AnswerSection
 from tokenizer_service.chat.markers import ChatMarkers, ThinkingState
-from tokenizer_service.chat.text_part import TextPart
 from tokenizer_service.chat.tool_call_parser import ToolCallParser
 from tokenizer_service.text.tokenizer import Tokenizer
 
 
-class _Part(Enum):
+class _Kind(Enum):
     REASONING = auto()
     CONTENT = auto()
     TOOL_CALL = auto()
@@ -31,7 +31,7 @@ def new_call_id() -> str:
 
 
 class ChatParser:
-    """One answer. `thinking` is what its prompt says; without `tool_calls` a call is content."""
+    """One answer. `thinking` is its prompt's state; without `tool_calls` a call is content."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class ChatParser:
         make_call_id: Callable[[], str] = new_call_id,
     ) -> None:
         self.num_tokens = 0
-        """Ids taken; after a stop string no more are."""
+        """Ids parsed; those after a stop string are not."""
         self.num_reasoning_tokens = 0
         """Those between the markers of the reasoning."""
         self.num_tool_calls = 0
@@ -55,20 +55,20 @@ class ChatParser:
         self._tool_calls = tool_calls and tokens.has_tool_calls
         self._make_call_id = make_call_id
         self._call: ToolCallParser | None = None
-        self._kind = _Part.CONTENT
-        self._part = self._new_part(_Part.CONTENT)
+        self._kind = _Kind.CONTENT
+        self._section = self._new_section(_Kind.CONTENT)
         if thinking is ThinkingState.OPEN:
-            self._begin(_Part.REASONING)
+            self._begin(_Kind.REASONING)
 
     @property
     def stop(self) -> str | None:
         """The stop string that ended the answer."""
-        return self._part.stop
+        return self._section.stop
 
     def push(self, token_ids: list[int]) -> list[ChatEvent]:
-        """Takes the next ids, as many as come before the answer's end."""
+        """Parses the next ids, up to the answer's end."""
         events: list[ChatEvent] = []
-        # Without stop strings, ids between markers are decoded in one go.
+        # Without stop strings, all ids between markers are decoded at once.
         run: list[int] = []
         for token_id in token_ids:
             following = self._following(token_id)
@@ -76,93 +76,93 @@ class ChatParser:
             if following is None:
                 run.append(token_id)
             if run and (following is not None or self._params.stop):
-                self._take(run, events)
+                self._parse(run, events)
                 run = []
             if following is not None and self.stop is None:
-                self._end_part(events, following)
+                self._end_section(events, following)
                 if self.stop is None:
                     self._begin(following)
             if self.stop is not None:
                 return events
         if run:
-            self._take(run, events)
+            self._parse(run, events)
         return events
 
     def finish(self) -> list[ChatEvent]:
-        """What is still held, when no more ids follow."""
+        """What is still held, at the end of the ids."""
         events: list[ChatEvent] = []
         if self.stop is None:
-            self._end_part(events, None)
+            self._end_section(events, None)
         return events
 
-    def _following(self, token_id: int) -> _Part | None:
-        """The part that an id begins, where it is a marker here."""
+    def _following(self, token_id: int) -> _Kind | None:
+        """The kind of section that an id begins, if it is a marker here."""
         tokens, kind = self._tokens, self._kind
-        if kind is _Part.REASONING:
-            return _Part.CONTENT if token_id == tokens.think_end else None
+        if kind is _Kind.REASONING:
+            return _Kind.CONTENT if token_id == tokens.think_end else None
         if self._tool_calls and token_id == tokens.tool_call_start:
-            return _Part.TOOL_CALL
-        if kind is _Part.TOOL_CALL:
-            return _Part.CONTENT if token_id == tokens.tool_call_end else None
+            return _Kind.TOOL_CALL
+        if kind is _Kind.TOOL_CALL:
+            return _Kind.CONTENT if token_id == tokens.tool_call_end else None
         begins_reasoning = (
             token_id == tokens.think_start
             and self.num_tokens == 0
             and self._thinking is ThinkingState.MAY_BEGIN
         )
-        return _Part.REASONING if begins_reasoning else None
+        return _Kind.REASONING if begins_reasoning else None
 
-    def _begin(self, kind: _Part) -> None:
+    def _begin(self, kind: _Kind) -> None:
         self._kind = kind
-        self._part = self._new_part(kind, after_marker=True)
-        if kind is _Part.TOOL_CALL:
+        self._section = self._new_section(kind, after_marker=True)
+        if kind is _Kind.TOOL_CALL:
             opening, closing = (
                 "" if token_id is None else self._tokenizer.decode([token_id], False)
                 for token_id in (self._tokens.tool_call_start, self._tokens.tool_call_end)
             )
             self._call = ToolCallParser(self._make_call_id(), opening, closing)
 
-    def _new_part(self, kind: _Part, after_marker: bool = False) -> TextPart:
-        if kind is _Part.TOOL_CALL:
-            return TextPart(self._tokenizer, self._params)
-        return TextPart(
+    def _new_section(self, kind: _Kind, after_marker: bool = False) -> AnswerSection:
+        if kind is _Kind.TOOL_CALL:
+            return AnswerSection(self._tokenizer, self._params)
+        return AnswerSection(
             self._tokenizer,
             self._params,
             after_marker=after_marker,
-            before_marker=kind is _Part.REASONING or self._tool_calls,
-            watched=kind is _Part.CONTENT,
+            before_marker=kind is _Kind.REASONING or self._tool_calls,
+            watched=kind is _Kind.CONTENT,
         )
 
-    def _take(self, token_ids: list[int], events: list[ChatEvent]) -> None:
-        """Ids of the present part."""
-        if self._kind is _Part.REASONING:
+    def _parse(self, token_ids: list[int], events: list[ChatEvent]) -> None:
+        """Parses ids of the present section."""
+        if self._kind is _Kind.REASONING:
             self.num_reasoning_tokens += len(token_ids)
-        text = self._part.push(token_ids, self.num_tokens > self._params.min_tokens)
+        text = self._section.push(token_ids, self.num_tokens > self._params.min_tokens)
         if self.stop is not None:
-            text += self._part.breaks
-        self._give(text, events)
+            text += self._section.breaks
+        self._add_text(text, events)
 
-    def _end_part(self, events: list[ChatEvent], following: _Part | None) -> None:
-        """The end of the present part: by the marker of the following one, or of the output."""
-        text = self._part.flush(self.num_tokens > self._params.min_tokens)
-        if self._kind is _Part.CONTENT and (self.stop is not None or following is None):
-            text += self._part.breaks
-        self._give(text, events)
-        if self._kind is _Part.TOOL_CALL and self._call is not None:
-            closed = following is _Part.CONTENT
+    def _end_section(self, events: list[ChatEvent], following: _Kind | None) -> None:
+        """Ends the present section: at the marker of the following one, or at the output's end."""
+        text = self._section.flush(self.num_tokens > self._params.min_tokens)
+        if self._kind is _Kind.CONTENT and (self.stop is not None or following is None):
+            text += self._section.breaks
+        self._add_text(text, events)
+        if self._kind is _Kind.TOOL_CALL and self._call is not None:
+            closed = following is _Kind.CONTENT
             self._add(events, self._call.close() if closed else self._call.cut())
 
-    def _give(self, text: str, events: list[ChatEvent]) -> None:
+    def _add_text(self, text: str, events: list[ChatEvent]) -> None:
         if not text:
             return
-        if self._kind is _Part.REASONING:
+        if self._kind is _Kind.REASONING:
             self._add(events, [ReasoningDelta(text)])
-        elif self._kind is _Part.CONTENT:
+        elif self._kind is _Kind.CONTENT:
             self._add(events, [ContentDelta(text)])
         elif self._call is not None:
             self._add(events, self._call.push(text))
 
     def _add(self, events: list[ChatEvent], new: list[ChatEvent]) -> None:
-        """Joins what belongs together: ids that arrive at once bring one delta of a kind."""
+        """Adds events, joining deltas of a kind: ids that arrive together make one delta."""
         for event in new:
             self.num_tool_calls += isinstance(event, ToolCallEnd)
             last = events[-1] if events else None

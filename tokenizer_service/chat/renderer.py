@@ -1,7 +1,7 @@
-"""Renderer: conversations to text and token ids, bounded in size and time, off the event loop.
+"""Renderer: conversations to text and token ids, bounded in size and time, on threads.
 
-Even the shortest conversation is rendered on a thread: only so can the time limit hold whatever the
-template does, and beside the rendering (0.25 ms) the way there and back costs next to nothing.
+Even the shortest conversation is rendered on a thread: otherwise a template could exceed the time
+limit, and compared to the rendering (0.25 ms) the switch costs next to nothing.
 """
 
 import asyncio
@@ -16,12 +16,13 @@ from tokenizer_service.chat.conversation import (
     check_size,
     read_conversation,
 )
-from tokenizer_service.chat.daemon_threads import DaemonThreads
+from tokenizer_service.chat.daemon_thread_pool import DaemonThreadPool
 from tokenizer_service.chat.template import ChatTemplate, import_transformers
-from tokenizer_service.text.codec import Codec
+from tokenizer_service.text.offload import offload_if_large
+from tokenizer_service.text.tokenizer import Tokenizer
 
 TIME_LIMIT = 5.0
-# A rendering that overruns keeps its thread until it ends; this many can be lost.
+# A rendering that exceeds the limit keeps its thread until it ends; that many can hang.
 _NUM_THREADS = 2
 
 
@@ -34,46 +35,52 @@ class Rendered:
 
 
 class Renderer:
-    """A chat template behind the service's limits. Belongs to one event loop.
+    """A chat template with limits. Belongs to one event loop.
 
-    The codec's `max_prompt_bytes` bounds a conversation's texts together, and what is rendered of
-    them; `time_limit` bounds the rendering in seconds, waiting for a thread included.
+    `max_bytes` bounds a conversation's texts together, and the rendered text; `time_limit` bounds
+    the rendering in seconds, including the wait for a thread.
     """
 
     def __init__(
-        self, template: ChatTemplate, codec: Codec, time_limit: float = TIME_LIMIT
+        self,
+        template: ChatTemplate,
+        tokenizer: Tokenizer,
+        max_bytes: int,
+        time_limit: float = TIME_LIMIT,
     ) -> None:
         self._template = template
-        self._codec = codec
+        self._tokenizer = tokenizer
+        self._max_bytes = max_bytes
         self._time_limit = time_limit
-        self._threads = DaemonThreads(_NUM_THREADS, "render")
+        self._threads = DaemonThreadPool(_NUM_THREADS, "render")
         self._imported: asyncio.Task[None] | None = None
 
     async def warm_up(self) -> None:
         """Renders once, so that no caller waits for transformers' import and the compiler."""
-        if self._template.available:
-            with suppress(FolovError):  # each caller will hear it
-                await self.render(Conversation((ChatMessage(Role.USER, "Hello"),)))
+        with suppress(FolovError):  # each caller gets it
+            await self.render(Conversation((ChatMessage(Role.USER, "Hello"),)))
 
     async def read(self, request: ConversationRequest) -> Conversation:
         """The conversation of a request. Raises InvalidRequestError naming the field."""
-        return await read_conversation(request, self._codec.max_prompt_bytes)
+        size = request.ByteSize()
+        return await offload_if_large(size, read_conversation, request, self._max_bytes)
 
     async def render(self, conversation: Conversation) -> Rendered:
         """The conversation's text and token ids.
 
-        Raises InvalidRequestError naming `messages` or `tools`, and UnsupportedError where the
-        model has no chat template.
+        Raises InvalidRequestError naming `messages` or `tools`, and UnsupportedError if the model
+        has no chat template.
         """
         self._template.check_available()
         text = await self._render_in_time(conversation)
         # The template has written the special tokens already.
-        return Rendered(text, await self._codec.encode(text, add_special_tokens=False))
+        token_ids = await offload_if_large(len(text), self._tokenizer.encode, text, False)
+        return Rendered(text, token_ids)
 
     async def _render_in_time(self, conversation: Conversation) -> str:
         if self._imported is None:
             self._imported = asyncio.create_task(self._threads.run(import_transformers))
-        # Not a part of the time limit, since the caller is not to blame for it.
+        # The time limit does not include it, since it does not depend on the request.
         await asyncio.shield(self._imported)
         try:
             async with asyncio.timeout(self._time_limit):
@@ -84,13 +91,15 @@ class Renderer:
             ) from None
 
     def _render_bounded(self, conversation: Conversation) -> str:
-        """Runs on a thread: already to measure a conversation of many small parts takes long."""
-        most = self._codec.max_prompt_bytes
-        check_size(conversation, most)
+        """Runs on a thread: even measuring a conversation of many small parts takes long."""
+        check_size(conversation, self._max_bytes)
         text = self._template.render(conversation)
         try:
-            if len(text) <= most and len(text.encode()) <= most:
-                return text
-        except UnicodeEncodeError:  # JSON can write half a surrogate pair, UTF-8 cannot
+            num_bytes = len(text) if len(text) > self._max_bytes else len(text.encode())
+        except UnicodeEncodeError:  # JSON can contain an unpaired surrogate, UTF-8 cannot
             raise InvalidRequestError("messages", "they hold text that is not Unicode") from None
-        raise InvalidRequestError("messages", f"rendered they are over the limit of {most} bytes")
+        if num_bytes > self._max_bytes:
+            raise InvalidRequestError(
+                "messages", f"rendered they are over the limit of {self._max_bytes} bytes"
+            )
+        return text

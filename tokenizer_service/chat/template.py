@@ -1,8 +1,8 @@
 """ChatTemplate: how a model's conversations become text, by transformers' own code.
 
 The template is that of the model's folder, never a request's, and runs in transformers' sandbox.
-The text is byte for byte what `apply_chat_template` of transformers' tokenizer makes of the same
-conversation. Of special tokens the template sees those that tokenizer_config.json names.
+The text is byte for byte that of `apply_chat_template` of transformers' tokenizer for the same
+conversation. The template sees the special tokens that tokenizer_config.json names.
 """
 
 import os
@@ -18,7 +18,7 @@ _MAX_REASON = 200
 
 
 class ChatTemplate:
-    """One model's template; empty text is none. May be used from several threads at once."""
+    """One model's template; empty text means none. May be used from several threads at once."""
 
     def __init__(self, text: str = "", special_tokens: Mapping[str, str] | None = None) -> None:
         self._text = text
@@ -31,21 +31,16 @@ class ChatTemplate:
         special_tokens = _special_tokens(read_json(config)) if config.is_file() else {}
         return cls(read_chat_template(path), special_tokens)
 
-    @property
-    def available(self) -> bool:
-        """Whether the model has one."""
-        return bool(self._text)
-
     def check_available(self) -> None:
-        """Raises UnsupportedError where the model has none."""
-        if not self.available:
+        """Raises UnsupportedError if the model has none."""
+        if not self._text:
             raise UnsupportedError("the model that is served has no chat template")
 
     def render(self, conversation: Conversation) -> str:
         """The conversation as the model sees it. Takes as long as the template does.
 
-        Raises InvalidRequestError naming `messages` with what the template complains of, and
-        UnsupportedError where there is no template or it is none.
+        Raises InvalidRequestError naming `messages` if the template refuses them, and
+        UnsupportedError if there is no template or it is invalid.
         """
         self.check_available()
         from jinja2 import TemplateSyntaxError
@@ -65,7 +60,7 @@ class ChatTemplate:
             )
         except TemplateSyntaxError as error:
             raise UnsupportedError(f"the model's chat template is broken: {_line(error)}") from None
-        except Exception as error:  # whatever a template may raise
+        except Exception as error:  # a template may raise anything
             raise InvalidRequestError(
                 "messages", f"the chat template does not take them: {_line(error)}"
             ) from None
@@ -74,15 +69,15 @@ class ChatTemplate:
 
 def import_transformers() -> None:
     """Imports what rendering needs: about a second and 50 MB, the first time."""
-    # Else it complains where there is no torch, which here is as it should be.
+    # Otherwise it warns that torch is missing, which is intended here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    # It brings numpy, whose threads begin by spinning and have nothing to do here.
+    # It imports numpy, whose threads would spin at first without any work.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import transformers.utils.chat_template_utils  # noqa: F401
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:
-    """A message as transformers' users write it; content is always there, all else if not empty."""
+    """A message as transformers' users write it; content always, everything else unless empty."""
     written: dict[str, Any] = {"role": message.role.value, "content": message.content}
     if message.reasoning_content:
         written["reasoning_content"] = message.reasoning_content
@@ -107,7 +102,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:
-    """Names and texts of what tokenizer_config.json has as a string or as {"content": ...}."""
+    """Names and texts of the tokens that are a string or {"content": ...} in the config."""
     named = {name: token for name, token in config.items() if name.endswith("_token")}
     extra = config.get("extra_special_tokens")
     if isinstance(extra, dict):
@@ -120,5 +115,5 @@ def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:
 
 
 def _line(error: Exception) -> str:
-    """What an error says, as one short line."""
+    """An error's message as one short line."""
     return " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__

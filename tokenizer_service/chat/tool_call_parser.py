@@ -1,9 +1,9 @@
 """ToolCallParser: the text of one tool call, while it arrives, becomes events.
 
-Expected is what Qwen3's chat templates ask for, `{"name": "…", "arguments": {…}}`; the name goes
-out as soon as the arguments begin, and then these as they come. Any other JSON object with a name
-and arguments is taken too, at its end. Text that turns out to be no call is content, from the place
-on that shows it; nothing is given out twice.
+The expected form is that of Qwen3's chat templates, `{"name": "…", "arguments": {…}}`; the name is
+returned as soon as the arguments begin, and then these as they arrive. Any other JSON object with a
+name and arguments is accepted too, at its end. Text that turns out not to be a call is content,
+from the point where that shows; nothing is returned twice.
 """
 
 import json
@@ -22,8 +22,8 @@ from folovllm.errors import InvalidRequestError
 from tokenizer_service.chat.json_object_scanner import JsonObjectScanner
 
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')
-# A head that is longer is looked at once, at its end.
-_MOST_HEAD = 1024
+# A longer head is parsed only once, at the end of the call.
+_MAX_HEAD = 1024
 
 
 class ToolCallParser:
@@ -31,11 +31,11 @@ class ToolCallParser:
 
     def __init__(self, call_id: str, opening: str, closing: str) -> None:
         self.completed = False
-        """Whether a whole call has gone out."""
+        """Whether a whole call was returned."""
         self._id = call_id
         self._closing = closing
         self._held = opening
-        """Text that has not gone out; before a call has begun with the opening marker."""
+        """Text that was not returned; until a call has begun, with the opening marker."""
         self._opening = opening
         self._name: str | None = None
         self._arguments = ""
@@ -43,25 +43,25 @@ class ToolCallParser:
         self._broken = False
 
     def push(self, text: str) -> list[ChatEvent]:
-        """Takes the next piece of text."""
+        """Parses the next piece of text."""
         if self._broken:
             return _content(text)
         self._held += text
         if self._name is None:
             return self._begin()
-        return self._go_on()
+        return self._continue()
 
     def close(self) -> list[ChatEvent]:
-        """Takes the closing marker."""
+        """Ends the call at the closing marker."""
         events = self._end()
         if self.completed:
             return events
         return [*events, *_content(self._release() + self._closing)]
 
     def cut(self) -> list[ChatEvent]:
-        """Takes the end of the output in the closing marker's place.
+        """Ends the call at the end of the output, without a closing marker.
 
-        A call that lacks nothing but the marker is whole; one that has begun has no end.
+        A call that lacks only the marker is complete; one that has begun gets no end.
         """
         events = self._end()
         if self.completed or (self._name is not None and not self._broken):
@@ -70,7 +70,7 @@ class ToolCallParser:
 
     def _begin(self) -> list[ChatEvent]:
         text = self._held[len(self._opening) :]
-        head = _HEAD.match(text) if len(text) <= _MOST_HEAD else None
+        head = _HEAD.match(text) if len(text) <= _MAX_HEAD else None
         if head is None:
             if text.lstrip()[:1] in ("", "{"):
                 return []
@@ -80,10 +80,10 @@ class ToolCallParser:
             return self._break()
         self._name = name
         self._held = text[head.end() :]
-        return [ToolCallStart(self._id, name), *self._go_on()]
+        return [ToolCallStart(self._id, name), *self._continue()]
 
-    def _go_on(self) -> list[ChatEvent]:
-        """More of the arguments, or after them text that waits for the end."""
+    def _continue(self) -> list[ChatEvent]:
+        """More of the arguments, or text after them, which is held until the end."""
         num_taken = self._scanner.push(self._held)
         taken, self._held = self._held[:num_taken], self._held[num_taken:]
         self._arguments += taken
@@ -93,12 +93,12 @@ class ToolCallParser:
         return events
 
     def _end(self) -> list[ChatEvent]:
-        """The events of a call that is whole now; else none."""
+        """The events of a call that is complete now, or none."""
         if self._broken:
             return []
         if self._name is None:
             return self._end_of_other_form()
-        # Whatever may follow the arguments in an object is passed over.
+        # Whatever may follow the arguments in an object is ignored.
         if not self._scanner.complete or _object('{"": 0' + self._held) is None:
             return []
         return self._completed(ToolCall(self._id, self._name, self._arguments))
@@ -132,7 +132,7 @@ def _content(text: str) -> list[ChatEvent]:
 
 
 def _string(text: str) -> str | None:
-    """A JSON string's value, of whole characters; None where it is none."""
+    """A JSON string's value, of whole characters; None if it is none."""
     try:
         value = json.loads(text)
         value.encode()
@@ -142,7 +142,7 @@ def _string(text: str) -> str | None:
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    """A JSON object's value; None where it is none."""
+    """A JSON object's value; None if it is none."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -151,14 +151,14 @@ def _object(text: str) -> dict[str, Any] | None:
 
 
 def _read_call(call_id: str, text: str) -> ToolCall | None:
-    """A call written in any order of keys; arguments may be missing where there are none."""
+    """A call with its keys in any order; without arguments, these may be missing."""
     value = _object(text) or {}
     name, arguments = value.get("name"), value.get("arguments", {})
     if not isinstance(name, str) or not isinstance(arguments, dict):
         return None
     try:
         written = json.dumps(arguments, ensure_ascii=False)
-        (name + written).encode()  # half a character cannot be sent
+        (name + written).encode()  # an unpaired surrogate cannot be sent
         return ToolCall(call_id, name, written)
     except (ValueError, RecursionError, InvalidRequestError):
         return None

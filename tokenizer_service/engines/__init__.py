@@ -1,5 +1,5 @@
-"""The engines: which are ready, which a request goes to, and the streams that come back.
+"""The engines: which are ready, where a request goes, and the streams of outputs that come back.
 
-Handlers use `pool`, and the `run` of a request that it gives them. One `client` follows each engine
-and holds the `session` that carries all requests there.
+Handlers use `pool` and the `stream` of a request that it returns. One `client` follows each engine
+and holds the `session` that carries all requests to it.
 """

@@ -1,8 +1,8 @@
 """EngineClient: one engine service, followed from connecting to loss and back.
 
-The engine is ready while its health says SERVING, its model is the expected one and a session with
-it is open. Health comes by a stream, so nothing polls, and a lost connection shows at once. When
-health says that it drains it gets nothing new, while what runs in the session goes on to its end.
+The engine is ready while its health is SERVING, its model is the expected one and a session with it
+is open. Health is streamed, so nothing polls, and a lost connection shows at once. A draining
+engine gets no new requests, while those that run in the session finish.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.v1 import engine_service_pb2_grpc, types_pb2
 from tokenizer_service.engines.fingerprints import Fingerprints
 from tokenizer_service.engines.session import EngineSession
-from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION, EngineStream
+from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _STATUS_NAME = health_pb2.HealthCheckResponse.ServingStatus.Name
@@ -41,7 +41,6 @@ class EngineClient:
         self._model_info: types_pb2.ModelInfo | None = None
         self._agrees = False
         self._session: EngineSession | None = None
-        self._num_scores = 0
         self._channel = open_channel(address)
         self._engine: engine_service_pb2_grpc.EngineServiceAsyncStub = (
             engine_service_pb2_grpc.EngineServiceStub(self._channel)
@@ -50,17 +49,17 @@ class EngineClient:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes requests."""
+        """Whether it accepts requests."""
         return self._agrees and self._session is not None and self._session.is_open
 
     @property
     def connected(self) -> bool:
-        """Whether it could take requests if it served the expected model, which it may."""
+        """Whether it could accept requests if it served the expected model; perhaps it does."""
         return self.ready or (self._model_info is not None and not self._agrees)
 
     @property
     def state(self) -> str:
-        """Why it is not ready, in words; "ready" where it is."""
+        """Why it is not ready, in words; "ready" if it is."""
         broken = self._agrees and self._session is not None and not self._session.is_open
         return self._session.end_reason if broken and self._session else self._state
 
@@ -71,17 +70,19 @@ class EngineClient:
         return self._model_info
 
     @property
-    def num_outstanding(self) -> int:
-        """Requests of this service that run on it."""
-        return self._num_scores + (self._session.num_requests if self._session else 0)
+    def outstanding_tokens(self) -> int:
+        """What it still has to compute, for this service and others; only while it is ready."""
+        return self.session.outstanding_tokens
 
     @property
-    def outstanding_tokens(self) -> int:
-        """What it still has to compute, for this service and for others; only while it is ready."""
-        return self._open_session().outstanding_tokens
+    def session(self) -> EngineSession:
+        """The latest session with it. Raises UnavailableError if there is none."""
+        if self._session is None:
+            raise UnavailableError(f"engine {self.address}: {self.state}")
+        return self._session
 
     async def follow(self, on_change: Callable[[], None]) -> None:
-        """Keeps the state true until cancelled, calling `on_change` after each change."""
+        """Keeps the state up to date until cancelled, calling `on_change` after each change."""
         while True:
             try:
                 await self._watch(on_change)
@@ -94,35 +95,25 @@ class EngineClient:
         """Whether a request or fork of that name runs on it."""
         return self._session is not None and self._session.runs(name)
 
-    def generate(self, request: types_pb2.Request) -> EngineStream:
-        """Begins a request; see EngineSession. Raises UnavailableError where it is lost."""
-        return self._open_session().generate(request)
-
-    def fork(self, request: types_pb2.ForkRequest) -> EngineStream:
-        """Begins the branches of a request that it runs; else as `generate`."""
-        return self._open_session().fork(request)
-
     async def score(
         self,
         request: types_pb2.ScoreRequest,
-        timeout: float | None,  # noqa: ASYNC109 - the engine is told it, with the call
+        timeout: float | None,  # noqa: ASYNC109 - sent to the engine with the call
     ) -> types_pb2.ScoreResponse:
-        """How probable continuations are. Raises FolovError; cancelling it cancels the call."""
-        session = self._open_session()
+        """Log-probabilities of continuations. Raises FolovError; cancelling it cancels the call."""
+        session = self.session
         num_tokens = len(request.token_ids.ids) + sum(
             TOKENS_PER_CONTINUATION + len(each.token_ids.ids) for each in request.continuations
         )
         session.own_tokens += num_tokens
-        self._num_scores += 1
         try:
             return await self._engine.Score(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error)
-            if isinstance(failure, UnavailableError):  # of several engines, say which
+            if isinstance(failure, UnavailableError):  # which of several
                 failure = UnavailableError(f"engine {self.address}: {failure}")
             raise failure from None
         finally:
-            self._num_scores -= 1
             session.own_tokens -= num_tokens
 
     async def close(self) -> None:
@@ -130,11 +121,6 @@ class EngineClient:
         if self._session is not None:
             await self._session.close()
         await self._channel.close()
-
-    def _open_session(self) -> EngineSession:
-        if self._session is None:
-            raise UnavailableError(f"engine {self.address}: {self.state}")
-        return self._session
 
     async def _watch(self, on_change: Callable[[], None]) -> None:
         """Follows health and session until one of them ends. Raises FolovError."""
@@ -154,14 +140,14 @@ class EngineClient:
             call.cancel()
 
     async def _next_status(self, call: HealthCall) -> int:
-        """The next health. Raises UnavailableError where the stream or the session ends first."""
+        """The next health. Raises UnavailableError if the stream or the session ends first."""
         reading = asyncio.ensure_future(call.read())
         session = self._session
-        # One that has ended after the engine began to drain is no news.
+        # One that ends after the engine began to drain is expected.
         watched = session is not None and (session.is_open or self._agrees)
-        waited = [session.ended] if session is not None and watched else []
+        ended = [session.ended] if session is not None and watched else []
         try:
-            await asyncio.wait([reading, *waited], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([reading, *ended], return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
                 assert session is not None
                 raise UnavailableError(session.end_reason)
@@ -173,7 +159,7 @@ class EngineClient:
         return int(response.status)
 
     async def _meet(self) -> None:
-        """Learns what the engine serves and, where that fits, opens a session."""
+        """Asks what the engine serves and, if it is the expected model, opens a session."""
         info = await self._engine.GetModelInfo(
             types_pb2.GetModelInfoRequest(), timeout=_MODEL_INFO_TIMEOUT
         )

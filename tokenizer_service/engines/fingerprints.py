@@ -9,11 +9,11 @@ from folovllm.v1 import types_pb2
 
 @dataclass(frozen=True, slots=True)
 class Fingerprints:
-    """The fingerprints of this service's model, as GetModelInfo has an engine's."""
+    """The fingerprints of this service's model, as an engine's GetModelInfo has its own."""
 
     tokenizer: str
     chat_template: str
-    """Empty where the model has none."""
+    """Empty if the model has none."""
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Fingerprints":
@@ -21,9 +21,9 @@ class Fingerprints:
         return cls(tokenizer_fingerprint(folder), chat_template_fingerprint(folder))
 
     def mismatch(self, info: types_pb2.ModelInfo) -> str:
-        """What an engine has another of, with both fingerprints; empty where nothing differs.
+        """What differs between an engine's model and this one, in words; empty if nothing does.
 
-        Without a tokenizer's fingerprint no two models agree.
+        A missing tokenizer fingerprint never matches.
         """
         differences = []
         if not self.tokenizer or info.tokenizer_fingerprint != self.tokenizer:

@@ -1,19 +1,21 @@
 """EnginePool: the engines that requests may go to, and what chooses among them.
 
-A request that has produced no output when its engine fails, drains or has no room is tried once
-more, at another engine.
+A request that has produced no output when its engine fails, drains or has no room is retried once,
+at another engine.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Sequence
 
 from folovllm.errors import ModelMismatchError, NotFoundError, QueueFullError, UnavailableError
-from folovllm.v1 import types_pb2
+from folovllm.v1 import engine_service_pb2, types_pb2
 from tokenizer_service.engines.client import EngineClient
 from tokenizer_service.engines.fingerprints import Fingerprints
 from tokenizer_service.engines.router import Router
-from tokenizer_service.engines.run import EngineRun
 from tokenizer_service.engines.stream import EngineStream
+
+Command = engine_service_pb2.SessionCommand
 
 
 class EnginePool:
@@ -26,82 +28,92 @@ class EnginePool:
         self._followers: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
 
-    def __len__(self) -> int:
-        return len(self._engines)
-
     @property
     def ready(self) -> bool:
-        """Whether any engine takes requests."""
+        """Whether any engine accepts requests."""
         return any(engine.ready for engine in self._engines)
 
     def start(self) -> None:
-        """Begins to connect, and goes on following the engines until close."""
+        """Begins to connect, and follows the engines until close."""
         self._followers = [
             asyncio.create_task(engine.follow(self._notify), name=f"follow {engine.address}")
             for engine in self._engines
         ]
 
     async def close(self) -> None:
-        """Stops following and closes every channel; streams that still run end."""
+        """Stops following and closes every channel; streams that still run fail."""
         for follower in self._followers:
             follower.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
         for engine in self._engines:
             await engine.close()
 
-    def generate(self, request: types_pb2.Request) -> EngineRun:
-        """Begins a request, whose request_id must be set, at the engine that suits it best.
+    def generate(self, command: Command) -> EngineStream:
+        """Begins the request of a command, whose id must be set, at the engine that suits it best.
 
-        Raises as `model_info` does, and InvalidRequestError where the id is in use there.
+        Raises as `model_info` does, and InvalidRequestError if the id is in use there.
         """
-        engine = self._pick(request.prompt_token_ids, request.cache_salt)
+        request = command.generate
+        prompt, salt = request.prompt_token_ids, request.cache_salt
+        engine = self._pick(prompt, salt)
 
-        def run_elsewhere() -> EngineStream | None:
-            other = self._other(engine, request.prompt_token_ids, request.cache_salt)
-            return None if other is None else other.generate(request)
+        def retry() -> bool:
+            other = self._other(engine, prompt, salt)
+            if other is not None:
+                other.session.generate(stream, command)
+            return other is not None
 
-        return EngineRun(engine.generate(request), run_elsewhere)
+        params = request.sampling_params
+        n = params.n if params.HasField("n") else 1
+        stream = EngineStream(request.request_id, len(prompt), n, retry)
+        engine.session.generate(stream, command)
+        return stream
 
-    def fork(self, request: types_pb2.ForkRequest) -> EngineRun:
+    def fork(self, command: Command) -> EngineStream:
         """Begins the branches of a request that came through here, where that runs.
 
-        Raises NotFoundError where it runs nowhere, and as `generate` for the fork_id.
+        Raises NotFoundError if it runs nowhere, and as `generate` for the fork_id.
         """
-        parent = request.request_id
+        fork = command.fork
         for engine in self._engines:
-            if engine.runs(parent):
-                return EngineRun(engine.fork(request), lambda: None)
-        raise NotFoundError(f"no request {parent} runs here")
+            if engine.runs(fork.request_id):
+                stream = EngineStream(fork.fork_id, 0, len(fork.branches))
+                engine.session.fork(stream, command)
+                return stream
+        raise NotFoundError(f"no request {fork.request_id} runs here")
 
     async def score(
         self,
         request: types_pb2.ScoreRequest,
-        timeout: float | None,  # noqa: ASYNC109 - the engine is told it, with the call
+        timeout: float | None,  # noqa: ASYNC109 - sent to the engine with the call
     ) -> types_pb2.ScoreResponse:
-        """How probable continuations are. Raises FolovError; cancelling it cancels the call.
+        """Log-probabilities of continuations. Raises FolovError; cancelling it cancels the call.
 
         `timeout` is what is left of the caller's deadline, in seconds.
         """
         prompt, salt = request.token_ids.ids, request.cache_salt
         engine = self._pick(prompt, salt)
+        started = time.monotonic()
         try:
             return await engine.score(request, timeout)
         except (UnavailableError, QueueFullError):
             other = self._other(engine, prompt, salt)
             if other is None:
                 raise
+            if timeout is not None:
+                timeout -= time.monotonic() - started
             return await other.score(request, timeout)
 
     def model_info(self) -> types_pb2.ModelInfo:
         """What the engines serve, by the first that is ready.
 
-        Raises ModelMismatchError where the engines that are connected serve another model, else
-        UnavailableError where none is ready.
+        If none is ready, raises ModelMismatchError if the engines that are connected serve another
+        model, else UnavailableError.
         """
         return self._ready_engines()[0].model_info
 
     async def readiness(self) -> AsyncGenerator[bool, None]:
-        """Whether any engine is ready: first as it is now, then each time that it changes."""
+        """Whether any engine is ready: first the present value, then every change."""
         known: bool | None = None
         while True:
             changed = self._changed
@@ -111,19 +123,8 @@ class EnginePool:
             else:
                 await changed.wait()
 
-    async def wait_ready(self) -> None:
-        """Returns when an engine is ready.
-
-        Raises ModelMismatchError where waiting cannot help because every engine is connected and
-        serves another model.
-        """
-        while not self.ready:
-            if all(engine.connected for engine in self._engines):
-                self._ready_engines()
-            await self._changed.wait()
-
     def _ready_engines(self) -> list[EngineClient]:
-        """Those that take requests, at least one. Raises as model_info does."""
+        """Those that accept requests, at least one. Raises as model_info does."""
         ready = [engine for engine in self._engines if engine.ready]
         if ready:
             return ready
@@ -139,7 +140,7 @@ class EnginePool:
     def _other(
         self, failed: EngineClient, prompt: Sequence[int], cache_salt: str
     ) -> EngineClient | None:
-        """The ready engine for a prompt that another one has failed."""
+        """The ready engine for a prompt after another one has failed; None if there is none."""
         others = [engine for engine in self._engines if engine.ready and engine is not failed]
         return self._route(others, prompt, cache_salt) if others else None
 
@@ -158,6 +159,6 @@ class EnginePool:
         for lost in self._was_ready - ready:
             self._router.forget(lost)
         self._was_ready = ready
-        # A new event for each change: whoever waits sees this one, whoever comes later the next.
+        # An event for each change: whoever waits sees this one, whoever comes later the next.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

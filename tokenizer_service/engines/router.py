@@ -1,19 +1,18 @@
 """Router: which replica a request goes to.
 
-Replicas keep the KV of prompts in blocks, and find a prompt's leading blocks again. So a prompt
-goes to the replica that was last given the longest beginning of it, unless that has so much more to
-compute than the least loaded one that the cached tokens do not make up for it.
+Replicas cache the KV of prompts in blocks. So a prompt goes to the replica that was last given the
+longest prefix of it, unless that has so much more to compute than the least loaded one that the
+cached tokens do not make up for it.
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 # Leading blocks of a prompt that count; hashing them takes well below a millisecond.
-_MOST_PROMPT_BLOCKS = 512
-# Blocks that are remembered: those of a million tokens in blocks of 16.
-_MOST_BLOCKS = 65_536
+_MAX_PROMPT_BLOCKS = 512
+# Blocks that are remembered: a million tokens in blocks of 16.
+_MAX_BLOCKS = 65_536
 
 
 @dataclass(eq=False, slots=True)
@@ -23,12 +22,12 @@ class _Replica:
 
 
 class Router:
-    """Remembers which replica was given which blocks, the latest ones up to a number."""
+    """Remembers which replica was last given which blocks, up to `max_blocks` of the latest."""
 
-    def __init__(self, max_blocks: int = _MOST_BLOCKS) -> None:
+    def __init__(self, max_blocks: int = _MAX_BLOCKS) -> None:
         self._max_blocks = max_blocks
-        # By the hash of a block and all before it, oldest first. A prompt's first block is newer
-        # than its later ones, which are of no use without it.
+        # By the hash of a block and all before it, oldest first. A prompt's first block counts as
+        # newer than its later ones, which are useless without it.
         self._owners: OrderedDict[int, _Replica] = OrderedDict()
         self._replicas: dict[str, _Replica] = {}
 
@@ -38,23 +37,23 @@ class Router:
     def choose(
         self, prompt: Sequence[int], cache_salt: str, block_size: int, loads: Mapping[str, int]
     ) -> str:
-        """The replica for a prompt, which from now on has its blocks.
+        """The replica for a prompt, which owns its blocks from now on.
 
-        `loads` has the outstanding tokens of each replica that may be chosen, at least one of them.
-        Blocks are shared only among equal salts.
+        `loads` has the outstanding tokens of each replica that may be chosen, at least one. Blocks
+        are shared only between equal salts.
         """
         hashes = _block_hashes(prompt, cache_salt, block_size)
         num_known, owner = self._longest_match(hashes)
-        least = min(loads, key=loads.__getitem__)
-        # On the owner the prompt waits for more, on the least loaded it has more to compute.
-        stays = owner in loads and loads[owner] - loads[least] <= num_known * block_size
-        chosen = owner if stays else least
+        least_loaded = min(loads, key=loads.__getitem__)
+        # On the owner the prompt waits longer; on the least loaded one more of it is computed.
+        stays = owner in loads and loads[owner] - loads[least_loaded] <= num_known * block_size
+        chosen = owner if stays else least_loaded
         self._remember(hashes, chosen)
         return chosen
 
     def forget(self, replica: str) -> None:
         """Forgets all blocks of a replica that is gone."""
-        # They stay where they are until their turn comes; there may be too many to go through.
+        # There may be too many to search; they are dropped when they become the oldest.
         if replica in self._replicas:
             self._replicas.pop(replica).gone = True
 
@@ -81,12 +80,10 @@ def _block_hashes(prompt: Sequence[int], cache_salt: str, block_size: int) -> li
     """A hash for each full leading block, over it and all before it."""
     if block_size < 1:
         return []
-    most = min(len(prompt) // block_size, _MOST_PROMPT_BLOCKS)
-    head = tuple(prompt[: most * block_size])
-    ends = range(0, len(head) + 1, block_size)
+    num_blocks = min(len(prompt) // block_size, _MAX_PROMPT_BLOCKS)
     hashes = []
     block_hash = hash(cache_salt)
-    for begin, end in pairwise(ends):
-        block_hash = hash((block_hash, head[begin:end]))
+    for start in range(0, num_blocks * block_size, block_size):
+        block_hash = hash((block_hash, *prompt[start : start + block_size]))
         hashes.append(block_hash)
     return hashes

@@ -1,102 +1,141 @@
-"""EngineStream: the pieces of one request of a session, up to its reader.
+"""EngineStream: the outputs of one request, from an engine's session to the request's reader.
 
-It has one reader and belongs to one event loop. A reader that lags gets fewer and larger pieces:
-when several wait, those of the same continuation are merged. So it costs no memory beyond its own
-tokens, and a service that has too much to do catches up.
+It has one reader and belongs to one event loop. A reader that lags gets fewer and larger outputs:
+those of the same continuation that wait are merged. So a stream needs no memory beyond its own
+tokens, and an overloaded service catches up.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from folovllm.errors import FolovError
+from folovllm.errors import FolovError, QueueFullError, UnavailableError
 from folovllm.v1 import types_pb2
 
 TOKENS_PER_CONTINUATION = 64
-"""What a continuation that runs counts among outstanding tokens. How long it will become no one
-knows; this is what a short answer takes, so that many that run weigh as much as a long prompt."""
+"""Outstanding tokens of a running continuation. How long it will become is unknown; this is the
+length of a short answer, so that many running ones weigh as much as a long prompt."""
 
-# Pieces that wait before they are merged. To merge one costs a hundredth of a message of its own.
+# Outputs that wait before they are merged. Merging one costs 1 % of sending it by itself.
 _MERGE_AT = 2
-# Positions with log-probabilities that a merged piece may have: 330 KiB at most.
-_MOST_POSITIONS = 1024
+# Positions with log-probabilities that a merged output may have: 330 KiB at most.
+_MAX_POSITIONS = 1024
+# Seconds of work in one round of WakeRounds from which on the next one is delayed.
+_LONG_ROUND = 0.001
+
+
+class StreamOwner(Protocol):
+    """The session that a stream runs in."""
+
+    def abort(self, stream: "EngineStream", indexes: Sequence[int]) -> None:
+        """Asks the engine to end continuations."""
+
+    def cancel(self, stream: "EngineStream") -> None:
+        """Ends a stream that is no longer read."""
 
 
 class EngineStream:
-    """Iterates over a request's pieces; ends after the final one of its last continuation."""
+    """Iterates over a request's outputs; ends after the final one of its last continuation.
+
+        with engines.generate(command) as stream:
+            async for output in stream:        # types_pb2.CompletionOutput
+                stream.abort([output.index])   # a stop string has ended that continuation
+
+    Raises FolovError. Leaving its context cancels at the engine what still runs.
+    """
 
     def __init__(
         self,
         name: str,
-        wire_name: str,
         num_prompt_tokens: int,
         num_continuations: int,
-        on_abort: Callable[["EngineStream", Sequence[int]], None],
-        on_close: Callable[["EngineStream"], None],
+        retry: Callable[[], bool] | None = None,
     ) -> None:
+        """`retry` begins the request at another engine, or returns False if there is none.
+
+        It is called at most once, and only if nothing was read before the engine failed, drained
+        or had no room for the request.
+        """
         self.name = name
-        self.wire_name = wire_name
-        """What the engine calls it; its pieces carry `name` when they are taken."""
-        self.outstanding_tokens = num_prompt_tokens + num_continuations * TOKENS_PER_CONTINUATION
-        """What the engine still has to compute for it, as far as one can say."""
-        self._num_unstarted_tokens = num_prompt_tokens
-        self._num_unfinished = num_continuations
-        self._on_abort = on_abort
-        self._on_close = on_close
-        self._pieces: deque[types_pb2.CompletionOutput] = deque()
+        self._num_prompt_tokens = num_prompt_tokens
+        self._num_continuations = num_continuations
+        self._retry = retry
+        self._outputs: deque[types_pb2.CompletionOutput] = deque()
         self._merge_at = _MERGE_AT
         self._error: FolovError | None = None
         self._was_read = False
         self._waiter: asyncio.Future[None] | None = None
 
+    def attach(self, owner: StreamOwner, wire_name: str) -> None:
+        """Says which session it runs in from now on, and under which name, from the beginning."""
+        self._owner = owner
+        self.wire_name = wire_name
+        """What the engine calls it; its outputs carry `name` when they are read."""
+        self._num_unstarted_tokens = self._num_prompt_tokens
+        self._num_unfinished = self._num_continuations
+        self.outstanding_tokens = (
+            self._num_prompt_tokens + self._num_continuations * TOKENS_PER_CONTINUATION
+        )
+        """An estimate of what the engine still has to compute for it."""
+
     @property
     def complete(self) -> bool:
-        """Whether the engine has sent all that it ever will."""
+        """Whether the engine has sent everything."""
         return self._num_unfinished == 0
 
-    def put(self, piece: types_pb2.CompletionOutput) -> None:
-        """Adds a piece, after those that the reader has not taken; `wake` tells the reader."""
+    def put(self, output: types_pb2.CompletionOutput) -> None:
+        """Adds an output, after those that have not been read; `wake` tells the reader."""
         if self._num_unstarted_tokens:
             self.outstanding_tokens -= self._num_unstarted_tokens
             self._num_unstarted_tokens = 0
-        if piece.finish_reason:
+        if output.finish_reason:
             self.outstanding_tokens -= TOKENS_PER_CONTINUATION
             self._num_unfinished -= 1
         if self.wire_name is not self.name:
-            piece.request_id = self.name
-        self._pieces.append(piece)
-        if len(self._pieces) >= self._merge_at:
+            output.request_id = self.name
+        self._outputs.append(output)
+        if len(self._outputs) >= self._merge_at:
             self._merge()
 
     def wake(self) -> None:
-        """Lets the reader take what there is."""
+        """Lets the reader continue."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def fail(self, error: FolovError) -> None:
-        """Ends it with an error, after what waits.
+        """Ends it with an error, after the outputs that wait.
 
-        Where nothing was taken yet that is dropped: the request can run elsewhere as if new.
+        If none was read they are dropped, and the request may run elsewhere instead.
         """
         if not self._was_read:
-            self._pieces.clear()
+            self._outputs.clear()
+            if isinstance(error, UnavailableError | QueueFullError) and self._retry is not None:
+                retry, self._retry = self._retry, None
+                try:
+                    if retry():
+                        return
+                except FolovError as raised:
+                    error = raised
         self._error = error
         self.wake()
 
     def abort(self, indexes: Sequence[int]) -> None:
-        """Asks the engine to end continuations; they still get their final pieces, as ABORT."""
-        self._on_abort(self, indexes)
+        """Ends continuations at the engine; they still get their final outputs, as ABORT."""
+        self._owner.abort(self, indexes)
 
-    def close(self) -> None:
-        """Says that no one reads any more; what still runs is cancelled at the engine."""
-        self._on_close(self)
+    def __enter__(self) -> "EngineStream":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._owner.cancel(self)
 
     def __aiter__(self) -> "EngineStream":
         return self
 
     async def __anext__(self) -> types_pb2.CompletionOutput:
-        """The next piece. Raises FolovError."""
-        while not self._pieces:
+        """The next output. Raises FolovError."""
+        while not self._outputs:
             if self._error is not None:
                 raise self._error
             if self.complete:
@@ -104,18 +143,61 @@ class EngineStream:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         self._was_read = True
-        return self._pieces.popleft()
+        self._retry = None  # it holds the prompt
+        return self._outputs.popleft()
 
     def _merge(self) -> None:
-        """Makes one piece of those of each continuation, by size several."""
+        """Merges the outputs of each continuation, into several if one would become too large."""
         last: dict[int, types_pb2.CompletionOutput] = {}
         merged: deque[types_pb2.CompletionOutput] = deque()
-        for piece in self._pieces:
-            into = last.get(piece.index)
-            if into is None or len(into.logprobs) + len(piece.logprobs) > _MOST_POSITIONS:
-                last[piece.index] = piece
-                merged.append(piece)
+        for output in self._outputs:
+            into = last.get(output.index)
+            if into is None or len(into.logprobs) + len(output.logprobs) > _MAX_POSITIONS:
+                last[output.index] = output
+                merged.append(output)
             else:
-                into.MergeFrom(piece)  # all fields but the names are deltas
-        self._pieces = merged
+                into.MergeFrom(output)  # all fields but the names are deltas
+        self._outputs = merged
         self._merge_at = max(_MERGE_AT, 2 * len(merged))
+
+
+class WakeRounds:
+    """Wakes the readers of streams in rounds, as often as the service can keep up with.
+
+    Sending a message costs the same for one token as for twenty. Each round measures how long the
+    event loop was busy with the readers it woke. The next one follows at once if that was short,
+    else after as long again: outputs that arrive meanwhile are merged, so an overloaded service
+    sends fewer and larger messages instead of falling behind. Belongs to one event loop.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._streams: dict[EngineStream, None] = {}
+        self._round_runs = False
+
+    def add(self, stream: EngineStream) -> None:
+        """Has a stream's reader woken in the next round."""
+        self._streams[stream] = None
+
+    def run(self) -> None:
+        """Begins a round, unless one runs; then the next one covers what was added."""
+        if self._round_runs or not self._streams:
+            return
+        self._round_runs = True
+        started = self._loop.time()
+        streams, self._streams = self._streams, {}
+        for stream in streams:
+            stream.wake()
+        # Runs after everything that was woken.
+        self._loop.call_soon(self._end_round, started)
+
+    def _end_round(self, started: float) -> None:
+        busy = self._loop.time() - started
+        if busy < _LONG_ROUND:
+            self._begin_next()
+        else:
+            self._loop.call_later(busy, self._begin_next)
+
+    def _begin_next(self) -> None:
+        self._round_runs = False
+        self.run()

@@ -1,5 +1,6 @@
-"""What each RPC does, one a file: from its message to its answer. For the servicer alone.
+"""What each RPC does, one a file, all of one shape; for the servicer alone.
 
-A handler checks the message, asks `chat`, `text` and `engines`, and builds the messages that go
-back. Streams are classes, since they have a state; what is answered at once is a function.
+A handler is a function of the caller's message and the `services` it works with. It returns the
+answer, or yields the messages of a stream, whose closing ends the work. It checks the message
+before any work in proportion to it, and raises FolovError, naming a field as the caller knows it.
 """

@@ -1,15 +1,15 @@
-"""The call that shows a conversation as the model would see it: ApplyChatTemplate."""
+"""ApplyChatTemplate: a conversation as the model would see it."""
 
-from folovllm.v1 import tokenizer_service_pb2 as messages
-from tokenizer_service.chat.renderer import Renderer
-from tokenizer_service.text.codec import check_answer
+from folovllm.v1.tokenizer_service_pb2 import ApplyChatTemplateRequest, ApplyChatTemplateResponse
+from tokenizer_service.handlers.services import Services
+from tokenizer_service.text.limits import check_response_size
 
 
 async def apply_chat_template(
-    request: messages.ApplyChatTemplateRequest, renderer: Renderer
-) -> messages.ApplyChatTemplateResponse:
-    """The conversation's text and token ids. Raises as Renderer.render."""
-    rendered = await renderer.render(await renderer.read(request))
-    response = messages.ApplyChatTemplateResponse(text=rendered.text, token_ids=rendered.token_ids)
-    check_answer(response, "messages")
+    request: ApplyChatTemplateRequest, services: Services
+) -> ApplyChatTemplateResponse:
+    """The conversation's text and token ids."""
+    rendered = await services.renderer.render(await services.renderer.read(request))
+    response = ApplyChatTemplateResponse(text=rendered.text, token_ids=rendered.token_ids)
+    check_response_size(response, "messages")
     return response

@@ -1,31 +1,23 @@
-"""The call that counts the tokens of a text or of a conversation: CountTokens."""
+"""CountTokens: the number of tokens of a text or of a conversation."""
 
-from folovllm.errors import InvalidRequestError
-from folovllm.v1 import tokenizer_service_pb2 as messages
-from tokenizer_service.chat.renderer import Renderer
-from tokenizer_service.text.codec import Codec
+from folovllm.errors import InvalidRequestError, errors_within
+from folovllm.v1.tokenizer_service_pb2 import CountTokensRequest, CountTokensResponse
+from tokenizer_service.handlers.services import Services
+from tokenizer_service.text.offload import offload_if_large
 
 
-async def count_tokens(
-    request: messages.CountTokensRequest, codec: Codec, renderer: Renderer
-) -> messages.CountTokensResponse:
-    """How many tokens there are. Raises InvalidRequestError, and as Renderer.render."""
+async def count_tokens(request: CountTokensRequest, services: Services) -> CountTokensResponse:
+    """How many tokens there are."""
     match request.WhichOneof("input"):
         case "text":
-            codec.check_text(request.text)
-            token_ids = await codec.encode(request.text)
+            services.limits.check_text(request.text)
+            token_ids = await offload_if_large(
+                len(request.text), services.tokenizer.encode, request.text
+            )
         case "conversation":
-            token_ids = await _token_ids_of(request.conversation, renderer)
+            with errors_within("conversation"):
+                conversation = await services.renderer.read(request.conversation)
+                token_ids = (await services.renderer.render(conversation)).token_ids
         case _:
             raise InvalidRequestError("input", "give what to count as text or as conversation")
-    return messages.CountTokensResponse(num_tokens=len(token_ids))
-
-
-async def _token_ids_of(
-    conversation: messages.ApplyChatTemplateRequest, renderer: Renderer
-) -> list[int]:
-    try:
-        rendered = await renderer.render(await renderer.read(conversation))
-    except InvalidRequestError as error:
-        raise error.within("conversation") from None
-    return rendered.token_ids
+    return CountTokensResponse(num_tokens=len(token_ids))

@@ -1,4 +1,4 @@
-"""The call that gives the tokenizer's files away: GetTokenizer."""
+"""GetTokenizer: the tokenizer's files."""
 
 import asyncio
 import hashlib
@@ -6,20 +6,20 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from folovllm.errors import UnavailableError
-from folovllm.v1 import tokenizer_service_pb2 as messages
-from tokenizer_service.text.tokenizer import Tokenizer
+from folovllm.v1.tokenizer_service_pb2 import GetTokenizerRequest, TokenizerFileChunk
+from tokenizer_service.handlers.services import Services
 
 _PIECE_BYTES = 64 * 1024
 
 
-async def tokenizer_files(
-    tokenizer: Tokenizer,
-) -> AsyncGenerator[messages.TokenizerFileChunk, None]:
+async def get_tokenizer(
+    request: GetTokenizerRequest, services: Services
+) -> AsyncGenerator[TokenizerFileChunk, None]:
     """All files in pieces. No file stays open between two of them, so a call may end anywhere.
 
-    Raises UnavailableError where a file is gone or tokenizer.json is not what the service has read.
+    Raises UnavailableError if a file is gone, or tokenizer.json is not what the service has read.
     """
-    for path in tokenizer.files:
+    for path in services.tokenizer.files:
         digest = hashlib.sha256()
         offset, size = 0, _PIECE_BYTES
         while size == _PIECE_BYTES:
@@ -27,10 +27,10 @@ async def tokenizer_files(
             digest.update(data)
             size = len(data)
             offset += size
-            chunk = messages.TokenizerFileChunk(name=path.name, data=data)
+            chunk = TokenizerFileChunk(name=path.name, data=data)
             if size < _PIECE_BYTES:
                 chunk.sha256 = digest.hexdigest()
-                _check_unchanged(tokenizer, chunk)
+                _check_unchanged(chunk, services.tokenizer.fingerprint)
             yield chunk
 
 
@@ -43,6 +43,6 @@ def _read(path: Path, offset: int) -> bytes:
         raise UnavailableError(f"{path.name} cannot be read any more: {error.strerror}") from None
 
 
-def _check_unchanged(tokenizer: Tokenizer, last: messages.TokenizerFileChunk) -> None:
-    if last.name == "tokenizer.json" and last.sha256 != tokenizer.fingerprint:
+def _check_unchanged(last: TokenizerFileChunk, fingerprint: str) -> None:
+    if last.name == "tokenizer.json" and last.sha256 != fingerprint:
         raise UnavailableError("tokenizer.json has changed since the service was started")

@@ -1,17 +1,40 @@
-"""The messages of Score: read, and written for the engine."""
+"""Score: how probable given continuations are; text is encoded for the engine, which scores ids."""
 
+import asyncio
 from collections.abc import Sequence
 
+import structlog
+
 from folovllm.errors import InvalidRequestError
-from folovllm.score import MAX_CONTINUATIONS
+from folovllm.request_id import new_request_id
+from folovllm.score import MAX_CONTINUATIONS, ScoreOutput
 from folovllm.v1 import types_pb2
-from tokenizer_service.text.scoring import EncodedScore
+from tokenizer_service.handlers.services import Services
+from tokenizer_service.text.score_encoding import EncodedScore, encode_score
 
 Text = str | Sequence[int]
 
 
-def read_score(request: types_pb2.ScoreRequest) -> tuple[Text, list[Text]]:
-    """The prompt and the continuations, each as text or token ids. Raises InvalidRequestError."""
+async def score(
+    request: types_pb2.ScoreRequest,
+    services: Services,
+    timeout: float | None,  # noqa: ASYNC109 - sent to the engine with the call
+) -> types_pb2.ScoreResponse:
+    """The scores of the continuations. `timeout` is what is left of the deadline, in seconds."""
+    request_id = request.request_id or new_request_id()
+    structlog.contextvars.bind_contextvars(request_id=request_id)
+    prompt, continuations = _read(request)
+    _check_size([prompt, *continuations], services.limits.max_prompt_bytes)
+    max_model_len = services.engines.model_info().max_model_len
+    encoded = await asyncio.to_thread(
+        encode_score, services.tokenizer, prompt, continuations, max_model_len
+    )
+    response = await services.engines.score(_engine_request(request, request_id, encoded), timeout)
+    return encoded.scores(ScoreOutput.from_proto(response)).to_proto()
+
+
+def _read(request: types_pb2.ScoreRequest) -> tuple[Text, list[Text]]:
+    """The prompt and the continuations, each as text or token ids."""
     kind = request.WhichOneof("prompt")
     if kind is None:
         raise InvalidRequestError("prompt", "give the prompt as text or as token_ids")
@@ -20,25 +43,29 @@ def read_score(request: types_pb2.ScoreRequest) -> tuple[Text, list[Text]]:
             "continuations",
             f"give 1 to {MAX_CONTINUATIONS} continuations, got {len(request.continuations)}",
         )
-    prompt: Text = request.text if kind == "text" else list(request.token_ids.ids)
+    prompt: Text = request.text if kind == "text" else request.token_ids.ids
     return prompt, [
-        each.text if each.WhichOneof("continuation") == "text" else list(each.token_ids.ids)
+        each.text if each.WhichOneof("continuation") == "text" else each.token_ids.ids
         for each in request.continuations
     ]
 
 
-def engine_score_request(
+def _check_size(texts: Sequence[Text], max_bytes: int) -> None:
+    num_bytes = sum(len(text.encode()) if isinstance(text, str) else len(text) for text in texts)
+    if num_bytes > max_bytes:
+        raise InvalidRequestError(
+            "continuations", f"prompt and continuations are over the limit of {max_bytes} bytes"
+        )
+
+
+def _engine_request(
     request: types_pb2.ScoreRequest, request_id: str, encoded: EncodedScore
 ) -> types_pb2.ScoreRequest:
     """The request in token ids alone."""
-    ids = types_pb2.SamplingParams.TokenSequence
-    return types_pb2.ScoreRequest(
-        request_id=request_id,
-        token_ids=ids(ids=encoded.prompt_token_ids),
-        continuations=[
-            types_pb2.ScoreRequest.Continuation(token_ids=ids(ids=continuation))
-            for continuation in encoded.continuations
-        ],
-        priority=request.priority,
-        cache_salt=request.cache_salt,
+    sent = types_pb2.ScoreRequest(
+        request_id=request_id, priority=request.priority, cache_salt=request.cache_salt
     )
+    sent.token_ids.ids.extend(encoded.prompt_token_ids)
+    for token_ids in encoded.continuations:
+        sent.continuations.add().token_ids.ids.extend(token_ids)
+    return sent

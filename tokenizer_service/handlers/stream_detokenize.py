@@ -1,91 +1,85 @@
-"""StreamDetokenizeCall: one call of StreamDetokenize, ids in and text out while they arrive."""
+"""StreamDetokenize: token ids to text while they arrive."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-from folovllm.errors import InvalidRequestError
+from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.sampling_params import SamplingParams
-from folovllm.v1 import tokenizer_service_pb2 as messages
-from tokenizer_service.text.codec import Codec, check_answer, off_loop
-from tokenizer_service.text.stopping_detokenizer import StoppingDetokenizer
+from folovllm.v1.tokenizer_service_pb2 import (
+    DetokenizeOptions,
+    StreamDetokenizeRequest,
+    StreamDetokenizeResponse,
+)
+from tokenizer_service.handlers.services import Services
+from tokenizer_service.text.detokenizer import StoppingDetokenizer
+from tokenizer_service.text.limits import check_response_size
+from tokenizer_service.text.offload import offload_if_large
 from tokenizer_service.text.tokenizer import check_token_ids
 
 
-class StreamDetokenizeCall:
-    """One growing sequence. Its ids must be below `vocab_size`."""
-
-    def __init__(self, codec: Codec, vocab_size: int) -> None:
-        self._codec = codec
-        self._vocab_size = vocab_size
-        self._params = SamplingParams()
-        self._detokenizer: StoppingDetokenizer | None = None
-
-    async def answers(
-        self, requests: AsyncIterator[messages.StreamDetokenizeRequest]
-    ) -> AsyncGenerator[messages.StreamDetokenizeResponse, None]:
-        """One answer for each message of ids; the last one has `finished`.
-
-        Raises InvalidRequestError naming the part of the message that is at fault.
-        """
-        async for request in requests:
-            part = request.WhichOneof("part")
-            if part is None:
+async def stream_detokenize(
+    requests: AsyncIterator[StreamDetokenizeRequest], services: Services
+) -> AsyncGenerator[StreamDetokenizeResponse, None]:
+    """One answer for each message of ids; the last one has `finished`."""
+    detokenizer: StoppingDetokenizer | None = None
+    params = SamplingParams()
+    vocab_size = services.vocab_size
+    async for request in requests:
+        match request.WhichOneof("part"):
+            case "options" if detokenizer is None:
+                params = _params(request.options)
+                detokenizer = StoppingDetokenizer(services.tokenizer, params)
+                preceding = request.options.preceding_token_ids
+                field = "options.preceding_token_ids"
+                services.limits.check_num_token_ids(preceding, field)
+                await offload_if_large(
+                    len(preceding), _skip, detokenizer, preceding, vocab_size, field
+                )
+            case "options":
+                raise InvalidRequestError("options", "options may come only as the first message")
+            case "token_ids":
+                detokenizer = detokenizer or StoppingDetokenizer(services.tokenizer, params)
+                ids = request.token_ids.ids
+                services.limits.check_num_token_ids(ids)
+                # Each stop string is another pass over the text.
+                size = len(ids) * (1 + len(params.stop))
+                text = await offload_if_large(size, _push, detokenizer, ids, vocab_size)
+                yield _response(detokenizer, text, finished=detokenizer.stop is not None)
+                if detokenizer.stop is not None:
+                    return
+            case _:
                 raise InvalidRequestError("part", "give options or token_ids")
-            if part == "options":
-                await self._set_options(request.options)
-                continue
-            detokenizer = self._begun()
-            ids = request.token_ids.ids
-            yield self._answer(detokenizer, await self._push(detokenizer, ids))
-            if detokenizer.stop is not None:
-                return
-        detokenizer = self._begun()
-        last = self._answer(detokenizer, detokenizer.flush())
-        last.finished = True
-        yield last
-
-    async def _set_options(self, options: messages.DetokenizeOptions) -> None:
-        if self._detokenizer is not None:
-            raise InvalidRequestError("options", "options may come only as the first message")
-        self._params = _params(options)
-        self._codec.check_num_token_ids(options.preceding_token_ids, "options.preceding_token_ids")
-        await off_loop(len(options.preceding_token_ids), self._skip, options.preceding_token_ids)
-
-    def _skip(self, token_ids: Sequence[int]) -> None:
-        check_token_ids(token_ids, self._vocab_size, "options.preceding_token_ids")
-        self._begun().skip(token_ids)
-
-    def _begun(self) -> StoppingDetokenizer:
-        """The detokenizer; from its first use on options come too late."""
-        if self._detokenizer is None:
-            self._detokenizer = StoppingDetokenizer(self._codec.tokenizer, self._params)
-        return self._detokenizer
-
-    async def _push(self, detokenizer: StoppingDetokenizer, token_ids: Sequence[int]) -> str:
-        self._codec.check_num_token_ids(token_ids)
-        # Each stop string is another pass over the text.
-        size = len(token_ids) * (1 + len(self._params.stop))
-        return await off_loop(size, self._checked_push, detokenizer, token_ids)
-
-    def _checked_push(self, detokenizer: StoppingDetokenizer, token_ids: Sequence[int]) -> str:
-        check_token_ids(token_ids, self._vocab_size)
-        return detokenizer.push(token_ids)
-
-    def _answer(
-        self, detokenizer: StoppingDetokenizer, text: str
-    ) -> messages.StreamDetokenizeResponse:
-        answer = messages.StreamDetokenizeResponse(
-            text=text,
-            num_token_ids=detokenizer.num_tokens,
-            stop_string=detokenizer.stop,
-            finished=detokenizer.stop is not None,
-        )
-        check_answer(answer, "token_ids")
-        return answer
+    detokenizer = detokenizer or StoppingDetokenizer(services.tokenizer, params)
+    yield _response(detokenizer, detokenizer.flush(), finished=True)
 
 
-def _params(options: messages.DetokenizeOptions) -> SamplingParams:
-    """The options as the parameters that they are elsewhere. Raises InvalidRequestError."""
-    try:
+def _skip(
+    detokenizer: StoppingDetokenizer, token_ids: Sequence[int], vocab_size: int, field: str
+) -> None:
+    check_token_ids(token_ids, vocab_size, field)
+    detokenizer.skip(token_ids)
+
+
+def _push(detokenizer: StoppingDetokenizer, token_ids: Sequence[int], vocab_size: int) -> str:
+    check_token_ids(token_ids, vocab_size)
+    return detokenizer.push(token_ids)
+
+
+def _response(
+    detokenizer: StoppingDetokenizer, text: str, *, finished: bool
+) -> StreamDetokenizeResponse:
+    response = StreamDetokenizeResponse(
+        text=text,
+        num_token_ids=detokenizer.num_tokens,
+        stop_string=detokenizer.stop,
+        finished=finished,
+    )
+    check_response_size(response, "token_ids")
+    return response
+
+
+def _params(options: DetokenizeOptions) -> SamplingParams:
+    """The options as sampling parameters, which have the same checks."""
+    with errors_within("options"):
         return SamplingParams(
             stop=tuple(options.stop),
             include_stop_str_in_output=options.include_stop_str_in_output,
@@ -95,5 +89,3 @@ def _params(options: messages.DetokenizeOptions) -> SamplingParams:
                 options.skip_special_tokens if options.HasField("skip_special_tokens") else True
             ),
         )
-    except InvalidRequestError as error:
-        raise error.within("options") from None

@@ -8,9 +8,9 @@ from tokenizer_service.text.tokenizer import Tokenizer
 
 
 def resolve_bad_words(params: SamplingParams, tokenizer: Tokenizer) -> SamplingParams:
-    """The parameters with the ids of bad_words among bad_words_token_ids, each sequence once.
+    """The parameters with the ids of bad_words added to bad_words_token_ids, each sequence once.
 
-    Raises InvalidRequestError where that makes too many.
+    Raises InvalidRequestError if there are too many.
     """
     if not params.bad_words:
         return params
@@ -22,7 +22,7 @@ def resolve_bad_words(params: SamplingParams, tokenizer: Tokenizer) -> SamplingP
 def _spellings(word: str, tokenizer: Tokenizer) -> Iterator[tuple[int, ...]]:
     """A word's ids at the beginning of a text and, as in vLLM, after a space.
 
-    Where the second only puts the space's ids before the first, forbidding the first is enough.
+    If the second is the first with ids for the space before it, forbidding the first is enough.
     """
     bare = word.lstrip(" ")
     plain = tuple(tokenizer.encode(bare, add_special_tokens=False))

@@ -1,15 +1,15 @@
 """The bytes that each token of a byte-level tokenizer stands for.
 
-Such a tokenizer (GPT-2's, Llama 3's, Qwen's) writes each byte as one printable character, so that
-a vocabulary is readable. A token made of these characters alone is these bytes; any other, an added
-one, is its text's UTF-8. That is the rule of the library's own decoder.
+Such a tokenizer (GPT-2's, Llama 3's, Qwen's) writes each byte as one printable character, to make
+its vocabulary readable. A token of only these characters stands for these bytes; any other, an
+added one, for its text's UTF-8. The library's own decoder has the same rule.
 """
 
 from collections.abc import Mapping
 
 
 def token_bytes(vocab: Mapping[str, int]) -> tuple[bytes, ...]:
-    """By id, empty where no token has that id; `vocab` has the added tokens, too."""
+    """By id, empty if no token has that id; `vocab` includes the added tokens."""
     byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}.__getitem__
     table = [b""] * (max(vocab.values(), default=-1) + 1)
     for token, token_id in vocab.items():
@@ -17,7 +17,7 @@ def token_bytes(vocab: Mapping[str, int]) -> tuple[bytes, ...]:
             table[token_id] = bytes(map(byte_of, token))
         except KeyError:
             table[token_id] = token.encode()
-    # A tuple of bytes is nothing that the garbage collector walks through, as it would a list.
+    # Unlike a list, a tuple of bytes is not traversed by the garbage collector.
     return tuple(table)
 
 

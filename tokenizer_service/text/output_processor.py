@@ -1,8 +1,8 @@
 """OutputProcessor: the engine's deltas of token ids become deltas of text and token ids.
 
-When a stop string is met, the text ends there, the token ids end with the token that completed it,
-and the caller is told to abort that continuation at the engine. What the engine still sends for it
-is swallowed, up to its final message, whose usage and metrics the final message here takes over.
+At a stop string the text ends, the token ids end with the token that completed it, and the caller
+is asked to abort that continuation at the engine. What the engine still sends for it is dropped,
+except the usage and metrics of its final message, which the final message here takes over.
 """
 
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 
 from folovllm.outputs import CompletionOutput, FinishReason
 from folovllm.sampling_params import SamplingParams
-from tokenizer_service.text.stopping_detokenizer import StoppingDetokenizer
+from tokenizer_service.text.detokenizer import StoppingDetokenizer
 from tokenizer_service.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessedOutput:
-    """What one delta of the engine led to."""
+    """The result of one delta of the engine."""
 
     outputs: list[CompletionOutput] = field(default_factory=list)
     """To send, in order."""
@@ -27,8 +27,8 @@ class ProcessedOutput:
 class OutputProcessor:
     """All n continuations of one request.
 
-    Each token id is given out once, with its own delta; its text comes with it or later. Exactly
-    one final output for each index comes out, after it none.
+    Each token id is returned once, with its own delta; its text is returned then or later. Each
+    index has exactly one final output, and nothing after it.
     """
 
     def __init__(
@@ -37,19 +37,13 @@ class OutputProcessor:
         params: SamplingParams,
         preceding_token_ids: Sequence[int] = (),
     ) -> None:
-        """`preceding_token_ids` are output that was given out before, which these go on with: text
-        begins where theirs ends, with a character that they leave open as a whole.
+        """`preceding_token_ids` are output that was returned before and is continued here: the text
+        begins where theirs ends, with the whole of a character that they leave incomplete.
         """
         self._tokenizer = tokenizer
         self._params = params
         self._preceding_token_ids = preceding_token_ids
         self._continuations: dict[int, _Continuation] = {}
-
-    @property
-    def finished(self) -> bool:
-        """Whether the final output of every index has come out."""
-        continuations = self._continuations.values()
-        return len(continuations) == self._params.n and all(c.finished for c in continuations)
 
     def process(self, delta: CompletionOutput) -> ProcessedOutput:
         """Takes the engine's next delta, of any index."""
@@ -62,10 +56,10 @@ class OutputProcessor:
         )
 
     def text_of(self, index: int, token_ids: Sequence[int]) -> str | None:
-        """The same for a delta that is not final, where nothing but its text is added.
+        """The same for a delta that is not final, to which only its text has to be added.
 
-        Most deltas are such, and this takes a tenth of the time. None, with nothing done, where
-        stop strings are watched for, so that the delta has to be processed.
+        Most deltas are like that, and this takes a tenth of the time. Returns None, without any
+        effect, if there are stop strings, so that the delta has to be processed.
         """
         if self._params.stop:
             return None
@@ -79,6 +73,14 @@ class OutputProcessor:
         return continuation
 
 
+def visible_ids(delta: CompletionOutput, include_stop_token: bool) -> list[int]:
+    """The ids of a delta that have text: a stop token is not part of it, unless asked for."""
+    ends_with_stop_token = delta.finish_reason is FinishReason.STOP and not delta.output_complete
+    if ends_with_stop_token and not include_stop_token:
+        return delta.token_ids[:-1]
+    return delta.token_ids
+
+
 class _Continuation:
     """One of the n."""
 
@@ -89,15 +91,12 @@ class _Continuation:
         self._include_stop_token = params.include_stop_str_in_output
         self._detokenizer = StoppingDetokenizer(tokenizer, params)
         self._detokenizer.skip(preceding_token_ids)
+        self.text_of = self._detokenizer.push
 
     @property
     def stop(self) -> str | None:
         """The stop string that ended it."""
         return self._detokenizer.stop
-
-    def text_of(self, token_ids: Sequence[int]) -> str:
-        """The text of ids that are not the last ones."""
-        return self._detokenizer.push(token_ids)
 
     def process(self, delta: CompletionOutput) -> CompletionOutput | None:
         """What to send for a delta, if anything."""
@@ -109,19 +108,16 @@ class _Continuation:
         if delta.finished:
             self.finished = True
             _finish(output, delta, self.stop, self._detokenizer.num_tokens)
-        has_news = output.text or output.token_ids or output.finished or output.info is not None
-        return output if has_news else None
+        is_empty = not (output.text or output.token_ids or output.finished or output.info)
+        return None if is_empty else output
 
     def _advance(self, delta: CompletionOutput) -> CompletionOutput:
         """The delta with its text, cut after the token that completed a stop string."""
         detokenizer, num_before = self._detokenizer, self._detokenizer.num_tokens
-        num_with_text = len(delta.token_ids)
-        stop_token = delta.finish_reason is FinishReason.STOP and not delta.output_complete
-        if stop_token and not self._include_stop_token:
-            num_with_text = max(0, num_with_text - 1)  # like a stop string, not part of the text
-        text = detokenizer.push(delta.token_ids[:num_with_text])
+        visible = visible_ids(delta, self._include_stop_token)
+        text = detokenizer.push(visible)
         if detokenizer.stop is None:
-            detokenizer.push_without_text(len(delta.token_ids) - num_with_text)
+            detokenizer.num_tokens += len(delta.token_ids) - len(visible)
             text += detokenizer.flush() if delta.finished else ""
         num_tokens = detokenizer.num_tokens - num_before
         return replace(

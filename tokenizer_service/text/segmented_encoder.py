@@ -1,8 +1,8 @@
-"""SegmentedEncoder: encodes a prompt in segments between added tokens, and keeps what is long.
+"""SegmentedEncoder: encodes a prompt in segments between added tokens, and caches the long ones.
 
-The library looks for added tokens, such as "<|im_end|>", before anything else; what lies between
-two of them is encoded by itself. So a long system prompt or an earlier turn of a conversation has
-the same ids in every prompt, and only what is new has to be encoded.
+The library first looks for added tokens such as "<|im_end|>"; the text between two of them is
+encoded by itself. So a long system prompt or an earlier turn of a conversation has the same ids in
+every prompt, and only what is new has to be encoded.
 """
 
 import json
@@ -17,20 +17,20 @@ from typing import Any
 
 import tokenizers
 
-# Shorter segments, in characters, are encoded faster than they are split off and looked up.
+# Shorter segments, in characters, are encoded faster than looked up.
 MIN_SEGMENT = 256
-# Of texts with their ids: some twenty of 50,000 tokens, or some hundreds of 4,000.
-_MAX_KEPT_BYTES = 8 * 1024 * 1024
+# For texts with their ids: about twenty of 50,000 tokens, or hundreds of 4,000.
+_MAX_CACHED_BYTES = 8 * 1024 * 1024
 
 _UNICODE_FORMS = {"NFC", "NFD", "NFKC", "NFKD"}
 
 
 def segment_border(backend: tokenizers.Tokenizer) -> re.Pattern[str] | None:
-    """Matches the added tokens, as the library finds them: from the left, the longest first.
+    """Matches the added tokens as the library finds them: from the left, the longest first.
 
-    None where there are none, or a segment's ids may depend on what is around it: where an added
-    token takes neighbouring space, must be a word or is looked for in normalized text, where the
-    beginning of a text is treated in a way of its own, or where ids are put around a text.
+    None if there are none, or a segment's ids may depend on what is around it: if an added token
+    strips adjacent space, must be a whole word or is matched in normalized text, if the beginning
+    of a text is treated specially, or if ids are added around a text.
     """
     added = backend.get_added_tokens_decoder().values()
     if not added or backend.encode_special_tokens or backend.encode("").ids:
@@ -44,10 +44,10 @@ def segment_border(backend: tokenizers.Tokenizer) -> re.Pattern[str] | None:
 
 
 def _is_local(component: Any) -> bool:
-    """Whether a normalizer or pre-tokenizer is known to treat a text's beginning as any place."""
+    """Whether a normalizer or pre-tokenizer surely does not treat a text's beginning specially."""
     if component is None:
         return True
-    # The library tells the settings of a part of a tokenizer in this way alone.
+    # The only way to read a component's settings.
     return all(map(_is_local_stage, _stages(json.loads(component.__getstate__()))))
 
 
@@ -72,13 +72,13 @@ class SegmentedEncoder:
         self,
         encode_batch: Callable[[Sequence[str]], list[list[int]]],
         border: re.Pattern[str],
-        max_kept_bytes: int = _MAX_KEPT_BYTES,
+        max_cached_bytes: int = _MAX_CACHED_BYTES,
     ) -> None:
         self._encode_batch = encode_batch
         self._border = border
-        self._max_kept_bytes = max_kept_bytes
-        self._kept: OrderedDict[str, array[int]] = OrderedDict()
-        self._kept_bytes = 0
+        self._max_cached_bytes = max_cached_bytes
+        self._cached: OrderedDict[str, array[int]] = OrderedDict()
+        self._cached_bytes = 0
         self._lock = Lock()
 
     def encode(self, text: str) -> list[int]:
@@ -95,11 +95,11 @@ class SegmentedEncoder:
             new = next(encoded)
             token_ids += new
             if is_long:
-                self._keep(segment, array("I", new))
+                self._store(segment, array("I", new))
         return token_ids
 
     def _split(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Long segments, and as one text each what lies between them, its added tokens included."""
+        """Long segments, and the text between them with its added tokens; whether each is long."""
         begin = end = 0
         for match in chain(self._border.finditer(text), [None]):
             start, next_end = match.span() if match else (len(text), len(text))
@@ -114,20 +114,20 @@ class SegmentedEncoder:
 
     def _find(self, segment: str) -> "array[int] | None":
         with self._lock:
-            ids = self._kept.get(segment)
+            ids = self._cached.get(segment)
             if ids is not None:
-                self._kept.move_to_end(segment)
+                self._cached.move_to_end(segment)
             return ids
 
-    def _keep(self, segment: str, ids: "array[int]") -> None:
-        """Keeps a segment's ids, and drops those that were not asked for the longest."""
+    def _store(self, segment: str, ids: "array[int]") -> None:
+        """Caches a segment's ids and evicts the least recently used."""
         with self._lock:
-            if segment in self._kept:
+            if segment in self._cached:
                 return
-            self._kept[segment] = ids
-            self._kept_bytes += _num_bytes(segment, ids)
-            while self._kept_bytes > self._max_kept_bytes:
-                self._kept_bytes -= _num_bytes(*self._kept.popitem(last=False))
+            self._cached[segment] = ids
+            self._cached_bytes += _num_bytes(segment, ids)
+            while self._cached_bytes > self._max_cached_bytes:
+                self._cached_bytes -= _num_bytes(*self._cached.popitem(last=False))
 
 
 def _num_bytes(segment: str, ids: "array[int]") -> int:

@@ -1,21 +1,21 @@
 """StopStrings: finds the first stop string in text that arrives in pieces.
 
-The match that is complete first wins, and of those complete at the same character the longest. No
-text has to be awaited for that, and the answer is the same however the text is split.
+The match that is complete first wins, and of those complete at the same character the longest. That
+needs no more text than the match, and the result is the same however the text is split.
 """
 
 from typing import NamedTuple
 
 
 class StopResult(NamedTuple):
-    """Text that may go out now, and the stop string that ended it, if one did."""
+    """Text that is certain now, and the stop string that ended it, if one did."""
 
     text: str
     stop: str | None = None
 
 
 class StopStrings:
-    """Watches one continuation's text; holds back what may be the beginning of a stop string.
+    """Watches one continuation's text; holds back what may begin a stop string.
 
     Each stop string is followed by the automaton of Knuth, Morris and Pratt: its state is how many
     of the string's characters the text ends with, so the work for a character does not depend on
@@ -31,10 +31,10 @@ class StopStrings:
         self._held = ""
 
     def push(self, text: str, may_stop: bool = True) -> StopResult:
-        """Takes the next piece of text.
+        """Adds a piece of text.
 
-        With `may_stop` False no match counts that is complete in this piece, but one may begin in
-        it. After a match the text that follows it is dropped; push and flush are not called again.
+        Unless `may_stop`, matches that are complete in this piece do not count, but one may begin
+        in it. Text after a match is dropped; push and flush must not be called again.
         """
         if not self._held and self._first_characters.isdisjoint(text):
             return StopResult(text)
@@ -46,18 +46,17 @@ class StopStrings:
                 return StopResult(
                     joined[: end if self._include_in_output else end - len(stop)], stop
                 )
-        end = len(joined) - max(self._states, default=0)
+        end = len(joined) - max(self._states)
         self._held = joined[end:]
         return StopResult(joined[:end])
 
     def flush(self) -> str:
-        """The text that is still held, when no more follows."""
+        """The text that is still held, at the end of the text."""
         held, self._held = self._held, ""
-        self._states = [0] * len(self._stop)
         return held
 
     def _advance(self, character: str) -> str | None:
-        """Moves every automaton by one character; the longest stop string that is complete."""
+        """Advances every automaton by a character; the longest stop string that is complete."""
         found: str | None = None
         for i, string in enumerate(self._stop):
             borders = self._borders[i]

@@ -1,7 +1,7 @@
 """Tokenizer: text to token ids and back, by the tokenizer.json of a model's folder.
 
-A model's vocabulary may be larger than its tokenizer's, because embeddings are padded; the ids
-that only pad have no text.
+A model's vocabulary may be larger than its tokenizer's, because embeddings are padded; the padding
+ids have no text.
 """
 
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ import tokenizers
 from tokenizers import decoders
 
 from folovllm.errors import ConfigError, InvalidRequestError
-from folovllm.model_files import tokenizer_files, tokenizer_fingerprint
+from folovllm.model_files import find_tokenizer_files, tokenizer_fingerprint
 from tokenizer_service.text.byte_vocabulary import token_bytes
 from tokenizer_service.text.segmented_encoder import MIN_SEGMENT, SegmentedEncoder, segment_border
 
-# Only the library's batched calls release the interpreter's lock. To take it back can cost more
-# than to decode this many ids.
+# Only the library's batched calls release the interpreter's lock. Acquiring it again can cost more
+# than decoding this many ids.
 _MAX_LOCKED_TOKENS = 1024
 
 
-class LocatedTokens(NamedTuple):
-    """Token ids, and where each of them begins and ends in the text as it was given.
+class TokenOffsets(NamedTuple):
+    """Token ids, and where each begins and ends in the given text.
 
-    Places are in characters from 0, the end exclusive; one that was added stands nowhere: (0, 0).
+    Offsets are in characters, the end exclusive; a special token that was added has (0, 0).
     """
 
     token_ids: list[int]
@@ -38,25 +38,30 @@ class Tokenizer:
     def __init__(
         self, backend: tokenizers.Tokenizer, fingerprint: str = "", files: tuple[Path, ...] = ()
     ) -> None:
-        # A tokenizer.json may carry settings for training, which would cut prompts in silence.
+        # A tokenizer.json may hold settings for training, which would silently truncate prompts.
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
-        self._fingerprint = fingerprint
-        self._files = files
+        self.fingerprint = fingerprint
+        """SHA-256 of tokenizer.json; an engine must report the same."""
+        self.files = files
+        """The files that describe it, in the folder that it was read from."""
         vocab = backend.get_vocab(with_added_tokens=True)
-        self._vocab_size = max(vocab.values(), default=-1) + 1
+        self.vocab_size = max(vocab.values(), default=-1) + 1
+        """The highest id that has a text, plus one."""
         is_byte_level = isinstance(backend.decoder, decoders.ByteLevel)
-        self._token_bytes = token_bytes(vocab) if is_byte_level else None
+        self.token_bytes: Sequence[bytes] | None = token_bytes(vocab) if is_byte_level else None
+        """The bytes that each id stands for; None if the tokenizer is not byte-level."""
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        """Ids of the special tokens, which skip_special_tokens omits."""
+        self._added_ids = {token.content: token_id for token_id, token in added.items()}
         border = segment_border(backend)
         self._segmented = border and SegmentedEncoder(self.encode_batch, border)
-        added = backend.get_added_tokens_decoder()
-        self._added_ids = {token.content: token_id for token_id, token in added.items()}
-        self._special_ids = frozenset(i for i, token in added.items() if token.special)
 
     @classmethod
     def from_folder(cls, path: Path) -> "Tokenizer":
-        """Reads tokenizer.json. Raises ConfigError where it is missing or broken."""
+        """Reads tokenizer.json. Raises ConfigError if it is missing or broken."""
         file = path / "tokenizer.json"
         if not file.is_file():
             raise ConfigError(f"{path} has no tokenizer.json; is it a model's folder?")
@@ -65,39 +70,14 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing narrower
             reason = " ".join(str(error).split())
             raise ConfigError(f"{file} cannot be read as a tokenizer: {reason}") from None
-        return cls(backend, tokenizer_fingerprint(path), tokenizer_files(path))
-
-    @property
-    def vocab_size(self) -> int:
-        """The highest id that has a text, plus one."""
-        return self._vocab_size
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Ids of the special tokens, which skip_special_tokens leaves out."""
-        return self._special_ids
+        return cls(backend, tokenizer_fingerprint(path), find_tokenizer_files(path))
 
     def added_token_id(self, token: str) -> int | None:
-        """The id of a token that was added to the vocabulary whole; None where there is none."""
+        """The id of an added token; None if there is no such token."""
         return self._added_ids.get(token)
 
-    @property
-    def token_bytes(self) -> Sequence[bytes] | None:
-        """The bytes that each id stands for; None where the tokenizer is not byte-level."""
-        return self._token_bytes
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of tokenizer.json; an engine must report the same."""
-        return self._fingerprint
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files of the folder that it was read from, which describe it to others."""
-        return self._files
-
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of a text; other threads go on meanwhile."""
+        """The token ids of a text; releases the interpreter's lock."""
         if self._segmented is not None and len(text) >= MIN_SEGMENT:
             return self._segmented.encode(text)
         return self.encode_batch([text], add_special_tokens)[0]
@@ -105,8 +85,8 @@ class Tokenizer:
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = True
     ) -> list[list[int]]:
-        """The token ids of each text; other threads go on meanwhile."""
-        # Batched for the lock's sake, fast because nobody reads the offsets that it leaves out.
+        """The token ids of each text; releases the interpreter's lock."""
+        # Batched to release the lock; fast since the offsets that it omits are not needed.
         encodings = self._backend.encode_batch_fast(
             list(texts), add_special_tokens=add_special_tokens
         )
@@ -114,30 +94,28 @@ class Tokenizer:
 
     def encode_with_offsets(
         self, texts: Sequence[str], add_special_tokens: bool = True
-    ) -> list[LocatedTokens]:
-        """The token ids of each text and where they stand in it; other threads go on meanwhile."""
+    ) -> list[TokenOffsets]:
+        """The token ids of each text with their offsets; releases the interpreter's lock."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        return [_located(encoding) for encoding in encodings]
+        return [_token_offsets(encoding) for encoding in encodings]
 
     def pieces(self, token_ids: Sequence[int]) -> list[bytes]:
-        """The bytes that each id stands for; for a tokenizer that is not byte-level, those of its
-        text alone.
-        """
-        if self._token_bytes is not None:
-            return [self._token_bytes[i] for i in token_ids]
+        """The bytes of each id; if the tokenizer is not byte-level, of its text by itself."""
+        if self.token_bytes is not None:
+            return [self.token_bytes[i] for i in token_ids]
         texts = self._backend.decode_batch([[i] for i in token_ids], skip_special_tokens=False)
         return [text.encode() for text in texts]
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids; bytes that are no valid UTF-8 come as U+FFFD.
+        """The text of token ids; invalid UTF-8 becomes U+FFFD.
 
         Raises InvalidRequestError for an id that is not in the vocabulary.
         """
-        check_token_ids(token_ids, self._vocab_size)
+        check_token_ids(token_ids, self.vocab_size)
         return self.decode_known(token_ids, skip_special_tokens)
 
     def decode_known(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """As decode, but an id of the model that is not the tokenizer's has no text."""
+        """As decode, but ids of the model that the tokenizer lacks have no text."""
         if len(token_ids) <= _MAX_LOCKED_TOKENS:
             text: str = self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
             return text
@@ -147,22 +125,22 @@ class Tokenizer:
         return texts[0]
 
 
-def _located(encoding: tokenizers.Encoding) -> LocatedTokens:
-    located = LocatedTokens(encoding.ids, [], [])
-    # One call for all would hold the lock, for 100,000 tokens longer than a stream may wait.
-    for place in range(len(encoding)):
-        start, end = encoding.token_to_chars(place) or (0, 0)
-        located.starts.append(start)
-        located.ends.append(end)
-    return located
+def _token_offsets(encoding: tokenizers.Encoding) -> TokenOffsets:
+    offsets = TokenOffsets(encoding.ids, [], [])
+    # One call for all would hold the lock: for 100,000 tokens, longer than a stream may wait.
+    for index in range(len(encoding)):
+        start, end = encoding.token_to_chars(index) or (0, 0)
+        offsets.starts.append(start)
+        offsets.ends.append(end)
+    return offsets
 
 
 def check_token_ids(token_ids: Sequence[int], vocab_size: int, field: str = "token_ids") -> None:
-    """Raises InvalidRequestError naming `field` where one is not below `vocab_size`."""
+    """Raises InvalidRequestError naming `field` unless all ids are below `vocab_size`."""
     if not token_ids:
         return
-    worst = max(token_ids) if min(token_ids) >= 0 else min(token_ids)
-    if not 0 <= worst < vocab_size:
+    extreme = max(token_ids) if min(token_ids) >= 0 else min(token_ids)
+    if not 0 <= extreme < vocab_size:
         raise InvalidRequestError(
-            field, f"token id {worst} is not in the vocabulary of {vocab_size} ids"
+            field, f"token id {extreme} is not in the vocabulary of {vocab_size} ids"
         )

@@ -6,8 +6,8 @@ character a piece, with these exceptions:
     "!CODE"    fails with that gRPC status, after one piece for "!!CODE"
     "forever"  sends one piece and then nothing, until the call is cancelled
 
-A chat is answered by the next of `scripts`, or else in the same way by the last message's content;
-see `support.fakes.chat`.
+A chat is answered by the next of `scripts`, otherwise in the same manner by the last message's
+content; see `support.fakes.chat`.
 
 Run as a program, `python -m support.fakes.tokenizer_service PORT`, it serves until SIGTERM and
 exits with 0.
@@ -49,7 +49,7 @@ MODEL_INFO = types_pb2.ModelInfo(
 
 
 class _WatchedHealth(health.HealthServicer):  # type: ignore[misc]
-    """Sets `watched` when somebody begins to watch."""
+    """Sets `watched` when a watch begins."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _WatchedHealth(health.HealthServicer):  # type: ignore[misc]
 
 
 class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
-    """Records the requests that it gets; `cancelled` is set when a "forever" call ends.
+    """Records its requests; `cancelled` is set when a "forever" call ends.
 
     StreamDetokenize ends at a piece that ends with ".", and fails at "!CODE" as Generate does.
     """
@@ -211,18 +211,18 @@ def _text(ids: Iterable[int], skip_special_tokens: bool) -> str:
 
 def _answer(request: Any, ids: list[int]) -> Iterator[types_pb2.CompletionOutput]:
     for index in range(request.sampling_params.n or 1):
-        for place, token_id in enumerate(reversed(ids)):
+        for position, token_id in enumerate(reversed(ids)):
             piece = types_pb2.CompletionOutput(
                 request_id=request.request_id or "fake",
                 index=index,
                 text=chr(token_id),
                 token_ids=[token_id],
             )
-            if index == place == 0:
+            if index == position == 0:
                 piece.info.prompt_tokens = len(ids)
                 if request.return_prompt_token_ids:
                     piece.info.prompt_token_ids.extend(ids)
-            if place == len(ids) - 1:
+            if position == len(ids) - 1:
                 piece.finish_reason = types_pb2.FINISH_REASON_LENGTH
                 piece.usage.prompt_tokens = piece.usage.completion_tokens = len(ids)
             yield piece
@@ -236,7 +236,7 @@ def _fail(context: Any, code: str) -> None:
     if error is not None:
         details = to_status(error).SerializeToString()
         context.set_trailing_metadata(((DETAILS_KEY, details),))
-    context.abort(grpc.StatusCode[code], str(error) if error else "as asked for")
+    context.abort(grpc.StatusCode[code], str(error) if error else "as requested")
 
 
 @contextmanager

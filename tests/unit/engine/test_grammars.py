@@ -294,7 +294,7 @@ def test_a_long_chain_of_rules_does_not_overflow_the_stack(demo: Walker) -> None
 @pytest.mark.parametrize(
     ("content", "eos_token_ids", "message"),
     [
-        (None, DEMO_EOS, "has not"),
+        (None, DEMO_EOS, "folder lacks"),
         ("{}", DEMO_EOS, "of no use"),
         ("\udc80", DEMO_EOS, "cannot be read"),
         (None, (), "EOS"),

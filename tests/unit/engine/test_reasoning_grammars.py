@@ -209,7 +209,7 @@ def test_a_fault_of_the_answer_shows_before_any_reasoning(
 
 
 def test_a_folder_without_a_tokenizer_names_reasoning(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequestError, match="has not") as caught:
+    with pytest.raises(InvalidRequestError, match="folder lacks") as caught:
         GrammarCompiler(tmp_path, 2048, DEMO_EOS).compile(None, MAYBE)
     assert caught.value.field == "sampling_params.reasoning"
 

@@ -29,15 +29,15 @@ def test_a_path_that_is_no_folder_is_said_in_one_line(model: str) -> None:
 
 
 def test_a_hub_id_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
+    calls: list[object] = []
 
     def snapshot_download(model: str, allow_patterns: list[str]) -> str:
-        asked.append((model, allow_patterns))
+        calls.append((model, allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert resolve_model("org/name", ("*.json",)) == tmp_path
-    assert asked == [("org/name", ["*.json"])]
+    assert calls == [("org/name", ["*.json"])]
 
 
 def test_a_hub_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,9 +66,9 @@ def test_fingerprints_see_changes(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     weights = bytearray(300_000)
     seen = {tokenizer_fingerprint(tmp_path)}
-    for place in (None, 10, 150_000, 299_999):
-        if place is not None:
-            weights[place] = 1
+    for index in (None, 10, 150_000, 299_999):
+        if index is not None:
+            weights[index] = 1
         (tmp_path / "model.safetensors").write_bytes(weights)
         seen.add(model_fingerprint(tmp_path))
     (tmp_path / "config.json").write_text('{"a": 1}')

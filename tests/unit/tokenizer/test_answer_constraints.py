@@ -156,12 +156,11 @@ def test_a_tokenizer_without_markers_can_require_no_call() -> None:
         shape_of(request, CLOCK).constrain(types_pb2.SamplingParams(), ChatMarkers(), OVER)
 
 
-def test_the_engines_complaints_are_about_what_the_caller_gave() -> None:
-    def field(shape: AnswerConstraints, name: str) -> str:
-        return shape.blame(InvalidRequestError(f"sampling_params.{name}", "no")).field
-
-    assert field(AnswerConstraints((CLOCK,), "required"), "grammar") == "tools"
-    assert (
-        field(AnswerConstraints(json_schema="{}"), "json_schema") == "response_format.json_schema"
-    )
-    assert field(AnswerConstraints(), "grammar") == "sampling_params.grammar"
+def test_the_engines_errors_are_about_what_the_caller_gave() -> None:
+    assert AnswerConstraints((CLOCK,), "required").engine_fields == {
+        "sampling_params.grammar": "tools"
+    }
+    assert AnswerConstraints(json_schema="{}").engine_fields == {
+        "sampling_params.json_schema": "response_format.json_schema"
+    }
+    assert AnswerConstraints((CLOCK,), "none").engine_fields == {}

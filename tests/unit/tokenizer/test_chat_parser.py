@@ -274,7 +274,9 @@ def test_without_tool_calls_and_thinking_the_content_is_the_decode(ids: list[int
     assert events == ([ContentDelta(text)] if text else [])
 
 
-BODIES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+BODIES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(
+    lambda text: not any(marker in text for marker in MARKERS)
+)
 
 
 @settings(max_examples=100, deadline=None)

@@ -28,10 +28,9 @@ def ids_of(text: str) -> list[int]:
     return TOKENIZER.encode(text, add_special_tokens=False)
 
 
-def processor(n: int = 1, *, include: bool = False, **params: object) -> ChatProcessor:
+def processor(*, include: bool = False, **params: object) -> ChatProcessor:
     sampling = SamplingParams().clone(**params)
     return ChatProcessor(
-        n,
         lambda: ChatParser(TOKENIZER, TOKENS, sampling, ThinkingState.MAY_BEGIN, True),
         include_stop_token=include,
     )
@@ -110,14 +109,13 @@ def test_a_stop_string_ends_the_answer_and_asks_once_for_an_abort() -> None:
     assert chat.to_abort(0) and not chat.to_abort(0)
     assert len(outputs[0].token_ids) < len(ids)
     assert chat.process(delta(ids_of("more"))) == []
-    assert not chat.finished
     (last,) = chat.process(delta([], FinishReason.ABORT))
     answer = ChatResult.join([*outputs, last]).answers[0]
     assert answer.finish is not None
     assert (answer.finish.reason, answer.finish.stop_reason) == (ChatFinishReason.STOP, "STOP")
     assert answer.finish.usage is not None
     assert answer.finish.usage.completion_tokens == len(answer.token_ids)
-    assert chat.finished
+    assert chat.process(delta(ids_of("more"))) == []
 
 
 def test_a_stop_string_in_the_final_delta_needs_no_abort() -> None:
@@ -146,13 +144,12 @@ def test_a_complete_structured_output_keeps_its_last_token() -> None:
 
 
 def test_n_answers_are_kept_apart() -> None:
-    chat = processor(2)
     deltas = [
         delta(ids_of("one"), index=0),
         delta(ids_of(CALL) + EOS, FinishReason.STOP, index=1),
         delta(EOS, FinishReason.STOP, index=0),
     ]
-    result = run(chat, deltas)
+    result = run(processor(), deltas)
     assert [answer.content for answer in result.answers] == ["one", ""]
     assert [len(answer.tool_calls) for answer in result.answers] == [0, 1]
-    assert chat.finished and result.finished
+    assert result.finished

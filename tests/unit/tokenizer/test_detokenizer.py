@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models
 
-from support.builders.sample_tokenizers import QWEN3, byte_tokenizer, needs_qwen3
+from support.builders.sample_tokenizers import QWEN3, THINK, byte_tokenizer, needs_qwen3
 from tokenizer_service.text.detokenizer import Detokenizer, new_detokenizer
 from tokenizer_service.text.tokenizer import Tokenizer
 from tokenizer_service.text.window_detokenizer import WindowDetokenizer
@@ -30,8 +30,8 @@ both = pytest.mark.parametrize(
 
 
 def split(token_ids: list[int], cuts: list[int]) -> list[list[int]]:
-    places = sorted({0, len(token_ids), *(min(cut, len(token_ids)) for cut in cuts)})
-    return [token_ids[start:end] for start, end in pairwise(places)]
+    bounds = sorted({0, len(token_ids), *(min(cut, len(token_ids)) for cut in cuts)})
+    return [token_ids[start:end] for start, end in pairwise(bounds)]
 
 
 def detokenize(detokenizer: Detokenizer, pieces: list[list[int]]) -> list[str]:
@@ -99,7 +99,13 @@ def test_flush_starts_afresh(make: Make) -> None:
     detokenizer.push([*b"ab", 0xF0])
     assert detokenizer.flush() == "\ufffd"
     assert detokenizer.flush() == ""
-    assert detokenizer.push([*b"c"]) == "c"
+    assert detokenizer.push([*b"cd"]) == "cd"
+
+
+@both
+def test_an_id_beyond_the_vocabulary_has_no_text(make: Make) -> None:
+    size = TOKENIZER.vocab_size
+    assert make(TOKENIZER, False).push([size - 1, size, size + 1]) == THINK
 
 
 @both
@@ -149,6 +155,7 @@ def sentencepiece_tokenizer() -> Tokenizer:
         ([256, 0xF0, 0x9F, 257], "Hello\ufffd\ufffd world"),
         ([256, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF], "Hello" + "\ufffd" * 5),
         ([0xFF] * 100, "\ufffd" * 100),
+        ([*[0xFF] * 26, 256, 260, 258], "\ufffd" * 26 + " Hello你 "),
     ],
 )
 def test_a_decoder_that_looks_at_the_token_before(ids: list[int], text: str) -> None:

@@ -1,7 +1,6 @@
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 
 import pytest
 
@@ -11,43 +10,16 @@ from folovllm.errors import (
     UnavailableError,
 )
 from folovllm.v1 import types_pb2
+from support.builders.engine_pools import FINGERPRINT, num_running, pool_of, request, until_ready
 from support.fakes.engine import FakeEngine, Script, engine_process, running
-from tokenizer_service.engines.fingerprints import Fingerprints
-from tokenizer_service.engines.pool import EnginePool
-from tokenizer_service.engines.run import EngineRun
-
-FINGERPRINT = "f" * 8
-
-
-@asynccontextmanager
-async def pool_of(
-    *addresses: str, fingerprint: str = FINGERPRINT, template: str = ""
-) -> AsyncIterator[EnginePool]:
-    pool = EnginePool(addresses, Fingerprints(fingerprint, template))
-    pool.start()
-    try:
-        yield pool
-    finally:
-        await pool.close()
-
-
-async def until(pool: EnginePool, ready: bool) -> None:
-    async with asyncio.timeout(20), aclosing(pool.readiness()) as changes:
-        async for now in changes:
-            if now is ready:
-                return
-
-
-def request(request_id: str = "r") -> types_pb2.Request:
-    return types_pb2.Request(request_id=request_id, prompt_token_ids=[1, 2])
+from tokenizer_service.engines.stream import EngineStream
 
 
 async def test_follows_an_engine_from_start_to_end() -> None:
     engine = FakeEngine([Script([[1, 2], [3]])], FINGERPRINT)
     async with running(engine) as served, pool_of(served.address) as pool:
-        assert len(pool) == 1
         assert not pool.ready
-        await pool.wait_ready()
+        await until_ready(pool)
         assert pool.model_info().model_id == "fake"
         with pool.generate(request()) as run:
             ids = [token_id async for message in run for token_id in message.token_ids]
@@ -57,13 +29,13 @@ async def test_follows_an_engine_from_start_to_end() -> None:
 async def test_health_follows_the_engines_own() -> None:
     engine = FakeEngine([], FINGERPRINT)
     async with running(engine) as served, pool_of(served.address) as pool:
-        await pool.wait_ready()
+        await until_ready(pool)
         await served.server.set_serving(False)
-        await until(pool, False)
+        await until_ready(pool, False)
         with pytest.raises(UnavailableError, match="no engine is ready: .* it is NOT_SERVING"):
             pool.generate(request())
         await served.server.set_serving(True)
-        await until(pool, True)
+        await until_ready(pool)
 
 
 async def test_every_watcher_sees_every_change() -> None:
@@ -79,7 +51,7 @@ async def test_every_watcher_sees_every_change() -> None:
                         return
 
         watchers = [asyncio.create_task(watch(into)) for into in seen]
-        await pool.wait_ready()
+        await until_ready(pool)
         await served.server.set_serving(False)
         async with asyncio.timeout(20):
             await asyncio.gather(*watchers)
@@ -114,8 +86,11 @@ async def test_another_model_is_refused(
         running(engine) as served,
         pool_of(served.address, fingerprint=ours[0], template=ours[1]) as pool,
     ):
+        async with asyncio.timeout(20):
+            while not pool._engines[0].connected:
+                await pool._changed.wait()
         with pytest.raises(ModelMismatchError, match=said):
-            await pool.wait_ready()
+            pool.model_info()
         assert not pool.ready
         assert not engine.sessions
 
@@ -127,7 +102,7 @@ async def test_an_engine_that_fits_is_taken_before_one_that_does_not() -> None:
         running(fits) as second,
         pool_of(first.address, second.address) as pool,
     ):
-        await pool.wait_ready()
+        await until_ready(pool)
         with pool.generate(request()) as run:
             assert [list(message.token_ids) async for message in run] == [[1]]
         assert len(fits.calls) == 1
@@ -140,11 +115,11 @@ async def test_the_least_loaded_engine_is_picked_and_of_equals_the_first() -> No
         running(engines[1]) as second,
         pool_of(first.address, second.address) as pool,
     ):
-        await pool.wait_ready()
+        await until_ready(pool)
         async with asyncio.timeout(20):
             while not all(engine.ready for engine in pool._engines):
                 await pool._changed.wait()
-        runs: list[EngineRun] = []
+        runs: list[EngineStream] = []
         for i in range(4):
             runs.append(pool.generate(request(f"r{i}")))
             await anext(runs[i])
@@ -158,14 +133,14 @@ async def test_the_least_loaded_engine_is_picked_and_of_equals_the_first() -> No
         for run in runs:
             with run:
                 pass
-        assert [client.num_outstanding for client in pool._engines] == [0, 0]
+        assert num_running(pool) == [0, 0]
         assert [client.outstanding_tokens for client in pool._engines] == [0, 0]
 
 
 async def test_leaving_a_run_cancels_it_at_the_engine() -> None:
     engine = FakeEngine([Script([[1]], finish=None)], FINGERPRINT)
     async with running(engine) as served, pool_of(served.address) as pool:
-        await pool.wait_ready()
+        await until_ready(pool)
         with pool.generate(request()) as run:
             await anext(run)
         async with asyncio.timeout(20):
@@ -176,7 +151,7 @@ async def test_leaving_a_run_cancels_it_at_the_engine() -> None:
 async def test_abort_reaches_the_engine() -> None:
     engine = FakeEngine([Script([[1]], finish=None)], FINGERPRINT)
     async with running(engine) as served, pool_of(served.address) as pool:
-        await pool.wait_ready()
+        await until_ready(pool)
         with pool.generate(request()) as run:
             await anext(run)
             run.abort([0])
@@ -189,7 +164,7 @@ async def test_what_the_engine_says_about_a_field_comes_through() -> None:
     engine = FakeEngine([], FINGERPRINT)
     engine.refuse_with = InvalidRequestError("prompt_token_ids", "too long")
     async with running(engine) as served, pool_of(served.address) as pool:
-        await pool.wait_ready()
+        await until_ready(pool)
         with pytest.raises(InvalidRequestError, match="too long") as caught:
             await anext(pool.generate(request()))
         assert caught.value.field == "prompt_token_ids"
@@ -197,7 +172,7 @@ async def test_what_the_engine_says_about_a_field_comes_through() -> None:
 
 async def test_a_killed_engine_is_noticed_and_found_again() -> None:
     async with engine_process(FINGERPRINT) as (process, port), pool_of(f"127.0.0.1:{port}") as pool:
-        await pool.wait_ready()
+        await until_ready(pool)
         run = pool.generate(request())
         await anext(run)
         with pytest.raises(UnavailableError, match=f"engine 127.0.0.1:{port}: "):
@@ -205,11 +180,11 @@ async def test_a_killed_engine_is_noticed_and_found_again() -> None:
             async with asyncio.timeout(1):
                 await anext(run)
         async with asyncio.timeout(1):
-            await until(pool, False)
+            await until_ready(pool, False)
         with pytest.raises(UnavailableError):
             pool.generate(request())
         async with engine_process(FINGERPRINT, port):
-            await pool.wait_ready()
+            await until_ready(pool)
             with pool.generate(request("again")) as run:
                 assert (await anext(run)).request_id == "again"
 
@@ -217,6 +192,6 @@ async def test_a_killed_engine_is_noticed_and_found_again() -> None:
 async def test_close_leaves_no_task_behind() -> None:
     before = asyncio.all_tasks()
     async with running(FakeEngine([], FINGERPRINT)) as served, pool_of(served.address) as pool:
-        await pool.wait_ready()
+        await until_ready(pool)
     ours = ("follow", "read", "write")
     assert {t for t in asyncio.all_tasks() - before if t.get_name().startswith(ours)} == set()

@@ -1,20 +1,28 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import pytest
 
-from folovllm.errors import UnavailableError
+from folovllm.errors import (
+    FolovError,
+    InvalidRequestError,
+    NotFoundError,
+    QueueFullError,
+    UnavailableError,
+)
 from folovllm.v1 import types_pb2
+from support.fakes.stream_owner import StreamOwner
 from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION, EngineStream
 
 Piece = types_pb2.CompletionOutput
 
 
-def make_stream(num_continuations: int = 1, wire_name: str = "r") -> EngineStream:
-    def unused(stream: EngineStream, indexes: Sequence[int] = ()) -> None:
-        raise AssertionError("not called")
-
-    return EngineStream("r", wire_name, 10, num_continuations, unused, unused)
+def make_stream(
+    num_continuations: int = 1, wire_name: str = "r", retry: Callable[[], bool] | None = None
+) -> EngineStream:
+    stream = EngineStream("r", 10, num_continuations, retry)
+    stream.attach(StreamOwner(), wire_name)
+    return stream
 
 
 def piece(index: int = 0, *token_ids: int, final: bool = False) -> Piece:
@@ -110,6 +118,63 @@ async def test_an_error_comes_at_once_where_nothing_was_taken() -> None:
     stream.put(piece(0, 1))
     stream.fail(UnavailableError("gone"))
     with pytest.raises(UnavailableError, match="gone"):
+        await anext(stream)
+
+
+@pytest.mark.parametrize("error", [UnavailableError("gone"), QueueFullError("full")])
+async def test_what_fails_before_it_is_read_is_retried_once(error: FolovError) -> None:
+    elsewhere, tries = StreamOwner(), 0
+
+    def retry() -> bool:
+        nonlocal tries
+        tries += 1
+        stream.attach(elsewhere, "r~2")
+        return True
+
+    stream = make_stream(retry=retry)
+    reading = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    stream.put(piece(0, 1, final=True))
+    stream.fail(error)
+    assert not stream.complete
+    assert stream.outstanding_tokens == 10 + TOKENS_PER_CONTINUATION
+    with stream:
+        stream.put(piece(0, 2))
+        stream.wake()
+        output = await reading
+        assert (output.request_id, [*output.token_ids]) == ("r", [2])
+        stream.abort([0])
+    assert (elsewhere.aborted, elsewhere.cancelled, tries) == ([0], ["r"], 1)
+    stream.fail(UnavailableError("gone too"))
+    with pytest.raises(UnavailableError, match="gone too"):
+        await anext(stream)
+    assert tries == 1
+
+
+async def test_a_retry_that_fails_or_is_impossible_is_the_end() -> None:
+    def refuse() -> bool:
+        raise InvalidRequestError("request_id", "running already")
+
+    for retry, message in ((lambda: False, "gone"), (refuse, "running already")):
+        stream = make_stream(retry=retry)
+        stream.fail(UnavailableError("gone"))
+        with pytest.raises(FolovError, match=message):
+            await anext(stream)
+
+
+async def test_other_errors_are_not_retried_nor_what_was_read() -> None:
+    def unexpected() -> bool:
+        raise AssertionError("retried")
+
+    stream = make_stream(retry=unexpected)
+    stream.fail(NotFoundError("no"))
+    with pytest.raises(NotFoundError):
+        await anext(stream)
+    stream = make_stream(retry=unexpected)
+    stream.put(piece(0, 1))
+    await anext(stream)
+    stream.fail(UnavailableError("gone"))
+    with pytest.raises(UnavailableError):
         await anext(stream)
 
 

@@ -51,9 +51,9 @@ def test_a_change_that_breaks_the_object_is_not_taken(
     value: dict[str, object], data: st.DataObject
 ) -> None:
     text = json.dumps(value)
-    place = data.draw(st.integers(0, len(text) - 1))
+    index = data.draw(st.integers(0, len(text) - 1))
     character = data.draw(st.sampled_from('{}[]",:-+.eE01 \n\\utx'))
-    changed = text[:place] + character + text[place + 1 :]
+    changed = text[:index] + character + text[index + 1 :]
     scanner = JsonObjectScanner()
     taken = scanner.push(changed)
     if scanner.complete:

@@ -51,7 +51,7 @@ def run(
         outputs += processed.outputs
         if processed.stopped_index is not None:
             aborts.append(processed.stopped_index)
-    assert processor.finished
+    assert sorted(o.index for o in outputs if o.finished) == [*range(params.n)]
     return outputs, aborts
 
 
@@ -180,12 +180,18 @@ def test_two_continuations_do_not_know_of_each_other() -> None:
     assert aborts == [1]
 
 
-def test_finished_means_all_of_them() -> None:
+def test_the_text_of_deltas_that_are_not_final_may_be_taken_alone() -> None:
+    emoji = "😀".encode()
     processor = OutputProcessor(TOKENIZER, SamplingParams(n=2))
-    processor.process(final(b"a", index=1))
-    assert not processor.finished
-    processor.process(final(b"a", index=0))
-    assert processor.finished
+    texts = [
+        processor.text_of(index, ids) for index, ids in ((0, emoji[:2]), (1, b"a"), (0, emoji[2:]))
+    ]
+    assert texts == ["", "a", "😀"]
+    (output,) = processor.process(final(b"b")).outputs
+    assert (output.text, output.token_ids) == ("b", [*b"b"])
+    processor = OutputProcessor(TOKENIZER, SamplingParams(stop=("b",)))
+    assert processor.text_of(0, b"ab") is None
+    assert processor.process(final(b"ab")).outputs[0].text == "a"
 
 
 def test_an_empty_delta_is_not_sent_unless_it_carries_info() -> None:
@@ -218,8 +224,8 @@ def test_merging_of_deltas_changes_nothing(
     params = SamplingParams(
         stop=tuple(stop), min_tokens=min_tokens, include_stop_str_in_output=include
     )
-    places = sorted({0, len(ids), *(min(cut, len(ids)) for cut in cuts)})
-    pieces = [delta(ids[start:end]) for start, end in pairwise(places)]
+    bounds = sorted({0, len(ids), *(min(cut, len(ids)) for cut in cuts)})
+    pieces = [delta(ids[start:end]) for start, end in pairwise(bounds)]
     end = [final(reason=FinishReason.ABORT)]
     joined = RequestOutput.join(run([*pieces, *end], params)[0]).outputs[0]
     alone = [delta([i]) for i in ids]

@@ -10,7 +10,6 @@ from folovllm.v1 import tokenizer_service_pb2 as messages
 from support.builders.sample_tokenizers import byte_tokenizer
 from tokenizer_service.chat.renderer import Renderer
 from tokenizer_service.chat.template import ChatTemplate
-from tokenizer_service.text.codec import Codec
 from tokenizer_service.text.tokenizer import Tokenizer
 
 MAX_BYTES = 100
@@ -24,7 +23,7 @@ SLOW = (
 
 
 def renderer(text: str, **options: float) -> Renderer:
-    return Renderer(ChatTemplate(text), Codec(Tokenizer(byte_tokenizer()), MAX_BYTES), **options)
+    return Renderer(ChatTemplate(text), Tokenizer(byte_tokenizer()), MAX_BYTES, **options)
 
 
 def user(content: str, *tools: Tool) -> Conversation:

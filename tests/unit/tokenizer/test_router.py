@@ -69,6 +69,21 @@ def test_of_a_long_prompt_only_the_beginning_counts() -> None:
     assert len(router) == 512
 
 
+def test_as_many_blocks_as_allowed_are_remembered() -> None:
+    router = Router(3)
+    assert choose(router, prompt_of(1, 2, 3), {"a": 0}) == "a"
+    assert len(router) == 3
+    assert choose(router, prompt_of(4), {"b": 0}) == "b"
+    assert choose(router, prompt_of(1, 2), {"a": 2 * BLOCK, "b": 0}) == "a"
+    assert len(router) == 3
+
+
+def test_a_block_may_be_one_token() -> None:
+    router = Router()
+    assert router.choose([1, 2], "", 1, {"a": 0}) == "a"
+    assert len(router) == 2
+
+
 def test_engines_without_blocks_are_balanced_all_the_same() -> None:
     router = Router()
     assert router.choose([1] * 100, "", 0, {"a": 1, "b": 0}) == "b"
@@ -89,10 +104,10 @@ requests = st.lists(
 @settings(max_examples=100, deadline=None)
 @given(requests, st.integers(1, 20))
 def test_whatever_comes_an_offered_replica_is_chosen_within_its_bounds(
-    asked: list[tuple[list[int], str, dict[str, int], str | None]], max_blocks: int
+    requested: list[tuple[list[int], str, dict[str, int], str | None]], max_blocks: int
 ) -> None:
     router = Router(max_blocks)
-    for prompt, salt, loads, lost in asked:
+    for prompt, salt, loads, lost in requested:
         chosen = choose(router, prompt, loads, salt)
         assert chosen in loads
         assert loads[chosen] - min(loads.values()) <= len(prompt)
@@ -104,10 +119,10 @@ def test_whatever_comes_an_offered_replica_is_chosen_within_its_bounds(
 @settings(max_examples=100, deadline=None)
 @given(requests)
 def test_while_loads_are_equal_a_prompt_goes_where_it_went_before(
-    asked: list[tuple[list[int], str, dict[str, int], str | None]],
+    requested: list[tuple[list[int], str, dict[str, int], str | None]],
 ) -> None:
     router = Router()
     went: dict[tuple[tuple[int, ...], str], str] = {}
-    for prompt, salt, _, _ in asked:
+    for prompt, salt, _, _ in requested:
         chosen = choose(router, prompt, IDLE, salt)
         assert went.setdefault((tuple(prompt), salt), chosen) == chosen

@@ -1,6 +1,8 @@
 """Encoding in segments gives the ids of the whole, and encodes what is long only once."""
 
 import re
+import sys
+from array import array
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -32,7 +34,7 @@ def sample_backend() -> tokenizers.Tokenizer:
     backend = byte_tokenizer()
     backend.normalizer = normalizers.NFC()
     for text in (THINK, "<|im", "<|im_end|>>", "é"):
-        # The library takes tokens that are not special for normalized unless it is told otherwise.
+        # By default the library normalizes tokens that are not special.
         backend.add_tokens([AddedToken(text, special=False, normalized=False)])
     return backend
 
@@ -73,21 +75,21 @@ def test_segments_have_the_ids_of_the_whole(tokenizer: Callable[[], Tokenizer], 
 
 
 class Recorder:
-    """Encodes each character as its code point and remembers what it was asked for."""
+    """Encodes each character as its code point and records the texts."""
 
-    def __init__(self, max_kept_bytes: int = 2**20) -> None:
-        self.asked: list[str] = []
-        self.encoder = SegmentedEncoder(self._encode, re.compile("<a>|<b>"), max_kept_bytes)
+    def __init__(self, max_cached_bytes: int = 2**20) -> None:
+        self.encoded: list[str] = []
+        self.encoder = SegmentedEncoder(self._encode, re.compile("<a>|<b>"), max_cached_bytes)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        self.asked += texts
+        self.encoded += texts
         return [[*map(ord, text)] for text in texts]
 
     def encode(self, text: str) -> list[str]:
         """What had to be encoded for a text."""
-        self.asked = []
+        self.encoded = []
         assert self.encoder.encode(text) == [*map(ord, text)]
-        return self.asked
+        return self.encoded
 
 
 def test_only_what_is_new_is_encoded() -> None:
@@ -99,22 +101,23 @@ def test_only_what_is_new_is_encoded() -> None:
     assert recorder.encode("") == []
 
 
-def test_short_segments_are_not_kept() -> None:
+def test_short_segments_are_not_cached() -> None:
     recorder = Recorder()
     text = "a" * (MIN_SEGMENT - 1)
     assert recorder.encode(text) == recorder.encode(text) == [text]
 
 
-def test_what_was_not_asked_for_the_longest_goes_first() -> None:
+def test_the_least_recently_used_is_evicted_first() -> None:
     texts = [character * 1000 for character in "abc"]
-    recorder = Recorder(max_kept_bytes=11_000)  # two of them: 1000 characters and 4000 bytes each
+    num_bytes = sum(map(sys.getsizeof, (texts[0], array("I", range(1000)))))
+    recorder = Recorder(max_cached_bytes=2 * num_bytes)
     for text in texts[:2]:
         recorder.encode(text)
     assert recorder.encode(texts[0]) == []
     assert recorder.encode(texts[2]) == [texts[2]]
     assert recorder.encode(texts[0]) == recorder.encode(texts[2]) == []
     assert recorder.encode(texts[1]) == [texts[1]]
-    assert recorder.encode("d" * 20_000) == recorder.encode("d" * 20_000)  # too long to be kept
+    assert recorder.encode("d" * 20_000) == recorder.encode("d" * 20_000)  # too long to be cached
 
 
 def added(**flags: bool) -> Callable[[tokenizers.Tokenizer], object]:

@@ -45,7 +45,7 @@ class Case:
     parts: list[str | bytes | list[int]]
     cuts: list[int]
     stops: list[str | tuple[int, int]]
-    """A text, or where one is in the output: its place and its length."""
+    """A text, or the start and length of one in the output."""
     include_stop: bool
     skip_special_tokens: bool
 
@@ -93,14 +93,14 @@ def stop_strings(case: Case, whole: str) -> tuple[str, ...]:
     found = []
     for stop in case.stops:
         if not isinstance(stop, str):
-            place = stop[0] % (len(whole) + 1)
-            stop = whole[place : place + stop[1]]
+            start = stop[0] % (len(whole) + 1)
+            stop = whole[start : start + stop[1]]
         found += [stop] if stop else []
     return tuple(found)
 
 
 def expected(whole: str, stops: tuple[str, ...], include: bool) -> tuple[str, str | None]:
-    """The text up to the first place where a stop string is complete, and the longest that is."""
+    """The text up to where a stop string is first complete, and the longest such."""
     end = min((whole.find(stop) + len(stop) for stop in stops if stop in whole), default=None)
     if end is None:
         return whole, None
@@ -118,21 +118,22 @@ def check(tokenizer: Tokenizer, case: Case) -> None:
     )
     text, stop = expected(whole, params.stop, case.include_stop)
     processor = OutputProcessor(tokenizer, params)
-    out = ""
+    out, finished = "", False
     for output in stream(processor, ids, case.cuts):
         out += output.text
         # What is out is never taken back: no half a character, no beginning of a stop string.
         assert text.startswith(out)
         if output.finished:
+            finished = True
             assert output.stop_reason == stop
     assert out == text
-    assert processor.finished
+    assert finished
 
 
 def stream(processor: OutputProcessor, ids: list[int], cuts: list[int]) -> list[CompletionOutput]:
-    """What comes out for the ids in pieces, and the engine's final message after them."""
-    places = sorted({0, len(ids), *(cut % (len(ids) + 1) for cut in cuts)})
-    deltas = [CompletionOutput("r", 0, token_ids=ids[a:b]) for a, b in pairwise(places)]
+    """The outputs for the ids in pieces and the final message of the engine."""
+    bounds = sorted({0, len(ids), *(cut % (len(ids) + 1) for cut in cuts)})
+    deltas = [CompletionOutput("r", 0, token_ids=ids[a:b]) for a, b in pairwise(bounds)]
     deltas.append(CompletionOutput("r", 0, finish_reason=FinishReason.LENGTH))
     return [output for delta in deltas for output in processor.process(delta).outputs]
 

@@ -27,6 +27,7 @@ def test_an_added_token_is_what_the_library_makes_of_it(text: str) -> None:
 
 def test_ids_may_leave_gaps() -> None:
     assert token_bytes({"a": 1, "Ġ": 4}) == (b"", b"a", b"", b"", b" ")
+    assert token_bytes({}) == ()
 
 
 @needs_qwen3

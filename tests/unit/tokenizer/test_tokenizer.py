@@ -4,7 +4,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from tokenizers import decoders, normalizers
+import tokenizers
+from tokenizers import decoders, models, normalizers
 from tokenizers.processors import TemplateProcessing
 
 from folovllm.errors import ConfigError, InvalidRequestError
@@ -40,13 +41,20 @@ def test_special_tokens_are_left_out_unless_asked_for(tokenizer: Tokenizer) -> N
 def test_vocab_size_is_the_highest_id_plus_one(tokenizer: Tokenizer) -> None:
     assert tokenizer.vocab_size == 264
     assert tokenizer.decode([263]) == THINK
+    assert Tokenizer(tokenizers.Tokenizer(models.BPE())).vocab_size == 0
 
 
+@pytest.mark.parametrize("known", [0, 104])
 @pytest.mark.parametrize("token_id", [264, 2**32, -1])
-def test_an_unknown_id_is_named(tokenizer: Tokenizer, token_id: int) -> None:
+def test_an_unknown_id_is_named(tokenizer: Tokenizer, token_id: int, known: int) -> None:
     with pytest.raises(InvalidRequestError, match=f"token id {token_id} is not in the") as caught:
-        tokenizer.decode([104, token_id])
+        tokenizer.decode([known, token_id])
     assert caught.value.field == "token_ids"
+
+
+def test_the_lowest_and_the_highest_id_are_known(tokenizer: Tokenizer) -> None:
+    check_token_ids([0], tokenizer.vocab_size)
+    check_token_ids([tokenizer.vocab_size - 1], tokenizer.vocab_size)
 
 
 def test_ids_of_the_model_alone_have_no_text(tokenizer: Tokenizer) -> None:

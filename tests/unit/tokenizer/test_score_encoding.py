@@ -5,7 +5,7 @@ import pytest
 from folovllm.errors import InvalidRequestError
 from folovllm.score import ContinuationScore, ScoreOutput
 from support.builders.sample_tokenizers import byte_tokenizer
-from tokenizer_service.text.scoring import EncodedScore, encode_score
+from tokenizer_service.text.score_encoding import EncodedScore, encode_score
 from tokenizer_service.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer(byte_tokenizer())

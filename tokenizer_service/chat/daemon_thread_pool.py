@@ -1,6 +1,6 @@
-"""DaemonThreads: a few threads for work that may never end, none of which delays a process's end.
+"""DaemonThreadPool: a few threads for work that may never end.
 
-The standard library's pools wait for their threads when the process ends; here nobody does.
+The standard library's pools make a process wait for their threads when it ends; these do not.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ T = TypeVar("T")
 _Job = tuple[Future[Any], Callable[[], Any]]
 
 
-class DaemonThreads:
-    """Runs one piece of work at a time on each of `count` threads, in the order of their coming.
+class DaemonThreadPool:
+    """Runs work on `count` threads, in the order in which it is submitted.
 
-    The threads start with the first work, and end when nobody holds this any more.
+    The threads start with the first work, and end when the pool is no longer referenced.
     """
 
     def __init__(self, count: int, name: str) -> None:
@@ -30,7 +30,7 @@ class DaemonThreads:
     async def run(self, work: Callable[[], T]) -> T:
         """What `work` returns or raises.
 
-        Cancelling this drops the work where it still waits; once begun it goes on to its end.
+        Cancelling this drops work that still waits; once begun, it runs to its end.
         """
         self._start()
         future: Future[T] = Future()
@@ -44,11 +44,11 @@ class DaemonThreads:
         weakref.finalize(self, _stop, self._jobs, self._count)
         for number in range(self._count):
             threading.Thread(
-                target=_work_off, args=(self._jobs,), name=f"{self._name}-{number}", daemon=True
+                target=_run_jobs, args=(self._jobs,), name=f"{self._name}-{number}", daemon=True
             ).start()
 
 
-def _work_off(jobs: SimpleQueue[_Job | None]) -> None:
+def _run_jobs(jobs: SimpleQueue[_Job | None]) -> None:
     """One thread's life."""
     while (job := jobs.get()) is not None:
         future, work = job
@@ -60,7 +60,7 @@ def _work_off(jobs: SimpleQueue[_Job | None]) -> None:
             else:
                 future.set_result(result)
                 del result
-        # While the thread waits for more, it must keep nothing of what is done alive.
+        # While the thread waits for more, it must not keep finished work alive.
         del job, future, work
 
 

@@ -1,39 +1,38 @@
-"""HandOver: readers are woken at once, but a busy service lets pieces gather."""
+"""WakeRounds: readers are woken at once, but a busy service lets outputs accumulate."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 
 from folovllm.v1 import types_pb2
-from tokenizer_service.engines.hand_over import HandOver
-from tokenizer_service.engines.stream import EngineStream
+from support.fakes.stream_owner import StreamOwner
+from tokenizer_service.engines.stream import EngineStream, WakeRounds
 
 
 def make_stream(name: str) -> EngineStream:
-    def unused(stream: EngineStream, indexes: Sequence[int] = ()) -> None:
-        raise AssertionError("not called")
+    stream = EngineStream(name, 1, 1)
+    stream.attach(StreamOwner(), name)
+    return stream
 
-    return EngineStream(name, name, 1, 1, unused, unused)
 
-
-def hand(hand_over: HandOver, stream: EngineStream, token_id: int) -> None:
+def put(rounds: WakeRounds, stream: EngineStream, token_id: int) -> None:
     stream.put(types_pb2.CompletionOutput(request_id=stream.name, token_ids=[token_id]))
-    hand_over.add(stream)
-    hand_over.run()
+    rounds.add(stream)
+    rounds.run()
 
 
-async def test_a_service_that_keeps_up_hands_over_each_piece() -> None:
-    hand_over, stream = HandOver(), make_stream("a")
+async def test_a_service_that_keeps_up_wakes_readers_for_each_output() -> None:
+    rounds, stream = WakeRounds(), make_stream("a")
     for token_id in range(5):
         reading = asyncio.create_task(anext(stream))
         await asyncio.sleep(0)
-        hand(hand_over, stream, token_id)
+        put(rounds, stream, token_id)
         assert list((await reading).token_ids) == [token_id]
 
 
 class Clock:
-    """The event loop's time and timers as a HandOver sees them, at the test's own pace."""
+    """The event loop's time and timers as WakeRounds sees them, at the test's own pace."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -47,7 +46,7 @@ class Clock:
         self._timers.append((self.now + delay, callback))
 
     def pass_time(self, seconds: float) -> None:
-        """Lets so much time pass and calls what is due."""
+        """Lets time pass and calls what is due."""
         self.now += seconds
         due = [callback for when, callback in self._timers if when <= self.now]
         self._timers = [timer for timer in self._timers if timer[0] > self.now]
@@ -55,22 +54,22 @@ class Clock:
             callback()
 
 
-async def test_what_comes_while_readers_are_busy_is_merged_and_lost_never(
+async def test_outputs_that_arrive_while_readers_are_busy_are_merged_and_never_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hand_over, stream, clock = HandOver(), make_stream("a"), Clock()
-    monkeypatch.setattr(hand_over, "_loop", clock)
+    rounds, stream, clock = WakeRounds(), make_stream("a"), Clock()
+    monkeypatch.setattr(rounds, "_loop", clock)
     pieces: list[list[int]] = []
 
     async def read() -> None:
         while sum(map(len, pieces)) < 50:
             pieces.append(list((await anext(stream)).token_ids))
-            clock.now += 0.01  # as if it had worked for so long
+            clock.now += 0.01  # as if it had worked that long
 
     reading = asyncio.create_task(read())
     await asyncio.sleep(0)
     for token_id in range(50):
-        hand(hand_over, stream, token_id)
+        put(rounds, stream, token_id)
         await asyncio.sleep(0)
         clock.pass_time(0.002)
     while not reading.done():
@@ -81,11 +80,11 @@ async def test_what_comes_while_readers_are_busy_is_merged_and_lost_never(
 
 
 async def test_each_stream_has_its_turn() -> None:
-    hand_over = HandOver()
+    rounds = WakeRounds()
     streams = [make_stream(str(i)) for i in range(3)]
     reading = [asyncio.create_task(anext(stream)) for stream in streams]
     await asyncio.sleep(0)
     for i, stream in enumerate(streams):
-        hand(hand_over, stream, i)
+        put(rounds, stream, i)
     async with asyncio.timeout(10):
         assert [list((await each).token_ids) for each in reading] == [[0], [1], [2]]

@@ -1,10 +1,10 @@
-"""Which token ids to score, where a prompt and its continuations are text.
+"""Which token ids to score if a prompt and its continuations are text.
 
-Prompt and continuation are encoded as one text, since that is how a model would have read it. What
-is scored begins with the first token that the prompt by itself, without white space at its end,
-does not have. That is the rule of evaluation harnesses (EleutherAI's lm-evaluation-harness): the
-space before a word belongs to the word. They cut at the prompt's number of tokens, which is the
-same place unless a token spans both; such a token is scored here.
+Prompt and continuation are encoded as one text, as a model would have read it. What is scored
+begins with the first token that the prompt by itself, without white space at its end, does not
+have. That is the rule of evaluation harnesses (EleutherAI's lm-evaluation-harness): the space
+before a word belongs to the word. They cut at the prompt's number of tokens, which is the same
+unless a token spans both; such a token is scored here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,16 +18,16 @@ from tokenizer_service.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class EncodedScore:
-    """What the engine is asked: the prompt that all have in common, and what follows in each."""
+    """What the engine scores: the prompt that all have in common, and what follows in each."""
 
     prompt_token_ids: list[int]
     continuations: list[list[int]]
     num_prompt_tokens: list[int]
-    """Tokens at the beginning of each continuation that are still its prompt's: not all prompts
-    end with the same token where one spans prompt and continuation."""
+    """Tokens at the beginning of each continuation that belong to its prompt: if a token spans
+    prompt and continuation, the prompts of different continuations end differently."""
 
     def scores(self, output: ScoreOutput) -> ScoreOutput:
-        """The engine's answer, without what is still prompt."""
+        """The engine's scores, without those of the prompts."""
         return ScoreOutput(
             output.request_id,
             tuple(
@@ -43,10 +43,10 @@ def encode_score(
     continuations: Sequence[str | Sequence[int]],
     max_model_len: int,
 ) -> EncodedScore:
-    """Encodes, by the rule above; after a prompt of ids a text is encoded by itself.
+    """Encodes by the rule above; after a prompt of ids a text is encoded by itself.
 
-    Raises InvalidRequestError where one is empty, the prompt alone is longer than the model takes,
-    or a continuation would begin with the first token of all, which has no log-probability.
+    Raises InvalidRequestError if one is empty, the prompt alone is too long for the model, or a
+    continuation would begin with the very first token, which has no log-probability.
     """
     prompt_ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
     if not prompt_ids:
@@ -60,9 +60,9 @@ def encode_score(
     bare = tokenizer.encode(prompt.rstrip()) if isinstance(prompt, str) else prompt_ids
     wholes: list[list[int]] = []
     ends: list[int] = []
-    for place, continuation in enumerate(continuations):
+    for index, continuation in enumerate(continuations):
         if not continuation:
-            raise InvalidRequestError(f"continuations[{place}]", "the continuation is empty")
+            raise InvalidRequestError(f"continuations[{index}]", "the continuation is empty")
         if isinstance(prompt, str) and isinstance(continuation, str):
             whole = tokenizer.encode(prompt + continuation)
             end = _num_equal(zip(bare, whole, strict=False))
@@ -75,7 +75,7 @@ def encode_score(
             whole, end = [*prompt_ids, *ids], len(prompt_ids)
         if end == 0 or end == len(whole):
             raise InvalidRequestError(
-                f"continuations[{place}]",
+                f"continuations[{index}]",
                 "the continuation has no token of its own that another one precedes",
             )
         wholes.append(whole)
@@ -89,5 +89,5 @@ def encode_score(
 
 
 def _num_equal(columns: Iterable[tuple[int, ...]]) -> int:
-    """How many tuples from the first on hold only one value."""
+    """How many of the first tuples hold only one value."""
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from tokenizer_service.chat.daemon_threads import DaemonThreads
+from tokenizer_service.chat.daemon_thread_pool import DaemonThreadPool
 
 
 async def test_results_and_errors_come_back() -> None:
-    threads = DaemonThreads(2, "test")
+    threads = DaemonThreadPool(2, "test")
     assert await threads.run(lambda: threading.current_thread().name) in ("test-0", "test-1")
     with pytest.raises(ZeroDivisionError):
         await threads.run(lambda: 1 // 0)
@@ -21,7 +21,7 @@ async def test_results_and_errors_come_back() -> None:
 
 
 async def test_no_more_than_count_run_and_cancelled_work_never_begins() -> None:
-    threads = DaemonThreads(1, "test")
+    threads = DaemonThreadPool(1, "test")
     begun, go = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
     ran: list[str] = []
@@ -48,7 +48,7 @@ async def test_no_more_than_count_run_and_cancelled_work_never_begins() -> None:
 
 
 async def test_the_threads_end_with_their_owner() -> None:
-    threads = DaemonThreads(2, "short-lived")
+    threads = DaemonThreadPool(2, "short-lived")
     await threads.run(lambda: None)
     mine = [thread for thread in threading.enumerate() if thread.name.startswith("short-lived")]
     assert len(mine) == 2
@@ -61,10 +61,10 @@ async def test_the_threads_end_with_their_owner() -> None:
 def test_a_process_does_not_wait_for_work_that_never_ends() -> None:
     code = """
 import asyncio, threading
-from tokenizer_service.chat.daemon_threads import DaemonThreads
+from tokenizer_service.chat.daemon_thread_pool import DaemonThreadPool
 
 async def main():
-    threads = DaemonThreads(1, "test")
+    threads = DaemonThreadPool(1, "test")
     try:
         async with asyncio.timeout(0.05):
             await threads.run(threading.Event().wait)

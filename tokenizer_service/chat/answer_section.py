@@ -1,7 +1,7 @@
-"""TextPart: a part of an answer that is text, without the line breaks at its borders.
+"""AnswerSection: a section of an answer as text, without the line breaks at its borders.
 
 A template puts line breaks around reasoning and tool calls that belong to neither side. Those at a
-part's beginning are dropped; those at its end are held back until what follows is known.
+section's beginning are dropped; those at its end are held back until what follows is known.
 """
 
 from folovllm.sampling_params import SamplingParams
@@ -12,8 +12,8 @@ from tokenizer_service.text.tokenizer import Tokenizer
 _BREAK = "\n"
 
 
-class TextPart:
-    """One part while its token ids arrive."""
+class AnswerSection:
+    """One section while its token ids arrive."""
 
     def __init__(
         self,
@@ -24,51 +24,49 @@ class TextPart:
         before_marker: bool = False,
         watched: bool = False,
     ) -> None:
-        """A part that comes after a marker, or may come before one, has such a border there.
+        """Line breaks are trimmed after a marker, and where one may follow.
 
-        One that is `watched` ends with a stop string.
+        A section that is `watched` ends at a stop string.
         """
         self.stop: str | None = None
-        """The stop string that ended it; nothing may be pushed after it."""
+        """The stop string that ended it; nothing may be pushed afterwards."""
         self._detokenizer = new_detokenizer(tokenizer, params.skip_special_tokens)
-        self._stop_strings = (
-            StopStrings(params.stop, params.include_stop_str_in_output)
-            if watched and params.stop
-            else None
+        self._stop_strings = StopStrings(
+            params.stop if watched else (), params.include_stop_str_in_output
         )
         self._at_beginning = after_marker
         self._before_marker = before_marker
         self._held = ""
 
     def push(self, token_ids: list[int], may_stop: bool = True) -> str:
-        """Takes ids and returns the text that is certain now."""
-        return self._out(self._watch(self._begun(self._detokenizer.push(token_ids)), may_stop))
+        """Adds ids and returns the text that is certain now."""
+        return self._hold_breaks(
+            self._watch(self._drop_breaks(self._detokenizer.push(token_ids)), may_stop)
+        )
 
     def flush(self, may_stop: bool = True) -> str:
-        """Takes the part's end: all but the line breaks there, which `breaks` has."""
-        text = self._watch(self._begun(self._detokenizer.flush()), may_stop)
-        if self._stop_strings is not None and self.stop is None:
+        """The rest of the text at the section's end, without the line breaks; see `breaks`."""
+        text = self._watch(self._drop_breaks(self._detokenizer.flush()), may_stop)
+        if self.stop is None:
             text += self._stop_strings.flush()
-        return self._out(text)
+        return self._hold_breaks(text)
 
     @property
     def breaks(self) -> str:
-        """The line breaks that the part has ended with so far."""
+        """The line breaks that the section ends with so far."""
         return self._held
 
-    def _begun(self, text: str) -> str:
+    def _drop_breaks(self, text: str) -> str:
         if self._at_beginning:
             text = text.lstrip(_BREAK)
             self._at_beginning = not text
         return text
 
     def _watch(self, text: str, may_stop: bool) -> str:
-        if self._stop_strings is None:
-            return text
         certain, self.stop = self._stop_strings.push(text, may_stop)
         return certain
 
-    def _out(self, text: str) -> str:
+    def _hold_breaks(self, text: str) -> str:
         if not self._before_marker:
             return text
         text = self._held + text

@@ -1,0 +1,45 @@
+"""What a call may send: exactly the limit passes, one more does not."""
+
+import pytest
+
+from folovllm.errors import InvalidRequestError
+from folovllm.serving.channel import MAX_MESSAGE_BYTES
+from folovllm.v1 import tokenizer_service_pb2 as messages
+from tokenizer_service.text.limits import Limits, check_response_size
+
+LIMITS = Limits(6)
+
+
+@pytest.mark.parametrize("text", ["a" * 6, "\u00e9" * 3])
+def test_texts(text: str) -> None:
+    LIMITS.check_text(text)
+    with pytest.raises(InvalidRequestError, match="prompt is over the limit of 6 bytes") as caught:
+        LIMITS.check_text(text + "a", "prompt")
+    assert caught.value.field == "prompt"
+
+
+def test_token_ids() -> None:
+    LIMITS.check_num_token_ids([0] * 6)
+    with pytest.raises(InvalidRequestError, match="7 token ids are over the limit of 6") as caught:
+        LIMITS.check_num_token_ids([0] * 7)
+    assert caught.value.field == "token_ids"
+
+
+@pytest.mark.parametrize("sizes", [[], [0] * (1025), [3, 4]])
+def test_batches(sizes: list[int]) -> None:
+    LIMITS.check_batch([0] * 1024, "texts")
+    LIMITS.check_batch([3, 3], "texts")
+    with pytest.raises(InvalidRequestError) as caught:
+        LIMITS.check_batch(sizes, "texts")
+    assert caught.value.field == "texts"
+
+
+def test_responses() -> None:
+    chunk = messages.TokenizerFileChunk(data=b"a" * MAX_MESSAGE_BYTES)
+    chunk.data = chunk.data[: 2 * MAX_MESSAGE_BYTES - chunk.ByteSize()]
+    assert chunk.ByteSize() == MAX_MESSAGE_BYTES
+    check_response_size(chunk, "texts")
+    chunk.data += b"a"
+    with pytest.raises(InvalidRequestError) as caught:
+        check_response_size(chunk, "texts")
+    assert caught.value.field == "texts"

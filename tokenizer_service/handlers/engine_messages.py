@@ -1,0 +1,81 @@
+"""What Generate, Chat and Fork exchange with the engine: token ids for it, the text stays here."""
+
+from collections.abc import Sequence
+
+from folovllm.errors import InvalidRequestError
+from folovllm.sampling_params import SamplingParams
+from folovllm.v1 import engine_service_pb2, tokenizer_service_pb2, types_pb2
+from tokenizer_service.handlers.services import Services
+from tokenizer_service.text.bad_words import resolve_bad_words
+from tokenizer_service.text.offload import offload_if_large
+from tokenizer_service.text.tokenizer import Tokenizer
+
+
+async def generate_command(
+    request: tokenizer_service_pb2.GenerateRequest | tokenizer_service_pb2.ChatRequest,
+    request_id: str,
+    prompt_token_ids: Sequence[int],
+    params: SamplingParams,
+    services: Services,
+) -> engine_service_pb2.SessionCommand:
+    """The command that begins a request at an engine. `params` are the request's.
+
+    Raises InvalidRequestError naming `prompt_token_ids` if they are too many; everything else is
+    checked by the engine.
+    """
+    max_model_len = services.engines.model_info().max_model_len
+    if len(prompt_token_ids) >= max_model_len:
+        raise InvalidRequestError(
+            "prompt_token_ids",
+            f"the prompt has {len(prompt_token_ids)} tokens; with one to generate the model takes "
+            f"at most {max_model_len}",
+        )
+    command = engine_service_pb2.SessionCommand()
+    sent = command.generate  # filled in place: a prompt is copied only once
+    sent.request_id = request_id
+    sent.prompt_token_ids.extend(prompt_token_ids)
+    sent.priority = request.priority
+    sent.cache_salt = request.cache_salt
+    await offload_if_large(
+        sum(map(len, params.bad_words)),
+        copy_without_text,
+        request.sampling_params,
+        sent.sampling_params,
+        params,
+        services.tokenizer,
+    )
+    return command
+
+
+def copy_without_text(
+    source: types_pb2.SamplingParams,
+    target: types_pb2.SamplingParams,
+    params: SamplingParams,
+    tokenizer: Tokenizer,
+) -> None:
+    """Copies sampling parameters for the engine: bad words as ids, no stop strings.
+
+    `params` are the same as `source`. Fields that are not set stay so: for these the engine has
+    the model's defaults. Raises InvalidRequestError if there are too many bad words.
+    """
+    target.CopyFrom(source)
+    for name in ("stop", "bad_words", "bad_words_token_ids"):
+        target.ClearField(name)
+    for ids in resolve_bad_words(params, tokenizer).bad_words_token_ids:
+        target.bad_words_token_ids.add(ids=ids)
+
+
+def detach_info(
+    output: types_pb2.CompletionOutput, params: SamplingParams
+) -> types_pb2.RequestInfo:
+    """Takes the RequestInfo out of an output and adds the parameters that the engine never saw.
+
+    It stays a message: with a prompt's log-probabilities it may hold 200,000 entries, and
+    converting those would block all other streams.
+    """
+    info = types_pb2.RequestInfo()
+    info.CopyFrom(output.info)
+    output.ClearField("info")
+    info.sampling_params.stop.extend(params.stop)
+    info.sampling_params.bad_words.extend(params.bad_words)
+    return info

@@ -1,0 +1,27 @@
+"""Services: what all handlers work with."""
+
+from dataclasses import dataclass
+
+from tokenizer_service.chat.markers import ChatMarkers
+from tokenizer_service.chat.renderer import Renderer
+from tokenizer_service.engines.pool import EnginePool
+from tokenizer_service.text.limits import Limits
+from tokenizer_service.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One model's text side, and its engines."""
+
+    tokenizer: Tokenizer
+    limits: Limits
+    renderer: Renderer
+    markers: ChatMarkers
+    engines: EnginePool
+
+    @property
+    def vocab_size(self) -> int:
+        """The model's once an engine is ready; padding makes it larger than the tokenizer's."""
+        if not self.engines.ready:
+            return self.tokenizer.vocab_size
+        return max(self.tokenizer.vocab_size, self.engines.model_info().vocab_size)

@@ -1,0 +1,52 @@
+"""Limits: how much a call may send and get back, checked before any work in proportion to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+
+from folovllm.errors import InvalidRequestError
+from folovllm.serving.channel import MAX_MESSAGE_BYTES
+
+# Texts or sequences in one call.
+MAX_BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limit on prompts. Its checks raise InvalidRequestError naming `field`."""
+
+    max_prompt_bytes: int
+    """Of a text, in bytes of UTF-8; also of token ids, since each stands for at least one byte."""
+
+    def check_text(self, text: str, field: str = "text") -> None:
+        """Checks the size of a text."""
+        limit = self.max_prompt_bytes
+        # A character has at least one byte, so the longest texts need not be encoded.
+        if len(text) > limit or len(text.encode()) > limit:
+            raise InvalidRequestError(field, f"{field} is over the limit of {limit} bytes")
+
+    def check_num_token_ids(self, token_ids: Sequence[int], field: str = "token_ids") -> None:
+        """Checks the number of token ids."""
+        if len(token_ids) > self.max_prompt_bytes:
+            raise InvalidRequestError(
+                field,
+                f"{len(token_ids)} token ids are over the limit of {self.max_prompt_bytes}",
+            )
+
+    def check_batch(self, sizes: Sequence[int], field: str) -> None:
+        """Checks the number of texts or sequences, and their bytes or token ids together."""
+        if not 1 <= len(sizes) <= MAX_BATCH:
+            raise InvalidRequestError(field, f"give 1 to {MAX_BATCH} {field}, got {len(sizes)}")
+        if sum(sizes) > self.max_prompt_bytes:
+            raise InvalidRequestError(
+                field, f"together the {field} are over the limit of {self.max_prompt_bytes}"
+            )
+
+
+def check_response_size(response: Message, field: str) -> None:
+    """Raises InvalidRequestError naming `field` if the response is too large for a message."""
+    if response.ByteSize() > MAX_MESSAGE_BYTES:
+        raise InvalidRequestError(
+            field, f"the answer is over the limit of {MAX_MESSAGE_BYTES} bytes; send less at once"
+        )
