@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 import structlog
 
 from engine_service.config import EngineConfig, EngineServiceConfig, parse_args
-from engine_service.distributed.rank import RankPlace
+from engine_service.distributed.rank import Rank
 from folovllm.errors import ConfigError, FolovError
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging, forward_logging
@@ -22,7 +22,7 @@ from folovllm.v1 import engine_service_pb2_grpc
 log: structlog.stdlib.BoundLogger = structlog.get_logger("engine_service")
 
 
-async def serve(config: EngineServiceConfig, place: RankPlace) -> int:
+async def serve(config: EngineServiceConfig, rank: Rank) -> int:
     """Runs the service until it is told to stop; returns the exit status. Raises ConfigError."""
     server = GrpcServer(config.server, ENGINE_SERVICE)
     port = server.bind()
@@ -33,8 +33,8 @@ async def serve(config: EngineServiceConfig, place: RankPlace) -> int:
         from engine_service.engine.async_engine import AsyncEngine
         from engine_service.servicer import EngineServicer
 
-    ranks = EngineRanks(config.engine, place)
-    engine = AsyncEngine(ranks.build, config.engine.scheduler.max_num_waiting)
+    ranks = EngineRanks(config.engine, rank)
+    engine = AsyncEngine(ranks.build, config.engine.scheduler.max_num_waiting, ranks.step)
     engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
         EngineServicer(engine, server.active_calls), server.grpc
     )
@@ -50,7 +50,7 @@ async def serve(config: EngineServiceConfig, place: RankPlace) -> int:
             address=f"{config.server.host}:{port}",
             model=info.model_id,
             device=info.device,
-            ranks=place.size,
+            ranks=rank.num_ranks,
             kernels=info.kernels,
             dtype=info.dtype,
             max_model_len=info.max_model_len,
@@ -65,7 +65,7 @@ async def serve(config: EngineServiceConfig, place: RankPlace) -> int:
     return int(died)
 
 
-def follow(config: EngineConfig, place: RankPlace) -> int:
+def follow(config: EngineConfig, rank: Rank) -> int:
     """Computes a part of the model until the first rank ends; returns the exit status.
 
     Raises ConfigError.
@@ -75,11 +75,11 @@ def follow(config: EngineConfig, place: RankPlace) -> int:
         from engine_service.distributed.launch import EngineRanks
 
     try:
-        EngineRanks(config, place).follow()
+        EngineRanks(config, rank).follow()
     except ConfigError:
         raise
     except FolovError as error:
-        log.error("the rank ends", rank=place.rank, reason=str(error))
+        log.error("the rank ends", rank=rank.index, reason=str(error))
         return 1
     return 0
 
@@ -115,10 +115,10 @@ def main() -> int:
         config = parse_args(sys.argv[1:])
         configure_logging(config.log_format)
         forward_logging("engine_service")
-        place = RankPlace.from_environment()
-        if place.rank > 0:
-            return follow(config.engine, place)
-        return asyncio.run(serve(config, place))
+        rank = Rank.from_environment()
+        if rank.index > 0:
+            return follow(config.engine, rank)
+        return asyncio.run(serve(config, rank))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

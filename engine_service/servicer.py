@@ -1,10 +1,10 @@
 """EngineServicer: the contract's EngineService on top of AsyncEngine.
 
-Requests are read and checked here, in the event loop and before any work, and what the engine
-brings is written to the wire. However a call ends, its request is released.
+Requests are read and checked here, in the event loop and before any work, and outputs are written
+to the wire. However a call ends, its request is released.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -12,10 +12,9 @@ import grpc
 import structlog
 
 from engine_service.engine.async_engine import AsyncEngine
-from engine_service.rpc.grammars import take, with_matchers
+from engine_service.engine.commands import StreamCommand
 from engine_service.rpc.load_reporter import load_message
-from engine_service.rpc.proto_chunks import proto_chunks
-from engine_service.rpc.request_reader import read_fork, read_request, read_score
+from engine_service.rpc.request_reader import read_fork, read_generate, read_score
 from engine_service.rpc.session import Session
 from folovllm.errors import CancelledRequestError
 from folovllm.outputs import FinishReason
@@ -30,7 +29,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
     """Answers gRPC calls with one engine."""
 
     def __init__(self, engine: AsyncEngine, active_calls: ActiveCalls) -> None:
-        """`active_calls` are those of the server that serves this."""
+        """`active_calls` is that of the server."""
         self._engine = engine
         self._active_calls = active_calls
 
@@ -38,29 +37,28 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         self, request: types_pb2.Request, context: Context
     ) -> AsyncIterator[types_pb2.CompletionOutput]:
         """Streams the n continuations of a prompt."""
-        asked = read_request(request, self._engine.info, self._engine.default_sampling_params)
-        structlog.contextvars.bind_contextvars(request_id=asked.request_id)
-        stream = take(self._engine, await with_matchers(self._engine, asked))
-        try:
-            async for output in stream:
-                for message in proto_chunks(output):
-                    yield message
-        finally:
-            self._engine.release(stream)
+        command = read_generate(request, self._engine)
+        structlog.contextvars.bind_contextvars(request_id=command.name)
+        async with aclosing(self._outputs(command)) as messages:
+            async for message in messages:
+                yield message
 
     async def Fork(
         self, request: types_pb2.ForkRequest, context: Context
     ) -> AsyncIterator[types_pb2.CompletionOutput]:
         """Streams the branches of a running request."""
-        asked = read_fork(request, self._engine.info, self._engine.default_sampling_params)
-        structlog.contextvars.bind_contextvars(request_id=asked.fork_id, parent=asked.request_id)
-        stream = take(self._engine, await with_matchers(self._engine, asked))
-        try:
+        command = read_fork(request, self._engine)
+        structlog.contextvars.bind_contextvars(request_id=command.name, parent=command.parent)
+        async with aclosing(self._outputs(command)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _outputs(
+        self, command: StreamCommand
+    ) -> AsyncGenerator[types_pb2.CompletionOutput, None]:
+        async with self._engine.running(command) as stream:
             async for output in stream:
-                for message in proto_chunks(output):
-                    yield message
-        finally:
-            self._engine.release(stream)
+                yield output.to_proto()
 
     @counts_its_requests
     async def Session(
@@ -68,7 +66,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
     ) -> AsyncIterator[engine_service_pb2.SessionEvents]:
         """Serves many requests of one front end until it leaves or the server has drained."""
         self._active_calls.refuse_while_draining()
-        _ = self._engine.info  # raises where there is no engine to talk to
+        _ = self._engine.info  # raises if there is no engine to talk to
         session = Session(self._engine, self._active_calls, context.peer())
         async with aclosing(session.serve(request_iterator)) as messages:
             async for message in messages:
@@ -77,19 +75,17 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
     async def Score(
         self, request: types_pb2.ScoreRequest, context: Context
     ) -> types_pb2.ScoreResponse:
-        """Says how probable given continuations are. Raises CancelledRequestError on an Abort."""
-        name, requests = read_score(request, self._engine.info)
-        structlog.contextvars.bind_contextvars(request_id=name)
+        """Scores given continuations of a prompt. Raises CancelledRequestError on an Abort."""
+        command = read_score(request, self._engine)
+        structlog.contextvars.bind_contextvars(request_id=command.name)
         scores: dict[int, ContinuationScore] = {}
-        stream = self._engine.score(name, requests)
-        try:
+        async with self._engine.running(command) as stream:
             async for output in stream:
                 if output.finish_reason is FinishReason.ABORT:
-                    raise CancelledRequestError(f"{name} was aborted")
+                    raise CancelledRequestError(f"{command.name} was aborted")
                 scores[output.index] = ContinuationScore.from_logprobs(output.logprobs)
-        finally:
-            self._engine.release(stream)
-        return ScoreOutput(name, tuple(scores[i] for i in range(len(requests)))).to_proto()
+        ordered = tuple(scores[index] for index in range(command.num_outputs))
+        return ScoreOutput(command.name, ordered).to_proto()
 
     async def Abort(
         self, request: engine_service_pb2.AbortRequest, context: Context
@@ -101,11 +97,11 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
     async def GetModelInfo(
         self, request: types_pb2.GetModelInfoRequest, context: Context
     ) -> types_pb2.ModelInfo:
-        """Says what is served."""
+        """Returns what is served."""
         return self._engine.info.to_proto()
 
     async def GetLoad(
         self, request: engine_service_pb2.GetLoadRequest, context: Context
     ) -> engine_service_pb2.GetLoadResponse:
-        """Says how busy the engine is."""
+        """Returns how busy the engine is."""
         return load_message(self._engine)

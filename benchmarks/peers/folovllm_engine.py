@@ -120,7 +120,7 @@ class SteppedEngine:
         while num_tokens < steps * batch:
             num_tokens += sum(len(output.token_ids) for output in self._engine.step())
         rates = [num_tokens / (time.perf_counter() - started)]
-        replay_time = getattr(self._engine._pipeline.runner, "replay_time", None)
+        replay_time = getattr(self._engine.runner, "replay_time", None)
         if replay_time is not None:
             rates.append(batch / replay_time(batch, min(steps, _REPLAYS)))
         self._abort(batch)

@@ -19,8 +19,8 @@ from folovllm_client.launch.service_commands import require_services
 
 if TYPE_CHECKING:
     from engine_service.config import CacheConfig, ModelConfig, SchedulerConfig
-    from engine_service.core.fork import Branch
-    from engine_service.core.request import Request
+    from engine_service.core.request import Branch, Request
+    from engine_service.core.token_matcher import TokenMatcher
     from engine_service.models.causal_model import CausalModel
     from tokenizer_service.text.output_processor import OutputProcessor
     from tokenizer_service.text.tokenizer import Tokenizer
@@ -107,10 +107,10 @@ class LLM:
         ]
         running = {}
         try:
-            for request, result in zip(requests, results, strict=True):
+            for (request, matcher), result in zip(requests, results, strict=True):
                 processor = self._new_processor(request.sampling_params)
                 running[request.request_id] = result, [processor] * request.sampling_params.n
-                self._engine.add_request(request)
+                self._engine.add_request(request, matcher)
             # disable=None shows the bar on a terminal only.
             disable = None if show_progress else True
             with tqdm(total=len(results), unit="prompt", disable=disable) as progress:
@@ -135,14 +135,11 @@ class LLM:
         second output has no continuations if the first ended with fewer tokens.
         Raises InvalidRequestError, before any work, if a parameter can never be served.
         """
-        from engine_service.core.fork import Fork
-
         trunk, forked = RequestOutput(), RequestOutput(request_id=new_request_id())
-        request = self._request(prompt, sampling_params.clone(n=1), trunk)
-        forks = self._branches(len(request.prompt_token_ids), branches, after)
-        fork = Fork(request.request_id, 0, forked.request_id, forks)
+        request, matcher = self._request(prompt, sampling_params.clone(n=1), trunk)
+        forks, matchers = self._branches(len(request.prompt_token_ids), branches, after)
         running = {request.request_id: (trunk, [self._new_processor(request.sampling_params)])}
-        self._engine.add_request(request)
+        self._engine.add_request(request, matcher)
         try:
             while not trunk.outputs or (
                 not trunk.finished and len(trunk.outputs[0].token_ids) < after
@@ -154,7 +151,9 @@ class LLM:
                     forked,
                     [self._new_processor(branch.sampling_params, preceding) for branch in forks],
                 )
-                self._engine.fork_request(fork)
+                self._engine.fork_request(
+                    request.request_id, 0, forked.request_id, forks, matchers=matchers
+                )
             while self._engine.has_unfinished_requests():
                 self._step(running)
         finally:  # an interrupt leaves nothing behind
@@ -170,7 +169,7 @@ class LLM:
         as one text, and white space at the prompt's end belongs to the continuation. Raises
         InvalidRequestError, before any work, if they can never be served.
         """
-        from engine_service.engine.scoring import score_requests
+        from engine_service.engine.score_requests import score_requests
         from tokenizer_service.text.score_encoding import encode_score
 
         encoded = encode_score(
@@ -194,26 +193,27 @@ class LLM:
 
     def _branches(
         self, num_prompt_tokens: int, branches: Sequence[SamplingParams], after: int
-    ) -> "list[Branch]":
+    ) -> "tuple[list[Branch], list[TokenMatcher | None]]":
         """Validated branches of a request that will have `after` tokens of output."""
-        from engine_service.core.fork import Branch
+        from engine_service.core.request import Branch
         from engine_service.engine.admission import check_branch, check_lengths
         from engine_service.seeding import new_seed
         from tokenizer_service.text.bad_words import resolve_bad_words
 
         if after < 1:
             raise InvalidRequestError("after", f"after must be at least 1, got {after}")
-        checked = []
+        checked: list[Branch] = []
+        matchers: list[TokenMatcher | None] = []
         for index, given in enumerate(branches):
             try:
                 params = resolve_bad_words(given, self.tokenizer)
                 check_branch(params, self._engine.info)
                 check_lengths(num_prompt_tokens + after, params, self._engine.info)
-                matcher = self._engine.make_matcher(params)
+                matchers.append(self._engine.make_matcher(params))
             except InvalidRequestError as error:
                 raise error.within(f"branches[{index}]") from None
-            checked.append(Branch(params, new_seed(), matcher))
-        return checked
+            checked.append(Branch(params, new_seed()))
+        return checked, matchers
 
     def _batch_params(
         self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
@@ -226,8 +226,10 @@ class LLM:
             )
         return list(params)
 
-    def _request(self, prompt: Prompt, params: SamplingParams, result: RequestOutput) -> "Request":
-        """A validated request; fills in what is known of its result."""
+    def _request(
+        self, prompt: Prompt, params: SamplingParams, result: RequestOutput
+    ) -> "tuple[Request, TokenMatcher | None]":
+        """A validated request and its grammar; fills in what is known of its result."""
         from engine_service.core.request import Request
         from engine_service.engine.admission import check_request
         from engine_service.seeding import new_seed
@@ -240,7 +242,7 @@ class LLM:
         check_request(token_ids, params, self._engine.info)
         result.request_id, result.prompt_token_ids = new_request_id(), token_ids
         matcher = self._engine.make_matcher(params)
-        return Request(result.request_id, token_ids, params, seed=new_seed(), matcher=matcher)
+        return Request(result.request_id, token_ids, params, seed=new_seed()), matcher
 
     def _step(
         self, running: "Mapping[str, tuple[RequestOutput, Sequence[OutputProcessor]]]"

@@ -1,16 +1,15 @@
 """BlockPool: the KV cache's blocks as numbers, with reference counts and a prefix index.
 
 A block is *used* while a sequence refers to it, else *free*. A free block keeps its contents and
-its place in the prefix index until it is taken for something else. Those without such a place go
-first, then the longest free.
+its entry in the prefix index until it is reallocated. Blocks without an entry are reallocated
+first, then those that have been free the longest.
 """
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections import OrderedDict
 
 
 class BlockPool:
-    """Hands out block ids 0 to num_blocks - 1."""
+    """Allocates block ids 0 to num_blocks - 1."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
@@ -29,7 +28,7 @@ class BlockPool:
         return block_id in self._free
 
     def allocate(self) -> int:
-        """Takes the block that is the least loss, with one reference. Its old contents are gone.
+        """A free block, now with one reference and without its old contents.
 
         The caller has made sure that there is one.
         """
@@ -48,7 +47,7 @@ class BlockPool:
         self._ref_cnt[block_id] += 1
 
     def release(self, block_id: int) -> None:
-        """Drops a reference; without any the block is free."""
+        """Drops a reference; a block without any is free."""
         assert self._ref_cnt[block_id] > 0, f"block {block_id} is free already"
         self._ref_cnt[block_id] -= 1
         if not self._ref_cnt[block_id]:
@@ -57,7 +56,7 @@ class BlockPool:
                 self._free.move_to_end(block_id, last=False)
 
     def cache(self, block_id: int, block_hash: bytes) -> None:
-        """Enters a full block into the prefix index, unless an equal one is there."""
+        """Enters a full block into the prefix index, unless it has an equal one."""
         if block_hash not in self._block_of:
             self._block_of[block_hash] = block_id
             self._hash_of[block_id] = block_hash
@@ -65,13 +64,3 @@ class BlockPool:
     def lookup(self, block_hash: bytes) -> int | None:
         """The block with these contents, free or used, if there is one."""
         return self._block_of.get(block_hash)
-
-    def check_integrity(self, block_tables: Iterable[Iterable[int]]) -> None:
-        """Asserts that references equal `block_tables`, and that free and used make up the pool."""
-        references = Counter(block_id for table in block_tables for block_id in table)
-        for block_id, ref_cnt in enumerate(self._ref_cnt):
-            assert ref_cnt == references[block_id], f"block {block_id}: {ref_cnt} references"
-            assert (ref_cnt == 0) == (block_id in self._free), f"block {block_id} is misplaced"
-        for block_hash, block_id in self._block_of.items():
-            assert self._hash_of[block_id] == block_hash
-        assert len(self._block_of) == sum(value is not None for value in self._hash_of)

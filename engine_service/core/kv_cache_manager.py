@@ -2,30 +2,24 @@
 
 Prefix cache: a block's hash covers its tokens and the hash of the block before it, so equal hashes
 mean equal KV from the start of the prompt. The first link of the chain is the request's cache_salt.
-Only full blocks are shared, and no one writes to a full block, so sharing needs no copies.
+Only full blocks are shared, and nothing writes to a full block, so sharing needs no copies.
 """
 
 from array import array
 from hashlib import blake2b
 
 from engine_service.core.block_pool import BlockPool
-from engine_service.core.request import Sequence
+from engine_service.core.sequence import Sequence
 
 
 class KVCacheManager:
-    """Gives blocks to sequences and takes them back."""
+    """Allocates blocks to sequences and frees them."""
 
     def __init__(self, num_blocks: int, block_size: int, enable_prefix_caching: bool) -> None:
         self.block_size = block_size
         self._enable_prefix_caching = enable_prefix_caching
         self._pool = BlockPool(num_blocks)
-        self._tables: dict[int, list[int]] = {}  # seq_id to the block table of who holds blocks
         self._pending_copies: list[tuple[int, int]] = []
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks in the pool."""
-        return self._pool.num_blocks
 
     @property
     def num_free_blocks(self) -> int:
@@ -35,21 +29,23 @@ class KVCacheManager:
     @property
     def usage(self) -> float:
         """Share of the blocks that sequences hold, 0 to 1."""
-        return 1 - self.num_free_blocks / self.num_blocks
+        return 1 - self.num_free_blocks / self._pool.num_blocks
 
     def num_blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold the KV of so many tokens."""
         return -(-num_tokens // self.block_size)
 
-    def start(self, seq: Sequence, most_cached_tokens: int | None = None) -> bool:
-        """Gives a sequence without KV what the prefix cache has of it, within a bound if given one.
+    def start(self, seq: Sequence, max_cached_tokens: int | None = None) -> bool:
+        """Lets a sequence without KV share its cached prefix, of at most `max_cached_tokens`.
 
-        False, and nothing given, where the pool could not hold all of its tokens now: it would only
+        False, with nothing shared, if the pool could not hold all of its tokens now: it would only
         be preempted. At least the last token is left to compute, since its logits are wanted.
         """
         assert not seq.block_table and seq.num_computed_tokens == 0
-        most = seq.num_tokens - 1 if most_cached_tokens is None else most_cached_tokens
-        shared = self._cached_prefix(seq, min(most, seq.num_tokens - 1))
+        limit = seq.num_tokens - 1
+        if max_cached_tokens is not None:
+            limit = min(limit, max_cached_tokens)
+        shared = self._cached_prefix(seq, limit)
         num_free = self.num_free_blocks - sum(self._pool.is_free(block) for block in shared)
         if self.num_blocks_for(seq.num_tokens) - len(shared) > num_free:
             return False
@@ -57,11 +53,10 @@ class KVCacheManager:
             self._pool.share(block_id)
         seq.block_table = shared
         seq.num_computed_tokens = len(shared) * self.block_size
-        self._tables[seq.seq_id] = shared
         return True
 
     def allocate_slots(self, seq: Sequence, num_new_tokens: int) -> bool:
-        """Makes room for the KV of the next tokens; False, and nothing given, if there is none."""
+        """Allocates blocks for the next tokens; False, with none allocated, if too few are free."""
         needed = self.num_blocks_for(seq.num_computed_tokens + num_new_tokens)
         num_new_blocks = needed - len(seq.block_table)
         if num_new_blocks <= 0:
@@ -73,12 +68,12 @@ class KVCacheManager:
         return True
 
     def num_free_slots(self, seq: Sequence) -> int:
-        """Tokens whose KV could be given room now, after those that are computed."""
-        most_blocks = len(seq.block_table) + self.num_free_blocks
-        return most_blocks * self.block_size - seq.num_computed_tokens
+        """Tokens whose KV could be allocated now, after those that are computed."""
+        max_blocks = len(seq.block_table) + self.num_free_blocks
+        return max_blocks * self.block_size - seq.num_computed_tokens
 
     def trim(self, seq: Sequence) -> None:
-        """Takes back the blocks that hold the KV of none of the computed tokens."""
+        """Frees the blocks that hold no computed KV."""
         while len(seq.block_table) > self.num_blocks_for(seq.num_computed_tokens):
             self._pool.release(seq.block_table.pop())
 
@@ -86,19 +81,20 @@ class KVCacheManager:
         """Enters the full blocks that a step completed into the prefix index."""
         if not self._enable_prefix_caching:
             return
-        first, end = num_computed_before // self.block_size, self._num_full_blocks(seq)
+        first = num_computed_before // self.block_size
+        end = seq.num_computed_tokens // self.block_size
         if first == end:
             return
         self._extend_hashes(seq, end)
-        for number in range(first, end):
-            self._pool.cache(seq.block_table[number], seq.block_hashes[number])
+        for index in range(first, end):
+            self._pool.cache(seq.block_table[index], seq.block_hashes[index])
 
     def fork(self, parent: Sequence, child: Sequence) -> bool:
         """Lets `child` share the parent's full blocks and have a copy of the partial one.
 
         The copy is made at the start of the next step. It may then hold KV of tokens that a step in
-        flight computed for the parent, in places that the child writes before it reads them. False,
-        and nothing given, without a block for it; the child then computes its KV itself.
+        flight computed for the parent, in slots that the child writes before it reads them. False,
+        with nothing shared, if no block is free for it; the child then computes its KV itself.
         """
         num_full, partial = divmod(parent.num_computed_tokens, self.block_size)
         if partial and not self.num_free_blocks:
@@ -113,38 +109,29 @@ class KVCacheManager:
             child.block_table.append(target)
         child.num_computed_tokens = parent.num_computed_tokens
         child.block_hashes = list(parent.block_hashes)
-        self._tables[child.seq_id] = child.block_table
         return True
 
     def free(self, seq: Sequence) -> None:
-        """Takes all blocks back, the last first, so that a prefix outlives what follows it."""
+        """Frees all blocks, the last first, so that a prefix outlives what follows it."""
         for block_id in reversed(seq.block_table):
             self._pool.release(block_id)
         seq.block_table = []
         seq.num_computed_tokens = 0
-        self._tables.pop(seq.seq_id, None)
 
-    def take_block_copies(self) -> tuple[tuple[int, int], ...]:
+    def drain_block_copies(self) -> tuple[tuple[int, int], ...]:
         """The (source, target) copies that the next step must make first, in order.
 
-        A target may be free again, or have become another's: what holds it now writes it later.
+        A target may have been freed and reallocated: its present owner writes to it later.
         """
         copies = tuple(self._pending_copies)
         self._pending_copies.clear()
         return copies
 
-    def check_integrity(self) -> None:
-        """Asserts that every block is accounted for."""
-        self._pool.check_integrity(self._tables.values())
-
-    def _num_full_blocks(self, seq: Sequence) -> int:
-        return seq.num_computed_tokens // self.block_size
-
-    def _cached_prefix(self, seq: Sequence, most_tokens: int) -> list[int]:
+    def _cached_prefix(self, seq: Sequence, max_tokens: int) -> list[int]:
         """The blocks of the longest cached prefix of at most so many tokens."""
         if not self._enable_prefix_caching:
             return []
-        num_full = most_tokens // self.block_size
+        num_full = max_tokens // self.block_size
         self._extend_hashes(seq, num_full)
         blocks = []
         for block_hash in seq.block_hashes[:num_full]:
@@ -158,8 +145,8 @@ class KVCacheManager:
         """Continues the hash chain up to so many full blocks."""
         hashes = seq.block_hashes
         previous = hashes[-1] if hashes else _digest(seq.request.cache_salt.encode())
-        for number in range(len(hashes), num_full):
-            start = number * self.block_size
+        for index in range(len(hashes), num_full):
+            start = index * self.block_size
             tokens = array("I", seq.token_ids[start : start + self.block_size])
             previous = _digest(previous + tokens.tobytes())
             hashes.append(previous)

@@ -3,8 +3,7 @@
 schedule() -> SchedulerOutput ─▶ ModelRunner.execute() -> ModelRunnerOutput
     ─▶ update_from_output() -> [SequenceOutput]
 
-Where the runner can be ahead of the host, `core.step_pipeline` puts launch() and result() in the
-place of execute(), and schedule_ahead() between them.
+With an OverlappingRunner, launch() and result() replace execute(), with schedule_ahead() between.
 
 What is made for every sequence at every step is not frozen, since that takes five times as long.
 """
@@ -17,13 +16,13 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from engine_service.core.token_matcher import TokenMatcher
 
 if TYPE_CHECKING:
-    from engine_service.core.request import Sequence
+    from engine_service.core.sequence import Sequence
     from folovllm.outputs import PositionLogprobs
     from folovllm.sampling_params import SamplingParams
 
 
 PENDING_TOKEN: Final = -1
-"""Stands for a token that a launched step draws and that the host has not read yet."""
+"""Represents a token that a launched step draws and that the host has not read yet."""
 
 
 @dataclass(slots=True)
@@ -38,38 +37,38 @@ class ScheduledSequence:
 
     seq_id: int
     token_ids: SequenceOf[int]
-    """Where it is (PENDING_TOKEN,), the token is what the step before draws for this sequence, to
-    be taken from where the runner keeps it."""
+    """(PENDING_TOKEN,) means the token that the step before draws for this sequence, which the
+    runner keeps."""
     num_computed_tokens: int
     block_table: SequenceOf[int]
     sampling_params: "SamplingParams"
     seed: int
     sample_indexes: tuple[int, ...]
     """For each a token is drawn after the last position, by the random stream of that sequence
-    index: none while the prompt is incomplete, all n where the prompt of a request is complete."""
+    index: none while the prompt is incomplete, all n when the prompt of a request is complete."""
     forbidden_token_ids: tuple[int, ...] = ()
     """Ids that must not be drawn at this step: what would end the sequence before min_tokens, and
     what would complete a bad word."""
     token_history: SequenceOf[int] = ()
-    """All known tokens of prompt and output, those that are not computed yet included. Only where
-    none of `sampling_params` looks at it may a pending one be missing."""
+    """All known tokens of prompt and output, including those that are not computed yet. A pending
+    one may be missing only if none of `sampling_params` looks back."""
     num_prompt_tokens: int = 0
     """How many of them are the prompt's."""
     prompt_logprob_positions: range = range(0)
     """Positions among the scheduled ones after which the log-probability of the prompt's next token
     is wanted."""
     matcher: TokenMatcher | None = None
-    """What may be drawn at this step, where the output must follow a grammar."""
+    """What may be drawn at this step, if the output must follow a grammar."""
     draft_token_ids: tuple[int, ...] = ()
-    """Those of `token_ids`, at their end, that are only guessed (`core.spec_decode`). Where there
-    are any, the one sample index draws a token after the last certain one and after each draft."""
+    """Those of `token_ids`, at their end, that are only guessed (`core.spec_decode`). If there are
+    any, the one sample index draws a token after the last certain one and after each draft."""
     draft_forbidden_token_ids: tuple[tuple[int, ...], ...] = ()
-    """For each of them the ids that must not be drawn after it."""
+    """For each draft the ids that must not be drawn after it."""
 
     def draws(self) -> list["ScheduledSequence"]:
         """One for each position after which tokens are drawn, as if it were the last of the step.
 
-        In each what is drafted before that position counts as certain.
+        In each, the drafts before that position count as certain.
         """
         if not self.draft_token_ids:
             return [self]
@@ -82,7 +81,7 @@ class ScheduledSequence:
                 forbidden_token_ids=forbidden[count],
                 token_history=[*self.token_history, *self.draft_token_ids[:count]]
                 if self.sampling_params.alters_logits
-                else (),  # no one looks, and a copy of a long one takes time
+                else (),  # not read, and copying a long one takes time
                 draft_token_ids=(),
                 draft_forbidden_token_ids=(),
             )
@@ -108,35 +107,30 @@ class SchedulerOutput:
     block_copies: tuple[tuple[int, int], ...] = ()
     """(source, target) block ids, made by forks."""
 
-    @property
-    def num_scheduled_tokens(self) -> int:
-        """Tokens that the step computes."""
-        return sum(sequence.num_scheduled_tokens for sequence in self.scheduled)
-
 
 @dataclass(frozen=True, slots=True)
 class ModelRunnerOutput:
-    """What a step brought."""
+    """The result of a step."""
 
     sampled_token_ids: SequenceOf[SequenceOf[int]]
     """For each scheduled sequence a token id for each of its sample_indexes; of one with drafts, a
     token id for each of its draws."""
     logprobs: Mapping[int, SequenceOf["PositionLogprobs"]] = field(default_factory=dict)
-    """By the place of a scheduled sequence that asks for them: one for each token drawn."""
+    """By the index of a scheduled sequence that asks for them: one for each token drawn."""
     prompt_logprobs: Mapping[int, SequenceOf["PositionLogprobs"]] = field(default_factory=dict)
-    """By the same place: one for each of its prompt_logprob_positions."""
+    """By the same index: one for each of its prompt_logprob_positions."""
 
 
 class ModelRunner(Protocol):
     """Computes one step. A fake one makes the scheduler and the services testable without torch."""
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
-        """Runs the batch, writes its KV and draws the tokens that are asked for."""
+        """Runs the batch, writes its KV and draws the requested tokens."""
         ...
 
 
 class LaunchedStep(Protocol):
-    """A step that the device computes, or will once it has computed those before."""
+    """A step that the device computes, or will compute after those before."""
 
     def result(self) -> ModelRunnerOutput:
         """Waits until the step's tokens are on the host. Called once, in the order of launch."""
@@ -161,7 +155,7 @@ class SequenceOutput:
     """What one step changed for one sequence."""
 
     seq: "Sequence"
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...] = ()
     finished: bool = False
     """Whether it ended; its status says why."""
     stop_token_id: int | None = None
@@ -169,4 +163,4 @@ class SequenceOutput:
     output_complete: bool = False
     """Whether it ended because its grammar was complete."""
     logprobs: tuple["PositionLogprobs", ...] = ()
-    """One for each of token_ids, where the request asks for them."""
+    """One for each of token_ids, if the request asks for them."""

@@ -1,17 +1,17 @@
-"""SchedulerLimits: what a step may hold, and what ends a sequence."""
+"""SchedulerLimits: the size of a step, and what ends a sequence."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """The numbers by which the scheduler decides."""
+    """The limits that the scheduler observes."""
 
     max_num_seqs: int
-    """Most sequences that run at once."""
+    """Sequences that may run at once."""
     max_num_batched_tokens: int
-    """Most tokens that one step computes."""
+    """Tokens that one step may compute."""
     max_model_len: int
-    """Most tokens of prompt and output together."""
+    """Tokens that prompt and output together may have."""
     eos_token_ids: frozenset[int]
     """Ids that end a sequence, unless its request ignores them."""

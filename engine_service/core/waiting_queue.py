@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 
-from engine_service.core.request import Sequence
+from engine_service.core.sequence import Sequence
 
 
 class WaitingQueue:
@@ -10,7 +10,7 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._seqs: list[Sequence] = []
-        self._num_tokens: dict[int, int] = {}  # by seq_id, as they were when it came
+        self._num_tokens: dict[int, int] = {}  # by seq_id, as counted when added
         self.num_queued_tokens = 0
         """Tokens that the waiting sequences still have to compute."""
 
@@ -21,17 +21,17 @@ class WaitingQueue:
         return seq.seq_id in self._num_tokens
 
     def add(self, seq: Sequence) -> None:
-        """Puts a sequence in its place."""
+        """Inserts a sequence by its order."""
         insort(self._seqs, seq, key=_order)
         self._num_tokens[seq.seq_id] = seq.num_uncomputed_tokens
         self.num_queued_tokens += seq.num_uncomputed_tokens
 
     def peek(self) -> Sequence:
-        """The sequence whose turn it is."""
+        """The first sequence."""
         return self._seqs[0]
 
     def remove(self, seq: Sequence) -> None:
-        """Takes a sequence out, wherever it stands."""
+        """Removes a sequence from wherever it is in the queue."""
         del self._seqs[bisect_left(self._seqs, seq.order, key=_order)]
         self.num_queued_tokens -= self._num_tokens.pop(seq.seq_id)
 

@@ -1,5 +1,5 @@
-"""One engine on several ranks: the first is asked and answers, the others do what it does.
+"""One engine on several ranks: the first serves, the others repeat its commands and steps.
 
-`__main__` uses `launch` and `rank`. Between the ranks, `leader` says what is done and `broadcast`
-carries it. The tensors' own exchange is `layers.parallel`.
+`__main__` uses `launch` and `rank`. `leader` decides what is sent between the ranks, `broadcast`
+carries it. Tensors are exchanged by `layers.parallel`.
 """

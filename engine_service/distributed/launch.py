@@ -1,6 +1,7 @@
-"""EngineRanks: an engine that as many processes compute as there are ranks, one on each device."""
+"""EngineRanks: one engine in as many processes as there are ranks, one on each device."""
 
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -9,36 +10,45 @@ import torch.distributed as dist
 
 from engine_service.config import EngineConfig
 from engine_service.device import device_of_rank
-from engine_service.distributed.broadcast import IDLE_LIMIT, CommandChannel
-from engine_service.distributed.leader import EngineLeader, follow
-from engine_service.distributed.rank import RankPlace
+from engine_service.distributed.broadcast import IDLE_LIMIT, BroadcastChannel
+from engine_service.distributed.leader import Leader, follow
+from engine_service.distributed.rank import Rank
+from engine_service.engine.async_engine import step_alone
+from engine_service.engine.commands import Command
 from engine_service.engine.factory import build_engine
-from engine_service.engine.interface import Engine
+from engine_service.engine.llm_engine import LLMEngine
 from engine_service.layers.parallel import TensorParallel
 from folovllm.errors import ConfigError, EngineDeadError
+from folovllm.outputs import CompletionOutput
 
 
 class EngineRanks:
-    """One rank's end of it. The first rank builds and stops, the others follow."""
+    """One rank's end of it. The first rank builds, steps and stops, the others follow."""
 
-    def __init__(self, config: EngineConfig, place: RankPlace) -> None:
+    def __init__(self, config: EngineConfig, rank: Rank) -> None:
         self._config = config
-        self._place = place
-        self._leader: EngineLeader | None = None
+        self._rank = rank
+        self._leader: Leader | None = None
 
-    def build(self) -> Engine:
-        """The first rank's engine, and that of a single one. Raises ConfigError."""
-        if self._place.size == 1:
+    def build(self) -> LLMEngine:
+        """The first rank's engine, or that of the only one. Raises ConfigError."""
+        if self._rank.num_ranks == 1:
             return build_engine(self._config, show_progress=True)
         config, parallel, channel = self._join()
-        self._leader = EngineLeader(build_engine(config, True, parallel), channel)
-        return self._leader
+        engine = build_engine(config, True, parallel)
+        self._leader = Leader(channel)
+        return engine
+
+    def step(self, engine: LLMEngine, commands: Sequence[Command]) -> list[CompletionOutput]:
+        """See `async_engine.Step`."""
+        step = step_alone if self._leader is None else self._leader.step
+        return step(engine, commands)
 
     def follow(self) -> None:
         """The whole life of any other rank. Raises ConfigError, and as leader.follow.
 
-        Once its part of the model is there, what asks processes to end counts for the first rank
-        alone: the requests that it still serves need all.
+        Once its part of the model is loaded, only the first rank obeys signals that end processes:
+        the requests that it still serves need all ranks.
         """
         config, parallel, channel = self._join()
         engine = build_engine(config, False, parallel)
@@ -55,21 +65,21 @@ class EngineRanks:
             self._leader.stop()
         dist.destroy_process_group()
 
-    def _join(self) -> tuple[EngineConfig, TensorParallel, CommandChannel]:
+    def _join(self) -> tuple[EngineConfig, TensorParallel, BroadcastChannel]:
         """Meets the other ranks, at the address that the environment names."""
-        name = device_of_rank(self._config.model.device, self._place.local_rank)
+        name = device_of_rank(self._config.model.device, self._rank.local_index)
         device = torch.device(name)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         try:
-            # Of each kind of device the one that is made for it.
+            # The backend made for each kind of device.
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
             commands = dist.new_group(backend="gloo", timeout=IDLE_LIMIT)
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"the ranks do not meet: {str(error).splitlines()[0]}") from None
         assert dist.group.WORLD is not None
-        parallel = TensorParallel(self._place.rank, self._place.size, dist.group.WORLD)
-        # What exchanging takes of the memory is taken before the KV cache gets what is free.
+        parallel = TensorParallel(self._rank.index, self._rank.num_ranks, dist.group.WORLD)
+        # Allocates what exchanging needs before the KV cache takes the free memory.
         parallel.all_gather(parallel.all_reduce(torch.ones(1, device=device)))
         config = replace(self._config, model=replace(self._config.model, device=name))
-        return config, parallel, CommandChannel(commands)
+        return config, parallel, BroadcastChannel(commands)

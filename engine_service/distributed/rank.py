@@ -1,4 +1,4 @@
-"""RankPlace: which of several processes that compute one model this is, as torchrun says it."""
+"""Rank: which of several processes that compute one model this is, as torchrun says it."""
 
 import os
 from collections.abc import Mapping
@@ -8,26 +8,26 @@ from folovllm.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class RankPlace:
+class Rank:
     """By default the only one."""
 
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    """Its place among those of its machine."""
+    index: int = 0
+    num_ranks: int = 1
+    local_index: int = 0
+    """Its index among those of its machine."""
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "RankPlace":
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Rank":
         """Reads RANK, WORLD_SIZE and LOCAL_RANK; without WORLD_SIZE there is one rank.
 
-        Raises ConfigError where they are not numbers that belong together.
+        Raises ConfigError if they are not numbers that belong together.
         """
         if "WORLD_SIZE" not in environ:
             return cls()
-        place = cls(*(_number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
-        if place.rank >= place.size:
-            raise ConfigError(f"RANK is {place.rank}, but WORLD_SIZE only {place.size}")
-        return place
+        rank = cls(*(_number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+        if rank.index >= rank.num_ranks:
+            raise ConfigError(f"RANK is {rank.index}, but WORLD_SIZE only {rank.num_ranks}")
+        return rank
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:

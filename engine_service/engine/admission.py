@@ -1,4 +1,4 @@
-"""What a request must be to be taken: the checks that need to know the model.
+"""What an engine admits: the checks of a request that need to know the model.
 
 They cost next to nothing, run before any work, and name the field of the contract that is wrong.
 """
@@ -14,14 +14,14 @@ _MAX_PROMPT_LOGPROBS = 200_000
 
 
 def check_request(prompt_token_ids: Sequence[int], params: SamplingParams, info: ModelInfo) -> None:
-    """Raises InvalidRequestError where the model can never serve the request."""
+    """Raises InvalidRequestError if the model can never serve the request."""
     check_params(params, info)
     check_prompt(prompt_token_ids, info)
     check_lengths(len(prompt_token_ids), params, info)
 
 
 def check_lengths(num_prompt_tokens: int, params: SamplingParams, info: ModelInfo) -> None:
-    """Raises InvalidRequestError where prompt and output together are more than can be held."""
+    """Raises InvalidRequestError if prompt and output together do not fit."""
     _check_prompt_logprobs(num_prompt_tokens, params.prompt_logprobs)
     max_tokens = params.max_tokens or info.max_model_len - num_prompt_tokens
     if num_prompt_tokens + max_tokens > info.max_model_len:
@@ -36,22 +36,22 @@ def check_lengths(num_prompt_tokens: int, params: SamplingParams, info: ModelInf
 
 
 def check_kv_fits(num_tokens: int, info: ModelInfo, field: str, what: str) -> None:
-    """Raises InvalidRequestError for `field` where the KV of so many tokens has no place.
+    """Raises InvalidRequestError for `field` if the cache cannot hold the KV of so many tokens.
 
-    The last token is never fed back, so its KV needs none.
+    The last token is never fed back, so it needs no KV.
     """
     if num_tokens - 1 > info.num_kv_blocks * info.block_size:
         raise InvalidRequestError(
             field,
-            f"{what} need the KV of {num_tokens - 1} tokens; the whole cache has place for "
+            f"{what} need the KV of {num_tokens - 1} tokens; the whole cache holds "
             f"{info.num_kv_blocks * info.block_size}",
         )
 
 
 def check_params(params: SamplingParams, info: ModelInfo) -> None:
-    """Raises InvalidRequestError where a parameter by itself can not be served.
+    """Raises InvalidRequestError if a parameter by itself cannot be served.
 
-    Every id that one names must be the model's.
+    Every token id that it names must be the model's.
     """
     check_ids("sampling_params.stop_token_ids", params.stop_token_ids, info)
     check_ids("sampling_params.allowed_token_ids", params.allowed_token_ids, info)
@@ -59,12 +59,11 @@ def check_params(params: SamplingParams, info: ModelInfo) -> None:
     for ids in params.bad_words_token_ids:
         check_ids("sampling_params.bad_words_token_ids", ids, info)
     if params.reasoning is not None:
-        _check_border("start_token_id", params.reasoning.start_token_id, info)
-        _check_border("end_token_id", params.reasoning.end_token_id, info)
+        _check_delimiter("start_token_id", params.reasoning.start_token_id, info)
+        _check_delimiter("end_token_id", params.reasoning.end_token_id, info)
 
 
-def _check_border(name: str, token_id: int | None, info: ModelInfo) -> None:
-    """An id at which reasoning begins or ends."""
+def _check_delimiter(name: str, token_id: int | None, info: ModelInfo) -> None:
     if token_id is None:
         return
     field = f"sampling_params.reasoning.{name}"
@@ -86,7 +85,7 @@ def _check_prompt_logprobs(num_prompt_tokens: int, num_tops: int | None) -> None
 
 
 def check_branch(params: SamplingParams, info: ModelInfo) -> None:
-    """Raises InvalidRequestError where parameters can not be those of a branch."""
+    """Raises InvalidRequestError if a branch cannot have these parameters."""
     if params.n != 1:
         raise InvalidRequestError("sampling_params.n", "a branch is one continuation: n must be 1")
     if params.prompt_logprobs is not None:
@@ -97,7 +96,7 @@ def check_branch(params: SamplingParams, info: ModelInfo) -> None:
 
 
 def check_prompt(prompt_token_ids: Sequence[int], info: ModelInfo) -> None:
-    """Raises InvalidRequestError where a prompt is empty, too long or not of the model's ids."""
+    """Raises InvalidRequestError if a prompt is empty, too long or has unknown ids."""
     if not prompt_token_ids:
         raise InvalidRequestError("prompt_token_ids", "the prompt is empty")
     if len(prompt_token_ids) >= info.max_model_len:
@@ -110,7 +109,7 @@ def check_prompt(prompt_token_ids: Sequence[int], info: ModelInfo) -> None:
 
 
 def check_ids(field: str, token_ids: Sequence[int], info: ModelInfo) -> None:
-    """Raises InvalidRequestError for `field` where an id is not the model's."""
+    """Raises InvalidRequestError for `field` if an id is not the model's."""
     if token_ids and not 0 <= min(token_ids) <= max(token_ids) < info.vocab_size:
         unknown = next(i for i in token_ids if not 0 <= i < info.vocab_size)
         raise InvalidRequestError(

@@ -1,24 +1,20 @@
 """AsyncEngine: one thread that owns the device, and the event loop that talks to it.
 
-Commands go in through a blocking queue, so an idle engine uses no CPU. What a step brings comes
-back in one hand-over to the event loop. If the thread fails, every stream ends with
-EngineDeadError, and so does every later request.
+Commands go in through a blocking queue, so an idle engine uses no CPU. The outputs of a step reach
+the event loop in one callback. If the thread fails, every stream ends with EngineDeadError, and so
+does every later request.
 """
 
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import structlog
 
-from engine_service.core.fork import Fork
-from engine_service.core.request import Request
-from engine_service.core.token_matcher import TokenMatcher
-from engine_service.engine.interface import Engine
-from engine_service.engine.llm_engine import EngineLoad
+from engine_service.engine.commands import Abort, Command, Matchers, StreamCommand
+from engine_service.engine.llm_engine import EngineLoad, LLMEngine
 from engine_service.engine.output_stream import OutputStream
 from folovllm.errors import (
     EngineDeadError,
@@ -33,70 +29,55 @@ from folovllm.sampling_params import SamplingParams
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("engine")
 
-
-@dataclass(frozen=True, slots=True)
-class _Abort:
-    request_id: str
-    indexes: tuple[int, ...] = ()
+Step = Callable[[LLMEngine, Sequence[Command]], list[CompletionOutput]]
+"""Steps an engine, which has applied these commands since its last step."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Score:
-    name: str
-    requests: Sequence[Request]
-
-
-class _Stop:
-    """Ends the thread after the present step."""
+def step_alone(engine: LLMEngine, commands: Sequence[Command]) -> list[CompletionOutput]:
+    """The Step of an engine that has one rank."""
+    return engine.step()
 
 
 class AsyncEngine:
     """Serves many callers at once. All methods belong to one event loop."""
 
-    def __init__(self, build: Callable[[], Engine], max_num_waiting: int) -> None:
-        """`build` is called on the engine's own thread, so that all device objects live there."""
+    def __init__(
+        self, build: Callable[[], LLMEngine], max_num_waiting: int, step: Step = step_alone
+    ) -> None:
+        """The engine's own thread calls `build`, so that all device objects live there."""
         self._build = build
         self._max_num_waiting = max_num_waiting
-        self._inbox: queue.SimpleQueue[Request | Fork | _Score | _Abort | _Stop] = (
-            queue.SimpleQueue()
-        )
+        self._step = step
+        # None stops the thread.
+        self._inbox: queue.SimpleQueue[tuple[Command, Matchers] | None] = queue.SimpleQueue()
         self._streams: dict[str, OutputStream] = {}
         self._num_waiting = 0
-        self._engine: Engine | None = None
-        self._info: ModelInfo | None = None
-        self._default_sampling_params = SamplingParams()
+        self._engine: LLMEngine | None = None
         self._load = EngineLoad()
         self._load_watchers: set[Callable[[], None]] = set()
         self._died = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._ready: asyncio.Future[LLMEngine] = self._loop.create_future()
 
     async def start(self) -> None:
         """Loads the model and warms up; raises what that raises."""
         self._thread.start()
-        await self._ready
+        self._engine = await self._ready
 
     @property
     def info(self) -> ModelInfo:
         """The model that is served. Raises UnavailableError until it is loaded."""
         if self._died.is_set():
             raise EngineDeadError("the engine has failed")
-        if self._info is None:
+        if self._engine is None:
             raise UnavailableError("the model is still loading")
-        return self._info
+        return self._engine.info
 
     @property
     def default_sampling_params(self) -> SamplingParams:
-        """What applies where a request leaves a parameter out."""
-        return self._default_sampling_params
-
-    async def make_matcher(self, params: SamplingParams) -> TokenMatcher | None:
-        """See LLMEngine; neither the loop nor the engine's thread waits for it."""
-        if not params.follows_grammar:
-            return None
-        assert self._engine
-        return await asyncio.to_thread(self._engine.make_matcher, params)
+        """The defaults of a request's parameters."""
+        return self._engine.default_sampling_params if self._engine else SamplingParams()
 
     @property
     def load(self) -> EngineLoad:
@@ -105,19 +86,19 @@ class AsyncEngine:
 
     @property
     def num_requests(self) -> int:
-        """Requests that were taken and have not ended."""
+        """Requests that were admitted and have not ended."""
         return len(self._streams)
 
     @property
     def num_admissible(self) -> int:
-        """Requests that would still be taken."""
+        """Requests that would still be admitted."""
         return self._max_num_waiting - self._num_waiting
 
     @contextmanager
     def load_watched(self, changed: Callable[[], None]) -> Iterator[None]:
-        """Calls `changed` where load, num_requests or num_admissible may have changed.
+        """Calls `changed` when load, num_requests or num_admissible may have changed.
 
-        After a step that comes once the step's outputs are in their streams.
+        After a step, it is called once the step's outputs are in their streams.
         """
         self._load_watchers.add(changed)
         try:
@@ -126,70 +107,68 @@ class AsyncEngine:
             self._load_watchers.remove(changed)
 
     def check_admissible(self, num_ahead: int = 0) -> None:
-        """Raises QueueFullError where no more requests than `num_ahead` would be taken now."""
+        """Raises QueueFullError if no more than `num_ahead` requests would be admitted now."""
         if self.num_admissible <= num_ahead:
             raise QueueFullError(
                 f"{self._num_waiting + num_ahead} requests wait for their first token already"
             )
 
-    def generate(self, request: Request) -> OutputStream:
-        """Takes a request; the caller reads the stream and calls `release` at the end of it.
+    async def make_matchers(self, command: StreamCommand) -> Matchers:
+        """Compiles the grammars of a command, blocking neither the loop nor the engine's thread.
 
-        Raises QueueFullError, EngineDeadError, or InvalidRequestError where the id is in use.
+        Raises InvalidRequestError that names the field, and QueueFullError.
         """
-        stream = self._open(request.request_id, request.sampling_params.n)
-        self._inbox.put(request)
-        return stream
+        if not command.follows_grammar:
+            return ()
+        assert self._engine
+        return await asyncio.to_thread(command.make_matchers, self._engine)
 
-    def fork(self, fork: Fork) -> OutputStream:
-        """Branches a running request; else as `generate`, with the fork's name.
+    def submit(self, command: StreamCommand, matchers: Matchers = ()) -> OutputStream:
+        """Starts a command, with what `make_matchers` returned for it.
 
-        The stream raises NotFoundError where the parent does not run, and InvalidRequestError where
-        a branch would be too long.
+        The caller reads the stream and calls `release` at the end. Raises QueueFullError,
+        EngineDeadError, or InvalidRequestError if the name is in use. The stream of a fork raises
+        NotFoundError if the parent does not run, and InvalidRequestError if a branch would be too
+        long.
         """
-        stream = self._open(fork.fork_id, len(fork.branches), "fork_id")
-        self._inbox.put(fork)
-        return stream
-
-    def score(self, name: str, requests: Sequence[Request]) -> OutputStream:
-        """Takes requests that only score, with a common prompt; else as `generate`.
-
-        Each brings one output, by its place: the log-probabilities, with finish reason LENGTH.
-        """
-        stream = self._open(name, len(requests))
-        self._inbox.put(_Score(name, requests))
-        return stream
-
-    def _open(self, name: str, num_outputs: int, field: str = "request_id") -> OutputStream:
-        """Admits a call and makes its stream; `field` is where the caller gave the name."""
         assert self.info
+        name = command.name
         if name in self._streams:
-            raise InvalidRequestError(field, f"{name} is running already")
+            raise InvalidRequestError(command.name_field, f"{name} is running already")
         self.check_admissible()
-        stream = OutputStream(name, num_outputs)
-        self._streams[name] = stream
+        stream = self._streams[name] = OutputStream(name, command.num_outputs)
         self._num_waiting += 1
-        self._tell_load()
+        self._notify_load_watchers()
+        self._inbox.put((command, matchers))
         return stream
 
     def release(self, stream: OutputStream) -> None:
-        """Says that no one reads a stream any more; ends its request where that still runs.
+        """Ends the reading of a stream, and its request if that still runs.
 
-        The name is free again when the engine has let go of it.
+        The name is free again once the engine has released it.
         """
         stream.close()
-        # A stream that has ended may have left its name to another.
+        # The name of a stream that has ended may belong to another by now.
         if self._streams.get(stream.name) is stream:
-            self._inbox.put(_Abort(stream.name))
+            self._inbox.put((Abort(stream.name), ()))
 
-    def abort(self, request_id: str, indexes: Iterable[int] = ()) -> bool:
+    @asynccontextmanager
+    async def running(self, command: StreamCommand) -> AsyncIterator[OutputStream]:
+        """`make_matchers` and `submit`; releases the stream at the end."""
+        stream = self.submit(command, await self.make_matchers(command))
+        try:
+            yield stream
+        finally:
+            self.release(stream)
+
+    def abort(self, name: str, indexes: Iterable[int] = ()) -> bool:
         """Ends a request, or some of its continuations, with finish reason ABORT.
 
-        The stream gets their final outputs. False where no such request runs.
+        The stream gets their final outputs. False if no such request runs.
         """
-        if request_id not in self._streams:
+        if name not in self._streams:
             return False
-        self._inbox.put(_Abort(request_id, tuple(indexes)))
+        self._inbox.put((Abort(name, tuple(indexes)), ()))
         return True
 
     async def wait_died(self) -> None:
@@ -198,7 +177,7 @@ class AsyncEngine:
 
     async def stop(self) -> None:
         """Ends the thread after its present step; running streams end with EngineDeadError."""
-        self._inbox.put(_Stop())
+        self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
         self._fail_all(EngineDeadError("the engine was stopped"))
 
@@ -208,17 +187,11 @@ class AsyncEngine:
             stream.fail(error)
         self._streams.clear()
         self._num_waiting = 0
-        self._tell_load()
+        self._notify_load_watchers()
 
-    def _tell_load(self) -> None:
+    def _notify_load_watchers(self) -> None:
         for changed in self._load_watchers:
             changed()
-
-    def _set_ready(self, engine: Engine) -> None:
-        self._engine = engine
-        self._info = engine.info
-        self._default_sampling_params = engine.default_sampling_params
-        self._ready.set_result(None)
 
     def _deliver(self, outputs: list[CompletionOutput]) -> None:
         for output in outputs:
@@ -229,15 +202,15 @@ class AsyncEngine:
             stream.put(output)
             if stream.complete:
                 del self._streams[output.request_id]
-        self._tell_load()
+        self._notify_load_watchers()
 
-    def _refuse(self, request_id: str, error: FolovError) -> None:
-        """Ends the stream of a call that the engine does not take."""
-        stream = self._streams.pop(request_id, None)
+    def _refuse(self, name: str, error: FolovError) -> None:
+        """Ends the stream of a command that the engine refuses."""
+        stream = self._streams.pop(name, None)
         if stream is not None:
             self._num_waiting -= 1
             stream.fail(error)
-            self._tell_load()
+            self._notify_load_watchers()
 
     # From here on: the engine's thread.
 
@@ -246,46 +219,44 @@ class AsyncEngine:
             engine = self._build()
             engine.warm_up()
         except Exception as error:
-            self._call(self._ready.set_exception, error)
+            self._call_soon(self._ready.set_exception, error)
             return
         self._load = engine.load()
-        self._call(self._set_ready, engine)
+        self._call_soon(self._ready.set_result, engine)
         try:
-            while self._take_commands(engine):
-                outputs = engine.step()
+            while (commands := self._apply_commands(engine)) is not None:
+                outputs = self._step(engine, commands)
                 self._load = engine.load()
-                self._call(self._deliver, outputs)
+                self._call_soon(self._deliver, outputs)
         except Exception:
             log.exception("the engine failed")
-            self._call(self._fail_all, EngineDeadError("the engine has failed"))
+            self._call_soon(self._fail_all, EngineDeadError("the engine has failed"))
 
-    def _take_commands(self, engine: Engine) -> bool:
-        """Takes in all commands, waiting for one where there is nothing to do; False to stop."""
+    def _apply_commands(self, engine: LLMEngine) -> list[Command] | None:
+        """Applies all commands, waiting for one if there is nothing to do; None to stop.
+
+        Returns those that the engine did not refuse.
+        """
+        applied: list[Command] = []
         while True:
             try:
-                command = self._inbox.get(block=not engine.has_unfinished_requests())
+                item = self._inbox.get(block=not engine.has_unfinished_requests())
             except queue.Empty:
-                return True
-            if isinstance(command, _Stop):
-                return False
-            if isinstance(command, Fork):
-                self._fork(engine, command)
-            elif isinstance(command, _Score):
-                engine.add_scores(command.name, command.requests)
-            elif isinstance(command, _Abort):
-                outputs = engine.abort_request(command.request_id, command.indexes)
+                return applied
+            if item is None:
+                return None
+            command, matchers = item
+            try:
+                outputs = command.apply(engine, matchers)
+            except FolovError as error:
+                self._call_soon(self._refuse, command.name, error)
+                continue
+            applied.append(command)
+            if outputs:
                 self._load = engine.load()
-                self._call(self._deliver, outputs)
-            else:
-                engine.add_request(command)
+                self._call_soon(self._deliver, outputs)
 
-    def _fork(self, engine: Engine, fork: Fork) -> None:
-        try:
-            engine.fork_request(fork)
-        except FolovError as error:
-            self._call(self._refuse, fork.fork_id, error)
-
-    def _call(self, function: Callable[..., object], *arguments: object) -> None:
-        """Runs a function on the event loop, unless that is closed and no one is left to tell."""
+    def _call_soon(self, function: Callable[..., object], *arguments: object) -> None:
+        """Calls a function on the event loop, unless that is closed and nobody is left to tell."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *arguments)

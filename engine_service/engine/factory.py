@@ -23,8 +23,8 @@ from folovllm.version import __version__
 
 # Seconds that a grammar may take to compile. One that the first rank has compiled within its limit
 # must not fail on the others.
-_GRAMMAR_SECONDS = 5.0
-_GRAMMAR_SECONDS_OF_FOLLOWERS = 60.0
+_GRAMMAR_TIME_LIMIT = 5.0
+_FOLLOWER_GRAMMAR_TIME_LIMIT = 60.0
 
 
 def build_engine(
@@ -51,13 +51,13 @@ def build_engine(
         max_n=MAX_N,
         kernels=built.kernels,
     )
-    seconds = _GRAMMAR_SECONDS if parallel.rank == 0 else _GRAMMAR_SECONDS_OF_FOLLOWERS
-    compiler = GrammarCompiler(folder, info.vocab_size, info.eos_token_ids, time_limit=seconds)
+    time_limit = _GRAMMAR_TIME_LIMIT if parallel.rank == 0 else _FOLLOWER_GRAMMAR_TIME_LIMIT
+    compiler = GrammarCompiler(folder, info.vocab_size, info.eos_token_ids, time_limit=time_limit)
     return LLMEngine(built.runner, config, info, _default_sampling_params(folder), compiler)
 
 
 def _default_sampling_params(folder: Path) -> SamplingParams:
-    """What applies where a request leaves a parameter out. Raises ConfigError."""
+    """The defaults of a request's parameters. Raises ConfigError."""
     try:
         return SamplingParams().clone(**load_generation_defaults(folder))
     except InvalidRequestError as error:

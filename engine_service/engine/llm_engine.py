@@ -1,21 +1,34 @@
 """LLMEngine: scheduler and model runner joined; requests in, CompletionOutputs out, step by step.
 
 Synchronous and single-threaded. AsyncEngine drives it for the service, LLM drives it in-process.
+
+With a runner that overlaps, it is one step ahead whenever possible:
+
+    launch n+1 ─▶ read n ─▶ update ─▶ launch n+2 ─▶ read n+1 ─▶ …
+
+So the device always has its next step, and the host's work costs no time of its own. With any other
+runner, each step is read before the next is planned.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from engine_service.config import EngineConfig
-from engine_service.core.fork import Fork
 from engine_service.core.kv_cache_manager import KVCacheManager
-from engine_service.core.outputs import ModelRunner, SequenceOutput
-from engine_service.core.request import Request, RequestStatus, Sequence
+from engine_service.core.outputs import (
+    LaunchedStep,
+    ModelRunner,
+    OverlappingRunner,
+    SchedulerOutput,
+    SequenceOutput,
+)
+from engine_service.core.request import Branch, Request
 from engine_service.core.scheduler import Scheduler
 from engine_service.core.scheduler_limits import SchedulerLimits
+from engine_service.core.sequence import RequestStatus, SequenceGroup
+from engine_service.core.sequence import Sequence as EngineSequence
 from engine_service.core.spec_decode.speculator import Speculator
-from engine_service.core.step_pipeline import StepPipeline
 from engine_service.core.token_matcher import TokenMatcher
 from engine_service.engine.admission import check_lengths
 from engine_service.engine.parent_requests import ParentRequests
@@ -63,7 +76,7 @@ class LLMEngine:
         default_sampling_params: SamplingParams | None = None,
         grammar_compiler: GrammarCompiler | None = None,
     ) -> None:
-        """`info` says what the runner holds: its number of KV blocks, block size and context."""
+        """`info` describes the runner: its number of KV blocks, block size and context."""
         self._grammar_compiler = grammar_compiler
         self.info = info
         self.default_sampling_params = default_sampling_params or SamplingParams()
@@ -79,16 +92,18 @@ class LLMEngine:
         speculates = config.scheduler.speculates_on(device_type)
         speculator = Speculator(self._kv, limits) if speculates else None
         self.scheduler = Scheduler(limits, self._kv, speculator)
-        self._pipeline = StepPipeline(self.scheduler, runner)
+        self.runner = runner
+        self._overlapping = runner if isinstance(runner, OverlappingRunner) else None
+        self._in_flight: tuple[SchedulerOutput, LaunchedStep] | None = None
         self._parents = ParentRequests()
         self._unannounced: set[str] = set()  # whose RequestInfo has not been sent
 
     def make_matcher(self, params: SamplingParams) -> TokenMatcher | None:
-        """Compiles the grammar that a request asks for, if it does; for its `matcher`.
+        """Compiles the grammar that `params` ask for, if any.
 
         Blocks for as long as that takes, and may be called on any thread. Raises
-        InvalidRequestError where the grammar is wrong or too large, QueueFullError where others
-        take too long to wait for.
+        InvalidRequestError if the grammar is wrong or too large, QueueFullError if others take too
+        long to wait for.
         """
         if not params.follows_grammar:
             return None
@@ -97,38 +112,50 @@ class LLMEngine:
             raise refusal(kind_of(output), "this engine has no grammars")
         return self._grammar_compiler.compile(output, reasoning).matcher()
 
-    def add_request(self, request: Request) -> None:
-        """Takes a request that `admission.check_request` let pass and whose id is not in use."""
-        self.scheduler.add_request(request)
+    def add_request(self, request: Request, matcher: TokenMatcher | None = None) -> None:
+        """Adds a request that `admission.check_request` admits and whose id is not in use.
+
+        `matcher` is what `make_matcher` returned for it; if left out, it is made now.
+        """
+        self.scheduler.add_request(request, matcher or self.make_matcher(request.sampling_params))
         self._unannounced.add(request.request_id)
 
-    def fork_request(self, fork: Fork) -> None:
-        """Branches a running request; outputs come by the fork's name and the branch's place.
+    def fork_request(
+        self,
+        request_id: str,
+        index: int,
+        fork_id: str,
+        branches: Sequence[Branch],
+        *,
+        matchers: Sequence[TokenMatcher | None] = (),
+        arrival_time: float | None = None,
+    ) -> None:
+        """Branches sequence `index` of a running request; `fork_id` names the outputs.
 
-        Raises NotFoundError where the parent does not run, and InvalidRequestError where a branch
+        `matchers` are what `make_matcher` returned for the branches; if left out, they are made
+        now. Raises NotFoundError if the parent does not run, and InvalidRequestError if a branch
         would be too long; then none runs.
         """
-        parent = self.scheduler.find_running(*self._parents.child(fork.request_id, fork.index))
+        parent = self.scheduler.find_unfinished(*self._parents.child(request_id, index))
         if parent is None or parent.request.scored_from is not None:
-            raise NotFoundError(
-                f"request {fork.request_id} has no running continuation {fork.index}"
-            )
-        for place, branch in enumerate(fork.branches):
+            raise NotFoundError(f"request {request_id} has no running continuation {index}")
+        for number, branch in enumerate(branches):
             try:
                 check_lengths(parent.num_tokens, branch.sampling_params, self.info)
             except InvalidRequestError as error:
-                raise error.within(f"branches[{place}]") from None
-        requests = fork.requests(parent)
-        self._parents.add(fork.fork_id, requests)
-        for request in requests:
+                raise error.within(f"branches[{number}]") from None
+        matchers = matchers or [self.make_matcher(branch.sampling_params) for branch in branches]
+        requests = parent.branch_requests(branches, arrival_time)
+        self._parents.add(fork_id, requests)
+        for request, matcher in zip(requests, matchers, strict=True):
             self._unannounced.add(request.request_id)
-            self.scheduler.fork_request(parent, request)
+            self.scheduler.fork_request(parent, request, matcher)
 
     def add_scores(self, name: str, requests: Iterable[Request]) -> None:
-        """Takes requests that only score, with a common prompt; outputs come by name and place.
+        """Adds requests that only score, with a common prompt; outputs have the name and an index.
 
         The first runs ahead; when it ends the others start together, and find the prompt's full
-        blocks in the prefix cache. Each brings one output, its log-probabilities complete.
+        blocks in the prefix cache. Each leads to one output with all log-probabilities.
         """
         leader, *followers = requests
         self._parents.add(name, [leader, *followers], followers)
@@ -137,29 +164,46 @@ class LLMEngine:
     def abort_request(self, request_id: str, indexes: Iterable[int] = ()) -> list[CompletionOutput]:
         """Ends a request, or the named sequences of it; returns their final outputs."""
         if request_id not in self._parents:
-            return self._take(self.scheduler.abort_request(request_id, indexes))
+            return self._outputs(self.scheduler.abort_request(request_id, indexes))
         outputs: list[CompletionOutput] = []
-        for follower in self._parents.take_followers(request_id):
+        for follower in self._parents.pop_followers(request_id):
             self.scheduler.add_request(follower)
         for child in self._parents.children(request_id, indexes):
-            outputs += self._take(self.scheduler.abort_request(child))
+            outputs += self._outputs(self.scheduler.abort_request(child))
         return outputs
 
+    @property
+    def has_step_in_flight(self) -> bool:
+        """Whether a step was launched that has not been read."""
+        return self._in_flight is not None
+
     def has_unfinished_requests(self) -> bool:
-        """Whether a step would do anything, if only to read what is computed for nothing."""
-        return self.scheduler.has_unfinished_requests() or self._pipeline.has_step_in_flight
+        """Whether a step would do anything, if only to read a wasted one."""
+        return self.scheduler.has_unfinished_requests() or self.has_step_in_flight
 
     def step(self) -> list[CompletionOutput]:
-        """Has a batch computed and returns what it brought, or the one before it."""
-        return self._take(self._pipeline.step())
+        """Reads one step, having launched the next if possible; returns what changed."""
+        scheduler, runner = self.scheduler, self._overlapping
+        if runner is None:
+            planned = scheduler.schedule()
+            result = self.runner.execute(planned)
+        else:
+            if self._in_flight is None:
+                planned = scheduler.schedule()
+                self._in_flight = planned, runner.launch(planned)
+            planned, launched = self._in_flight
+            ahead = scheduler.schedule_ahead(planned)
+            self._in_flight = None if ahead is None else (ahead, runner.launch(ahead))
+            result = launched.result()
+        return self._outputs(scheduler.update_from_output(planned, result))
 
     def warm_up(self) -> None:
-        """Sends one token through every part, so that the first request finds all in place.
+        """Sends one token through every part, so that the first request is not slower.
 
         Also reads the vocabulary for grammars, during which no other thread gets to run.
         """
         if self._grammar_compiler is not None:
-            with suppress(ConfigError):  # a request with a grammar is told then
+            with suppress(ConfigError):  # raised again for a request with a grammar
                 self._grammar_compiler.vocabulary.load()
         params = SamplingParams(temperature=0.0, max_tokens=1)
         self.add_request(Request("warm-up", [0], params))
@@ -176,72 +220,71 @@ class LLMEngine:
             num_free_kv_blocks=self._kv.num_free_blocks,
         )
 
-    def _take(self, changes: Iterable[SequenceOutput]) -> list[CompletionOutput]:
-        """What changed, as outputs; starts those that waited for one that ended."""
+    def _outputs(self, changes: Iterable[SequenceOutput]) -> list[CompletionOutput]:
+        """What changed, as outputs; starts requests that waited for one that ended."""
         outputs = []
         for change in changes:
             outputs.append(self._completion_output(change))
-            if change.seq.request.finished:
+            if change.finished and change.seq.group.finished:
                 for follower in self._parents.discard(change.seq.request.request_id):
                     self.scheduler.add_request(follower)
         return outputs
 
     def _completion_output(self, change: SequenceOutput) -> CompletionOutput:
-        seq, request_id = change.seq, change.seq.request.request_id
+        seq, request = change.seq, change.seq.request
         output = CompletionOutput(
-            *self._parents.name_of(request_id, seq.index),
+            *self._parents.name_of(request.request_id, seq.index),
             token_ids=list(change.token_ids),
             logprobs=list(change.logprobs),
         )
-        if seq.request.sampling_params.logprobs is not None:
+        if request.sampling_params.logprobs is not None:
             output.cumulative_logprob = seq.cumulative_logprob
-        if seq.index == 0 and request_id in self._unannounced:
-            self._unannounced.remove(request_id)
-            output.info = self._request_info(seq.request)
+        if seq.index == 0 and request.request_id in self._unannounced:
+            self._unannounced.remove(request.request_id)
+            output.info = self._request_info(seq.group)
         if change.finished:
             output.finish_reason = _FINISH_REASONS[seq.status]
             output.stop_reason = change.stop_token_id
             output.output_complete = change.output_complete
-            output.usage = _usage(seq)
+            output.usage = Usage(
+                prompt_tokens=seq.num_prompt_tokens,
+                completion_tokens=seq.num_output_tokens,
+                cached_tokens=seq.group.num_cached_tokens,
+            )
             output.metrics = _metrics(seq)
         return output
 
-    def _request_info(self, request: Request) -> RequestInfo:
+    def _request_info(self, group: SequenceGroup) -> RequestInfo:
+        request = group.request
+        own_tokens = len(request.prompt_token_ids) - request.num_parent_output_tokens
         return RequestInfo(
             sampling_params=request.sampling_params.clone(seed=request.seed),
             model_fingerprint=self.info.model_fingerprint,
             tokenizer_fingerprint=self.info.tokenizer_fingerprint,
             prompt_tokens=len(request.prompt_token_ids),
-            cached_tokens=request.num_cached_tokens,
-            prompt_logprobs=_prompt_logprobs(request),
-            parent_output_token_ids=request.parent_output_token_ids,
+            cached_tokens=group.num_cached_tokens,
+            prompt_logprobs=_prompt_logprobs(group),
+            parent_output_token_ids=tuple(request.prompt_token_ids[own_tokens:]),
         )
 
 
-def _prompt_logprobs(request: Request) -> tuple[PositionLogprobs, ...]:
-    """One for each token of the prompt, or none where not wanted or aborted before all were known.
+def _prompt_logprobs(group: SequenceGroup) -> tuple[PositionLogprobs, ...]:
+    """One for each token of the prompt; none if not wanted or aborted before all were known.
 
-    Nothing comes before the first token, so it has no log-probability.
+    Nothing precedes the first token, so it has no log-probability.
     """
-    if request.sampling_params.prompt_logprobs is None or request.lacks_prompt_logprobs:
+    request = group.request
+    if request.sampling_params.prompt_logprobs is None or group.lacks_prompt_logprobs:
         return ()
     first = Logprob(request.prompt_token_ids[0], None, None)
-    return PositionLogprobs(first), *request.prompt_logprobs
+    return PositionLogprobs(first), *group.prompt_logprobs
 
 
-def _usage(seq: Sequence) -> Usage:
-    return Usage(
-        prompt_tokens=len(seq.request.prompt_token_ids),
-        completion_tokens=seq.num_output_tokens,
-        cached_tokens=seq.request.num_cached_tokens,
-    )
-
-
-def _metrics(seq: Sequence) -> RequestMetrics:
+def _metrics(seq: EngineSequence) -> RequestMetrics:
     """Where the time went; a phase that was never reached takes no time."""
     arrival = seq.request.arrival_time
     finish = seq.finish_time or arrival
-    started = seq.request.first_scheduled_time or finish
+    started = seq.group.first_scheduled_time or finish
     first_token = seq.first_token_time or finish
     return RequestMetrics(
         queue=started - arrival,

@@ -1,66 +1,74 @@
-"""OutputStream: what one caller still has to read. Belongs to the event loop.
+"""OutputStream: the outputs that one caller has not read yet. Belongs to the event loop.
 
-A reader that lags costs no memory beyond its own tokens and delays no one: pieces of the same
-continuation that it has not read yet are merged into one.
+A slow reader delays nobody and costs little memory: pieces of the same continuation that it has not
+read are merged, up to a bound that keeps each within one message.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from folovllm.errors import FolovError
 from folovllm.outputs import CompletionOutput
 
+# Log-probabilities in a merged piece: 330 KiB as a message, beside those of a prompt.
+_MAX_LOGPROBS = 1024
+
 
 class OutputStream:
     """Iterates over a request's outputs; ends after the last of its n continuations.
 
-    Who reads many streams sets `notify` to what is called at each change, and takes what has come.
+    A caller that reads many streams sets `notify`, which every change calls, and drains them.
     """
 
     def __init__(self, name: str, n: int) -> None:
         self.name = name
         self._num_unfinished = n
-        self._pending: dict[int, CompletionOutput] = {}
+        self._pending: deque[CompletionOutput] = deque()
+        self._mergeable: dict[int, CompletionOutput] = {}  # the last pending of each index
         self._changed = asyncio.Event()
         self.notify: Callable[[], None] = self._changed.set
         self.error: FolovError | None = None
-        """What ended the stream, after all that is pending."""
+        """What ended the stream, after everything pending."""
         self._closed = False
         self.started = False
-        """Whether anything has come."""
+        """Whether there was any output."""
 
     @property
     def complete(self) -> bool:
-        """Whether the engine has sent all that it ever will."""
+        """Whether the engine has sent all outputs."""
         return self._num_unfinished == 0
 
     def put(self, output: CompletionOutput) -> None:
-        """Adds a piece, after those that the reader has not read."""
+        """Adds a piece, after those that have not been read."""
         self.started = True
         self._num_unfinished -= output.finished
         if self._closed:
             return
-        if output.index in self._pending:
-            self._pending[output.index].append(output)
+        last = self._mergeable.get(output.index)
+        if last is not None and len(last.logprobs) + len(output.logprobs) <= _MAX_LOGPROBS:
+            last.append(output)
         else:
-            self._pending[output.index] = output
+            self._pending.append(output)
+            self._mergeable[output.index] = output
         self.notify()
 
     def fail(self, error: FolovError) -> None:
-        """Ends the stream with an error, after what is pending."""
+        """Ends the stream with an error, after everything pending."""
         self.error = error
         if not self._closed:
             self.notify()
 
     def close(self) -> None:
-        """Says that no one reads any more; what still comes is dropped."""
+        """Ends reading; later outputs are dropped."""
         self._closed = True
-        self._pending.clear()
+        self.drain()
 
-    def take(self) -> list[CompletionOutput]:
-        """All that is pending, one piece for each continuation that has any; waits for nothing."""
-        pieces = list(self._pending.values())
+    def drain(self) -> list[CompletionOutput]:
+        """Removes and returns everything pending, without waiting."""
+        pieces = list(self._pending)
         self._pending.clear()
+        self._mergeable.clear()
         return pieces
 
     def __aiter__(self) -> "OutputStream":
@@ -74,5 +82,7 @@ class OutputStream:
                 raise StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
-        index = next(iter(self._pending))
-        return self._pending.pop(index)
+        piece = self._pending.popleft()
+        if self._mergeable[piece.index] is piece:
+            del self._mergeable[piece.index]
+        return piece

@@ -1,5 +1,5 @@
-"""Between the wire and the engine: messages are read here, and outputs become messages.
+"""Between the wire and the engine: reads messages as commands, and sends outputs as messages.
 
-The servicer uses `session` (all requests of one front end over one call), `request_reader`,
-`proto_chunks`, `load_reporter` and `grammars`.
+The servicer uses `session` (all requests of one front end over one call), `request_reader` and
+`load_reporter`.
 """

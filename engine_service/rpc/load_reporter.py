@@ -1,4 +1,4 @@
-"""LoadReporter: the engine's load as the contract has it, told to a reader where it has changed."""
+"""LoadReporter: sends the engine's load to one reader when it has changed."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from engine_service.engine.async_engine import AsyncEngine
 from folovllm.v1 import engine_service_pb2
 
-# Seconds from a change to the time when it is due, with other messages or without.
+# Seconds after which a change is sent, with or without other messages.
 _INTERVAL = 0.1
 
 
 def load_message(engine: AsyncEngine) -> engine_service_pb2.GetLoadResponse:
-    """How busy the engine was after its latest step, with the requests that have come since."""
+    """How busy the engine was after its latest step, including the requests that came since."""
     load = engine.load
     return engine_service_pb2.GetLoadResponse(
         num_running=load.num_running,
@@ -26,41 +26,41 @@ def load_message(engine: AsyncEngine) -> engine_service_pb2.GetLoadResponse:
 
 
 class LoadReporter:
-    """What one reader has not been told of the load. No timer runs while the load stands still."""
+    """Knows which load one reader was sent last. No timer runs while the load does not change."""
 
     def __init__(self, engine: AsyncEngine, notify: Callable[[], None]) -> None:
         """`notify` is called when something is due."""
         self._engine = engine
         self._notify = notify
-        self._told: engine_service_pb2.GetLoadResponse | None = None
+        self._sent: engine_service_pb2.GetLoadResponse | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.due = True
-        """Whether a changed load is to be told now, with or without anything else."""
+        """Whether a changed load must be sent now, with or without anything else."""
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Follows the load while it is open."""
+        """Watches the load while it is open."""
         try:
-            with self._engine.load_watched(self._tell_soon):
+            with self._engine.load_watched(self._notify_soon):
                 yield
         finally:
             if self._timer is not None:
                 self._timer.cancel()
 
-    def take(self) -> engine_service_pb2.GetLoadResponse | None:
-        """The load, or None where that was told already."""
+    def changed_load(self) -> engine_service_pb2.GetLoadResponse | None:
+        """The load, which counts as sent; None if it was sent before."""
         self.due = False
         load = load_message(self._engine)
-        if load == self._told:
+        if load == self._sent:
             return None
-        self._told = load
+        self._sent = load
         return load
 
-    def _tell_soon(self) -> None:
+    def _notify_soon(self) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self._tell)
+            self._timer = asyncio.get_running_loop().call_later(_INTERVAL, self._set_due)
 
-    def _tell(self) -> None:
+    def _set_due(self) -> None:
         self._timer = None
         self.due = True
         self._notify()

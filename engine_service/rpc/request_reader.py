@@ -1,12 +1,15 @@
 """Reads the messages of Generate, Fork and Score, and checks them as far as a message tells.
 
-Every function raises InvalidRequestError that names the field.
+Every function raises InvalidRequestError that names the field, and as AsyncEngine.info.
 """
 
-from engine_service.core.fork import Branch, Fork
-from engine_service.core.request import Request
+import time
+
+from engine_service.core.request import Branch, Request
 from engine_service.engine.admission import check_branch, check_request
-from engine_service.engine.scoring import score_requests
+from engine_service.engine.async_engine import AsyncEngine
+from engine_service.engine.commands import Fork, Generate, Score
+from engine_service.engine.score_requests import score_requests
 from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError
 from folovllm.model_info import ModelInfo
@@ -15,58 +18,67 @@ from folovllm.sampling_params import MAX_N, SamplingParams
 from folovllm.v1 import types_pb2
 
 
-def read_request(message: types_pb2.Request, info: ModelInfo, defaults: SamplingParams) -> Request:
-    """The request behind a message, without the matcher of its grammar."""
-    refuse_text(message.sampling_params)
-    params = SamplingParams.from_proto(message.sampling_params, defaults)
-    prompt_token_ids = list(message.prompt_token_ids)
-    check_request(prompt_token_ids, params, info)
-    return Request(
+def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
+    """The request of a message."""
+    info = engine.info
+    _refuse_text(message.sampling_params)
+    params = SamplingParams.from_proto(message.sampling_params, engine.default_sampling_params)
+    request = Request(
         message.request_id or new_request_id(),
-        prompt_token_ids,
+        message.prompt_token_ids,
         params,
         seed=new_seed(),
         priority=message.priority,
         cache_salt=message.cache_salt,
     )
+    check_request(request.prompt_token_ids, params, info)
+    return Generate(request)
 
 
-def read_fork(message: types_pb2.ForkRequest, info: ModelInfo, defaults: SamplingParams) -> Fork:
-    """The fork behind a message; how long its branches may be only the running parent tells."""
+def read_fork(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Fork:
+    """The fork of a message; only the running parent tells how long its branches may be."""
+    info = engine.info
     if not 1 <= len(message.branches) <= MAX_N:
         raise InvalidRequestError(
             "branches", f"give 1 to {MAX_N} branches, got {len(message.branches)}"
         )
     branches = []
-    for place, params in enumerate(message.branches):
+    for index, params in enumerate(message.branches):
         try:
-            branches.append(_read_branch(params, info, defaults))
+            branches.append(_read_branch(params, info, engine.default_sampling_params))
         except InvalidRequestError as error:
-            raise error.within(f"branches[{place}]") from None
-    return Fork(message.request_id, message.index, message.fork_id or new_request_id(), branches)
+            raise error.within(f"branches[{index}]") from None
+    return Fork(
+        message.request_id,
+        message.index,
+        message.fork_id or new_request_id(),
+        tuple(branches),
+        time.monotonic(),
+    )
 
 
-def read_score(message: types_pb2.ScoreRequest, info: ModelInfo) -> tuple[str, list[Request]]:
-    """The name of the call behind a message, and a request for each of its continuations."""
+def read_score(message: types_pb2.ScoreRequest, engine: AsyncEngine) -> Score:
+    """A request for each continuation of a message."""
+    info = engine.info
     if message.WhichOneof("prompt") == "text":
         raise InvalidRequestError("text", "text is for the tokenizer service")
-    for place, continuation in enumerate(message.continuations):
+    for index, continuation in enumerate(message.continuations):
         if continuation.WhichOneof("continuation") == "text":
             raise InvalidRequestError(
-                f"continuations[{place}].text", "text is for the tokenizer service"
+                f"continuations[{index}].text", "text is for the tokenizer service"
             )
     requests = score_requests(
-        list(message.token_ids.ids),
-        [list(continuation.token_ids.ids) for continuation in message.continuations],
+        message.token_ids.ids,
+        [continuation.token_ids.ids for continuation in message.continuations],
         info,
         priority=message.priority,
         cache_salt=message.cache_salt,
     )
-    return message.request_id or new_request_id(), requests
+    return Score(message.request_id or new_request_id(), tuple(requests))
 
 
-def refuse_text(message: types_pb2.SamplingParams) -> None:
-    """Raises InvalidRequestError for parameters that are text, which this service never sees."""
+def _refuse_text(message: types_pb2.SamplingParams) -> None:
+    """Raises InvalidRequestError if parameters are text, which this service never sees."""
     for name in ("stop", "bad_words"):
         if getattr(message, name):
             raise InvalidRequestError(
@@ -77,7 +89,7 @@ def refuse_text(message: types_pb2.SamplingParams) -> None:
 def _read_branch(
     message: types_pb2.SamplingParams, info: ModelInfo, defaults: SamplingParams
 ) -> Branch:
-    refuse_text(message)
+    _refuse_text(message)
     params = SamplingParams.from_proto(message, defaults)
     check_branch(params, info)
     return Branch(params, new_seed())

@@ -1,9 +1,9 @@
 """Session: many requests of one front end over one call.
 
-Commands start requests on the AsyncEngine and end them. Whatever has come for any of them while a
-message was being written is the next message: one a step where the front end keeps up, merged where
-it lags. A request's failure is an event and harms no other. The end of the session, in whatever
-way, releases all that it still has.
+Commands start requests on the AsyncEngine and end them. What arrives for any of them while one
+message is written becomes the next message: one a step if the front end keeps up, merged if it
+lags. A request's failure is an event and affects no other. However the session ends, it releases
+its requests.
 """
 
 import asyncio
@@ -13,13 +13,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 import grpc
 
-from engine_service.core.fork import Fork
-from engine_service.core.request import Request
 from engine_service.engine.async_engine import AsyncEngine
-from engine_service.rpc.grammars import needs_grammar, take, with_matchers
+from engine_service.engine.commands import Fork, Generate, Matchers
 from engine_service.rpc.load_reporter import LoadReporter
-from engine_service.rpc.proto_chunks import proto_chunks
-from engine_service.rpc.request_reader import read_fork, read_request
+from engine_service.rpc.request_reader import read_fork, read_generate
 from engine_service.rpc.session_call import SessionCall
 from folovllm.errors import FolovError, InvalidRequestError, status_code, to_status
 from folovllm.request_names import check_name
@@ -28,12 +25,12 @@ from folovllm.serving.call_log import as_folov_error
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.v1 import engine_service_pb2, types_pb2
 
-# A message is larger only where it is one piece, which by itself is within gRPC's limit.
-_MOST_BYTES = MAX_MESSAGE_BYTES // 4
-# Characters of a name that come back where it is refused for its length: 2 MiB at most.
-_LONGEST_ECHO = MAX_MESSAGE_BYTES // 8
+# A message is larger only if it is one piece, which by itself is within gRPC's limit.
+_MAX_BYTES = MAX_MESSAGE_BYTES // 4
+# Characters of a name that are sent back if it is refused for its length: 2 MiB at most.
+_MAX_ECHO = MAX_MESSAGE_BYTES // 8
 # Failures that wait to be written; no command is read while there are more.
-_MOST_FAILURES = 1024
+_MAX_FAILURES = 1024
 
 _METHOD = "/folovllm.v1.EngineService/"
 
@@ -51,14 +48,12 @@ class Session:
         self._peer = peer
         self._open: set[SessionCall] = set()  # until their last message is written
         self._running: dict[str, SessionCall] = {}  # those of them that have not ended
-        self._compiling: dict[
-            SessionCall, asyncio.Task[None]
-        ] = {}  # those that wait for their grammars
-        self._changed: dict[SessionCall, None] = {}  # those for which something has come, in order
+        # Those that wait for their grammars.
+        self._compiling: dict[SessionCall, asyncio.Task[None]] = {}
+        self._changed: dict[SessionCall, None] = {}  # those with unread outputs, in order
         self._failed: deque[tuple[SessionCall, FolovError]] = deque()
-        self._ended: list[
-            SessionCall
-        ] = []  # those whose end is in the message that is being written
+        # Those whose end is in the message that is being written.
+        self._ended: list[SessionCall] = []
         self._wake = asyncio.Event()
         self._may_read = asyncio.Event()
         self._load_reporter = LoadReporter(engine, self._wake.set)
@@ -66,7 +61,7 @@ class Session:
     async def serve(
         self, commands: AsyncIterator[SessionCommand]
     ) -> AsyncGenerator[SessionEvents, None]:
-        """Follows the commands and gives the messages, each when the one before it is written.
+        """Executes the commands and yields the messages, each when the one before is written.
 
         Ends with the commands, or when the server has drained.
         """
@@ -92,75 +87,74 @@ class Session:
                 task.cancel()
             await asyncio.gather(reader, drained, return_exceptions=True)
 
-    # What the front end asks for.
+    # Commands of the front end.
 
     async def _read(self, commands: AsyncIterator[SessionCommand]) -> None:
         async for command in commands:
-            self._follow(command)
-            while len(self._failed) >= _MOST_FAILURES:
+            self._execute(command)
+            while len(self._failed) >= _MAX_FAILURES:
                 self._may_read.clear()
                 await self._may_read.wait()
 
-    def _follow(self, command: SessionCommand) -> None:
-        kind = command.WhichOneof("command")
+    def _execute(self, message: SessionCommand) -> None:
+        kind = message.WhichOneof("command")
         if kind == "cancel":
-            self._cancel(command.cancel)
+            self._cancel(message.cancel)
         elif kind == "abort":
-            self._abort(command.abort)
+            self._abort(message.abort)
         elif kind == "fork":
-            self._start("Fork", "fork_id", command.fork.fork_id, lambda: self._fork(command.fork))
+            name = message.fork.fork_id
+            self._start("Fork", "fork_id", name, lambda: self._read_fork(message.fork))
         else:
-            name = command.generate.request_id
-            self._start("Generate", "request_id", name, lambda: self._request(command.generate))
+            name = message.generate.request_id
+            read = functools.partial(read_generate, message.generate, self._engine)
+            self._start("Generate", "request_id", name, read)
 
-    def _request(self, message: types_pb2.Request) -> Request:
-        return read_request(message, self._engine.info, self._engine.default_sampling_params)
-
-    def _fork(self, message: types_pb2.ForkRequest) -> Fork:
+    def _read_fork(self, message: types_pb2.ForkRequest) -> Fork:
         check_name("request_id", message.request_id)
-        return read_fork(message, self._engine.info, self._engine.default_sampling_params)
+        return read_fork(message, self._engine)
 
     def _start(
-        self, method: str, name_field: str, name: str, read: Callable[[], Request | Fork]
+        self, method: str, name_field: str, name: str, read: Callable[[], Generate | Fork]
     ) -> None:
-        """Starts a request; whatever is wrong with it becomes its failure."""
-        call = SessionCall(_METHOD + method, name[:_LONGEST_ECHO])
+        """Starts a request; anything wrong with it becomes its failure."""
+        call = SessionCall(_METHOD + method, name[:_MAX_ECHO])
         self._open.add(call)
         try:
             call.counted.enter_context(self._active_calls.entered(stream=True))
             check_name(name_field, name)
             if name in self._running:
                 raise InvalidRequestError(name_field, f"{name} is running already")
-            asked = read()
+            command = read()
             self._running[name] = call
-            if needs_grammar(asked):
+            if command.follows_grammar:
                 self._engine.check_admissible(len(self._compiling))
-                task = asyncio.ensure_future(self._run_with_grammars(call, asked))
+                task = asyncio.ensure_future(self._submit_with_grammars(call, command))
                 task.add_done_callback(lambda _: self._compiling.pop(call))
                 self._compiling[call] = task
             else:
-                self._run(call, asked)
+                self._submit(call, command)
         except Exception as error:
             self._fail(call, error)
 
-    async def _run_with_grammars(self, call: SessionCall, asked: Request | Fork) -> None:
+    async def _submit_with_grammars(self, call: SessionCall, command: Generate | Fork) -> None:
         try:
-            self._run(call, await with_matchers(self._engine, asked))
+            self._submit(call, command, await self._engine.make_matchers(command))
         except Exception as error:
             self._fail(call, error)
 
-    def _run(self, call: SessionCall, asked: Request | Fork) -> None:
-        call.stream = take(self._engine, asked)
-        call.stream.notify = functools.partial(self._tell, call)
+    def _submit(self, call: SessionCall, command: Generate | Fork, matchers: Matchers = ()) -> None:
+        call.stream = self._engine.submit(command, matchers)
+        call.stream.notify = functools.partial(self._set_changed, call)
         for indexes in call.aborts:
             self._engine.abort(call.name, indexes)
 
-    def _tell(self, call: SessionCall) -> None:
+    def _set_changed(self, call: SessionCall) -> None:
         self._changed[call] = None
         self._wake.set()
 
     def _abort(self, message: engine_service_pb2.AbortRequest) -> None:
-        """Aborts any request that the engine runs, or will run when a grammar is ready."""
+        """Aborts any request that the engine runs, or will run once its grammars are compiled."""
         indexes = tuple(message.indexes)
         call = self._running.get(message.request_id)
         if call is not None and call in self._compiling:
@@ -185,7 +179,7 @@ class Session:
         self._wake.set()
 
     def _end(self, call: SessionCall, code: grpc.StatusCode) -> None:
-        """Gives back the request's name and all that it has of the engine."""
+        """Frees the request's name and what it holds of the engine."""
         call.code = code
         if self._running.get(call.name) is call:
             del self._running[call.name]
@@ -194,7 +188,7 @@ class Session:
             self._engine.release(call.stream)
 
     def _close(self, ended: list[SessionCall]) -> None:
-        """Closes requests of which nothing remains to be written, and empties the list."""
+        """Closes requests that have nothing left to write, and empties the list."""
         for call in ended:
             self._open.discard(call)
             call.close(self._peer)
@@ -207,16 +201,16 @@ class Session:
             self._end(call, grpc.StatusCode.CANCELLED)
         self._close(list(self._open))
 
-    # What the front end is told.
+    # Messages to the front end.
 
     def _messages(self) -> Iterator[SessionEvents]:
-        """All that is pending, in messages of bounded size."""
+        """Everything pending, in messages of bounded size."""
         outputs: list[types_pb2.CompletionOutput] = []
         failures: list[SessionFailure] = []
         num_bytes = 0
         for part in self._parts():
             size = part.ByteSize()
-            if num_bytes and num_bytes + size > _MOST_BYTES:
+            if num_bytes and num_bytes + size > _MAX_BYTES:
                 yield self._message(outputs, failures)
                 outputs, failures, num_bytes = [], [], 0
             if isinstance(part, SessionFailure):
@@ -230,7 +224,7 @@ class Session:
                 yield message
 
     def _parts(self) -> Iterator[types_pb2.CompletionOutput | SessionFailure]:
-        """What is pending. A request has ended when what follows its last part is asked for."""
+        """Everything pending. A request has ended once the part after its last one is requested."""
         while self._changed:
             call = next(iter(self._changed))
             del self._changed[call]
@@ -243,16 +237,16 @@ class Session:
 
     def _outputs(self, call: SessionCall) -> Iterator[types_pb2.CompletionOutput]:
         assert call.stream is not None
-        # Read together: between two parts a message may be written, and more may come.
-        pieces, error, complete = call.stream.take(), call.stream.error, call.stream.complete
+        # Read together: between two parts a message may be written, and more may arrive.
+        pieces, error, complete = call.stream.drain(), call.stream.error, call.stream.complete
         try:
-            parts = [part for piece in pieces for part in proto_chunks(piece)]
+            parts = [piece.to_proto() for piece in pieces]
         except Exception as raised:
             self._fail(call, raised)
             return
         for part in parts:
             yield part
-            if call.code is not None:  # cancelled meanwhile
+            if call.code is not None:  # it was cancelled meanwhile
                 return
         if error is not None:
             self._fail(call, error)
@@ -263,7 +257,7 @@ class Session:
     def _message(
         self, outputs: list[types_pb2.CompletionOutput], failures: list[SessionFailure]
     ) -> SessionEvents:
-        """A message of these parts, and of the load where that is not what was told last."""
-        message = SessionEvents(failures=failures, load=self._load_reporter.take())
+        """A message of these parts, and of the load if it has changed."""
+        message = SessionEvents(failures=failures, load=self._load_reporter.changed_load())
         message.outputs.extend(outputs)
         return message

@@ -1,4 +1,4 @@
-"""SessionCall: one request of a session, which is what a call of Generate or Fork would be."""
+"""SessionCall: one request of a session, like a call of Generate or Fork."""
 
 import time
 from contextlib import ExitStack
@@ -13,24 +13,24 @@ from folovllm.serving.call_log import log_end
 
 @dataclass(slots=True, eq=False)
 class SessionCall:
-    """Where one request stands."""
+    """The state of one request."""
 
     method: str
-    """As the log has it."""
+    """As in the log."""
     name: str
     """The caller's request_id or fork_id."""
     started: float = field(default_factory=time.monotonic)
     counted: ExitStack = field(default_factory=ExitStack)
-    """Holds up a drain of the server until it is closed."""
+    """Delays a drain of the server until it is closed."""
     stream: OutputStream | None = None
-    """What the engine brings, from when it has taken the request."""
+    """Its outputs, once the engine has admitted the request."""
     aborts: list[tuple[int, ...]] = field(default_factory=list)
-    """What to abort of it as soon as the engine has taken it."""
+    """The indexes of each Abort that came before that."""
     code: grpc.StatusCode | None = None
-    """How it has ended."""
+    """How it ended."""
 
     def close(self, peer: str) -> None:
-        """Lets a drain go on and leaves a line in the log: it has ended, and all of it is told."""
+        """Logs the request, which has ended, and no longer delays a drain."""
         assert self.code is not None
         self.counted.close()
         name = self.name[:MAX_NAME_BYTES]

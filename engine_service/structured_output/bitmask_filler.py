@@ -1,4 +1,4 @@
-"""BitmaskFiller: the bitmasks of a whole batch, on several processors at once."""
+"""BitmaskFiller: fills the bitmasks of a whole batch in parallel."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from folovllm.errors import InvalidRequestError
 
 
 class BitmaskFiller:
-    """Owns the threads; `num_threads` None takes the library's choice, most of the processors."""
+    """Owns the threads; `num_threads` None leaves their number to the library."""
 
     def __init__(self, num_threads: int | None = None) -> None:
         self._executor = LLExecutor(num_threads)
@@ -22,8 +22,8 @@ class BitmaskFiller:
     ) -> dict[int, InvalidRequestError]:
         """Fills row i of `bitmask` [len(matchers), ceil(vocab_size / 32)] for matcher i.
 
-        Returns the errors of the rows whose sequence cannot go on, most often none; what such a row
-        holds means nothing.
+        Returns the errors of the rows whose sequence cannot continue, usually none; the content of
+        such a row is undefined.
         """
         pairs = [(matcher.library_matcher, row) for row, matcher in enumerate(matchers)]
         fill_next_token_bitmask_par(self._executor, pairs, bitmask)

@@ -1,4 +1,4 @@
-"""What is asked of an output, in the form that llguidance compiles."""
+"""StructuredOutput and Reasoning in the form that llguidance compiles."""
 
 import json
 import re
@@ -11,21 +11,21 @@ from engine_service.structured_output.reasoning_grammar import reasoning_alone, 
 from folovllm.errors import InvalidRequestError
 from folovllm.sampling_params import Reasoning, StructuredOutput
 
-# JSON allows whitespace without end between two tokens, and a model that falls for it never comes
-# back. This much indents ten levels by four.
+# JSON allows unlimited whitespace between two tokens, and a model may never stop producing it. This
+# much indents ten levels by four.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 
 _MULTIPLE_OF = re.compile(r'"multipleOf"\s*:\s*([-+.0-9eE]+)')
 # The library makes an automaton of as many states as the number has units, with no limit of its
 # own: 10,000 take 0.1 s, a million minutes.
-_MOST_MULTIPLES = 50_000
+_MAX_MULTIPLES = 50_000
 
 # llguidance 1.9 lets [^"] match a quote and [^\\] a backslash in the patterns of JSON strings,
 # so the output would not validate.
 _EXCLUDES_ESCAPED = re.compile(r'\[\^(?:[^\]\\]|\\.)*?(?:"|\\\\)')
 
-# Where a schema begins in Lark, and what else may hold these letters: strings, comments, regular
-# expressions and special tokens. One that is not closed goes to the end, which keeps this linear.
+# The start of a schema in Lark, and what else may contain these letters: strings, comments, regular
+# expressions and special tokens. One that is not closed reaches the end, which keeps this linear.
 _EMBEDS_SCHEMA = re.compile(
     r'(?P<schema>%json[ \t\r\n]*)|"(?:[^"\\]|\\.)*+"?|(?:#|//)[^\n]*'
     r"|/(?:[^/\\]|\\.)++/?|<[^<>\s]+>",
@@ -39,10 +39,10 @@ _Grammar = dict[str, object]
 def grammar_source(
     output: StructuredOutput | None, reasoning: Reasoning | None, eos_token_ids: Sequence[int]
 ) -> str:
-    """The library's source of a grammar, which may still turn out to be wrong.
+    """The library's source of a grammar, which may still turn out to be invalid.
 
-    Of the whole output, of the answer after the reasoning, or of the reasoning alone; one of the
-    two is given. Raises InvalidRequestError where a fault is seen already.
+    It covers the whole output, reasoning and the answer after it, or reasoning alone; one of the
+    two is given. Raises InvalidRequestError for a fault that shows already.
     """
     grammars = [] if output is None else [_grammar(output)]
     if reasoning is not None and output is not None:
@@ -54,12 +54,12 @@ def grammar_source(
 
 
 def kind_of(output: StructuredOutput | None) -> str:
-    """The parameter that errors name: where nothing is asked of the answer, reasoning."""
+    """The parameter that errors name; reasoning, if there is no structured output."""
     return "reasoning" if output is None else output.kind
 
 
 def refusal(kind: str, message: str) -> InvalidRequestError:
-    """The error for a grammar that cannot be served: one line, and not the grammar again."""
+    """The error for a grammar that cannot be served: one line, without the grammar itself."""
     line = " ".join(message.replace("<non-verbose/>", "").split())
     return InvalidRequestError(f"sampling_params.{kind}", f"{kind}: {line[:400]}")
 
@@ -83,7 +83,7 @@ def _lark(text: object) -> _Grammar:
 
 
 def _schema(kind: str, text: str) -> object:
-    """A schema that the library can follow, with bounded whitespace unless it sets its own."""
+    """A schema that the library supports, with bounded whitespace unless it sets its own."""
     _check_patterns(kind, text)
     try:
         source = LLMatcher.grammar_from_json_schema(
@@ -102,17 +102,17 @@ def _only(source: str) -> _Grammar:
 
 def _with_bounded_schemas(kind: str, text: str) -> str:
     """A Lark grammar in which every schema is as `_schema` makes it."""
-    parts, done, place = [], 0, 0
+    parts, done, index = [], 0, 0
     decoder = json.JSONDecoder()
-    while found := _EMBEDS_SCHEMA.search(text, place):
-        place = found.end()
+    while found := _EMBEDS_SCHEMA.search(text, index):
+        index = found.end()
         if found["schema"]:
             try:
-                _, end = decoder.raw_decode(text, place)
+                _, end = decoder.raw_decode(text, index)
             except (ValueError, RecursionError):
-                break  # the library says it better
-            parts += [text[done:place], json.dumps(_schema(kind, text[place:end]))]
-            done = place = end
+                break  # the library has a better message
+            parts += [text[done:index], json.dumps(_schema(kind, text[index:end]))]
+            done = index = end
     return "".join([*parts, text[done:]])
 
 
@@ -120,7 +120,7 @@ def _check_patterns(kind: str, text: str) -> None:
     try:
         nodes = [json.loads(text)]
     except (ValueError, RecursionError):
-        return  # the library says it better
+        return  # the library has a better message
     while nodes:
         node = nodes.pop()
         if isinstance(node, list):
@@ -139,10 +139,10 @@ def _check_patterns(kind: str, text: str) -> None:
 
 def _check_multiples(kind: str, text: str) -> None:
     total = sum(_units(kind, number) for number in _MULTIPLE_OF.findall(text))
-    if total > _MOST_MULTIPLES:
+    if total > _MAX_MULTIPLES:
         raise refusal(
             kind,
-            f"the numbers under multipleOf come to {total} units; at most {_MOST_MULTIPLES} "
+            f"the numbers under multipleOf come to {total} units; at most {_MAX_MULTIPLES} "
             "can be served",
         )
 

@@ -1,4 +1,4 @@
-"""Matcher: where one sequence stands in its grammar."""
+"""Matcher: the state of one sequence in its grammar."""
 
 import numpy as np
 import structlog
@@ -7,22 +7,22 @@ from llguidance.numpy import fill_next_token_bitmask
 from numpy.typing import NDArray
 
 from engine_service.structured_output.grammar_source import refusal
-from engine_service.structured_output.vocabulary import Vocabulary
+from engine_service.structured_output.grammar_vocabulary import GrammarVocabulary
 from folovllm.errors import InvalidRequestError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("grammar")
 
 
 class Matcher:
-    """Says which ids may come next, and moves on with the one that was chosen.
+    """Decides which ids may come next, and consumes the one that was chosen.
 
-    With `then_free`, the grammar is of the output's beginning: what follows may be anything.
-    Belongs to one thread at a time. A grammar that outgrows the limits while it is followed raises
-    InvalidRequestError from the call that finds out, and from every later one.
+    With `then_free`, the grammar covers only the beginning of the output: anything may follow.
+    Belongs to one thread at a time. If a grammar exceeds the limits while it is followed, the call
+    that finds out raises InvalidRequestError, and so does every later one.
     """
 
     def __init__(
-        self, kind: str, matcher: LLMatcher, vocabulary: Vocabulary, then_free: bool = False
+        self, kind: str, matcher: LLMatcher, vocabulary: GrammarVocabulary, then_free: bool = False
     ) -> None:
         self._kind = kind
         self._matcher = matcher
@@ -36,7 +36,7 @@ class Matcher:
 
     @property
     def may_stop(self) -> bool:
-        """Whether the output is complete as it is, so that an EOS id may follow."""
+        """Whether the output is complete, so that an EOS id may follow."""
         return self._matcher.is_accepting()
 
     @property
@@ -49,20 +49,20 @@ class Matcher:
 
     @property
     def is_spent(self) -> bool:
-        """Whether the grammar is behind the output, which may go on as it likes."""
+        """Whether the output has passed the grammar and may continue freely."""
         return self._then_free and self._at_end
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> None:
         """Sets bit i % 32 of word i // 32 where id i may come next, clears all others.
 
-        `row` is [ceil(vocab_size / 32)], contiguous. Raises InvalidRequestError where no id can
-        continue the output, or where finding out takes more work than a step may.
+        `row` is [ceil(vocab_size / 32)], contiguous. Raises InvalidRequestError if no id can
+        continue the output, or if finding out takes more work than a step may.
         """
         fill_next_token_bitmask(self._matcher, row.reshape(1, -1))
         self.check_filled(row)
 
     def check_filled(self, row: NDArray[np.int32]) -> None:
-        """What is left to do for a row that the library has filled; raises as `fill_bitmask`."""
+        """Finishes a row that the library has filled; raises as `fill_bitmask`."""
         self._check()
         if not self.may_stop:
             # A Lark grammar may name an EOS id itself, but an EOS always ends the output.
@@ -71,15 +71,15 @@ class Matcher:
                 raise refusal(self._kind, "no token can continue the output")
 
     def accept(self, token_id: int) -> None:
-        """Moves on by one id, which the bitmask allowed.
+        """Consumes one id, which the bitmask allowed.
 
-        Raises InvalidRequestError where the grammar does not take it.
+        Raises InvalidRequestError if the grammar does not accept it.
         """
         self._matcher.consume_token(token_id)
         self._check()
 
     def advance(self, token_id: int) -> bool:
-        """Moves on by a drawn id; False, and a line in the log, where that is not possible."""
+        """Consumes a drawn id; False, and a line in the log, if that is not possible."""
         try:
             self.accept(token_id)
         except InvalidRequestError as error:
@@ -88,7 +88,7 @@ class Matcher:
         return True
 
     def copy(self) -> "Matcher":
-        """A matcher at the same place, for a fork; the two go on apart."""
+        """An independent matcher in the same state, for a fork."""
         return Matcher(self._kind, self._matcher.deep_copy(), self._vocabulary, self._then_free)
 
     @property

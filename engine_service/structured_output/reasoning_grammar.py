@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from folovllm.sampling_params import Reasoning
 
-# What the library can count to; more than any context.
-_MOST_REPEATS = 2**31 - 1
+# The library's largest count; more than any context.
+_MAX_REPEATS = 2**31 - 1
 
 
 def reasoning_before(answer: str, reasoning: Reasoning, eos_token_ids: Sequence[int]) -> str:
-    """Reasoning and up to two line breaks, or nothing, then the grammar of the name `answer`.
+    """Reasoning and up to two line breaks, or nothing, then the grammar named `answer`.
 
-    There is nothing only where the reasoning has a start_token_id.
+    Nothing is allowed only if the reasoning has a start_token_id.
     """
     think = "think" if reasoning.start_token_id is None else "think?"
     breaks = r"BREAKS: /\n{0,2}/"
@@ -21,8 +21,7 @@ def reasoning_before(answer: str, reasoning: Reasoning, eos_token_ids: Sequence[
 def reasoning_alone(reasoning: Reasoning, eos_token_ids: Sequence[int]) -> str:
     """Complete with the last id of the reasoning.
 
-    Where the reasoning has a start_token_id, also with the first id if that is another one, and
-    with no id at all.
+    If the reasoning has a start_token_id, also with any other first id, and with no id at all.
     """
     start = "start: think"
     if reasoning.start_token_id is not None:
@@ -31,10 +30,10 @@ def reasoning_alone(reasoning: Reasoning, eos_token_ids: Sequence[int]) -> str:
 
 
 def _think(reasoning: Reasoning, eos_token_ids: Sequence[int]) -> str:
-    start, end, most = reasoning.start_token_id, reasoning.end_token_id, reasoning.max_tokens
+    start, end, max_tokens = reasoning.start_token_id, reasoning.end_token_id, reasoning.max_tokens
     ids = [] if start is None else [f"<[{start}]>"]
-    if most != 0:  # {0,0} is an error to the library
-        repeats = "*" if most is None else f"{{0,{min(most, _MOST_REPEATS)}}}"
+    if max_tokens != 0:  # {0,0} is an error to the library
+        repeats = "*" if max_tokens is None else f"{{0,{min(max_tokens, _MAX_REPEATS)}}}"
         ids.append(_none_of(end, *eos_token_ids) + repeats)
     return " ".join(["think:", *ids, f"<[{end}]>"])
 

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from engine_service.core.fork import Branch, Fork
 from engine_service.core.outputs import ScheduledSequence
-from engine_service.core.request import Request
+from engine_service.core.request import Branch, Request
 from engine_service.engine.factory import build_engine
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.models.decoder_config import DecoderConfig
@@ -35,6 +34,7 @@ from support.builders.tiny_models import (
     WITHOUT_KERNELS,
     make_checkpoint,
 )
+from support.integrity import check_integrity
 from support.twins.decoder_logits import our_logits, prompt, reference_logits, relative_error
 
 pytestmark = [
@@ -77,7 +77,7 @@ def run(engine: LLMEngine, requests: Sequence[Request]) -> dict[str, RequestOutp
     while engine.has_unfinished_requests():
         for output in engine.step():
             results[output.request_id].add(output)
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     assert engine.load().num_free_kv_blocks == engine.info.num_kv_blocks
     return results
 
@@ -126,7 +126,7 @@ def recorded_steps(engine: LLMEngine) -> list[tuple[Tensor, Tensor]]:
 
     Of the rows that draw: what padding computes means nothing.
     """
-    runner = engine._pipeline.runner
+    runner = engine.runner
     assert isinstance(runner, GpuModelRunner)
     found: list[tuple[Tensor, Tensor]] = []
     finish = runner._finish
@@ -262,7 +262,7 @@ def test_a_tiny_pool_serves_all(seed: int, speculation: str, tmp_path: Path) -> 
             parent, name = unfinished[int(random.integers(len(unfinished)))], f"fork {step}"
             try:
                 branches = [Branch(SEEDED.clone(max_tokens=4), number) for number in range(2)]
-                engine.fork_request(Fork(parent, 0, name, branches))
+                engine.fork_request(parent, 0, name, branches)
             except NotFoundError:
                 pass  # it has no continuation that runs
             else:
@@ -278,7 +278,7 @@ def test_a_tiny_pool_serves_all(seed: int, speculation: str, tmp_path: Path) -> 
             break
         for output in engine.step():
             results[output.request_id].add(output)
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     load = engine.load()
     assert load.num_running == load.num_waiting == 0
     assert load.num_free_kv_blocks == engine.info.num_kv_blocks

@@ -16,6 +16,7 @@ from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.builders.cpu_kernels import library
 from support.builders.tiny_models import KERNEL_MODELS, VOCAB_SIZE, make_checkpoint, reference_model
+from support.integrity import check_integrity
 from support.twins.decoder_logits import load, our_logits, prompt, reference_logits, relative_error
 
 BFLOAT16 = torch.bfloat16
@@ -105,7 +106,7 @@ def answers_of(
         while engine.has_unfinished_requests() and (not at_once or number == len(results) - 1):
             for output in engine.step():
                 results[int(output.request_id)].add(output)
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     outputs = [result.outputs[0] for result in results]
     preemptions = sum(output.metrics.preemptions for output in outputs if output.metrics)
     return [output.token_ids for output in outputs], preemptions

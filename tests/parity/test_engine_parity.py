@@ -12,6 +12,7 @@ from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.builders.tiny_models import TINY_MODELS, VOCAB_SIZE, make_checkpoint, reference_model
+from support.integrity import check_integrity
 
 STEPS = 64
 NUM_REQUESTS = 32
@@ -68,7 +69,7 @@ def answers_of(engine: LLMEngine, batch: list[list[int]]) -> tuple[list[list[int
     while engine.has_unfinished_requests():
         for output in engine.step():
             results[output.request_id].add(output)
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     outputs = [result.outputs[0] for result in results.values()]
     preemptions = sum(output.metrics.preemptions for output in outputs if output.metrics)
     return [output.token_ids for output in outputs], preemptions

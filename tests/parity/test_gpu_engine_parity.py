@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from engine_service.core.fork import Branch, Fork
-from engine_service.core.request import Request
+from engine_service.core.request import Branch, Request
 from engine_service.engine.factory import build_engine
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import FinishReason, RequestOutput
@@ -16,6 +15,7 @@ from folovllm.sampling_params import SamplingParams, StructuredOutput
 from support.builders.gpu_engine import BLOCK_SIZE, gpu_engine
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.builders.tiny_models import VOCAB_SIZE, make_checkpoint
+from support.integrity import check_integrity
 from support.twins.gpu_twins import DEVICE
 
 GREEDY = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
@@ -66,12 +66,12 @@ def add(engine: LLMEngine, name: str, length: int, params: SamplingParams) -> No
     """With a prompt that the name decides."""
     generator = torch.Generator().manual_seed(len(name))
     prompt = torch.randint(2, VOCAB_SIZE, (length,), generator=generator).tolist()
-    engine.add_request(Request(name, prompt, params, matcher=engine.make_matcher(params)))
+    engine.add_request(Request(name, prompt, params))
 
 
 def check_free(engine: LLMEngine) -> None:
     """That nothing is held any more."""
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     load = engine.load()
     assert load.num_running == load.num_waiting == 0
     assert load.num_free_kv_blocks == engine.info.num_kv_blocks
@@ -133,13 +133,13 @@ def branched(engine: LLMEngine) -> dict[str, RequestOutput]:
 
     def fork() -> None:
         branches = [
-            Branch(params, seed=5, matcher=engine.make_matcher(params))
+            Branch(params, seed=5)
             for params in (GREEDY, RANDOM, RANDOM.clone(structured_output=DIGITS))
         ]
-        engine.fork_request(Fork("trunk", 0, "branches", branches))
+        engine.fork_request("trunk", 0, "branches", branches)
 
     def abort(name: str, *indexes: int) -> None:
-        assert engine._pipeline.has_step_in_flight == overlapping
+        assert engine.has_step_in_flight == overlapping
         for output in engine.abort_request(name, indexes):
             results[name].add(output)
 

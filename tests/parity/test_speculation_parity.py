@@ -10,7 +10,6 @@ import torch
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.outputs import ModelRunnerOutput, SchedulerOutput
 from engine_service.core.request import Request
-from engine_service.core.step_pipeline import StepPipeline
 from engine_service.engine.factory import build_engine
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput, RequestOutput
@@ -40,8 +39,8 @@ class Counting:
     """A runner that counts the drafts of its steps."""
 
     def __init__(self, engine: LLMEngine) -> None:
-        self._runner = engine._pipeline.runner
-        engine._pipeline = StepPipeline(engine.scheduler, self)
+        self._runner = engine.runner
+        engine.runner = self
         self.num_drafts = 0
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:

@@ -19,6 +19,7 @@ from engine_service.models.model_options import ModelOptions
 from folovllm.outputs import FinishReason, RequestOutput
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.builders.tiny_models import make_checkpoint
+from support.processes.commanded_engine import CommandedEngine
 from support.processes.parallel_engine import led_engines, play
 from support.processes.rank_threads import on_ranks
 from support.twins.decoder_logits import our_logits, prompt
@@ -44,7 +45,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EngineConfig]
 
 @pytest.fixture(scope="module")
 def expected(configs: dict[str, EngineConfig]) -> dict[str, dict[str, RequestOutput]]:
-    return {name: play(build_engine(config)) for name, config in configs.items()}
+    return {name: play(CommandedEngine(build_engine(config))) for name, config in configs.items()}
 
 
 def test_the_comparison_has_all_that_it_should(

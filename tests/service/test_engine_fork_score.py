@@ -24,6 +24,7 @@ from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import expected_logprobs, expected_tokens
+from support.integrity import check_integrity
 
 PROMPT = [3, 1, 4, 1, 5]
 Params = types_pb2.SamplingParams
@@ -56,7 +57,7 @@ class Service:
         await self.channel.close()
         await self.server.drain()
         await self.engine.stop()
-        self.llm_engine.scheduler.check_integrity()
+        check_integrity(self.llm_engine.scheduler)
 
     async def parent(self, **params: int) -> AsyncIterator[types_pb2.CompletionOutput]:
         """A running request "a" that is held in its second step; its messages after the first."""

@@ -28,6 +28,7 @@ from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import expected_logprobs, expected_tokens
+from support.integrity import check_integrity
 
 PROMPT = [3, 1, 4, 1, 5]
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -61,7 +62,7 @@ class Service:
         await self.channel.close()
         await self.server.drain()
         await self.engine.stop()
-        self.llm_engine.scheduler.check_integrity()
+        check_integrity(self.llm_engine.scheduler)
 
     async def generate(self, request: types_pb2.Request) -> RequestOutput:
         result = RequestOutput()
@@ -199,7 +200,7 @@ async def test_logprobs_stream_with_their_tokens(service: Service) -> None:
 async def test_no_message_grows_over_its_limit(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_service.rpc.proto_chunks._MOST_POSITIONS", 4)
+    monkeypatch.setattr("engine_service.engine.output_stream._MAX_LOGPROBS", 4)
     merged = asyncio.Event()
     put = OutputStream.put
 
@@ -296,7 +297,7 @@ async def test_a_request_that_can_never_fit_the_pool_is_refused() -> None:
     service = Service()
     service.llm_engine, service.runner = make_engine(num_blocks=4, block_size=4)
     await service.start()
-    with pytest.raises(InvalidRequestError, match="whole cache has place for 16"):
+    with pytest.raises(InvalidRequestError, match="whole cache holds 16"):
         await service.generate(ask(max_tokens=13))
     assert (await service.generate(ask(max_tokens=12))).finished
     await service.stop()

@@ -58,8 +58,8 @@ async def test_requests_of_a_session_equal_calls_of_their_own(
         ask(f"{i}", seed=i, max_tokens=1 + i % 30, n=1 + i % 3, logprobs=i % 3, prompt_logprobs=1)
         for i in range(60)
     ]
-    for place, request in enumerate(requests):
-        request.prompt_token_ids[:] = [place] * (1 + place % 20)
+    for index, request in enumerate(requests):
+        request.prompt_token_ids[:] = [index] * (1 + index % 20)
         await client.send(generate=request)
     await client.until(
         lambda: all(client.finished(r.request_id, r.sampling_params.n) for r in requests)
@@ -129,8 +129,8 @@ async def test_what_waits_while_a_message_is_written_is_merged(fixture: EngineFi
 async def test_messages_are_bounded(
     fixture: EngineFixture, client: FrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_service.rpc.session._MOST_BYTES", 600)
-    monkeypatch.setattr("engine_service.rpc.proto_chunks._MOST_POSITIONS", 4)
+    monkeypatch.setattr("engine_service.rpc.session._MAX_BYTES", 600)
+    monkeypatch.setattr("engine_service.engine.output_stream._MAX_LOGPROBS", 4)
     fixture.runner.hold()
     for i in range(10):
         await client.send(generate=ask(str(i), max_tokens=20, logprobs=3))
@@ -334,14 +334,14 @@ async def test_a_bug_in_one_request_is_logged_and_harms_no_other(
         return to_proto(output)
 
     monkeypatch.setattr(CompletionOutput, "to_proto", fail)
-    read_request = request_reader.read_request
+    read_generate = request_reader.read_generate
 
     def fail_to_read(message: types_pb2.Request, *rest: Any) -> Any:
         if message.request_id == "in":
             raise KeyError("a bug")
-        return read_request(message, *rest)
+        return read_generate(message, *rest)
 
-    monkeypatch.setattr("engine_service.rpc.session.read_request", fail_to_read)
+    monkeypatch.setattr("engine_service.rpc.session.read_generate", fail_to_read)
     with structlog.testing.capture_logs() as lines:
         for name in ("in", "out", "good"):
             await client.send(generate=ask(name, max_tokens=5))
@@ -388,7 +388,7 @@ async def test_a_dead_engine_fails_every_request(fixture: EngineFixture, client:
 async def test_many_failures_wait_for_their_reader(
     fixture: EngineFixture, client: FrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_service.rpc.session._MOST_FAILURES", 3)
+    monkeypatch.setattr("engine_service.rpc.session._MAX_FAILURES", 3)
     for i in range(200):
         await client.send(generate=ask(str(i), top_p=2.0))
     await client.until(lambda: len(client.failures) == 200)

@@ -60,7 +60,9 @@ class Compiler:
         self.num_started = 0
         monkeypatch.setattr(fixture.llm_engine, "make_matcher", self._compile)
 
-    def _compile(self, params: SamplingParams) -> TokenMatcher:
+    def _compile(self, params: SamplingParams) -> TokenMatcher | None:
+        if not params.follows_grammar:
+            return None
         self.num_started += 1
         assert self._gate.wait(timeout=60), "held too long"
         return Anything()
@@ -105,6 +107,26 @@ async def test_no_one_waits_for_the_grammar_of_another(
     await fixture.until_requests(2)
     fixture.runner.release()
     assert len((await client.result("f")).outputs[0].token_ids) == 3
+
+
+async def test_queue_time_includes_the_compilation_of_a_grammar(
+    fixture: EngineFixture, compiler: Compiler, client: FrontEnd
+) -> None:
+    fixture.runner.hold(after=1)
+    await client.send(generate=ask("parent", max_tokens=90))
+    await client.until(lambda: "parent" in client.outputs)
+    branch = types_pb2.SamplingParams(max_tokens=3, regex="a")
+    fork = types_pb2.ForkRequest(request_id="parent", fork_id="fork", branches=[branch])
+    await client.send(generate=ask("grammar", max_tokens=3, regex="a"))
+    await client.send(fork=fork)
+    await compiler.until_started(2)
+    await asyncio.sleep(0.05)  # the time that compiling takes
+    compiler.finish()
+    await fixture.until_requests(3)
+    fixture.runner.release()
+    for name in ("grammar", "fork"):
+        metrics = (await client.result(name)).outputs[0].metrics
+        assert metrics and metrics.queue >= 0.05
 
 
 async def test_the_end_may_come_before_the_grammar(

@@ -8,7 +8,6 @@ import grpc
 import pytest
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
-from engine_service.core.step_pipeline import StepPipeline
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.servicer import EngineServicer
@@ -23,6 +22,7 @@ from support.builders.engine_pools import num_running, until_ready
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import FakeModelRunner, expected_logprobs
+from support.integrity import check_integrity
 from tokenizer_service.engines.fingerprints import Fingerprints
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.servicer import TokenizerServicer
@@ -60,7 +60,7 @@ class Service:
         self.tokenizer = Tokenizer.from_folder(folder)
         made, _ = make_engine(tokenizer_fingerprint=self.tokenizer.fingerprint)
         self.runner = Parrot(4)
-        made._pipeline = StepPipeline(made.scheduler, self.runner)
+        made.runner = self.runner
         self.llm_engine: LLMEngine = made
         self.engine = AsyncEngine(lambda: self.llm_engine, 100)
         self.engine_server = GrpcServer(ServerConfig(), ENGINE_SERVICE)
@@ -93,7 +93,7 @@ class Service:
         await self.pool.close()
         await self.engine_server.drain()
         await self.engine.stop()
-        self.llm_engine.scheduler.check_integrity()
+        check_integrity(self.llm_engine.scheduler)
 
     async def parent(self, num_steps: int) -> AsyncIterator[types_pb2.CompletionOutput]:
         """A running request "a" that is held in that step; its messages after the first."""

@@ -1,4 +1,4 @@
-"""Speculative decoding: what a sequence may say next, and whether to compute it ahead.
+"""Speculative decoding: guessing the next tokens of a sequence, and deciding how many to compute.
 
 The scheduler uses `speculator`.
 """

@@ -1,12 +1,15 @@
 """Requests to an engine that may be a step ahead, and what they bring."""
 
 from engine_service.core.request import Request
+from engine_service.core.sequence import Sequence
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.fakes.engine_factory import sequence_of
 from support.fakes.matcher import FakeMatcher
 from support.fakes.model_runner import expected_tokens
 from support.fakes.overlapping_runner import OverlappingFakeModelRunner
+from support.integrity import check_integrity
 
 PROMPT = list(range(1, 11))
 Results = dict[str, RequestOutput]
@@ -18,10 +21,10 @@ def add(
     prompt: list[int] = PROMPT,
     matcher: FakeMatcher | None = None,
     **params: object,
-) -> Request:
-    request = Request(name, prompt, SamplingParams().clone(**params), seed=7, matcher=matcher)
-    engine.add_request(request)
-    return request
+) -> Sequence:
+    """Adds a request, and returns its first sequence."""
+    engine.add_request(Request(name, prompt, SamplingParams().clone(**params), seed=7), matcher)
+    return sequence_of(engine, name)
 
 
 def join(results: Results, outputs: list[CompletionOutput]) -> None:
@@ -30,11 +33,11 @@ def join(results: Results, outputs: list[CompletionOutput]) -> None:
 
 
 def run(engine: LLMEngine, results: Results | None = None) -> Results:
-    """Steps until nothing is left, not even a step in flight, with the books checked after each."""
+    """Steps until nothing is left, not even a step in flight, checked after each."""
     results = {} if results is None else results
     while engine.has_unfinished_requests():
         join(results, engine.step())
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
     assert engine.load().num_free_kv_blocks == engine.info.num_kv_blocks
     return results
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from engine_service.core.fork import Branch, Fork
-from engine_service.core.request import Request
+from engine_service.core.request import Branch, Request
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.errors import InvalidRequestError, NotFoundError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
-from support.fakes.engine_factory import make_engine
+from support.fakes.engine_factory import make_engine, sequence_of
 from support.fakes.matcher import FakeMatcher
+from support.integrity import check_integrity
 
 EOS = 2
 # With so few ids stop tokens and bad words are often met, and guesses are often right.
@@ -38,20 +38,12 @@ class Arrival:
     priority: int = 0
 
     def request(self, name: str) -> Request:
-        return Request(
-            name,
-            self.prompt,
-            self.params,
-            seed=3,
-            priority=self.priority,
-            matcher=self._matcher(),
-        )
+        return Request(name, self.prompt, self.params, seed=3, priority=self.priority)
 
-    def fork(self, parent: str) -> Fork:
-        branch = Branch(self.params.clone(n=1, prompt_logprobs=None), 4, self._matcher())
-        return Fork(parent, 0, f"{parent} forked", [branch])
+    def branch(self) -> Branch:
+        return Branch(self.params.clone(n=1, prompt_logprobs=None), 4)
 
-    def _matcher(self) -> FakeMatcher | None:
+    def matcher(self) -> FakeMatcher | None:
         return None if self.grammar is None else FakeMatcher(*self.grammar)
 
 
@@ -81,8 +73,7 @@ class ArrivalRun:
         self._engine = engine
         self._plan = {str(number): arrival for number, arrival in enumerate(plan)}
         self._check_step = check_step
-        self._running: dict[str, Request] = {}
-        self._references: dict[str, Request] = {}
+        self._references: dict[str, tuple[Request, FakeMatcher | None]] = {}
         self._results: dict[str, RequestOutput] = {}
 
     def run(self) -> None:
@@ -90,11 +81,11 @@ class ArrivalRun:
         while step <= 14 or self._engine.has_unfinished_requests():
             for name, arrival in self._plan.items():
                 self._arrive(name, arrival, step)
-            self._engine.scheduler.check_integrity()
+            check_integrity(self._engine.scheduler)
             if self._engine.has_unfinished_requests():
                 self._add(self._engine.step())
                 self._check_step()
-            self._engine.scheduler.check_integrity()
+            check_integrity(self._engine.scheduler)
             step += 1
             assert step < 1000, "the scheduler does not come to an end"
         assert self._engine.load().num_free_kv_blocks == self._engine.info.num_kv_blocks
@@ -103,7 +94,7 @@ class ArrivalRun:
     def check(self) -> None:
         """That every request got what it gets alone."""
         for name, result in self._results.items():
-            expected = alone(self._references[name], self._engine.info.vocab_size)
+            expected = alone(*self._references[name], self._engine.info.vocab_size)
             assert len(result.outputs) == len(expected.outputs)
             for output, wanted in zip(result.outputs, expected.outputs, strict=True):
                 check_output(output, wanted)
@@ -115,10 +106,10 @@ class ArrivalRun:
         """Adds, forks and aborts what is due."""
         since = step - arrival.step
         if since == 0:
-            self._running[name] = arrival.request(name)
-            self._references[name] = arrival.request(name)
+            request = arrival.request(name)
+            self._references[name] = request, arrival.matcher()
             self._results[name] = RequestOutput()
-            self._engine.add_request(self._running[name])
+            self._engine.add_request(request, arrival.matcher())
         if arrival.fork_after == since:
             self._fork(name, arrival)
         if arrival.abort_after == since:
@@ -127,25 +118,25 @@ class ArrivalRun:
 
     def _fork(self, name: str, arrival: Arrival) -> None:
         """Forks the first sequence, if it runs; the branch has a request of its own to equal."""
-        asked = arrival.fork(name)
+        fork_id, branches = f"{name} forked", [arrival.branch()]
         try:
-            self._engine.fork_request(asked)
+            self._engine.fork_request(name, 0, fork_id, branches, matchers=[arrival.matcher()])
         except (NotFoundError, InvalidRequestError):  # it has ended, or would be too long
             return
-        parent = self._running[name].get_seqs()[0]
-        self._references[asked.fork_id] = arrival.fork(name).requests(parent)[0]
-        self._results[asked.fork_id] = RequestOutput()
+        parent = sequence_of(self._engine, name)
+        self._references[fork_id] = parent.branch_requests(branches)[0], arrival.matcher()
+        self._results[fork_id] = RequestOutput()
 
     def _add(self, outputs: Sequence[CompletionOutput]) -> None:
         for output in outputs:
             self._results[output.request_id].add(output)
 
 
-def alone(request: Request, vocab_size: int) -> RequestOutput:
-    """What a request gets without company, speculation and lookahead."""
+def alone(request: Request, matcher: FakeMatcher | None, vocab_size: int) -> RequestOutput:
+    """What a request gets by itself, without speculation and async scheduling."""
     engine, _ = make_engine(vocab_size=vocab_size, eos_token_ids=(EOS,), speculation="none")
     result = RequestOutput()
-    engine.add_request(request)
+    engine.add_request(request, matcher)
     while engine.has_unfinished_requests():
         for output in engine.step():
             result.add(output)

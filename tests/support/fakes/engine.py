@@ -150,17 +150,17 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
             yield replace(output, request_id=request.fork_id).to_proto()
 
     async def Score(self, request: types_pb2.ScoreRequest, context: Any) -> types_pb2.ScoreResponse:
-        """The log-probability of a token is minus its place, and its rank the place plus one."""
+        """The log-probability of a token is minus its index, and its rank the index plus one."""
         self.scores.append(request)
         if self.refuse_with is not None:
             raise self.refuse_with
         scores = []
         for continuation in request.continuations:
             ids = tuple(continuation.token_ids.ids)
-            places = range(len(ids))
+            indexes = range(len(ids))
             scores.append(
                 ContinuationScore(
-                    ids, tuple(-float(i) for i in places), tuple(i + 1 for i in places)
+                    ids, tuple(-float(i) for i in indexes), tuple(i + 1 for i in indexes)
                 )
             )
         return ScoreOutput(request.request_id, tuple(scores)).to_proto()

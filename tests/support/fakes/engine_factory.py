@@ -3,6 +3,7 @@
 from typing import Any
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine_service.core.sequence import Sequence
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.model_info import ModelInfo
 from support.fakes.model_runner import VOCAB_SIZE, FakeModelRunner
@@ -42,6 +43,13 @@ def make_engine(
     )
     runner = runner or FakeModelRunner(block_size, vocab_size)
     return LLMEngine(runner, config, info), runner
+
+
+def sequence_of(engine: LLMEngine, request_id: str) -> Sequence:
+    """The first sequence of a request that has not ended."""
+    seq = engine.scheduler.find_unfinished(request_id, 0)
+    assert seq is not None
+    return seq
 
 
 def make_overlapping_engine(

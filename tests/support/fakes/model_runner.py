@@ -16,6 +16,11 @@ VOCAB_SIZE = 1000
 _EMPTY = 12345
 
 
+def num_scheduled_tokens(step: SchedulerOutput) -> int:
+    """Tokens that a step computes."""
+    return sum(part.num_scheduled_tokens for part in step.scheduled)
+
+
 def _mix(state: int, value: int) -> int:
     return (state * 6364136223846793005 + value * 1442695040888963407 + 1) % 2**64
 

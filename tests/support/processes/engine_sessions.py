@@ -17,6 +17,7 @@ from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 from support.fakes.engine_factory import make_engine
+from support.integrity import check_integrity
 
 PROMPT = [3, 1, 4, 1, 5]
 NUM_BLOCKS = 64
@@ -65,7 +66,7 @@ class EngineFixture:
         await self.channel.close()
         await self.server.drain()
         await self.engine.stop()
-        self.llm_engine.scheduler.check_integrity()
+        check_integrity(self.llm_engine.scheduler)
 
     async def generate(self, request: types_pb2.Request) -> RequestOutput:
         """The same request as a call of its own."""

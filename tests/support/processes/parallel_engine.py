@@ -1,9 +1,10 @@
-"""What an engine of several ranks is asked for its comparison with one of a single rank.
+"""Commands for comparing an engine of several ranks with one of a single rank.
 
-Ranks but the first are processes that `spawn` starts; they import no more than they need.
+Ranks other than the first are processes that `spawn` starts; they import only what they need.
 """
 
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,15 +13,15 @@ import torch
 from torch._C._distributed_c10d import FileStore
 
 from engine_service.config import EngineConfig
-from engine_service.core.fork import Branch, Fork
-from engine_service.core.request import Request
-from engine_service.distributed.broadcast import CommandChannel
-from engine_service.distributed.leader import EngineLeader, follow
+from engine_service.core.request import Branch, Request
+from engine_service.distributed.broadcast import BroadcastChannel
+from engine_service.distributed.leader import Leader, follow
+from engine_service.engine.commands import Abort, Fork, Generate, Score
 from engine_service.engine.factory import build_engine
-from engine_service.engine.interface import Engine
 from engine_service.layers.parallel import TensorParallel
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams, StructuredOutput
+from support.processes.commanded_engine import CommandedEngine
 from support.processes.rank_threads import make_group
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
@@ -34,10 +35,10 @@ DIGITS = SamplingParams(
 SCORING = SamplingParams(temperature=0.0, prompt_logprobs=0)
 
 
-def join(store_path: Path, rank: int, size: int) -> tuple[TensorParallel, CommandChannel]:
+def join(store_path: Path, rank: int, size: int) -> tuple[TensorParallel, BroadcastChannel]:
     store = FileStore(str(store_path), size)
     parallel = TensorParallel(rank, size, make_group(store, "model", rank, size))
-    return parallel, CommandChannel(make_group(store, "commands", rank, size))
+    return parallel, BroadcastChannel(make_group(store, "commands", rank, size))
 
 
 def _follow_all(store_path: Path, rank: int, size: int, configs: Sequence[EngineConfig]) -> None:
@@ -48,18 +49,20 @@ def _follow_all(store_path: Path, rank: int, size: int, configs: Sequence[Engine
 
 
 @contextmanager
-def led_engines(store_path: Path, configs: Sequence[EngineConfig]) -> Iterator[Iterator[Engine]]:
+def led_engines(
+    store_path: Path, configs: Sequence[EngineConfig]
+) -> Iterator[Iterator[CommandedEngine]]:
     """Engines of two ranks, one after another; the second rank is a process of its own."""
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_follow_all, args=(store_path, 1, 2, configs), daemon=True)
     process.start()
 
-    def engines() -> Iterator[Engine]:
+    def engines() -> Iterator[CommandedEngine]:
         parallel, channel = join(store_path, 0, 2)
         for config in configs:
-            leader = EngineLeader(build_engine(config, parallel=parallel), channel)
-            leader.warm_up()
-            yield leader
+            engine, leader = build_engine(config, parallel=parallel), Leader(channel)
+            engine.warm_up()
+            yield CommandedEngine(engine, leader.step)
             leader.stop()
 
     try:
@@ -70,27 +73,28 @@ def led_engines(store_path: Path, configs: Sequence[EngineConfig]) -> Iterator[I
         process.kill()
 
 
-def play(engine: Engine) -> dict[str, RequestOutput]:
+def play(engine: CommandedEngine) -> dict[str, RequestOutput]:
     """Requests that come and go, by the number of the step before which something happens."""
     generator = torch.Generator().manual_seed(5)
     prompts = [torch.randint(2, 250, (n,), generator=generator).tolist() for n in (37, 21, 50)]
 
     def add(name: str, prompt: list[int], params: SamplingParams) -> None:
-        engine.add_request(Request(name, prompt, params, matcher=engine.make_matcher(params)))
+        command = Generate(Request(name, prompt, params))
+        engine.apply(command, command.make_matchers(engine.engine))
 
     def fork() -> None:
-        branches = [
-            Branch(params, seed=9, matcher=engine.make_matcher(params))
+        branches = tuple(
+            Branch(params, seed=9)
             for params in (SEEDED, DIGITS, GREEDY.clone(frequency_penalty=0.2))
-        ]
-        engine.fork_request(Fork("greedy", 0, "branches", branches))
+        )
+        engine.apply(Fork("greedy", 0, "branches", branches, time.monotonic()))
 
     def score() -> None:
-        requests = [
+        requests = tuple(
             Request(f"score {i}", [*prompts[2], *prompts[1][: 3 + i]], SCORING, scored_from=50)
             for i in range(3)
-        ]
-        engine.add_scores("scores", requests)
+        )
+        engine.apply(Score("scores", requests))
 
     outputs: list[CompletionOutput] = []
     events: dict[int, Callable[[], object]] = {
@@ -100,13 +104,13 @@ def play(engine: Engine) -> dict[str, RequestOutput]:
         7: lambda: add("digits", prompts[1], DIGITS),
         9: fork,
         10: score,
-        12: lambda: outputs.extend(engine.abort_request("seeded", [1])),
+        12: lambda: outputs.extend(engine.apply(Abort("seeded", (1,)))),
         14: lambda: add("gone", prompts[2], SEEDED),
-        17: lambda: outputs.extend(engine.abort_request("gone")),
+        17: lambda: outputs.extend(engine.apply(Abort("gone"))),
         25: lambda: add("again", prompts[0], GREEDY.clone(prompt_logprobs=1)),
     }
     step = 0
-    while events or engine.has_unfinished_requests():
+    while events or engine.engine.has_unfinished_requests():
         events.pop(step, lambda: None)()
         outputs += engine.step()
         step += 1

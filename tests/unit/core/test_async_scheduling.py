@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
-from engine_service.core.fork import Branch, Fork
 from engine_service.core.outputs import PENDING_TOKEN, OverlappingRunner
+from engine_service.core.request import Branch
 from folovllm.sampling_params import SamplingParams
 from support.builders.overlapping_runs import PROMPT, add, launched_ids, run, says, tokens
 from support.fakes.engine_factory import make_engine, make_overlapping_engine
 from support.fakes.matcher import FakeMatcher
+from support.fakes.model_runner import num_scheduled_tokens
 from support.fakes.overlapping_runner import OverlappingFakeModelRunner
 
 
@@ -42,7 +43,7 @@ def test_the_chunks_of_a_prompt_follow_each_other_at_once() -> None:
     result = run(engine)["a"]
     assert tokens(result) == says(2)
     assert result.info and len(result.info.prompt_logprobs) == len(PROMPT)
-    assert [step.num_scheduled_tokens for step in runner.launched] == [4, 4, 2, 1]
+    assert [num_scheduled_tokens(step) for step in runner.launched] == [4, 4, 2, 1]
     assert runner.events[:2] == [("launch", 0), ("launch", 1)]
 
 
@@ -168,7 +169,7 @@ def test_decodes_go_ahead_of_a_prompt_that_came_before_them() -> None:
     engine.step()
     add(engine, "long", list(range(40)), max_tokens=1)
     engine.step()
-    engine.fork_request(Fork("a", 0, "f", [Branch(SamplingParams(max_tokens=9), 3)]))
+    engine.fork_request("a", 0, "f", [Branch(SamplingParams(max_tokens=9), 3)])
     run(engine)
     for step in runner.launched[3:7]:
         assert [part.num_scheduled_tokens for part in step.scheduled] == [1, 1, 6]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine_service.core.fork import Branch, Fork
+from engine_service.core.request import Branch
 from folovllm.outputs import FinishReason
 from folovllm.sampling_params import SamplingParams
 from support.builders.overlapping_runs import (
@@ -17,6 +17,7 @@ from support.builders.overlapping_runs import (
 )
 from support.fakes.engine_factory import make_overlapping_engine
 from support.fakes.model_runner import expected_tokens
+from support.integrity import check_integrity
 
 
 def test_what_is_computed_after_a_stop_is_dropped_and_not_billed() -> None:
@@ -61,7 +62,7 @@ def test_a_step_in_flight_is_drained_when_all_has_ended() -> None:
     assert outputs[0].finished
     assert engine.has_unfinished_requests()  # there is a step to read
     assert not engine.scheduler.has_unfinished_requests()
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     assert engine.step() == []
     assert not engine.has_unfinished_requests()
     assert runner.events[-1] == ("result", 4)
@@ -105,7 +106,7 @@ def test_an_abort_frees_all_at_once_and_leaves_a_step_to_drain(num_steps: int, b
     (output,) = engine.abort_request("a")
     assert output.finish_reason is FinishReason.ABORT
     assert engine.load().num_free_kv_blocks == 64 and engine.load().num_running == 0
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     add(engine, "b", max_tokens=3)  # takes the blocks while the step in flight writes to them
     assert tokens(run(engine)["b"]) == says(3)
 
@@ -120,14 +121,14 @@ def test_branches_have_the_known_tokens_of_their_parent(num_steps: int, block_si
         join(results, engine.step())
     assert len(runner.launched) == num_steps + 1
     had = [*PROMPT, *says(num_steps)]
-    assert parent.get_seqs()[0].token_ids == had
+    assert parent.token_ids == had
     branches = [Branch(SamplingParams(max_tokens=4), seed) for seed in (3, 4)]
-    engine.fork_request(Fork("a", 0, "f", branches))
-    engine.scheduler.check_integrity()
+    engine.fork_request("a", 0, "f", branches)
+    check_integrity(engine.scheduler)
     run(engine, results)
     assert tokens(results["a"]) == says(9)
-    for place, seed in enumerate((3, 4)):
-        assert tokens(results["f"], place) == expected_tokens(had, 4, seed=seed)
+    for index, seed in enumerate((3, 4)):
+        assert tokens(results["f"], index) == expected_tokens(had, 4, seed=seed)
     info = results["f"].info
     assert info and info.prompt_tokens == len(had) and info.cached_tokens == len(had) - 1
 
@@ -136,14 +137,13 @@ def test_a_pool_that_runs_out_is_read_first_and_then_preempts() -> None:
     engine, runner = make_overlapping_engine(
         num_blocks=8, block_size=2, enable_prefix_caching=False
     )
-    requests = [add(engine, str(i), [i, i + 1, i + 2], max_tokens=10) for i in range(3)]
-    seqs = [request.get_seqs()[0] for request in requests]
+    seqs = [add(engine, str(i), [i, i + 1, i + 2], max_tokens=10) for i in range(3)]
     num_preemptions, synchronous = 0, 0
     results: Results = {}
     while engine.has_unfinished_requests():
         num_events = len(runner.events)
         join(results, engine.step())
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
         kinds = [kind for kind, _ in runner.events[num_events:]]
         if sum(seq.num_preemptions for seq in seqs) > num_preemptions:
             num_preemptions = sum(seq.num_preemptions for seq in seqs)
@@ -166,7 +166,7 @@ def test_blocks_allocated_for_a_step_that_is_not_made_are_used_by_the_next() -> 
     engine.step()
     assert runner.events == [("launch", 0), ("result", 0)]
     assert engine.load().num_free_kv_blocks == 0
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     engine.step()
     assert launched_ids(runner)[1] == [0]
     assert runner.launched[1].scheduled[0].block_table[-1] == 4

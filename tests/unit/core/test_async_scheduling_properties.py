@@ -4,11 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_service.core.request import Request
-from engine_service.engine.scoring import score_requests
+from engine_service.engine.score_requests import score_requests
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.builders.random_arrivals import EOS, Arrival, ArrivalRun, arrivals, ids, prompts
 from support.fakes.engine_factory import make_engine, make_overlapping_engine
+from support.fakes.model_runner import num_scheduled_tokens
+from support.integrity import check_integrity
 
 parameters = st.builds(
     SamplingParams,
@@ -39,7 +41,7 @@ plans = arrivals(
     st.integers(13, 40),
     st.booleans(),
 )
-def test_lookahead_changes_nothing_but_the_steps(
+def test_async_scheduling_changes_nothing_but_the_steps(
     plan: list[Arrival],
     vocab_size: int,
     max_num_seqs: int,
@@ -58,7 +60,7 @@ def test_lookahead_changes_nothing_but_the_steps(
     )
 
     def check_step() -> None:
-        assert runner.launched[-1].num_scheduled_tokens <= max_num_seqs + extra_budget
+        assert num_scheduled_tokens(runner.launched[-1]) <= max_num_seqs + extra_budget
         assert len(runner.launched[-1].scheduled) <= max_num_seqs
 
     run = ArrivalRun(engine, plan, check_step)
@@ -101,7 +103,7 @@ def test_scores_are_the_same_too(
             for output in engine.step():
                 key = output.request_id, output.index
                 results.setdefault(key, RequestOutput()).add(output)
-            engine.scheduler.check_integrity()
+            check_integrity(engine.scheduler)
         assert engine.load().num_free_kv_blocks == 14
         found.append(results)
     assert found[0].keys() == found[1].keys()

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine_service.core.block_pool import BlockPool
+from support.integrity import check_pool
 
 
 def test_the_block_that_was_free_longest_is_taken_first() -> None:
@@ -45,7 +46,7 @@ def test_of_two_equal_blocks_the_first_is_found() -> None:
     pool.cache(second, b"same")
     assert pool.lookup(b"same") == first
     pool.release(second)
-    pool.check_integrity([[first]])
+    check_pool(pool, [[first]])
 
 
 def test_a_free_block_cannot_be_released() -> None:
@@ -69,16 +70,16 @@ class BlockPoolMachine(RuleBasedStateMachine):
         self.held.append(block_id)
 
     @precondition(lambda self: self.held)
-    @rule(place=st.integers(0, 100))
-    def release(self, place: int) -> None:
-        block_id = self.held.pop(place % len(self.held))
+    @rule(index=st.integers(0, 100))
+    def release(self, index: int) -> None:
+        block_id = self.held.pop(index % len(self.held))
         self.pool.release(block_id)
         assert self.pool.is_free(block_id) == (block_id not in self.held)
 
     @precondition(lambda self: self.held)
-    @rule(place=st.integers(0, 100), contents=st.binary(min_size=1, max_size=1))
-    def cache(self, place: int, contents: bytes) -> None:
-        block_id = self.held[place % len(self.held)]
+    @rule(index=st.integers(0, 100), contents=st.binary(min_size=1, max_size=1))
+    def cache(self, index: int, contents: bytes) -> None:
+        block_id = self.held[index % len(self.held)]
         if self.pool._hash_of[block_id] is None:
             self.pool.cache(block_id, contents)
             assert self.pool.lookup(contents) is not None
@@ -92,7 +93,7 @@ class BlockPoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        self.pool.check_integrity([self.held])
+        check_pool(self.pool, [self.held])
         assert self.pool.num_free_blocks == 6 - len(set(self.held))
 
 

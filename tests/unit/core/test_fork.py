@@ -6,30 +6,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_service.core.fork import Branch, Fork
-from engine_service.core.request import Request, RequestStatus
+from engine_service.core.request import Branch, Request
+from engine_service.core.sequence import RequestStatus, Sequence
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.errors import InvalidRequestError, NotFoundError
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
-from support.fakes.engine_factory import make_engine
-from support.fakes.model_runner import expected_tokens
+from support.fakes.engine_factory import make_engine, sequence_of
+from support.fakes.model_runner import expected_tokens, num_scheduled_tokens
+from support.integrity import check_integrity
 
 PROMPT = list(range(1, 24))
 Results = dict[str, RequestOutput]
 
 
-def add(engine: LLMEngine, name: str, prompt: list[int], **params: object) -> Request:
-    request = Request(name, prompt, SamplingParams().clone(**params), seed=7)
-    engine.add_request(request)
-    return request
+def add(engine: LLMEngine, name: str, prompt: list[int], **params: object) -> Sequence:
+    """Adds a request, and returns its first sequence."""
+    engine.add_request(Request(name, prompt, SamplingParams().clone(**params), seed=7))
+    return sequence_of(engine, name)
 
 
 def fork(
     engine: LLMEngine, parent: str, seeds: list[int], index: int = 0, name: str = "f", **params: int
 ) -> None:
     branches = [Branch(SamplingParams().clone(**params), seed) for seed in seeds]
-    engine.fork_request(Fork(parent, index, name, branches))
+    engine.fork_request(parent, index, name, branches)
 
 
 def join(results: Results, outputs: list[CompletionOutput]) -> None:
@@ -41,7 +42,7 @@ def run(engine: LLMEngine, results: Results | None = None) -> Results:
     results = {} if results is None else results
     while engine.has_unfinished_requests():
         join(results, engine.step())
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
     return results
 
 
@@ -57,9 +58,9 @@ def test_branches_go_on_from_every_state_of_their_parent(num_steps: int, budget:
     results: Results = {}
     for _ in range(num_steps):
         join(results, engine.step())
-    had = parent.get_seqs()[0].token_ids.copy()
+    had = parent.token_ids.copy()
     fork(engine, "a", [3, 4, 3], max_tokens=5)
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     run(engine, results)
     assert results["a"].outputs[0].token_ids == says(PROMPT, 9)
     branches = results["f"].outputs
@@ -82,16 +83,16 @@ def test_running_branches_share_all_full_blocks_and_copy_the_last() -> None:
     assert 64 - engine.load().num_free_kv_blocks == 9
     outputs = engine.step()
     assert len(runner.steps[-1].block_copies) == 2
-    assert runner.steps[-1].num_scheduled_tokens == 3
+    assert num_scheduled_tokens(runner.steps[-1]) == 3
     infos = [output.info for output in outputs if output.request_id == "f"]
     assert [info.cached_tokens for info in infos if info] == [26, 26]
 
 
 def test_a_branch_of_a_preempted_parent_is_computed_again() -> None:
     engine, _ = make_engine(num_blocks=8, block_size=2, enable_prefix_caching=False)
-    requests = [add(engine, str(i), [i, i + 1, i + 2], max_tokens=10) for i in range(3)]
+    seqs = [add(engine, str(i), [i, i + 1, i + 2], max_tokens=10) for i in range(3)]
     results: Results = {}
-    parent = requests[2].get_seqs()[0]
+    parent = seqs[2]
     while parent.status is not RequestStatus.PREEMPTED:
         join(results, engine.step())
     had = parent.token_ids.copy()
@@ -140,7 +141,7 @@ def test_branches_outlive_their_parent_and_leave_nothing() -> None:
         engine.step()
     fork(engine, "a", [1, 2, 3], max_tokens=8)
     engine.abort_request("a")  # before the last block is copied
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     results: Results = {}
     join(results, engine.abort_request("f", [1]))
     join(results, engine.step())
@@ -162,9 +163,21 @@ def test_an_abort_ends_all_branches_at_once(num_steps: int) -> None:
     for _ in range(num_steps):
         engine.step()
     assert {output.index for output in engine.abort_request("f")} == {0, 1, 2, 3}
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     result = run(engine)
     assert result["a"].outputs[0].finished
+
+
+@pytest.mark.parametrize(("length", "share"), [(60, 12), (17, 2)])
+def test_branches_decode_before_a_prompt_that_is_still_computed(length: int, share: int) -> None:
+    engine, runner = make_engine(max_num_batched_tokens=16)
+    add(engine, "a", [1, 2, 3], max_tokens=9)
+    engine.step()
+    add(engine, "long", list(range(length)), max_tokens=1)
+    engine.step()
+    fork(engine, "a", [1, 2, 3], max_tokens=3)
+    engine.step()
+    assert [part.num_scheduled_tokens for part in runner.steps[-1].scheduled] == [1, 1, 1, 1, share]
 
 
 def test_bad_words_see_the_parents_output() -> None:
@@ -175,7 +188,7 @@ def test_bad_words_see_the_parents_output() -> None:
     *_, last = had = [*PROMPT, *says(PROMPT, 3)]
     would = says(had, 1, 1)[0]
     params = SamplingParams(max_tokens=2, bad_words_token_ids=((last, would),))
-    engine.fork_request(Fork("a", 0, "f", [Branch(params, 1)]))
+    engine.fork_request("a", 0, "f", [Branch(params, 1)])
     assert run(engine)["f"].outputs[0].token_ids[0] == (would + 1) % 1000
 
 
@@ -253,7 +266,9 @@ def test_forks_at_any_moment_change_no_token(
                 for i in range(moment.count):
                     expected[name, i] = says(prompt, moment.max_tokens, index=i)
             else:
-                parent = engine.scheduler.find_running(*engine._parents.child(target, moment.index))
+                parent = engine.scheduler.find_unfinished(
+                    *engine._parents.child(target, moment.index)
+                )
                 if parent is None or parent.num_tokens + 8 > 40:
                     continue
                 seeds = list(range(moment.count))
@@ -261,10 +276,10 @@ def test_forks_at_any_moment_change_no_token(
                 for i in seeds:
                     expected[name, i] = says(parent.token_ids, moment.max_tokens, i)
             num_calls += 1
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
         if engine.has_unfinished_requests():
             join(results, engine.step())
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
         step += 1
         assert step < 2000, "the scheduler does not come to an end"
     assert {(n, o.index) for n, result in results.items() for o in result.outputs} == set(expected)

@@ -33,11 +33,11 @@ def searched(token_ids: list[int], most: int) -> tuple[list[int], int] | None:
     """The same by its definition."""
     for length in (4, 3, 2):
         end = token_ids[len(token_ids) - length :] if length <= len(token_ids) else None
-        for place in range(len(token_ids) - 2, length - 2, -1):
-            if token_ids[place - length + 1 : place + 1] == end:
+        for index in range(len(token_ids) - 2, length - 2, -1):
+            if token_ids[index - length + 1 : index + 1] == end:
                 extended = token_ids[:]
                 while len(extended) < len(token_ids) + most:
-                    extended.append(extended[place + 1 + len(extended) - len(token_ids)])
+                    extended.append(extended[index + 1 + len(extended) - len(token_ids)])
                 return extended[len(token_ids) :], length
     return None
 

@@ -8,6 +8,7 @@ from folovllm.outputs import CompletionOutput, Logprob, PositionLogprobs, Reques
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import expected_logprobs, expected_tokens
+from support.integrity import check_integrity
 
 PROMPT = list(range(1, 24))
 ASKING = SamplingParams(max_tokens=6, logprobs=2, prompt_logprobs=1)
@@ -20,7 +21,7 @@ def run(engine: LLMEngine, outputs: list[CompletionOutput] | None = None) -> Req
             if output.request_id == "a":
                 assert len(output.logprobs) == len(output.token_ids)
                 result.add(output)
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
     return result
 
 

@@ -4,12 +4,15 @@ import itertools
 
 import pytest
 
-from engine_service.core.request import Request, RequestStatus
+from engine_service.core.request import Request
+from engine_service.core.sequence import RequestStatus, Sequence
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
-from support.fakes.engine_factory import make_engine
-from support.fakes.model_runner import expected_tokens
+from support.fakes.engine_factory import make_engine, sequence_of
+from support.fakes.matcher import FakeMatcher
+from support.fakes.model_runner import expected_tokens, num_scheduled_tokens
+from support.integrity import check_integrity
 
 
 def add(
@@ -19,20 +22,21 @@ def add(
     priority: int = 0,
     salt: str = "",
     **params: object,
-) -> Request:
+) -> Sequence:
+    """Adds a request, and returns its first sequence."""
     request = Request(
         name, prompt, SamplingParams().clone(**params), seed=7, priority=priority, cache_salt=salt
     )
     engine.add_request(request)
-    return request
+    return sequence_of(engine, name)
 
 
 def run(engine: LLMEngine) -> dict[str, RequestOutput]:
-    """Steps to the end, with the books checked after each step."""
+    """Steps to the end, checked after each step."""
     results: dict[str, RequestOutput] = {}
     while engine.has_unfinished_requests():
         join(results, engine.step())
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
     return results
 
 
@@ -48,6 +52,15 @@ def tokens(result: RequestOutput, index: int = 0) -> list[int]:
 PROMPT = list(range(1, 11))
 
 
+def test_all_full_blocks_before_the_last_token_come_from_the_cache() -> None:
+    engine, _ = make_engine(block_size=4)
+    for name in "ab":
+        engine.add_request(Request(name, PROMPT[:9], SamplingParams(max_tokens=1)))
+        result = run(engine)[name].outputs[0]
+        assert result.token_ids == expected_tokens(PROMPT[:9], 1, seed=0)
+    assert result.usage and result.usage.cached_tokens == 8
+
+
 def test_one_request_from_prompt_to_length() -> None:
     engine, runner = make_engine()
     add(engine, "a", PROMPT, max_tokens=5)
@@ -56,7 +69,7 @@ def test_one_request_from_prompt_to_length() -> None:
     assert result.finish_reason is FinishReason.LENGTH
     assert result.usage and result.usage.prompt_tokens == 10
     assert result.usage.completion_tokens == 5
-    assert [step.num_scheduled_tokens for step in runner.steps] == [10, 1, 1, 1, 1]
+    assert [num_scheduled_tokens(step) for step in runner.steps] == [10, 1, 1, 1, 1]
 
 
 def test_a_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
@@ -65,7 +78,7 @@ def test_a_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
     engine.step()
     add(engine, "long", list(range(50)), max_tokens=3)
     results = run(engine)
-    assert all(step.num_scheduled_tokens <= 16 for step in runner.steps)
+    assert all(num_scheduled_tokens(step) <= 16 for step in runner.steps)
     # The one that decodes moves in every step while the long prompt catches up.
     for step in runner.steps[1:5]:
         assert [s.num_scheduled_tokens for s in step.scheduled] in ([1, 15], [1, 5], [1, 1])
@@ -84,9 +97,9 @@ def test_priority_then_arrival() -> None:
 
 def test_preemption_takes_the_last_in_order_and_changes_no_token() -> None:
     engine, _ = make_engine(num_blocks=8, block_size=2, enable_prefix_caching=False)
-    requests = [add(engine, str(i), [i, i + 1, i + 2], max_tokens=10) for i in range(3)]
+    seqs = [add(engine, str(i), [i, i + 1, i + 2], max_tokens=10) for i in range(3)]
     results = run(engine)
-    preemptions = [request.get_seqs()[0].num_preemptions for request in requests]
+    preemptions = [seq.num_preemptions for seq in seqs]
     assert preemptions[0] == 0 and sum(preemptions) > 0
     for i in range(3):
         assert tokens(results[str(i)]) == expected_tokens([i, i + 1, i + 2], 10, seed=7)
@@ -102,7 +115,7 @@ def test_a_common_prefix_is_computed_once() -> None:
     second = run(engine)["b"]
     assert first.info and first.info.cached_tokens == 0
     assert second.info and second.info.cached_tokens == 8
-    assert runner.steps[1].num_scheduled_tokens == 2
+    assert num_scheduled_tokens(runner.steps[1]) == 2
     assert tokens(second) == expected_tokens(PROMPT, 2, seed=7)
 
 
@@ -148,7 +161,7 @@ def test_n_sequences_share_the_prompt_and_go_their_own_ways(prompt_length: int) 
     # `run` has not seen the first tokens.
     for index in range(3):
         assert tokens(results["a"], index) == expected_tokens(prompt, 6, seed=7, index=index)[1:]
-    assert runner.steps[0].num_scheduled_tokens == prompt_length
+    assert num_scheduled_tokens(runner.steps[0]) == prompt_length
     assert len(runner.steps[1].block_copies) == (2 if prompt_length % 4 else 0)
 
 
@@ -209,7 +222,7 @@ def test_an_abort_frees_all_at_once_in_every_state(num_steps: int, n: int) -> No
     final = engine.abort_request("a")
     assert [(o.index, o.finish_reason) for o in final] == [(i, "abort") for i in range(n)]
     assert not engine.has_unfinished_requests()
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     assert engine.load().num_free_kv_blocks == 16 and engine.load().num_queued_tokens == 0
     assert engine.abort_request("a") == []
 
@@ -225,7 +238,7 @@ def test_single_sequences_of_a_request_can_be_aborted(num_steps: int) -> None:
     join(results, engine.abort_request("a", [0, 2]))
     while engine.has_unfinished_requests():
         join(results, engine.step())
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
     reasons = [output.finish_reason for output in results["a"].outputs]
     assert reasons == ["abort", "length", "abort", "length"]
     for index in (1, 3):
@@ -235,11 +248,13 @@ def test_single_sequences_of_a_request_can_be_aborted(num_steps: int) -> None:
 
 def test_an_aborted_request_in_the_queue_never_runs() -> None:
     engine, runner = make_engine(max_num_seqs=1)
-    add(engine, "a", PROMPT, max_tokens=3)
+    running = add(engine, "a", PROMPT, max_tokens=3)
     queued = add(engine, "b", PROMPT, max_tokens=3)
     engine.step()
-    assert queued.get_seqs()[0].status is RequestStatus.WAITING
-    engine.abort_request("b")
+    assert running.status.name == "RUNNING"
+    assert queued.status is RequestStatus.WAITING
+    (final,) = engine.abort_request("b")
+    assert final.usage and final.usage.cached_tokens == 0
     run(engine)
     assert {s.seq_id for step in runner.steps for s in step.scheduled} == {0}
 
@@ -255,10 +270,24 @@ def test_a_pool_too_small_for_all_still_finishes_all_of_n() -> None:
 def test_metrics_add_up() -> None:
     now = itertools.count(100.0)
     engine, _ = make_engine()
-    engine.scheduler._roster.clock = lambda: next(now)
+    engine.scheduler._states.clock = lambda: next(now)
     request = Request("a", PROMPT, SamplingParams(max_tokens=2), arrival_time=90.0)
     engine.add_request(request)
     metrics = run(engine)["a"].outputs[0].metrics
     assert metrics and metrics.queue == 10.0
     assert metrics.time_to_first_token == metrics.queue + metrics.prefill
     assert metrics.decode > 0
+
+
+@pytest.mark.parametrize("ends_with_eos", [False, True])
+def test_a_complete_grammar_ends_the_output(ends_with_eos: bool) -> None:
+    params = SamplingParams(max_tokens=9, ignore_eos=True)
+    engine, _ = make_engine()
+    engine.add_request(Request("a", PROMPT, params, seed=7), FakeMatcher(3))
+    result = run(engine)["a"].outputs[0]
+    if ends_with_eos:
+        engine, _ = make_engine(eos_token_ids=(result.token_ids[-1],))
+        engine.add_request(Request("a", PROMPT, params, seed=7), FakeMatcher(3))
+        result = run(engine)["a"].outputs[0]
+    assert len(result.token_ids) == 3 and result.finish_reason is FinishReason.STOP
+    assert result.output_complete != ends_with_eos and result.stop_reason is None

@@ -9,7 +9,8 @@ from engine_service.core.request import Request
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
-from support.fakes.model_runner import expected_tokens
+from support.fakes.model_runner import expected_tokens, num_scheduled_tokens
+from support.integrity import check_integrity
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ def test_every_request_gets_its_own_answer(
             for output in engine.step():
                 results[output.request_id].add(output)
             executed = runner.steps[-1]
-            assert 1 <= executed.num_scheduled_tokens <= max_num_seqs + extra_budget
+            assert 1 <= num_scheduled_tokens(executed) <= max_num_seqs + extra_budget
             assert len(executed.scheduled) <= max_num_seqs
-        engine.scheduler.check_integrity()
+        check_integrity(engine.scheduler)
         step += 1
         assert step < 2000, "the scheduler does not come to an end"
     for name, arrival in zip(results, plan, strict=True):

@@ -4,11 +4,12 @@ import pytest
 
 from engine_service.core.request import Request
 from engine_service.engine.llm_engine import LLMEngine
-from engine_service.engine.scoring import score_requests
+from engine_service.engine.score_requests import score_requests
 from folovllm.outputs import CompletionOutput, PositionLogprobs
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
-from support.fakes.model_runner import expected_logprobs
+from support.fakes.model_runner import expected_logprobs, num_scheduled_tokens
+from support.integrity import check_integrity
 
 PROMPT = list(range(1, 24))
 CONTINUATIONS = [[30], [31, 32, 33, 34, 35, 36], [30], PROMPT, [31, 32]]
@@ -24,8 +25,8 @@ def score(
             if output.request_id == name:
                 assert output.finished and not output.token_ids and output.index not in found
                 found[output.index] = output.logprobs
-        engine.scheduler.check_integrity()
-    return [found[place] for place in range(len(continuations))]
+        check_integrity(engine.scheduler)
+    return [found[index] for index in range(len(continuations))]
 
 
 def expected(continuations: list[list[int]] = CONTINUATIONS) -> list[list[PositionLogprobs]]:
@@ -49,7 +50,7 @@ def test_the_prompt_is_computed_once() -> None:
     continuations = [[40 + i] for i in range(10)]
     assert score(engine, continuations=continuations) == expected(continuations)
     # First the prompt; then, together, what is behind its five full blocks.
-    assert [step.num_scheduled_tokens for step in runner.steps] == [23, 9 * 3]
+    assert [num_scheduled_tokens(step) for step in runner.steps] == [23, 9 * 3]
     assert not any(part.sample_indexes for step in runner.steps for part in step.scheduled)
 
 
@@ -71,7 +72,7 @@ def test_an_abort_frees_all_also_those_that_have_not_begun(num_steps: int) -> No
     outputs += engine.abort_request("s")
     assert sorted(output.index for output in outputs) == [0, 1, 2, 3, 4]
     assert not engine.has_unfinished_requests()
-    engine.scheduler.check_integrity()
+    check_integrity(engine.scheduler)
     assert engine.load().num_free_kv_blocks == 64
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from folovllm.sampling_params import SamplingParams
 from support.builders.random_arrivals import EOS, Arrival, ArrivalRun, arrivals, ids
 from support.fakes.engine_factory import make_engine
+from support.fakes.model_runner import num_scheduled_tokens
 
 # An end often comes within a draft.
 parameters = st.builds(
@@ -50,7 +51,7 @@ def test_speculation_changes_nothing_but_the_steps(
     )
 
     def check_step() -> None:
-        assert runner.steps[-1].num_scheduled_tokens <= max_num_seqs + extra_budget
+        assert num_scheduled_tokens(runner.steps[-1]) <= max_num_seqs + extra_budget
 
     run = ArrivalRun(engine, plan, check_step)
     run.run()

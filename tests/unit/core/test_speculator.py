@@ -1,5 +1,6 @@
 """When tokens are drafted, how many, and what a step with drafts takes and brings."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -15,15 +16,17 @@ from engine_service.core.outputs import (
 from engine_service.core.request import Request
 from engine_service.core.scheduler import Scheduler
 from engine_service.core.scheduler_limits import SchedulerLimits
-from engine_service.core.spec_decode.speculator import Speculator
+from engine_service.core.sequence import Sequence
+from engine_service.core.spec_decode.speculator import Speculator, _best_count, _Guesser
 from folovllm.errors import ConfigError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
-from support.fakes.model_runner import expected_tokens
+from support.fakes.model_runner import expected_tokens, num_scheduled_tokens
+from support.integrity import check_integrity
 
 TEXT = list(range(20, 40))
-MOST_TOKENS = 16
+MAX_STEP_TOKENS = 16
 
 
 class Text:
@@ -37,17 +40,19 @@ class Text:
         max_num_seqs: int = 16,
         eos_token_ids: frozenset[int] = frozenset(),
         max_model_len: int = 4096,
+        token_budget: int = 1024,
     ) -> None:
         self.kv = KVCacheManager(num_blocks, 4, enable_prefix_caching=True)
-        limits = SchedulerLimits(max_num_seqs, 1024, max_model_len, eos_token_ids)
+        limits = SchedulerLimits(max_num_seqs, token_budget, max_model_len, eos_token_ids)
         self.scheduler = Scheduler(limits, self.kv, Speculator(self.kv, limits))
         self._follows = follows
         self.steps: list[SchedulerOutput] = []
 
-    def add(self, name: str, prompt: list[int], **params: object) -> Request:
-        request = Request(name, prompt, SamplingParams().clone(**params))
-        self.scheduler.add_request(request)
-        return request
+    def add(self, name: str, prompt: list[int], **params: object) -> Sequence:
+        self.scheduler.add_request(Request(name, prompt, SamplingParams().clone(**params)))
+        seq = self.scheduler.find_unfinished(name, 0)
+        assert seq is not None
+        return seq
 
     def step(self) -> list[SequenceOutput]:
         planned = self.scheduler.schedule()
@@ -57,7 +62,7 @@ class Text:
             for s in planned.scheduled
         ]
         changes = self.scheduler.update_from_output(planned, ModelRunnerOutput(drawn))
-        self.scheduler.check_integrity()
+        check_integrity(self.scheduler)
         return changes
 
     def run(self) -> None:
@@ -69,19 +74,23 @@ def drafts(step: SchedulerOutput) -> list[int]:
     return [len(scheduled.draft_token_ids) for scheduled in step.scheduled]
 
 
+def output_of(seq: Sequence) -> list[int]:
+    return seq.token_ids[seq.num_prompt_tokens :]
+
+
 def cycle(position: int) -> int:
     return TEXT[position % len(TEXT)]
 
 
 def test_text_that_repeats_takes_few_steps() -> None:
     text = Text(cycle)
-    request = text.add("a", TEXT + TEXT[:1], max_tokens=200)
+    seq = text.add("a", TEXT + TEXT[:1], max_tokens=200)
     text.run()
-    assert request.get_seqs()[0].output_token_ids == [cycle(21 + i) for i in range(200)]
+    assert output_of(seq) == [cycle(21 + i) for i in range(200)]
     assert len(text.steps) < 200 / 8
     # Drafts grow with what was right, and the whole step stays bounded.
-    sizes = [step.num_scheduled_tokens for step in text.steps[1:]]
-    assert max(sizes) == MOST_TOKENS
+    sizes = [num_scheduled_tokens(step) for step in text.steps[1:]]
+    assert max(sizes) == MAX_STEP_TOKENS
     assert sum(sizes) - len(sizes) < 200
 
 
@@ -106,30 +115,43 @@ def test_text_where_guesses_are_wrong_has_soon_none_and_has_them_again_when_it_c
 @pytest.mark.parametrize("max_tokens", range(1, 30, 4))
 def test_no_token_is_drawn_past_the_most(max_tokens: int) -> None:
     text = Text(cycle)
-    request = text.add("a", TEXT * 2, max_tokens=max_tokens)
+    seq = text.add("a", TEXT * 2, max_tokens=max_tokens)
     text.run()
-    (seq,) = request.get_seqs()
-    assert seq.output_token_ids == [cycle(40 + i) for i in range(max_tokens)]
+    assert output_of(seq) == [cycle(40 + i) for i in range(max_tokens)]
     for step in text.steps:
         (scheduled,) = step.scheduled
         assert scheduled.num_tokens < len(TEXT) * 2 + max_tokens
 
 
+def test_the_last_but_one_token_may_have_a_draft() -> None:
+    text = Text(cycle)
+    text.add("a", TEXT * 2, max_tokens=3)
+    text.run()
+    assert [drafts(step) for step in text.steps] == [[0], [1]]
+
+
+def test_a_single_token_that_is_left_of_the_budget_is_a_draft() -> None:
+    text = Text(cycle, token_budget=2)
+    text.add("a", TEXT * 2, max_tokens=20)
+    text.run()
+    assert [drafts(step) for step in text.steps[-8:-1]] == [[1]] * 7
+
+
 def test_no_draft_lies_past_the_context() -> None:
     text = Text(cycle, max_model_len=50)
-    request = text.add("a", TEXT * 2, max_tokens=100)
+    seq = text.add("a", TEXT * 2, max_tokens=100)
     text.run()
-    assert request.get_seqs()[0].num_tokens == 50
+    assert seq.num_tokens == 50
     assert max(step.scheduled[0].num_tokens for step in text.steps) < 50
 
 
 def test_an_end_among_accepted_tokens_drops_what_is_after_it() -> None:
     text = Text(cycle, eos_token_ids=frozenset({TEXT[10]}))
-    request = text.add("a", TEXT * 4, max_tokens=100)
+    seq = text.add("a", TEXT * 4, max_tokens=100)
     changes = []
     while text.scheduler.has_unfinished_requests():
         changes += text.step()
-    assert request.get_seqs()[0].output_token_ids == TEXT[:11]
+    assert output_of(seq) == TEXT[:11]
     assert [token_id for change in changes for token_id in change.token_ids] == TEXT[:11]
     assert drafts(text.steps[-1]) > [0]
     assert changes[-1].finished and changes[-1].seq.status.name == "FINISHED_STOPPED"
@@ -141,7 +163,7 @@ def test_a_large_batch_has_no_drafts_and_a_smaller_one_shares_them() -> None:
         text.add(str(number), TEXT * 2, max_tokens=20 + 20 * (number < 3))
     text.run()
     for step in text.steps:
-        assert not any(drafts(step)) or step.num_scheduled_tokens <= MOST_TOKENS
+        assert not any(drafts(step)) or num_scheduled_tokens(step) <= MAX_STEP_TOKENS
     assert [drafts(step) for step in text.steps if len(step.scheduled) == 16] == [[0] * 16] * 20
     shared = [drafts(step) for step in text.steps if len(step.scheduled) == 3]
     assert shared[0] == [5, 4, 4]
@@ -150,8 +172,7 @@ def test_a_large_batch_has_no_drafts_and_a_smaller_one_shares_them() -> None:
 def test_drafts_take_only_free_blocks_and_give_wrong_ones_back() -> None:
     # The pool holds the tokens to the end, and no more.
     text = Text(lambda position: cycle(position) if position % 9 else 5, num_blocks=25)
-    request = text.add("a", TEXT * 2 + TEXT[:1], max_tokens=59)
-    (seq,) = request.get_seqs()
+    seq = text.add("a", TEXT * 2 + TEXT[:1], max_tokens=59)
     while text.scheduler.has_unfinished_requests():
         text.step()
         assert len(seq.block_table) in (0, -(-seq.num_computed_tokens // 4))
@@ -160,15 +181,15 @@ def test_drafts_take_only_free_blocks_and_give_wrong_ones_back() -> None:
 
 def test_the_prefix_cache_gets_only_what_was_right() -> None:
     text = Text(lambda position: cycle(position) if position % 9 else 5)
-    request = text.add("a", TEXT * 2, max_tokens=60)
+    seq = text.add("a", TEXT * 2, max_tokens=60)
     text.run()
-    tokens = request.get_seqs()[0].token_ids
+    tokens = seq.token_ids
     again = text.add("b", tokens, max_tokens=1)
     text.step()
-    assert again.num_cached_tokens == (len(tokens) - 1) // 4 * 4
+    assert again.group.num_cached_tokens == (len(tokens) - 1) // 4 * 4
     wrong = text.add("c", [*tokens[:45], 5, 5, 5, *tokens[48:]], max_tokens=1)
     text.step()
-    assert wrong.num_cached_tokens == 44
+    assert wrong.group.num_cached_tokens == 44
 
 
 def test_each_token_has_its_log_probability_and_a_step_one_piece() -> None:
@@ -214,7 +235,7 @@ class AnyToken:
 def test_what_follows_a_grammar_is_not_guessed() -> None:
     engine, runner = make_engine(vocab_size=1)
     params = SamplingParams(max_tokens=10)
-    engine.add_request(Request("a", [0] * 6, params, matcher=AnyToken()))
+    engine.add_request(Request("a", [0] * 6, params), AnyToken())
     while engine.has_unfinished_requests():
         engine.step()
     assert len(runner.steps) == 10
@@ -254,7 +275,7 @@ def test_bad_words_and_min_tokens_count_the_drafts() -> None:
         for scheduled in step.scheduled
         for draw in scheduled.draws()
     }
-    assert seen == {place: (5,) * (place < 12) + (7,) * (place >= 2) for place in range(30)}
+    assert seen == {index: (5,) * (index < 12) + (7,) * (index >= 2) for index in range(30)}
     assert expected_tokens([0] * 6, 1) != [0]  # the vocabulary of one is the engine's alone
 
 
@@ -267,3 +288,32 @@ def test_speculation_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_args([]).engine.scheduler.speculation == "none"
     with pytest.raises(ConfigError, match="speculation must be one of auto, none, ngram"):
         SchedulerConfig(speculation="draft")
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.12, 0.33, 0.58, 0.81, 0.97])
+def test_the_number_of_drafts_gives_the_most_tokens_for_the_time(accuracy: float) -> None:
+    for max_drafts, num_certain in itertools.product(range(12), range(1, 12)):
+        rates = [
+            (num_certain + sum(accuracy**i for i in range(1, count + 1)))
+            / (1 + 0.05 * (num_certain - 1) + (0.15 + 0.05 * count if count else 0))
+            for count in range(max_drafts + 1)
+        ]
+        best = _best_count(accuracy, max_drafts, num_certain)
+        assert best == rates.index(max(rates))
+    assert _best_count(0.2, 1, 1) == 0  # neither better nor worse
+
+
+def test_the_estimate_follows_a_guess_up_to_its_first_error() -> None:
+    guesser = _Guesser()
+    text = [1, 2, 9, 8, 7, 1, 2]
+    guesser.drafts(text, 4, 1)
+    assert guesser._accuracies == {2: 0.3, 3: 0.5, 4: 0.7}
+    guesser.drafts([*text, 9, 8, 6, 1], 4, 1)  # guessed were 9, 8, 7, 1
+    assert guesser._accuracies == {
+        2: pytest.approx((0.3 * 0.8 + 0.2) * 0.8**2 + 0.2 * 0.8),
+        3: 0.5,
+        4: 0.7,
+    }
+    before = dict(guesser._accuracies)
+    guesser.drafts([*text, 9, 8, 6, 1, 3], 4, 1)  # had guessed nothing
+    assert guesser._accuracies == before

@@ -8,6 +8,7 @@ import pytest
 
 from engine_service.core.request import Request
 from engine_service.engine.async_engine import AsyncEngine
+from engine_service.engine.commands import Generate
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.output_stream import OutputStream
 from folovllm.errors import ConfigError, EngineDeadError, InvalidRequestError, QueueFullError
@@ -15,6 +16,7 @@ from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine, make_overlapping_engine
 from support.fakes.model_runner import FakeModelRunner, expected_tokens
+from support.integrity import check_integrity
 
 PROMPT = [3, 1, 4, 1, 5]
 
@@ -47,15 +49,15 @@ async def fixture(request: pytest.FixtureRequest) -> AsyncIterator[Fixture]:
     yield fixture
     fixture.runner.release()
     await fixture.engine.stop()
-    fixture.llm_engine.scheduler.check_integrity()
+    check_integrity(fixture.llm_engine.scheduler)
 
 
-def request(name: str = "a", **params: object) -> Request:
-    return Request(name, PROMPT, SamplingParams().clone(**params), seed=7)
+def request(name: str = "a", **params: object) -> Generate:
+    return Generate(Request(name, PROMPT, SamplingParams().clone(**params), seed=7))
 
 
 async def test_many_streams_at_once(fixture: Fixture) -> None:
-    streams = [fixture.engine.generate(request(str(i), n=2, max_tokens=i + 1)) for i in range(20)]
+    streams = [fixture.engine.submit(request(str(i), n=2, max_tokens=i + 1)) for i in range(20)]
     results = await asyncio.gather(*(fixture.read(stream) for stream in streams))
     for number, result in enumerate(results):
         for index in range(2):
@@ -66,7 +68,7 @@ async def test_many_streams_at_once(fixture: Fixture) -> None:
 
 
 async def test_a_reader_that_lags_gets_merged_pieces(fixture: Fixture) -> None:
-    stream = fixture.engine.generate(request(max_tokens=50))
+    stream = fixture.engine.submit(request(max_tokens=50))
     await fixture.until_idle()
     pieces = [piece async for piece in stream]
     assert len(pieces) == 1
@@ -76,9 +78,9 @@ async def test_a_reader_that_lags_gets_merged_pieces(fixture: Fixture) -> None:
 
 async def test_release_frees_a_running_and_a_queued_request(fixture: Fixture) -> None:
     fixture.runner.hold(after=1)
-    running = fixture.engine.generate(request("running", max_tokens=100))
+    running = fixture.engine.submit(request("running", max_tokens=100))
     await anext(running)
-    queued = fixture.engine.generate(request("queued", max_tokens=100))
+    queued = fixture.engine.submit(request("queued", max_tokens=100))
     for stream in (running, queued):
         fixture.engine.release(stream)
     fixture.runner.release()
@@ -90,10 +92,10 @@ async def test_release_frees_a_running_and_a_queued_request(fixture: Fixture) ->
 async def test_the_end_of_a_reader_does_not_end_another_request_of_its_name(
     fixture: Fixture,
 ) -> None:
-    first = fixture.engine.generate(request("a", max_tokens=5))
+    first = fixture.engine.submit(request("a", max_tokens=5))
     await fixture.until_idle()
     fixture.runner.hold()
-    second = fixture.engine.generate(request("a", max_tokens=6))
+    second = fixture.engine.submit(request("a", max_tokens=6))
     assert len((await fixture.read(first)).outputs[0].token_ids) == 5
     fixture.engine.release(first)
     fixture.runner.release()
@@ -103,7 +105,7 @@ async def test_the_end_of_a_reader_does_not_end_another_request_of_its_name(
 
 async def test_abort_ends_a_stream_with_its_reason(fixture: Fixture) -> None:
     fixture.runner.hold(after=1)
-    stream = fixture.engine.generate(request(n=2, max_tokens=100))
+    stream = fixture.engine.submit(request(n=2, max_tokens=100))
     assert fixture.engine.abort("a", [1])
     fixture.runner.release()
     result = await fixture.read(stream)
@@ -113,26 +115,26 @@ async def test_abort_ends_a_stream_with_its_reason(fixture: Fixture) -> None:
 
 async def test_an_id_is_free_again_only_after_its_end(fixture: Fixture) -> None:
     fixture.runner.hold()
-    fixture.engine.generate(request("a", max_tokens=5))
+    fixture.engine.submit(request("a", max_tokens=5))
     with pytest.raises(InvalidRequestError, match="running already"):
-        fixture.engine.generate(request("a"))
+        fixture.engine.submit(request("a"))
     fixture.runner.release()
     await fixture.until_idle()
-    await fixture.read(fixture.engine.generate(request("a")))
+    await fixture.read(fixture.engine.submit(request("a")))
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
     fixture = Fixture(max_num_waiting=2)
     await fixture.engine.start()
     fixture.runner.hold()
-    streams = [fixture.engine.generate(request(name)) for name in "ab"]
+    streams = [fixture.engine.submit(request(name)) for name in "ab"]
     with pytest.raises(QueueFullError) as refused:
-        fixture.engine.generate(request("c"))
+        fixture.engine.submit(request("c"))
     assert refused.value.retry_after > 0
     fixture.runner.release()
     for stream in streams:
         await fixture.read(stream)
-    await fixture.read(fixture.engine.generate(request("c")))
+    await fixture.read(fixture.engine.submit(request("c")))
     await fixture.engine.stop()
 
 
@@ -140,7 +142,7 @@ async def test_a_failing_engine_fails_every_stream_and_all_later_requests() -> N
     fixture = Fixture()
     await fixture.engine.start()
     fixture.runner.hold()
-    streams = [fixture.engine.generate(request(name, max_tokens=50)) for name in "abc"]
+    streams = [fixture.engine.submit(request(name, max_tokens=50)) for name in "abc"]
     fixture.runner.failure = RuntimeError("the device is gone")
     fixture.runner.release()
     for stream in streams:
@@ -177,7 +179,7 @@ async def test_the_model_lives_on_one_thread() -> None:
 
     engine = AsyncEngine(build, 10)
     await engine.start()
-    async for _ in engine.generate(request()):
+    async for _ in engine.submit(request()):
         assert threading.get_ident() not in threads
     await engine.stop()
     assert len(threads) == 1
@@ -195,7 +197,7 @@ async def test_one_hand_over_to_the_loop_for_each_step(
 
     monkeypatch.setattr(fixture.engine, "_deliver", count)
     fixture.runner.hold()
-    streams = [fixture.engine.generate(request(name, n=3, max_tokens=4)) for name in "abcd"]
+    streams = [fixture.engine.submit(request(name, n=3, max_tokens=4)) for name in "abcd"]
     warm_up = len(fixture.runner.steps)
     fixture.runner.release()
     await asyncio.gather(*(fixture.read(stream) for stream in streams))
@@ -210,18 +212,18 @@ async def test_close_drops_what_was_not_read() -> None:
     assert [piece async for piece in stream] == []
 
 
-async def test_take_has_all_that_came_and_notify_tells_of_it() -> None:
+async def test_drain_returns_everything_pending_and_notify_announces_it() -> None:
     stream, told = OutputStream("a", 2), []
     stream.notify = lambda: told.append(stream.complete)
-    assert stream.take() == []
+    assert stream.drain() == []
     for index, token_id in ((0, 1), (1, 2), (0, 3)):
         stream.put(CompletionOutput("a", index, token_ids=[token_id]))
-    assert [piece.token_ids for piece in stream.take()] == [[1, 3], [2]]
+    assert [piece.token_ids for piece in stream.drain()] == [[1, 3], [2]]
     for index in range(2):
         stream.put(CompletionOutput("a", index, finish_reason=FinishReason.LENGTH))
     assert told == [False] * 4 + [True] and stream.complete
     stream.fail(EngineDeadError("gone"))
-    assert len(told) == 6 and len(stream.take()) == 2 and stream.error
+    assert len(told) == 6 and len(stream.drain()) == 2 and stream.error
     stream.close()
     stream.put(CompletionOutput("a", 0, finish_reason=FinishReason.ABORT))
     stream.fail(EngineDeadError("gone"))
@@ -230,17 +232,19 @@ async def test_take_has_all_that_came_and_notify_tells_of_it() -> None:
 
 async def test_the_load_is_told_after_the_outputs_of_each_step(fixture: Fixture) -> None:
     seen: list[tuple[int, int]] = []
-    stream = fixture.engine.generate(Request("a", [1] * 100, SamplingParams(max_tokens=3), seed=7))
+    stream = fixture.engine.submit(
+        Generate(Request("a", [1] * 100, SamplingParams(max_tokens=3), seed=7))
+    )
 
     def look() -> None:
-        seen.append((fixture.engine.num_requests, sum(len(p.token_ids) for p in stream.take())))
+        seen.append((fixture.engine.num_requests, sum(len(p.token_ids) for p in stream.drain())))
 
     with fixture.engine.load_watched(look):
-        fixture.engine.generate(request("b", max_tokens=1))
+        fixture.engine.submit(request("b", max_tokens=1))
         await fixture.until_idle()
     told = len(seen)
     assert seen[0] == (2, 0) and seen[-1][0] == 0
     # The prompt takes two steps, and only the second of them brings a token.
     assert sum(tokens for _, tokens in seen) == 3 and (2, 0) in seen[1:]
-    await fixture.read(fixture.engine.generate(request("c")))
+    await fixture.read(fixture.engine.submit(request("c")))
     assert len(seen) == told

@@ -150,9 +150,9 @@ def test_a_bound_may_be_any_number_and_is_exact_after_thousands_of_ids(demo: Wal
     matcher_of(demo, DIGITS, Reasoning(END, START, max_tokens=2**32 - 1))
     matcher = matcher_of(demo, DIGITS, Reasoning(END, START, max_tokens=5000))
     matcher.accept(START)
-    for place in range(5000):
-        matcher.accept(place % 2000)
-        if place % 500 == 0:
+    for index in range(5000):
+        matcher.accept(index % 2000)
+        if index % 500 == 0:
             assert len(allowed_ids(matcher)) > 2000
     assert list(allowed_ids(matcher)) == [END]
 
@@ -209,7 +209,7 @@ def test_a_fault_of_the_answer_shows_before_any_reasoning(
 
 
 def test_a_folder_without_a_tokenizer_names_reasoning(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequestError, match="has not") as caught:
+    with pytest.raises(InvalidRequestError, match="folder lacks") as caught:
         GrammarCompiler(tmp_path, 2048, DEMO_EOS).compile(None, MAYBE)
     assert caught.value.field == "sampling_params.reasoning"
 
@@ -223,4 +223,4 @@ def test_the_cache_tells_reasonings_apart() -> None:
         compiler.compile(DIGITS, BEGUN),
         compiler.compile(None, BEGUN),
     ]
-    assert len({id(found) for found in [grammar, *others]}) == compiler.num_cached == 4
+    assert len({id(found) for found in [grammar, *others]}) == len(compiler._grammars) == 4

@@ -5,7 +5,7 @@ import torch
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig
 from engine_service.device import device_of_rank
-from engine_service.distributed.rank import RankPlace
+from engine_service.distributed.rank import Rank
 from engine_service.layers.parallel import TensorParallel
 from engine_service.runner.build import build_runner
 from folovllm.errors import ConfigError
@@ -13,9 +13,9 @@ from folovllm.model_files import DEMO_MODEL
 
 
 def test_the_environment_says_which_rank_this_is() -> None:
-    assert RankPlace.from_environment({}) == RankPlace(0, 1, 0)
+    assert Rank.from_environment({}) == Rank(0, 1, 0)
     environment = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_PORT": "1"}
-    assert RankPlace.from_environment(environment) == RankPlace(3, 8, 1)
+    assert Rank.from_environment(environment) == Rank(3, 8, 1)
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_the_environment_says_which_rank_this_is() -> None:
 def test_a_broken_environment_is_refused(changes: dict[str, str], message: str) -> None:
     environment = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"} | changes
     with pytest.raises(ConfigError, match=message):
-        RankPlace.from_environment(environment)
+        Rank.from_environment(environment)
 
 
 @pytest.mark.parametrize("gpus", [0, 2])

@@ -2,13 +2,14 @@
 
 import pytest
 
-from engine_service.core.request import Request, Sequence
-from engine_service.core.token_rules import forbidden_token_ids
+from engine_service.core.forbidden_tokens import forbidden_token_ids
+from engine_service.core.request import Request
+from engine_service.core.sequence import Sequence, SequenceGroup
 from folovllm.sampling_params import SamplingParams
 
 
 def sequence(output: list[int], **params: object) -> Sequence:
-    (seq,) = Request("r", [1, 2], SamplingParams().clone(**params)).get_seqs()
+    (seq,) = SequenceGroup(Request("r", [1, 2], SamplingParams().clone(**params))).get_seqs()
     seq.token_ids += output
     return seq
 

@@ -1,9 +1,9 @@
-"""Which ids a sequence must not draw next, and which drawn id ends it."""
+"""Which token ids a sequence must not draw next."""
 
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 
-from engine_service.core.request import RequestStatus, Sequence
+from engine_service.core.sequence import Sequence
 
 
 def forbidden_token_ids(
@@ -11,8 +11,8 @@ def forbidden_token_ids(
 ) -> tuple[int, ...]:
     """What would end a sequence before it has min_tokens, and what would complete a bad word.
 
-    With `drafts` it is what must not follow these, if they follow the sequence's tokens. One of
-    them may be PENDING_TOKEN where no bad word has several ids: min_tokens only counts.
+    With `drafts`, what must not follow them if they follow the sequence's tokens. One of them may
+    be PENDING_TOKEN if no bad word has several ids, since min_tokens only counts.
     """
     params = seq.request.sampling_params
     forbidden: tuple[int, ...] = ()
@@ -26,25 +26,10 @@ def forbidden_token_ids(
     return forbidden
 
 
-def check_stop(
-    seq: Sequence, eos_token_ids: frozenset[int], max_model_len: int
-) -> tuple[RequestStatus | None, int | None]:
-    """The finished status that the last token brings, and that token if it is a stop token."""
-    params, token_id = seq.request.sampling_params, seq.token_ids[-1]
-    if seq.num_output_tokens > params.min_tokens:
-        if token_id in eos_token_ids and not params.ignore_eos:
-            return RequestStatus.FINISHED_STOPPED, None
-        if token_id in params.stop_token_ids:
-            return RequestStatus.FINISHED_STOPPED, token_id
-    if seq.num_output_tokens == params.max_tokens or seq.num_tokens >= max_model_len:
-        return RequestStatus.FINISHED_LENGTH, None
-    return None, None
-
-
 def _completions(
     seq: Sequence, bad_words: Iterable[SequenceOf[int]], drafts: SequenceOf[int]
 ) -> Iterator[int]:
-    """The last id of each bad word whose other ids are the end of the output, a parent's too."""
+    """The last id of each bad word whose other ids end the output, a parent's included."""
     num_output_tokens = seq.num_output_tokens + seq.request.num_parent_output_tokens + len(drafts)
     for *begun, last in bad_words:
         if len(begun) > num_output_tokens:

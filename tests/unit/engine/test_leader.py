@@ -1,16 +1,18 @@
-"""The first rank's calls, repeated by the others: on the fake model, with ranks as threads."""
+"""The first rank's commands, repeated by the others: on the fake model, with ranks as threads."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from torch._C._distributed_c10d import HashStore
 
 from engine_service.config import EngineConfig, SchedulerConfig
-from engine_service.core.fork import Branch, Fork
-from engine_service.core.request import Request
-from engine_service.distributed.broadcast import CommandChannel
-from engine_service.distributed.leader import EngineLeader, follow
+from engine_service.core.request import Branch, Request
+from engine_service.distributed.broadcast import BroadcastChannel
+from engine_service.distributed.leader import Leader, follow
+from engine_service.engine.commands import Abort, Command, Fork, Generate, Score
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.errors import EngineDeadError, InvalidRequestError, NotFoundError, ServerError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
@@ -18,13 +20,15 @@ from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import VOCAB_SIZE, FakeModelRunner
 from support.fakes.overlapping_runner import OverlappingFakeModelRunner
+from support.integrity import check_integrity
+from support.processes.commanded_engine import CommandedEngine
 from support.processes.rank_threads import make_group
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=10, ignore_eos=True)
 
 
 class RecordedEngine(LLMEngine):
-    """Keeps what each step brings."""
+    """Records the outputs of each step."""
 
     def __init__(self, vocab_size: int = VOCAB_SIZE, ahead: bool = False) -> None:
         """`ahead` makes one that launches a step before it reads the one before."""
@@ -55,84 +59,80 @@ class Ranks:
         self.follower = follower or RecordedEngine(ahead=ahead)
         self.leader_engine = RecordedEngine(ahead=ahead)
         other = self._threads.submit(make_group, store, "commands", 1, 2)
-        self.channel = CommandChannel(make_group(store, "commands", 0, 2))
-        self.other_channel = CommandChannel(other.result(timeout=20))
-        self.leader = EngineLeader(self.leader_engine, self.channel)
-        self.leader.warm_up()
+        self.channel = BroadcastChannel(make_group(store, "commands", 0, 2))
+        self.other_channel = BroadcastChannel(other.result(timeout=20))
+        self.leader = Leader(self.channel)
+        self.engine = CommandedEngine(self.leader_engine, self.leader.step)
+        self.leader_engine.warm_up()
         self.followed: Future[None] = self._threads.submit(
             follow, self.follower, self.other_channel
         )
 
     def run_to_end(self) -> dict[str, RequestOutput]:
         results: dict[str, RequestOutput] = {}
-        while self.leader.has_unfinished_requests():
-            for output in self.leader.step():
+        while self.leader_engine.has_unfinished_requests():
+            for output in self.engine.step():
                 results.setdefault(output.request_id, RequestOutput()).add(output)
         return results
 
     def check_alike(self) -> None:
         """That both engines have done the same, to the last block; stops them."""
-        # With the next step the follower hears of what came after the last.
-        self.leader.add_request(Request("last", [1], GREEDY))
+        # The follower gets commands with the next step.
+        self.engine.apply(generate("last", [1]))
         self.run_to_end()
         self.leader.stop()
         self.followed.result(timeout=20)
         engines = (self.leader_engine, self.follower)
         for engine in engines:
-            engine.scheduler.check_integrity()
+            check_integrity(engine.scheduler)
         first, second = (engine.steps for engine in engines)
         assert first == second != []
         assert engines[0].load() == engines[1].load()
 
 
-def call_add(leader: EngineLeader) -> None:
-    leader.add_request(Request("b", range(3, 30), GREEDY.clone(n=3, temperature=1.0), seed=5))
+def generate(name: str, prompt: Sequence[int], **options: Any) -> Generate:
+    return Generate(Request(name, prompt, **{"sampling_params": GREEDY} | options))
 
 
-def call_fork(leader: EngineLeader) -> None:
-    branches = [Branch(GREEDY, 1), Branch(GREEDY.clone(temperature=1.0), 2)]
-    leader.fork_request(Fork("a", 0, "branches", branches))
+def fork(parent: str, *branches: Branch) -> Fork:
+    return Fork(parent, 0, "branches", branches, time.monotonic())
 
 
-def call_scores(leader: EngineLeader) -> None:
-    params = SamplingParams(temperature=0.0, prompt_logprobs=0)
-    leader.add_scores(
-        "scores",
-        (Request(f"s{i}", [1, 2, 3, 4, 5, i], params, scored_from=5) for i in range(3)),
-    )
-
-
-def call_abort(leader: EngineLeader) -> None:
-    assert [output.request_id for output in leader.abort_request("a", iter([0]))] == ["a"]
-
-
-def call_long(leader: EngineLeader) -> None:
-    """More than one broadcast holds."""
-    for number in range(80):
-        leader.add_request(Request(f"long {number}", range(40 + number), GREEDY, cache_salt="x"))
+SCORING = SamplingParams(temperature=0.0, prompt_logprobs=0)
+COMMANDS: dict[str, list[Command]] = {
+    "generate": [
+        generate("b", range(3, 30), sampling_params=GREEDY.clone(n=3, temperature=1.0), seed=5)
+    ],
+    "fork": [fork("a", Branch(GREEDY, 1), Branch(GREEDY.clone(temperature=1.0), 2))],
+    "score": [
+        Score(
+            "scores",
+            tuple(Request(f"s{i}", [1, 2, 3, 4, 5, i], SCORING, scored_from=5) for i in range(3)),
+        )
+    ],
+    "abort": [Abort("a", (0,))],
+    "more than one broadcast holds": [
+        generate(f"long {number}", range(40 + number), cache_salt="x") for number in range(80)
+    ],
+}
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-@pytest.mark.parametrize("call", [call_add, call_fork, call_scores, call_abort, call_long])
-def test_the_follower_does_what_the_leader_is_asked(
-    call: Callable[[EngineLeader], None], ahead: bool
-) -> None:
+@pytest.mark.parametrize("commands", COMMANDS.values(), ids=COMMANDS)
+def test_the_follower_repeats_the_leaders_commands(commands: list[Command], ahead: bool) -> None:
     ranks = Ranks(ahead=ahead)
-    ranks.leader.add_request(Request("a", [1, 2, 3], GREEDY))
+    ranks.engine.apply(generate("a", [1, 2, 3]))
     for _ in range(3):
-        ranks.leader.step()
-    call(ranks.leader)
+        ranks.engine.step()
+    for command in commands:
+        ranks.engine.apply(command)
     ranks.run_to_end()
     ranks.check_alike()
 
 
-def test_the_leader_answers_as_its_engine() -> None:
+def test_the_leader_gives_what_its_engine_gives_alone() -> None:
     ranks = Ranks()
-    assert ranks.leader.info is ranks.leader_engine.info
-    assert ranks.leader.default_sampling_params is ranks.leader_engine.default_sampling_params
-    assert ranks.leader.make_matcher(GREEDY) is None
-    ranks.leader.add_request(Request("a", [1, 2, 3], GREEDY))
-    assert ranks.leader.load().num_waiting == 1
+    ranks.engine.apply(generate("a", [1, 2, 3]))
     result = ranks.run_to_end()["a"]
     alone, _ = make_engine()
     alone.add_request(Request("a", [1, 2, 3], GREEDY))
@@ -146,30 +146,30 @@ def test_the_leader_answers_as_its_engine() -> None:
 
 def test_a_fork_that_is_refused_is_nobodys() -> None:
     ranks = Ranks()
-    ranks.leader.add_request(Request("a", [1, 2, 3], GREEDY))
-    ranks.leader.step()
+    ranks.engine.apply(generate("a", [1, 2, 3]))
+    ranks.engine.step()
     with pytest.raises(NotFoundError):
-        ranks.leader.fork_request(Fork("none", 0, "branches", [Branch(GREEDY, 1)]))
+        ranks.engine.apply(fork("none", Branch(GREEDY, 1)))
     with pytest.raises(InvalidRequestError):
         long = Branch(GREEDY.clone(max_tokens=1000), 1)
-        ranks.leader.fork_request(Fork("a", 0, "branches", [long]))
+        ranks.engine.apply(fork("a", long))
     ranks.run_to_end()
     ranks.check_alike()
 
 
 def test_a_follower_that_draws_other_tokens_ends() -> None:
     ranks = Ranks(RecordedEngine(vocab_size=3))
-    ranks.leader.add_request(Request("a", range(3, 9), GREEDY))
-    ranks.leader.step()
-    ranks.leader.step()  # which tells the follower what the first brought
+    ranks.engine.apply(generate("a", range(3, 9)))
+    ranks.engine.step()
+    ranks.engine.step()  # which sends the follower a digest of the first
     with pytest.raises(ServerError, match="has drawn other tokens than the first one"):
         ranks.followed.result(timeout=20)
 
 
 def test_a_rank_that_ends_takes_the_others_along() -> None:
     ranks = Ranks()
-    ranks.leader.add_request(Request("a", [1, 2, 3], GREEDY))
-    ranks.leader.step()
-    del ranks.channel, ranks.leader
+    ranks.engine.apply(generate("a", [1, 2, 3]))
+    ranks.engine.step()
+    del ranks.channel, ranks.leader, ranks.engine
     with pytest.raises(EngineDeadError, match="another rank has ended"):
         ranks.followed.result(timeout=20)

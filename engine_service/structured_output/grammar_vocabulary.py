@@ -1,7 +1,7 @@
-"""Vocabulary: the bytes behind each token id, for grammars.
+"""GrammarVocabulary: the bytes of each token id, for grammars.
 
-The engine has no use for text but this one: a grammar is over bytes, the model chooses ids. The
-table comes from the model folder's tokenizer.json, when the first structured request needs it.
+This is the engine's only use of text: a grammar is over bytes, the model chooses ids. The table
+comes from the model folder's tokenizer.json, when the first structured request needs it.
 """
 
 import threading
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from folovllm.errors import ConfigError
 
 
-class Vocabulary:
+class GrammarVocabulary:
     """The token ids of one model. Safe to use from many threads.
 
-    `vocab_size` is the model's, which may be above the tokenizer's: no text has the ids in between,
+    `vocab_size` is the model's, which may exceed the tokenizer's: no text has the ids in between,
     so only a grammar over ids, such as that of reasoning, allows them. `eos_token_ids` end an
     output.
     """
@@ -62,7 +62,7 @@ class Vocabulary:
             text = self._path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise ConfigError(
-                f"structured output needs {self._path.name}, which the model's folder has not"
+                f"structured output needs {self._path.name}, which the model's folder lacks"
             ) from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self._path.name} cannot be read: {error}") from None

@@ -1,8 +1,8 @@
 """Score as requests to the scheduler: one for each continuation, all with the same prompt.
 
 Such a request generates nothing. Its tokens are computed as a prompt is, and from the last token of
-the common prompt on the log-probability of the next one is kept; what is before that may come from
-the prefix cache.
+the common prompt on the log-probability of the next one is kept; everything before that may come
+from the prefix cache.
 """
 
 from collections.abc import Sequence
@@ -26,18 +26,18 @@ def score_requests(
     priority: int = 0,
     cache_salt: str = "",
 ) -> list[Request]:
-    """The requests, in the continuations' order; the names are for the scheduler alone.
+    """The requests, in the continuations' order; only the scheduler sees their ids.
 
-    Raises InvalidRequestError where the model can never serve them.
+    Raises InvalidRequestError if the model can never serve them.
     """
     _check_size(prompt_token_ids, continuations)
     check_ids("prompt", prompt_token_ids, info)
-    for place, continuation in enumerate(continuations):
-        _check_continuation(f"continuations[{place}]", prompt_token_ids, continuation, info)
+    for index, continuation in enumerate(continuations):
+        _check_continuation(f"continuations[{index}]", prompt_token_ids, continuation, info)
     return [
         Request(
             new_request_id(),
-            [*prompt_token_ids, *continuation],
+            (*prompt_token_ids, *continuation),
             _PARAMS,
             priority=priority,
             cache_salt=cache_salt,
