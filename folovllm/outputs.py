@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 
+from google.protobuf.duration_pb2 import Duration
+
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import types_pb2
 
@@ -80,9 +82,6 @@ class Usage:
         return cls(*(getattr(message, each.name) for each in fields(cls)))
 
 
-_DURATIONS = ("queue", "prefill", "decode", "time_to_first_token")
-
-
 @dataclass(frozen=True, slots=True)
 class RequestMetrics:
     """Where a continuation's time went, in seconds of the engine's clock."""
@@ -93,18 +92,48 @@ class RequestMetrics:
     time_to_first_token: float = 0.0
     preemptions: int = 0
 
+    @classmethod
+    def from_times(
+        cls,
+        *,
+        arrival: float,
+        first_scheduled: float | None,
+        first_token: float | None,
+        finish: float | None,
+        preemptions: int = 0,
+    ) -> "RequestMetrics":
+        """From readings of one clock, in seconds; a phase that was never reached takes no time."""
+        finish = finish or arrival
+        first_scheduled = first_scheduled or finish
+        first_token = first_token or finish
+        return cls(
+            queue=first_scheduled - arrival,
+            prefill=first_token - first_scheduled,
+            decode=finish - first_token,
+            time_to_first_token=first_token - arrival,
+            preemptions=preemptions,
+        )
+
     def to_proto(self) -> types_pb2.RequestMetrics:
         """The message of the contract."""
-        message = types_pb2.RequestMetrics(preemptions=self.preemptions)
-        for name in _DURATIONS:
-            getattr(message, name).FromNanoseconds(round(getattr(self, name) * 1e9))
+        message = types_pb2.RequestMetrics()
+        for name, value in asdict(self).items():
+            if isinstance(value, float):
+                getattr(message, name).FromNanoseconds(round(value * 1e9))
+            else:
+                setattr(message, name, value)
         return message
 
     @classmethod
     def from_proto(cls, message: types_pb2.RequestMetrics) -> "RequestMetrics":
         """Reads a message of the contract."""
-        seconds = {name: getattr(message, name).ToNanoseconds() / 1e9 for name in _DURATIONS}
-        return cls(**seconds, preemptions=message.preemptions)
+        values = {each.name: getattr(message, each.name) for each in fields(cls)}
+        return cls(
+            **{
+                name: value.ToNanoseconds() / 1e9 if isinstance(value, Duration) else value
+                for name, value in values.items()
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)

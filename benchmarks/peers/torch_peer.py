@@ -130,7 +130,15 @@ class StaticDecoder:
         bias = torch.zeros_like(unseen, dtype=dtype).masked_fill_(unseen, float("-inf"))
         for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
             hidden, residual = self._compute_layer(
-                hidden, residual, layer, keys, values, self.position, (cos, sin), bias, self._eps
+                hidden,
+                residual,
+                layer,
+                keys,
+                values,
+                position=self.position,
+                angles=(cos, sin),
+                bias=bias,
+                eps=self._eps,
             )
         logits = self._compute_logits(hidden, residual, self._norm, self._head, self._eps)
         self.token_ids.copy_(logits.argmax(-1))

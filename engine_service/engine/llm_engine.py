@@ -281,15 +281,10 @@ def _prompt_logprobs(group: SequenceGroup) -> tuple[PositionLogprobs, ...]:
 
 
 def _metrics(seq: EngineSequence) -> RequestMetrics:
-    """Where the time went; a phase that was never reached takes no time."""
-    arrival = seq.request.arrival_time
-    finish = seq.finish_time or arrival
-    started = seq.group.first_scheduled_time or finish
-    first_token = seq.first_token_time or finish
-    return RequestMetrics(
-        queue=started - arrival,
-        prefill=first_token - started,
-        decode=finish - first_token,
-        time_to_first_token=first_token - arrival,
+    return RequestMetrics.from_times(
+        arrival=seq.request.arrival_time,
+        first_scheduled=seq.group.first_scheduled_time,
+        first_token=seq.first_token_time,
+        finish=seq.finish_time,
         preemptions=seq.num_preemptions,
     )

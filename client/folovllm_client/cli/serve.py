@@ -57,7 +57,7 @@ def ready_text(options: ServeOptions, seconds: float) -> Text:
     default = ServeOptions()
     elsewhere = (options.host, options.port) != (default.host, default.port)
     server = f" --server {options.address}" if elsewhere else ""
-    return Text.assemble(
+    parts = (
         (f"FolovLLM {__version__}", "bold"),
         f" is ready after {seconds:.1f} s\n",
         f"  tokenizer service  {options.host}:{options.port}  ",
@@ -69,3 +69,4 @@ def ready_text(options: ServeOptions, seconds: float) -> Text:
         f"  {command} info{server}\n",
         ("Ctrl-C stops both", "dim"),
     )
+    return Text.assemble(*parts)

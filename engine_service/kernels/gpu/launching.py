@@ -44,10 +44,11 @@ def overlap_launch(OVERLAP: tl.constexpr):
         tl.extra.cuda.gdc_wait()
 
 
-def cache_strides(cache: torch.Tensor) -> dict[str, int]:
-    """Keyword arguments of kernels: strides of keys or values [blocks, block_size, heads, dims]."""
+def cache_layout(cache: torch.Tensor) -> dict[str, int]:
+    """Keyword arguments of kernels: how keys or values [blocks, block_size, heads, dims] lie."""
     block, token, head, _ = cache.stride()
-    return {"stride_block": block, "stride_token": token, "stride_head": head}
+    strides = {"stride_block": block, "stride_token": token, "stride_head": head}
+    return strides | {"BLOCK_SIZE": cache.shape[1], "HEAD_DIM": cache.shape[3]}
 
 
 def padded(size: int, min_size: int = 1) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from engine_service.kernels.gpu.attention.decode_parts import combine, rotated, write_new
 from engine_service.kernels.gpu.attention.decode_plan import RECORD, START, DecodeWorkspace
 from engine_service.kernels.gpu.attention.heads import RawHeads
-from engine_service.kernels.gpu.launching import cache_strides, launch_options, padded
+from engine_service.kernels.gpu.launching import cache_layout, launch_options, padded
 
 # Tensor cores multiply at least this many rows.
 _MIN_ROWS = 16
@@ -229,14 +229,13 @@ def decode_attention(
     h // (num_heads / num_kv_heads). The cache is as `norm_rope_write` has it, and holds the query
     tokens' own KV. Sequence b has the blocks in row `table_rows[b]` of `block_tables` [rows, W] and
     `seq_lens[b]` tokens, all int32; its queries are rows query_start_loc[b] to
-    query_start_loc[b + 1] (int32 [B + 1]) of the batch, at most `workspace.max_query_len`, or
-    without query_start_loc, row b alone.
+    query_start_loc[b + 1] (int32 [B + 1]), at most `workspace.max_query_len`; without it, row b.
 
     With `raw`, each sequence has one token, `query` is the fused projection, as `norm_rope_write`
     has both, and this does that first.
     """
     key_cache, value_cache, scales = cache
-    _, block_size, kv_heads, head_dim = key_cache.shape
+    kv_heads, head_dim = key_cache.shape[2:]
     group = out.shape[1] // kv_heads
     query_len = 1 if query_start_loc is None else workspace.max_query_len
     q_weight, k_weight, eps, angles = raw or (None, None, 0.0, None)
@@ -253,25 +252,18 @@ def decode_attention(
         seq_lens=seq_lens,
         query_start_loc=query_start_loc,
         out=out,
-        records=workspace.records,
-        first_tiles=workspace.first_tiles,
-        arrivals=workspace.arrivals,
-        maxima=workspace.maxima,
-        sums=workspace.sums,
-        mixed_parts=workspace.mixed,
+        **workspace.buffers(),
         num_seqs=len(seq_lens),
         eps=eps,
         score_scale=head_dim**-0.5 * _LOG2_E,
         stride_table=block_tables.stride(0),
-        **cache_strides(key_cache),
+        **cache_layout(key_cache),
         NUM_KV_HEADS=kv_heads,
         GROUP=group,
         QUERY_LEN=query_len,
         ROWS=padded(group * query_len, _MIN_ROWS),
-        HEAD_DIM=head_dim,
         HALF=padded(head_dim // 2, _MIN_ROWS),
         DIMS=padded(head_dim, _MIN_ROWS),
-        BLOCK_SIZE=block_size,
         TILE=workspace.tiling.tile,
         STAGES=workspace.tiling.stages,
         RAW=raw is not None,

@@ -61,10 +61,15 @@ class DecodeWorkspace:
     """Of the scores of each program's two parts, float32 [2 * programs, rows]."""
     sums: Tensor
     """Of the softmax of each, likewise."""
-    mixed: Tensor
+    mixed_parts: Tensor
     """The values that it mixes, float32 [2 * programs, rows, head_dim]."""
     max_query_len: int
     """Query tokens that a sequence may have."""
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Keyword arguments of the kernel that attends."""
+        names = ("records", "first_tiles", "arrivals", "maxima", "sums", "mixed_parts")
+        return {name: getattr(self, name) for name in names}
 
 
 def make_decode_workspace(
@@ -90,7 +95,7 @@ def make_decode_workspace(
         arrivals=numbers(max_num_seqs * num_kv_heads, dtype=torch.int32),
         maxima=numbers(2 * programs, rows),
         sums=numbers(2 * programs, rows),
-        mixed=numbers(2 * programs, rows, head_dim),
+        mixed_parts=numbers(2 * programs, rows, head_dim),
         max_query_len=max_query_len,
     )
 

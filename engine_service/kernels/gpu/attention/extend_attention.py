@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine_service.kernels.gpu.launching import cache_strides, padded
+from engine_service.kernels.gpu.launching import cache_layout, padded
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -248,7 +248,7 @@ def extend_attention(
     unwritten. Raises ValueError if more query heads share a KV head than a program has rows.
     """
     key, value, scales = cache
-    (_, num_heads, head_dim), (_, block_size, num_kv_heads, _) = query.shape, key.shape
+    (_, num_heads, head_dim), num_kv_heads = query.shape, key.shape[2]
     group, padded_dim = num_heads // num_kv_heads, padded(head_dim, 16)
     launch = _LAUNCHES[query.element_size(), max(128, padded_dim)]
     _extend_attention_kernel[(num_kv_heads, num_query_blocks)](
@@ -264,11 +264,9 @@ def extend_attention(
         stride_table=block_tables.stride(0),
         num_sequences=len(table_rows),
         scale=head_dim**-0.5,
-        **cache_strides(key),
+        **cache_layout(key),
         GROUP=group,
-        HEAD_DIM=head_dim,
         PADDED_DIM=padded_dim,
-        BLOCK_SIZE=block_size,
         ROWS=_ROWS,
         BLOCK_QUERIES=_block_queries(group),
         TILE=launch.tile,

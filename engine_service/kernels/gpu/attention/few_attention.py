@@ -16,7 +16,7 @@ from torch import Tensor
 from engine_service.kernels.gpu.attention.decode_parts import to_stored
 from engine_service.kernels.gpu.attention.heads import RawHeads
 from engine_service.kernels.gpu.launching import (
-    cache_strides,
+    cache_layout,
     launch_options,
     multiprocessors,
     padded,
@@ -264,7 +264,7 @@ def few_decode_attention(
 ) -> None:
     """As `decode_attention` with `raw`, for at most MAX_SEQS sequences and without a plan."""
     key_cache, value_cache, scales = cache
-    _, block_size, kv_heads, head_dim = key_cache.shape
+    kv_heads, head_dim = key_cache.shape[2:]
     num_seqs, num_heads, _ = out.shape
     splits = max_splits(num_seqs, num_heads, out.device)
     _decode_few[(splits, num_heads, num_seqs)](
@@ -286,12 +286,10 @@ def few_decode_attention(
         eps=raw.eps,
         score_scale=head_dim**-0.5 * _LOG2_E,
         stride_table=block_tables.stride(0),
-        **cache_strides(key_cache),
+        **cache_layout(key_cache),
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=kv_heads,
-        HEAD_DIM=head_dim,
         DIMS=padded(head_dim),
-        BLOCK_SIZE=block_size,
         TILE=workspace.tile,
         SPLITS=splits,
         NORM=raw.q_weight is not None,

@@ -12,7 +12,7 @@ from engine_service.kernels.gpu.attention.heads import (
     rotate_halves,
 )
 from engine_service.kernels.gpu.launching import (
-    cache_strides,
+    cache_layout,
     launch_options,
     overlap_launch,
     padded,
@@ -116,7 +116,7 @@ def norm_rope_write(
     each token's KV.
     """
     key_cache, value_cache, scales = cache
-    _, block_size, kv_heads, head_dim = key_cache.shape
+    kv_heads, head_dim = key_cache.shape[2:]
     num_tokens = len(qkv)
     query = torch.empty((num_tokens, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     grid = (num_tokens, triton.cdiv(num_heads + 2 * kv_heads, _HEADS))
@@ -132,13 +132,11 @@ def norm_rope_write(
         scales=scales,
         query=query,
         eps=raw.eps,
-        **cache_strides(key_cache),
+        **cache_layout(key_cache),
         NUM_HEADS=num_heads,
         NUM_KV_HEADS=kv_heads,
-        HEAD_DIM=head_dim,
         HALF=padded(head_dim // 2),
         HEADS=_HEADS,
-        BLOCK_SIZE=block_size,
         NORM=raw.q_weight is not None,
         FP8=scales is not None,
         num_warps=1,
