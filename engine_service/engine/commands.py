@@ -163,14 +163,14 @@ def _kind(name: str) -> type[Command]:
 
 
 def _fields(value: Any) -> dict[str, object]:
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: getattr(value, name) for name in _types(type(value))}
 
 
 @cache
 def _types(kind: type[Any]) -> dict[str, Any]:
-    """The types of a dataclass's fields."""
+    """The types of a dataclass's fields, but for those that follow from the others."""
     hints = get_type_hints(kind, localns={"SamplingParams": SamplingParams})
-    return {field.name: hints[field.name] for field in fields(kind)}
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
 
 
 def _decode(kind: Any, value: Any, path: str) -> Any:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch._C._distributed_c10d import HashStore
 
 from engine_service.config import EngineConfig, SchedulerConfig
 from engine_service.core.request import Branch, Request
+from engine_service.distributed import broadcast
 from engine_service.distributed.broadcast import BroadcastChannel
 from engine_service.distributed.leader import Leader, follow
 from engine_service.engine.commands import Abort, Command, Fork, Generate, Score
@@ -25,6 +27,12 @@ from support.processes.commanded_engine import CommandedEngine
 from support.processes.rank_threads import make_group
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=10, ignore_eos=True)
+
+
+@pytest.fixture(autouse=True)
+def ends_if_the_other_rank_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that is a thread keeps its connections when it fails."""
+    monkeypatch.setattr(broadcast, "IDLE_LIMIT", timedelta(seconds=60))
 
 
 class RecordedEngine(LLMEngine):
