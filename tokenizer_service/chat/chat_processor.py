@@ -10,16 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatFinishReason, ChatOutput
-from folovllm.outputs import CompletionOutput, FinishReason, PositionLogprobs
+from folovllm.outputs import CompletionOutput, PositionLogprobs
 from tokenizer_service.chat.parser import ChatParser
 from tokenizer_service.text.output_processor import visible_ids
-
-_REASONS = {
-    FinishReason.STOP: ChatFinishReason.STOP,
-    FinishReason.LENGTH: ChatFinishReason.LENGTH,
-    FinishReason.ABORT: ChatFinishReason.ABORT,
-    FinishReason.DEADLINE: ChatFinishReason.DEADLINE,
-}
 
 
 class ChatProcessor:
@@ -99,7 +92,7 @@ class _Answer:
                 usage=usage and replace(usage, completion_tokens=self._num_tokens),
                 metrics=delta.metrics,
             )
-        reason = _REASONS[delta.finish_reason]
+        reason = ChatFinishReason(delta.finish_reason.value)
         if reason is ChatFinishReason.STOP and self._parser.num_tool_calls:
             reason = ChatFinishReason.TOOL_CALLS
         return ChatFinish(reason, delta.stop_reason, delta.output_complete, usage, delta.metrics)
