@@ -28,17 +28,20 @@ class ChatFinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ReasoningDelta:
-    """More of the reasoning."""
+class TextDelta:
+    """More of a text; the base of the events that are only that."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class ContentDelta:
-    """More of the answer."""
+class ReasoningDelta(TextDelta):
+    """More of the reasoning."""
 
-    text: str
+
+@dataclass(frozen=True, slots=True)
+class ContentDelta(TextDelta):
+    """More of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,8 @@ class ToolCallStart:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCallArgumentsDelta:
+class ToolCallArgumentsDelta(TextDelta):
     """More of the arguments of the latest call, as JSON text."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,8 @@ class CompletionOutput:
     @classmethod
     def from_proto(cls, message: types_pb2.CompletionOutput) -> "CompletionOutput":
         """Reads a message of the contract."""
-        stop_reason, output_complete = read_stop_reason(message)
+        finish_reason = _finish_reason(message.finish_reason)
+        stop_reason, output_complete = read_stop_reason(message) if finish_reason else (None, False)
         return cls(
             request_id=message.request_id,
             index=message.index,
@@ -212,7 +213,7 @@ class CompletionOutput:
             cumulative_logprob=(
                 message.cumulative_logprob if message.HasField("cumulative_logprob") else None
             ),
-            finish_reason=_finish_reason(message.finish_reason),
+            finish_reason=finish_reason,
             stop_reason=stop_reason,
             output_complete=output_complete,
             usage=Usage.from_proto(message.usage) if message.HasField("usage") else None,

@@ -1,11 +1,12 @@
 """TokenizerServicer: the RPCs of folovllm.v1.TokenizerService, each served by its handler."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, TypeVar, cast
 
 import grpc
 
 from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
+from folovllm.v1.tokenizer_service_pb2 import StreamDetokenizeRequest, StreamDetokenizeResponse
 from tokenizer_service.chat.markers import ChatMarkers
 from tokenizer_service.chat.renderer import Renderer
 from tokenizer_service.chat.template import ChatTemplate
@@ -68,10 +69,14 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     Fork = _served_by(fork)
     Tokenize = _served_by(tokenize)
     Detokenize = _served_by(detokenize)
-    StreamDetokenize = _served_by(stream_detokenize)
     ApplyChatTemplate = _served_by(apply_chat_template)
     CountTokens = _served_by(count_tokens)
     GetTokenizer = _served_by(get_tokenizer)
+
+    def StreamDetokenize(
+        self, requests: AsyncIterator[StreamDetokenizeRequest], context: Context
+    ) -> AsyncIterator[StreamDetokenizeResponse]:
+        return stream_detokenize(requests, self._services)
 
     async def Score(
         self, request: types_pb2.ScoreRequest, context: Context

@@ -147,7 +147,7 @@ class EnginePool:
         if len(self._engines) == 1:
             return engines[0]
         by_address = {engine.address: engine for engine in engines}
-        loads = {address: engine.outstanding_tokens for address, engine in by_address.items()}
+        loads = {engine.address: engine.session.outstanding_tokens for engine in engines}
         block_size = engines[0].model_info.block_size
         return by_address[self._router.choose(prompt, cache_salt, block_size, loads)]
 

@@ -112,17 +112,14 @@ class _Continuation:
             detokenizer.num_tokens += len(delta.token_ids) - len(visible)
             text += detokenizer.flush() if delta.finished else ""
         num_tokens = detokenizer.num_tokens - num_before
-        return replace(
-            delta,
+        return CompletionOutput(
+            request_id=delta.request_id,
+            index=delta.index,
             text=text,
             token_ids=delta.token_ids[:num_tokens],
             logprobs=delta.logprobs[:num_tokens],
             cumulative_logprob=_cumulative_logprob(delta, num_tokens),
-            finish_reason=None,
-            stop_reason=None,
-            output_complete=False,
-            usage=None,
-            metrics=None,
+            info=delta.info,
         )
 
 
