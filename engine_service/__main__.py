@@ -27,7 +27,7 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
     server = GrpcServer(config.server, ENGINE_SERVICE)
     port = server.bind()
     _set_libraries()
-    # Imported after the port is ours: it brings torch, which takes a second.
+    # Imported after the port is ours: it imports torch, which takes a second.
     with collector_paused():
         from engine_service.distributed.launch import EngineRanks
         from engine_service.engine.async_engine import AsyncEngine

@@ -15,6 +15,7 @@ from folovllm.model_files import read_json
 _DEFAULT_KEYS = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
 # Flags that checkpoints list and that must be off.
 _OFF = ("rope_interleaved", "use_mrope")
+_MAX_WINDOW_LAYERS = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +143,11 @@ def _refuse_unsupported(config: ConfigReader) -> None:
     types = set(map(str, layer_types)) if isinstance(layer_types, list) else set()
     if unknown := sorted(types - {"full_attention", "sliding_attention"}):
         raise ConfigError(f"config.json: layer type {unknown[0]} is not supported")
-    layers = config.count("num_hidden_layers")
-    first_windowed = config.count("max_window_layers", layers, minimum=0)
-    slides = "sliding_attention" in types if types else first_windowed < layers
-    window, is_used = config.get("sliding_window"), config.flag("use_sliding_window")
+    # Missing keys have the defaults of Qwen's configs in transformers.
+    first_windowed = config.count("max_window_layers", _MAX_WINDOW_LAYERS, minimum=0)
+    has_windowed = first_windowed < config.count("num_hidden_layers")
+    slides = "sliding_attention" in types if types else has_windowed
+    window, is_used = config.get("sliding_window", 4096), config.flag("use_sliding_window")
     if is_used and window is not None and slides:
         raise ConfigError("config.json: sliding window attention is not supported")
 

@@ -64,10 +64,10 @@ def split(
         if ids[0] != reasoning.start_token_id:
             return None, completion.text
         ids = ids[1:]
-    place = ids.index(reasoning.end_token_id)
-    assert reasoning.max_tokens is None or place <= reasoning.max_tokens
-    assert not EOS & set(ids[:place])
-    return ids[:place], llm.tokenizer.decode(ids[place + 1 :])
+    index = ids.index(reasoning.end_token_id)
+    assert reasoning.max_tokens is None or index <= reasoning.max_tokens
+    assert not EOS & set(ids[:index])
+    return ids[:index], llm.tokenizer.decode(ids[index + 1 :])
 
 
 def check_person(text: str) -> None:
@@ -116,7 +116,7 @@ def test_other_parameters_keep_their_meaning(llm: LLM, start: int, end: int) -> 
     free = SamplingParams(seed=1, max_tokens=60, reasoning=reasoning)
     on = llm.generate(SUM, free.clone(ignore_eos=True))[0].outputs[0]
     assert len(on.token_ids) == 60
-    first_eos = next(place for place, token_id in enumerate(on.token_ids) if token_id in EOS)
+    first_eos = next(index for index, token_id in enumerate(on.token_ids) if token_id in EOS)
     assert set(on.token_ids[first_eos:]) - EOS
     late = llm.generate(SUM, free.clone(min_tokens=50))[0].outputs[0]
     assert len(late.token_ids) >= 50

@@ -77,7 +77,7 @@ def answers(engine: LLMEngine, params: Sequence[SamplingParams]) -> list[Complet
     """To every prompt with each of the parameters; one set of parameters at a time."""
     outputs: list[CompletionOutput] = []
     for number, each in enumerate(params):
-        results = {f"{number} {place}": RequestOutput() for place in range(len(prompts()))}
+        results = {f"{number} {index}": RequestOutput() for index in range(len(prompts()))}
         for name, prompt in zip(results, prompts(), strict=True):
             engine.add_request(Request(name, prompt, each, seed=9))
         while engine.has_unfinished_requests():

@@ -45,14 +45,14 @@ class Picture:
             upper, lower = homes.get(importer), homes.get(imported)
             if upper is None or lower is None or upper == lower:
                 continue
-            ways = {
+            arrows = {
                 (above, to)
                 for above, to in product((upper, importer[0]), (lower, imported[0]))
                 if above != to and to in below.get(above, ())
             }
-            if not ways:
+            if not arrows:
                 found.append(f"{'.'.join(importer)} imports {'.'.join(imported)}, which goes up")
-            used |= ways
+            used |= arrows
         found += [f"no import stands behind {above} --> {to}" for above, to in self.arrows - used]
         found += [f"{node} leads back to itself" for node, to in below.items() if node in to]
         return sorted(found)

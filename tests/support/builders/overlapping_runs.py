@@ -1,4 +1,4 @@
-"""Requests to an engine that may be a step ahead, and what they bring."""
+"""Requests to an engine that may be a step ahead, and their outputs."""
 
 from engine_service.core.request import Request
 from engine_service.core.sequence import Sequence

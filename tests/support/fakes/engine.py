@@ -179,7 +179,7 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
     async def Session(
         self, request_iterator: Any, context: Any
     ) -> AsyncIterator[engine_service_pb2.SessionEvents]:
-        """Runs Generate and Fork for each command, and sends what they bring."""
+        """Runs Generate and Fork for each command, and sends their outputs."""
         session = FakeSession(self, request_iterator, self.load)
         self.sessions.append(session)
         try:

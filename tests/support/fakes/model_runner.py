@@ -110,19 +110,19 @@ class FakeModelRunner:
         sampled: list[list[int]] = []
         logprobs: dict[int, list[PositionLogprobs]] = {}
         prompt_logprobs = {}
-        for place, (scheduled, slots) in enumerate(zip(output.scheduled, written, strict=True)):
+        for index, (scheduled, slots) in enumerate(zip(output.scheduled, written, strict=True)):
             self._cache.update(slots)
             sampled.append([])
             num_tops = scheduled.sampling_params.logprobs
             if num_tops is not None:
-                logprobs[place] = []
+                logprobs[index] = []
             for draw in scheduled.draws():
                 kv = self._cache[self._slot(draw, draw.num_tokens - 1)]
                 drawn = self._draw(kv, draw)
-                sampled[place] += drawn
+                sampled[index] += drawn
                 if num_tops is not None:
-                    logprobs[place] += [_position(kv, token_id, num_tops) for token_id in drawn]
-            prompt_logprobs[place] = self._prompt_logprobs(scheduled)
+                    logprobs[index] += [_position(kv, token_id, num_tops) for token_id in drawn]
+            prompt_logprobs[index] = self._prompt_logprobs(scheduled)
         return ModelRunnerOutput(sampled, logprobs, prompt_logprobs)
 
     def _draw(self, kv: int, draw: ScheduledSequence) -> list[int]:

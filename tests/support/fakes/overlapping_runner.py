@@ -16,7 +16,7 @@ from engine_service.core.outputs import (
 from support.fakes.matcher import FakeMatcher
 from support.fakes.model_runner import FakeModelRunner
 
-MOST_IN_FLIGHT = 2
+MAX_IN_FLIGHT = 2
 
 
 class OverlappingFakeModelRunner(FakeModelRunner):
@@ -37,7 +37,7 @@ class OverlappingFakeModelRunner(FakeModelRunner):
     def launch(self, output: SchedulerOutput) -> "FakeLaunchedStep":
         if self.launch_failure is not None:
             raise self.launch_failure
-        assert len(self._unread) < MOST_IN_FLIGHT, "too many steps are in flight"
+        assert len(self._unread) < MAX_IN_FLIGHT, "too many steps are in flight"
         before = {part.seq_id: part for step in self._unread for part in step.output.scheduled}
         for part in output.scheduled:
             _check(part, before.get(part.seq_id))

@@ -1,4 +1,4 @@
-"""When tokens are drafted, how many, and what a step with drafts takes and brings."""
+"""When tokens are drafted, how many, and what a step with drafts costs and yields."""
 
 import itertools
 from collections.abc import Callable

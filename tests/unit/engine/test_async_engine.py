@@ -185,14 +185,14 @@ async def test_the_model_lives_on_one_thread() -> None:
     assert len(threads) == 1
 
 
-async def test_one_hand_over_to_the_loop_for_each_step(
+async def test_one_delivery_to_the_loop_for_each_step(
     fixture: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hand_overs: list[list[CompletionOutput]] = []
+    deliveries: list[list[CompletionOutput]] = []
     deliver = fixture.engine._deliver
 
     def count(outputs: list[CompletionOutput]) -> None:
-        hand_overs.append(outputs)
+        deliveries.append(outputs)
         deliver(outputs)
 
     monkeypatch.setattr(fixture.engine, "_deliver", count)
@@ -201,7 +201,7 @@ async def test_one_hand_over_to_the_loop_for_each_step(
     warm_up = len(fixture.runner.steps)
     fixture.runner.release()
     await asyncio.gather(*(fixture.read(stream) for stream in streams))
-    assert len(hand_overs) == len(fixture.runner.steps) - warm_up
+    assert len(deliveries) == len(fixture.runner.steps) - warm_up
 
 
 async def test_close_drops_what_was_not_read() -> None:
@@ -244,7 +244,7 @@ async def test_the_load_is_told_after_the_outputs_of_each_step(fixture: Fixture)
         await fixture.until_idle()
     told = len(seen)
     assert seen[0] == (2, 0) and seen[-1][0] == 0
-    # The prompt takes two steps, and only the second of them brings a token.
+    # The prompt takes two steps, and only the second of them samples a token.
     assert sum(tokens for _, tokens in seen) == 3 and (2, 0) in seen[1:]
     await fixture.read(fixture.engine.submit(request("c")))
     assert len(seen) == told

@@ -246,6 +246,8 @@ def test_sliding_windows_are_refused_where_they_are_used(tmp_path: Path) -> None
     used: list[dict[str, Any]] = [
         {**window, "max_window_layers": 1},
         {**window, "layer_types": ["full_attention", "sliding_attention"]},
+        # As in transformers, which gives a missing key its default.
+        {"use_sliding_window": True, "num_hidden_layers": 29},
     ]
     for changes in used:
         with pytest.raises(ConfigError, match="sliding window attention is not supported"):
