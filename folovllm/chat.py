@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from folovllm.errors import InvalidRequestError, errors_within
+from folovllm.message_fields import MessageFields
 from folovllm.v1 import tokenizer_service_pb2 as wire
 
 MAX_MESSAGES = 4096
@@ -26,8 +27,10 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(MessageFields[wire.ToolCall]):
     """A tool call of the assistant; `arguments` is a JSON object as text."""
+
+    message_type = wire.ToolCall
 
     id: str
     name: str
@@ -41,10 +44,6 @@ class ToolCall:
     def parsed_arguments(self) -> dict[str, Any]:
         """The arguments as values."""
         return _json_object("arguments", self.arguments)
-
-    def to_proto(self) -> wire.ToolCall:
-        """The message of the contract."""
-        return wire.ToolCall(id=self.id, name=self.name, arguments=self.arguments)
 
     @classmethod
     def from_proto(cls, message: wire.ToolCall) -> "ToolCall":
@@ -99,11 +98,13 @@ class ChatMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(MessageFields[wire.Tool]):
     """A tool that the assistant may call.
 
     `parameters` is the JSON schema of its arguments as text; empty if it has none.
     """
+
+    message_type = wire.Tool
 
     name: str
     description: str = ""
@@ -120,15 +121,6 @@ class Tool:
         if not self.parameters:
             return {"type": "object", "properties": {}, "additionalProperties": False}
         return _json_object("parameters", self.parameters)
-
-    def to_proto(self) -> wire.Tool:
-        """The message of the contract."""
-        return wire.Tool(name=self.name, description=self.description, parameters=self.parameters)
-
-    @classmethod
-    def from_proto(cls, message: wire.Tool) -> "Tool":
-        """Reads a message of the contract."""
-        return cls(message.name, message.description, message.parameters)
 
 
 @dataclass(frozen=True, slots=True)

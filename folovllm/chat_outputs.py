@@ -6,7 +6,14 @@ from enum import StrEnum
 
 from folovllm.chat import ChatMessage, Role, ToolCall
 from folovllm.errors import ServerError
-from folovllm.outputs import PositionLogprobs, RequestInfo, RequestMetrics, Usage
+from folovllm.outputs import (
+    PositionLogprobs,
+    RequestInfo,
+    RequestMetrics,
+    Usage,
+    read_stop_reason,
+    set_stop_reason,
+)
 from folovllm.v1 import tokenizer_service_pb2 as wire
 
 
@@ -21,17 +28,20 @@ class ChatFinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ReasoningDelta:
-    """More of the reasoning."""
+class TextDelta:
+    """More of a text; the base of the events that are only that."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class ContentDelta:
-    """More of the answer."""
+class ReasoningDelta(TextDelta):
+    """More of the reasoning."""
 
-    text: str
+
+@dataclass(frozen=True, slots=True)
+class ContentDelta(TextDelta):
+    """More of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +53,8 @@ class ToolCallStart:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCallArgumentsDelta:
+class ToolCallArgumentsDelta(TextDelta):
     """More of the arguments of the latest call, as JSON text."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,24 +239,16 @@ def _finish_to_proto(finish: ChatFinish) -> wire.ChatFinish:
         usage=None if finish.usage is None else finish.usage.to_proto(),
         metrics=None if finish.metrics is None else finish.metrics.to_proto(),
     )
-    if isinstance(finish.stop_reason, str):
-        message.stop_string = finish.stop_reason
-    elif finish.stop_reason is not None:
-        message.stop_token_id = finish.stop_reason
-    elif finish.output_complete:
-        message.output_complete = True
-    elif finish.reason in (ChatFinishReason.STOP, ChatFinishReason.TOOL_CALLS):
-        message.eos = True
+    may_be_eos = finish.reason in (ChatFinishReason.STOP, ChatFinishReason.TOOL_CALLS)
+    set_stop_reason(message, finish.stop_reason, finish.output_complete, may_be_eos)
     return message
 
 
 def _finish_from_proto(message: wire.ChatFinish) -> ChatFinish:
     name = wire.ChatFinishReason.Name(message.reason).removeprefix("CHAT_FINISH_REASON_")
-    stop = message.WhichOneof("stop_reason")
     return ChatFinish(
         ChatFinishReason[name],
-        getattr(message, stop) if stop in ("stop_token_id", "stop_string") else None,
-        stop == "output_complete",
+        *read_stop_reason(message),
         Usage.from_proto(message.usage) if message.HasField("usage") else None,
         RequestMetrics.from_proto(message.metrics) if message.HasField("metrics") else None,
     )

@@ -115,10 +115,8 @@ _ERRORS = {code: error for error, code in _CODES.items()}
 
 def status_code(error: FolovError) -> grpc.StatusCode:
     """The code for an error, by its nearest listed class."""
-    for cls in type(error).__mro__:
-        if cls in _CODES:
-            return _CODES[cls]
-    return grpc.StatusCode.INTERNAL
+    listed = (_CODES[cls] for cls in type(error).__mro__ if cls in _CODES)
+    return next(listed, grpc.StatusCode.INTERNAL)
 
 
 def to_status(error: FolovError) -> status_pb2.Status:

@@ -1,13 +1,16 @@
-"""ModelInfo: the model that is served, and how; with its converter."""
+"""ModelInfo: the model that is served, and how."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from folovllm.message_fields import MessageFields
 from folovllm.v1 import types_pb2
 
 
 @dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(MessageFields[types_pb2.ModelInfo]):
     """What GetModelInfo returns; the contract documents the fields."""
+
+    message_type = types_pb2.ModelInfo
 
     model_id: str = ""
     architecture: str = ""
@@ -24,13 +27,3 @@ class ModelInfo:
     server_version: str = ""
     max_n: int = 0
     kernels: str = ""
-
-    def to_proto(self) -> types_pb2.ModelInfo:
-        """The message of the contract."""
-        return types_pb2.ModelInfo(**asdict(self))
-
-    @classmethod
-    def from_proto(cls, message: types_pb2.ModelInfo) -> "ModelInfo":
-        """Reads a message of the contract."""
-        values = {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
-        return cls(**values | {"eos_token_ids": tuple(message.eos_token_ids)})

@@ -4,13 +4,16 @@ A CompletionOutput is a delta while it streams, and the whole continuation insid
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from google.protobuf.duration_pb2 import Duration
-
+from folovllm.message_fields import MessageFields
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import types_pb2
+
+if TYPE_CHECKING:
+    from folovllm.v1.tokenizer_service_pb2 import ChatFinish
 
 
 class FinishReason(StrEnum):
@@ -64,27 +67,22 @@ class PositionLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(MessageFields[types_pb2.Usage]):
     """Token counts of one continuation."""
+
+    message_type = types_pb2.Usage
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
 
-    def to_proto(self) -> types_pb2.Usage:
-        """The message of the contract."""
-        return types_pb2.Usage(**asdict(self))
-
-    @classmethod
-    def from_proto(cls, message: types_pb2.Usage) -> "Usage":
-        """Reads a message of the contract."""
-        return cls(*(getattr(message, each.name) for each in fields(cls)))
-
 
 @dataclass(frozen=True, slots=True)
-class RequestMetrics:
+class RequestMetrics(MessageFields[types_pb2.RequestMetrics]):
     """Where a continuation's time went, in seconds of the engine's clock."""
+
+    message_type = types_pb2.RequestMetrics
 
     queue: float = 0.0
     prefill: float = 0.0
@@ -114,31 +112,12 @@ class RequestMetrics:
             preemptions=preemptions,
         )
 
-    def to_proto(self) -> types_pb2.RequestMetrics:
-        """The message of the contract."""
-        message = types_pb2.RequestMetrics()
-        for name, value in asdict(self).items():
-            if isinstance(value, float):
-                getattr(message, name).FromNanoseconds(round(value * 1e9))
-            else:
-                setattr(message, name, value)
-        return message
-
-    @classmethod
-    def from_proto(cls, message: types_pb2.RequestMetrics) -> "RequestMetrics":
-        """Reads a message of the contract."""
-        values = {each.name: getattr(message, each.name) for each in fields(cls)}
-        return cls(
-            **{
-                name: value.ToNanoseconds() / 1e9 if isinstance(value, Duration) else value
-                for name, value in values.items()
-            }
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class RequestInfo:
+class RequestInfo(MessageFields[types_pb2.RequestInfo]):
     """What was resolved about a request; enough to repeat it exactly."""
+
+    message_type = types_pb2.RequestInfo
 
     sampling_params: SamplingParams
     model_fingerprint: str = ""
@@ -148,33 +127,6 @@ class RequestInfo:
     prompt_logprobs: tuple[PositionLogprobs, ...] = ()
     prompt_token_ids: tuple[int, ...] = ()
     parent_output_token_ids: tuple[int, ...] = ()
-
-    def to_proto(self) -> types_pb2.RequestInfo:
-        """The message of the contract."""
-        return types_pb2.RequestInfo(
-            sampling_params=self.sampling_params.to_proto(),
-            model_fingerprint=self.model_fingerprint,
-            tokenizer_fingerprint=self.tokenizer_fingerprint,
-            prompt_tokens=self.prompt_tokens,
-            cached_tokens=self.cached_tokens,
-            prompt_logprobs=[position.to_proto() for position in self.prompt_logprobs],
-            prompt_token_ids=self.prompt_token_ids,
-            parent_output_token_ids=self.parent_output_token_ids,
-        )
-
-    @classmethod
-    def from_proto(cls, message: types_pb2.RequestInfo) -> "RequestInfo":
-        """Reads a message of the contract."""
-        return cls(
-            sampling_params=SamplingParams.from_proto(message.sampling_params),
-            model_fingerprint=message.model_fingerprint,
-            tokenizer_fingerprint=message.tokenizer_fingerprint,
-            prompt_tokens=message.prompt_tokens,
-            cached_tokens=message.cached_tokens,
-            prompt_logprobs=tuple(map(PositionLogprobs.from_proto, message.prompt_logprobs)),
-            prompt_token_ids=tuple(message.prompt_token_ids),
-            parent_output_token_ids=tuple(message.parent_output_token_ids),
-        )
 
 
 @dataclass(slots=True)
@@ -237,14 +189,8 @@ class CompletionOutput:
             message.finish_reason = types_pb2.FinishReason.Value(
                 f"FINISH_REASON_{self.finish_reason.name}"
             )
-        if isinstance(self.stop_reason, str):
-            message.stop_string = self.stop_reason
-        elif self.stop_reason is not None:
-            message.stop_token_id = self.stop_reason
-        elif self.output_complete:
-            message.output_complete = True
-        elif self.finish_reason is FinishReason.STOP:
-            message.eos = True
+            may_be_eos = self.finish_reason is FinishReason.STOP
+            set_stop_reason(message, self.stop_reason, self.output_complete, may_be_eos)
         if self.usage is not None:
             message.usage.CopyFrom(self.usage.to_proto())
         if self.metrics is not None:
@@ -256,7 +202,8 @@ class CompletionOutput:
     @classmethod
     def from_proto(cls, message: types_pb2.CompletionOutput) -> "CompletionOutput":
         """Reads a message of the contract."""
-        stop = message.WhichOneof("stop_reason")
+        finish_reason = _finish_reason(message.finish_reason)
+        stop_reason, output_complete = read_stop_reason(message) if finish_reason else (None, False)
         return cls(
             request_id=message.request_id,
             index=message.index,
@@ -266,11 +213,9 @@ class CompletionOutput:
             cumulative_logprob=(
                 message.cumulative_logprob if message.HasField("cumulative_logprob") else None
             ),
-            finish_reason=_finish_reason(message.finish_reason),
-            stop_reason=getattr(message, stop)
-            if stop in ("stop_token_id", "stop_string")
-            else None,
-            output_complete=stop == "output_complete",
+            finish_reason=finish_reason,
+            stop_reason=stop_reason,
+            output_complete=output_complete,
             usage=Usage.from_proto(message.usage) if message.HasField("usage") else None,
             metrics=RequestMetrics.from_proto(message.metrics)
             if message.HasField("metrics")
@@ -319,3 +264,30 @@ def _finish_reason(value: types_pb2.FinishReason.ValueType) -> FinishReason | No
     if value == types_pb2.FINISH_REASON_UNSPECIFIED:
         return None
     return FinishReason[types_pb2.FinishReason.Name(value).removeprefix("FINISH_REASON_")]
+
+
+def set_stop_reason(
+    message: "types_pb2.CompletionOutput | ChatFinish",
+    stop_reason: int | str | None,
+    output_complete: bool,
+    may_be_eos: bool,
+) -> None:
+    """Says in a final message what ended the output: without anything else, `eos` if it may be."""
+    if isinstance(stop_reason, str):
+        message.stop_string = stop_reason
+    elif stop_reason is not None:
+        message.stop_token_id = stop_reason
+    elif output_complete:
+        message.output_complete = True
+    elif may_be_eos:
+        message.eos = True
+
+
+def read_stop_reason(
+    message: "types_pb2.CompletionOutput | ChatFinish",
+) -> tuple[int | str | None, bool]:
+    """The stop_reason and output_complete of a message."""
+    kind = message.WhichOneof("stop_reason")
+    if kind in ("stop_token_id", "stop_string"):
+        return getattr(message, kind), False
+    return None, kind == "output_complete"

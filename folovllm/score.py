@@ -1,4 +1,4 @@
-"""What Score returns: how probable given continuations of a prompt are, with its converters.
+"""What Score returns: how probable given continuations of a prompt are.
 
 Log-probabilities and ranks are of the raw distribution: the model's logits before any parameter.
 """
@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from folovllm.message_fields import MessageFields
 from folovllm.outputs import PositionLogprobs
 from folovllm.v1 import types_pb2
 
@@ -16,8 +17,10 @@ MAX_SCORED_TOKENS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class ContinuationScore:
+class ContinuationScore(MessageFields[types_pb2.ContinuationScore]):
     """One continuation: for each of its tokens the log-probability and the rank, 1 for the best."""
+
+    message_type = types_pb2.ContinuationScore
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -49,35 +52,10 @@ class ContinuationScore:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreOutput:
+class ScoreOutput(MessageFields[types_pb2.ScoreResponse]):
     """All continuations of one call, in the given order."""
+
+    message_type = types_pb2.ScoreResponse
 
     request_id: str
     continuations: tuple[ContinuationScore, ...]
-
-    def to_proto(self) -> types_pb2.ScoreResponse:
-        """The message of the contract."""
-        return types_pb2.ScoreResponse(
-            request_id=self.request_id,
-            continuations=[
-                types_pb2.ContinuationScore(
-                    token_ids=score.token_ids,
-                    logprobs=score.logprobs,
-                    ranks=score.ranks,
-                    cumulative_logprob=score.cumulative_logprob,
-                    is_greedy=score.is_greedy,
-                )
-                for score in self.continuations
-            ],
-        )
-
-    @classmethod
-    def from_proto(cls, message: types_pb2.ScoreResponse) -> "ScoreOutput":
-        """Reads a message of the contract."""
-        return cls(
-            message.request_id,
-            tuple(
-                ContinuationScore(tuple(score.token_ids), tuple(score.logprobs), tuple(score.ranks))
-                for score in message.continuations
-            ),
-        )

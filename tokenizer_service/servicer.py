@@ -1,12 +1,12 @@
 """TokenizerServicer: the RPCs of folovllm.v1.TokenizerService, each served by its handler."""
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, TypeVar, cast
 
 import grpc
 
-from folovllm.v1 import tokenizer_service_pb2 as wire
 from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
+from folovllm.v1.tokenizer_service_pb2 import StreamDetokenizeRequest, StreamDetokenizeResponse
 from tokenizer_service.chat.markers import ChatMarkers
 from tokenizer_service.chat.renderer import Renderer
 from tokenizer_service.chat.template import ChatTemplate
@@ -26,6 +26,21 @@ from tokenizer_service.text.limits import Limits
 from tokenizer_service.text.tokenizer import Tokenizer
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Request = TypeVar("Request", contravariant=True)
+Reply = TypeVar("Reply", covariant=True)
+
+
+class _Method(Protocol[Request, Reply]):
+    def __call__(self, request: Request, context: Context) -> Reply: ...
+
+
+def _served_by(handler: Callable[[Request, Services], Reply]) -> _Method[Request, Reply]:
+    """An RPC that does what its handler does."""
+
+    def method(self: "TokenizerServicer", request: Request, context: Context) -> Reply:
+        return handler(request, self._services)
+
+    return cast(_Method[Request, Reply], method)
 
 
 # The contract documents the RPCs.
@@ -49,53 +64,24 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         """Loads what the first conversation would otherwise wait for."""
         await self._services.renderer.warm_up()
 
-    def Generate(
-        self, request: wire.GenerateRequest, context: Context
-    ) -> AsyncIterator[types_pb2.CompletionOutput]:
-        return generate(request, self._services)
+    Generate = _served_by(generate)
+    Chat = _served_by(chat)
+    Fork = _served_by(fork)
+    Tokenize = _served_by(tokenize)
+    Detokenize = _served_by(detokenize)
+    ApplyChatTemplate = _served_by(apply_chat_template)
+    CountTokens = _served_by(count_tokens)
+    GetTokenizer = _served_by(get_tokenizer)
 
-    def Chat(self, request: wire.ChatRequest, context: Context) -> AsyncIterator[wire.ChatOutput]:
-        return chat(request, self._services)
-
-    def Fork(
-        self, request: types_pb2.ForkRequest, context: Context
-    ) -> AsyncIterator[types_pb2.CompletionOutput]:
-        return fork(request, self._services)
+    def StreamDetokenize(
+        self, requests: AsyncIterator[StreamDetokenizeRequest], context: Context
+    ) -> AsyncIterator[StreamDetokenizeResponse]:
+        return stream_detokenize(requests, self._services)
 
     async def Score(
         self, request: types_pb2.ScoreRequest, context: Context
     ) -> types_pb2.ScoreResponse:
         return await score(request, self._services, context.time_remaining())
-
-    async def Tokenize(
-        self, request: wire.TokenizeRequest, context: Context
-    ) -> wire.TokenizeResponse:
-        return await tokenize(request, self._services)
-
-    async def Detokenize(
-        self, request: wire.DetokenizeRequest, context: Context
-    ) -> wire.DetokenizeResponse:
-        return await detokenize(request, self._services)
-
-    def StreamDetokenize(
-        self, requests: AsyncIterator[wire.StreamDetokenizeRequest], context: Context
-    ) -> AsyncIterator[wire.StreamDetokenizeResponse]:
-        return stream_detokenize(requests, self._services)
-
-    async def ApplyChatTemplate(
-        self, request: wire.ApplyChatTemplateRequest, context: Context
-    ) -> wire.ApplyChatTemplateResponse:
-        return await apply_chat_template(request, self._services)
-
-    async def CountTokens(
-        self, request: wire.CountTokensRequest, context: Context
-    ) -> wire.CountTokensResponse:
-        return await count_tokens(request, self._services)
-
-    def GetTokenizer(
-        self, request: wire.GetTokenizerRequest, context: Context
-    ) -> AsyncIterator[wire.TokenizerFileChunk]:
-        return get_tokenizer(request, self._services)
 
     async def GetModelInfo(
         self, request: types_pb2.GetModelInfoRequest, context: Context

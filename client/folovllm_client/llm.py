@@ -262,11 +262,11 @@ class LLM:
         self, delta: CompletionOutput, processor: "OutputProcessor", result: RequestOutput
     ) -> None:
         """Adds a delta's text to its result; ends a continuation that reached a stop string."""
-        processed = processor.process(delta)
-        for output in processed.outputs:
+        output, stops = processor.process(delta)
+        if output is not None:
             result.add(output)
-        if processed.stopped_index is not None:
-            for final in self._engine.abort_request(delta.request_id, [processed.stopped_index]):
+        if stops:
+            for final in self._engine.abort_request(delta.request_id, [delta.index]):
                 self._add(final, processor, result)
 
 

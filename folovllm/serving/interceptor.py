@@ -9,12 +9,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import structlog
 
-from folovllm.errors import DETAILS_KEY, FolovError, status_code, to_status
+from folovllm.errors import DETAILS_KEY, status_code, to_status
 from folovllm.serving.active_calls import ActiveCalls, is_counted
 from folovllm.serving.call_log import as_folov_error, log_end
 
@@ -101,16 +101,8 @@ async def _observed(method: str, context: Context) -> AsyncIterator[None]:
         raise
     except Exception as raised:
         error = as_folov_error(raised, method)
-        code = status_code(error)
-        await _abort(context, error)
+        code, status = status_code(error), to_status(error)
+        details = (DETAILS_KEY, status.SerializeToString())
+        await context.abort(code, status.message, (details,))
     finally:
         log_end(method, code, started, peer=peer)
-
-
-async def _abort(context: Context, error: FolovError) -> NoReturn:
-    status = to_status(error)
-    await context.abort(
-        status_code(error),
-        status.message,
-        ((DETAILS_KEY, status.SerializeToString()),),
-    )

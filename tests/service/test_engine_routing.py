@@ -46,7 +46,7 @@ class Engines:
         """Reports a load at the first engine and waits until each has so many tokens."""
         self.fakes[0].set_load(load)
         async with asyncio.timeout(20):
-            while tuple(e.outstanding_tokens for e in self.pool._engines) != outstanding:
+            while tuple(e.session.outstanding_tokens for e in self.pool._engines) != outstanding:
                 await asyncio.sleep(0)
 
 
@@ -96,7 +96,7 @@ async def test_what_others_sent_counts_and_ones_own_only_once(engines: Engines) 
     assert engines.ids() == [["mine"], ["r0", "r1", "r2"]]
     with run:
         pass
-    assert [engine.outstanding_tokens for engine in engines.pool._engines] == [628, 192]
+    assert [engine.session.outstanding_tokens for engine in engines.pool._engines] == [628, 192]
     await engines.until_load(Load(), 0, 192)
 
 
@@ -135,7 +135,7 @@ async def test_a_score_is_tried_again_too(engines: Engines) -> None:
     engines.fakes[1].refuse_with = UnavailableError("gone")
     with pytest.raises(UnavailableError, match=f"{engines.served[1].address}: gone"):
         await engines.pool.score(scored, timeout=20)
-    assert [engine.outstanding_tokens for engine in engines.pool._engines] == [0, 0]
+    assert [engine.session.outstanding_tokens for engine in engines.pool._engines] == [0, 0]
 
 
 async def test_a_score_that_is_tried_again_gets_the_time_that_remains(
@@ -232,7 +232,7 @@ async def test_a_name_may_be_used_again_but_not_twice_at_once(engines: Engines) 
     await engines.until_load(Load(), 64, 0)
     engines.fakes[1].set_load(Load(num_running=9))
     async with asyncio.timeout(20):
-        while engines.pool._engines[1].outstanding_tokens == 0:
+        while engines.pool._engines[1].session.outstanding_tokens == 0:
             await asyncio.sleep(0)
     with pytest.raises(InvalidRequestError, match="r is running already") as caught:
         engines.pool.generate(request("r"))
@@ -272,7 +272,7 @@ async def test_a_killed_engines_requests_go_on_elsewhere_where_they_have_not_sta
         started = await begin(pool, request("started"))
         survivor.set_load(Load(num_running=100))
         async with asyncio.timeout(20):
-            while pool._engines[1].outstanding_tokens == 0:
+            while pool._engines[1].session.outstanding_tokens == 0:
                 await asyncio.sleep(0)
         silent = [pool.generate(request(f"silent-{i}")) for i in range(20)]
         waiting = [asyncio.create_task(anext(run)) for run in silent]

@@ -30,13 +30,14 @@ class AnswerSection:
         """
         self.stop: str | None = None
         """The stop string that ended it; nothing may be pushed afterwards."""
+        self.breaks = ""
+        """The line breaks that the section ends with so far."""
         self._detokenizer = new_detokenizer(tokenizer, params.skip_special_tokens)
         self._stop_strings = StopStrings(
             params.stop if watched else (), params.include_stop_str_in_output
         )
         self._at_beginning = after_marker
         self._before_marker = before_marker
-        self._held = ""
 
     def push(self, token_ids: list[int], may_stop: bool = True) -> str:
         """Adds ids and returns the text that is certain now."""
@@ -51,11 +52,6 @@ class AnswerSection:
             text += self._stop_strings.flush()
         return self._hold_breaks(text)
 
-    @property
-    def breaks(self) -> str:
-        """The line breaks that the section ends with so far."""
-        return self._held
-
     def _drop_breaks(self, text: str) -> str:
         if self._at_beginning:
             text = text.lstrip(_BREAK)
@@ -69,7 +65,7 @@ class AnswerSection:
     def _hold_breaks(self, text: str) -> str:
         if not self._before_marker:
             return text
-        text = self._held + text
+        text = self.breaks + text
         out = text.rstrip(_BREAK)
-        self._held = text[len(out) :]
+        self.breaks = text[len(out) :]
         return out

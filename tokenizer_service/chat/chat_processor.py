@@ -10,16 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatFinishReason, ChatOutput
-from folovllm.outputs import CompletionOutput, FinishReason, PositionLogprobs
+from folovllm.outputs import CompletionOutput, PositionLogprobs
 from tokenizer_service.chat.parser import ChatParser
 from tokenizer_service.text.output_processor import visible_ids
-
-_REASONS = {
-    FinishReason.STOP: ChatFinishReason.STOP,
-    FinishReason.LENGTH: ChatFinishReason.LENGTH,
-    FinishReason.ABORT: ChatFinishReason.ABORT,
-    FinishReason.DEADLINE: ChatFinishReason.DEADLINE,
-}
 
 
 class ChatProcessor:
@@ -31,48 +24,41 @@ class ChatProcessor:
         self._include_stop_token = include_stop_token
         self._answers: dict[int, _Answer] = {}
 
-    def process(self, delta: CompletionOutput) -> list[ChatOutput]:
-        """Takes the engine's next delta, of any index."""
+    def process(self, delta: CompletionOutput) -> tuple[list[ChatOutput], bool]:
+        """Takes the engine's next delta, of any index.
+
+        Returns what to send, and whether a stop string has just ended the answer while the engine
+        still generates it.
+        """
         if delta.index not in self._answers:
             self._answers[delta.index] = _Answer(self._make_parser(), self._include_stop_token)
         return self._answers[delta.index].process(delta)
-
-    def to_abort(self, index: int) -> bool:
-        """Whether an answer was stopped here while the engine still generates it.
-
-        True once for each answer.
-        """
-        return self._answers[index].take_abort()
 
 
 class _Answer:
     """One of the n."""
 
     def __init__(self, parser: ChatParser, include_stop_token: bool) -> None:
-        self.finished = False
+        self._finished = False
         self._parser = parser
         self._include_stop_token = include_stop_token
-        self._to_abort = False
         self._num_tokens = 0
         # Of deltas that have not led to an event yet.
         self._token_ids: list[int] = []
         self._logprobs: list[PositionLogprobs] = []
 
-    def take_abort(self) -> bool:
-        to_abort, self._to_abort = self._to_abort and not self.finished, False
-        return to_abort
-
-    def process(self, delta: CompletionOutput) -> list[ChatOutput]:
-        if self.finished:
-            return []
+    def process(self, delta: CompletionOutput) -> tuple[list[ChatOutput], bool]:
+        if self._finished:
+            return [], False
         events: list[ChatEvent] = []
-        if self._parser.stop is None:
+        was_stopped = self._parser.stop is not None
+        if not was_stopped:
             events = self._parse(delta)
-            self._to_abort = self._parser.stop is not None
         if delta.finished:
-            self.finished = True
+            self._finished = True
             events.append(self._finish(delta))
-        return self._outputs(delta, events)
+        stops = self._parser.stop is not None and not was_stopped and not self._finished
+        return self._outputs(delta, events), stops
 
     def _parse(self, delta: CompletionOutput) -> list[ChatEvent]:
         num_before = self._parser.num_tokens
@@ -99,7 +85,7 @@ class _Answer:
                 usage=usage and replace(usage, completion_tokens=self._num_tokens),
                 metrics=delta.metrics,
             )
-        reason = _REASONS[delta.finish_reason]
+        reason = ChatFinishReason(delta.finish_reason.value)
         if reason is ChatFinishReason.STOP and self._parser.num_tool_calls:
             reason = ChatFinishReason.TOOL_CALLS
         return ChatFinish(reason, delta.stop_reason, delta.output_complete, usage, delta.metrics)

@@ -14,6 +14,7 @@ from folovllm.errors import InvalidRequestError, UnsupportedError
 from folovllm.v1 import tokenizer_service_pb2, types_pb2
 from tokenizer_service.chat.markers import ChatMarkers, ThinkingState
 
+ToolChoice = Literal["auto", "none", "required", "name"]
 _ANY_OBJECT = '{"type": "object"}'
 
 
@@ -26,7 +27,7 @@ class AnswerConstraints:
     """
 
     tools: tuple[Tool, ...] = ()
-    tool_choice: Literal["auto", "none", "required", "name"] = "auto"
+    tool_choice: ToolChoice = "auto"
     tool_name: str = ""
     json_schema: str | None = None
     thinking_budget: int | None = None
@@ -139,9 +140,7 @@ class AnswerConstraints:
             params.reasoning.max_tokens = self.thinking_budget
 
 
-def _tool_choice(
-    choice: tokenizer_service_pb2.ToolChoice,
-) -> Literal["auto", "none", "required", "name"]:
+def _tool_choice(choice: tokenizer_service_pb2.ToolChoice) -> ToolChoice:
     """The kind of choice; one that is set to false means auto."""
     kind = choice.WhichOneof("choice")
     if kind == "name":

@@ -36,17 +36,11 @@ def check_size(conversation: Conversation | ConversationRequest, max_bytes: int)
 
 def _texts_of_messages(conversation: Conversation | ConversationRequest) -> Iterator[str]:
     for message in conversation.messages:
-        yield message.content
-        yield message.reasoning_content
-        yield message.tool_call_id
+        yield from (message.content, message.reasoning_content, message.tool_call_id)
         for call in message.tool_calls:
-            yield call.id
-            yield call.name
-            yield call.arguments
+            yield from (call.id, call.name, call.arguments)
 
 
 def _texts_of_tools(conversation: Conversation | ConversationRequest) -> Iterator[str]:
     for tool in conversation.tools:
-        yield tool.name
-        yield tool.description
-        yield tool.parameters
+        yield from (tool.name, tool.description, tool.parameters)

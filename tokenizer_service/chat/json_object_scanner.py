@@ -7,10 +7,10 @@ always the beginning of a JSON object.
 import re
 
 _WHITESPACE = " \t\n\r"
-_LITERALS = {"t": "true", "f": "false", "n": "null"}
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_NUMBER_BEGUN = re.compile(
+_SCALAR = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null")
+_SCALAR_BEGUN = re.compile(
     r"-?(?:(?:0|[1-9][0-9]*)(?:\.(?:[0-9]+(?:[eE](?:[+-]?[0-9]*))?)?|[eE](?:[+-]?[0-9]*))?)?"
+    r"|t(?:r(?:ue?)?)?|f(?:a(?:l(?:se?)?)?)?|n(?:u(?:ll?)?)?"
 )
 # Deeper ones are refused; Python's own parser gives up at about a thousand.
 _MAX_LEVELS = 200
@@ -27,7 +27,7 @@ class JsonObjectScanner:
         """The closing character of each object and array that is open."""
         self._expects = "{"
         """What may come: one of "{", "value", "value or ]", "key", "key or }", ":" and ", or end";
-        or the kind of token that has begun: "string", "number" or "literal"."""
+        or the kind of token that has begun: "string", or "scalar" for a number or literal."""
         self._token = ""
         """The text of the token that has begun; of a string, only its latest escape."""
         self._in_key = False
@@ -45,15 +45,13 @@ class JsonObjectScanner:
     def _accept(self, character: str) -> bool:
         if self._expects == "string":
             return self._accept_in_string(character)
-        if self._expects == "number":
-            if _NUMBER_BEGUN.fullmatch(self._token + character):
+        if self._expects == "scalar":
+            if _SCALAR_BEGUN.fullmatch(self._token + character):
                 self._token += character
                 return len(self._token) <= _MAX_DIGITS
-            if not _NUMBER.fullmatch(self._token):
+            if not _SCALAR.fullmatch(self._token):
                 return False
             self._expects = ", or end"
-        if self._expects == "literal":
-            return self._accept_in_literal(character)
         if character in _WHITESPACE:
             return self._expects != "{"
         return self._accept_structure(character)
@@ -82,21 +80,10 @@ class JsonObjectScanner:
             self._expects = "key or }" if character == "{" else "value or ]"
         elif character == '"':
             self._expects, self._token, self._in_key = "string", "", False
-        elif character in _LITERALS:
-            self._expects, self._token = "literal", _LITERALS[character][1:]
-        elif _NUMBER_BEGUN.fullmatch(character):
-            self._expects, self._token = "number", character
+        elif _SCALAR_BEGUN.fullmatch(character):
+            self._expects, self._token = "scalar", character
         else:
             return False
-        return True
-
-    def _accept_in_literal(self, character: str) -> bool:
-        """`_token` is the rest of the literal."""
-        if not self._token.startswith(character):
-            return False
-        self._token = self._token[1:]
-        if not self._token:
-            self._expects = ", or end"
         return True
 
     def _accept_in_string(self, character: str) -> bool:

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from uuid import uuid4
 
-from folovllm.chat_outputs import ChatEvent, ContentDelta, ReasoningDelta, ToolCallEnd
-from folovllm.chat_outputs import ToolCallArgumentsDelta as ArgumentsDelta
+from folovllm.chat_outputs import ChatEvent, ContentDelta, ReasoningDelta, TextDelta, ToolCallEnd
 from folovllm.sampling_params import SamplingParams
 from tokenizer_service.chat.answer_section import AnswerSection
 from tokenizer_service.chat.markers import ChatMarkers, ThinkingState
@@ -166,12 +165,7 @@ class ChatParser:
         for event in new:
             self.num_tool_calls += isinstance(event, ToolCallEnd)
             last = events[-1] if events else None
-            match last, event:
-                case (ReasoningDelta(before), ReasoningDelta(text)):
-                    events[-1] = ReasoningDelta(before + text)
-                case (ContentDelta(before), ContentDelta(text)):
-                    events[-1] = ContentDelta(before + text)
-                case (ArgumentsDelta(before), ArgumentsDelta(text)):
-                    events[-1] = ArgumentsDelta(before + text)
-                case _:
-                    events.append(event)
+            if isinstance(last, TextDelta) and type(last) is type(event):
+                events[-1] = type(last)(last.text + event.text)
+            else:
+                events.append(event)

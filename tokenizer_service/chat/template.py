@@ -78,14 +78,13 @@ def import_transformers() -> None:
 
 def _message(message: ChatMessage) -> dict[str, Any]:
     """A message as transformers' users write it; content always, everything else unless empty."""
-    written: dict[str, Any] = {"role": message.role.value, "content": message.content}
-    if message.reasoning_content:
-        written["reasoning_content"] = message.reasoning_content
-    if message.tool_calls:
-        written["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
-    if message.tool_call_id:
-        written["tool_call_id"] = message.tool_call_id
-    return written
+    others = {
+        "reasoning_content": message.reasoning_content,
+        "tool_calls": [_tool_call(call) for call in message.tool_calls],
+        "tool_call_id": message.tool_call_id,
+    }
+    written = {"role": message.role.value, "content": message.content}
+    return written | {name: value for name, value in others.items() if value}
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:

@@ -30,8 +30,6 @@ class ToolCallParser:
     """One call, between its markers. `opening` and `closing` are the markers' text."""
 
     def __init__(self, call_id: str, opening: str, closing: str) -> None:
-        self.completed = False
-        """Whether a whole call was returned."""
         self._id = call_id
         self._closing = closing
         self._held = opening
@@ -53,10 +51,7 @@ class ToolCallParser:
 
     def close(self) -> list[ChatEvent]:
         """Ends the call at the closing marker."""
-        events = self._end()
-        if self.completed:
-            return events
-        return [*events, *_content(self._release() + self._closing)]
+        return self._end() or _content(self._release() + self._closing)
 
     def cut(self) -> list[ChatEvent]:
         """Ends the call at the end of the output, without a closing marker.
@@ -64,9 +59,9 @@ class ToolCallParser:
         A call that lacks only the marker is complete; one that has begun gets no end.
         """
         events = self._end()
-        if self.completed or (self._name is not None and not self._broken):
+        if self._name is not None and not self._broken:
             return events
-        return [*events, *_content(self._release())]
+        return events or _content(self._release())
 
     def _begin(self) -> list[ChatEvent]:
         text = self._held[len(self._opening) :]
@@ -96,27 +91,18 @@ class ToolCallParser:
         """The events of a call that is complete now, or none."""
         if self._broken:
             return []
+        events: list[ChatEvent] = []
         if self._name is None:
-            return self._end_of_other_form()
+            call = _read_call(self._id, self._held[len(self._opening) :])
+            if call is None:
+                return []
+            events = [ToolCallStart(call.id, call.name), ToolCallArgumentsDelta(call.arguments)]
         # Whatever may follow the arguments in an object is ignored.
-        if not self._scanner.complete or _object('{"": 0' + self._held) is None:
+        elif self._scanner.complete and _object('{"": 0' + self._held) is not None:
+            call = ToolCall(self._id, self._name, self._arguments)
+        else:
             return []
-        return self._completed(ToolCall(self._id, self._name, self._arguments))
-
-    def _end_of_other_form(self) -> list[ChatEvent]:
-        call = _read_call(self._id, self._held[len(self._opening) :])
-        if call is None:
-            return []
-        return [
-            ToolCallStart(call.id, call.name),
-            ToolCallArgumentsDelta(call.arguments),
-            *self._completed(call),
-        ]
-
-    def _completed(self, call: ToolCall) -> list[ChatEvent]:
-        self.completed = True
-        self._held = ""
-        return [ToolCallEnd(call)]
+        return [*events, ToolCallEnd(call)]
 
     def _break(self) -> list[ChatEvent]:
         self._broken = True

@@ -70,11 +70,6 @@ class EngineClient:
         return self._model_info
 
     @property
-    def outstanding_tokens(self) -> int:
-        """What it still has to compute, for this service and others; only while it is ready."""
-        return self.session.outstanding_tokens
-
-    @property
     def session(self) -> EngineSession:
         """The latest session with it. Raises UnavailableError if there is none."""
         if self._session is None:

@@ -55,7 +55,7 @@ class EnginePool:
         """
         request = command.generate
         prompt, salt = request.prompt_token_ids, request.cache_salt
-        engine = self._pick(prompt, salt)
+        engine = self._route(self._ready_engines(), prompt, salt)
 
         def retry() -> bool:
             other = self._other(engine, prompt, salt)
@@ -92,7 +92,7 @@ class EnginePool:
         `timeout` is what is left of the caller's deadline, in seconds.
         """
         prompt, salt = request.token_ids.ids, request.cache_salt
-        engine = self._pick(prompt, salt)
+        engine = self._route(self._ready_engines(), prompt, salt)
         started = time.monotonic()
         try:
             return await engine.score(request, timeout)
@@ -133,10 +133,6 @@ class EnginePool:
             raise ModelMismatchError(f"no engine serves this service's model: {states}")
         raise UnavailableError(f"no engine is ready: {states}")
 
-    def _pick(self, prompt: Sequence[int], cache_salt: str) -> EngineClient:
-        """The ready engine for a prompt. Raises as model_info does."""
-        return self._route(self._ready_engines(), prompt, cache_salt)
-
     def _other(
         self, failed: EngineClient, prompt: Sequence[int], cache_salt: str
     ) -> EngineClient | None:
@@ -147,10 +143,11 @@ class EnginePool:
     def _route(
         self, engines: Sequence[EngineClient], prompt: Sequence[int], cache_salt: str
     ) -> EngineClient:
+        """The engine for a prompt."""
         if len(self._engines) == 1:
             return engines[0]
         by_address = {engine.address: engine for engine in engines}
-        loads = {address: engine.outstanding_tokens for address, engine in by_address.items()}
+        loads = {engine.address: engine.session.outstanding_tokens for engine in engines}
         block_size = engines[0].model_info.block_size
         return by_address[self._router.choose(prompt, cache_salt, block_size, loads)]
 

@@ -188,10 +188,13 @@ class EngineSession:
                 stream.fail(self._failure(failure.status))
         self._wake_rounds.run()
         if events.HasField("load"):
+            load = events.load
+            num_sequences = load.num_running + load.num_waiting
+            num_tokens = load.num_queued_tokens + num_sequences * TOKENS_PER_CONTINUATION
             # What exceeds this service's own share comes from others. The engine may have reported
             # before it saw our latest requests; others then count for too little until it reports
             # again.
-            self._others_tokens = max(0, _tokens(events.load) - self.own_tokens)
+            self._others_tokens = max(0, num_tokens - self.own_tokens)
 
     def _failure(self, status: bytes) -> FolovError:
         failure = from_status_bytes(status)
@@ -222,9 +225,3 @@ def _check_size(message: types_pb2.Request | types_pb2.ForkRequest, field: str, 
             field,
             f"{what} have {message.ByteSize()} bytes as token ids, over the limit of {max_bytes}",
         )
-
-
-def _tokens(load: engine_service_pb2.GetLoadResponse) -> int:
-    """A load in outstanding tokens."""
-    num_sequences = load.num_running + load.num_waiting
-    return int(load.num_queued_tokens + num_sequences * TOKENS_PER_CONTINUATION)

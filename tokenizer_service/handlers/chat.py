@@ -52,8 +52,8 @@ async def chat(request: ChatRequest, services: Services) -> AsyncGenerator[ChatO
             async for output in stream:
                 if output.HasField("info"):
                     info = detach_info(output, params)
-                events = processor.process(CompletionOutput.from_proto(output))
-                if processor.to_abort(output.index):
+                events, stops = processor.process(CompletionOutput.from_proto(output))
+                if stops:
                     stream.abort([output.index])
                 for event in events:
                     reply = event.to_proto()

@@ -51,10 +51,10 @@ def text_replies(
         if text is not None:
             output.text = text
             return (output,)
-    processed = processor.process(CompletionOutput.from_proto(output))
-    if processed.stopped_index is not None:
-        stream.abort([processed.stopped_index])
-    return [each.to_proto() for each in processed.outputs]
+    processed, stops = processor.process(CompletionOutput.from_proto(output))
+    if stops:
+        stream.abort([output.index])
+    return () if processed is None else (processed.to_proto(),)
 
 
 async def _prompt_token_ids(request: GenerateRequest, services: Services) -> Sequence[int]:

@@ -30,7 +30,9 @@ async def get_tokenizer(
             chunk = TokenizerFileChunk(name=path.name, data=data)
             if size < _PIECE_BYTES:
                 chunk.sha256 = digest.hexdigest()
-                _check_unchanged(chunk, services.tokenizer.fingerprint)
+                known = services.tokenizer.fingerprint
+                if path.name == "tokenizer.json" and chunk.sha256 != known:
+                    raise UnavailableError(f"{path.name} has changed since the service was started")
             yield chunk
 
 
@@ -41,8 +43,3 @@ def _read(path: Path, offset: int) -> bytes:
             return file.read(_PIECE_BYTES)
     except OSError as error:
         raise UnavailableError(f"{path.name} cannot be read any more: {error.strerror}") from None
-
-
-def _check_unchanged(last: TokenizerFileChunk, fingerprint: str) -> None:
-    if last.name == "tokenizer.json" and last.sha256 != fingerprint:
-        raise UnavailableError("tokenizer.json has changed since the service was started")

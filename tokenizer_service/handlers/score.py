@@ -10,7 +10,7 @@ from folovllm.request_id import new_request_id
 from folovllm.score import MAX_CONTINUATIONS, ScoreOutput
 from folovllm.v1 import types_pb2
 from tokenizer_service.handlers.services import Services
-from tokenizer_service.text.score_encoding import EncodedScore, encode_score
+from tokenizer_service.text.score_encoding import encode_score
 
 Text = str | Sequence[int]
 
@@ -29,7 +29,13 @@ async def score(
     encoded = await asyncio.to_thread(
         encode_score, services.tokenizer, prompt, continuations, max_model_len
     )
-    response = await services.engines.score(_engine_request(request, request_id, encoded), timeout)
+    sent = types_pb2.ScoreRequest(
+        request_id=request_id, priority=request.priority, cache_salt=request.cache_salt
+    )
+    sent.token_ids.ids.extend(encoded.prompt_token_ids)
+    for token_ids in encoded.continuations:
+        sent.continuations.add().token_ids.ids.extend(token_ids)
+    response = await services.engines.score(sent, timeout)
     return encoded.scores(ScoreOutput.from_proto(response)).to_proto()
 
 
@@ -56,16 +62,3 @@ def _check_size(texts: Sequence[Text], max_bytes: int) -> None:
         raise InvalidRequestError(
             "continuations", f"prompt and continuations are over the limit of {max_bytes} bytes"
         )
-
-
-def _engine_request(
-    request: types_pb2.ScoreRequest, request_id: str, encoded: EncodedScore
-) -> types_pb2.ScoreRequest:
-    """The request in token ids alone."""
-    sent = types_pb2.ScoreRequest(
-        request_id=request_id, priority=request.priority, cache_salt=request.cache_salt
-    )
-    sent.token_ids.ids.extend(encoded.prompt_token_ids)
-    for token_ids in encoded.continuations:
-        sent.continuations.add().token_ids.ids.extend(token_ids)
-    return sent

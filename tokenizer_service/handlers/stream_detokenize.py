@@ -20,12 +20,13 @@ async def stream_detokenize(
     requests: AsyncIterator[StreamDetokenizeRequest], services: Services
 ) -> AsyncGenerator[StreamDetokenizeResponse, None]:
     """One answer for each message of ids; the last one has `finished`."""
-    detokenizer: StoppingDetokenizer | None = None
     params = SamplingParams()
+    detokenizer = StoppingDetokenizer(services.tokenizer, params)
+    is_first = True
     vocab_size = services.vocab_size
     async for request in requests:
         match request.WhichOneof("part"):
-            case "options" if detokenizer is None:
+            case "options" if is_first:
                 params = _params(request.options)
                 detokenizer = StoppingDetokenizer(services.tokenizer, params)
                 preceding = request.options.preceding_token_ids
@@ -37,7 +38,6 @@ async def stream_detokenize(
             case "options":
                 raise InvalidRequestError("options", "options may come only as the first message")
             case "token_ids":
-                detokenizer = detokenizer or StoppingDetokenizer(services.tokenizer, params)
                 ids = request.token_ids.ids
                 services.limits.check_num_token_ids(ids)
                 # Each stop string is another pass over the text.
@@ -48,7 +48,7 @@ async def stream_detokenize(
                     return
             case _:
                 raise InvalidRequestError("part", "give options or token_ids")
-    detokenizer = detokenizer or StoppingDetokenizer(services.tokenizer, params)
+        is_first = False
     yield _response(detokenizer, detokenizer.flush(), finished=True)
 
 

@@ -6,22 +6,12 @@ except the usage and metrics of its final message, which the final message here 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from folovllm.outputs import CompletionOutput, FinishReason
 from folovllm.sampling_params import SamplingParams
 from tokenizer_service.text.detokenizer import StoppingDetokenizer
 from tokenizer_service.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessedOutput:
-    """The result of one delta of the engine."""
-
-    outputs: list[CompletionOutput] = field(default_factory=list)
-    """To send, in order."""
-    stopped_index: int | None = None
-    """The continuation to abort at the engine, since a stop string ended it."""
 
 
 class OutputProcessor:
@@ -45,15 +35,17 @@ class OutputProcessor:
         self._preceding_token_ids = preceding_token_ids
         self._continuations: dict[int, _Continuation] = {}
 
-    def process(self, delta: CompletionOutput) -> ProcessedOutput:
-        """Takes the engine's next delta, of any index."""
+    def process(self, delta: CompletionOutput) -> tuple[CompletionOutput | None, bool]:
+        """Takes the engine's next delta, of any index.
+
+        Returns what to send, if anything, and whether a stop string has just ended the continuation
+        while the engine still generates it.
+        """
         continuation = self._continuation(delta.index)
         was_stopped = continuation.stop is not None
         output = continuation.process(delta)
-        to_abort = continuation.stop is not None and not was_stopped and not continuation.finished
-        return ProcessedOutput(
-            [] if output is None else [output], delta.index if to_abort else None
-        )
+        stops = continuation.stop is not None and not was_stopped and not continuation.finished
+        return output, stops
 
     def text_of(self, index: int, token_ids: Sequence[int]) -> str | None:
         """The same for a delta that is not final, to which only its text has to be added.
@@ -120,17 +112,14 @@ class _Continuation:
             detokenizer.num_tokens += len(delta.token_ids) - len(visible)
             text += detokenizer.flush() if delta.finished else ""
         num_tokens = detokenizer.num_tokens - num_before
-        return replace(
-            delta,
+        return CompletionOutput(
+            request_id=delta.request_id,
+            index=delta.index,
             text=text,
             token_ids=delta.token_ids[:num_tokens],
             logprobs=delta.logprobs[:num_tokens],
             cumulative_logprob=_cumulative_logprob(delta, num_tokens),
-            finish_reason=None,
-            stop_reason=None,
-            output_complete=False,
-            usage=None,
-            metrics=None,
+            info=delta.info,
         )
 
 

@@ -4,15 +4,6 @@ The match that is complete first wins, and of those complete at the same charact
 needs no more text than the match, and the result is the same however the text is split.
 """
 
-from typing import NamedTuple
-
-
-class StopResult(NamedTuple):
-    """Text that is certain now, and the stop string that ended it, if one did."""
-
-    text: str
-    stop: str | None = None
-
 
 class StopStrings:
     """Watches one continuation's text; holds back what may begin a stop string.
@@ -30,25 +21,23 @@ class StopStrings:
         self._states = [0] * len(stop)
         self._held = ""
 
-    def push(self, text: str, may_stop: bool = True) -> StopResult:
-        """Adds a piece of text.
+    def push(self, text: str, may_stop: bool = True) -> tuple[str, str | None]:
+        """Adds a piece; returns the text that is certain now, and the stop string if it ends there.
 
         Unless `may_stop`, matches that are complete in this piece do not count, but one may begin
         in it. Text after a match is dropped; push and flush must not be called again.
         """
         if not self._held and self._first_characters.isdisjoint(text):
-            return StopResult(text)
+            return text, None
         joined = self._held + text
         for position, character in enumerate(text, start=len(self._held)):
             stop = self._advance(character)
             if stop is not None and may_stop:
                 end = position + 1
-                return StopResult(
-                    joined[: end if self._include_in_output else end - len(stop)], stop
-                )
+                return joined[: end if self._include_in_output else end - len(stop)], stop
         end = len(joined) - max(self._states)
         self._held = joined[end:]
-        return StopResult(joined[:end])
+        return joined[:end], None
 
     def flush(self) -> str:
         """The text that is still held, at the end of the text."""

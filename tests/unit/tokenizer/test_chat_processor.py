@@ -52,7 +52,7 @@ def delta(
 
 
 def run(chat: ChatProcessor, deltas: list[CompletionOutput]) -> ChatResult:
-    return ChatResult.join(output for each in deltas for output in chat.process(each))
+    return ChatResult.join(output for each in deltas for output in chat.process(each)[0])
 
 
 @pytest.mark.parametrize(
@@ -96,32 +96,33 @@ def test_reasoning_tokens_are_counted() -> None:
 
 def test_ids_of_deltas_that_bring_no_event_come_with_the_next() -> None:
     chat = processor()
-    assert chat.process(delta(ids_of("<think>"))) == []
-    (output,) = chat.process(delta(ids_of("so")))
+    assert chat.process(delta(ids_of("<think>"))) == ([], False)
+    (output,), _ = chat.process(delta(ids_of("so")))
     assert output.token_ids == ids_of("<think>") + ids_of("so")
 
 
 def test_a_stop_string_ends_the_answer_and_asks_once_for_an_abort() -> None:
     chat = processor(stop=("STOP",))
     ids = ids_of("a STOP b")
-    outputs = chat.process(delta(ids))
+    outputs, stops = chat.process(delta(ids))
     assert [output.event for output in outputs] == [ContentDelta("a ")]
-    assert chat.to_abort(0) and not chat.to_abort(0)
+    assert stops
     assert len(outputs[0].token_ids) < len(ids)
-    assert chat.process(delta(ids_of("more"))) == []
-    (last,) = chat.process(delta([], FinishReason.ABORT))
+    assert chat.process(delta(ids_of("more"))) == ([], False)
+    (last,), _ = chat.process(delta([], FinishReason.ABORT))
     answer = ChatResult.join([*outputs, last]).answers[0]
     assert answer.finish is not None
     assert (answer.finish.reason, answer.finish.stop_reason) == (ChatFinishReason.STOP, "STOP")
     assert answer.finish.usage is not None
     assert answer.finish.usage.completion_tokens == len(answer.token_ids)
-    assert chat.process(delta(ids_of("more"))) == []
+    assert chat.process(delta(ids_of("more"))) == ([], False)
 
 
 def test_a_stop_string_in_the_final_delta_needs_no_abort() -> None:
     chat = processor(stop=("STOP",))
-    result = ChatResult.join(chat.process(delta(ids_of("a STOP b"), FinishReason.LENGTH)))
-    assert not chat.to_abort(0)
+    outputs, stops = chat.process(delta(ids_of("a STOP b"), FinishReason.LENGTH))
+    assert not stops
+    result = ChatResult.join(outputs)
     assert result.answers[0].finish_reason is ChatFinishReason.STOP
 
 

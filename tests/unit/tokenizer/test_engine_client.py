@@ -134,7 +134,7 @@ async def test_the_least_loaded_engine_is_picked_and_of_equals_the_first() -> No
             with run:
                 pass
         assert num_running(pool) == [0, 0]
-        assert [client.outstanding_tokens for client in pool._engines] == [0, 0]
+        assert [client.session.outstanding_tokens for client in pool._engines] == [0, 0]
 
 
 async def test_leaving_a_run_cancels_it_at_the_engine() -> None:

@@ -45,12 +45,12 @@ def run(
 ) -> tuple[list[CompletionOutput], list[int]]:
     """Every output, and the indexes to abort in order."""
     processor = OutputProcessor(TOKENIZER, params)
-    outputs, aborts = [], []
+    outputs: list[CompletionOutput] = []
+    aborts: list[int] = []
     for message in deltas:
-        processed = processor.process(message)
-        outputs += processed.outputs
-        if processed.stopped_index is not None:
-            aborts.append(processed.stopped_index)
+        output, stops = processor.process(message)
+        outputs += [] if output is None else [output]
+        aborts += [message.index] if stops else []
     assert sorted(o.index for o in outputs if o.finished) == [*range(params.n)]
     return outputs, aborts
 
@@ -187,11 +187,14 @@ def test_the_text_of_deltas_that_are_not_final_may_be_taken_alone() -> None:
         processor.text_of(index, ids) for index, ids in ((0, emoji[:2]), (1, b"a"), (0, emoji[2:]))
     ]
     assert texts == ["", "a", "😀"]
-    (output,) = processor.process(final(b"b")).outputs
+    output, _ = processor.process(final(b"b"))
+    assert output is not None
     assert (output.text, output.token_ids) == ("b", [*b"b"])
     processor = OutputProcessor(TOKENIZER, SamplingParams(stop=("b",)))
     assert processor.text_of(0, b"ab") is None
-    assert processor.process(final(b"ab")).outputs[0].text == "a"
+    output, _ = processor.process(final(b"ab"))
+    assert output is not None
+    assert output.text == "a"
 
 
 def test_an_empty_delta_is_not_sent_unless_it_carries_info() -> None:

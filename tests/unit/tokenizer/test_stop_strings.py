@@ -66,7 +66,7 @@ def test_holds_back_no_more_than_it_must(text: str, stop: tuple[str, ...]) -> No
 
 def test_what_only_looked_like_a_stop_string_comes_out() -> None:
     stops = StopStrings(("END",))
-    assert [stops.push(piece).text for piece in ("a E", "N", "N", "EN")] == ["a ", "", "ENN", ""]
+    assert [stops.push(piece)[0] for piece in ("a E", "N", "N", "EN")] == ["a ", "", "ENN", ""]
     assert stops.flush() == "EN"
     assert stops.flush() == ""
 
