@@ -11,13 +11,14 @@ from folovllm import LLM, ModelConfig, Request, SamplingParams, get_model_and_to
 
 
 def walk_a_request(model: str | None) -> None:
-    """The parts by hand: configure, load, make a request."""
+    """The parts by hand: configure, load, make a request, look at its sequences."""
     config = ModelConfig(model, dtype="float32")
     decoder, tokenizer = get_model_and_tokenizer(config)
     params = SamplingParams(n=2, temperature=0.8)
     request = Request("example", tokenizer.encode("Once upon a time"), params)
     print(f"{type(decoder).__name__} with {decoder.config.num_weights:,} weights")
-    print(f"  {request.request_id}: {params.n} continuations of {request.prompt_token_ids}")
+    for seq in request.get_seqs():
+        print(f"  sequence {seq.index}: {seq.status.name}, tokens {seq.token_ids}")
 
 
 def generate(model: str | None) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.outputs import SchedulerOutput
+from engine_service.core.request import Sequence
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.scheduler_output_builder import SchedulerOutputBuilder
-from engine_service.core.sequence import Sequence
 
 
 def schedule_running_ahead(

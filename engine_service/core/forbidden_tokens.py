@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 
-from engine_service.core.sequence import Sequence
+from engine_service.core.request import Sequence
 
 
 def forbidden_token_ids(

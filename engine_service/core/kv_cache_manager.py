@@ -9,7 +9,7 @@ from array import array
 from hashlib import blake2b
 
 from engine_service.core.block_pool import BlockPool
-from engine_service.core.sequence import Sequence
+from engine_service.core.request import Sequence
 
 
 class KVCacheManager:

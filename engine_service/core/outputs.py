@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from engine_service.core.token_matcher import TokenMatcher
 
 if TYPE_CHECKING:
-    from engine_service.core.sequence import Sequence
+    from engine_service.core.request import Sequence
     from folovllm.outputs import PositionLogprobs
     from folovllm.sampling_params import SamplingParams
 

@@ -1,12 +1,29 @@
-"""Request and Branch: what a caller asked for, as plain data that never changes."""
+"""Request, which never changes, and its Sequences, with the states that they pass through.
+
+    WAITING ─▶ RUNNING ─▶ FINISHED_*
+                 │ ▲
+                 ▼ │
+              PREEMPTED        any state but FINISHED_* ─▶ FINISHED_ABORTED
+
+A request has n sequences. The first computes the prompt; then the others fork from it, and from
+there each runs on its own.
+"""
 
 import time
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from folovllm.request_id import new_request_id
+
 if TYPE_CHECKING:
+    from engine_service.core.token_matcher import TokenMatcher
+    from folovllm.outputs import PositionLogprobs
     from folovllm.sampling_params import SamplingParams
+
+
+_NO_POSITIONS = range(0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +50,10 @@ class Request:
         if self.sampling_params.seed is not None:
             object.__setattr__(self, "seed", self.sampling_params.seed)
 
+    def get_seqs(self) -> list["Sequence"]:
+        """The n sequences as they begin; a scheduler makes its own."""
+        return SequenceGroup(self).get_seqs()
+
 
 @dataclass(frozen=True, slots=True)
 class Branch:
@@ -40,3 +61,170 @@ class Branch:
 
     sampling_params: "SamplingParams"
     seed: int = 0
+
+
+class RequestStatus(IntEnum):
+    """The state of a sequence. Every one after PREEMPTED is final."""
+
+    WAITING = 0
+    RUNNING = 1
+    PREEMPTED = 2
+    FINISHED_STOPPED = 3
+    FINISHED_LENGTH = 4
+    FINISHED_ABORTED = 5
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self > RequestStatus.PREEMPTED
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One continuation of a prompt: its tokens, and how far their KV is computed."""
+
+    group: "SequenceGroup"
+    request: Request
+    index: int
+    token_ids: list[int]
+    """Prompt and output."""
+    matcher: "TokenMatcher | None" = None
+    """The state of the grammar that the output must follow, if there is one."""
+    seq_id: int = -1
+    """Given by the scheduler; unique in its life."""
+    status: RequestStatus = RequestStatus.WAITING
+    num_computed_tokens: int = 0
+    """Tokens from the start whose KV is in the cache."""
+    block_table: list[int] = field(default_factory=list)
+    """Block ids that hold the KV, in order. Only the KV cache manager changes it."""
+    block_hashes: list[bytes] = field(default_factory=list)
+    """Hash chain over the full blocks seen so far. Only the KV cache manager changes it."""
+    cumulative_logprob: float = 0.0
+    """Sum of the log-probabilities of the output, if the request asks for them."""
+    num_preemptions: int = 0
+    first_token_time: float | None = None
+    finish_time: float | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of prompt and output."""
+        return len(self.token_ids)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens that the request came with."""
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - len(self.request.prompt_token_ids)
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        """Tokens whose KV is still to be computed; 1 for a sequence that decodes."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """The lowest runs first and is preempted last: by priority, arrival, index."""
+        return self.request.priority, self.group.arrival_order, self.index
+
+    def branch_requests(
+        self, branches: SequenceOf[Branch], arrival_time: float | None = None
+    ) -> list[Request]:
+        """A request for each branch, with all tokens so far as its prompt.
+
+        So a branch draws what a new request with this prompt would. Penalties and bad words still
+        treat this sequence's output as output.
+        """
+        token_ids = tuple(self.token_ids)
+        arrival_time = time.monotonic() if arrival_time is None else arrival_time
+        return [
+            replace(
+                self.request,
+                request_id=new_request_id(),
+                prompt_token_ids=token_ids,
+                sampling_params=branch.sampling_params,
+                seed=branch.seed,
+                arrival_time=arrival_time,
+                num_parent_output_tokens=(
+                    self.request.num_parent_output_tokens + self.num_output_tokens
+                ),
+            )
+            for branch in branches
+        ]
+
+
+class SequenceGroup:
+    """The sequences of one request, and what they have in common."""
+
+    def __init__(self, request: Request, matcher: "TokenMatcher | None" = None) -> None:
+        """`matcher` is at the start of the grammar that the outputs must follow."""
+        self.request = request
+        self.arrival_order = -1
+        """Given by the scheduler."""
+        self.first_scheduled_time: float | None = None
+        self.num_cached_tokens = 0
+        """Prompt tokens that the prefix cache or a branch's parent provided at the first start."""
+        self.prompt_logprobs: list[PositionLogprobs] = []
+        """Of the prompt's tokens after the first, or from scored_from on, as far as they are
+        computed; never twice."""
+        params = request.sampling_params
+        self.forked = params.n == 1
+        """Whether every sequence runs on its own."""
+        self.looks_back = params.looks_back
+        self._seqs = [
+            Sequence(
+                group=self,
+                request=request,
+                index=index,
+                token_ids=list(request.prompt_token_ids),
+                matcher=matcher.copy() if matcher and index else matcher,
+            )
+            for index in range(params.n)
+        ]
+        if request.scored_from is not None:
+            # Nothing comes after the last token that is scored, so it needs no KV.
+            self._seqs[0].token_ids.pop()
+
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """Whether log-probabilities of the prompt are wanted and not all computed."""
+        if self.request.sampling_params.prompt_logprobs is None:
+            return False
+        num_wanted = len(self.request.prompt_token_ids) - 1 - self._first_logprob_position
+        return len(self.prompt_logprobs) < num_wanted
+
+    @property
+    def max_cached_tokens(self) -> int | None:
+        """Tokens from the start that the prefix cache may provide; None means no limit.
+
+        Log-probabilities of the prompt come from computing it, from where they are wanted on.
+        """
+        return self._first_logprob_position if self.lacks_prompt_logprobs else None
+
+    def prompt_logprob_positions(self, start: int, end: int) -> range:
+        """The positions from `start` to before `end` whose next prompt token lacks its own."""
+        if not self.lacks_prompt_logprobs:
+            return _NO_POSITIONS
+        first = max(start, self._first_logprob_position + len(self.prompt_logprobs))
+        return range(first, max(first, min(end, len(self.request.prompt_token_ids) - 1)))
+
+    @property
+    def _first_logprob_position(self) -> int:
+        """The first position after which a log-probability may be wanted."""
+        return 0 if self.request.scored_from is None else self.request.scored_from - 1
+
+    def get_seqs(self) -> list[Sequence]:
+        """The n sequences, by index."""
+        return list(self._seqs)
+
+    def get_unfinished_seqs(self) -> list[Sequence]:
+        """Those that have not ended, by index."""
+        return [seq for seq in self._seqs if not seq.status.finished]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every sequence has ended."""
+        return all(seq.status.finished for seq in self._seqs)

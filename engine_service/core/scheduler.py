@@ -27,10 +27,9 @@ from engine_service.core.outputs import (
     SchedulerOutput,
     SequenceOutput,
 )
-from engine_service.core.request import Request
+from engine_service.core.request import Request, RequestStatus, Sequence, SequenceGroup
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.scheduler_output_builder import SchedulerOutputBuilder
-from engine_service.core.sequence import RequestStatus, Sequence, SequenceGroup
 from engine_service.core.sequence_states import SequenceStates
 from engine_service.core.spec_decode.speculator import Speculator
 from engine_service.core.token_matcher import TokenMatcher

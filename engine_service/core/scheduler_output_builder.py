@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from engine_service.core.forbidden_tokens import forbidden_token_ids
 from engine_service.core.outputs import PENDING_TOKEN, ScheduledSequence
-from engine_service.core.sequence import Sequence
+from engine_service.core.request import Sequence
 
 _PENDING = (PENDING_TOKEN,)
 

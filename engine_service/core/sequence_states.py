@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from engine_service.core.kv_cache_manager import KVCacheManager
-from engine_service.core.sequence import RequestStatus, Sequence, SequenceGroup
+from engine_service.core.request import RequestStatus, Sequence, SequenceGroup
 from engine_service.core.waiting_queue import WaitingQueue
 
 

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 
-from engine_service.core.sequence import Sequence
+from engine_service.core.request import Sequence
 
 
 class WaitingQueue:

@@ -163,7 +163,7 @@ def _kind(name: str) -> type[Command]:
 
 
 def _fields(value: Any) -> dict[str, object]:
-    return {name: getattr(value, name) for name in _types(type(value))}
+    return {name: getattr(value, name) for name in _types(value.__class__)}
 
 
 @cache

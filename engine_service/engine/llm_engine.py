@@ -23,11 +23,10 @@ from engine_service.core.outputs import (
     SchedulerOutput,
     SequenceOutput,
 )
-from engine_service.core.request import Branch, Request
+from engine_service.core.request import Branch, Request, RequestStatus, SequenceGroup
+from engine_service.core.request import Sequence as EngineSequence
 from engine_service.core.scheduler import Scheduler
 from engine_service.core.scheduler_limits import SchedulerLimits
-from engine_service.core.sequence import RequestStatus, SequenceGroup
-from engine_service.core.sequence import Sequence as EngineSequence
 from engine_service.core.spec_decode.speculator import Speculator
 from engine_service.core.token_matcher import TokenMatcher
 from engine_service.engine.admission import check_lengths

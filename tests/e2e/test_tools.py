@@ -55,7 +55,7 @@ def test_example_of_a_chat(tokenizer: ServiceProcess) -> None:
 
 def test_example_without_a_server() -> None:
     output = run(sys.executable, "examples/offline_generation.py")
-    assert "2 continuations of" in output and "'Once upon a time' -> '" in output
+    assert "sequence 1: WAITING" in output and "'Once upon a time' -> '" in output
 
 
 def test_the_command_line(tokenizer: ServiceProcess) -> None:

@@ -22,9 +22,9 @@ from collections import defaultdict
 from collections.abc import Sequence as SequenceOf
 
 from engine_service.core.kv_cache_manager import KVCacheManager
+from engine_service.core.request import Sequence
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.scheduler_output_builder import SchedulerOutputBuilder
-from engine_service.core.sequence import Sequence
 from engine_service.core.spec_decode.ngram_proposer import (
     MAX_MATCH,
     MIN_MATCH,

@@ -31,7 +31,7 @@ MAX_VERIFIED = 8
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceGroup:
+class BatchPart:
     """Sequences of a batch that one kernel computes; int32, on the device."""
 
     seq_lens: Tensor
@@ -50,11 +50,11 @@ class GpuBatch:
     """Where each token's KV is written, [T]."""
     block_tables: Tensor
     """int32 [rows, W]"""
-    split: SequenceGroup | None
+    split: BatchPart | None
     """Sequences with few tokens, whose keys are shared among programs."""
     split_query_len: int
     """Tokens that each of them may have: 1, or MAX_VERIFIED."""
-    extend: SequenceGroup | None = None
+    extend: BatchPart | None = None
     """Sequences with any number of tokens."""
     num_query_blocks: int = 0
     """What `query_block_bound` gives for those."""
@@ -77,8 +77,8 @@ def gpu_batch(metadata: AttentionMetadata, num_heads: int, num_kv_heads: int) ->
     rows, start_loc = numbers[:count], numbers[count:]
     split_query_len = 1 if num_split == metadata.num_decodes else MAX_VERIFIED
     split_starts = None if split_query_len == 1 else start_loc
-    split = SequenceGroup(seq_lens[:num_split], rows[:num_split], split_starts)
-    extend = SequenceGroup(seq_lens[num_split:], rows[num_split:], start_loc[num_split:])
+    split = BatchPart(seq_lens[:num_split], rows[:num_split], split_starts)
+    extend = BatchPart(seq_lens[num_split:], rows[num_split:], start_loc[num_split:])
     return GpuBatch(
         slot_mapping=metadata.slot_mapping,
         block_tables=metadata.block_tables.int(),

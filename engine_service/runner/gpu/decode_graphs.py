@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine_service.kernels.gpu.state.sequence_states import gather_inputs
-from engine_service.layers.attention.gpu_attention import GpuBatch, SequenceGroup
+from engine_service.layers.attention.gpu_attention import BatchPart, GpuBatch
 from engine_service.runner.gpu.step_graphs import StepGraphs
 
 
@@ -65,7 +65,7 @@ class DecodeGraphs(StepGraphs):
         batch = GpuBatch(
             slot_mapping=slot_mapping,
             block_tables=state.block_tables,
-            split=SequenceGroup(seq_lens, rows, None),
+            split=BatchPart(seq_lens, rows, None),
             split_query_len=1,
         )
         hidden = self._model.forward(*inputs, self._kv_caches, batch)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.kernels.gpu.attention.extend_attention import query_block_bound
-from engine_service.layers.attention.gpu_attention import MAX_VERIFIED, GpuBatch, SequenceGroup
+from engine_service.layers.attention.gpu_attention import MAX_VERIFIED, BatchPart, GpuBatch
 from engine_service.runner.device_copy import Uploads
 from engine_service.runner.gpu.mixed_inputs import InputSizes, device_inputs, written_inputs
 from engine_service.runner.gpu.step_graphs import StepGraphs
@@ -92,9 +92,9 @@ class MixedGraphs(StepGraphs):
         batch = GpuBatch(
             slot_mapping=inputs.slot_mapping,
             block_tables=state.block_tables,
-            split=SequenceGroup(inputs.decode_lens, inputs.decode_states, inputs.decode_starts),
+            split=BatchPart(inputs.decode_lens, inputs.decode_states, inputs.decode_starts),
             split_query_len=MAX_VERIFIED,
-            extend=SequenceGroup(inputs.extend_lens, inputs.extend_states, inputs.extend_starts),
+            extend=BatchPart(inputs.extend_lens, inputs.extend_states, inputs.extend_starts),
             num_query_blocks=query_block_bound([size] + [0] * (num_extending - 1), group),
         )
         hidden = self._model.forward(input_ids, inputs.positions, self._kv_caches, batch)

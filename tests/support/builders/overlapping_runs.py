@@ -1,7 +1,6 @@
 """Requests to an engine that may be a step ahead, and their outputs."""
 
-from engine_service.core.request import Request
-from engine_service.core.sequence import Sequence
+from engine_service.core.request import Request, Sequence
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams

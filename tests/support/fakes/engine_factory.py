@@ -3,7 +3,7 @@
 from typing import Any
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from engine_service.core.sequence import Sequence
+from engine_service.core.request import Sequence
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.model_info import ModelInfo
 from support.fakes.model_runner import VOCAB_SIZE, FakeModelRunner

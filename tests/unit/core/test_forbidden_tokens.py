@@ -3,8 +3,7 @@
 import pytest
 
 from engine_service.core.forbidden_tokens import forbidden_token_ids
-from engine_service.core.request import Request
-from engine_service.core.sequence import Sequence, SequenceGroup
+from engine_service.core.request import Request, Sequence, SequenceGroup
 from folovllm.sampling_params import SamplingParams
 
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_service.core.request import Branch, Request
-from engine_service.core.sequence import RequestStatus, Sequence
+from engine_service.core.request import Branch, Request, RequestStatus, Sequence
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.errors import InvalidRequestError, NotFoundError
 from folovllm.outputs import CompletionOutput, RequestOutput

@@ -4,8 +4,7 @@ import itertools
 
 import pytest
 
-from engine_service.core.request import Request
-from engine_service.core.sequence import RequestStatus, Sequence
+from engine_service.core.request import Request, RequestStatus, Sequence
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams

@@ -13,10 +13,9 @@ from engine_service.core.outputs import (
     SchedulerOutput,
     SequenceOutput,
 )
-from engine_service.core.request import Request
+from engine_service.core.request import Request, Sequence
 from engine_service.core.scheduler import Scheduler
 from engine_service.core.scheduler_limits import SchedulerLimits
-from engine_service.core.sequence import Sequence
 from engine_service.core.spec_decode.speculator import Speculator, _best_count, _Guesser
 from folovllm.errors import ConfigError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
