@@ -69,6 +69,7 @@ class Contender:
             env={
                 **(os.environ | environment),
                 "PYTHONPATH": paths,
+                "PYTHONSAFEPATH": "1",  # else the folder we are in comes first
                 "OMP_NUM_THREADS": str(config.threads),
             },
         )

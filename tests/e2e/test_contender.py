@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.harness.engine_name import EngineName
 from benchmarks.harness.open_loop import Load
-from benchmarks.peers.contender import Contender, ContenderError, open_contenders
+from benchmarks.peers.contender import ROOT, Contender, ContenderError, open_contenders
 from benchmarks.peers.peer import PeerConfig
 from folovllm.model_files import DEMO_MODEL
 
@@ -73,3 +73,17 @@ def test_an_engine_that_does_not_answer_is_given_up() -> None:
         with pytest.raises(ContenderError, match="folovllm gave no answer for 0 s"):
             contender.generate([[1]], new_tokens=4)  # it is stopped outside its turns
         contender.close(patience=0.0)
+
+
+def test_the_code_of_a_checkout_runs_wherever_this_process_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)  # whose `benchmarks` Python would find first
+    worker = tmp_path / "benchmarks" / "peers" / "worker.py"
+    worker.parent.mkdir(parents=True)
+    for folder in (worker.parent, worker.parents[1]):
+        (folder / "__init__.py").touch()
+    worker.write_text("import json\nprint(json.dumps({'version': 'of the checkout'}), flush=True)")
+
+    with Contender(EngineName("folovllm"), _config(DEMO_MODEL), checkout=tmp_path) as contender:
+        assert contender.version == "of the checkout"
