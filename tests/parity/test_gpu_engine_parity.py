@@ -35,7 +35,8 @@ REQUESTS: Mapping[str, tuple[int, SamplingParams]] = {
 }
 
 # numpy's, under the interpreter, of what tokens that are padding compute.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+# Measuring coverage doubles the interpreter's time, and the kernels' own tests cover them.
+pytestmark = [pytest.mark.filterwarnings("ignore::RuntimeWarning"), pytest.mark.no_cover]
 
 
 @pytest.fixture(autouse=True)
