@@ -105,6 +105,8 @@ def test_short_segments_are_not_cached() -> None:
     recorder = Recorder()
     text = "a" * (MIN_SEGMENT - 1)
     assert recorder.encode(text) == recorder.encode(text) == [text]
+    longer = text + "a"
+    assert [recorder.encode(longer), recorder.encode(longer)] == [[longer], []]
 
 
 def test_the_least_recently_used_is_evicted_first() -> None:
