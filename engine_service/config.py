@@ -70,7 +70,6 @@ class CacheConfig:
         "Default: 0.9 of a GPU's, 0.5 of the main memory.",
         "--memory-utilization",
         "--gpu-memory-utilization",
-        envvar="FOLOVLLM_GPU_MEMORY_UTILIZATION",
         metavar="SHARE",
     )
     dtype: str = option(

@@ -82,8 +82,8 @@ class ModelShape:
     def generation_bytes(self, requests: Sequence[tuple[int, int]]) -> float:
         """Of all steps that requests, as (prompt tokens, new tokens), need when all run together.
 
-        Each new token but the first reads the KV of what is before it. There are as many steps as
-        the longest output has tokens, and each reads the weights.
+        A new token, except a request's first, reads the KV of all tokens before it. There are as
+        many steps as the longest output has tokens, and each reads the weights.
         """
         tokens = sum((new - 1) * prompt + new * (new - 1) // 2 for prompt, new in requests)
         steps = max(new for _, new in requests)

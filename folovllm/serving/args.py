@@ -6,6 +6,7 @@ set; a repeatable option takes a list with commas; a switch takes 1/true/yes or 
 """
 
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import Field, field, fields, is_dataclass, replace
@@ -86,14 +87,22 @@ class _CommaList(click.types.StringParamType):
 
 class _Option(click.Option):
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        return (super().resolve_envvar_value(ctx) or "").strip() or None
+        return os.environ[name].strip() if (name := self._variable(ctx)) else None
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
         """Names the variable if the value came from there."""
         hint = super().get_error_hint(ctx)
         if ctx and ctx.get_parameter_source(self.name or "") is ParameterSource.ENVIRONMENT:
-            return f"{hint} ({_PREFIX}_{self.name.upper()})"
+            return f"{hint} ({self._variable(ctx)})"
         return hint
+
+    def _variable(self, ctx: click.Context) -> str | None:
+        """The first of its flags' variables that is set, and not to an empty value."""
+        if ctx.auto_envvar_prefix is None:
+            return None
+        flags = [flag.removeprefix("--").replace("-", "_").upper() for flag in self.opts]
+        names = [f"{ctx.auto_envvar_prefix}_{flag}" for flag in flags]
+        return next((name for name in names if os.environ.get(name, "").strip()), None)
 
 
 def _option(item: "Field[Any]", default: object) -> click.Option:

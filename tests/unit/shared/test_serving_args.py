@@ -15,6 +15,7 @@ class Config:
     server: ServerConfig = field(default_factory=lambda: ServerConfig(port=7))
     items: tuple[str, ...] = option((), "Several.", "--item")
     limit: int | None = option(None, "A number.")
+    share: float = option(0.5, "A share.", "--share", "--gpu-share")
     keep: bool = option(True, "Not to keep.", "--no-keep")
 
 
@@ -88,6 +89,8 @@ def test_a_switch_may_be_off(value: str, monkeypatch: pytest.MonkeyPatch) -> Non
         ("GRACE_PERIOD", "-1", "-1.0 is not in the range x>=0"),
         ("NO_REFLECTION", "maybe", "'maybe' is not a valid boolean"),
         ("LIMIT", "x", "'x' is not a valid integer"),
+        ("SHARE", "x", "'x' is not a valid float"),
+        ("GPU_SHARE", "x", "'x' is not a valid float"),
     ],
 )
 @pytest.mark.parametrize("source", ["command line", "environment"])
@@ -100,7 +103,7 @@ def test_a_bad_value_ends_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flag = f"--{name.replace('_', '-').lower()}"
-    hint = f"'{flag}'"
+    hint = "'--share' / '--gpu-share'" if "SHARE" in name else f"'{flag}'"
     argv = [f"{flag}={value}"]
     if source == "environment":
         monkeypatch.setenv(f"FOLOVLLM_{name}", value)
