@@ -111,7 +111,7 @@ def test_short_segments_are_not_cached() -> None:
 
 def test_the_least_recently_used_is_evicted_first() -> None:
     texts = [character * 1000 for character in "abc"]
-    num_bytes = sum(map(sys.getsizeof, (texts[0], array("I", range(1000)))))
+    num_bytes = sum(map(sys.getsizeof, (texts[0], array("I", [*range(1000)]))))
     recorder = Recorder(max_cached_bytes=2 * num_bytes)
     for text in texts[:2]:
         recorder.encode(text)
