@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from engine_service.core.request import Branch, Request
     from engine_service.core.token_matcher import TokenMatcher
     from tokenizer_service.text.output_processor import OutputProcessor
-    from tokenizer_service.text.tokenizer import Tokenizer
 
 
 class LLM:
