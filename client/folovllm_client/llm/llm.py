@@ -215,6 +215,7 @@ class LLM:
         result.prompt, token_ids = split_prompt(prompt)
         if token_ids is None:
             token_ids = self.tokenizer.encode(result.prompt or "")
+        token_ids = params.truncate(token_ids)
         params = resolve_bad_words(params, self.tokenizer)
         check_request(token_ids, params, self._engine.info)
         result.request_id, result.prompt_token_ids = new_request_id(), token_ids
@@ -239,8 +240,11 @@ class LLM:
         self, delta: CompletionOutput, processor: "OutputProcessor", result: RequestOutput
     ) -> None:
         """Adds a delta's text to its result; ends a continuation that reached a stop string."""
+        from tokenizer_service.text.token_texts import add_token_texts
+
         output, stops = processor.process(delta)
         if output is not None:
+            add_token_texts(output, self.tokenizer)
             result.add(output)
         if stops:
             for final in self._engine.abort_request(delta.request_id, [delta.index]):
