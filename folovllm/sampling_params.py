@@ -28,8 +28,13 @@ from folovllm.parameters.structured_output import (
     check_structured_output,
     read_structured_output,
 )
+from folovllm.parameters.structured_output import (  # where vLLM has them
+    GuidedDecodingParams as GuidedDecodingParams,
+)
+from folovllm.parameters.structured_output import StructuredOutputsParams as StructuredOutputsParams
 from folovllm.v1 import types_pb2
-from folovllm.vllm_names import VLLM_DEFAULTS, RequestOutputKind, VllmNames, read_vllm_names
+from folovllm.vllm_names import VLLM_DEFAULTS, VllmNames, read_vllm_names
+from folovllm.vllm_names import RequestOutputKind as RequestOutputKind
 
 MAX_N = 128
 MAX_STOP_STRINGS = 16
