@@ -11,6 +11,7 @@ from typing import TypeVar
 from folovllm.errors import InvalidRequestError
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.v1 import tokenizer_service_pb2, types_pb2
+from tokenizer_service.text.offload import offload_if_large
 
 # What a streamed message has beyond its part of the whole answer, besides the request's id: tags,
 # lengths and the index.
@@ -36,11 +37,12 @@ async def join(
                 info.CopyFrom(message.info)
                 message.ClearField("info")
                 size += info.ByteSize()
-            frame = _FRAME_BYTES + len(message.request_id.encode())
-            size += max(0, message.ByteSize() - frame)
+            num_bytes = message.ByteSize()
+            size += max(0, num_bytes - _FRAME_BYTES - len(message.request_id.encode()))
             if size > _MAX_STREAMED_BYTES:
                 raise _too_large()
-            add(message)
+            # An engine that is ahead has large ones ready, one after the other.
+            await offload_if_large(num_bytes, add, message)
     return size
 
 
