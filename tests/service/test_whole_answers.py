@@ -362,10 +362,8 @@ async def test_a_draining_service_takes_no_new_one_and_finishes_those_that_run(
     running = service.stub.ChatOnce(ChatRequest(messages=[USER]))
     await service.until_running()
     assert not await service.server.active_calls.drain(0)
-    late = (
-        service.stub.ChatOnce(ChatRequest(messages=[USER])),
-        service.stub.GenerateOnce(GenerateRequest()),
-    )
+    # Without a drain they would be invalid.
+    late = service.stub.ChatOnce(ChatRequest()), service.stub.GenerateOnce(GenerateRequest())
     for call in late:
         assert (await error_of(call))[0] is grpc.StatusCode.UNAVAILABLE
     service.runner.release()
