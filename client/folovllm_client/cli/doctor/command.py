@@ -101,6 +101,10 @@ def _clear_caches(*, ask: bool) -> None:
 
 
 def _confirm(caches: Sequence[Cache]) -> None:
-    if not sys.stdin.isatty():
-        raise CommandError("--clear-caches asks first, but nobody can answer here; add --yes")
-    click.confirm(f"delete {readable(*caches)}?", abort=True, err=True)
+    try:
+        click.confirm(f"delete {readable(*caches)}?", abort=True, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        text = "nothing was deleted; where nobody can answer, type --clear-caches --yes"
+        raise CommandError(text) from None

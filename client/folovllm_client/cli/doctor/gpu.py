@@ -23,7 +23,7 @@ def check_gpu() -> list[Finding]:
         return [Finding("GPU", "warning", text), *([torch] if torch else [])]
     found = [Finding("GPU", "ok", _named(gpu)) for gpu in gpus]
     if not gpus:
-        found = [Finding("GPU", "info", "no NVIDIA GPU, the CPU computes")]
+        found = [Finding("GPU", "info", "no NVIDIA GPU")]
     if build is None:
         return found
     if not gpus:

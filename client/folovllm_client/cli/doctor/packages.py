@@ -45,7 +45,8 @@ def _check_part(part: str, missing: list[str], wanted: str) -> Finding:
     if not missing:
         return Finding(part, "ok", "complete")
     if part == "client" or wanted in (part, "all") or _was_begun(part, missing):
-        return Finding(part, "error", f"lacks {listed(missing)}", install_command(part))
+        command = install_command("all" if wanted == "all" else part)
+        return Finding(part, "error", f"lacks {listed(missing)}", command)
     return Finding(part, "info", "not installed", install_command(part))
 
 
@@ -59,11 +60,17 @@ def _check_versions(parts: Iterable[str]) -> Iterator[Finding]:
         if installed is None:  # such as uvloop, which may be left out
             continue
         if not allowed.contains(installed, prereleases=True):
+            asked = _pin(allowed) or allowed
             cpu_torch = package == "torch" and wants_cpu_torch()
-            command = pip_install(f"{package}{allowed}", cpu_torch=cpu_torch)
-            yield Finding(package, "error", f"is {installed}, but has to be {allowed}", command)
+            command = pip_install(f"{package}{asked}", cpu_torch=cpu_torch)
+            yield Finding(package, "error", f"is {installed}, but has to be {asked}", command)
         elif package in _SHOWN:
             yield Finding(package, "ok", installed)
+
+
+def _pin(allowed: SpecifierSet) -> str:
+    """The one version that is allowed, if it is one."""
+    return next((str(each) for each in allowed if each.operator == "=="), "")
 
 
 def _ranges(parts: Iterable[str]) -> dict[str, SpecifierSet]:
