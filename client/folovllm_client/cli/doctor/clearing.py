@@ -32,5 +32,6 @@ def _confirm(caches: Sequence[Cache]) -> None:
     except click.Abort:
         if sys.stdin.isatty():
             raise
+        click.echo(err=True)
         text = "nothing was deleted; where nobody can answer, type --clear-caches --yes"
         raise CommandError(text) from None
