@@ -249,4 +249,6 @@ def _allowed(kind: click.ParamType) -> str:
     assert isinstance(kind, click.IntRange | click.FloatRange)
     if kind.max is None:
         return f"at least {kind.min}"
-    return f"in {'(' if kind.min_open else '['}{kind.min}, {kind.max}{')' if kind.max_open else ']'}"
+    return (
+        f"in {'(' if kind.min_open else '['}{kind.min}, {kind.max}{')' if kind.max_open else ']'}"
+    )

@@ -35,9 +35,7 @@ class LogConfig:
     @property
     def as_json(self) -> bool:
         """Whether lines are JSON, for what standard error is now."""
-        return self.log_format == "json" or (
-            self.log_format == "auto" and not sys.stderr.isatty()
-        )
+        return self.log_format == "json" or (self.log_format == "auto" and not sys.stderr.isatty())
 
 
 def text_renderer() -> structlog.dev.ConsoleRenderer:

@@ -114,4 +114,6 @@ class GrpcServer:
         finished.cancel()
         # Health watches never end by themselves; they are cancelled.
         await self.grpc.stop(grace=_LAST_GRACE)
+        # Their tasks end in the loop's next round; if it ended first, each would print a traceback.
+        await asyncio.sleep(0)
         log.info("stopped", cut_off=len(self.active_calls))

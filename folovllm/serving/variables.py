@@ -25,7 +25,9 @@ _OTHERS = ("FOLOVLLM_SERVER",)
 _SIMILARITY = 0.75
 
 
-def variable_names(flags: Sequence[str], service: str = "", *, own: bool = False) -> tuple[str, ...]:
+def variable_names(
+    flags: Sequence[str], service: str = "", *, own: bool = False
+) -> tuple[str, ...]:
     """The variables of a flag, the one that wins first.
 
     `own` are flags of which each service has its own value: without the service's prefix they mean
@@ -48,7 +50,9 @@ def unknown_variables(
     own prefix, and of those that look like one of its own misspelled.
     """
     foreign = tuple(
-        f"{PREFIX}{other}_" for other in _SERVICES if service is not None and other != service.upper()
+        f"{PREFIX}{other}_"
+        for other in _SERVICES
+        if service is not None and other != service.upper()
     )
     names = [name.removeprefix(PREFIX) for name in known]
     for name in sorted(environ):

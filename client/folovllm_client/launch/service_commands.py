@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
+
 from folovllm import version
 from folovllm.errors import ConfigError
 
@@ -43,6 +45,17 @@ class ServeOptions:
             engines=(self.engine_address, *more_engines),
         )
         """The tokenizer service's."""
+
+    @classmethod
+    def from_environment(cls, **values: Any) -> "ServeOptions":
+        """Takes what `values` leave open from the environment, as `folovllm serve` does.
+
+        Raises click.UsageError for a variable's invalid value, and as the constructor does.
+        """
+        from folovllm_client.launch.serve_flags import serve_flags
+
+        command = click.Command("serve", params=[flag.option for flag in serve_flags()])
+        return cls(**command.make_context("serve", []).params | values)
 
     @property
     def model(self) -> str | None:

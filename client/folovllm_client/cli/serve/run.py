@@ -54,7 +54,9 @@ async def supervise(services: Supervisor, options: ServeOptions, live: bool = Fa
 def ready_text(options: ServeOptions, seconds: float) -> Text:
     """Where the services listen, and what to type next."""
     command = command_name()
-    server = "" if options.address == f"{LOOPBACK}:{DEFAULT_PORT}" else f" --server {options.address}"
+    server = (
+        "" if options.address == f"{LOOPBACK}:{DEFAULT_PORT}" else f" --server {options.address}"
+    )
     listen = options.tokenizer.server
     parts = (
         (f"FolovLLM {__version__}", "bold"),
