@@ -16,7 +16,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from folovllm.serving.active_calls import ActiveCalls
-from folovllm.serving.args import Seconds, option
+from folovllm.serving.args import Seconds, check, option
 from folovllm.serving.channel import SERVER_OPTIONS
 from folovllm.serving.interceptor import CallInterceptor
 from folovllm.serving.ports import require_free_port
@@ -50,6 +50,9 @@ class ServerConfig:
     )
     share_port: bool = False
     """Share the port with other processes that do the same; it must be reserved."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class GrpcServer:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -163,7 +164,7 @@ async def test_the_load_is_reported_while_requests_run_and_never_asked_for_in_be
 
 def test_a_rate_is_over_a_time_in_which_requests_ran(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 100.0, 100.1, 101.0, 103.0, 104.0])
-    monkeypatch.setattr(status_line.time, "monotonic", times.__next__)
+    monkeypatch.setattr(status_line, "time", SimpleNamespace(monotonic=times.__next__))
     text = StatusText()
     rates = [
         text.of(Load(num_requests=busy, num_generated_tokens=tokens)).plain.split(" · ")[4]
