@@ -85,7 +85,9 @@ def typed(setting: Setting) -> list[str]:
         return [flag, next(choice for choice in kind.choices if choice != setting.value)]
     if isinstance(kind, click.FloatRange):
         return [flag, "0.25"]
-    return [flag, "4321" if isinstance(kind, click.IntRange) else "there:4321"]
+    if isinstance(kind, click.IntRange):
+        return [flag, "4321"]
+    return [flag, "there:4321" if flag == "--engine" else "there"]
 
 
 def value_of(setting: Setting, config: Config) -> object:
@@ -186,6 +188,7 @@ def test_options_may_come_from_the_environment_without_a_command_line(
         ("127.0.0.1", "127.0.0.1:50051"),
         ("0.0.0.0", "127.0.0.1:50051"),
         ("[::]", "[::1]:50051"),
+        ("::1", "[::1]:50051"),
         ("example.org", "example.org:50051"),
     ],
 )
