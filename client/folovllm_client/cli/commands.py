@@ -20,7 +20,9 @@ from folovllm.version import __version__
 from folovllm_client.api.requests import empty_output, generate_request, partial_sampling_params
 from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.chat.command import chat
+from folovllm_client.cli.completion import complete_models, completion
 from folovllm_client.cli.console import CommandError, failure_text, note, show_text
+from folovllm_client.cli.doctor.command import doctor
 from folovllm_client.cli.parity_report import ParityOptions
 from folovllm_client.cli.perplexity import PerplexityOptions, measure_perplexity
 from folovllm_client.cli.request_options import request_options, server_option
@@ -99,6 +101,8 @@ def generate(
 
 
 commands.add_command(chat)
+commands.add_command(doctor)
+commands.add_command(completion)
 
 
 @commands.command()
@@ -189,6 +193,9 @@ def demo() -> None:
 
     if not run():
         raise click.exceptions.Exit(_INTERRUPTED)
+
+
+complete_models(commands)
 
 
 def _argument_or_stdin(argument: str) -> str:
