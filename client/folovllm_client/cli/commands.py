@@ -26,8 +26,9 @@ from folovllm_client.cli.doctor.command import doctor
 from folovllm_client.cli.parity_report import ParityOptions
 from folovllm_client.cli.perplexity import PerplexityOptions, measure_perplexity
 from folovllm_client.cli.request_options import request_options, server_option
+from folovllm_client.cli.serve.command import serve
 from folovllm_client.cli.stream_stats import StreamStats
-from folovllm_client.launch.service_commands import ServeOptions, require_services
+from folovllm_client.launch.service_commands import require_services
 
 _UNARY_TIMEOUT = 10.0
 _INTERRUPTED = 130
@@ -53,15 +54,7 @@ def commands() -> None:
     """Serves Qwen3-family language models over gRPC, and asks them."""
 
 
-@commands.command(params=[*options(ServeOptions())])
-def serve(**settings: Any) -> None:
-    """Starts both services and stops them together.
-
-    Other settings of the services come from their FOLOVLLM_* environment variables.
-    """
-    from folovllm_client.cli.serve import serve as run
-
-    run(ServeOptions(**settings))
+commands.add_command(serve)
 
 
 @commands.command()
