@@ -17,6 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.args import Seconds, check, option
+from folovllm.serving.background_tasks import first
 from folovllm.serving.channel import SERVER_OPTIONS
 from folovllm.serving.interceptor import CallInterceptor
 from folovllm.serving.ports import host_and_port, require_free_port
@@ -110,11 +111,7 @@ class GrpcServer:
         """Ends the server as the module's docstring says."""
         await self._health.enter_graceful_shutdown()
         log.info("draining", calls=len(self.active_calls))
-        finished = asyncio.ensure_future(self.active_calls.drain(self._config.grace_period))
-        hard_stop = asyncio.ensure_future(self._hard_stop.wait())
-        await asyncio.wait({finished, hard_stop}, return_when=asyncio.FIRST_COMPLETED)
-        hard_stop.cancel()
-        finished.cancel()
+        await first(self.active_calls.drain(self._config.grace_period), self._hard_stop.wait())
         # Health watches never end by themselves; they are cancelled.
         await self.grpc.stop(grace=_LAST_GRACE)
         # Their tasks end in the loop's next round; if it ended first, each would print a traceback.
