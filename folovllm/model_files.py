@@ -1,11 +1,13 @@
 """Where a model's files are, and fingerprints, which show whether two services have the same."""
 
+import difflib
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from folovllm.errors import ConfigError
+from folovllm.hub import fetch_snapshot
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 
@@ -20,6 +22,10 @@ TOKENIZER_FILE_NAMES = (
     "chat_template.jinja",
 )
 WEIGHT_PATTERNS = ("*.safetensors",)
+WEIGHT_INDEX = "model.safetensors.index.json"
+"""Lists the files of weights that are several."""
+
+_WEIGHTS = "model.safetensors"
 
 
 def resolve_model(model: str | None, patterns: Sequence[str]) -> Path:
@@ -32,17 +38,57 @@ def resolve_model(model: str | None, patterns: Sequence[str]) -> Path:
     path = Path(model).expanduser()
     if path.is_dir():
         return path
-    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise ConfigError(f"{model} is not a folder; give a model's folder or its hub id")
-    from huggingface_hub import snapshot_download
+    if is_hub_id(model):
+        return fetch_snapshot(model, patterns)
+    if path.exists():
+        raise ConfigError(f"{model} is a file; give the folder of a model, which holds config.json")
+    folders = [each.name for each in path.parent.glob("*") if each.is_dir()]
+    similar = difflib.get_close_matches(path.name, folders, n=1)
+    remedy = (
+        f"did you mean {path.with_name(similar[0])}?"
+        if similar
+        else "give a model's folder, or a hub id such as Qwen/Qwen3-0.6B"
+    )
+    raise ConfigError(f"there is no folder {model}; {remedy}")
 
-    try:
-        return Path(snapshot_download(model, allow_patterns=list(patterns)))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(
-            f"{model} is neither a local folder nor a model that the hub gives: {reason}"
-        ) from None
+
+def is_hub_id(model: str) -> bool:
+    """Whether a name that is no folder means a model of the hub, not a path with a mistake."""
+    path = Path(model)
+    in_folder = len(path.parts) > 1 and Path(path.parts[0]).is_dir()
+    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
+    return not (looks_local or in_folder or path.exists())
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raises ConfigError naming the first file that both services need and the folder lacks."""
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"{folder} has no {name}; a model's folder holds config.json, tokenizer.json and "
+                "*.safetensors"
+            )
+    for path in weight_files(folder):
+        if not path.is_file():
+            raise ConfigError(f"{folder} has no {path.name}, which its {WEIGHT_INDEX} lists")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights, from the index where there is one; some may be missing.
+
+    Raises ConfigError if there are none.
+    """
+    if (folder / WEIGHT_INDEX).is_file():
+        weight_map = read_json(folder / WEIGHT_INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ConfigError(f"{folder / WEIGHT_INDEX} has no weight_map")
+        return [folder / name for name in sorted(set(map(str, weight_map.values())))]
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    raise ConfigError(
+        f"{folder} has no weights: it needs {_WEIGHTS} or {WEIGHT_INDEX} "
+        "(other formats are not read)"
+    )
 
 
 def read_json(path: Path) -> dict[str, object]:
