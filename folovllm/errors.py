@@ -83,6 +83,10 @@ class UnavailableError(FolovError):
     """Nothing can serve the request now; a retry may succeed."""
 
 
+class UnreachableError(UnavailableError):
+    """Nothing answers at the address."""
+
+
 class EngineDeadError(UnavailableError):
     """The engine's thread has failed, and with it every request."""
 

@@ -15,6 +15,7 @@ from folovllm.errors import (
     QueueFullError,
     ServerError,
     UnavailableError,
+    UnreachableError,
     UnsupportedError,
 )
 from folovllm.model_info import ModelInfo
@@ -23,7 +24,6 @@ from folovllm.sampling_params import SamplingParams
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.v1 import types_pb2
 from folovllm_client.api.async_client import AsyncClient
-from folovllm_client.api.requests import UnreachableError
 from folovllm_client.api.sync_client import Client
 from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
 

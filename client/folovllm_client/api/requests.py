@@ -15,6 +15,7 @@ from folovllm.errors import (
     FolovError,
     InvalidRequestError,
     UnavailableError,
+    UnreachableError,
     from_rpc_error,
 )
 from folovllm.outputs import RequestOutput
@@ -31,10 +32,6 @@ Prompt = str | Sequence[int] | Mapping[str, Sequence[int]]
 
 # The beginnings of gRPC's message if no connection could be made.
 _NO_CONNECTION = ("failed to connect", "DNS resolution failed")
-
-
-class UnreachableError(UnavailableError):
-    """Nothing answers at the address."""
 
 
 def split_prompt(prompt: Prompt) -> tuple[str | None, list[int] | None]:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from folovllm.errors import DeadlineError, FolovError
-from folovllm_client.api.requests import UnreachableError
+from folovllm.errors import DeadlineError, FolovError, UnreachableError
 
 if TYPE_CHECKING:
     from rich.console import Console
