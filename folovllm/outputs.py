@@ -278,9 +278,9 @@ def set_stop_reason(
     elif stop_reason is not None:
         message.stop_token_id = stop_reason
     elif output_complete:
-        message.output_complete = True
+        message.output_complete.SetInParent()
     elif may_be_eos:
-        message.eos = True
+        message.eos.SetInParent()
 
 
 def read_stop_reason(

@@ -204,8 +204,7 @@ class SamplingParams:
             }
         output = values.pop("structured_output")
         if output is not None:
-            is_choice = output.kind == "choice"
-            values[output.kind] = {"options": output.value} if is_choice else output.value
+            values[output.kind] = _output_field(output)
         return types_pb2.SamplingParams(**values)
 
     @classmethod
@@ -241,10 +240,23 @@ def _shortest(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def _structured_output(kind: str, value: Any) -> StructuredOutput | None:
-    if kind == "json_object" and not value:
-        return None
-    return StructuredOutput(kind, tuple(value.options) if kind == "choice" else value)  # type: ignore[arg-type]
+def _output_field(output: StructuredOutput) -> object:
+    match output.kind:
+        case "json_object":
+            return types_pb2.AnyJsonObject()
+        case "choice":
+            return {"options": output.value}
+        case _:
+            return output.value
+
+
+def _structured_output(kind: str, field: Any) -> StructuredOutput:
+    match kind:
+        case "json_object":
+            field = True
+        case "choice":
+            field = tuple(field.options)
+    return StructuredOutput(kind, field)  # type: ignore[arg-type]
 
 
 def _reasoning(message: types_pb2.SamplingParams.Reasoning) -> Reasoning:

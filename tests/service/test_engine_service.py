@@ -127,8 +127,8 @@ async def test_a_seed_is_drawn_and_told(service: Service) -> None:
     assert seeds[0] != seeds[1]
 
 
-def sequences(*sequences: list[int]) -> list[types_pb2.SamplingParams.TokenSequence]:
-    return [types_pb2.SamplingParams.TokenSequence(ids=ids) for ids in sequences]
+def sequences(*sequences: list[int]) -> list[types_pb2.TokenIds]:
+    return [types_pb2.TokenIds(ids=ids) for ids in sequences]
 
 
 BAD: list[tuple[dict[str, list[int]], dict[str, object], str]] = [
