@@ -1,4 +1,4 @@
-"""Prompts and parameters to messages, and failed calls to errors, for both clients.
+"""Prompts and parameters to messages, for both clients.
 
 A value that the contract cannot carry raises InvalidRequestError here, before anything is sent.
 """
@@ -7,54 +7,85 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypedDict
 
-import grpc
 from google.protobuf.message import Message
 
-from folovllm.errors import (
-    DETAILS_KEY,
-    FolovError,
-    InvalidRequestError,
-    UnavailableError,
-    UnreachableError,
-    from_rpc_error,
-)
+from folovllm.errors import InvalidRequestError
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
+from folovllm.serving.address import DEFAULT_PORT
 from folovllm.v1 import tokenizer_service_pb2, types_pb2
+from folovllm_client.api.sampling_keywords import (
+    AnySamplingParams,
+    SamplingKeywords,
+    with_keywords,
+)
 
-DEFAULT_ADDRESS = "localhost:50051"
+__all__ = [
+    "DEFAULT_ADDRESS",
+    "AnySamplingParams",
+    "Prompt",
+    "RequestOptions",
+    "SharedOptions",
+    "empty_output",
+    "field_errors",
+    "generate_request",
+    "partial_sampling_params",
+    "set_fields",
+    "set_sampling_params",
+    "set_text_or_ids",
+    "split_prompt",
+]
 
-AnySamplingParams = SamplingParams | types_pb2.SamplingParams | None
-"""None, and the fields that a message leaves unset, are the model's own defaults."""
+DEFAULT_ADDRESS = f"localhost:{DEFAULT_PORT}"
 
-Prompt = str | Sequence[int] | Mapping[str, Sequence[int]]
-"""A text, token ids, or {"prompt_token_ids": ids}."""
-
-# The beginnings of gRPC's message if no connection could be made.
-_NO_CONNECTION = ("failed to connect", "DNS resolution failed")
+Prompt = str | Sequence[int] | Mapping[str, object]
+"""A text, token ids, {"prompt": text} or {"prompt_token_ids": ids}."""
 
 
 def split_prompt(prompt: Prompt) -> tuple[str | None, list[int] | None]:
     """The text of a prompt or its token ids; the other one is None."""
+    if isinstance(prompt, Mapping):
+        prompt = _from_dict(prompt)
     if isinstance(prompt, str):
         return prompt, None
-    ids = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else prompt
-    if not isinstance(ids, Iterable) or isinstance(ids, bytes):
+    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes):
         raise InvalidRequestError(
-            "prompt", 'a prompt is a text, a list of token ids or {"prompt_token_ids": ids}'
+            "prompt",
+            'a prompt is a text, a list of token ids, {"prompt": text} or '
+            f'{{"prompt_token_ids": ids}}, not {prompt!r}',
         )
-    return None, list(ids)
+    ids = list(prompt)
+    if ids and isinstance(ids[0], str | list | tuple | Mapping):
+        raise InvalidRequestError(
+            "prompt", "one prompt a call; generate_many takes a list of prompts"
+        )
+    return None, ids
 
 
-class RequestOptions(TypedDict, total=False):
-    """The options of a request besides its prompt and its sampling parameters."""
+def _from_dict(prompt: Mapping[str, object]) -> Any:
+    """The prompt in a dict. Raises InvalidRequestError for a key that would not be read."""
+    for key in prompt:
+        if key not in ("prompt", "prompt_token_ids"):
+            raise InvalidRequestError("prompt", f"a prompt has no {key}, only one of prompt and "
+            "prompt_token_ids")
+    ids = prompt.get("prompt_token_ids")
+    return prompt.get("prompt") if ids is None else ids
 
-    request_id: str
-    """Unique among the running requests; by default the server chooses one."""
+
+class SharedOptions(SamplingKeywords, total=False):
+    """The options that several requests can have in common, besides their sampling parameters."""
+
     priority: int
     """Lower runs first; by default 0."""
     cache_salt: str
     """Prefix-cache blocks are shared only among requests of equal salt."""
+
+
+class RequestOptions(SharedOptions, total=False):
+    """The options of one request, besides its prompt and its sampling parameters."""
+
+    request_id: str
+    """Unique among the running requests; by default the server chooses one."""
 
 
 def generate_request(
@@ -121,30 +152,6 @@ def empty_output(prompt: Prompt) -> RequestOutput:
     """The RequestOutput that the pieces of a prompt's answer are added to."""
     text, ids = split_prompt(prompt)
     return RequestOutput(prompt=text, prompt_token_ids=ids or [])
-
-
-@contextmanager
-def call_errors(address: str) -> Iterator[None]:
-    """Turns a failed call to the server at `address` into an error of `folovllm.errors`."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise _to_error(error, address) from error
-
-
-def _to_error(error: grpc.RpcError, address: str) -> FolovError:
-    """Our servers send details with every error; without them UNAVAILABLE means the connection."""
-    translated = from_rpc_error(error)
-    has_details = isinstance(error, grpc.aio.AioRpcError | grpc.Call) and any(
-        key == DETAILS_KEY for key, _ in error.trailing_metadata() or ()
-    )
-    if not isinstance(translated, UnavailableError) or has_details:
-        return translated
-    message = str(translated)
-    reason = message.rpartition(": ")[2]
-    if message.startswith(_NO_CONNECTION):
-        return UnreachableError(f"nothing answers at {address} ({reason})")
-    return UnavailableError(f"lost the connection to {address} ({reason})")
 
 
 @contextmanager
