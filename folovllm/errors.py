@@ -57,11 +57,11 @@ def errors_named_for(fields: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def errors_at(place: str) -> Iterator[None]:
-    """Begins the message of a FolovError with the place, such as `prompts[3]`, that it is about."""
+    """Begins the message of a FolovError with the place, such as `prompts[3]`, if there is one."""
     try:
         yield
     except FolovError as error:
-        error.args = (f"{place}: {error}",)
+        error.args = (f"{place}: {error}" if place else str(error),)
         raise
 
 

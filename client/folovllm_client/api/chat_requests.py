@@ -16,6 +16,7 @@ from folovllm_client.api.chat_messages import (
     ToolFunction,
     ToolLike,
     as_fields,
+    message_as_dict,
     read_messages,
     read_tools,
 )
@@ -35,7 +36,11 @@ __all__ = [
     "ResponseFormat",
     "ToolChoice",
     "ToolFunction",
+    "ToolLike",
     "chat_request",
+    "message_as_dict",
+    "read_messages",
+    "read_tools",
 ]
 
 ToolChoice = str | Mapping[str, Any]

@@ -3,17 +3,18 @@
 A value that the contract cannot carry raises InvalidRequestError here, before anything is sent.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypedDict
+from typing import Unpack
 
 from google.protobuf.message import Message
 
-from folovllm.errors import InvalidRequestError
+from folovllm.errors import InvalidRequestError, errors_at
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm.serving.address import DEFAULT_PORT
 from folovllm.v1 import tokenizer_service_pb2, types_pb2
+from folovllm_client.api.prompt_parts import Prompt, PromptParts
 from folovllm_client.api.sampling_keywords import (
     AnySamplingParams,
     SamplingKeywords,
@@ -22,6 +23,7 @@ from folovllm_client.api.sampling_keywords import (
 
 __all__ = [
     "DEFAULT_ADDRESS",
+    "MAX_CONCURRENCY",
     "AnySamplingParams",
     "Prompt",
     "RequestOptions",
@@ -29,47 +31,16 @@ __all__ = [
     "empty_output",
     "field_errors",
     "generate_request",
+    "many_requests",
     "partial_sampling_params",
     "set_fields",
     "set_sampling_params",
     "set_text_or_ids",
-    "split_prompt",
 ]
 
 DEFAULT_ADDRESS = f"localhost:{DEFAULT_PORT}"
-
-Prompt = str | Sequence[int] | Mapping[str, object]
-"""A text, token ids, {"prompt": text} or {"prompt_token_ids": ids}."""
-
-
-def split_prompt(prompt: Prompt) -> tuple[str | None, list[int] | None]:
-    """The text of a prompt or its token ids; the other one is None."""
-    if isinstance(prompt, Mapping):
-        prompt = _from_dict(prompt)
-    if isinstance(prompt, str):
-        return prompt, None
-    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes):
-        raise InvalidRequestError(
-            "prompt",
-            'a prompt is a text, a list of token ids, {"prompt": text} or '
-            f'{{"prompt_token_ids": ids}}, not {prompt!r}',
-        )
-    ids = list(prompt)
-    if ids and isinstance(ids[0], str | list | tuple | Mapping):
-        raise InvalidRequestError(
-            "prompt", "one prompt a call; generate_many takes a list of prompts"
-        )
-    return None, ids
-
-
-def _from_dict(prompt: Mapping[str, object]) -> Any:
-    """The prompt in a dict. Raises InvalidRequestError for a key that would not be read."""
-    for key in prompt:
-        if key not in ("prompt", "prompt_token_ids"):
-            raise InvalidRequestError("prompt", f"a prompt has no {key}, only one of prompt and "
-            "prompt_token_ids")
-    ids = prompt.get("prompt_token_ids")
-    return prompt.get("prompt") if ids is None else ids
+MAX_CONCURRENCY = 128
+"""Default limit on the requests of generate_many that run at a time."""
 
 
 class SharedOptions(SamplingKeywords, total=False):
@@ -92,32 +63,65 @@ def generate_request(
     prompt: Prompt,
     sampling_params: AnySamplingParams = None,
     *,
-    request_id: str = "",
-    priority: int = 0,
-    cache_salt: str = "",
     return_prompt_token_ids: bool = False,
+    **options: Unpack[RequestOptions],
 ) -> tokenizer_service_pb2.GenerateRequest:
     """The message that asks for continuations."""
-    text, ids = split_prompt(prompt)
     request = tokenizer_service_pb2.GenerateRequest(return_prompt_token_ids=return_prompt_token_ids)
-    with field_errors("token_ids"):
-        if ids is not None:
-            request.token_ids.CopyFrom(types_pb2.TokenIds(ids=ids))
-    set_sampling_params(request, sampling_params)
-    fields = {"request_id": request_id, "priority": priority, "cache_salt": cache_salt}
-    set_fields(request, {"text": text, **fields})
+    parts = PromptParts.read(prompt)
+    _set_prompt(request, parts)
+    keywords = {name: value for name, value in options.items() if name not in _OWN}
+    set_sampling_params(request, with_keywords(sampling_params, keywords, _OWN))
+    own = {name: value for name, value in options.items() if name in _OWN}
+    set_fields(request, {"cache_salt": parts.cache_salt, **own})
     return request
+
+
+def many_requests(
+    prompts: Iterable[Prompt],
+    sampling_params: AnySamplingParams,
+    max_concurrency: int,
+    **options: Unpack[SharedOptions],
+) -> list[tuple[Prompt, tokenizer_service_pb2.GenerateRequest]]:
+    """Each prompt with its message; an invalid one is refused before any is sent."""
+    if isinstance(max_concurrency, bool) or not isinstance(max_concurrency, int):
+        raise InvalidRequestError(
+            "max_concurrency", f"max_concurrency must be a whole number, got {max_concurrency!r}"
+        )
+    if max_concurrency < 1:
+        raise InvalidRequestError(
+            "max_concurrency", f"max_concurrency must be over 0, got {max_concurrency}"
+        )
+    if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
+        raise InvalidRequestError("prompts", f"prompts must be a list of prompts, got {prompts!r}")
+    requests = []
+    for index, prompt in enumerate(prompts):
+        with errors_at(f"prompts[{index}]"):
+            request = generate_request(
+                prompt, sampling_params, return_prompt_token_ids=isinstance(prompt, str), **options
+            )
+        requests.append((prompt, request))
+    return requests
 
 
 def set_text_or_ids(
     message: types_pb2.ScoreRequest | types_pb2.ScoreRequest.Continuation, given: Prompt
 ) -> None:
     """Sets what a message scores."""
-    text, ids = split_prompt(given)
-    if text is not None:
-        message.text = text
-    else:
-        message.token_ids.CopyFrom(types_pb2.TokenIds(ids=ids or ()))
+    _set_prompt(message, PromptParts.read(given))
+
+
+def _set_prompt(
+    message: tokenizer_service_pb2.GenerateRequest
+    | types_pb2.ScoreRequest
+    | types_pb2.ScoreRequest.Continuation,
+    parts: PromptParts,
+) -> None:
+    if parts.token_ids is None:
+        set_fields(message, {"text": parts.text})
+        return
+    with field_errors("token_ids"):
+        message.token_ids.CopyFrom(types_pb2.TokenIds(ids=parts.token_ids))
 
 
 def partial_sampling_params(given: Mapping[str, object]) -> types_pb2.SamplingParams:
@@ -132,10 +136,16 @@ def set_sampling_params(
     params: AnySamplingParams,
 ) -> None:
     """Copies parameters to a request."""
+    if params is None:
+        return
+    if not isinstance(params, SamplingParams | types_pb2.SamplingParams):
+        raise InvalidRequestError(
+            "sampling_params",
+            f"sampling_params must be SamplingParams, got {params!r}; keywords are parameters too",
+        )
     with field_errors("sampling_params"):
-        if params is not None:
-            message = params.to_proto() if isinstance(params, SamplingParams) else params
-            request.sampling_params.CopyFrom(message)
+        message = params.to_proto() if isinstance(params, SamplingParams) else params
+        request.sampling_params.CopyFrom(message)
 
 
 def set_fields(message: Message, given: Mapping[str, object], within: str = "") -> None:
@@ -150,8 +160,8 @@ def set_fields(message: Message, given: Mapping[str, object], within: str = "") 
 
 def empty_output(prompt: Prompt) -> RequestOutput:
     """The RequestOutput that the pieces of a prompt's answer are added to."""
-    text, ids = split_prompt(prompt)
-    return RequestOutput(prompt=text, prompt_token_ids=ids or [])
+    parts = PromptParts.read(prompt)
+    return RequestOutput(prompt=parts.text, prompt_token_ids=parts.token_ids or [])
 
 
 @contextmanager
@@ -161,3 +171,6 @@ def field_errors(field: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(field, f"{field} cannot be sent: {error}") from error
+
+
+_OWN = ("request_id", "priority", "cache_salt")

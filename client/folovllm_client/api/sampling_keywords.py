@@ -6,7 +6,7 @@ They go with `sampling_params`: a keyword sets its field, and the same field set
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from folovllm.errors import InvalidRequestError
 from folovllm.sampling_params import Reasoning, SamplingParams, StructuredOutput
@@ -111,9 +111,7 @@ def _fields_of(keywords: Mapping[str, Any], others: Iterable[str]) -> dict[str, 
     if unknown := next((name for name in keywords if name not in known), None):
         raise _unknown_keyword(unknown, [*known, *others])
     given = {
-        name: value
-        for name, value in keywords.items()
-        if value is not None or name == "max_tokens"
+        name: value for name, value in keywords.items() if value is not None or name == "max_tokens"
     }
     if (limit := given.pop("max_completion_tokens", None)) is not None:
         if "max_tokens" in given:
@@ -174,12 +172,12 @@ def _is_set(params: AnySamplingParams, name: str) -> bool:
 def _only(given: Mapping[str, Any]) -> types_pb2.SamplingParams:
     """The message with these fields alone, each checked as SamplingParams checks it."""
     params = SamplingParams(**{"max_tokens": None, **given})
-    message = params.to_proto()
     output = params.structured_output
     names = {*given, output.kind if output is not None else ""}
+    message = params.to_proto()
     for descriptor, _ in message.ListFields():
         if descriptor.name not in names:
-            message.ClearField(descriptor.name)
+            cast(Any, message).ClearField(descriptor.name)
     return message
 
 

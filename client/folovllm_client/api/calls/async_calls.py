@@ -54,10 +54,10 @@ class DuplexCall:
 
 
 async def call_once(
-    method: "UnaryMethod[_Output]", request: object, timeout: float | None, calls: RunningCalls
+    method: "UnaryMethod[_Output]", request: object, deadline: float | None, calls: RunningCalls
 ) -> _Output:
     """The answer of a call that has one."""
-    call = method(request, timeout=timeout)
+    call = method(request, timeout=deadline)
     with calls.running(call):
         return await call
 

@@ -57,10 +57,10 @@ class DuplexCall:
 
 
 def call_once(
-    method: "UnaryMethod[_Output]", request: object, timeout: float | None, calls: RunningCalls
+    method: "UnaryMethod[_Output]", request: object, deadline: float | None, calls: RunningCalls
 ) -> _Output:
     """The answer of a call that has one; closing the channel ends it, so `calls` need not."""
-    return method(request, timeout=timeout)
+    return method(request, timeout=deadline)
 
 
 def run_all(
