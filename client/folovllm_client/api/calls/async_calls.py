@@ -67,25 +67,33 @@ async def run_all(
 ) -> list[_Output]:
     """The results of all jobs in their order, at most `limit` of them at a time.
 
-    When one fails, or the caller is cancelled, the others are ended; all are over at the end.
+    The first that fails ends the others, and so does cancelling the caller; all are over then.
     """
     places = asyncio.Semaphore(limit)
+    failures: list[Exception] = []
 
     async def run(job: Callable[[], Awaitable[_Output]]) -> _Output:
         async with places:
-            return await job()
+            if failures:
+                raise asyncio.CancelledError
+            try:
+                return await job()
+            except Exception as error:
+                failures.append(error)
+                raise
 
     tasks = [asyncio.create_task(run(job)) for job in jobs]
     try:
         if tasks:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        ended = [task.result() for task in tasks if task.done()]  # raises the first failure
+        if failures:
+            raise failures[0]
+        return [task.result() for task in tasks]
     finally:
         calls.cancel()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return ended
 
 
 def means_closed(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """What differs between calls from threads and from asyncio; async_calls has the same names."""
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
@@ -68,17 +68,28 @@ def run_all(
 ) -> list[_Output]:
     """The results of all jobs in their order, at most `limit` of them at a time, in threads.
 
-    When one fails, or the caller is interrupted, the `calls` that the others make are ended; all
-    are over at the end.
+    The first that fails ends the `calls` of the others, as an interrupt does; all are over then.
     """
-    with ThreadPoolExecutor(max(1, min(limit, len(jobs)))) as pool:
-        futures = [pool.submit(job) for job in jobs]
+    failures: list[Exception] = []
+
+    def run(job: Callable[[], _Output]) -> _Output:
+        if failures:
+            raise CancelledError
         try:
+            return job()
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    with ThreadPoolExecutor(max(1, min(limit, len(jobs)))) as pool:
+        try:
+            futures = [pool.submit(run, job) for job in jobs]
             wait(futures, return_when=FIRST_EXCEPTION)
-            return [future.result() for future in futures if future.done()]  # or the first failure
+            if failures:
+                raise failures[0]
+            return [future.result() for future in futures]
         finally:
-            for future in futures:
-                future.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
             calls.cancel()
 
 
