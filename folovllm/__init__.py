@@ -32,11 +32,14 @@ if TYPE_CHECKING:
     from folovllm_client.api.async_client import AsyncClient as AsyncClient
     from folovllm_client.api.sync_client import Client as Client
     from folovllm_client.api.tools import Toolbox as Toolbox
-    from folovllm_client.llm import LLM as LLM
-    from folovllm_client.llm import get_model_and_tokenizer as get_model_and_tokenizer
+    from folovllm_client.llm.llm import LLM as LLM
+    from folovllm_client.llm.model_and_tokenizer import (
+        get_model_and_tokenizer as get_model_and_tokenizer,
+    )
 
 _HOMES = {
-    "folovllm_client.llm": ("LLM", "get_model_and_tokenizer"),
+    "folovllm_client.llm.llm": ("LLM",),
+    "folovllm_client.llm.model_and_tokenizer": ("get_model_and_tokenizer",),
     "folovllm_client.api.sync_client": ("Client",),
     "folovllm_client.api.async_client": ("AsyncClient",),
     "folovllm_client.api.tools": ("Toolbox",),

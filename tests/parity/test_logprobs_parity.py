@@ -8,7 +8,7 @@ import torch
 from engine_service.config import CacheConfig, SchedulerConfig
 from folovllm.outputs import PositionLogprobs, RequestOutput
 from folovllm.sampling_params import SamplingParams
-from folovllm_client.llm import LLM
+from folovllm_client.llm.llm import LLM
 from support.builders.sample_tokenizers import VOCAB_SIZE, save_byte_tokenizer
 from support.builders.tiny_models import make_checkpoint, reference_model
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from folovllm.errors import DeadlineError, FolovError, InvalidRequestError
-from folovllm_client.api.requests import UnreachableError
+from folovllm.errors import FolovError, InvalidRequestError, UnreachableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,8 +85,6 @@ def failure_text(error: FolovError) -> str:
     """The message for the user, with the remedy if there is one."""
     if isinstance(error, UnreachableError):
         return f"{error}; start it with `{command_name()} serve`, or choose another with --server"
-    if isinstance(error, DeadlineError):
-        return f"no complete answer in time ({error})"
     if isinstance(error, InvalidRequestError):
         return _with_flags(error)
     return str(error)

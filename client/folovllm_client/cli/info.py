@@ -1,15 +1,17 @@
 """`folovllm info` and `health`: what a server serves, and whether it is ready."""
 
 import dataclasses
+from contextlib import suppress
 
 import click
+import grpc
 
-from folovllm.errors import NotFoundError
+from folovllm.errors import NotFoundError, UnsupportedError
 from folovllm.model_info import ModelInfo
 from folovllm.serving.channel import open_sync_channel
 from folovllm.serving.healthcheck import ENGINE_SERVICE, TOKENIZER_SERVICE
 from folovllm.v1 import engine_service_pb2_grpc, types_pb2
-from folovllm_client.api.requests import call_errors
+from folovllm_client.api.calls.call_errors import to_error
 from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.console import UNARY_TIMEOUT, note, show_text
 from folovllm_client.cli.group import examples
@@ -54,15 +56,22 @@ def health(server: str) -> None:
 
 
 def _find_service(client: Client) -> tuple[str, str]:
-    """The full name of the service that answers, and its health. Raises FolovError."""
-    try:
-        return TOKENIZER_SERVICE, client.health(TOKENIZER_SERVICE)
-    except NotFoundError:
-        return ENGINE_SERVICE, client.health(ENGINE_SERVICE)
+    """The full name of the service that answers, and its health.
+
+    Raises WrongServiceError where another server answers, and any other FolovError.
+    """
+    for service in (TOKENIZER_SERVICE, ENGINE_SERVICE):
+        with suppress(NotFoundError, UnsupportedError):
+            return service, client.health(service)
+    client.model_info()  # says what is wrong
+    raise NotFoundError(f"the server at {client.address} does not say whether it is ready")
 
 
 def _engine_model_info(address: str) -> ModelInfo:
-    with open_sync_channel(address) as channel, call_errors(address):
+    with open_sync_channel(address) as channel:
         stub = engine_service_pb2_grpc.EngineServiceStub(channel)
         request = types_pb2.GetModelInfoRequest()
-        return ModelInfo.from_proto(stub.GetModelInfo(request, timeout=UNARY_TIMEOUT))
+        try:
+            return ModelInfo.from_proto(stub.GetModelInfo(request, timeout=UNARY_TIMEOUT))
+        except grpc.RpcError as error:
+            raise to_error(error, address, UNARY_TIMEOUT) from None

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TypeVar
 
-from click import File, FloatRange, option
+from click import Context, File, FloatRange, Parameter, option
+from click.core import ParameterSource
 
 from folovllm.errors import InvalidRequestError
 from folovllm.sampling_params import UNTIL_CONTEXT_ENDS, SamplingParams
+from folovllm.serving.address import check_address
 from folovllm.v1 import types_pb2
 from folovllm_client.api.requests import DEFAULT_ADDRESS, partial_sampling_params
 
@@ -16,10 +18,20 @@ _Command = TypeVar("_Command", bound=Callable[..., object])
 _UNBOUNDED = -1
 _CHECKED = frozenset(field.name for field in fields(SamplingParams) if field.init)
 
+_SERVER_VARIABLE = "FOLOVLLM_SERVER"
+
+
+def _check_server(context: Context, parameter: Parameter, address: str) -> str:
+    source = context.get_parameter_source(str(parameter.name))
+    is_variable = source is ParameterSource.ENVIRONMENT
+    return check_address(address, _SERVER_VARIABLE if is_variable else "--server")
+
+
 server_option = option(
     "--server",
+    callback=_check_server,
     metavar="HOST:PORT",
-    envvar="FOLOVLLM_SERVER",
+    envvar=_SERVER_VARIABLE,
     default=DEFAULT_ADDRESS,
     show_default=True,
     show_envvar=True,

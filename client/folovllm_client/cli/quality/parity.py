@@ -30,7 +30,8 @@ from folovllm_client.cli.quality.parity_report import (
     ParityReport,
     PromptParity,
 )
-from folovllm_client.llm import LLM, get_model_and_tokenizer
+from folovllm_client.llm.llm import LLM
+from folovllm_client.llm.model_and_tokenizer import get_model_and_tokenizer
 
 _TEXTS = (
     "Once upon a time, in a town by the sea,",

@@ -1,14 +1,11 @@
-"""LLM: both services' code in one process, without sockets; for scripts, notebooks and tests.
-
-Needs `folovllm[all]`. The services' modules are imported when an LLM is made.
-"""
+"""LLM: a model that answers batches of prompts."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from folovllm.errors import InvalidRequestError
-from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
+from folovllm.model_files import CONFIG_PATTERNS, resolve_model
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.request_id import new_request_id
@@ -18,30 +15,10 @@ from folovllm_client.api.requests import Prompt, split_prompt
 from folovllm_client.launch.service_commands import require_services
 
 if TYPE_CHECKING:
-    from engine_service.config import CacheConfig, ModelConfig, SchedulerConfig
+    from engine_service.config import CacheConfig, SchedulerConfig
     from engine_service.core.request import Branch, Request
     from engine_service.core.token_matcher import TokenMatcher
-    from engine_service.models.causal_model import CausalModel
     from tokenizer_service.text.output_processor import OutputProcessor
-    from tokenizer_service.text.tokenizer import Tokenizer
-
-
-def get_model_and_tokenizer(config: "ModelConfig") -> "tuple[CausalModel, Tokenizer]":
-    """Loads the weights and the tokenizer that a ModelConfig names. Raises ConfigError."""
-    require_services()
-    from engine_service.device import resolve_device, resolve_dtype
-    from engine_service.models.decoder_config import DecoderConfig
-    from engine_service.models.loader import load_model
-    from engine_service.models.model_options import ModelOptions
-    from tokenizer_service.text.tokenizer import Tokenizer
-
-    folder = resolve_model(config.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
-    decoder_config = DecoderConfig.from_folder(folder)
-    device = resolve_device(config.device)
-    dtype = resolve_dtype(config.dtype, decoder_config.dtype, device)
-    options = ModelOptions(dtype, device, quantization=config.quantization)
-    model = load_model(folder, decoder_config, options, show_progress=True)
-    return model, Tokenizer.from_folder(folder)
 
 
 class LLM:
@@ -255,7 +232,7 @@ class LLM:
         for delta in self._engine.step():
             result, processors = running[delta.request_id]
             self._add(delta, processors[delta.index], result)
-            num_finished += delta.finished and result.finished
+            num_finished += delta.finished() and result.finished
         return num_finished
 
     def _add(
