@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from folovllm.errors import ConfigError
-from folovllm.hub import hub_cache
 from folovllm.model_files import check_model_folder
+from folovllm.model_files.hub import hub_cache
 
 _PREFIX = "models--"
 

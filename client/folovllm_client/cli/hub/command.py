@@ -3,7 +3,7 @@
 import click
 
 from folovllm.errors import NotFoundError
-from folovllm.hub import hub_cache, shown
+from folovllm.model_files.hub import hub_cache, shown
 from folovllm_client.cli.console import note, show_text
 from folovllm_client.cli.group import examples
 from folovllm_client.cli.hub.cached_models import (

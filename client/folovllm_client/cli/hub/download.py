@@ -8,8 +8,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from folovllm.errors import ConfigError
-from folovllm.hub import fetch_snapshot, hub_cache, hub_errors
 from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, is_hub_id
+from folovllm.model_files.hub import fetch_snapshot, hub_cache, hub_errors
 from folovllm_client.cli.console import note, open_console
 from folovllm_client.cli.hub.cached_models import folder_size, model_folder
 from folovllm_client.cli.hub.sizes import size_text

@@ -1,15 +1,14 @@
-"""Where a model's files are, and fingerprints, which show whether two services have the same."""
+"""Where a model's files are, what is in them, and what is missing."""
 
 import difflib
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from folovllm.errors import ConfigError
-from folovllm.hub import fetch_snapshot
+from folovllm.model_files.hub import fetch_snapshot
 
-DEMO_MODEL = Path(__file__).parent / "demo_model"
+DEMO_MODEL = Path(__file__).parents[1] / "demo_model"
 
 CONFIG_PATTERNS = ("*.json", "*.jinja", "*.txt", "*.model")
 TOKENIZER_FILE_NAMES = (
@@ -104,19 +103,6 @@ def read_json(path: Path) -> dict[str, object]:
     return value
 
 
-def file_fingerprint(path: Path) -> str:
-    """SHA-256 of a file's bytes as hex; empty if there is no such file."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def tokenizer_fingerprint(folder: Path) -> str:
-    """Identifies the tokenizer of a model's folder."""
-    return file_fingerprint(folder / "tokenizer.json")
-
-
 def find_tokenizer_files(folder: Path) -> tuple[Path, ...]:
     """The files of a model's folder that make up its tokenizer, including the chat template."""
     return tuple(path for name in TOKENIZER_FILE_NAMES if (path := folder / name).is_file())
@@ -142,29 +128,3 @@ def read_chat_template(folder: Path) -> str:
     if template is not None and not isinstance(template, str):
         raise ConfigError(f"{config}: chat_template must be a text, or a list of named texts")
     return template or ""
-
-
-def chat_template_fingerprint(folder: Path) -> str:
-    """Identifies the chat template of a model's folder; empty if it has none.
-
-    It covers the text, whichever file has it. Raises ConfigError.
-    """
-    text = read_chat_template(folder)
-    return hashlib.sha256(text.encode()).hexdigest() if text else ""
-
-
-def model_fingerprint(folder: Path) -> str:
-    """Identifies configuration and weights without reading gigabytes.
-
-    Covers config.json, and each weight file's name, size and three samples of 64 KiB: the header
-    with every tensor's name, type, shape and offset, and weights in the middle and at the end.
-    """
-    digest = hashlib.sha256(file_fingerprint(folder / "config.json").encode())
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as file:
-            for offset in (0, size // 2, max(0, size - 65536)):
-                file.seek(offset)
-                digest.update(file.read(65536))
-    return digest.hexdigest()
