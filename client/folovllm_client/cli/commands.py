@@ -4,11 +4,9 @@ Results go to standard output, everything else to standard error. A failure is o
 and exit code 1, or 2 if the command itself was typed wrong; Ctrl-C ends quietly with 130.
 """
 
-from typing import Any
-
 import click
 
-from folovllm.serving.args import HELP_SETTINGS, options
+from folovllm.serving.args import HELP_SETTINGS
 from folovllm.version import __version__
 from folovllm_client.cli.chat.command import chat
 from folovllm_client.cli.generate import generate
@@ -17,8 +15,8 @@ from folovllm_client.cli.hub.command import list_models, pull, remove
 from folovllm_client.cli.info import health, info
 from folovllm_client.cli.quality.command import parity, perplexity
 from folovllm_client.cli.run import run
+from folovllm_client.cli.serve.command import serve
 from folovllm_client.cli.tokenize import detokenize, tokenize
-from folovllm_client.launch.service_commands import ServeOptions
 
 
 @click.group(cls=Commands, context_settings=HELP_SETTINGS)
@@ -37,20 +35,6 @@ def demo() -> None:
 
     if not run():
         raise click.exceptions.Exit(INTERRUPTED)
-
-
-@click.command(
-    params=[*options(ServeOptions())],
-    epilog=examples("folovllm serve", "folovllm serve --model Qwen/Qwen3-0.6B --port 50060"),
-)
-def serve(**settings: Any) -> None:
-    """Starts both services and stops them together.
-
-    Other settings of the services come from their FOLOVLLM_* environment variables.
-    """
-    from folovllm_client.cli.serve import serve as run
-
-    run(ServeOptions(**settings))
 
 
 commands.add_section("Begin", (demo, run, serve))

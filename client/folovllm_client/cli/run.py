@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from folovllm.model_files import check_model_folder, is_hub_id, resolve_model
-from folovllm.serving.args import options
 from folovllm_client.cli.chat.options import ChatSettings, chat_options
 from folovllm_client.cli.console import CommandError, note, progress
 from folovllm_client.cli.group import examples
@@ -16,19 +15,25 @@ from folovllm_client.cli.request_options import argument_or_stdin
 from folovllm_client.launch.background import BackgroundServices
 from folovllm_client.launch.service_commands import (
     ServeOptions,
-    free_ports,
     require_services,
     service_commands,
 )
 from folovllm_client.launch.supervisor import ServiceEndedError
 
-# What the model runs with; where the services listen is for `serve`.
-_NAMES = ("device", "dtype", "max_model_len", "quantization")
-_SERVICE_OPTIONS = [each for each in options(ServeOptions()) if each.name in _NAMES]
+# What a model is often tried with. All else comes from the environment, as with `serve`.
+_SERVICE_OPTIONS = {
+    "device": "cpu, cuda or cuda:N.",
+    "dtype": "Of the weights: auto, float32, bfloat16 or float16.",
+    "quantization": "Of the weights, on a CPU: int8 or int4.",
+    "max_model_len": "Max tokens of prompt and completion.",
+}
 
 
 @click.command(
-    params=[*_SERVICE_OPTIONS],
+    params=[
+        click.Option([f"--{name.replace('_', '-')}"], help=help_text, metavar="VALUE")
+        for name, help_text in _SERVICE_OPTIONS.items()
+    ],
     epilog=examples(
         "folovllm run",
         "folovllm run Qwen/Qwen3-0.6B",
@@ -46,12 +51,14 @@ def run(model: str | None, question: str | None, **settings: Any) -> None:
     it is `folovllm chat`.
     """
     require_services()
-    served = {name: settings.pop(name) for name in _NAMES}
+    served = {name: settings.pop(name) for name in _SERVICE_OPTIONS}
     chosen = ChatSettings.from_options(**settings)
     asked = None if question is None else argument_or_stdin(question)
-    port, engine_port = free_ports(2)
     _prepare(model)
-    serve_options = ServeOptions(port=port, engine_port=engine_port, model=model, **served)
+    given = {name: value for name, value in served.items() if value is not None}
+    serve_options = ServeOptions.from_environment(
+        port=0, engine_port=0, engine=(), model=model, log_format="text", **given
+    )
     # pydantic takes a while to import, and the other commands do not need it
     from folovllm_client.cli.chat.conversation import hold_conversation
 
