@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from folovllm.errors import FolovError, InvalidRequestError, UnreachableError
+from folovllm.errors import ConfigError, FolovError, InvalidRequestError, UnreachableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,16 +85,19 @@ def failure_text(error: FolovError) -> str:
     """The message for the user, with the remedy if there is one."""
     if isinstance(error, UnreachableError):
         return f"{error}; start it with `{command_name()} serve`, or choose another with --server"
-    if isinstance(error, InvalidRequestError):
-        return _with_flags(error)
-    return str(error)
-
-
-def _with_flags(error: InvalidRequestError) -> str:
-    """The message with the flags of the running command in place of the fields that they set."""
     text = str(error)
+    if isinstance(error, InvalidRequestError):
+        return _with_flags(text, error.field.rpartition(".")[2])
+    return _with_flags(text, text.partition(" ")[0]) if isinstance(error, ConfigError) else text
+
+
+def _with_flags(text: str, field: str) -> str:
+    """The message with the flags of the running command in place of what they set.
+
+    `field` is what it is about.
+    """
     for name, flag in _flags().items():
-        if name == error.field.rpartition(".")[2]:
+        if name == field:
             text = re.sub(rf"\A(sampling_params\.)?{name}\b", flag, text)
         if "_" in name:  # no word that may mean something else
             text = re.sub(rf"(?<![\w-]){name}\b", flag, text)
