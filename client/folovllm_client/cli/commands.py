@@ -9,6 +9,8 @@ import click
 from folovllm.serving.args import HELP_SETTINGS
 from folovllm.version import __version__
 from folovllm_client.cli.chat.command import chat
+from folovllm_client.cli.completion import complete_models, completion
+from folovllm_client.cli.doctor.command import doctor
 from folovllm_client.cli.generate import generate
 from folovllm_client.cli.group import INTERRUPTED, Commands, examples
 from folovllm_client.cli.hub.command import list_models, pull, remove
@@ -40,4 +42,5 @@ def demo() -> None:
 commands.add_section("Begin", (demo, run, serve))
 commands.add_section("Ask a server", (chat, generate, tokenize, detokenize, info, health))
 commands.add_section("Models of the hub", (pull, list_models, remove))
-commands.add_section("Check", (parity, perplexity))
+commands.add_section("Check and set up", (doctor, parity, perplexity, completion))
+complete_models(commands)

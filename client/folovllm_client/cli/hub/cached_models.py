@@ -28,8 +28,14 @@ class CachedModel:
 
 def cached_models() -> list[CachedModel]:
     """All models in the cache, by their names. Raises ConfigError."""
-    folders = sorted(path for path in hub_cache().glob(f"{_PREFIX}*") if path.is_dir())
-    return [CachedModel(_model_id(path), folder_size(path), _obstacle(path)) for path in folders]
+    folders = ((model, model_folder(model)) for model in model_ids())
+    return [CachedModel(model, folder_size(path), _obstacle(path)) for model, path in folders]
+
+
+def model_ids() -> list[str]:
+    """The hub ids of all models in the cache, complete or not. Raises ConfigError."""
+    names = sorted(path.name for path in hub_cache().glob(f"{_PREFIX}*") if path.is_dir())
+    return [name.removeprefix(_PREFIX).replace("--", "/", 1) for name in names]
 
 
 def model_folder(model: str) -> Path:
@@ -64,10 +70,6 @@ def folder_size(folder: Path) -> int:
 def is_complete(model: str) -> bool:
     """Whether the cache has every file that the services need. Raises ConfigError."""
     return model_folder(model).is_dir() and not _missing(_snapshot(model_folder(model)))
-
-
-def _model_id(folder: Path) -> str:
-    return folder.name.removeprefix(_PREFIX).replace("--", "/", 1)
 
 
 def _obstacle(folder: Path) -> str:
