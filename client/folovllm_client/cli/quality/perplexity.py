@@ -75,7 +75,7 @@ def measure_perplexity(options: PerplexityOptions) -> Perplexity:
     the window's length (https://huggingface.co/docs/transformers/perplexity). Raises ConfigError
     for a text of one token, InvalidRequestError for a window beyond the model's context.
     """
-    from folovllm_client.llm import LLM  # only here, since it is slow to import
+    from folovllm_client.llm.llm import LLM  # only here, since it is slow to import
 
     llm = LLM(
         options.model,
