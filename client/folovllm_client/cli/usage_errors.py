@@ -21,7 +21,8 @@ def usage_error(error: click.UsageError, command: str | None) -> TypingError:
         return TypingError(f"{_name(error)} is missing; {remedy}")
     if isinstance(error, click.BadParameter) and error.param is not None:
         return TypingError(f"{_name(error)}{_bad_value(message, error.param.type)}")
-    return TypingError(f"{message[:1].lower()}{message[1:]}; {remedy}")
+    sentence = f"{message[:1].lower()}{message[1:]}"
+    return TypingError(sentence if ";" in sentence else f"{sentence}; {remedy}")  # ours say it
 
 
 def _bad_value(message: str, kind: click.ParamType) -> str:
