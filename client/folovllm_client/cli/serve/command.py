@@ -32,7 +32,7 @@ class ServeCommand(SectionedCommand):
     "from FOLOVLLM_ENGINE_PORT. The command line wins.",
 )
 @click.pass_context
-def serve(context: click.Context, **values: Any) -> None:
+def serve(context: click.Context, /, **values: Any) -> None:
     """Starts both services and stops them together."""
     from folovllm_client.cli.serve.run import serve as run
 
