@@ -130,7 +130,7 @@ TOOL_CHOICES: list[tuple[Any, wire.ToolChoice | str]] = [
 ]
 RESPONSE_FORMATS: list[tuple[Any, wire.ResponseFormat | str]] = [
     ({"type": "text"}, wire.ResponseFormat()),
-    ({"type": "json_object"}, wire.ResponseFormat(json_object={})),
+    ({"type": "json_object"}, wire.ResponseFormat(json_object=wire.AnyJsonObject())),
     (
         {
             "type": "json_schema",
@@ -167,7 +167,7 @@ def keys_in(value: object) -> Iterator[str]:
         value = value.values()
     elif isinstance(value, str) or not hasattr(value, "__iter__"):
         return
-    for each in value:  # type: ignore[attr-defined]
+    for each in value:
         yield from keys_in(each)
 
 

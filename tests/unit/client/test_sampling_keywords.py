@@ -1,5 +1,6 @@
 """Sampling parameters as keywords of a call, alone and beside `sampling_params`."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -37,13 +38,13 @@ def test_keywords_alone_leave_the_rest_to_the_model() -> None:
 
 
 def test_keywords_set_fields_of_sampling_params() -> None:
-    params = SamplingParams(temperature=0.5, stop="a")
+    params = SamplingParams(temperature=0.5, stop=("a",))
     assert sent(sampling_params=params, max_tokens=32) == params.clone(max_tokens=32).to_proto()
     message = types_pb2.SamplingParams(temperature=0.5, ignore_eos=True)
     assert sent(sampling_params=message, logprobs=3) == types_pb2.SamplingParams(
         temperature=0.5, ignore_eos=True, logprobs=3
     )
-    assert params == SamplingParams(temperature=0.5, stop="a")
+    assert params == SamplingParams(temperature=0.5, stop=("a",))
     assert message == types_pb2.SamplingParams(temperature=0.5, ignore_eos=True)
 
 
@@ -101,18 +102,24 @@ def test_log_probabilities_as_openai_and_vllm_ask_for_them(
 def test_what_is_wrong_is_named(options: dict[str, Any], field: str, message: str) -> None:
     for request in (generate_request, chat_request):
         with pytest.raises(InvalidRequestError, match=message) as caught:
-            request("hi", **options)  # type: ignore[operator]
+            request("hi", **options)
         assert caught.value.field == f"sampling_params.{field}"
 
 
-def test_an_unknown_keyword_is_told_its_neighbour() -> None:
-    options: dict[str, Any] = {"temprature": 1}
-    with pytest.raises(TypeError, match="argument 'temprature'; did you mean 'temperature'"):
-        generate_request("hi", **options)
-    with pytest.raises(TypeError, match="argument 'tool_choise'; did you mean 'tool_choice'"):
-        chat_request("hi", tool_choise="auto")  # type: ignore[arg-type]
-    with pytest.raises(InvalidRequestError, match="^stream is not supported: call stream or "):
-        generate_request("hi", stream=True)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("request_of", "keyword", "error", "message"),
+    [
+        (generate_request, "temprature", TypeError, "argument 'temprature'; did you mean 'temper"),
+        (chat_request, "tool_choise", TypeError, "'tool_choise'; did you mean 'tool_choice'"),
+        (chat_request, "qqqqq", TypeError, "got an unexpected keyword argument 'qqqqq'$"),
+        (generate_request, "stream", InvalidRequestError, "^stream is not supported: call stream"),
+    ],
+)
+def test_an_unknown_keyword_is_told_what_to_be(
+    request_of: Callable[..., object], keyword: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        request_of("hi", **{keyword: 1})
 
 
 def test_a_dict_of_parameters_is_told_what_to_be() -> None:
