@@ -151,14 +151,13 @@ class CompletionOutput:
     metrics: RequestMetrics | None = None
     info: RequestInfo | None = None
 
-    @property
     def finished(self) -> bool:
         """Whether no more deltas of this continuation follow."""
         return self.finish_reason is not None
 
     def append(self, delta: "CompletionOutput") -> None:
         """Adds the next delta of the same continuation to this one."""
-        assert delta.index == self.index and not self.finished
+        assert delta.index == self.index and not self.finished()
         self.text += delta.text
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs
@@ -237,7 +236,7 @@ class RequestOutput:
     @property
     def finished(self) -> bool:
         """Whether every continuation has ended."""
-        return bool(self.outputs) and all(output.finished for output in self.outputs)
+        return bool(self.outputs) and all(output.finished() for output in self.outputs)
 
     def add(self, delta: CompletionOutput) -> None:
         """Adds a streamed delta to its continuation."""

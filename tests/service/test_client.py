@@ -86,7 +86,7 @@ def test_the_fields_of_a_request_arrive(client: Client, fake: FakeTokenizerServi
 def test_streamed_pieces_are_deltas(client: Client) -> None:
     pieces = list(client.stream("abc"))
     assert [piece.text for piece in pieces] == ["c", "b", "a"]
-    assert [piece.finished for piece in pieces] == [False, False, True]
+    assert [piece.finished() for piece in pieces] == [False, False, True]
 
 
 def test_closing_a_stream_cancels_the_call(client: Client, fake: FakeTokenizerService) -> None:

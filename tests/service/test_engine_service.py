@@ -223,7 +223,7 @@ async def test_no_message_grows_over_its_limit(
     ]
     assert [len(message.token_ids) for message in messages] == [4, 4, 4, 2]
     assert [bool(message.info) for message in messages] == [True, False, False, False]
-    assert [message.finished for message in messages] == [False, False, False, True]
+    assert [message.finished() for message in messages] == [False, False, False, True]
     for end in range(1, 5):
         joined = RequestOutput.join(messages[:end]).outputs[0]
         assert joined.token_ids == expected_tokens(PROMPT, 14, seed=7)[: 4 * end]

@@ -233,7 +233,7 @@ class LLM:
         for delta in self._engine.step():
             result, processors = running[delta.request_id]
             self._add(delta, processors[delta.index], result)
-            num_finished += delta.finished and result.finished
+            num_finished += delta.finished() and result.finished
         return num_finished
 
     def _add(

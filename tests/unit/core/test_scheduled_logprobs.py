@@ -68,7 +68,7 @@ def test_a_prompt_that_is_cached_is_computed_for_its_logprobs() -> None:
     engine, runner = make_engine()
     add(engine, "before", SamplingParams(max_tokens=1))
     run_before = [output for output in engine.step() if output.request_id == "before"]
-    assert run_before[0].finished and not run_before[0].logprobs
+    assert run_before[0].finished() and not run_before[0].logprobs
     add(engine)
     result = run(engine)
     assert_prompt(result)

@@ -23,7 +23,7 @@ def score(
     while engine.has_unfinished_requests():
         for output in engine.step():
             if output.request_id == name:
-                assert output.finished and not output.token_ids and output.index not in found
+                assert output.finished() and not output.token_ids and output.index not in found
                 found[output.index] = output.logprobs
         check_integrity(engine.scheduler)
     return [found[index] for index in range(len(continuations))]

@@ -51,7 +51,7 @@ def run(
         output, stops = processor.process(message)
         outputs += [] if output is None else [output]
         aborts += [message.index] if stops else []
-    assert sorted(o.index for o in outputs if o.finished) == [*range(params.n)]
+    assert sorted(o.index for o in outputs if o.finished()) == [*range(params.n)]
     return outputs, aborts
 
 

@@ -123,7 +123,7 @@ def check(tokenizer: Tokenizer, case: Case) -> None:
         out += output.text
         # What is out is never taken back: no half a character, no beginning of a stop string.
         assert text.startswith(out)
-        if output.finished:
+        if output.finished():
             finished = True
             assert output.stop_reason == stop
     assert out == text
