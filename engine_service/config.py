@@ -48,6 +48,9 @@ class ModelConfig:
         type=click.Choice(QUANTIZATIONS),
     )
 
+    revision: str | None = None
+    """Of a hub id: a branch, tag or commit. Default: the main branch."""
+
     def __post_init__(self) -> None:
         _require_choice("dtype", self.dtype, DTYPES)
         _require_choice("quantization", self.quantization, QUANTIZATIONS)
