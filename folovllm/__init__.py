@@ -1,8 +1,8 @@
 """The public face of FolovLLM.
 
 Every name is imported when it is first used, so that a client needs no torch and a service loads
-only what it needs. Requirements beyond the base installation are extras of the distribution:
-`folovllm[client]`, `folovllm[tokenizer]`, `folovllm[engine]` or `folovllm[all]`.
+only what it needs. The base installation is the client; what the services need are extras of the
+distribution: `folovllm[tokenizer]`, `folovllm[engine]` or `folovllm[all]`.
 """
 
 from importlib import import_module
@@ -58,10 +58,16 @@ __all__ = ["__version__", *_HOME_OF]
 
 
 def __getattr__(name: str) -> object:
-    """Imports a public name from its home (PEP 562)."""
+    """Imports a public name from its home (PEP 562). Raises MissingPackagesError."""
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF[name]), name)
+    try:
+        home = import_module(_HOME_OF[name])
+    except ModuleNotFoundError as error:
+        from folovllm.installation.parts import explained
+
+        raise explained(error) from None
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -34,12 +34,11 @@ from engine_service.engine.parent_requests import ParentRequests
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from engine_service.structured_output.grammar_source import kind_of, refusal
 from folovllm.errors import ConfigError, InvalidRequestError, NotFoundError
+from folovllm.logprobs import Logprob, PositionLogprobs
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import (
     CompletionOutput,
     FinishReason,
-    Logprob,
-    PositionLogprobs,
     RequestInfo,
     RequestMetrics,
     Usage,

@@ -8,7 +8,8 @@ from jsonschema import Draft202012Validator
 
 from folovllm import LLM, Client, InvalidRequestError, SamplingParams
 from folovllm.outputs import CompletionOutput, FinishReason
-from folovllm.sampling_params import Reasoning, StructuredOutput
+from folovllm.parameters.reasoning import Reasoning
+from folovllm.parameters.structured_output import StructuredOutput
 from support.processes.service_processes import ServiceProcess
 
 EOS = {2039, 2041}

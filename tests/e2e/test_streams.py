@@ -155,7 +155,7 @@ def test_bad_input_is_named(
     if isinstance(prompt, str):
         message.text = prompt
     else:
-        message.token_ids.CopyFrom(tokenizer_service_pb2.TokenIds(ids=prompt))
+        message.token_ids.CopyFrom(types_pb2.TokenIds(ids=prompt))
     with Client(tokenizer.address, timeout=60) as client:
         with pytest.raises(InvalidRequestError) as refused:
             list(client.send(message, timeout=60))

@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator
 
 from folovllm import LLM, Client, SamplingParams
 from folovllm.outputs import FinishReason
-from folovllm.sampling_params import StructuredOutput
+from folovllm.parameters.structured_output import StructuredOutput
 from support.builders.json_schemas import SCHEMAS
 from support.processes.service_processes import ServiceProcess
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from folovllm.outputs import PositionLogprobs, RequestOutput
+from folovllm.logprobs import PositionLogprobs
+from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm_client.llm.llm import LLM
 from support.builders.sample_tokenizers import VOCAB_SIZE, save_byte_tokenizer

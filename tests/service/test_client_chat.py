@@ -133,7 +133,8 @@ def test_tools_are_called_until_the_model_is_done(
     assert messages[-1] == result.message
     first, second = fake.chats
     # Otherwise the model could never end.
-    assert first.tool_choice.required and not second.HasField("tool_choice")
+    assert first.tool_choice.mode == wire.ToolChoice.MODE_REQUIRED
+    assert not second.HasField("tool_choice")
     assert [message.to_proto() for message in messages[:-1]] == list(second.messages)
     assert json.loads(second.tools[0].parameters)["required"] == ["city"]
     assert first.HasField("enable_thinking") and second.HasField("enable_thinking")

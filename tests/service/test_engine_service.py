@@ -21,7 +21,8 @@ from folovllm.errors import (
     UnavailableError,
     from_rpc_error,
 )
-from folovllm.outputs import CompletionOutput, Logprob, PositionLogprobs, RequestOutput
+from folovllm.logprobs import Logprob, PositionLogprobs
+from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
@@ -127,8 +128,8 @@ async def test_a_seed_is_drawn_and_told(service: Service) -> None:
     assert seeds[0] != seeds[1]
 
 
-def sequences(*sequences: list[int]) -> list[types_pb2.SamplingParams.TokenSequence]:
-    return [types_pb2.SamplingParams.TokenSequence(ids=ids) for ids in sequences]
+def sequences(*sequences: list[int]) -> list[types_pb2.TokenIds]:
+    return [types_pb2.TokenIds(ids=ids) for ids in sequences]
 
 
 BAD: list[tuple[dict[str, list[int]], dict[str, object], str]] = [

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
+from folovllm.v1 import types_pb2
 from folovllm_client.api.async_calls import DuplexCall, Pieces, StreamMethod, UnaryMethod, iterate
 from folovllm_client.api.requests import call_errors, field_errors
 from folovllm_client.api.text_delta import TextDelta
@@ -93,7 +94,7 @@ class AsyncTokenizingCalls:
                 await call.send(messages.StreamDetokenizeRequest(options=options))
                 async for ids in iterate(pieces):
                     with field_errors("token_ids"):
-                        token_ids = messages.TokenIds(ids=ids)
+                        token_ids = types_pb2.TokenIds(ids=ids)
                     await call.send(messages.StreamDetokenizeRequest(token_ids=token_ids))
                     delta = TextDelta.from_answer(await call.read())
                     yield delta

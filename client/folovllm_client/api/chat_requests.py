@@ -118,9 +118,9 @@ def message_as_dict(message: ChatMessage) -> dict[str, Any]:
 def _choose_tool(request: wire.ChatRequest, choice: str) -> None:
     names = [tool.name for tool in request.tools]
     if choice == "none":
-        request.tool_choice.none = True
+        request.tool_choice.mode = wire.ToolChoice.MODE_NONE
     elif choice == "required" and names:
-        request.tool_choice.required = True
+        request.tool_choice.mode = wire.ToolChoice.MODE_REQUIRED
     elif choice in names:
         request.tool_choice.name = choice
     elif choice != "auto":
@@ -135,7 +135,7 @@ def _set_response_format(request: wire.ChatRequest, given: ResponseFormat) -> No
     if given is None:
         return
     if given == "json_object":
-        request.response_format.json_object = True
+        request.response_format.json_object.SetInParent()
         return
     schema: object = given
     if isinstance(given, type) and hasattr(given, "model_json_schema"):

@@ -74,7 +74,7 @@ def generate_request(
     request = tokenizer_service_pb2.GenerateRequest(return_prompt_token_ids=return_prompt_token_ids)
     with field_errors("token_ids"):
         if ids is not None:
-            request.token_ids.CopyFrom(tokenizer_service_pb2.TokenIds(ids=ids))
+            request.token_ids.CopyFrom(types_pb2.TokenIds(ids=ids))
     set_sampling_params(request, sampling_params)
     fields = {"request_id": request_id, "priority": priority, "cache_salt": cache_salt}
     set_fields(request, {"text": text, **fields})
@@ -89,7 +89,7 @@ def set_text_or_ids(
     if text is not None:
         message.text = text
     else:
-        message.token_ids.CopyFrom(types_pb2.SamplingParams.TokenSequence(ids=ids or ()))
+        message.token_ids.CopyFrom(types_pb2.TokenIds(ids=ids or ()))
 
 
 def partial_sampling_params(given: Mapping[str, object]) -> types_pb2.SamplingParams:

@@ -22,6 +22,7 @@ from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.chat.command import chat
 from folovllm_client.cli.console import CommandError, failure_text, note, show_text
 from folovllm_client.cli.parity_report import ParityOptions
+from folovllm_client.cli.perplexity import PerplexityOptions, measure_perplexity
 from folovllm_client.cli.request_options import request_options, server_option
 from folovllm_client.cli.stream_stats import StreamStats
 from folovllm_client.launch.service_commands import ServeOptions, require_services
@@ -171,6 +172,18 @@ def parity(as_json: bool, **settings: Any) -> None:
     click.echo(json.dumps(report.as_dict()) if as_json else report.table())
     if not report.passed:
         raise click.exceptions.Exit(1)
+
+
+@commands.command(params=[*options(PerplexityOptions())])
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
+def perplexity(as_json: bool, **settings: Any) -> None:
+    """Measures how well a model predicts a text, in this process.
+
+    Run with and without --quantization, it tells what that costs in quality.
+    """
+    require_services()
+    measured = measure_perplexity(PerplexityOptions(**settings))
+    show_text(json.dumps(measured.as_dict()) if as_json else measured.line())
 
 
 @commands.command()

@@ -52,8 +52,8 @@ class RequestBuilder:
         priority: int = 0,
     ) -> tuple[Request, GenerationState]:
         """A request, and the state that its outputs go into."""
-        token_ids = self.encode(prompt)
         params = resolve_bad_words(params or self._defaults, self._tokenizer)
+        token_ids = params.truncate(self.encode(prompt))
         check_request(token_ids, params, self._info)
         request = Request(
             request_id,

@@ -68,8 +68,8 @@ def test_tools_of_every_form() -> None:
     ("choice", "message"),
     [
         ("auto", None),
-        ("none", wire.ToolChoice(none=True)),
-        ("required", wire.ToolChoice(required=True)),
+        ("none", wire.ToolChoice(mode=wire.ToolChoice.MODE_NONE)),
+        ("required", wire.ToolChoice(mode=wire.ToolChoice.MODE_REQUIRED)),
         ("add", wire.ToolChoice(name="add")),
     ],
 )
@@ -91,7 +91,7 @@ def test_response_format() -> None:
     by_model = chat_request("hi", response_format=Person).response_format
     assert json.loads(by_model.json_schema) == Person.model_json_schema()
     any_object = chat_request("hi", response_format="json_object").response_format
-    assert any_object == wire.ResponseFormat(json_object=True)
+    assert any_object == wire.ResponseFormat(json_object=types_pb2.AnyJsonObject())
     assert not chat_request("hi").HasField("response_format")
 
 
