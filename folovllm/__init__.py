@@ -32,13 +32,20 @@ if TYPE_CHECKING:
     from folovllm_client.api.async_client import AsyncClient as AsyncClient
     from folovllm_client.api.sync_client import Client as Client
     from folovllm_client.api.tools import Toolbox as Toolbox
+    from folovllm_client.llm.async_llm import AsyncLLM as AsyncLLM
+    from folovllm_client.llm.engine_args import AsyncEngineArgs as AsyncEngineArgs
+    from folovllm_client.llm.engine_args import EngineArgs as EngineArgs
     from folovllm_client.llm.llm import LLM as LLM
+    from folovllm_client.llm.llm_engine import LLMEngine as LLMEngine
     from folovllm_client.llm.model_and_tokenizer import (
         get_model_and_tokenizer as get_model_and_tokenizer,
     )
 
 _HOMES = {
     "folovllm_client.llm.llm": ("LLM",),
+    "folovllm_client.llm.llm_engine": ("LLMEngine",),
+    "folovllm_client.llm.async_llm": ("AsyncLLM",),
+    "folovllm_client.llm.engine_args": ("EngineArgs", "AsyncEngineArgs"),
     "folovllm_client.llm.model_and_tokenizer": ("get_model_and_tokenizer",),
     "folovllm_client.api.sync_client": ("Client",),
     "folovllm_client.api.async_client": ("AsyncClient",),

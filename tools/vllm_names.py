@@ -51,9 +51,9 @@ def read_names(folder: Path) -> dict[str, Any]:
 
 def _version(folder: Path) -> str:
     for node in ast.parse((folder / "_version.py").read_text()).body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            if isinstance(node.value.value, str):
-                return node.value.value
+        value = node.value if isinstance(node, ast.Assign) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            return value.value
     raise SystemExit(f"{folder} is not vLLM's package")
 
 
@@ -80,9 +80,9 @@ def _arguments(method: ast.FunctionDef) -> list[str]:
 def _fields(node: ast.ClassDef) -> Iterator[str]:
     """The public fields of a dataclass or a struct."""
     for item in node.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            if not item.target.id.startswith("_"):
-                yield item.target.id
+        target = item.target if isinstance(item, ast.AnnAssign) else None
+        if isinstance(target, ast.Name) and not target.id.startswith("_"):
+            yield target.id
 
 
 def _constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
@@ -114,9 +114,10 @@ def _attributes(nodes: Iterable[ast.ClassDef]) -> Iterator[str]:
 
 def _set_attributes(constructor: ast.FunctionDef) -> Iterator[str]:
     for node in ast.walk(constructor):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            if ast.unparse(node.value) == "self" and not node.attr.startswith("_"):
-                yield node.attr
+        is_set = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        name = ast.unparse(node) if is_set else ""
+        if name.startswith("self.") and not name.startswith("self._"):
+            yield name.removeprefix("self.")
 
 
 if __name__ == "__main__":

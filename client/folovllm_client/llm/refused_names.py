@@ -28,6 +28,22 @@ _REASONS = {
         ),
         _WEIGHTS,
     ),
+    **dict.fromkeys(
+        (
+            "model_config",
+            "runner_type",
+            "supported_tasks",
+            "pooling_task",
+            "pooling_io_processors",
+        ),
+        "model_info says what was loaded",
+    ),
+    **dict.fromkeys(
+        ("chat_template", "chat_template_config", "renderer", "input_processor"),
+        "get_tokenizer().apply_chat_template renders",
+    ),
+    **dict.fromkeys(("engine_class", "request_counter"), "it is vLLM's own"),
+    "default_sampling_params": "call get_default_sampling_params()",
     "get_metrics": "RequestOutput.metrics has the times of each request",
     "get_world_size": "a model in this process has one device",
     "reset_mm_cache": "models take text only",
