@@ -22,9 +22,7 @@ TOKENIZER_FILE_NAMES = (
 WEIGHT_PATTERNS = ("*.safetensors",)
 
 
-def resolve_model(
-    model: str | None, patterns: Sequence[str], revision: str | None = None
-) -> Path:
+def resolve_model(model: str | None, patterns: Sequence[str], revision: str | None = None) -> Path:
     """The folder of a model: the embedded one for None, a local folder, or a hub id's snapshot.
 
     Only files that match `patterns` are fetched from the hub; `revision` is a branch, tag or commit

@@ -31,7 +31,7 @@ from folovllm_client.cli.parity_report import (
     PromptParity,
 )
 from folovllm_client.llm.llm import LLM
-from folovllm_client.llm.model_and_tokenizer import get_model_and_tokenizer
+from folovllm_client.llm.model_loader import get_model_and_tokenizer
 
 _TEXTS = (
     "Once upon a time, in a town by the sea,",

@@ -165,6 +165,7 @@ class EngineArgs:
             deterministic=self.deterministic,
             quantization=self.quantization or "none",
             revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
         )
         cache = CacheConfig(
             self.block_size,

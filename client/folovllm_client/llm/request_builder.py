@@ -65,7 +65,7 @@ class RequestBuilder:
         )
         result = RequestOutput(request_id, prompt.text, token_ids)
         processors = [OutputProcessor(self._tokenizer, params)] * params.n
-        return request, GenerationState(result, processors, params.output_kind)
+        return request, GenerationState(result, self._tokenizer, processors, params.output_kind)
 
     def branches(self, num_tokens: int, params: Sequence[SamplingParams]) -> list[Branch]:
         """Branches of a sequence that will have at least so many tokens."""
@@ -90,7 +90,8 @@ class RequestBuilder:
             OutputProcessor(self._tokenizer, branch.sampling_params, preceding)
             for branch in branches
         ]
-        return GenerationState(result, processors, branches[0].sampling_params.output_kind)
+        kind = branches[0].sampling_params.output_kind
+        return GenerationState(result, self._tokenizer, processors, kind)
 
     def scores(
         self, prompt: PromptParts, continuations: Sequence[PromptParts]

@@ -8,6 +8,8 @@ from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.score import ContinuationScore
 from folovllm.vllm_names import RequestOutputKind
 from tokenizer_service.text.output_processor import OutputProcessor
+from tokenizer_service.text.token_texts import add_token_texts
+from tokenizer_service.text.tokenizer import Tokenizer
 
 
 class RequestState(Protocol):
@@ -30,6 +32,7 @@ class GenerationState:
     def __init__(
         self,
         result: RequestOutput,
+        tokenizer: Tokenizer,
         processors: Sequence[OutputProcessor],
         output_kind: RequestOutputKind,
     ) -> None:
@@ -39,6 +42,7 @@ class GenerationState:
             CompletionOutput(request_id=result.request_id, index=index)
             for index in range(len(processors))
         ]
+        self._tokenizer = tokenizer
         self._processors = processors
         self._output_kind = output_kind
         self._new: list[CompletionOutput] = []
@@ -52,6 +56,7 @@ class GenerationState:
         """True if a stop string has ended the continuation, which the engine still generates."""
         output, stops = self._processors[delta.index].process(delta)
         if output is not None:
+            add_token_texts(output, self._tokenizer)
             self.result.add(output)
             self._new.append(output)
         return stops
