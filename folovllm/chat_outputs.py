@@ -149,6 +149,16 @@ class ChatAnswer:
         """Why it ended; None while it runs."""
         return None if self.finish is None else self.finish.reason
 
+    def to_proto(self) -> wire.ChatAnswer:
+        """The message of the contract."""
+        return wire.ChatAnswer(
+            index=self.index,
+            message=self.message.to_proto(),
+            finish=None if self.finish is None else _finish_to_proto(self.finish),
+            token_ids=self.token_ids,
+            logprobs=[position.to_proto() for position in self.logprobs],
+        )
+
     def add(self, output: ChatOutput) -> None:
         """Adds the next event of this answer."""
         self.token_ids += output.token_ids
