@@ -8,6 +8,12 @@ import os
 import sys
 from collections.abc import Coroutine
 
+from folovllm.installation.parts import missing_line
+
+# Before the imports that would fail.
+if line := missing_line("engine"):
+    sys.exit(f"error: {line}")
+
 import structlog
 
 from engine_service.config import EngineConfig, EngineServiceConfig, parse_args

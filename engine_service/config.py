@@ -13,6 +13,7 @@ from folovllm.errors import ConfigError
 from folovllm.serving.args import option, parse
 from folovllm.serving.logs import LogFormat
 from folovllm.serving.server import ServerConfig
+from folovllm.vllm_names import no_effect
 
 DEFAULT_PORT = 50052
 QUANTIZATIONS = ("none", "int8", "int4")
@@ -48,7 +49,14 @@ class ModelConfig:
         type=click.Choice(QUANTIZATIONS),
     )
 
+    revision: str | None = None
+    """Of a hub id: a branch, tag or commit. Default: the main branch."""
+    trust_remote_code: bool = False
+    """As in vLLM's code. Without effect: nothing that a model brings is ever executed."""
+
     def __post_init__(self) -> None:
+        if self.trust_remote_code:
+            no_effect("trust_remote_code", "nothing that a model brings is ever executed")
         _require_choice("dtype", self.dtype, DTYPES)
         _require_choice("quantization", self.quantization, QUANTIZATIONS)
         _require_positive("max_model_len", self.max_model_len)

@@ -22,22 +22,24 @@ TOKENIZER_FILE_NAMES = (
 WEIGHT_PATTERNS = ("*.safetensors",)
 
 
-def resolve_model(model: str | None, patterns: Sequence[str]) -> Path:
+def resolve_model(model: str | None, patterns: Sequence[str], revision: str | None = None) -> Path:
     """The folder of a model: the embedded one for None, a local folder, or a hub id's snapshot.
 
-    Only files that match `patterns` are fetched from the hub. Raises ConfigError.
+    Only files that match `patterns` are fetched from the hub; `revision` is a branch, tag or commit
+    there. Raises ConfigError.
     """
-    if model is None:
-        return DEMO_MODEL
-    path = Path(model).expanduser()
+    path = DEMO_MODEL if model is None else Path(model).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise ConfigError(f"revision {revision} is of a model on the hub; {path} is a folder")
         return path
+    assert model is not None
     if path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ConfigError(f"{model} is not a folder; give a model's folder or its hub id")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(patterns)))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(

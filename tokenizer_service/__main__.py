@@ -7,6 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from folovllm.installation.parts import missing_line
+
+# Before the imports that would fail.
+if line := missing_line("tokenizer"):
+    sys.exit(f"error: {line}")
+
 import structlog
 
 from folovllm.errors import ConfigError

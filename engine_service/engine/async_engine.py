@@ -171,15 +171,23 @@ class AsyncEngine:
         self._inbox.put((Abort(name, tuple(indexes)), ()))
         return True
 
+    @property
+    def died(self) -> bool:
+        """Whether the engine's thread has failed or was stopped."""
+        return self._died.is_set()
+
     async def wait_died(self) -> None:
         """Returns when the engine's thread has failed."""
         await self._died.wait()
 
-    async def stop(self) -> None:
+    def begin_to_stop(self) -> None:
         """Ends the thread after its present step; running streams end with EngineDeadError."""
         self._inbox.put(None)
+
+    async def stop(self) -> None:
+        """Ends the thread, and returns when it has ended."""
+        self.begin_to_stop()
         await asyncio.to_thread(self._thread.join)
-        self._fail_all(EngineDeadError("the engine was stopped"))
 
     def _fail_all(self, error: EngineDeadError) -> None:
         self._died.set()
@@ -228,6 +236,7 @@ class AsyncEngine:
                 outputs = self._step(engine, commands)
                 self._load = engine.load()
                 self._call_soon(self._deliver, outputs)
+            self._call_soon(self._fail_all, EngineDeadError("the engine was stopped"))
         except Exception:
             log.exception("the engine failed")
             self._call_soon(self._fail_all, EngineDeadError("the engine has failed"))

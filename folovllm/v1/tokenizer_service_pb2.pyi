@@ -141,6 +141,42 @@ class GenerateRequest(_message.Message):
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
+class GenerateResponse(_message.Message):
+    """All continuations of a prompt, complete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    INFO_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request that this belongs to."""
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CompletionOutput]:
+        """One for each of the n continuations, in the order of their indexes: the pieces that Generate
+        would send, joined, without info.
+        """
+
+    @_builtins.property
+    def info(self) -> _types_pb2.RequestInfo:
+        """What was resolved about the request."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        outputs: _abc.Iterable[_types_pb2.CompletionOutput] | None = ...,
+        info: _types_pb2.RequestInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "outputs", b"outputs", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
 class TokenizeRequest(_message.Message):
     """Asks for the token ids of texts."""
 
@@ -904,6 +940,86 @@ class ChatOutput(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___ChatOutput: _TypeAlias = ChatOutput  # noqa: Y015
+
+@_typing.final
+class ChatResponse(_message.Message):
+    """All answers to a conversation, complete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    INFO_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request that this belongs to."""
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatAnswer]:
+        """One for each of the n answers, in the order of their indexes."""
+
+    @_builtins.property
+    def info(self) -> _types_pb2.RequestInfo:
+        """What was resolved about the request."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        answers: _abc.Iterable[Global___ChatAnswer] | None = ...,
+        info: _types_pb2.RequestInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "info", b"info", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatResponse: _TypeAlias = ChatResponse  # noqa: Y015
+
+@_typing.final
+class ChatAnswer(_message.Message):
+    """One whole answer: the events that Chat would send, joined."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which of the n answers, from 0."""
+    @_builtins.property
+    def message(self) -> Global___ChatMessage:
+        """The answer as the conversation's next message, the assistant's, with its complete tool calls."""
+
+    @_builtins.property
+    def finish(self) -> Global___ChatFinish:
+        """Why it ended, its token counts, and where the time went."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its token ids, those of markers such as "<think>" included."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.PositionLogprobs]:
+        """One entry for each of token_ids, when asked for."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        message: Global___ChatMessage | None = ...,
+        finish: Global___ChatFinish | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[_types_pb2.PositionLogprobs] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "index", b"index", "logprobs", b"logprobs", "message", b"message", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatAnswer: _TypeAlias = ChatAnswer  # noqa: Y015
 
 @_typing.final
 class ToolCallStart(_message.Message):

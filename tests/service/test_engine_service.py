@@ -9,7 +9,6 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2
 
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.output_stream import OutputStream
@@ -21,7 +20,8 @@ from folovllm.errors import (
     UnavailableError,
     from_rpc_error,
 )
-from folovllm.outputs import CompletionOutput, Logprob, PositionLogprobs, RequestOutput
+from folovllm.logprobs import Logprob, PositionLogprobs
+from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
@@ -494,21 +494,6 @@ async def test_model_info_and_load(service: Service) -> None:
     assert (info.model_id, info.vocab_size, info.num_kv_blocks) == ("fake", 1000, 64)
     load = await service.stub.GetLoad(engine_service_pb2.GetLoadRequest())
     assert (load.num_running, load.num_free_kv_blocks, load.num_admissible) == (0, 64, 100)
-
-
-@pytest.mark.parametrize("version", ["v1", "v1alpha"])
-async def test_reflection_lists_the_service(service: Service, version: str) -> None:
-    call = service.channel.stream_stream(
-        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
-        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
-        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-    )()
-    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
-    response = await call.read()
-    assert isinstance(response, reflection_pb2.ServerReflectionResponse)
-    names = {found.name for found in response.list_services_response.service}
-    assert ENGINE_SERVICE in names and "grpc.health.v1.Health" in names
-    call.cancel()
 
 
 async def test_calls_may_be_cut_off_at_any_moment(service: Service) -> None:

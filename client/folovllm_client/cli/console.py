@@ -3,7 +3,6 @@
 rich is imported when something is shown, so that other commands start sooner.
 """
 
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from folovllm.errors import FolovError, UnreachableError
+from folovllm.installation.typed import typed_program
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,14 +82,5 @@ def command_name() -> str:
     """How to type the running command in the working directory."""
     script = Path(sys.argv[0])
     if script.name == "__main__.py":
-        return f"{_as_typed(Path(sys.executable))} -m folovllm_client"
-    return _as_typed(script)
-
-
-def _as_typed(program: Path) -> str:
-    """A program by its name if the search path has it, else by its shortest path."""
-    program = program.absolute()
-    if Path(shutil.which(program.name) or "").absolute() == program:
-        return program.name
-    folder = Path.cwd()
-    return str(program.relative_to(folder) if program.is_relative_to(folder) else program)
+        return f"{typed_program(Path(sys.executable))} -m folovllm"
+    return typed_program(script)

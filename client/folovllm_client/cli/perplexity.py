@@ -75,7 +75,7 @@ def measure_perplexity(options: PerplexityOptions) -> Perplexity:
     the window's length (https://huggingface.co/docs/transformers/perplexity). Raises ConfigError
     for a text of one token, InvalidRequestError for a window beyond the model's context.
     """
-    from folovllm_client.llm import LLM  # only here, since it is slow to import
+    from folovllm_client.llm.llm import LLM  # only here, since it is slow to import
 
     llm = LLM(
         options.model,
@@ -83,7 +83,7 @@ def measure_perplexity(options: PerplexityOptions) -> Perplexity:
         device=options.device,
         quantization=options.quantization,
     )
-    ids = llm.tokenizer.encode(_read(options.file))
+    ids = llm.get_tokenizer().encode(_read(options.file))
     windows = [ids[start : start + options.window] for start in range(0, len(ids), options.window)]
     scores = [
         llm.score(window[:1], [window[1:]]).continuations[0]

@@ -1,6 +1,5 @@
 """How the two services are started: their command lines, their ports, what must be installed."""
 
-import importlib.util
 import socket
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import click
 
 from folovllm import version
 from folovllm.errors import ConfigError
+from folovllm.installation.parts import missing_line
 from folovllm.serving.args import option
 
 LOOPBACK = "127.0.0.1"
@@ -19,8 +19,6 @@ _PORT = click.IntRange(1, 65535)
 _CHILD = Path(__file__).with_name("child.py")
 # The services are beside `folovllm`, in the same distribution.
 _ROOT = Path(version.__file__).resolve().parents[1]
-# Missing if only the client is installed.
-_NEEDED = ("torch", "safetensors", "tokenizers")
 _ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "[::]": "[::1]"}
 
 
@@ -83,13 +81,9 @@ def service_commands(options: ServeOptions) -> dict[str, list[str]]:
 
 
 def require_services() -> None:
-    """Raises ConfigError if only the client is installed."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"the services need {', '.join(missing)}; install them with: "
-            "pip install 'folovllm[all]'"
-        )
+    """Raises ConfigError if packages are missing, as where only the client is installed."""
+    if line := missing_line("all"):
+        raise ConfigError(line)
 
 
 def free_ports(count: int) -> list[int]:

@@ -218,6 +218,9 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     def ApplyChatTemplate(self, request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "not supported yet")
 
+    # No client of ours calls them: it streams, and joins the answer by itself.
+    GenerateOnce = ChatOnce = ApplyChatTemplate
+
     def GetModelInfo(self, request: Any, context: Any) -> types_pb2.ModelInfo:
         return MODEL_INFO
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from folovllm.chat import ChatMessage, Role, Tool, ToolCall
 from folovllm.errors import InvalidRequestError
 from folovllm.v1 import tokenizer_service_pb2 as wire
+from folovllm.v1 import types_pb2
 from folovllm_client.api.chat_requests import chat_request
 from folovllm_client.api.sampling_keywords import SamplingKeywords
 
@@ -130,7 +131,7 @@ TOOL_CHOICES: list[tuple[Any, wire.ToolChoice | str]] = [
 ]
 RESPONSE_FORMATS: list[tuple[Any, wire.ResponseFormat | str]] = [
     ({"type": "text"}, wire.ResponseFormat()),
-    ({"type": "json_object"}, wire.ResponseFormat(json_object=wire.AnyJsonObject())),
+    ({"type": "json_object"}, wire.ResponseFormat(json_object=types_pb2.AnyJsonObject())),
     (
         {
             "type": "json_schema",
