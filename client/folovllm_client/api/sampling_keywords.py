@@ -9,7 +9,9 @@ from difflib import get_close_matches
 from typing import Any, TypedDict, cast
 
 from folovllm.errors import InvalidRequestError
-from folovllm.sampling_params import Reasoning, SamplingParams, StructuredOutput
+from folovllm.parameters.reasoning import Reasoning
+from folovllm.parameters.structured_output import StructuredOutput
+from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import types_pb2
 
 AnySamplingParams = SamplingParams | types_pb2.SamplingParams | None

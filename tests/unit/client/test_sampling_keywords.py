@@ -1,13 +1,14 @@
 """Sampling parameters as keywords of a call, alone and beside `sampling_params`."""
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from folovllm.errors import InvalidRequestError
-from folovllm.sampling_params import SamplingParams, StructuredOutput
+from folovllm.parameters.local_fields import sent_fields
+from folovllm.parameters.structured_output import StructuredOutput
+from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import types_pb2
 from folovllm_client.api.chat_requests import chat_request
 from folovllm_client.api.requests import generate_request
@@ -24,7 +25,7 @@ def sent(**options: Any) -> types_pb2.SamplingParams:
 
 
 def test_keywords_are_the_fields_of_sampling_params() -> None:
-    names = {each.name for each in fields(SamplingParams) if each.init}
+    names = {each.name for each in sent_fields(SamplingParams)}
     assert {*SamplingKeywords.__annotations__} == names | {"max_completion_tokens", "top_logprobs"}
 
 
