@@ -1,57 +1,11 @@
-"""PromptParts: a prompt as it was given, in any of vLLM's forms."""
+"""Which prompts of LLM's arguments are one prompt, and which are several."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
 
 from folovllm.errors import InvalidRequestError
-from folovllm.prompts import TextPrompt, TokensPrompt
+from folovllm_client.api.prompt_parts import Prompt, PromptParts
 
-Prompt = str | Sequence[int] | TextPrompt | TokensPrompt | Mapping[str, Any]
-"""A text, token ids, {"prompt": text} or {"prompt_token_ids": ids}."""
-
-_KEYS = frozenset(TextPrompt.__annotations__ | TokensPrompt.__annotations__)
-
-
-@dataclass(frozen=True, slots=True)
-class PromptParts:
-    """A text, token ids or both; of both the ids are taken."""
-
-    text: str | None
-    token_ids: list[int] | None
-    cache_salt: str = ""
-
-    @property
-    def text_or_ids(self) -> str | list[int]:
-        """The one that counts."""
-        return (self.text or "") if self.token_ids is None else self.token_ids
-
-    @classmethod
-    def read(cls, prompt: object) -> "PromptParts":
-        """Takes a prompt apart. Raises InvalidRequestError that names what is wrong."""
-        given: Mapping[str, object] = {"prompt": prompt}
-        if isinstance(prompt, PromptParts):
-            return prompt
-        if isinstance(prompt, Mapping):
-            given = prompt
-        elif not isinstance(prompt, str):
-            given = {"prompt_token_ids": prompt}
-        unknown = sorted(map(str, given.keys() - _KEYS))
-        if unknown:
-            raise InvalidRequestError("prompt", f"a prompt has no {unknown[0]}")
-        text, token_ids = given.get("prompt"), given.get("prompt_token_ids")
-        salt = given.get("cache_salt") or ""
-        if not isinstance(text, str | None) or not isinstance(salt, str):
-            raise InvalidRequestError("prompt", "prompt and cache_salt must be texts")
-        if token_ids is not None and not is_token_ids(token_ids):
-            raise InvalidRequestError("prompt_token_ids", "prompt_token_ids must be a list of ids")
-        if text is None and token_ids is None:
-            raise InvalidRequestError(
-                "prompt",
-                'a prompt is a text, a list of token ids, {"prompt": text} or '
-                '{"prompt_token_ids": ids}',
-            )
-        return cls(text, None if token_ids is None else [*cast(Sequence[int], token_ids)], salt)
+__all__ = ["Prompt", "PromptParts", "is_token_ids", "list_prompts"]
 
 
 def list_prompts(prompts: object) -> list[object]:
