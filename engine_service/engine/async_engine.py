@@ -56,6 +56,8 @@ class AsyncEngine:
         self._load = EngineLoad()
         self._load_watchers: set[Callable[[], None]] = set()
         self._died = asyncio.Event()
+        self.dead_error: EngineDeadError | None = None
+        """What every request ends with once the engine has failed or was stopped."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._ready: asyncio.Future[LLMEngine] = self._loop.create_future()
@@ -68,8 +70,8 @@ class AsyncEngine:
     @property
     def info(self) -> ModelInfo:
         """The model that is served. Raises UnavailableError until it is loaded."""
-        if self._died.is_set():
-            raise EngineDeadError("the engine has failed")
+        if self.dead_error is not None:
+            raise EngineDeadError(str(self.dead_error))
         if self._engine is None:
             raise UnavailableError("the model is still loading")
         return self._engine.info
@@ -171,11 +173,6 @@ class AsyncEngine:
         self._inbox.put((Abort(name, tuple(indexes)), ()))
         return True
 
-    @property
-    def died(self) -> bool:
-        """Whether the engine's thread has failed or was stopped."""
-        return self._died.is_set()
-
     async def wait_died(self) -> None:
         """Returns when the engine's thread has failed."""
         await self._died.wait()
@@ -190,6 +187,7 @@ class AsyncEngine:
         await asyncio.to_thread(self._thread.join)
 
     def _fail_all(self, error: EngineDeadError) -> None:
+        self.dead_error = error
         self._died.set()
         for stream in self._streams.values():
             stream.fail(error)

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from folovllm.errors import EngineDeadError
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
@@ -16,6 +15,7 @@ from folovllm_client.llm.prompt_parts import Prompt, PromptParts
 
 if TYPE_CHECKING:
     from engine_service.engine.async_engine import AsyncEngine
+    from folovllm.errors import EngineDeadError
     from folovllm_client.llm.chat_tokenizer import ChatTokenizer
     from folovllm_client.llm.request_builder import RequestBuilder
 
@@ -118,12 +118,12 @@ class AsyncLLM:
     @property
     def errored(self) -> bool:
         """Whether the engine has failed or was shut down."""
-        return self._engine is not None and self._engine.died
+        return self.dead_error is not None
 
     @property
-    def dead_error(self) -> EngineDeadError:
-        """What requests to a failed engine raise."""
-        return EngineDeadError("the engine has failed")
+    def dead_error(self) -> "EngineDeadError | None":
+        """What requests to an engine that has failed or was shut down raise; None if it runs."""
+        return self._engine.dead_error if self._engine else None
 
     def shutdown(self) -> None:
         """Ends the engine after its present step; running requests end with EngineDeadError."""
