@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from folovllm.errors import DeadlineError, FolovError
+from folovllm.errors import FolovError, UnreachableError
 from folovllm.installation.typed import typed_program
-from folovllm_client.api.requests import UnreachableError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,8 +75,6 @@ def failure_text(error: FolovError) -> str:
     """The message for the user, with the remedy if there is one."""
     if isinstance(error, UnreachableError):
         return f"{error}; start it with `{command_name()} serve`, or choose another with --server"
-    if isinstance(error, DeadlineError):
-        return f"no complete answer in time ({error})"
     return str(error)
 
 

@@ -4,6 +4,7 @@ Its tokenizer is one id for each character. Its answer to a prompt is the prompt
 character a piece, with these exceptions:
 
     "!CODE"    fails with that gRPC status, after one piece for "!!CODE"
+    "!N!CODE"  fails so once N "forever" calls have begun
     "forever"  sends one piece and then nothing, until the call is cancelled
 
 A chat is answered by the next of `scripts`, otherwise in the same manner by the last message's
@@ -13,6 +14,7 @@ Run as a program, `python -m support.fakes.tokenizer_service PORT`, it serves un
 exits with 0.
 """
 
+import re
 import signal
 import sys
 import threading
@@ -65,6 +67,7 @@ class _WatchedHealth(health.HealthServicer):  # type: ignore[misc]
 class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     """Records its requests; `cancelled` is set when a "forever" call ends.
 
+    `endless` has an event for each of these calls, set at its end.
     StreamDetokenize ends at a piece that ends with ".", and fails at "!CODE" as Generate does.
     """
 
@@ -82,6 +85,8 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         self.streams: list[list[messages.StreamDetokenizeRequest]] = []
         self.tokenizer_chunks: list[messages.TokenizerFileChunk] = []
         self.cancelled = threading.Event()
+        self.endless: list[threading.Event] = []
+        self._endless_began = threading.Condition()
         self.stream_ended = threading.Event()
         self.watched = self._health.watched
 
@@ -94,6 +99,9 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         self.deadlines.append(context.time_remaining())
         ids = list(request.token_ids.ids) or [ord(each) for each in request.text]
         text = "".join(map(chr, ids))
+        if late := re.fullmatch(r"!(\d+)(!\w+)", text):
+            self.wait_for_endless(int(late[1]))
+            text = late[2]
         if text.startswith("!!"):
             yield types_pb2.CompletionOutput(request_id="fake", text="a", token_ids=[97])
         if text.startswith("!"):
@@ -105,11 +113,20 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
             return
         yield from _answer(request, ids)
 
+    def wait_for_endless(self, count: int) -> bool:
+        """Waits until so many calls have begun that never end by themselves."""
+        with self._endless_began:
+            return self._endless_began.wait_for(lambda: len(self.endless) >= count, 10)
+
     def _end_of(self, context: Any) -> threading.Event:
         """Set when the call ends, as `cancelled` is too."""
         ended = threading.Event()
-        context.add_callback(ended.set)
         context.add_callback(self.cancelled.set)
+        if not context.add_callback(ended.set):  # it has ended already
+            ended.set()
+        with self._endless_began:
+            self.endless.append(ended)
+            self._endless_began.notify_all()
         return ended
 
     def Fork(self, request: Any, context: Any) -> Iterator[types_pb2.CompletionOutput]:

@@ -130,7 +130,7 @@ def test_only_given_options_are_sent() -> None:
         ([USER, {"role": "teacher", "content": "hi"}], {}, "messages[1].role"),
         ([{"content": "hi"}], {}, "messages[0].role"),
         ([{"role": "user", "content": 1}], {}, "messages[0].content"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], {}, "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], {}, "messages[0].content[0]"),
         ([{"role": "user", "audio": "x"}], {}, "messages[0].audio"),
         ([{"role": "user", "tool_calls": [{"name": "a"}]}], {}, "messages[0].tool_calls"),
         (
