@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
+from folovllm_client.api.prompt_parts import Prompt, PromptParts
 from folovllm_client.launch.service_commands import require_services
 from folovllm_client.llm.engine_args import EngineArgs
-from folovllm_client.llm.prompt_parts import Prompt, PromptParts
 
 if TYPE_CHECKING:
     from engine_service.engine.async_engine import AsyncEngine
@@ -70,8 +70,9 @@ class AsyncLLM:
 
         engine, requests = await self._loaded()
         parts = PromptParts.read(prompt)
+        size = len(parts.text or parts.token_ids or ())
         request, state = await offload_if_large(
-            len(parts.text_or_ids), requests.request, request_id, parts, sampling_params, priority
+            size, requests.request, request_id, parts, sampling_params, priority
         )
         async with engine.running(Generate(request)) as stream:
             async for delta in stream:

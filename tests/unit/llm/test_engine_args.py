@@ -140,6 +140,7 @@ def test_deterministic() -> None:
 
 
 def test_tensor_parallel_size() -> None:
+    assert refusal(tensor_parallel_size=0) == "tensor_parallel_size must be at least 1, got 0"
     message = refusal(model="Qwen/Qwen3-8B", tensor_parallel_size=2)
     assert message.endswith(
         "torchrun --standalone --nproc-per-node 2 -m engine_service --model Qwen/Qwen3-8B"
@@ -237,6 +238,11 @@ def test_an_unknown_argument_is_refused_by_name() -> None:
     message = refusal(enable_lora=True)
     assert message.startswith("enable_lora is not an argument here; docs/vllm.md lists")
     assert "did you mean max_model_len?" in refusal(max_model_length=100)
+
+
+def test_a_value_of_the_wrong_type_is_said() -> None:
+    assert refusal(max_num_seqs="8") == "max_num_seqs must be int or None, got '8'"
+    assert refusal(swap_space="4") == "swap_space must be float, got '4'"
 
 
 def test_none_means_the_default() -> None:
