@@ -52,6 +52,10 @@ class AsyncEngine:
         self._inbox: queue.SimpleQueue[tuple[Command, Matchers] | None] = queue.SimpleQueue()
         self._streams: dict[str, OutputStream] = {}
         self._num_waiting = 0
+        self.num_admitted = 0
+        """Requests that were admitted since the start."""
+        self.num_generated_tokens = 0
+        """Tokens that were generated since the start."""
         self._engine: LLMEngine | None = None
         self._load = EngineLoad()
         self._load_watchers: set[Callable[[], None]] = set()
@@ -139,6 +143,7 @@ class AsyncEngine:
             raise InvalidRequestError(command.name_field, f"{name} is running already")
         self.check_admissible()
         stream = self._streams[name] = OutputStream(name, command.num_outputs)
+        self.num_admitted += 1
         self._num_waiting += 1
         self._notify_load_watchers()
         self._inbox.put((command, matchers))
@@ -201,6 +206,7 @@ class AsyncEngine:
 
     def _deliver(self, outputs: list[CompletionOutput]) -> None:
         for output in outputs:
+            self.num_generated_tokens += len(output.token_ids)
             stream = self._streams.get(output.request_id)
             if stream is None:
                 continue
