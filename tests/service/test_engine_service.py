@@ -21,7 +21,7 @@ from folovllm.errors import (
     from_rpc_error,
 )
 from folovllm.logprobs import Logprob, PositionLogprobs
-from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
