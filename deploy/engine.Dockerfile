@@ -48,8 +48,8 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     HF_HOME=/cache \
-    FOLOVLLM_HOST=0.0.0.0 \
-    FOLOVLLM_PORT=50052
+    FOLOVLLM_ENGINE_HOST=0.0.0.0 \
+    FOLOVLLM_ENGINE_PORT=50052
 WORKDIR /app
 COPY folovllm folovllm
 COPY engine_service engine_service

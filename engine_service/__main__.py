@@ -16,9 +16,10 @@ if line := missing_line("engine"):
 
 import structlog
 
-from engine_service.config import EngineConfig, EngineServiceConfig, parse_args
+from engine_service.config import SERVICE, EngineConfig, EngineServiceConfig, parse_args
 from engine_service.distributed.rank import Rank
 from folovllm.errors import ConfigError, FolovError
+from folovllm.serving.args import warn_of_unknown_variables
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging, forward_logging
 from folovllm.serving.memory import collector_paused, settle_memory
@@ -119,11 +120,12 @@ def main() -> int:
     """The process: parse, run, and say in one line why it could not start."""
     try:
         config = parse_args(sys.argv[1:])
-        configure_logging(config.log_format)
-        forward_logging("engine_service")
+        configure_logging(config.logs)
+        forward_logging("engine_service", config.logs.log_level)
         rank = Rank.from_environment()
         if rank.index > 0:
             return follow(config.engine, rank)
+        warn_of_unknown_variables(config, SERVICE, log.warning)
         return asyncio.run(serve(config, rank))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

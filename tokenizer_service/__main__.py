@@ -17,6 +17,7 @@ import structlog
 
 from folovllm.errors import ConfigError
 from folovllm.model_files import CONFIG_PATTERNS, resolve_model
+from folovllm.serving.args import warn_of_unknown_variables
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.logs import configure_logging
 from folovllm.serving.memory import settle_memory
@@ -82,7 +83,7 @@ def run_workers(config: TokenizerServiceConfig, model: TextModel) -> int:
 
 
 def _work(config: TokenizerServiceConfig, model: TextModel) -> int:
-    configure_logging(config.log_format, pid=os.getpid())
+    configure_logging(config.logs, pid=os.getpid())
     run(config, model)
     return 0
 
@@ -100,7 +101,8 @@ def main(argv: Sequence[str]) -> int:
     """Runs the service and returns the exit status."""
     try:
         config = parse_args(argv)
-        configure_logging(config.log_format)
+        configure_logging(config.logs)
+        warn_of_unknown_variables(config, "", log.warning)
         model = TextModel.from_folder(resolve_model(config.model, CONFIG_PATTERNS))
         if config.workers > 1:
             return run_workers(config, model)

@@ -52,10 +52,16 @@ class AsyncEngine:
         self._inbox: queue.SimpleQueue[tuple[Command, Matchers] | None] = queue.SimpleQueue()
         self._streams: dict[str, OutputStream] = {}
         self._num_waiting = 0
+        self.num_admitted = 0
+        """Requests that were admitted since the start."""
+        self.num_generated_tokens = 0
+        """Tokens that were generated since the start."""
         self._engine: LLMEngine | None = None
         self._load = EngineLoad()
         self._load_watchers: set[Callable[[], None]] = set()
         self._died = asyncio.Event()
+        self.dead_error: EngineDeadError | None = None
+        """What every request ends with once the engine has failed or was stopped."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._ready: asyncio.Future[LLMEngine] = self._loop.create_future()
@@ -68,8 +74,8 @@ class AsyncEngine:
     @property
     def info(self) -> ModelInfo:
         """The model that is served. Raises UnavailableError until it is loaded."""
-        if self._died.is_set():
-            raise EngineDeadError("the engine has failed")
+        if self.dead_error is not None:
+            raise EngineDeadError(str(self.dead_error))
         if self._engine is None:
             raise UnavailableError("the model is still loading")
         return self._engine.info
@@ -137,6 +143,7 @@ class AsyncEngine:
             raise InvalidRequestError(command.name_field, f"{name} is running already")
         self.check_admissible()
         stream = self._streams[name] = OutputStream(name, command.num_outputs)
+        self.num_admitted += 1
         self._num_waiting += 1
         self._notify_load_watchers()
         self._inbox.put((command, matchers))
@@ -171,11 +178,6 @@ class AsyncEngine:
         self._inbox.put((Abort(name, tuple(indexes)), ()))
         return True
 
-    @property
-    def died(self) -> bool:
-        """Whether the engine's thread has failed or was stopped."""
-        return self._died.is_set()
-
     async def wait_died(self) -> None:
         """Returns when the engine's thread has failed."""
         await self._died.wait()
@@ -190,6 +192,7 @@ class AsyncEngine:
         await asyncio.to_thread(self._thread.join)
 
     def _fail_all(self, error: EngineDeadError) -> None:
+        self.dead_error = error
         self._died.set()
         for stream in self._streams.values():
             stream.fail(error)
@@ -203,6 +206,7 @@ class AsyncEngine:
 
     def _deliver(self, outputs: list[CompletionOutput]) -> None:
         for output in outputs:
+            self.num_generated_tokens += len(output.token_ids)
             stream = self._streams.get(output.request_id)
             if stream is None:
                 continue

@@ -47,7 +47,7 @@ _TITLES = {
     "client": "FolovLLM",
     "tokenizer": "the tokenizer service",
     "engine": "the engine service",
-    "all": "what runs a model here",
+    "all": "running a model here",
 }
 _MAX_NAMES = 3
 

@@ -36,7 +36,7 @@ def install_command(part: str) -> str:
 
 def pip_install(*arguments: str, cpu_torch: bool = False) -> str:
     """Installs into this Python; with `cpu_torch`, a torch that is built for CPUs."""
-    installer = [*_pip("install")]
+    installer = _pip("install")
     if cpu_torch:
         uses_uv = installer[0] == "uv"
         arguments += ("--torch-backend=cpu",) if uses_uv else ("--extra-index-url", TORCH_INDEX)
@@ -44,8 +44,11 @@ def pip_install(*arguments: str, cpu_torch: bool = False) -> str:
 
 
 def pip_uninstall(*packages: str) -> str:
-    """Removes packages from this Python."""
-    return shlex.join([*_pip("uninstall"), *packages])
+    """Removes packages from this Python, without asking for each."""
+    remover = _pip("uninstall")
+    if remover[0] != "uv":  # which never asks
+        remover.append("--yes")
+    return shlex.join([*remover, *packages])
 
 
 def wants_cpu_torch() -> bool:

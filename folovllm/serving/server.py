@@ -32,16 +32,21 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 class ServerConfig:
     """Where and how a service listens."""
 
-    host: str = option("127.0.0.1", "Address to bind; 0.0.0.0 for all.")
-    port: int = option(0, "Port to bind; 0 for any.", type=click.IntRange(0, 65535), metavar="PORT")
+    host: str = option(
+        "127.0.0.1", "Address to bind; 0.0.0.0 for all.", own=True, metavar="ADDRESS"
+    )
+    port: int = option(
+        0, "Port to bind; 0 for any.", own=True, type=click.IntRange(0, 65535), metavar="PORT"
+    )
     grace_period: float = option(
         30.0,
         "Time that running streams get to finish after SIGTERM.",
+        own=True,
         type=Seconds(0),
         metavar="SECONDS",
     )
     reflection: bool = option(
-        True, "Do not serve the schema to tools such as grpcurl.", "--no-reflection"
+        True, "Do not serve the schema to tools such as grpcurl.", "--no-reflection", own=True
     )
     share_port: bool = False
     """Share the port with other processes that do the same; it must be reserved."""
@@ -109,4 +114,6 @@ class GrpcServer:
         finished.cancel()
         # Health watches never end by themselves; they are cancelled.
         await self.grpc.stop(grace=_LAST_GRACE)
+        # Their tasks end in the loop's next round; if it ended first, each would print a traceback.
+        await asyncio.sleep(0)
         log.info("stopped", cut_off=len(self.active_calls))

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from folovllm_client.cli import parity
 from folovllm_client.cli.commands import commands
-from folovllm_client.cli.parity_report import (
+from folovllm_client.cli.quality.parity_report import (
     Divergence,
     LogitError,
     ParityOptions,

@@ -6,16 +6,16 @@ from collections.abc import AsyncGenerator, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from folovllm.errors import EngineDeadError
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
+from folovllm_client.api.prompt_parts import Prompt, PromptParts
 from folovllm_client.launch.service_commands import require_services
 from folovllm_client.llm.engine_args import EngineArgs
-from folovllm_client.llm.prompt_parts import Prompt, PromptParts
 
 if TYPE_CHECKING:
     from engine_service.engine.async_engine import AsyncEngine
+    from folovllm.errors import EngineDeadError
     from folovllm_client.llm.chat_tokenizer import ChatTokenizer
     from folovllm_client.llm.request_builder import RequestBuilder
 
@@ -70,8 +70,9 @@ class AsyncLLM:
 
         engine, requests = await self._loaded()
         parts = PromptParts.read(prompt)
+        size = len(parts.text or parts.token_ids or ())
         request, state = await offload_if_large(
-            len(parts.text_or_ids), requests.request, request_id, parts, sampling_params, priority
+            size, requests.request, request_id, parts, sampling_params, priority
         )
         async with engine.running(Generate(request)) as stream:
             async for delta in stream:
@@ -118,12 +119,12 @@ class AsyncLLM:
     @property
     def errored(self) -> bool:
         """Whether the engine has failed or was shut down."""
-        return self._engine is not None and self._engine.died
+        return self.dead_error is not None
 
     @property
-    def dead_error(self) -> EngineDeadError:
-        """What requests to a failed engine raise."""
-        return EngineDeadError("the engine has failed")
+    def dead_error(self) -> "EngineDeadError | None":
+        """What requests to an engine that has failed or was shut down raise; None if it runs."""
+        return self._engine.dead_error if self._engine else None
 
     def shutdown(self) -> None:
         """Ends the engine after its present step; running requests end with EngineDeadError."""

@@ -8,8 +8,8 @@ from folovllm.outputs import RequestOutput
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.vllm_names import RequestOutputKind
+from folovllm_client.api.prompt_parts import Prompt, PromptParts
 from folovllm_client.llm.llm_engine import LLMEngine
-from folovllm_client.llm.prompt_parts import Prompt, PromptParts
 
 
 def generate_branches(

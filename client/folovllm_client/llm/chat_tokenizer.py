@@ -73,7 +73,7 @@ class ChatTokenizer:
         chat_template: str | None = ...,
         add_generation_prompt: bool = ...,
         continue_final_message: bool = ...,
-        **variables: object,
+        **variables: Any,
     ) -> str: ...
 
     @overload
@@ -86,7 +86,7 @@ class ChatTokenizer:
         chat_template: str | None = ...,
         add_generation_prompt: bool = ...,
         continue_final_message: bool = ...,
-        **variables: object,
+        **variables: Any,
     ) -> list[int]: ...
 
     def apply_chat_template(
@@ -98,7 +98,7 @@ class ChatTokenizer:
         chat_template: str | None = None,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
-        **variables: object,
+        **variables: Any,
     ) -> str | list[int]:
         """A conversation as the model sees it: its token ids, or its text.
 

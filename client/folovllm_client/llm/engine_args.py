@@ -6,8 +6,10 @@ others are refused.
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, NoReturn, TypedDict, Unpack
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, NoReturn, TypedDict, Unpack, get_args, get_type_hints
 
 from folovllm.errors import ConfigError
 from folovllm.vllm_names import no_effect
@@ -118,18 +120,24 @@ class EngineArgs:
     disable_log_stats: bool = True
     """False has no effect, and is warned of."""
 
-    def __init__(self, model: str | None = None, **options: Unpack[EngineOptions]) -> None:
-        names = [field.name for field in fields(self)]
-        for name in options:
-            if name not in names:
-                refuse_unknown(name, names)
+    def __init__(self, model: str | Path | None = None, **options: Unpack[EngineOptions]) -> None:
+        for name in options.keys() - EngineOptions.__annotations__.keys():
+            refuse_unknown(name, EngineOptions.__annotations__)
         given = {name: value for name, value in options.items() if value is not None}
-        self.model = model
-        for field in fields(self)[1:]:
-            setattr(self, field.name, given.get(field.name, field.default))
+        self.model = None if model is None else str(model)
+        for name, kind in get_type_hints(EngineOptions).items():
+            value = given.get(name, getattr(EngineArgs, name))
+            kinds = get_args(kind) or (kind,)
+            if not isinstance(value, (*kinds, int) if float in kinds else kinds):
+                raise ConfigError(f"{name} must be {_in_words(kinds)}, got {value!r}")
+            setattr(self, name, value)
         self._check()
 
     def _check(self) -> None:
+        for name, lowest in (("tensor_parallel_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ConfigError(f"{name} must be at least {lowest}, got {value}")
         if self.tensor_parallel_size != 1:
             model = "" if self.model is None else f" --model {self.model}"
             raise ConfigError(
@@ -141,9 +149,6 @@ class EngineArgs:
             value = getattr(self, name)
             if value != without_effect:
                 no_effect(f"{name}={value!r}", reason)
-
-        if self.seed is not None and self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, got {self.seed}")
 
     def engine_config(self) -> "EngineConfig":
         """The configuration of the engine. Raises ConfigError for a value out of range."""
@@ -192,3 +197,7 @@ def refuse_unknown(name: str, known: Iterable[str]) -> NoReturn:
         f"{name} is not an argument here{hint}; docs/vllm.md lists vLLM's arguments, and what "
         "replaces those that are refused"
     )
+
+
+def _in_words(kinds: Iterable[type]) -> str:
+    return " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)

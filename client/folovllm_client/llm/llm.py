@@ -15,9 +15,9 @@ from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ScoreOutput
 from folovllm.vllm_names import RequestOutputKind
+from folovllm_client.api.prompt_parts import Prompt
 from folovllm_client.llm.engine_args import EngineArgs, EngineOptions
 from folovllm_client.llm.llm_engine import LLMEngine
-from folovllm_client.llm.prompt_parts import Prompt, list_prompts
 from folovllm_client.llm.refused_names import refuse
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class LLM:
 
     def __init__(
         self,
-        model: str | None = None,
+        model: str | Path | None = None,
         *,
         chat_template: str | Path | None = None,
         **options: Unpack[EngineOptions],
@@ -90,8 +90,7 @@ class LLM:
         defaults. Of priorities the lowest runs first. Raises InvalidRequestError, before any work,
         if a prompt or a parameter can never be served.
         """
-        batch = list_prompts(prompts)
-        return self._run(batch, sampling_params, priority, use_tqdm)
+        return self._run(_list_prompts(prompts), sampling_params, priority, use_tqdm)
 
     def chat(
         self,
@@ -194,6 +193,16 @@ def _read_chat_template(given: str | Path | None) -> str | None:
         return Path(given).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(f"chat_template {given} cannot be read: {error}") from None
+
+
+def _list_prompts(prompts: Any) -> list[Prompt]:
+    """One prompt, or several, as a list."""
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    if not isinstance(prompts, Sequence):
+        raise InvalidRequestError("prompts", f"prompts must be a prompt or a list, got {prompts!r}")
+    is_token_ids = bool(prompts) and isinstance(prompts[0], int)
+    return [prompts] if is_token_ids else list(prompts)
 
 
 def _list_conversations(messages: Any) -> list[Conversation]:

@@ -7,9 +7,9 @@ from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
+from folovllm_client.api.prompt_parts import Prompt, PromptParts
 from folovllm_client.launch.service_commands import require_services
 from folovllm_client.llm.engine_args import EngineArgs
-from folovllm_client.llm.prompt_parts import Prompt, PromptParts
 
 if TYPE_CHECKING:
     from engine_service.core.request import Branch, Request
@@ -74,7 +74,7 @@ class LLMEngine:
         Raises InvalidRequestError if it can never be served, or if its id is in use.
         """
         self._check_unused(request_id)
-        parts = PromptParts.read(prompt)
+        parts = prompt if isinstance(prompt, PromptParts) else PromptParts.read(prompt)
         request, state = self.requests.request(request_id, parts, params, priority)
         self._engine.add_request(request)
         self._states[request_id] = state

@@ -1,5 +1,6 @@
 """RequestBuilder: prompts and parameters, checked, as what an engine runs."""
 
+import operator
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
-from folovllm_client.llm.prompt_parts import PromptParts
+from folovllm_client.api.prompt_parts import PromptParts
 from folovllm_client.llm.request_state import GenerationState
 from tokenizer_service.text.bad_words import resolve_bad_words
 from tokenizer_service.text.output_processor import OutputProcessor
@@ -40,9 +41,18 @@ class RequestBuilder:
 
     def encode(self, prompt: PromptParts) -> list[int]:
         """The token ids of a prompt."""
-        if prompt.token_ids is not None:
-            return prompt.token_ids
-        return self._tokenizer.encode(prompt.text or "")
+        if prompt.token_ids is None:
+            return self._tokenizer.encode(prompt.text or "")
+        try:
+            return [operator.index(token_id) for token_id in prompt.token_ids]
+        except TypeError:
+            raise InvalidRequestError(
+                "prompt_token_ids", "prompt_token_ids must be whole numbers"
+            ) from None
+
+    def text_or_ids(self, prompt: PromptParts) -> str | list[int]:
+        """A prompt that is encoded only together with what follows it."""
+        return self.encode(prompt) if prompt.text is None else prompt.text
 
     def request(
         self,
@@ -99,8 +109,8 @@ class RequestBuilder:
         """Requests that score continuations, and how to read their scores."""
         encoded = encode_score(
             self._tokenizer,
-            prompt.text_or_ids,
-            [continuation.text_or_ids for continuation in continuations],
+            self.text_or_ids(prompt),
+            [self.text_or_ids(continuation) for continuation in continuations],
             self._info.max_model_len,
         )
         requests = score_requests(

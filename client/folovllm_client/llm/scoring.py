@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from folovllm.request_id import new_request_id
 from folovllm.score import ScoreOutput
+from folovllm_client.api.prompt_parts import Prompt, PromptParts
 from folovllm_client.llm.llm_engine import LLMEngine
-from folovllm_client.llm.prompt_parts import Prompt, PromptParts
 
 
 def score(engine: LLMEngine, prompt: Prompt, continuations: Sequence[Prompt]) -> ScoreOutput:

@@ -7,6 +7,8 @@ character a piece, with these exceptions:
     "!N!CODE"  fails so once N "forever" calls have begun
     "forever"  sends one piece and then nothing, until the call is cancelled
 
+Each token has the log-probability -0.5, and as only alternative the next character with -1.5.
+
 A chat is answered by the next of `scripts`, otherwise in the same manner by the last message's
 content; see `support.fakes.chat`.
 
@@ -31,7 +33,7 @@ from folovllm.errors import DETAILS_KEY, InvalidRequestError, UnavailableError, 
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
-from support.fakes.chat import answer_events
+from support.fakes.chat import METRICS, answer_events
 
 MODEL_INFO = types_pb2.ModelInfo(
     model_id="fake",
@@ -229,8 +231,15 @@ def _text(ids: Iterable[int], skip_special_tokens: bool) -> str:
     return "".join(chr(each) for each in ids if each > 3 or not skip_special_tokens)
 
 
+def _logprobs(token_id: int, num_tops: int) -> types_pb2.PositionLogprobs:
+    token = types_pb2.Logprob(token_id=token_id, logprob=-0.5, rank=1)
+    other = types_pb2.Logprob(token_id=token_id + 1, logprob=-1.5, rank=2)
+    return types_pb2.PositionLogprobs(token=token, top=(token, other)[:num_tops])
+
+
 def _answer(request: Any, ids: list[int]) -> Iterator[types_pb2.CompletionOutput]:
-    for index in range(request.sampling_params.n or 1):
+    params = request.sampling_params
+    for index in range(params.n or 1):
         for position, token_id in enumerate(reversed(ids)):
             piece = types_pb2.CompletionOutput(
                 request_id=request.request_id or "fake",
@@ -242,9 +251,18 @@ def _answer(request: Any, ids: list[int]) -> Iterator[types_pb2.CompletionOutput
                 piece.info.prompt_tokens = len(ids)
                 if request.return_prompt_token_ids:
                     piece.info.prompt_token_ids.extend(ids)
+                if params.HasField("prompt_logprobs"):
+                    first, *rest = ids
+                    piece.info.prompt_logprobs.add().token.token_id = first
+                    piece.info.prompt_logprobs.extend(
+                        _logprobs(each, params.prompt_logprobs) for each in rest
+                    )
+            if params.HasField("logprobs"):
+                piece.logprobs.append(_logprobs(token_id, params.logprobs))
             if position == len(ids) - 1:
                 piece.finish_reason = types_pb2.FINISH_REASON_LENGTH
                 piece.usage.prompt_tokens = piece.usage.completion_tokens = len(ids)
+                piece.metrics.CopyFrom(METRICS.to_proto())
             yield piece
 
 

@@ -5,21 +5,30 @@ import socket
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
+import engine_service.config
+import folovllm_client.cli.serve.run
+import tokenizer_service.config
+from engine_service.config import EngineServiceConfig
 from folovllm.errors import ConfigError
 from folovllm.installation import parts
+from folovllm.serving.args import Setting, settings
 from folovllm.serving.ports import require_free_port
+from folovllm.serving.variables import variable_names
 from folovllm_client.cli.commands import commands
 from folovllm_client.cli.console import command_name, open_console, progress
-from folovllm_client.cli.serve import ready_text
+from folovllm_client.cli.serve.run import ready_text
 from folovllm_client.launch import service_commands
+from folovllm_client.launch.serve_flags import serve_flags
 from folovllm_client.launch.service_commands import (
     ServeOptions,
     free_ports,
     require_services,
 )
+from tokenizer_service.config import TokenizerServiceConfig
 
 
 def arguments(options: ServeOptions) -> list[list[str]]:
@@ -33,11 +42,8 @@ def arguments(options: ServeOptions) -> list[list[str]]:
 
 def test_settings_that_are_not_given_are_left_to_the_services() -> None:
     engine, tokenizer = arguments(ServeOptions())
-    assert engine == ["engine_service", "--host", "127.0.0.1", "--port", "50052"]
-    assert tokenizer == [
-        *("tokenizer_service", "--host", "127.0.0.1", "--port", "50051"),
-        *("--engine", "127.0.0.1:50052"),
-    ]
+    assert engine == ["engine_service"]
+    assert tokenizer == ["tokenizer_service"]
 
 
 def test_settings_reach_the_service_that_they_concern() -> None:
@@ -46,25 +52,142 @@ def test_settings_reach_the_service_that_they_concern() -> None:
         port=1,
         engine_port=2,
         model="m",
-        device="cuda:1",
-        dtype="bfloat16",
-        max_model_len=3,
-        quantization="int8",
+        engine=("a:3",),
         max_num_seqs=4,
-        speculation="none",
-        log_format="json",
+        log_level="debug",
+        engine_log_level="error",
+        grace_period=5.0,
     )
     engine, tokenizer = arguments(options)
     assert engine == [
-        *("engine_service", "--host", "127.0.0.1", "--port", "2", "--model", "m"),
-        *("--device", "cuda:1", "--dtype", "bfloat16"),
-        *("--max-model-len", "3", "--quantization", "int8"),
-        *("--max-num-seqs", "4", "--speculation", "none", "--log-format", "json"),
+        *("engine_service", "--model=m", "--max-num-seqs=4", "--port=2", "--log-level=error"),
     ]
     assert tokenizer == [
-        *("tokenizer_service", "--host", "0.0.0.0", "--port", "1"),
-        *("--engine", "127.0.0.1:2", "--model", "m", "--log-format", "json"),
+        *("tokenizer_service", "--model=m", "--engine=127.0.0.1:2", "--engine=a:3"),
+        *("--host=0.0.0.0", "--port=1", "--grace-period=5.0", "--log-level=debug"),
     ]
+
+
+def test_what_no_flag_is_named_cannot_be_set() -> None:
+    with pytest.raises(TypeError, match="no max_seqs"):
+        ServeOptions(max_seqs=1)
+
+
+def changed(setting: Setting) -> str | bool:
+    """A value of an option that is not its default, as it is typed."""
+    kind = setting.item.metadata.get("type")
+    if isinstance(setting.value, bool):
+        return True
+    if isinstance(kind, click.Choice):
+        return next(choice for choice in kind.choices if choice != setting.value)
+    if isinstance(kind, click.FloatRange):
+        return "0.25"
+    return "4321" if isinstance(kind, click.IntRange) else "there:4321"
+
+
+SERVICES = {
+    "engine service": (EngineServiceConfig(), engine_service.config.parse_args),
+    "tokenizer service": (TokenizerServiceConfig(), tokenizer_service.config.parse_args),
+}
+
+
+@pytest.mark.parametrize("from_environment", [False, True])
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_flag_of_a_service_is_one_of_serve_and_reaches_it(
+    service: str, from_environment: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, parse_args = SERVICES[service]
+    started: list[ServeOptions] = []
+    monkeypatch.setattr(folovllm_client.cli.serve.run, "serve", started.append)
+    help_text = CliRunner().invoke(commands, ["serve", "--help"]).stdout
+    for setting in settings(config):
+        name, value = setting.flags[0], changed(setting)
+        in_both = name in {other.flags[0] for other in settings(other_config(service))}
+        flag = f"--engine-{name[2:]}" if service == "engine service" and in_both else name
+        assert f"{flag} " in help_text or f"{flag}," in help_text
+        argv = [flag] if value is True else [flag, str(value)]
+        variables = {variable_names((flag,))[0]: str(value)}
+        result = CliRunner(env=variables if from_environment else {}).invoke(
+            commands, ["serve", *([] if from_environment else argv)]
+        )
+        assert result.exit_code == 0, result.output
+        read = parse_args(arguments(started.pop())[list(SERVICES).index(service)][1:])
+        [found] = (each.value for each in settings(read) if each.path == setting.path)
+        [given] = (
+            each.value
+            for each in settings(parse_args(argv_of(name, value)))
+            if each.path == setting.path
+        )
+        expected = (*setting.value, *given) if name == "--engine" else given
+        assert found == expected != setting.value
+
+
+def other_config(service: str) -> TokenizerServiceConfig | EngineServiceConfig:
+    [other] = (config for name, (config, _) in SERVICES.items() if name != service)
+    return other
+
+
+def argv_of(flag: str, value: str | bool) -> list[str]:
+    return [flag] if value is True else [f"{flag}={value}"]
+
+
+def test_no_two_flags_of_serve_share_a_name_or_a_variable() -> None:
+    flags = [flag.option for flag in serve_flags()]
+    names = [name for flag in flags for name in flag.opts]
+    variables = [name for flag in flags for name in flag.variables]
+    assert len({*names}) == len(names) and len({*variables}) == len(variables)
+
+
+def test_the_help_of_serve_is_in_sections() -> None:
+    shown = CliRunner().invoke(commands, ["serve", "--help"]).stdout
+    titles = ("Both services:", "Tokenizer service:", "Engine service:")
+    places = [shown.index(title) for title in titles]
+    assert places == sorted(places)
+    assert places[0] < shown.index("--log-level ") < places[1] < shown.index("--port ") < places[2]
+    assert places[2] < shown.index("--engine-port ") and places[2] < shown.index("--dtype ")
+
+
+def test_an_unprefixed_variable_means_the_tokenizer_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[ServeOptions] = []
+    monkeypatch.setattr(folovllm_client.cli.serve.run, "serve", started.append)
+    variables = {"FOLOVLLM_PORT": "7233", "FOLOVLLM_MODEL": "m", "FOLOVLLM_PROT": "1"}
+    result = CliRunner(env=variables).invoke(commands, ["serve", "--engine-port", "0"])
+    [options] = started
+    assert options.address == "127.0.0.1:7233"
+    assert options.engine.server.port not in (0, 7233)
+    assert options.model == options.engine.engine.model.model == "m"
+    warning = "warning: unknown variable FOLOVLLM_PROT; did you mean FOLOVLLM_PORT?\n"
+    assert (result.stdout, result.stderr) == ("", warning)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (["--engine-prot", "1"], {}, "No such option"),
+        (["--port", "99999"], {}, "'--port': 99999 is not in the range 0<=x<=65535."),
+        (["--dtype", "fp4"], {}, "'fp4' is not one of 'auto', 'float32', 'bfloat16', 'float16'."),
+        ([], {"FOLOVLLM_ENGINE_PORT": "x"}, "'--engine-port' (FOLOVLLM_ENGINE_PORT): 'x' is not"),
+        ([], {"FOLOVLLM_DTYPE": "x"}, "'--dtype' (FOLOVLLM_DTYPE): 'x' is not one of"),
+    ],
+)
+def test_a_bad_flag_of_serve_is_named_as_it_was_written(
+    arguments: list[str], variables: dict[str, str], message: str
+) -> None:
+    result = CliRunner(env=variables).invoke(commands, ["serve", *arguments])
+    assert result.exit_code == 2 and message in result.stderr
+    if "--engine-prot" in arguments:
+        assert "--engine-port" in result.stderr
+
+
+def test_options_may_come_from_the_environment_without_a_command_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FOLOVLLM_DEVICE", "cpu")
+    monkeypatch.setenv("FOLOVLLM_MODEL", "other")
+    options = ServeOptions.from_environment(model="m")
+    assert (options.engine.engine.model.device, options.model) == ("cpu", "m")
 
 
 @pytest.mark.parametrize(
@@ -114,9 +237,9 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_default_server_needs_no_flag() -> None:
-    text = ready_text(ServeOptions(), 1.25)
+    text = ready_text(ServeOptions(host="0.0.0.0"), 1.25)
     assert "ready after 1.2 s" in text and "--server" not in text
-    assert "--server 127.0.0.1:50051" in ready_text(ServeOptions(host="0.0.0.0"), 1.0)
+    assert "--server 127.0.0.1:7" in ready_text(ServeOptions(port=7), 1.0)
 
 
 def _program(folder: Path) -> Path:

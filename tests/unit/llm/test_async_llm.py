@@ -114,7 +114,7 @@ async def test_a_shutdown_ends_what_runs_and_refuses_what_comes(llm: AsyncLLM) -
             pass
     assert llm.errored and not llm.is_running
     assert isinstance(llm.dead_error, EngineDeadError)
-    with pytest.raises(EngineDeadError):
+    with pytest.raises(EngineDeadError, match="the engine was stopped"):
         await llm.check_health()
     with pytest.raises(EngineDeadError):
         await anext(llm.generate("Once", GREEDY, "b"))

@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -14,6 +15,7 @@ from folovllm.errors import ConfigError, InvalidRequestError
 from folovllm.model_files import DEMO_MODEL
 from folovllm.vllm_names import NoEffectWarning
 from folovllm_client.llm.engine_args import EngineOptions
+from support.fakes.hub import running_hub
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
 STORY = "Once upon a time there was a brave horse who lived in a garden and liked to sing."
@@ -60,7 +62,7 @@ def test_every_argument_has_a_test_here() -> None:
 
 def test_model(copied_model: Path) -> None:
     assert load(model=str(copied_model)).model_info.model_id == str(copied_model)
-    assert refusal(model="./nowhere").startswith("./nowhere is not a folder")
+    assert refusal(model="./nowhere").startswith("there is no folder ./nowhere")
 
 
 def test_tokenizer(copied_model: Path) -> None:
@@ -74,28 +76,24 @@ def test_tokenizer(copied_model: Path) -> None:
     assert f"tokenizer {copied_model} is not that of the model demo_model" in message
 
 
-def fetched_revisions(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[tuple[str, str]]:
-    """The models and revisions that the hub is asked for."""
-    asked = []
-
-    def snapshot_download(model: str, revision: str, allow_patterns: list[str]) -> str:
-        asked.append((model, revision))
-        return str(DEMO_MODEL)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    load(**options)
-    return asked
+def fetched_revisions(cache: Path, **options: Any) -> list[str]:
+    """What is asked of a hub on the loopback that has the embedded model as org/name."""
+    with running_hub(cache) as hub:
+        hub.files["org/name"] = {
+            path.name: path.read_bytes() for path in DEMO_MODEL.iterdir() if path.is_file()
+        }
+        load(**options)
+    return sorted(path.name for path in (cache / "models--org--name" / "refs").iterdir())
 
 
-def test_revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = fetched_revisions(monkeypatch, model="org/name", revision="v2")
-    assert asked == [("org/name", "v2")] * 2  # the tokenizer and the weights
+def test_revision(tmp_path: Path) -> None:
+    assert fetched_revisions(tmp_path, model="org/name", revision="v2") == ["v2"]
     assert refusal(revision="v2").startswith("revision v2 is of a model on the hub")
 
 
-def test_tokenizer_revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = fetched_revisions(monkeypatch, tokenizer="org/name", tokenizer_revision="v3")
-    assert asked == [("org/name", "v3")]
+def test_tokenizer_revision(tmp_path: Path) -> None:
+    revisions = fetched_revisions(tmp_path, tokenizer="org/name", tokenizer_revision="v3")
+    assert revisions == ["v3"]
 
 
 def test_trust_remote_code() -> None:
@@ -114,7 +112,8 @@ def test_dtype(given: object, dtype: str) -> None:
 def test_quantization() -> None:
     assert load(quantization="int8").model_info.dtype == "int8"
     assert load(quantization=None).model_info.dtype != "int8"
-    assert refusal(quantization="awq") == "quantization must be one of none, int8, int4"
+    expected = "quantization must be one of none, int8, int4, got 'awq'"
+    assert refusal(quantization="awq") == expected
 
 
 def test_max_model_len() -> None:
@@ -139,6 +138,7 @@ def test_deterministic() -> None:
 
 
 def test_tensor_parallel_size() -> None:
+    assert refusal(tensor_parallel_size=0) == "tensor_parallel_size must be at least 1, got 0"
     message = refusal(model="Qwen/Qwen3-8B", tensor_parallel_size=2)
     assert message.endswith(
         "torchrun --standalone --nproc-per-node 2 -m engine_service --model Qwen/Qwen3-8B"
@@ -148,12 +148,15 @@ def test_tensor_parallel_size() -> None:
 def test_gpu_memory_utilization() -> None:
     message = refusal(num_gpu_blocks_override=None, gpu_memory_utilization=1e-9)
     assert "KV cache" in message
-    assert refusal(gpu_memory_utilization=1.5) == "gpu_memory_utilization must be in (0, 1]"
+    assert refusal(gpu_memory_utilization=1.5) == (
+        "gpu_memory_utilization must be in (0, 1], got 1.5"
+    )
 
 
 def test_kv_cache_dtype() -> None:
     assert refusal(kv_cache_dtype="fp8").startswith("kv_cache_dtype fp8 needs")
-    assert refusal(kv_cache_dtype="fp8_e5m2") == "kv_cache_dtype must be one of auto, fp8"
+    expected = "kv_cache_dtype must be one of auto, fp8, got 'fp8_e5m2'"
+    assert refusal(kv_cache_dtype="fp8_e5m2") == expected
 
 
 def test_block_size() -> None:
@@ -212,11 +215,12 @@ def test_seed() -> None:
 
 def check_without_effect(name: str, harmless: object, value: object) -> None:
     """A value that asks for what cannot be done here warns; the one that does not, does not."""
+    make: Callable[..., EngineArgs] = EngineArgs
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        EngineArgs(**{name: harmless})
+        make(**{name: harmless})
     with pytest.warns(NoEffectWarning, match=f"^{name}={value!r} has no effect: "):
-        EngineArgs(**{name: value})
+        make(**{name: value})
 
 
 def test_enforce_eager() -> None:
@@ -237,9 +241,14 @@ def test_an_unknown_argument_is_refused_by_name() -> None:
     assert "did you mean max_model_len?" in refusal(max_model_length=100)
 
 
+def test_a_value_of_the_wrong_type_is_said() -> None:
+    assert refusal(max_num_seqs="8") == "max_num_seqs must be int or None, got '8'"
+    assert refusal(swap_space="4") == "swap_space must be float, got '4'"
+
+
 def test_none_means_the_default() -> None:
-    names = [field.name for field in fields(EngineArgs)]
-    assert EngineArgs(**dict.fromkeys(names)) == EngineArgs()
+    make: Callable[..., EngineArgs] = EngineArgs
+    assert make(**dict.fromkeys(field.name for field in fields(EngineArgs))) == make()
     assert LLM.from_engine_args(EngineArgs(block_size=32)).model_info.block_size == 32
 
 

@@ -52,10 +52,10 @@ def test_every_form_of_a_prompt_is_taken(llm: LLM) -> None:
     ("prompt", "line"),
     [
         ({"prompt": "a", "multi_modal_data": {}}, "a prompt has no multi_modal_data"),
-        ({"prompt_token_ids": "abc"}, "prompt_token_ids must be a list of ids"),
-        ({"prompt": 3}, "prompt and cache_salt must be texts"),
+        ({"prompt_token_ids": "abc"}, "a prompt is a text, a list of token ids, "),
+        ({"prompt": 3}, "prompt and cache_salt of a prompt must be texts"),
         ({}, "a prompt is a text, a list of token ids, "),
-        ([["a", "b"]], "prompt_token_ids must be a list of ids"),
+        ([1, 2.5], "prompt_token_ids must be whole numbers"),
         (3, "prompts must be a prompt or a list, got 3"),
     ],
 )
@@ -113,7 +113,7 @@ def test_progress_is_shown_as_the_caller_wants(
 
 def test_a_request_that_is_refused_leaves_nothing_behind(llm: LLM) -> None:
     with pytest.raises(InvalidRequestError, match="token id 999999 is unknown"):
-        llm.generate(["Once", [999_999]], GREEDY, use_tqdm=False)
+        llm.generate([[1], [999_999]], GREEDY, use_tqdm=False)
     assert not llm.llm_engine.has_unfinished_requests()
 
 
@@ -148,8 +148,9 @@ async def test_a_chat_is_rendered_as_the_service_renders_it(llm: LLM) -> None:
 
 def test_several_conversations_are_one_batch(llm: LLM) -> None:
     other = [ChatMessage(Role.USER, "What is the capital of France?")]
-    alone = [llm.chat(each, GREEDY, False)[0] for each in (ASK, other)]
-    together = llm.chat([ASK, other], GREEDY, use_tqdm=False)
+    alone = llm.chat(ASK, GREEDY, False) + llm.chat(other, GREEDY, False)
+    both: list[Any] = [ASK, other]
+    together = llm.chat(both, GREEDY, use_tqdm=False)
     assert texts(together) == texts(alone)
     with pytest.raises(InvalidRequestError, match="messages must be a list"):
         llm.chat("What is 47 + 38?")  # type: ignore[arg-type]
@@ -162,7 +163,7 @@ def test_an_answer_is_raw_text_and_long_enough(llm: LLM) -> None:
 
 
 def test_a_message_is_continued_or_a_turn_left_open(llm: LLM) -> None:
-    begun = [*ASK, {"role": "assistant", "content": "47 + 38 ="}]
+    begun: list[dict[str, Any]] = [*ASK, {"role": "assistant", "content": "47 + 38 ="}]
     (output,) = llm.chat(
         begun, GREEDY, use_tqdm=False, add_generation_prompt=False, continue_final_message=True
     )

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,12 @@ def test_arguments_of_methods_are_taken_or_refused_by_name(objects: dict[str, An
 
 def test_parameters_are_taken_or_refused_by_name() -> None:
     table = ("SamplingParams", "Constructor")
-    taken = {*inspect.signature(SamplingParams).parameters}
+    make: Callable[..., SamplingParams] = SamplingParams
+    taken = {*inspect.signature(make).parameters}
     assert {*names_of(table, "same", "different")} <= taken
     for name in names_of(table, "refused"):
         with pytest.raises((InvalidRequestError, TypeError), match=name):
-            SamplingParams(**{name: 7})
+            make(**{name: 7})
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,33 @@ def test_a_path_that_is_no_folder_is_said_in_one_line(model: str) -> None:
     assert model in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            "models/Qwen3-0.6",
+            "there is no folder models/Qwen3-0.6; did you mean models/Qwen3-0.6B?",
+        ),
+        ("models/x", "there is no folder models/x; give a model's folder, or a hub id such as Q"),
+        ("./Models", r"there is no folder ./Models; did you mean models\?"),
+        (
+            "models/a.gguf",
+            "models/a.gguf is a file; give the folder of a model, which holds config",
+        ),
+        ("a.gguf", "a.gguf is a file"),
+    ],
+)
+def test_a_path_with_a_mistake_is_not_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str
+) -> None:
+    (tmp_path / "models" / "Qwen3-0.6B").mkdir(parents=True)
+    (tmp_path / "models" / "a.gguf").touch()
+    (tmp_path / "a.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        resolve_model(model, ())
+
+
 def test_a_hub_id_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
 

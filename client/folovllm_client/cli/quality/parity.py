@@ -23,7 +23,7 @@ from folovllm.errors import ConfigError
 from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
-from folovllm_client.cli.parity_report import (
+from folovllm_client.cli.quality.parity_report import (
     Divergence,
     LogitError,
     ParityOptions,
