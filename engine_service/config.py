@@ -14,6 +14,7 @@ from folovllm.serving.address import DEFAULT_ENGINE_PORT
 from folovllm.serving.args import POSITIVE, check, option, parse
 from folovllm.serving.logs import LogConfig
 from folovllm.serving.server import ServerConfig
+from folovllm.vllm_names import no_effect
 
 SERVICE = "engine"
 """The prefix of its variables."""
@@ -55,7 +56,14 @@ class ModelConfig:
         type=click.Choice(QUANTIZATIONS),
     )
 
+    revision: str | None = None
+    """Of a hub id: a branch, tag or commit. Default: the main branch."""
+    trust_remote_code: bool = False
+    """As in vLLM's code. Without effect: nothing that a model brings is ever executed."""
+
     def __post_init__(self) -> None:
+        if self.trust_remote_code:
+            no_effect("trust_remote_code", "nothing that a model brings is ever executed")
         check(self)
 
 

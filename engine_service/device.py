@@ -1,6 +1,7 @@
 """Which device and number type the engine computes with, and how much memory is free there."""
 
 import platform
+from typing import NamedTuple
 
 import torch
 
@@ -8,6 +9,13 @@ from engine_service.host_memory import free_host_memory
 from folovllm.errors import ConfigError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class GpuMemory(NamedTuple):
+    """Of one GPU, in bytes."""
+
+    free: int
+    total: int
 
 
 def resolve_device(name: str) -> torch.device:
@@ -71,8 +79,16 @@ def cpu_computes_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def gpu_memory(name: str = "cuda") -> GpuMemory:
+    """The memory of the GPU `cuda` or `cuda:N`. Raises ConfigError if there is none."""
+    device = resolve_device(name)
+    if device.type != "cuda":
+        raise ConfigError(f"device {name} has no GPU memory; use cuda or cuda:N")
+    return GpuMemory(*map(int, torch.cuda.mem_get_info(device)))
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on the device."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return gpu_memory(str(device)).free
     return free_host_memory()

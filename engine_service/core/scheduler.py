@@ -35,7 +35,7 @@ from engine_service.core.spec_decode.speculator import Speculator
 from engine_service.core.token_matcher import TokenMatcher
 
 if TYPE_CHECKING:
-    from folovllm.outputs import PositionLogprobs
+    from folovllm.logprobs import PositionLogprobs
 
 
 class Scheduler:

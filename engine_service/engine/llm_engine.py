@@ -34,12 +34,11 @@ from engine_service.engine.parent_requests import ParentRequests
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from engine_service.structured_output.grammar_source import kind_of, refusal
 from folovllm.errors import ConfigError, InvalidRequestError, NotFoundError
+from folovllm.logprobs import Logprob, PositionLogprobs
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import (
     CompletionOutput,
     FinishReason,
-    Logprob,
-    PositionLogprobs,
     RequestInfo,
     RequestMetrics,
     Usage,
@@ -208,6 +207,10 @@ class LLMEngine:
         self.add_request(Request("warm-up", [0], params))
         while self.has_unfinished_requests():
             self.step()
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets all cached prefixes; False, with nothing changed, while a request holds KV."""
+        return self._kv.reset_prefix_cache()
 
     def load(self) -> EngineLoad:
         """How busy the engine is."""

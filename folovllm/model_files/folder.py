@@ -27,18 +27,19 @@ WEIGHT_INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
 
 
-def resolve_model(model: str | None, patterns: Sequence[str]) -> Path:
+def resolve_model(model: str | None, patterns: Sequence[str], revision: str | None = None) -> Path:
     """The folder of a model: the embedded one for None, a local folder, or a hub id's snapshot.
 
-    Only files that match `patterns` are fetched from the hub. Raises ConfigError.
+    Only files that match `patterns` are fetched from the hub; `revision` is a branch, tag or commit
+    there. Raises ConfigError.
     """
-    if model is None:
-        return DEMO_MODEL
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = DEMO_MODEL if model is None else Path(model).expanduser()
+    if path.is_dir() and revision is not None:
+        raise ConfigError(f"revision {revision} is of a model on the hub; {path} is a folder")
+    if model is None or path.is_dir():
         return path
     if is_hub_id(model):
-        return fetch_snapshot(model, patterns)
+        return fetch_snapshot(model, patterns, revision)
     if path.exists():
         raise ConfigError(f"{model} is a file; give the folder of a model, which holds config.json")
     folders = [each.name for each in path.parent.glob("*") if each.is_dir()]

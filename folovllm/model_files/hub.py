@@ -30,16 +30,16 @@ def hub_cache() -> Path:
     return Path(HF_HUB_CACHE).expanduser()
 
 
-def fetch_snapshot(model: str, patterns: Sequence[str]) -> Path:
+def fetch_snapshot(model: str, patterns: Sequence[str], revision: str | None = None) -> Path:
     """The folder with a model's files that match; only those missing in the cache are fetched.
 
-    Raises ConfigError.
+    `revision` is a branch, tag or commit; by default the main branch. Raises ConfigError.
     """
     hub_cache()
     from huggingface_hub import snapshot_download
 
     with hub_errors(model):
-        return Path(snapshot_download(model, allow_patterns=list(patterns)))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
 
 
 @contextmanager

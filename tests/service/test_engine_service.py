@@ -20,13 +20,8 @@ from folovllm.errors import (
     UnavailableError,
     from_rpc_error,
 )
-from folovllm.outputs import (
-    CompletionOutput,
-    FinishReason,
-    Logprob,
-    PositionLogprobs,
-    RequestOutput,
-)
+from folovllm.logprobs import Logprob, PositionLogprobs
+from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE

@@ -23,31 +23,23 @@ from folovllm.errors import (
     UnsupportedError,
     WrongServiceError,
 )
-from folovllm.v1 import (
-    engine_service_pb2_grpc,
-    tokenizer_service_pb2_grpc,
-    types_pb2,
-)
+from folovllm.serving.healthcheck import ENGINE_SERVICE, TOKENIZER_SERVICE
+from folovllm.v1 import types_pb2
 from support.fakes.tokenizer_service import MODEL_INFO, running_fake
 
 
-class Engine(engine_service_pb2_grpc.EngineServiceServicer):
-    def GetModelInfo(self, request: Any, context: Any) -> types_pb2.ModelInfo:
-        return MODEL_INFO
-
-
-class OlderTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
-    def GetModelInfo(self, request: Any, context: Any) -> types_pb2.ModelInfo:
-        return MODEL_INFO
-
-
 @contextmanager
-def grpc_server(service: object) -> Iterator[str]:
+def grpc_server(*services: str) -> Iterator[str]:
+    """A server of services that have nothing but GetModelInfo."""
+    method = grpc.unary_unary_rpc_method_handler(
+        lambda request, context: MODEL_INFO,
+        request_deserializer=types_pb2.GetModelInfoRequest.FromString,
+        response_serializer=types_pb2.ModelInfo.SerializeToString,
+    )
     server = grpc.server(ThreadPoolExecutor(2))
-    if isinstance(service, Engine):
-        engine_service_pb2_grpc.add_EngineServiceServicer_to_server(service, server)
-    elif isinstance(service, OlderTokenizerService):
-        tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(service, server)
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler(name, {"GetModelInfo": method}) for name in services]
+    )
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:
@@ -97,7 +89,7 @@ both = pytest.mark.parametrize("kind", [Client, AsyncClient])
 
 @both
 def test_an_engine_is_named_and_says_what_it_serves(kind: Any) -> None:
-    with grpc_server(Engine()) as address:
+    with grpc_server(ENGINE_SERVICE) as address:
         error = failure_of(address, kind)
         assert isinstance(error, WrongServiceError) and isinstance(error, ConfigError)
         assert str(error) == (
@@ -109,14 +101,14 @@ def test_an_engine_is_named_and_says_what_it_serves(kind: Any) -> None:
 
 
 async def test_an_engine_tells_the_async_client_what_it_serves() -> None:
-    with grpc_server(Engine()) as address:
+    with grpc_server(ENGINE_SERVICE) as address:
         async with AsyncClient(address) as client:
             assert (await client.model_info()).model_id == "fake"
 
 
 @both
 def test_a_server_of_others_is_told(kind: Any) -> None:
-    with grpc_server(None) as address:
+    with grpc_server() as address:
         error = failure_of(address, kind)
         assert isinstance(error, WrongServiceError)
         assert str(error).startswith(f"at {address} is no FolovLLM service; clients ask")
@@ -126,7 +118,7 @@ def test_a_server_of_others_is_told(kind: Any) -> None:
 
 @both
 def test_a_service_without_the_method_is_not_taken_for_another(kind: Any) -> None:
-    with grpc_server(OlderTokenizerService()) as address:
+    with grpc_server(TOKENIZER_SERVICE) as address:
         error = failure_of(address, kind)
         assert type(error) is UnsupportedError
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatFinishReason, ChatOutput
-from folovllm.outputs import CompletionOutput, PositionLogprobs
+from folovllm.logprobs import PositionLogprobs
+from folovllm.outputs import CompletionOutput
 from tokenizer_service.chat.parser import ChatParser
 from tokenizer_service.text.output_processor import visible_ids
 

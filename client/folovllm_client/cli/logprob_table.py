@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from folovllm.outputs import Logprob, PositionLogprobs, RequestOutput
+from folovllm.logprobs import Logprob, PositionLogprobs
+from folovllm.outputs import RequestOutput
 from folovllm_client.api.sync_client import Client
 
 _MAX_TEXTS = 256

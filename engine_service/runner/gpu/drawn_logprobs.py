@@ -8,7 +8,7 @@ from torch import Tensor
 from engine_service.runner.device_copy import to_device
 from engine_service.runner.gpu.drawing import Draw
 from engine_service.runner.sampling.logprobs import position_logprobs
-from folovllm.outputs import PositionLogprobs
+from folovllm.logprobs import PositionLogprobs
 
 
 def raw_logits(logits: Tensor, draws: Sequence[Draw]) -> Tensor | None:

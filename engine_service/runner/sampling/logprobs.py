@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine_service.runner.sampling.filters import NEVER, top_k_candidates
 from folovllm.errors import ServerError
-from folovllm.outputs import Logprob, PositionLogprobs
+from folovllm.logprobs import Logprob, PositionLogprobs
 
 
 def position_logprobs(

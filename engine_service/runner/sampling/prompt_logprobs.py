@@ -8,7 +8,7 @@ from torch import Tensor
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.models.causal_model import CausalModel
 from engine_service.runner.sampling.logprobs import position_logprobs
-from folovllm.outputs import PositionLogprobs
+from folovllm.logprobs import PositionLogprobs
 
 # Logits of prompts that are computed at once: 64 MiB in float32.
 _MAX_LOGITS = 2**24

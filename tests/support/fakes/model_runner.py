@@ -9,7 +9,7 @@ import threading
 from collections.abc import Container, Sequence
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
-from folovllm.outputs import Logprob, PositionLogprobs
+from folovllm.logprobs import Logprob, PositionLogprobs
 from support.fakes.matcher import FakeMatcher
 
 VOCAB_SIZE = 1000

@@ -4,7 +4,8 @@ import pytest
 
 from engine_service.core.request import Request
 from engine_service.engine.llm_engine import LLMEngine
-from folovllm.outputs import CompletionOutput, Logprob, PositionLogprobs, RequestOutput
+from folovllm.logprobs import Logprob, PositionLogprobs
+from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import expected_logprobs, expected_tokens

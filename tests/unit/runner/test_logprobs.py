@@ -5,7 +5,7 @@ import torch
 
 from engine_service.runner.sampling.logprobs import position_logprobs
 from folovllm.errors import ServerError
-from folovllm.outputs import Logprob
+from folovllm.logprobs import Logprob
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from folovllm.logprobs import Logprob, PositionLogprobs
 from folovllm.outputs import (
     CompletionOutput,
     FinishReason,
-    Logprob,
-    PositionLogprobs,
     RequestInfo,
     RequestMetrics,
     RequestOutput,

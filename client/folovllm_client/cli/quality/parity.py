@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine_service.config import CacheConfig, ModelConfig
+from engine_service.config import ModelConfig
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.models.causal_model import CausalModel
 from engine_service.runner.input_batch import build_input_batch
@@ -31,7 +31,7 @@ from folovllm_client.cli.quality.parity_report import (
     PromptParity,
 )
 from folovllm_client.llm.llm import LLM
-from folovllm_client.llm.model_and_tokenizer import get_model_and_tokenizer
+from folovllm_client.llm.model_loader import get_model_and_tokenizer
 
 _TEXTS = (
     "Once upon a time, in a town by the sea,",
@@ -74,13 +74,13 @@ def load_reference(folder: Path, dtype: torch.dtype, device: torch.device) -> An
 def _continue_prompts(options: ParityOptions) -> dict[str, RequestOutput]:
     """The prompts by name, each with `steps` tokens that our engine picks; all in one batch."""
     max_length = max(_RANDOM_LENGTHS) + options.steps
-    cache = CacheConfig(_BLOCK_SIZE, num_blocks=options.prompts * -(-max_length // _BLOCK_SIZE))
     llm = LLM(
         options.model,
         dtype=options.dtype,
         device=options.device,
         quantization=options.quantization,
-        cache=cache,
+        block_size=_BLOCK_SIZE,
+        num_gpu_blocks_override=options.prompts * -(-max_length // _BLOCK_SIZE),
     )
     room = llm.model_info.max_model_len - options.steps
     if room < 1:
@@ -99,7 +99,7 @@ def _prompts(llm: LLM, count: int, max_length: int) -> dict[str, list[int]]:
     generator = torch.Generator().manual_seed(0)
     texts = _TEXTS[: count // 2]
     prompts = {
-        f"text {number}": llm.tokenizer.encode(text)[:max_length]
+        f"text {number}": llm.get_tokenizer().encode(text)[:max_length]
         for number, text in enumerate(texts, start=1)
     }
     for number in range(count - len(texts)):

@@ -83,7 +83,7 @@ def measure_perplexity(options: PerplexityOptions) -> Perplexity:
         device=options.device,
         quantization=options.quantization,
     )
-    ids = llm.tokenizer.encode(_read(options.file))
+    ids = llm.get_tokenizer().encode(_read(options.file))
     windows = [ids[start : start + options.window] for start in range(0, len(ids), options.window)]
     scores = [
         llm.score(window[:1], [window[1:]]).continuations[0]
