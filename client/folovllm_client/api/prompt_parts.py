@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 from folovllm.errors import InvalidRequestError
@@ -21,35 +22,41 @@ class PromptParts:
     token_ids: list[int] | None
     cache_salt: str = ""
 
+    @property
+    def text_or_ids(self) -> str | list[int]:
+        """The one that counts."""
+        return (self.text or "") if self.token_ids is None else self.token_ids
+
     @classmethod
-    def read(cls, prompt: Prompt) -> "PromptParts":
+    def read(cls, prompt: "Prompt | PromptParts") -> "PromptParts":
         """Takes a prompt apart. Raises InvalidRequestError that names what is wrong."""
+        if isinstance(prompt, PromptParts):
+            return prompt
         if isinstance(prompt, str):
             return cls(prompt, None)
+        if not isinstance(prompt, Iterable) or isinstance(prompt, bytes):
+            raise _not_a_prompt(prompt)
         if not isinstance(prompt, Mapping):
             return cls(None, _token_ids(prompt))
         if unknown := next((key for key in prompt if key not in _KEYS), None):
             raise InvalidRequestError("prompt", f"a prompt has no {unknown}")
         text, ids, salt = (prompt.get(key) for key in ("prompt", "prompt_token_ids", "cache_salt"))
         if not isinstance(text, str | None) or not isinstance(salt, str | None):
-            raise InvalidRequestError("prompt", "prompt and cache_salt of a prompt must be texts")
+            raise InvalidRequestError("prompt", "prompt and cache_salt must be texts")
         if text is None and ids is None:
             raise _not_a_prompt(prompt)
         return cls(text, None if ids is None else _token_ids(ids), salt or "")
 
 
-def _token_ids(given: object) -> list[int]:
-    """The ids, whose range the contract checks. Raises InvalidRequestError for several prompts."""
-    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
-        raise _not_a_prompt(given)
-    ids = list(given)
-    if ids and isinstance(ids[0], str | list | tuple | Mapping):
+def _token_ids(given: Any) -> list[int]:
+    try:
+        return [*map(index, given)]
+    except TypeError:
         raise InvalidRequestError(
-            "prompt", "one prompt a call; generate_many takes a list of prompts"
-        )
-    return ids
+            "prompt_token_ids", f"prompt_token_ids must be a list of ids, got {given!r:.60}"
+        ) from None
 
 
 def _not_a_prompt(given: object) -> InvalidRequestError:
     forms = 'a text, a list of token ids, {"prompt": text} or {"prompt_token_ids": ids}'
-    return InvalidRequestError("prompt", f"a prompt is {forms}, not {given!r}")
+    return InvalidRequestError("prompt", f"a prompt is {forms}, not {given!r:.60}")

@@ -67,6 +67,8 @@ def generate_request(
     **options: Unpack[RequestOptions],
 ) -> tokenizer_service_pb2.GenerateRequest:
     """The message that asks for continuations."""
+    if isinstance(prompt, list | tuple) and any(isinstance(each, _PROMPTS) for each in prompt[:1]):
+        raise InvalidRequestError("prompt", "one prompt a call; generate_many takes several")
     request = tokenizer_service_pb2.GenerateRequest(return_prompt_token_ids=return_prompt_token_ids)
     parts = PromptParts.read(prompt)
     _set_prompt(request, parts)
@@ -174,3 +176,4 @@ def field_errors(field: str) -> Iterator[None]:
 
 
 _OWN = ("request_id", "priority", "cache_salt")
+_PROMPTS = (str, list, tuple, Mapping)  # what a prompt may be besides a sequence of ids

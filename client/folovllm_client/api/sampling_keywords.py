@@ -4,11 +4,11 @@ They go with `sampling_params`: a keyword sets its field, and the same field set
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, TypedDict, cast
 
 from folovllm.errors import InvalidRequestError
+from folovllm.parameters.local_fields import sent_fields
 from folovllm.parameters.reasoning import Reasoning
 from folovllm.parameters.structured_output import StructuredOutput
 from folovllm.sampling_params import SamplingParams
@@ -19,7 +19,10 @@ AnySamplingParams = SamplingParams | types_pb2.SamplingParams | None
 
 
 class SamplingKeywords(TypedDict, total=False):
-    """The fields of SamplingParams. None is the same as not given, save for max_tokens."""
+    """The fields of SamplingParams, for type checkers, and what OpenAI's API adds.
+
+    None is the same as not given, save for max_tokens.
+    """
 
     n: int | None
     temperature: float | None
@@ -109,9 +112,9 @@ def with_keywords(
 
 def _fields_of(keywords: Mapping[str, Any], others: Iterable[str]) -> dict[str, Any]:
     """The fields of SamplingParams that keywords stand for."""
-    known = SamplingKeywords.__annotations__.keys()
+    known = {*_DEFAULTS, "max_completion_tokens", "top_logprobs"}
     if unknown := next((name for name in keywords if name not in known), None):
-        raise _unknown_keyword(unknown, [*known, *others])
+        raise _unknown_keyword(unknown, sorted(known.union(others)))
     given = {
         name: value for name, value in keywords.items() if value is not None or name == "max_tokens"
     }
@@ -183,4 +186,4 @@ def _only(given: Mapping[str, Any]) -> types_pb2.SamplingParams:
     return message
 
 
-_DEFAULTS = {each.name: each.default for each in fields(SamplingParams)}
+_DEFAULTS = {each.name: each.default for each in sent_fields(SamplingParams)}
