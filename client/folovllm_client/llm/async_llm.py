@@ -70,7 +70,7 @@ class AsyncLLM:
 
         engine, requests = await self._loaded()
         parts = PromptParts.read(prompt)
-        size = len(parts.text or parts.token_ids or ())
+        size = len(parts.text_or_ids)
         request, state = await offload_if_large(
             size, requests.request, request_id, parts, sampling_params, priority
         )

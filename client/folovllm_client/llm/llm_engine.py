@@ -74,7 +74,7 @@ class LLMEngine:
         Raises InvalidRequestError if it can never be served, or if its id is in use.
         """
         self._check_unused(request_id)
-        parts = prompt if isinstance(prompt, PromptParts) else PromptParts.read(prompt)
+        parts = PromptParts.read(prompt)
         request, state = self.requests.request(request_id, parts, params, priority)
         self._engine.add_request(request)
         self._states[request_id] = state

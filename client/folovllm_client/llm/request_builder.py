@@ -1,6 +1,5 @@
 """RequestBuilder: prompts and parameters, checked, as what an engine runs."""
 
-import operator
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -43,16 +42,7 @@ class RequestBuilder:
         """The token ids of a prompt."""
         if prompt.token_ids is None:
             return self._tokenizer.encode(prompt.text or "")
-        try:
-            return [operator.index(token_id) for token_id in prompt.token_ids]
-        except TypeError:
-            raise InvalidRequestError(
-                "prompt_token_ids", "prompt_token_ids must be whole numbers"
-            ) from None
-
-    def text_or_ids(self, prompt: PromptParts) -> str | list[int]:
-        """A prompt that is encoded only together with what follows it."""
-        return self.encode(prompt) if prompt.text is None else prompt.text
+        return prompt.token_ids
 
     def request(
         self,
@@ -109,8 +99,8 @@ class RequestBuilder:
         """Requests that score continuations, and how to read their scores."""
         encoded = encode_score(
             self._tokenizer,
-            self.text_or_ids(prompt),
-            [self.text_or_ids(continuation) for continuation in continuations],
+            prompt.text_or_ids,
+            [continuation.text_or_ids for continuation in continuations],
             self._info.max_model_len,
         )
         requests = score_requests(
