@@ -4,14 +4,9 @@ import dataclasses
 from contextlib import suppress
 
 import click
-import grpc
 
 from folovllm.errors import NotFoundError, UnsupportedError
-from folovllm.model_info import ModelInfo
-from folovllm.serving.channel import open_sync_channel
 from folovllm.serving.healthcheck import ENGINE_SERVICE, TOKENIZER_SERVICE
-from folovllm.v1 import engine_service_pb2_grpc, types_pb2
-from folovllm_client.api.calls.call_errors import to_error
 from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.console import UNARY_TIMEOUT, note, show_text
 from folovllm_client.cli.group import examples
@@ -27,14 +22,13 @@ def info(server: str) -> None:
     """
     with Client(server, UNARY_TIMEOUT) as client:
         service, _ = _find_service(client)
-        is_engine = service == ENGINE_SERVICE
-        served = _engine_model_info(server) if is_engine else client.model_info()
+        served = client.model_info()
     values = {"service": service} | dataclasses.asdict(served)
     width = max(map(len, values))
     for name, value in values.items():
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
         show_text(f"{name:<{width}}  {shown or '-'}")
-    if is_engine:
+    if service == ENGINE_SERVICE:
         note("it takes token ids; chat, generate and tokenize ask a tokenizer service")
 
 
@@ -65,13 +59,3 @@ def _find_service(client: Client) -> tuple[str, str]:
             return service, client.health(service)
     client.model_info()  # says what is wrong
     raise NotFoundError(f"the server at {client.address} does not say whether it is ready")
-
-
-def _engine_model_info(address: str) -> ModelInfo:
-    with open_sync_channel(address) as channel:
-        stub = engine_service_pb2_grpc.EngineServiceStub(channel)
-        request = types_pb2.GetModelInfoRequest()
-        try:
-            return ModelInfo.from_proto(stub.GetModelInfo(request, timeout=UNARY_TIMEOUT))
-        except grpc.RpcError as error:
-            raise to_error(error, address, UNARY_TIMEOUT) from None
