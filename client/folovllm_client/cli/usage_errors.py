@@ -1,5 +1,7 @@
 """What is wrong with a command as it was typed, in one line, instead of click's four."""
 
+from typing import Any
+
 import click
 
 from folovllm_client.cli.console import TypingError, command_name
@@ -25,7 +27,7 @@ def usage_error(error: click.UsageError, command: str | None) -> TypingError:
     return TypingError(sentence if ";" in sentence else f"{sentence}; {remedy}")  # ours say it
 
 
-def _bad_value(message: str, kind: click.ParamType) -> str:
+def _bad_value(message: str, kind: click.ParamType[Any]) -> str:
     """The rest of the sentence after the name, from click's `VALUE is not …`."""
     value, is_not, _ = message.partition(" is not ")
     if is_not and isinstance(kind, click.Choice):
