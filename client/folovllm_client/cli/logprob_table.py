@@ -45,7 +45,7 @@ def _others(position: PositionLogprobs) -> list[Logprob]:
 
 
 def _number(token: Logprob) -> str:
-    return "-" if token.logprob is None else f"{token.logprob:.3f}"
+    return "-" if token.logprob is None else f"{round(token.logprob, 3) + 0.0:.3f}"  # no -0.000
 
 
 def _texts(client: Client, positions: Iterable[PositionLogprobs]) -> dict[int, str]:
