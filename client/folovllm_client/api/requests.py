@@ -172,6 +172,8 @@ def field_errors(field: str) -> Iterator[None]:
     """Names the field if the contract cannot carry its value."""
     try:
         yield
+    except InvalidRequestError:
+        raise
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(field, f"{field} cannot be sent: {error}") from None
 

@@ -88,6 +88,7 @@ def test_log_probabilities_as_openai_and_vllm_ask_for_them(
         ({"logit_bias": {"a": 1}}, "logit_bias", "must have token ids as keys"),
         ({"logit_bias": {"1": 101}}, "logit_bias", "logit_bias must be "),
         ({"seed": 1, "sampling_params": SamplingParams(seed=2)}, "seed", "seed is given twice"),
+        ({"sampling_params": SamplingParams(detokenize=False)}, "detokenize", "no server takes it"),
         (
             {"max_completion_tokens": 1, "sampling_params": types_pb2.SamplingParams(max_tokens=2)},
             "max_tokens",
