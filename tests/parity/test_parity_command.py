@@ -10,7 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from folovllm_client.cli import parity
+from folovllm_client.cli.quality import parity
 from folovllm_client.cli.commands import commands
 from folovllm_client.cli.quality.parity_report import (
     Divergence,

@@ -309,7 +309,8 @@ async def test_leaving_an_async_stream_cancels_the_call(
 
 
 def test_prompts_of_every_form(client: Client, fake: FakeTokenizerService) -> None:
-    assert client.generate({"prompt": "ab", "cache_salt": "s"}).prompt == "ab"
+    output = client.generate({"prompt": "ab", "cache_salt": "s"})
+    assert (output.prompt, output.prompt_token_ids) == ("ab", [97, 98])
     assert client.generate({"prompt": "ab", "prompt_token_ids": [99]}).outputs[0].text == "c"
     assert fake.requests[0].cache_salt == "s"
     with pytest.raises(InvalidRequestError, match="^one prompt a call; generate_many takes sev"):

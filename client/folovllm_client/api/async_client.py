@@ -93,9 +93,7 @@ class AsyncClient(AsyncTokenizingCalls):
         Sampling parameters may be keywords too, as in `generate("Hello", max_tokens=32)`; without
         any the model's own defaults apply. See RequestOptions for the rest.
         """
-        request = generate_request(
-            prompt, sampling_params, return_prompt_token_ids=isinstance(prompt, str), **options
-        )
+        request = generate_request(prompt, sampling_params, return_prompt_token_ids=True, **options)
         return await self._complete(request, prompt, timeout, self._calls)
 
     async def generate_many(

@@ -66,11 +66,12 @@ def generate_request(
     return_prompt_token_ids: bool = False,
     **options: Unpack[RequestOptions],
 ) -> tokenizer_service_pb2.GenerateRequest:
-    """The message that asks for continuations."""
+    """The message that asks for continuations, and perhaps for the token ids of a text."""
     if isinstance(prompt, list | tuple) and any(isinstance(each, _PROMPTS) for each in prompt[:1]):
         raise InvalidRequestError("prompt", "one prompt a call; generate_many takes several")
-    request = tokenizer_service_pb2.GenerateRequest(return_prompt_token_ids=return_prompt_token_ids)
     parts = PromptParts.read(prompt)
+    wanted = return_prompt_token_ids and parts.token_ids is None
+    request = tokenizer_service_pb2.GenerateRequest(return_prompt_token_ids=wanted)
     _set_prompt(request, parts)
     keywords = {name: value for name, value in options.items() if name not in _OWN}
     set_sampling_params(request, with_keywords(sampling_params, keywords, _OWN))
@@ -100,7 +101,7 @@ def many_requests(
     for index, prompt in enumerate(prompts):
         with errors_at(f"prompts[{index}]"):
             request = generate_request(
-                prompt, sampling_params, return_prompt_token_ids=isinstance(prompt, str), **options
+                prompt, sampling_params, return_prompt_token_ids=True, **options
             )
         requests.append((prompt, request))
     return requests
@@ -171,8 +172,10 @@ def field_errors(field: str) -> Iterator[None]:
     """Names the field if the contract cannot carry its value."""
     try:
         yield
+    except InvalidRequestError:
+        raise
     except (TypeError, ValueError) as error:
-        raise InvalidRequestError(field, f"{field} cannot be sent: {error}") from error
+        raise InvalidRequestError(field, f"{field} cannot be sent: {error}") from None
 
 
 _OWN = ("request_id", "priority", "cache_salt")

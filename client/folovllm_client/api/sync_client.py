@@ -93,9 +93,7 @@ class Client(TokenizingCalls):
         Sampling parameters may be keywords too, as in `generate("Hello", max_tokens=32)`; without
         any the model's own defaults apply. See RequestOptions for the rest.
         """
-        request = generate_request(
-            prompt, sampling_params, return_prompt_token_ids=isinstance(prompt, str), **options
-        )
+        request = generate_request(prompt, sampling_params, return_prompt_token_ids=True, **options)
         return self._complete(request, prompt, timeout, self._calls)
 
     def generate_many(
