@@ -52,10 +52,10 @@ def test_every_form_of_a_prompt_is_taken(llm: LLM) -> None:
     ("prompt", "line"),
     [
         ({"prompt": "a", "multi_modal_data": {}}, "a prompt has no multi_modal_data"),
-        ({"prompt_token_ids": "abc"}, "a prompt is a text, a list of token ids, "),
-        ({"prompt": 3}, "prompt and cache_salt of a prompt must be texts"),
+        ({"prompt_token_ids": "abc"}, "prompt_token_ids must be a list of ids, got 'abc'"),
+        ({"prompt": 3}, "prompt and cache_salt must be texts"),
         ({}, "a prompt is a text, a list of token ids, "),
-        ([1, 2.5], "prompt_token_ids must be whole numbers"),
+        ([1, 2.5], "prompt_token_ids must be a list of ids, got [1, 2.5]"),
         (3, "prompts must be a prompt or a list, got 3"),
     ],
 )
