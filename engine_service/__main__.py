@@ -23,6 +23,7 @@ from folovllm.serving.args import warn_of_unknown_variables
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging, forward_logging
 from folovllm.serving.memory import collector_paused, settle_memory
+from folovllm.serving.ports import host_and_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1 import engine_service_pb2_grpc
 
@@ -54,7 +55,7 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
         await server.set_serving(True)
         log.info(
             "ready",
-            address=f"{config.server.host}:{port}",
+            address=host_and_port(config.server.host, port),
             model=info.model_id,
             device=info.device,
             ranks=rank.num_ranks,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import click
 
 from folovllm.errors import ConfigError
+from folovllm.serving.address import DEFAULT_ENGINE_PORT
 from folovllm.serving.args import POSITIVE, check, option, parse
 from folovllm.serving.logs import LogConfig
 from folovllm.serving.server import ServerConfig
@@ -17,7 +18,6 @@ from folovllm.vllm_names import no_effect
 
 SERVICE = "engine"
 """The prefix of its variables."""
-DEFAULT_PORT = 50052
 QUANTIZATIONS = ("none", "int8", "int4")
 SPECULATIONS = ("auto", "none", "ngram")
 CACHE_DTYPES = ("auto", "fp8")
@@ -189,7 +189,7 @@ class EngineServiceConfig:
     """The engine, and the server in front of it."""
 
     engine: EngineConfig = field(default_factory=EngineConfig)
-    server: ServerConfig = field(default_factory=lambda: ServerConfig(port=DEFAULT_PORT))
+    server: ServerConfig = field(default_factory=lambda: ServerConfig(port=DEFAULT_ENGINE_PORT))
     logs: LogConfig = field(default_factory=LogConfig)
 
 

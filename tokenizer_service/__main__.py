@@ -21,7 +21,7 @@ from folovllm.serving.args import warn_of_unknown_variables
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.logs import configure_logging
 from folovllm.serving.memory import settle_memory
-from folovllm.serving.ports import reserved_port
+from folovllm.serving.ports import host_and_port, reserved_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
@@ -47,7 +47,9 @@ async def serve(config: TokenizerServiceConfig, model: TextModel) -> None:
         engines.start()
         warm_up = asyncio.create_task(_warm_up(servicer))
         health = asyncio.create_task(_follow_health(engines, server))
-        log.info("ready", address=f"{config.server.host}:{port}", engines=len(config.engines))
+        log.info(
+            "ready", address=host_and_port(config.server.host, port), engines=len(config.engines)
+        )
         await server.wait_for_stop()
         await server.drain()
         health.cancel()

@@ -1,18 +1,15 @@
 """What the tokenizer service is started with, and its command line."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from folovllm.errors import ConfigError
+from folovllm.serving.address import DEFAULT_ENGINE_PORT, DEFAULT_PORT, check_address
 from folovllm.serving.args import POSITIVE, check, option, parse
 from folovllm.serving.logs import LogConfig
 from folovllm.serving.server import ServerConfig
 
-DEFAULT_PORT = 50051
 DEFAULT_MAX_PROMPT_BYTES = 1024 * 1024
-
-_ADDRESS = re.compile(r"\S+:[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +22,10 @@ class TokenizerServiceConfig:
         metavar="PATH_OR_ID",
     )
     engines: tuple[str, ...] = option(
-        ("127.0.0.1:50052",), "An engine service; may be repeated.", "--engine", metavar="HOST:PORT"
+        (f"127.0.0.1:{DEFAULT_ENGINE_PORT}",),
+        "An engine service; may be repeated.",
+        "--engine",
+        metavar="HOST:PORT",
     )
     max_prompt_bytes: int = option(
         DEFAULT_MAX_PROMPT_BYTES, "Max bytes of a text in UTF-8.", type=POSITIVE, metavar="N"
@@ -41,8 +41,7 @@ class TokenizerServiceConfig:
         if not self.engines:
             raise ConfigError("name at least one engine with --engine HOST:PORT")
         for address in self.engines:
-            if not _ADDRESS.fullmatch(address):
-                raise ConfigError(f"--engine must be HOST:PORT, got {address!r}")
+            check_address(address, "--engine", DEFAULT_ENGINE_PORT)
 
 
 def parse_args(argv: Sequence[str]) -> TokenizerServiceConfig:

@@ -243,7 +243,7 @@ def click_option(
     return Option(flags, variables, section, **{"type": kind, **given})
 
 
-def _allowed(kind: click.ParamType) -> str:
+def _allowed(kind: "click.ParamType[Any]") -> str:
     if isinstance(kind, click.Choice):
         return f"one of {', '.join(kind.choices)}"
     assert isinstance(kind, click.IntRange | click.FloatRange)

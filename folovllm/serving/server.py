@@ -16,10 +16,10 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from folovllm.serving.active_calls import ActiveCalls
-from folovllm.serving.args import Seconds, option
+from folovllm.serving.args import Seconds, check, option
 from folovllm.serving.channel import SERVER_OPTIONS
 from folovllm.serving.interceptor import CallInterceptor
-from folovllm.serving.ports import require_free_port
+from folovllm.serving.ports import host_and_port, require_free_port
 from folovllm.serving.reflection import enable_reflection
 
 # Seconds for the last messages of streams that have just ended to reach their clients.
@@ -51,6 +51,9 @@ class ServerConfig:
     share_port: bool = False
     """Share the port with other processes that do the same; it must be reserved."""
 
+    def __post_init__(self) -> None:
+        check(self)
+
 
 class GrpcServer:
     """One grpc.aio server with health, reflection, interceptor and drain."""
@@ -76,7 +79,7 @@ class GrpcServer:
         host, port = self._config.host, self._config.port
         if not self._config.share_port:
             require_free_port(host, port)
-        return self.grpc.add_insecure_port(f"{host}:{port}")
+        return self.grpc.add_insecure_port(host_and_port(host, port))
 
     async def start(self) -> None:
         """Begins to answer, with health NOT_SERVING, and to handle SIGTERM and SIGINT."""

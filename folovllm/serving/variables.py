@@ -7,8 +7,8 @@ A flag that only the engine service has may come from both. The command line win
 counts as not set; a repeatable flag takes a list with commas; a switch takes 1/true/yes or
 0/false/no.
 
-An unknown variable is a warning, not an error: Kubernetes gives every container FOLOVLLM_SERVICE_HOST
-and a dozen more if a Service is named folovllm, and an environment is often shared.
+An unknown variable is a warning, not an error: an environment is often shared, and where a Service
+is named folovllm, Kubernetes gives every container FOLOVLLM_SERVICE_HOST and several more.
 """
 
 import os

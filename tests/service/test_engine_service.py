@@ -504,6 +504,10 @@ async def test_model_info_and_load(service: Service) -> None:
     assert (info.model_id, info.vocab_size, info.num_kv_blocks) == ("fake", 1000, 64)
     load = await service.stub.GetLoad(engine_service_pb2.GetLoadRequest())
     assert (load.num_running, load.num_free_kv_blocks, load.num_admissible) == (0, 64, 100)
+    assert (load.num_admitted, load.num_generated_tokens) == (0, 0)
+    await service.generate(ask(max_tokens=5))
+    load = await service.stub.GetLoad(engine_service_pb2.GetLoadRequest())
+    assert (load.num_admitted, load.num_generated_tokens) == (1, 5)
 
 
 async def test_calls_may_be_cut_off_at_any_moment(service: Service) -> None:

@@ -1,6 +1,7 @@
 """Supervisor, `serve` and `demo` over stand-ins for the two services."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -148,6 +149,36 @@ async def test_a_killed_service_is_named_with_its_signal() -> None:
     services, _ = supervisor("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", log)
     with pytest.raises(ServiceEndedError, match="the engine service ended: SIGKILL killed it"):
         await run_services(services, services.ended)
+
+
+async def test_a_service_that_only_logs_its_failure_is_quoted_too() -> None:
+    log = Log()
+    entry = {
+        "event": "the engine failed",
+        "level": "error",
+        "exception": "Trace\n  x\nValueError: y",
+    }
+    services, _ = supervisor(f"import sys; print({json.dumps(entry)!r}); sys.exit(1)", log)
+    with pytest.raises(
+        ServiceEndedError, match="^the engine service ended: the engine failed: ValueError: y$"
+    ):
+        await run_services(services, services.ended)
+
+
+async def test_a_service_without_a_word_ends_with_its_exit_code() -> None:
+    services, _ = supervisor("raise SystemExit(3)", Log())
+    with pytest.raises(ServiceEndedError, match="^the engine service ended: exit code 3$"):
+        await run_services(services, services.ended)
+
+
+async def test_services_do_not_read_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLOVLLM_PORT", "1")
+    log = Log()
+    program = "import os; print([name for name in os.environ if name.startswith('FOLOV')])"
+    services, _ = supervisor(program, log)
+    with pytest.raises(ServiceEndedError):
+        await run_services(services, services.ended)
+    assert "[]" in log.lines
 
 
 async def test_lines_of_any_length_arrive_whole() -> None:

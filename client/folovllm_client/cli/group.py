@@ -8,6 +8,7 @@ import click
 
 from folovllm.errors import FolovError
 from folovllm_client.cli.console import CommandError, TypingError, command_name, failure_text
+from folovllm_client.cli.usage_errors import usage_error
 
 INTERRUPTED = 130
 
@@ -54,10 +55,19 @@ class Commands(click.Group):
         )
         raise TypingError(f"there is no command {name}; {remedy}")
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the flags before the command."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise usage_error(error, None) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the requested command."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise usage_error(error, ctx.invoked_subcommand) from None
         except FolovError as error:
             raise CommandError(failure_text(error)) from None
         except KeyboardInterrupt:

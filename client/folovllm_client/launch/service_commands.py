@@ -11,13 +11,14 @@ import click
 from folovllm import version
 from folovllm.errors import ConfigError
 from folovllm.installation.parts import missing_line
+from folovllm.serving.ports import host_and_port
 
 LOOPBACK = "127.0.0.1"
 
 _CHILD = Path(__file__).with_name("child.py")
 # The services are beside `folovllm`, in the same distribution.
 _ROOT = Path(version.__file__).resolve().parents[1]
-_ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "[::]": "[::1]"}
+_ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "[::]": "::1", "::": "::1"}
 
 
 class ServeOptions:
@@ -104,7 +105,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _reached_at(host: str, port: int) -> str:
-    return f"{_ANY_ADDRESS.get(host, host)}:{port}"
+    return host_and_port(_ANY_ADDRESS.get(host, host), port)
 
 
 def _module(name: str) -> list[str]:

@@ -162,7 +162,10 @@ class FakeEngineService(engine_service_pb2_grpc.EngineServiceServicer):
 def engine_address() -> Iterator[str]:
     server, status = grpc.server(ThreadPoolExecutor(2)), health.HealthServicer()
     status.set(ENGINE_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
-    engine_service_pb2_grpc.add_EngineServiceServicer_to_server(FakeEngineService(), server)
+    engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
+        FakeEngineService(),  # type: ignore[abstract]
+        server,
+    )
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()

@@ -277,7 +277,7 @@ def fill_caches(host: Host) -> list[Path]:
         host.sources / "folovllm_cpu_1.so",
         host.fill("own/kernels/folovllm_cpu_2.so", 1_000_000),
         host.fill("own/gpu/H200/table.json", 500_000),
-        host.fill("triton/abc/kernel.cubin", 2_000_000),
+        host.fill(f"triton/{'A' * 52}/kernel.cubin", 2_000_000),
     ]
 
 
@@ -297,7 +297,8 @@ def test_caches_are_measured(host: Host) -> None:
 
 def test_clearing_takes_caches_and_leaves_models_and_sources(host: Host) -> None:
     files = fill_caches(host)
-    kept = [host.fill("hub/models--a--b/blobs/1", 7), host.fill("sources/linear.cpp", 7)]
+    others = ("hub/models--a--b/blobs/1", "sources/linear.cpp", "triton/thesis/chapter.tex")
+    kept = [host.fill(name, 7) for name in others]
     result = doctor("--clear-caches", "--yes")
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, "deleted 6.5 MB")
     assert [path for path in files if path.exists()] == []
@@ -323,8 +324,11 @@ def test_what_cannot_be_deleted_is_named(host: Host, monkeypatch: pytest.MonkeyP
     fill_caches(host)
     monkeypatch.setattr(shutil, "rmtree", refuse)
     result = doctor("--clear-caches", "--yes")
-    assert result.exit_code == 1
-    assert result.stderr.endswith("own/gpu cannot be deleted: Permission denied\n")
+    said = f"[Errno 13] Permission denied: '{host.folder}/own/gpu'"
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (
+        1,
+        f"error: not everything was deleted: {said}",
+    )
 
 
 @pytest.mark.parametrize("flags", [["--yes"], ["--json", "--clear-caches"]])

@@ -3,6 +3,7 @@
 import io
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -73,62 +74,54 @@ def test_what_no_flag_is_named_cannot_be_set() -> None:
         ServeOptions(max_seqs=1)
 
 
-def changed(setting: Setting) -> str | bool:
-    """A value of an option that is not its default, as it is typed."""
-    kind = setting.item.metadata.get("type")
+Config = TokenizerServiceConfig | EngineServiceConfig
+
+
+def typed(setting: Setting) -> list[str]:
+    """An option's flag with a value that is not its default."""
+    kind, flag = setting.item.metadata.get("type"), setting.flags[0]
     if isinstance(setting.value, bool):
-        return True
+        return [flag]
     if isinstance(kind, click.Choice):
-        return next(choice for choice in kind.choices if choice != setting.value)
+        return [flag, next(choice for choice in kind.choices if choice != setting.value)]
     if isinstance(kind, click.FloatRange):
-        return "0.25"
-    return "4321" if isinstance(kind, click.IntRange) else "there:4321"
+        return [flag, "0.25"]
+    if isinstance(kind, click.IntRange):
+        return [flag, "4321"]
+    return [flag, "there:4321" if flag == "--engine" else "there"]
 
 
-SERVICES = {
-    "engine service": (EngineServiceConfig(), engine_service.config.parse_args),
-    "tokenizer service": (TokenizerServiceConfig(), tokenizer_service.config.parse_args),
-}
+def value_of(setting: Setting, config: Config) -> object:
+    return next(each.value for each in settings(config) if each.path == setting.path)
 
 
 @pytest.mark.parametrize("from_environment", [False, True])
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("index", [0, 1])
 def test_every_flag_of_a_service_is_one_of_serve_and_reaches_it(
-    service: str, from_environment: bool, monkeypatch: pytest.MonkeyPatch
+    index: int, from_environment: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, parse_args = SERVICES[service]
+    configs: list[Config] = [EngineServiceConfig(), TokenizerServiceConfig()]
+    reads: list[Callable[[Sequence[str]], Config]]
+    reads = [engine_service.config.parse_args, tokenizer_service.config.parse_args]
+    read = reads[index]
+    others = {setting.flags[0] for setting in settings(configs[1 - index])}
     started: list[ServeOptions] = []
     monkeypatch.setattr(folovllm_client.cli.serve.run, "serve", started.append)
     help_text = CliRunner().invoke(commands, ["serve", "--help"]).stdout
-    for setting in settings(config):
-        name, value = setting.flags[0], changed(setting)
-        in_both = name in {other.flags[0] for other in settings(other_config(service))}
-        flag = f"--engine-{name[2:]}" if service == "engine service" and in_both else name
-        assert f"{flag} " in help_text or f"{flag}," in help_text
-        argv = [flag] if value is True else [flag, str(value)]
-        variables = {variable_names((flag,))[0]: str(value)}
-        result = CliRunner(env=variables if from_environment else {}).invoke(
-            commands, ["serve", *([] if from_environment else argv)]
-        )
-        assert result.exit_code == 0, result.output
-        read = parse_args(arguments(started.pop())[list(SERVICES).index(service)][1:])
-        [found] = (each.value for each in settings(read) if each.path == setting.path)
-        [given] = (
-            each.value
-            for each in settings(parse_args(argv_of(name, value)))
-            if each.path == setting.path
-        )
-        expected = (*setting.value, *given) if name == "--engine" else given
+    for setting in settings(configs[index]):
+        own, *value = typed(setting)
+        flag = f"--engine-{own[2:]}" if index == 0 and own in others else own
+        assert f" {flag} " in help_text or f" {flag}," in help_text
+        runner, argv = CliRunner(), [flag, *value]
+        if from_environment:
+            runner, argv = CliRunner(env={variable_names([flag])[0]: (*value, "true")[0]}), []
+        result = runner.invoke(commands, ["serve", *argv])
+        assert (result.exit_code, result.output) == (0, "")
+        expected = value_of(setting, read([own, *value]))
+        if isinstance(expected, tuple):  # the engine that is started comes first
+            expected = ("127.0.0.1:50052", *expected)
+        found = value_of(setting, read(arguments(started.pop())[index][1:]))
         assert found == expected != setting.value
-
-
-def other_config(service: str) -> TokenizerServiceConfig | EngineServiceConfig:
-    [other] = (config for name, (config, _) in SERVICES.items() if name != service)
-    return other
-
-
-def argv_of(flag: str, value: str | bool) -> list[str]:
-    return [flag] if value is True else [f"{flag}={value}"]
 
 
 def test_no_two_flags_of_serve_share_a_name_or_a_variable() -> None:
@@ -165,11 +158,19 @@ def test_an_unprefixed_variable_means_the_tokenizer_service(
 @pytest.mark.parametrize(
     ("arguments", "variables", "message"),
     [
-        (["--engine-prot", "1"], {}, "No such option"),
-        (["--port", "99999"], {}, "'--port': 99999 is not in the range 0<=x<=65535."),
-        (["--dtype", "fp4"], {}, "'fp4' is not one of 'auto', 'float32', 'bfloat16', 'float16'."),
-        ([], {"FOLOVLLM_ENGINE_PORT": "x"}, "'--engine-port' (FOLOVLLM_ENGINE_PORT): 'x' is not"),
-        ([], {"FOLOVLLM_DTYPE": "x"}, "'--dtype' (FOLOVLLM_DTYPE): 'x' is not one of"),
+        (["--engine-prot", "1"], {}, "there is no option --engine-prot; did you mean"),
+        (["--port", "99999"], {}, "--port must be between 0 and 65535, got 99999"),
+        (
+            ["--dtype", "fp4"],
+            {},
+            "--dtype must be one of auto, float32, bfloat16, float16, got 'fp4'",
+        ),
+        (
+            [],
+            {"FOLOVLLM_ENGINE_PORT": "x"},
+            "--engine-port (FOLOVLLM_ENGINE_PORT) must be a whole number",
+        ),
+        ([], {"FOLOVLLM_DTYPE": "x"}, "--dtype (FOLOVLLM_DTYPE) must be one of"),
     ],
 )
 def test_a_bad_flag_of_serve_is_named_as_it_was_written(
@@ -196,6 +197,7 @@ def test_options_may_come_from_the_environment_without_a_command_line(
         ("127.0.0.1", "127.0.0.1:50051"),
         ("0.0.0.0", "127.0.0.1:50051"),
         ("[::]", "[::1]:50051"),
+        ("::1", "[::1]:50051"),
         ("example.org", "example.org:50051"),
     ],
 )

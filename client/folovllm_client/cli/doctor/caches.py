@@ -1,6 +1,7 @@
 """Where caches and the hub's models lie, how large they are, and how the caches are cleared."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,10 +35,11 @@ def find_caches() -> list[Cache]:
 
     Triton's is shared with other programs that use it.
     """
-    found = [_cache(_USES.get(path.name, path.name), path) for path in _folders(cache_folder())]
+    own, triton = _contents(cache_folder()), _triton_folder()
+    found = [_cache(_USES.get(path.name, path.name), path, [path]) for path in own]
     if libraries := _libraries_beside_sources():
         found.append(_cache(_COMPILED, libraries[0].parent, libraries))
-    found.append(_cache("Triton", _triton_folder()))
+    found.append(_cache("Triton", triton, [*filter(_is_tritons, _contents(triton))]))
     return [cache for cache in found if cache.num_bytes]
 
 
@@ -67,10 +69,8 @@ def readable(*caches: Cache) -> str:
     return f"{sum(cache.num_bytes for cache in caches) / 1e6:,.1f} MB"
 
 
-def _cache(name: str, place: Path, paths: Sequence[Path] = ()) -> Cache:
-    """The cache in `paths`, which are all of `place` unless they are given."""
-    kept = tuple(paths) or (place,)
-    return Cache(name, place, kept, sum(map(_num_bytes, kept)))
+def _cache(name: str, place: Path, paths: Sequence[Path]) -> Cache:
+    return Cache(name, place, tuple(paths), sum(map(_num_bytes, paths)))
 
 
 def _num_bytes(path: Path) -> int:
@@ -85,7 +85,7 @@ def _num_bytes(path: Path) -> int:
     return total
 
 
-def _folders(folder: Path) -> list[Path]:
+def _contents(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
@@ -104,10 +104,16 @@ def _triton_folder() -> Path:
     return Path(os.environ.get("TRITON_HOME") or Path.home()) / ".triton" / "cache"
 
 
+def _is_tritons(path: Path) -> bool:
+    """Whether Triton named it: anything else in a folder that the environment names is not ours."""
+    return re.fullmatch("[A-Z2-7]{52}", path.name) is not None
+
+
 def _models() -> Cache | None:
     """The hub's, if its library is installed."""
     if find_spec("huggingface_hub") is None:
         return None
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return _cache("models", Path(HF_HUB_CACHE).expanduser())
+    folder = Path(HF_HUB_CACHE).expanduser()
+    return _cache("models", folder, [folder])

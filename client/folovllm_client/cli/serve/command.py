@@ -6,6 +6,7 @@ import click
 
 from folovllm.serving.args import SectionedCommand
 from folovllm.serving.variables import unknown_variables
+from folovllm_client.cli.completion import complete_models
 from folovllm_client.cli.group import examples
 from folovllm_client.launch.service_commands import ServeOptions, require_services
 
@@ -20,6 +21,7 @@ class ServeCommand(SectionedCommand):
             from folovllm_client.launch.serve_flags import serve_flags
 
             self.params = [flag.option for flag in serve_flags()]
+            complete_models(self)
         return super().get_params(ctx)
 
 
@@ -30,7 +32,7 @@ class ServeCommand(SectionedCommand):
     "from FOLOVLLM_ENGINE_PORT. The command line wins.",
 )
 @click.pass_context
-def serve(context: click.Context, **values: Any) -> None:
+def serve(context: click.Context, /, **values: Any) -> None:
     """Starts both services and stops them together."""
     from folovllm_client.cli.serve.run import serve as run
 

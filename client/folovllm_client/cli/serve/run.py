@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from rich.text import Text
 
 from folovllm.errors import ConfigError
-from folovllm.serving.ports import require_free_port
+from folovllm.serving.address import DEFAULT_PORT
+from folovllm.serving.ports import host_and_port, require_free_port
 from folovllm.version import __version__
 from folovllm_client.cli.console import command_name, open_console, progress
 from folovllm_client.cli.serve.log_lines import LogLines
@@ -19,7 +20,6 @@ from folovllm_client.launch.service_commands import (
     service_commands,
 )
 from folovllm_client.launch.supervisor import Supervisor, run_services
-from tokenizer_service.config import DEFAULT_PORT
 
 
 def serve(options: ServeOptions) -> None:
@@ -61,7 +61,7 @@ def ready_text(options: ServeOptions, seconds: float) -> Text:
     parts = (
         (f"FolovLLM {__version__}", "bold"),
         f" is ready after {seconds:.1f} s\n",
-        f"  tokenizer service  {listen.host}:{listen.port}  ",
+        f"  tokenizer service  {host_and_port(listen.host, listen.port)}  ",
         ("text; for clients\n", "dim"),
         f"  engine service     {options.engine_address}  ",
         ("token ids\nin another terminal\n", "dim"),
