@@ -49,20 +49,19 @@ def test_every_form_of_a_prompt_is_taken(llm: LLM) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "line"),
+    ("prompt", "field", "named"),
     [
-        ({"prompt": "a", "multi_modal_data": {}}, "a prompt has no multi_modal_data"),
-        ({"prompt_token_ids": "abc"}, "prompt_token_ids must be a list of ids, got 'abc'"),
-        ({"prompt": 3}, "prompt and cache_salt must be texts"),
-        ({}, "a prompt is a text, a list of token ids, "),
-        ([1, 2.5], "prompt_token_ids must be a list of ids, got [1, 2.5]"),
-        (3, "prompts must be a prompt or a list, got 3"),
+        ({"prompt": "a", "multi_modal_data": {}}, "prompt", "multi_modal_data"),
+        ({"prompt": 3}, "prompt", "texts"),
+        ({}, "prompt", "a prompt is a text, a list of token ids, "),
+        ([1, 2.5], "prompt_token_ids", "2.5"),
+        (3, "prompts", "prompts must be a prompt or a list, got 3"),
     ],
 )
-def test_what_is_no_prompt_is_said(llm: LLM, prompt: Any, line: str) -> None:
+def test_what_is_no_prompt_is_said(llm: LLM, prompt: Any, field: str, named: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:
         llm.generate(prompt, GREEDY, use_tqdm=False)
-    assert str(refused.value).startswith(line)
+    assert refused.value.field == field and named in str(refused.value)
 
 
 def test_a_salt_keeps_prompts_apart(llm: LLM) -> None:
