@@ -90,5 +90,5 @@ def gpu_memory(name: str = "cuda") -> GpuMemory:
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on the device."""
     if device.type == "cuda":
-        return gpu_memory(str(device)).free
+        return int(torch.cuda.mem_get_info(device)[0])
     return free_host_memory()

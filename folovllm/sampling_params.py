@@ -4,7 +4,7 @@ The one definition of every parameter's default and range, and the one converter
 contract. Meaning, ranges and defaults are vLLM's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from operator import is_not
 from typing import Any
@@ -28,8 +28,13 @@ from folovllm.parameters.structured_output import (
     check_structured_output,
     read_structured_output,
 )
+from folovllm.parameters.structured_output import (  # where vLLM has them
+    GuidedDecodingParams as GuidedDecodingParams,
+)
+from folovllm.parameters.structured_output import StructuredOutputsParams as StructuredOutputsParams
 from folovllm.v1 import types_pb2
-from folovllm.vllm_names import VLLM_DEFAULTS, RequestOutputKind, VllmNames, read_vllm_names
+from folovllm.vllm_names import VLLM_DEFAULTS, VllmNames, read_vllm_names
+from folovllm.vllm_names import RequestOutputKind as RequestOutputKind
 
 MAX_N = 128
 MAX_STOP_STRINGS = 16
@@ -89,14 +94,14 @@ class SamplingParams(VllmNames):
     seed: int | None = checked(None, check_int, 0, _UINT64, True)
     max_tokens: int | None = checked(16, check_int, 1, UINT32, True)
     min_tokens: int = checked(0, check_int, 0, UINT32)
-    stop: tuple[str, ...] = checked((), check_strings, MAX_STOP_STRINGS, MAX_STOP_STRING_BYTES)
-    stop_token_ids: tuple[int, ...] = checked((), check_ids, MAX_STOP_TOKEN_IDS)
+    stop: Sequence[str] = checked((), check_strings, MAX_STOP_STRINGS, MAX_STOP_STRING_BYTES)
+    stop_token_ids: Sequence[int] = checked((), check_ids, MAX_STOP_TOKEN_IDS)
     ignore_eos: bool = checked(False, check_bool)
     include_stop_str_in_output: bool = checked(False, check_bool)
     skip_special_tokens: bool = checked(True, check_bool)
     logit_bias: tuple[tuple[int, float], ...] = checked((), _check_bias)
-    allowed_token_ids: tuple[int, ...] = checked((), check_ids, MAX_ALLOWED_TOKEN_IDS)
-    bad_words: tuple[str, ...] = checked((), check_strings, MAX_BAD_WORDS, MAX_STOP_STRING_BYTES)
+    allowed_token_ids: Sequence[int] = checked((), check_ids, MAX_ALLOWED_TOKEN_IDS)
+    bad_words: Sequence[str] = checked((), check_strings, MAX_BAD_WORDS, MAX_STOP_STRING_BYTES)
     bad_words_token_ids: tuple[tuple[int, ...], ...] = checked(
         (), check_sequences, MAX_BAD_WORDS_TOKEN_IDS
     )

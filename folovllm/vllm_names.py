@@ -7,7 +7,7 @@ difference here warns by name.
 import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, field
-from enum import Enum
+from enum import IntEnum
 from typing import Any, Self
 
 from folovllm.parameters.checks import invalid
@@ -28,7 +28,7 @@ def no_effect(name: str, reason: str) -> None:
     warnings.warn(f"{name} has no effect: {reason}", NoEffectWarning, stacklevel=1)
 
 
-class RequestOutputKind(Enum):
+class RequestOutputKind(IntEnum):
     """Which RequestOutputs an AsyncLLM yields while it generates."""
 
     CUMULATIVE = 0

@@ -93,6 +93,10 @@ def check_branch(params: SamplingParams, info: ModelInfo) -> None:
         raise InvalidRequestError(
             "sampling_params.prompt_logprobs", "a branch does not compute its prompt again"
         )
+    if params.truncate_prompt_tokens is not None:
+        raise InvalidRequestError(
+            "sampling_params.truncate_prompt_tokens", "a branch goes on with its whole prompt"
+        )
     check_params(params, info)
 
 

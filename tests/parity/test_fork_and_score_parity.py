@@ -77,6 +77,7 @@ def test_a_trunk_that_ends_early_has_no_branches(llm: LLM) -> None:
         ([GREEDY.clone(n=2)], 3, "branches[0].n"),
         ([GREEDY, GREEDY.clone(max_tokens=500)], 3, "branches[1].max_tokens"),
         ([GREEDY.clone(prompt_logprobs=1)], 3, "branches[0].prompt_logprobs"),
+        ([GREEDY.clone(truncate_prompt_tokens=1)], 3, "branches[0].truncate_prompt_tokens"),
     ):
         with pytest.raises(InvalidRequestError) as refused:
             llm.generate_branches(PROMPT, GREEDY, branches, after)

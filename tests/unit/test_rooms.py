@@ -9,8 +9,8 @@ from support.rooms import Picture, Room, read_picture
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("folovllm", "tokenizer_service", "engine_service", "folovllm_client")
-FACES = {"folovllm", "folovllm.__main__"}
-"""`__init__` imports each public name when it is first used; the other is the command."""
+FACES = {"folovllm", "folovllm.utils", "folovllm.__main__"}
+"""The first two import each public name when it is first used; the other is the command."""
 MAX_MODULES = 16
 PICTURE = """
 ```mermaid

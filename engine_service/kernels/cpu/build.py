@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from engine_service.kernels.cpu.structures import layout_assertions
-from folovllm.cache_folder import cache_folder
+from folovllm.installation.cache_folder import cache_folder
 
 SOURCES = Path(__file__).parent
 # `library` checks that the processor has these.

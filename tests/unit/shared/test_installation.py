@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import folovllm
-from folovllm.installation import nvidia, parts, pip_command
+from folovllm.installation import lazy_names, nvidia, parts, pip_command
 from folovllm.installation.parts import PARTS, MissingPackagesError, missing_line
 from folovllm.installation.pip_command import install_command, pip_install, pip_uninstall
 
@@ -167,7 +167,7 @@ def test_a_public_name_without_its_packages_names_the_command(
     def fail(name: str) -> object:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr(folovllm, "import_module", fail)
+    monkeypatch.setattr(lazy_names, "import_module", fail)
     monkeypatch.setattr(parts, "_is_installed", lambda each: each != module)
     with pytest.raises(MissingPackagesError, match="install with: ") as caught:
         _ = folovllm.Client
@@ -178,7 +178,7 @@ def test_another_missing_module_is_its_own_error(monkeypatch: pytest.MonkeyPatch
     def fail(name: str) -> object:
         return importlib.import_module("no_such_module_of_anyone")
 
-    monkeypatch.setattr(folovllm, "import_module", fail)
+    monkeypatch.setattr(lazy_names, "import_module", fail)
     with pytest.raises(ModuleNotFoundError, match="no_such_module_of_anyone"):
         _ = folovllm.Client
 

@@ -54,6 +54,12 @@ def run(
     return outputs, aborts
 
 
+def test_without_detokenize_there_are_token_ids_alone() -> None:
+    outputs, aborts = run([delta(b"he"), final(b"y")], SamplingParams(detokenize=False))
+    assert [(o.text, o.token_ids) for o in outputs] == [("", [*b"he"]), ("", [*b"y"])]
+    assert outputs[-1].finish_reason is FinishReason.LENGTH and aborts == []
+
+
 def test_text_and_token_ids_stream_together() -> None:
     outputs, aborts = run([delta(b"he"), final(b"y")], SamplingParams())
     assert [(o.text, o.token_ids, o.finish_reason) for o in outputs] == [

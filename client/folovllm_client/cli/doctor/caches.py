@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from folovllm.cache_folder import cache_folder
+from folovllm.installation.cache_folder import cache_folder
 from folovllm_client.cli.doctor.findings import Finding
 
 _COMPILED = "compiled"
