@@ -223,18 +223,3 @@ def test_defaults_are_the_models_own(llm: LLM) -> None:
     assert output.info is not None
     resolved = output.info.sampling_params
     assert resolved.clone(seed=None, output_kind=defaults.output_kind) == defaults
-
-
-def test_the_texts_of_log_probabilities_are_known_here(llm: LLM) -> None:
-    params = GREEDY.clone(logprobs=1, prompt_logprobs=0)
-    (output,) = llm.generate("Once upon a", params, use_tqdm=False)
-    assert output.prompt_logprobs is not None and output.prompt_logprobs[0] is None
-    for position, token_id in zip(
-        output.outputs[0].logprobs, output.outputs[0].token_ids, strict=True
-    ):
-        assert position[token_id].decoded_token == llm.get_tokenizer().decode([token_id])
-
-
-def test_prompts_are_truncated_from_the_left(llm: LLM) -> None:
-    (output,) = llm.generate([1, 2, 3, 4], GREEDY.clone(truncate_prompt_tokens=2), use_tqdm=False)
-    assert output.prompt_token_ids == [3, 4]
