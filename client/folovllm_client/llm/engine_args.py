@@ -121,8 +121,9 @@ class EngineArgs:
     """False has no effect, and is warned of."""
 
     def __init__(self, model: str | Path | None = None, **options: Unpack[EngineOptions]) -> None:
-        for name in options.keys() - EngineOptions.__annotations__.keys():
-            refuse_unknown(name, EngineOptions.__annotations__)
+        for name in options:
+            if name not in EngineOptions.__annotations__:
+                refuse_unknown(name, EngineOptions.__annotations__)
         given = {name: value for name, value in options.items() if value is not None}
         self.model = None if model is None else str(model)
         for name, kind in get_type_hints(EngineOptions).items():

@@ -77,13 +77,13 @@ class LLM:
 
     def generate(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompts: Prompt | Sequence[Any],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: ProgressBar = True,
         priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]:
-        """Answers all prompts as one continuous batch; the results are in their order.
+        """Answers a prompt, or all of a list as one continuous batch; results are in their order.
 
         A prompt is a text, token ids, {"prompt": text} or {"prompt_token_ids": ids}.
         sampling_params is one for all prompts or one per prompt; None takes the model's own
