@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.chat import ChatMessage
 from folovllm.chat_outputs import ChatOutput, ChatResult
-from folovllm.errors import WrongServiceError, errors_at
+from folovllm.errors import WrongServiceError, errors_at, errors_within
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
@@ -215,8 +215,9 @@ class AsyncClient(AsyncTokenizingCalls):
         branches, never the parent. Raises NotFoundError if that request is not running.
         """
         request = types_pb2.ForkRequest()
-        with field_errors("branches"):
-            request.branches.extend(branch.to_proto() for branch in branches)
+        for number, branch in enumerate(branches):
+            with errors_within(f"branches[{number}]"), field_errors("sampling_params"):
+                request.branches.append(branch.to_proto())
         set_fields(request, {"request_id": request_id, "index": index, "fork_id": fork_id})
         return self._stream(self._stub.Fork, request, timeout, CompletionOutput.from_proto)
 
@@ -235,10 +236,9 @@ class AsyncClient(AsyncTokenizingCalls):
         as one text, and white space at the prompt's end belongs to the continuation.
         """
         request = types_pb2.ScoreRequest()
-        with field_errors("prompt"):
-            set_text_or_ids(request, prompt)
-        with field_errors("continuations"):
-            for continuation in continuations:
+        set_text_or_ids(request, prompt)
+        for index, continuation in enumerate(continuations):
+            with errors_within(f"continuations[{index}]"):
                 set_text_or_ids(request.continuations.add(), continuation)
         set_fields(request, {"priority": priority, "cache_salt": cache_salt})
         return ScoreOutput.from_proto(await self._call(self._stub.Score, request, timeout))
