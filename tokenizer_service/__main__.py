@@ -104,7 +104,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         config = parse_args(argv)
         configure_logging(config.logs)
-        warn_of_unknown_variables(config, "", log.warning)
+        # A logger of its own: workers set up theirs anew before its first use.
+        warn_of_unknown_variables(config, "", structlog.get_logger("variables").warning)
         model = TextModel.from_folder(resolve_model(config.model, CONFIG_PATTERNS))
         if config.workers > 1:
             return run_workers(config, model)
