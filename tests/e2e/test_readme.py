@@ -118,6 +118,7 @@ def test_every_snippet_runs_in_the_order_of_the_page(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("weather.py").write_text(WEATHER)
+    Path("book.txt").write_text("Once upon a time there was a small dog.")
     shell = Shell(tokenizer.address)
     namespace: dict[str, object] = {"__name__": "__main__"}
     printed = []
