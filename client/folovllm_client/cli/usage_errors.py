@@ -32,7 +32,7 @@ def usage_error(error: click.UsageError, command: str | None) -> TypingError:
     return TypingError(sentence if ";" in sentence else f"{sentence}; {remedy}")  # ours say it
 
 
-def _bad_value(message: str, kind: click.ParamType[Any]) -> str:
+def _bad_value(message: str, kind: "click.ParamType[Any]") -> str:
     """The rest of the sentence after the name, from click's `VALUE is not …`."""
     value, is_not, _ = message.partition(" is not ")
     if is_not and isinstance(kind, click.Choice):
