@@ -56,6 +56,8 @@ class ModelConfig:
         type=click.Choice(QUANTIZATIONS),
     )
 
+    revision: str | None = None
+    """Of a hub id: a branch, tag or commit. Default: the main branch."""
     trust_remote_code: bool = False
     """As in vLLM's code. Without effect: nothing that a model brings is ever executed."""
 

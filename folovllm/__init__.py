@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from folovllm.chat_outputs import ToolCallEnd as ToolCallEnd
     from folovllm.chat_outputs import ToolCallStart as ToolCallStart
     from folovllm.errors import CancelledRequestError as CancelledRequestError
+    from folovllm.errors import ClientClosedError as ClientClosedError
     from folovllm.errors import ConfigError as ConfigError
     from folovllm.errors import DeadlineError as DeadlineError
     from folovllm.errors import EngineDeadError as EngineDeadError
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
     from folovllm.errors import QueueFullError as QueueFullError
     from folovllm.errors import ServerError as ServerError
     from folovllm.errors import UnavailableError as UnavailableError
+    from folovllm.errors import UnreachableError as UnreachableError
     from folovllm.errors import UnsupportedError as UnsupportedError
+    from folovllm.errors import WrongServiceError as WrongServiceError
     from folovllm.logprobs import Logprob as Logprob
     from folovllm.logprobs import PositionLogprobs as PositionLogprobs
     from folovllm.outputs import CompletionOutput as CompletionOutput
@@ -68,12 +71,19 @@ if TYPE_CHECKING:
     from folovllm_client.api.async_client import AsyncClient as AsyncClient
     from folovllm_client.api.sync_client import Client as Client
     from folovllm_client.api.tools import Toolbox as Toolbox
+    from folovllm_client.llm.async_llm import AsyncLLM as AsyncLLM
+    from folovllm_client.llm.engine_args import AsyncEngineArgs as AsyncEngineArgs
+    from folovllm_client.llm.engine_args import EngineArgs as EngineArgs
     from folovllm_client.llm.llm import LLM as LLM
+    from folovllm_client.llm.llm_engine import LLMEngine as LLMEngine
     from folovllm_client.llm.model_loader import ModelLoader as ModelLoader
     from folovllm_client.llm.model_loader import get_model_and_tokenizer as get_model_and_tokenizer
 
 _HOMES = {
     "folovllm_client.llm.llm": ("LLM",),
+    "folovllm_client.llm.llm_engine": ("LLMEngine",),
+    "folovllm_client.llm.async_llm": ("AsyncLLM",),
+    "folovllm_client.llm.engine_args": ("EngineArgs", "AsyncEngineArgs"),
     "folovllm_client.llm.model_loader": ("ModelLoader", "get_model_and_tokenizer"),
     "folovllm_client.api.sync_client": ("Client",),
     "folovllm_client.api.async_client": ("AsyncClient",),
@@ -115,6 +125,7 @@ _HOMES = {
     ),
     "folovllm.errors": (
         "CancelledRequestError",
+        "ClientClosedError",
         "ConfigError",
         "DeadlineError",
         "EngineDeadError",
@@ -125,7 +136,9 @@ _HOMES = {
         "QueueFullError",
         "ServerError",
         "UnavailableError",
+        "UnreachableError",
         "UnsupportedError",
+        "WrongServiceError",
     ),
 }
 

@@ -45,6 +45,8 @@ MAX_LOGIT_BIAS = 1024
 MAX_ALLOWED_TOKEN_IDS = 1024
 MAX_BAD_WORDS = 128
 MAX_BAD_WORDS_TOKEN_IDS = 512
+UNTIL_CONTEXT_ENDS = UINT32
+"""In the contract, where an unset max_tokens is the default: that of max_tokens None."""
 
 _UINT64 = 2**64 - 1
 
@@ -199,6 +201,8 @@ class SamplingParams(VllmNames):
         """
         self._check_sendable()
         values = {name: getattr(self, name) for name in _FIELDS}
+        if self.max_tokens is None:
+            values["max_tokens"] = UNTIL_CONTEXT_ENDS
         values["logit_bias"] = dict(self.logit_bias)
         values["bad_words_token_ids"] = [{"ids": ids} for ids in self.bad_words_token_ids]
         if self.reasoning is not None:
@@ -292,5 +296,6 @@ def _reasoning(message: types_pb2.SamplingParams.Reasoning) -> Reasoning:
 _READERS: Mapping[str, Callable[[Any], object]] = {
     "logit_bias": lambda biases: {token_id: _shortest(bias) for token_id, bias in biases.items()},
     "bad_words_token_ids": lambda sequences: [sequence.ids for sequence in sequences],
+    "max_tokens": lambda count: None if count == UNTIL_CONTEXT_ENDS else count,
     "reasoning": _reasoning,
 }

@@ -28,7 +28,8 @@ def check_lengths(num_prompt_tokens: int, params: SamplingParams, info: ModelInf
         raise InvalidRequestError(
             "sampling_params.max_tokens",
             f"max_tokens ({max_tokens}) and the prompt ({num_prompt_tokens} tokens) together are "
-            f"over the model's {info.max_model_len}",
+            f"over the model's {info.max_model_len}; ask for at most "
+            f"{info.max_model_len - num_prompt_tokens}",
         )
     check_kv_fits(
         num_prompt_tokens + max_tokens, info, "sampling_params.max_tokens", "prompt and max_tokens"

@@ -60,6 +60,8 @@ class AsyncEngine:
         self._load = EngineLoad()
         self._load_watchers: set[Callable[[], None]] = set()
         self._died = asyncio.Event()
+        self.dead_error: EngineDeadError | None = None
+        """What every request ends with once the engine has failed or was stopped."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._ready: asyncio.Future[LLMEngine] = self._loop.create_future()
@@ -72,8 +74,8 @@ class AsyncEngine:
     @property
     def info(self) -> ModelInfo:
         """The model that is served. Raises UnavailableError until it is loaded."""
-        if self._died.is_set():
-            raise EngineDeadError("the engine has failed")
+        if self.dead_error is not None:
+            raise EngineDeadError(str(self.dead_error))
         if self._engine is None:
             raise UnavailableError("the model is still loading")
         return self._engine.info
@@ -180,13 +182,17 @@ class AsyncEngine:
         """Returns when the engine's thread has failed."""
         await self._died.wait()
 
-    async def stop(self) -> None:
+    def begin_to_stop(self) -> None:
         """Ends the thread after its present step; running streams end with EngineDeadError."""
         self._inbox.put(None)
+
+    async def stop(self) -> None:
+        """Ends the thread, and returns when it has ended."""
+        self.begin_to_stop()
         await asyncio.to_thread(self._thread.join)
-        self._fail_all(EngineDeadError("the engine was stopped"))
 
     def _fail_all(self, error: EngineDeadError) -> None:
+        self.dead_error = error
         self._died.set()
         for stream in self._streams.values():
             stream.fail(error)
@@ -234,6 +240,7 @@ class AsyncEngine:
                 outputs = self._step(engine, commands)
                 self._load = engine.load()
                 self._call_soon(self._deliver, outputs)
+            self._call_soon(self._fail_all, EngineDeadError("the engine was stopped"))
         except Exception:
             log.exception("the engine failed")
             self._call_soon(self._fail_all, EngineDeadError("the engine has failed"))

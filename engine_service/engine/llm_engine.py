@@ -208,6 +208,10 @@ class LLMEngine:
         while self.has_unfinished_requests():
             self.step()
 
+    def reset_prefix_cache(self) -> bool:
+        """Forgets all cached prefixes; False, with nothing changed, while a request holds KV."""
+        return self._kv.reset_prefix_cache()
+
     def load(self) -> EngineLoad:
         """How busy the engine is."""
         return EngineLoad(

@@ -23,12 +23,12 @@ def check_bool(name: str, value: object) -> None:
 
 def check_float(name: str, value: object, low: float, high: float, closed: bool = True) -> None:
     """A number from low to high; low itself only if `closed`."""
-    bounds = f"{'[' if closed else '('}{low:g}, {high:g}]"
+    bounds = f"{low:g} and {high:g}" if closed else f"{low:g} (excluded) and {high:g}"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(name, f"must be a number in {bounds}, got {value!r}")
+        raise invalid(name, f"must be a number between {bounds}, got {value!r}")
     # Written so that NaN fails.
     if not (low <= value <= high) or (value == low and not closed):
-        raise invalid(name, f"must be in {bounds}, got {value:g}")
+        raise invalid(name, f"must be between {bounds}, got {value:g}")
 
 
 def check_int(name: str, value: object, low: int, high: int, nullable: bool = False) -> None:
@@ -37,6 +37,8 @@ def check_int(name: str, value: object, low: int, high: int, nullable: bool = Fa
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise invalid(name, f"must be a whole number, got {value!r}")
+    if value < low and high >= UINT32:  # only the width of its field bounds it
+        raise invalid(name, f"must be at least {low}, got {value}")
     if not low <= value <= high:
         raise invalid(name, f"must be between {low} and {high}, got {value}")
 

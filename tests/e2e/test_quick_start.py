@@ -67,7 +67,7 @@ def test_text_is_left_out_on_request(llm: LLM) -> None:
 
 
 def test_a_prompt_is_cut_to_its_last_tokens(llm: LLM) -> None:
-    whole = llm.tokenizer.encode(STORY)
+    whole = llm.get_tokenizer().encode(STORY)
     cut, given = llm.generate(
         [STORY, {"prompt_token_ids": whole[-2:]}], [GREEDY.clone(truncate_prompt_tokens=2), GREEDY]
     )
@@ -81,13 +81,13 @@ def test_log_probabilities_have_the_text_of_their_tokens(llm: LLM) -> None:
     assert [
         position[token_id].decoded_token
         for position, token_id in zip(completion.logprobs, completion.token_ids, strict=True)
-    ] == [llm.tokenizer.decode(token_id) for token_id in completion.token_ids]
+    ] == [llm.get_tokenizer().decode(token_id) for token_id in completion.token_ids]
     assert all(position[next(iter(position))].rank == 1 for position in completion.logprobs)
     prompt = output.prompt_logprobs
     assert prompt is not None and prompt[0] is None and len(prompt) == len(output.prompt_token_ids)
     assert prompt[1] is not None
     second = prompt[1][output.prompt_token_ids[1]]
-    assert second.logprob is not None and second.decoded_token == llm.tokenizer.decode(
+    assert second.logprob is not None and second.decoded_token == llm.get_tokenizer().decode(
         output.prompt_token_ids[1]
     )
 

@@ -21,7 +21,8 @@ from folovllm.errors import (
     from_rpc_error,
 )
 from folovllm.logprobs import Logprob, PositionLogprobs
-from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
+from folovllm.sampling_params import SamplingParams
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
@@ -125,6 +126,15 @@ async def test_a_seed_is_drawn_and_told(service: Service) -> None:
         seeds.append(seed)
         assert result.outputs[0].token_ids == expected_tokens(PROMPT, 4, seed=seed)
     assert seeds[0] != seeds[1]
+
+
+async def test_without_a_bound_the_context_is_the_bound(service: Service) -> None:
+    unbounded = SamplingParams(temperature=0.0, seed=7, ignore_eos=True, max_tokens=None)
+    request = types_pb2.Request(prompt_token_ids=PROMPT, sampling_params=unbounded.to_proto())
+    result = await service.generate(request)
+    assert result.outputs[0].finish_reason is FinishReason.LENGTH
+    assert len(PROMPT) + len(result.outputs[0].token_ids) == 128
+    assert result.info is not None and result.info.sampling_params == unbounded
 
 
 def sequences(*sequences: list[int]) -> list[types_pb2.TokenIds]:

@@ -1,15 +1,17 @@
 """`folovllm completion`, and the model ids that a shell completes."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
+from contextlib import suppress
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from folovllm.errors import ConfigError
+from folovllm_client.cli.group import examples
+from folovllm_client.cli.hub.cached_models import model_ids
+
 _COMMAND = "folovllm"
 _SHELLS = ("bash", "zsh", "fish")
-_HUB_FOLDER = "models--"
 
 
 class ModelName(click.types.StringParamType):
@@ -33,17 +35,18 @@ def complete_models(command: click.Command) -> None:
             complete_models(each)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "folovllm completion bash >> ~/.bashrc",
+        "folovllm completion zsh >> ~/.zshrc       # after compinit",
+        "folovllm completion fish > ~/.config/fish/completions/folovllm.fish",
+    )
+)
 @click.argument("shell", type=click.Choice(_SHELLS), metavar="SHELL")
 def completion(shell: str) -> None:
     """Prints what lets a shell complete this command: bash, zsh or fish.
 
-    Install it once, then open a new shell:
-
-    \b
-      folovllm completion bash >> ~/.bashrc
-      folovllm completion zsh >> ~/.zshrc       # after compinit
-      folovllm completion fish > ~/.config/fish/completions/folovllm.fish
+    Install it once, then open a new shell.
     """
     kind = get_completion_class(shell)
     assert kind is not None
@@ -53,9 +56,5 @@ def completion(shell: str) -> None:
 
 def _fetched() -> Iterator[str]:
     """The hub ids of the models in the hub's cache, complete or not."""
-    if find_spec("huggingface_hub") is None:
-        return
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    for folder in sorted(Path(HF_HUB_CACHE).expanduser().glob(f"{_HUB_FOLDER}*")):
-        yield folder.name.removeprefix(_HUB_FOLDER).replace("--", "/", 1)
+    with suppress(ConfigError):  # there is no cache without the hub's package
+        yield from model_ids()

@@ -19,7 +19,7 @@ from folovllm_client.api.async_client import AsyncClient
 from folovllm_client.api.chat_requests import ChatOptions, ToolFunction
 from folovllm_client.api.requests import partial_sampling_params
 from folovllm_client.api.tools import Toolbox
-from folovllm_client.cli.answer_printer import AnswerPrinter
+from folovllm_client.cli.chat.answer_printer import AnswerPrinter
 from folovllm_client.cli.chat.session import ChatSession
 from folovllm_client.cli.console import command_name, harmless, note, open_console, progress
 from folovllm_client.cli.stream_stats import StreamStats

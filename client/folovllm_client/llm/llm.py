@@ -1,102 +1,131 @@
-"""LLM: a model that answers batches of prompts."""
+"""LLM: a model in this process that answers batches; vLLM's class of this name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
-from folovllm.errors import InvalidRequestError
-from folovllm.model_files import CONFIG_PATTERNS, resolve_model
+from folovllm.chat import ChatMessage
+from folovllm.errors import ConfigError, InvalidRequestError
 from folovllm.model_info import ModelInfo
-from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.outputs import RequestOutput
+from folovllm.prompts import TokensPrompt
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
-from folovllm.score import ContinuationScore, ScoreOutput
-from folovllm_client.api.requests import Prompt, split_prompt
-from folovllm_client.launch.service_commands import require_services
+from folovllm.score import ScoreOutput
+from folovllm.vllm_names import RequestOutputKind
+from folovllm_client.api.prompt_parts import Prompt
+from folovllm_client.llm.engine_args import EngineArgs, EngineOptions
+from folovllm_client.llm.llm_engine import LLMEngine
+from folovllm_client.llm.refused_names import refuse
 
 if TYPE_CHECKING:
-    from engine_service.config import CacheConfig, SchedulerConfig
-    from engine_service.core.request import Branch, Request
-    from engine_service.core.token_matcher import TokenMatcher
-    from tokenizer_service.text.output_processor import OutputProcessor
+    from folovllm_client.api.chat_requests import ToolLike
+    from folovllm_client.llm.chat_tokenizer import ChatTokenizer
+
+Conversation = Sequence[ChatMessage | Mapping[str, Any]]
+"""Messages, as OpenAI's API takes them."""
+ProgressBar = bool | Callable[..., Any]
+"""True shows one on a terminal; a callable makes it, as tqdm's class does."""
 
 
 class LLM:
-    """A model that answers batches of prompts."""
+    """A model that answers batches of prompts and conversations."""
 
     def __init__(
         self,
-        model: str | None = None,
+        model: str | Path | None = None,
         *,
-        dtype: str = "auto",
-        device: str = "auto",
-        max_model_len: int | None = None,
-        deterministic: bool = False,
-        quantization: str = "none",
-        cache: "CacheConfig | None" = None,
-        scheduler: "SchedulerConfig | None" = None,
+        chat_template: str | Path | None = None,
+        **options: Unpack[EngineOptions],
     ) -> None:
         """Loads a model: a folder, a hub id, or None for the embedded one. Raises ConfigError.
 
-        The parameters mean what they mean in ModelConfig, CacheConfig and SchedulerConfig.
+        EngineArgs says what the options mean. `chat_template`, a text or a file, takes the place of
+        the model's own.
         """
-        require_services()
-        from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-        from engine_service.engine.factory import build_engine
-        from tokenizer_service.text.output_processor import OutputProcessor
-        from tokenizer_service.text.tokenizer import Tokenizer
+        self.llm_engine = LLMEngine(EngineArgs(model, **options))
+        self._chat_template = _read_chat_template(chat_template)
 
-        self.tokenizer = Tokenizer.from_folder(resolve_model(model, CONFIG_PATTERNS))
-        self._new_processor = partial(OutputProcessor, self.tokenizer)
-        config = EngineConfig(
-            ModelConfig(model, dtype, device, max_model_len, deterministic, quantization),
-            cache or CacheConfig(),
-            scheduler or SchedulerConfig(),
-        )
-        self._engine = build_engine(config, show_progress=True)
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs) -> "LLM":
+        """Loads what the arguments name."""
+        return cls(**vars(engine_args))
+
+    if not TYPE_CHECKING:  # a checker should find misspelled names
+
+        def __getattr__(self, name: str) -> NoReturn:
+            refuse("LLM", name)
 
     @property
     def model_info(self) -> ModelInfo:
         """What was loaded, and how."""
-        return self._engine.info
+        return self.llm_engine.model_info
+
+    def get_tokenizer(self) -> "ChatTokenizer":
+        """The model's tokenizer, with its chat template."""
+        return self.llm_engine.get_tokenizer()
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """Those of a request without any: by the model's generation_config.json."""
+        return self.llm_engine.default_sampling_params
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets all cached prefixes; False, with nothing changed, while a request holds KV."""
+        return self.llm_engine.reset_prefix_cache()
 
     def generate(
         self,
-        prompts: str | Mapping[str, Sequence[int]] | Sequence[Prompt],
+        prompts: Prompt | Sequence[Any],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        show_progress: bool = True,
+        use_tqdm: ProgressBar = True,
+        priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]:
-        """Answers all prompts as one continuous batch; the results are in their order.
+        """Answers a prompt, or all of a list as one continuous batch; results are in their order.
 
-        A prompt is a text or {"prompt_token_ids": ids}. sampling_params is one for all prompts or
-        one per prompt; None takes the model's own defaults. Raises InvalidRequestError, before any
-        work, if a prompt or a parameter can never be served.
+        A prompt is a text, token ids, {"prompt": text} or {"prompt_token_ids": ids}.
+        sampling_params is one for all prompts or one per prompt; None takes the model's own
+        defaults. Of priorities the lowest runs first. Raises InvalidRequestError, before any work,
+        if a prompt or a parameter can never be served.
         """
-        from tqdm import tqdm
+        return self._run(_list_prompts(prompts), sampling_params, priority, use_tqdm)
 
-        batch: list[Prompt] = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
-        batch_params = self._batch_params(sampling_params, len(batch))
-        results = [RequestOutput() for _ in batch]
-        requests = [
-            self._request(prompt, params, result)
-            for prompt, params, result in zip(batch, batch_params, results, strict=True)
-        ]
-        running = {}
-        try:
-            for (request, matcher), result in zip(requests, results, strict=True):
-                processor = self._new_processor(request.sampling_params)
-                running[request.request_id] = result, [processor] * request.sampling_params.n
-                self._engine.add_request(request, matcher)
-            # disable=None shows the bar on a terminal only.
-            disable = None if show_progress else True
-            with tqdm(total=len(results), unit="prompt", disable=disable) as progress:
-                while self._engine.has_unfinished_requests():
-                    progress.update(self._step(running))
-        finally:  # an interrupt leaves nothing behind
-            for name in running:
-                self._engine.abort_request(name)
-        return results
+    def chat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: ProgressBar = True,
+        *,
+        priority: int | Sequence[int] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: "Iterable[ToolLike] | None" = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answers one conversation, or several as a batch; the results are in their order.
+
+        An output's text is raw: it has the markup of reasoning and tool calls, as far as that is
+        not special tokens. Otherwise as `generate`, and raises what ChatTokenizer's
+        apply_chat_template raises.
+        """
+        tokenizer, tools = self.get_tokenizer(), list(tools or ())
+        prompts = []
+        for conversation in _list_conversations(messages):
+            text = tokenizer.apply_chat_template(
+                conversation,
+                tools,
+                tokenize=False,
+                chat_template=chat_template or self._chat_template,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **(chat_template_kwargs or {}),
+            )
+            token_ids = tokenizer.encode(text, add_special_tokens=False)
+            prompts.append(TokensPrompt(prompt=text, prompt_token_ids=token_ids))
+        return self._run(prompts, sampling_params, priority, use_tqdm)
 
     def generate_branches(
         self,
@@ -108,36 +137,13 @@ class LLM:
         """Generates `after` tokens of a prompt and continues them in several branches at once.
 
         Returns the prompt's own output, complete, and that of the branches, one continuation each.
-        A branch shares the KV before it; its text begins after the first `after` tokens. The
-        second output has no continuations if the first ended with fewer tokens.
-        Raises InvalidRequestError, before any work, if a parameter can never be served.
+        A branch shares the KV before it; its text begins where the branching was. The second output
+        has no continuations if the first ended with fewer tokens. Raises InvalidRequestError,
+        before any work, if a parameter can never be served.
         """
-        trunk, forked = RequestOutput(), RequestOutput(request_id=new_request_id())
-        request, matcher = self._request(prompt, sampling_params.clone(n=1), trunk)
-        forks, matchers = self._branches(len(request.prompt_token_ids), branches, after)
-        running = {request.request_id: (trunk, [self._new_processor(request.sampling_params)])}
-        self._engine.add_request(request, matcher)
-        try:
-            while not trunk.outputs or (
-                not trunk.finished and len(trunk.outputs[0].token_ids) < after
-            ):
-                self._step(running)
-            if not trunk.finished:
-                preceding = tuple(trunk.outputs[0].token_ids)
-                running[forked.request_id] = (
-                    forked,
-                    [self._new_processor(branch.sampling_params, preceding) for branch in forks],
-                )
-                self._engine.fork_request(
-                    request.request_id, 0, forked.request_id, forks, matchers=matchers
-                )
-            while self._engine.has_unfinished_requests():
-                self._step(running)
-        finally:  # an interrupt leaves nothing behind
-            for name in running:
-                self._engine.abort_request(name)
-        forked.prompt_token_ids = [*trunk.prompt_token_ids, *trunk.outputs[0].token_ids[:after]]
-        return trunk, forked
+        from folovllm_client.llm.branching import generate_branches
+
+        return generate_branches(self.llm_engine, prompt, sampling_params, branches, after)
 
     def score(self, prompt: Prompt, continuations: Sequence[Prompt]) -> ScoreOutput:
         """How probable each of the continuations is after the prompt; nothing is generated.
@@ -146,111 +152,85 @@ class LLM:
         as one text, and white space at the prompt's end belongs to the continuation. Raises
         InvalidRequestError, before any work, if they can never be served.
         """
-        from engine_service.engine.score_requests import score_requests
-        from tokenizer_service.text.score_encoding import encode_score
+        from folovllm_client.llm.scoring import score
 
-        encoded = encode_score(
-            self.tokenizer,
-            _text_or_ids(prompt),
-            [_text_or_ids(continuation) for continuation in continuations],
-            self._engine.info.max_model_len,
-        )
-        name, scores = new_request_id(), {}
-        requests = score_requests(
-            encoded.prompt_token_ids, encoded.continuations, self._engine.info
-        )
-        self._engine.add_scores(name, requests)
+        return score(self.llm_engine, prompt, continuations)
+
+    def _run(
+        self,
+        prompts: Sequence[Any],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: int | Sequence[int] | None,
+        use_tqdm: ProgressBar,
+    ) -> list[RequestOutput]:
+        """Runs all prompts to their end; an error or an interrupt leaves none of them behind."""
+        params = _one_per_prompt("sampling_params", sampling_params, len(prompts))
+        priorities = _one_per_prompt("priority", priority, len(prompts))
+        engine, names = self.llm_engine, [new_request_id() for _ in prompts]
+        outputs: dict[str, RequestOutput] = {}
         try:
-            while self._engine.has_unfinished_requests():
-                for output in self._engine.step():
-                    scores[output.index] = ContinuationScore.from_logprobs(output.logprobs)
+            for name, prompt, given, order in zip(names, prompts, params, priorities, strict=True):
+                whole = (given or engine.default_sampling_params).clone(
+                    output_kind=RequestOutputKind.FINAL_ONLY
+                )
+                engine.add_request(name, prompt, whole, priority=order or 0)
+            with _progress_bar(use_tqdm, len(names)) as progress:
+                while len(outputs) < len(names):
+                    ended = {output.request_id: output for output in engine.step()}
+                    outputs |= ended
+                    if progress is not None:
+                        progress.update(len(ended))
         finally:
-            self._engine.abort_request(name)
-        return encoded.scores(ScoreOutput(name, tuple(scores[i] for i in range(len(requests)))))
-
-    def _branches(
-        self, num_prompt_tokens: int, branches: Sequence[SamplingParams], after: int
-    ) -> "tuple[list[Branch], list[TokenMatcher | None]]":
-        """Validated branches of a request that will have `after` tokens of output."""
-        from engine_service.core.request import Branch
-        from engine_service.engine.admission import check_branch, check_lengths
-        from engine_service.seeding import new_seed
-        from tokenizer_service.text.bad_words import resolve_bad_words
-
-        if after < 1:
-            raise InvalidRequestError("after", f"after must be at least 1, got {after}")
-        checked: list[Branch] = []
-        matchers: list[TokenMatcher | None] = []
-        for index, given in enumerate(branches):
-            try:
-                params = resolve_bad_words(given, self.tokenizer)
-                check_branch(params, self._engine.info)
-                check_lengths(num_prompt_tokens + after, params, self._engine.info)
-                matchers.append(self._engine.make_matcher(params))
-            except InvalidRequestError as error:
-                raise error.within(f"branches[{index}]") from None
-            checked.append(Branch(params, new_seed()))
-        return checked, matchers
-
-    def _batch_params(
-        self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
-    ) -> list[SamplingParams]:
-        if params is None or isinstance(params, SamplingParams):
-            return [params or self._engine.default_sampling_params] * count
-        if len(params) != count:
-            raise InvalidRequestError(
-                "sampling_params", f"got {len(params)} sampling_params for {count} prompts"
-            )
-        return list(params)
-
-    def _request(
-        self, prompt: Prompt, params: SamplingParams, result: RequestOutput
-    ) -> "tuple[Request, TokenMatcher | None]":
-        """A validated request and its grammar; fills in what is known of its result."""
-        from engine_service.core.request import Request
-        from engine_service.engine.admission import check_request
-        from engine_service.seeding import new_seed
-        from tokenizer_service.text.bad_words import resolve_bad_words
-
-        result.prompt, token_ids = split_prompt(prompt)
-        if token_ids is None:
-            token_ids = self.tokenizer.encode(result.prompt or "")
-        token_ids = params.truncate(token_ids)
-        params = resolve_bad_words(params, self.tokenizer)
-        check_request(token_ids, params, self._engine.info)
-        result.request_id, result.prompt_token_ids = new_request_id(), token_ids
-        matcher = self._engine.make_matcher(params)
-        return Request(result.request_id, token_ids, params, seed=new_seed()), matcher
-
-    def _step(
-        self, running: "Mapping[str, tuple[RequestOutput, Sequence[OutputProcessor]]]"
-    ) -> int:
-        """Runs one step and adds its output to the results; how many of them it finished.
-
-        `running` has a result by request id, and a processor for each of its continuations.
-        """
-        num_finished = 0
-        for delta in self._engine.step():
-            result, processors = running[delta.request_id]
-            self._add(delta, processors[delta.index], result)
-            num_finished += delta.finished() and result.finished
-        return num_finished
-
-    def _add(
-        self, delta: CompletionOutput, processor: "OutputProcessor", result: RequestOutput
-    ) -> None:
-        """Adds a delta's text to its result; ends a continuation that reached a stop string."""
-        from tokenizer_service.text.token_texts import add_token_texts
-
-        output, stops = processor.process(delta)
-        if output is not None:
-            add_token_texts(output, self.tokenizer)
-            result.add(output)
-        if stops:
-            for final in self._engine.abort_request(delta.request_id, [delta.index]):
-                self._add(final, processor, result)
+            engine.abort_request(names)
+        return [outputs[name] for name in names]
 
 
-def _text_or_ids(prompt: Prompt) -> str | list[int]:
-    text, ids = split_prompt(prompt)
-    return (ids or []) if text is None else text
+def _read_chat_template(given: str | Path | None) -> str | None:
+    """A template from a file, or as it is if it cannot be a file's path."""
+    if given is None or (isinstance(given, str) and any(mark in given for mark in "{}\n")):
+        return given if given is None else str(given)
+    try:
+        return Path(given).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"chat_template {given} cannot be read: {error}") from None
+
+
+def _list_prompts(prompts: Any) -> list[Prompt]:
+    """One prompt, or several, as a list."""
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    if not isinstance(prompts, Sequence):
+        raise InvalidRequestError("prompts", f"prompts must be a prompt or a list, got {prompts!r}")
+    is_token_ids = bool(prompts) and isinstance(prompts[0], int)
+    return [prompts] if is_token_ids else list(prompts)
+
+
+def _list_conversations(messages: Any) -> list[Conversation]:
+    """One conversation, or several, as a list."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        raise InvalidRequestError("messages", f"messages must be a list, got {messages!r}")
+    if messages and isinstance(messages[0], ChatMessage | Mapping):
+        return [messages]
+    return list(messages)
+
+
+def _one_per_prompt(name: str, given: Any, count: int) -> list[Any]:
+    """The values of an argument, one for each prompt."""
+    if not isinstance(given, Sequence):
+        return [given] * count
+    if len(given) != count:
+        raise InvalidRequestError(name, f"got {len(given)} {name} for {count} prompts")
+    return list(given)
+
+
+def _progress_bar(use_tqdm: ProgressBar, total: int) -> AbstractContextManager[Any]:
+    if not use_tqdm:
+        return nullcontext()
+    if callable(use_tqdm):
+        make: Callable[..., Any] = use_tqdm
+    else:
+        from tqdm import tqdm
+
+        make = partial(tqdm, disable=None)  # shows it on a terminal only
+    bar: AbstractContextManager[Any] = make(total=total, desc="Processed prompts", unit="prompt")
+    return bar

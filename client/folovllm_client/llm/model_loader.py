@@ -23,7 +23,8 @@ class ModelLoader:
         require_services()
         self.config = config
         self.device = config.device if device is None else device
-        self.folder: Path = resolve_model(config.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
+        patterns = (*CONFIG_PATTERNS, *WEIGHT_PATTERNS)
+        self.folder: Path = resolve_model(config.model, patterns, config.revision)
 
     def load_model(self) -> "CausalModel":
         """The weights, where and as the config says. Raises ConfigError."""

@@ -158,11 +158,19 @@ def test_an_unprefixed_variable_means_the_tokenizer_service(
 @pytest.mark.parametrize(
     ("arguments", "variables", "message"),
     [
-        (["--engine-prot", "1"], {}, "No such option"),
-        (["--port", "99999"], {}, "'--port': 99999 is not in the range 0<=x<=65535."),
-        (["--dtype", "fp4"], {}, "'fp4' is not one of 'auto', 'float32', 'bfloat16', 'float16'."),
-        ([], {"FOLOVLLM_ENGINE_PORT": "x"}, "'--engine-port' (FOLOVLLM_ENGINE_PORT): 'x' is not"),
-        ([], {"FOLOVLLM_DTYPE": "x"}, "'--dtype' (FOLOVLLM_DTYPE): 'x' is not one of"),
+        (["--engine-prot", "1"], {}, "there is no option --engine-prot; did you mean"),
+        (["--port", "99999"], {}, "--port must be between 0 and 65535, got 99999"),
+        (
+            ["--dtype", "fp4"],
+            {},
+            "--dtype must be one of auto, float32, bfloat16, float16, got 'fp4'",
+        ),
+        (
+            [],
+            {"FOLOVLLM_ENGINE_PORT": "x"},
+            "--engine-port (FOLOVLLM_ENGINE_PORT) must be a whole number",
+        ),
+        ([], {"FOLOVLLM_DTYPE": "x"}, "--dtype (FOLOVLLM_DTYPE) must be one of"),
     ],
 )
 def test_a_bad_flag_of_serve_is_named_as_it_was_written(

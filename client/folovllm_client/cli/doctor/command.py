@@ -3,9 +3,12 @@
 import click
 
 from folovllm.installation.parts import PARTS
+from folovllm_client.cli.group import examples
 
 
-@click.command()
+@click.command(
+    epilog=examples("folovllm doctor", "folovllm doctor engine", "folovllm doctor --clear-caches")
+)
 @click.argument("part", type=click.Choice([*PARTS]), default="client", metavar="[PART]")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @click.option("--clear-caches", is_flag=True, help="Delete what can be made again, and end.")

@@ -7,6 +7,7 @@ import click
 from folovllm.serving.args import SectionedCommand
 from folovllm.serving.variables import unknown_variables
 from folovllm_client.cli.completion import complete_models
+from folovllm_client.cli.group import examples
 from folovllm_client.launch.service_commands import ServeOptions, require_services
 
 
@@ -26,7 +27,8 @@ class ServeCommand(SectionedCommand):
 
 @click.command(
     cls=ServeCommand,
-    epilog="Each option may come from the environment: --port from FOLOVLLM_PORT, --engine-port "
+    epilog=examples("folovllm serve", "folovllm serve --model Qwen/Qwen3-0.6B --port 50060")
+    + "\n\nEach option may come from the environment: --port from FOLOVLLM_PORT, --engine-port "
     "from FOLOVLLM_ENGINE_PORT. The command line wins.",
 )
 @click.pass_context

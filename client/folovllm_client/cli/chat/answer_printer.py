@@ -1,10 +1,13 @@
-"""AnswerPrinter: prints the answer of a chat as it arrives."""
+"""AnswerPrinter prints the answer of a chat as it arrives, JsonPrinter when it is complete."""
+
+import dataclasses
+import json
 
 import click
 
 from folovllm.chat import ChatMessage, ToolCall
-from folovllm.chat_outputs import ChatOutput, ContentDelta, ReasoningDelta
-from folovllm_client.cli.console import harmless, open_console
+from folovllm.chat_outputs import ChatOutput, ChatResult, ContentDelta, ReasoningDelta
+from folovllm_client.cli.console import harmless, open_console, show_text
 from folovllm_client.cli.stream_stats import StreamStats
 
 _RESULT_WIDTH = 200
@@ -41,6 +44,10 @@ class AnswerPrinter:
             self._aside("\n")
         self._line_of = ""
 
+    def end_turn(self, result: ChatResult) -> None:
+        """Ends an answer after which the model calls no more tools."""
+        self.end_line()
+
     def begin_call(self, call: ToolCall) -> None:
         """Shows a tool call while it runs."""
         self.end_line()
@@ -63,6 +70,21 @@ class AnswerPrinter:
 
     def _aside(self, text: str) -> None:
         self._asides.print(harmless(text), style="dim", end="")
+
+
+class JsonPrinter(AnswerPrinter):
+    """Writes each turn's last answer as a line of JSON; tool calls and figures as ever."""
+
+    def __init__(self) -> None:
+        super().__init__(err=True)
+
+    def show(self, output: ChatOutput) -> None:
+        """Writes nothing yet."""
+
+    def end_turn(self, result: ChatResult) -> None:
+        """Writes the answer."""
+        self.end_line()
+        show_text(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
 
 
 def _one_line(text: str) -> str:

@@ -2,10 +2,9 @@
 
 The engine continues all prompts greedily, as one batch. Each prompt with its continuation then goes
 through our decoder and through transformers once, teacher-forced, so that every logit and every
-pick is compared after the same tokens. Needs `folovllm[all]` and transformers.
+pick is compared after the same tokens. Needs `folovllm[all]`.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine_service.config import CacheConfig, ModelConfig
+from engine_service.config import ModelConfig
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.models.causal_model import CausalModel
 from engine_service.runner.input_batch import build_input_batch
@@ -23,7 +22,7 @@ from folovllm.errors import ConfigError
 from folovllm.model_files import CONFIG_PATTERNS, WEIGHT_PATTERNS, resolve_model
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
-from folovllm_client.cli.parity_report import (
+from folovllm_client.cli.quality.parity_report import (
     Divergence,
     LogitError,
     ParityOptions,
@@ -44,9 +43,7 @@ _BLOCK_SIZE = 16
 
 
 def check_parity(options: ParityOptions) -> ParityReport:
-    """Runs both sides. Raises ConfigError if a model or a package is missing."""
-    if importlib.util.find_spec("transformers") is None:
-        raise ConfigError("parity needs transformers; install it with: pip install transformers")
+    """Runs both sides. Raises ConfigError if a model is missing."""
     continued = _continue_prompts(options)
     model, _ = get_model_and_tokenizer(
         ModelConfig(options.model, options.dtype, options.device, quantization=options.quantization)
@@ -74,13 +71,13 @@ def load_reference(folder: Path, dtype: torch.dtype, device: torch.device) -> An
 def _continue_prompts(options: ParityOptions) -> dict[str, RequestOutput]:
     """The prompts by name, each with `steps` tokens that our engine picks; all in one batch."""
     max_length = max(_RANDOM_LENGTHS) + options.steps
-    cache = CacheConfig(_BLOCK_SIZE, num_blocks=options.prompts * -(-max_length // _BLOCK_SIZE))
     llm = LLM(
         options.model,
         dtype=options.dtype,
         device=options.device,
         quantization=options.quantization,
-        cache=cache,
+        block_size=_BLOCK_SIZE,
+        num_gpu_blocks_override=options.prompts * -(-max_length // _BLOCK_SIZE),
     )
     room = llm.model_info.max_model_len - options.steps
     if room < 1:
@@ -99,7 +96,7 @@ def _prompts(llm: LLM, count: int, max_length: int) -> dict[str, list[int]]:
     generator = torch.Generator().manual_seed(0)
     texts = _TEXTS[: count // 2]
     prompts = {
-        f"text {number}": llm.tokenizer.encode(text)[:max_length]
+        f"text {number}": llm.get_tokenizer().encode(text)[:max_length]
         for number, text in enumerate(texts, start=1)
     }
     for number in range(count - len(texts)):
