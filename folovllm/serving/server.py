@@ -46,6 +46,14 @@ class ServerConfig:
         type=Seconds(0),
         metavar="SECONDS",
     )
+    hang_timeout: float = option(
+        15.0,
+        "Time without a sign of life after which `folovllm serve`, or the parent of --workers, "
+        "replaces the process.",
+        own=True,
+        type=Seconds(1),
+        metavar="SECONDS",
+    )
     reflection: bool = option(
         True, "Do not serve the schema to tools such as grpcurl.", "--no-reflection", own=True
     )
@@ -54,6 +62,11 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def stop_timeout(self) -> float:
+        """Seconds after SIGTERM in which it has ended, unless it hangs."""
+        return self.grace_period + 5 * _LAST_GRACE
 
 
 class GrpcServer:
