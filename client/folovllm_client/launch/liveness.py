@@ -15,10 +15,12 @@ _NO_ANSWER = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
 
 
 class Liveness:
-    """What is known of a service at an address since it was started."""
+    """What is known of a service at an address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, has_started: bool = False) -> None:
+        """How long a start may take is not known; one that `has_started` must answer."""
         self._address = address
+        self._has_started = has_started
         self._answered_at: float | None = None
 
     @property
@@ -29,10 +31,9 @@ class Liveness:
         return asyncio.get_running_loop().time() - self._answered_at
 
     async def until_silent(self, seconds: float) -> None:
-        """Returns when a service that has answered before has not for so many seconds.
+        """Returns when a service that has started has not answered for so many seconds.
 
-        They are counted while this process runs, which may have been stopped meanwhile. How long a
-        start may take is not known.
+        They are counted while this process runs, which may have been stopped meanwhile.
         """
         unanswered = 0.0
         while unanswered < seconds:
@@ -40,7 +41,7 @@ class Liveness:
                 while await self._answers(channel):
                     unanswered = 0.0
                     await asyncio.sleep(_INTERVAL)
-            if self._answered_at is not None:
+            if self._has_started:
                 unanswered += _INTERVAL
 
     async def _answers(self, channel: grpc.aio.Channel) -> bool:
@@ -56,5 +57,5 @@ class Liveness:
                 await asyncio.sleep(max(0.0, _INTERVAL - passed))
                 return False
         if self._answered_at is None:
-            self._answered_at = started
+            self._answered_at, self._has_started = started, True
         return True

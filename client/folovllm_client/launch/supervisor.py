@@ -15,6 +15,7 @@ from folovllm.errors import from_rpc_error
 from folovllm.serving.background_tasks import first
 from folovllm.serving.channel import open_channel
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
+from folovllm_client.launch.liveness import Liveness
 from folovllm_client.launch.service_keeper import ServiceEndedError, ServiceKeeper, Upkeep
 from folovllm_client.launch.service_process import ServiceProcess
 
@@ -43,7 +44,7 @@ class Supervisor:
         self._services = {
             name: ServiceProcess(name, command, on_log) for name, command in commands.items()
         }
-        self._stop_timeouts = dict.fromkeys(commands, _STOP_TIMEOUT)
+        self._upkeeps: Mapping[str, Upkeep] = {}
 
     async def start(self) -> None:
         """Starts them; returns before they are ready."""
@@ -65,7 +66,7 @@ class Supervisor:
 
         `on_restart` gets a line about each start. Raises ServiceEndedError if one does not settle.
         """
-        self._stop_timeouts.update((name, each.stop_timeout) for name, each in upkeeps.items())
+        self._upkeeps = upkeeps
         keepers = [
             ServiceKeeper(service, upkeeps[name], on_restart)
             for name, service in self._services.items()
@@ -73,9 +74,27 @@ class Supervisor:
         await first(*(keeper.keep() for keeper in keepers))
 
     async def stop(self) -> None:
-        """Ends the tokenizer service, then the engine service; each finishes its streams first."""
-        for name, service in reversed(self._services.items()):
-            await service.stop(self._stop_timeouts[name])
+        """Ends the tokenizer service, then the engine service; each finishes its streams first.
+
+        One that hangs meanwhile is ended, so that the other need not wait for it.
+        """
+        watches = [
+            asyncio.create_task(self._end_silent(name))
+            for name in self._services.keys() & self._upkeeps
+        ]
+        try:
+            for name, service in reversed(self._services.items()):
+                upkeep = self._upkeeps.get(name)
+                await service.stop(upkeep.stop_timeout if upkeep else _STOP_TIMEOUT)
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+
+    async def _end_silent(self, name: str) -> None:
+        upkeep = self._upkeeps[name]
+        await Liveness(upkeep.address, has_started=True).until_silent(upkeep.hang_timeout)
+        await self._services[name].abort()
 
     def kill(self) -> None:
         """Ends both at once."""
