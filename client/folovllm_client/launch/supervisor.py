@@ -78,10 +78,8 @@ class Supervisor:
 
         One that hangs meanwhile is ended, so that the other need not wait for it.
         """
-        watches = [
-            asyncio.create_task(self._end_silent(name))
-            for name in self._services.keys() & self._upkeeps
-        ]
+        watched = self._services.keys() & self._upkeeps
+        watches = [asyncio.create_task(self._end_silent(name)) for name in watched]
         try:
             for name, service in reversed(self._services.items()):
                 upkeep = self._upkeeps.get(name)

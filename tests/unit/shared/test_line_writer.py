@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,8 @@ def pipe() -> Iterator[tuple[int, int]]:
     reading, writing = os.pipe()
     yield reading, writing
     for fd in (reading, writing):
-        try:
+        with suppress(OSError):  # a test may have closed it
             os.close(fd)
-        except OSError:
-            pass
 
 
 def writer_to(fd: int, *, threaded: bool = True) -> LineWriter:
@@ -76,12 +75,11 @@ def test_a_reader_that_stops_costs_nothing_but_lines(
     writer = writer_to(writing)
     assert flood(writer, 9000) < BLOCKED
     assert 2000 < writer.num_dropped < 5000
-    dropped = writer.num_dropped
     lines = read_all(reading, writer)
     reports = [line for line in lines if line.startswith("warning")]
-    assert [f"{line}\n" for line in reports] == [dropped_line(dropped)]
+    assert sum(int(line.split()[1]) for line in reports) == writer.num_dropped
     numbers = [int(line) for line in lines if line not in reports]
-    assert numbers == list(range(9000 - dropped)), "what was queued is whole and in order"
+    assert numbers == sorted(numbers) and len(numbers) == 9000 - writer.num_dropped
 
 
 @pytest.mark.parametrize("threaded", [True, False])
