@@ -132,12 +132,14 @@ def test_a_line_of_which_only_the_beginning_fits_is_broken_off(pipe: tuple[int, 
 def test_the_end_of_the_process_waits_for_a_stopped_reader_only_so_long(
     pipe: tuple[int, int],
 ) -> None:
-    writer = writer_to(pipe[1])
+    reading, writing = pipe
+    writer = writer_to(writing)
     flood(writer, 2000)
     started = time.monotonic()
     writer.finish(0.05)
     assert 0.05 <= time.monotonic() - started < BLOCKED
     assert flood(writer, 10) < BLOCKED, "later lines are not waited for either"
+    assert len(read_all(reading, writer)) == 2010
 
 
 def test_a_stream_passes_on_whole_lines_and_what_is_flushed(pipe: tuple[int, int]) -> None:
