@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from engine_service.runner.sampling.logprobs import position_logprobs
-from folovllm.errors import ServerError
 from folovllm.outputs import Logprob
 
 
@@ -42,11 +41,13 @@ def test_more_candidates_than_tokens() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_logits_that_are_not_numbers_raise(bad: float) -> None:
-    logits = torch.zeros(2, 8)
+def test_a_row_of_logits_that_are_not_numbers_has_none(bad: float) -> None:
+    logits = torch.randn(3, 8, generator=torch.Generator().manual_seed(1))
+    expected = position_logprobs(logits.clone(), [[0], [0], [2, 5]], [1, 1, 2])
     logits[1, 3] = bad
-    with pytest.raises(ServerError, match="not finite"):
-        position_logprobs(logits, [[0], [0]], [1, 1])
+    found = position_logprobs(logits, [[0], [0], [2, 5]], [1, 1, 2])
+    assert found == [expected[0], None, expected[2]]
+    assert position_logprobs(logits[1:2], [[0]], [1]) == [None]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
