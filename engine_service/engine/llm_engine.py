@@ -38,6 +38,7 @@ from folovllm.errors import ConfigError, InvalidRequestError, NotFoundError, Ser
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
+
 # A priority before those of all requests, which are int32.
 _FIRST = -(2**31) - 1
 

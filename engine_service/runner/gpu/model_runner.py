@@ -140,7 +140,8 @@ class GpuModelRunner:
         redrawn = self._draw_altered(logits, draws, token_ids)
         if redrawn:
             changed = self._indexes([state_indexes[drawing[row]] for row in redrawn])
-            self._state.last_tokens[changed] = token_ids[self._indexes(redrawn)]
+            # -1 is a failed draw, see `sequence_states`.
+            self._state.last_tokens[changed] = token_ids[self._indexes(redrawn)].clamp_(min=0)
         logprobs, failures = drawn_logprobs(raw, draws, drawing, token_ids)
         tokens = self._downloads.start(token_ids)
         return GpuStep(scheduled, drawing, tokens, logprobs, {}, failures)

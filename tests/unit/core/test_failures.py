@@ -45,6 +45,7 @@ def run(engine: LLMEngine) -> tuple[dict[str, RequestOutput], dict[str, FolovErr
     failures: dict[str, FolovError] = {}
     while engine.has_unfinished_requests():
         for output in engine.step():
+            assert output.request_id not in failures
             results.setdefault(output.request_id, RequestOutput()).add(output)
         for failure in engine.drain_failures():
             assert failure.name not in failures
