@@ -71,5 +71,5 @@ def test_a_step_that_hangs_does_not_hold_up_the_end(signals: int) -> None:
             service.process.send_signal(signal.SIGTERM)
             time.sleep(0.1)
         service.process.wait(timeout=20)
-        assert time.monotonic() - began < 7
+        assert time.monotonic() - began < 4
         assert stream.code() is not grpc.StatusCode.OK
