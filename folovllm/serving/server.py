@@ -7,6 +7,7 @@ finish within the grace period, then the server stops. A second signal ends the 
 """
 
 import asyncio
+import math
 import signal
 from dataclasses import dataclass
 
@@ -120,11 +121,17 @@ class GrpcServer:
         """Returns when a stop was requested."""
         await self._stop.wait()
 
-    async def drain(self) -> None:
-        """Ends the server as the module's docstring says."""
+    @property
+    def ends_at_once(self) -> bool:
+        """Whether a stop was requested twice."""
+        return self._hard_stop.is_set()
+
+    async def drain(self, max_grace: float = math.inf) -> None:
+        """Ends the server as the module's docstring says, in no more than `max_grace` seconds."""
         await self._health.enter_graceful_shutdown()
         log.info("draining", calls=len(self.active_calls))
-        await first(self.active_calls.drain(self._config.grace_period), self._hard_stop.wait())
+        grace_period = min(self._config.grace_period, max_grace)
+        await first(self.active_calls.drain(grace_period), self._hard_stop.wait())
         # Health watches never end by themselves; they are cancelled.
         await self.grpc.stop(grace=_LAST_GRACE)
         # Their tasks end in the loop's next round; if it ended first, each would print a traceback.

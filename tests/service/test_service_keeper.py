@@ -12,8 +12,8 @@ import pytest
 
 from folovllm_client.launch import liveness, service_keeper
 from folovllm_client.launch.service_commands import free_ports
-from folovllm_client.launch.service_keeper import ServiceEndedError, Upkeep
-from folovllm_client.launch.service_process import ServiceProcess
+from folovllm_client.launch.service_keeper import Upkeep
+from folovllm_client.launch.service_process import ServiceEndedError, ServiceProcess
 from folovllm_client.launch.supervisor import Supervisor, until_serving
 
 ROOT = Path(__file__).parents[2]

@@ -20,8 +20,8 @@ from folovllm_client.cli.serve.log_lines import LogLines
 from folovllm_client.cli.serve.run import supervise
 from folovllm_client.launch import child
 from folovllm_client.launch.service_commands import ServeOptions, free_ports
+from folovllm_client.launch.service_process import ServiceEndedError
 from folovllm_client.launch.supervisor import (
-    ServiceEndedError,
     Supervisor,
     run_services,
     until_serving,

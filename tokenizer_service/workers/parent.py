@@ -13,7 +13,6 @@ import math
 import os
 import select
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -24,7 +23,7 @@ from typing import NoReturn
 import structlog
 
 from folovllm.errors import ConfigError
-from folovllm.serving.output.standard_streams import finish_output
+from folovllm.serving.output.standard_streams import exit_now
 from tokenizer_service.workers.worker import Heart, Worker
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -174,10 +173,8 @@ class Workers:
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stderr.flush()
-            finish_output()
             # Without what the parent would do at its own exit.
-            os._exit(status)
+            exit_now(status)
 
     def _end_with_parent(self) -> None:
         os.read(self._life, 1)

@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from folovllm.errors import FolovError
 from folovllm_client.launch.liveness import Liveness
-from folovllm_client.launch.service_process import ServiceProcess
+from folovllm_client.launch.service_process import ServiceEndedError, ServiceProcess
 
 # Seconds before the next start, doubled each time that the service does not settle.
 _PAUSE = 1.0
@@ -15,10 +14,6 @@ _MAX_PAUSE = 30.0
 _SETTLED = 60.0
 # In a row, without settling.
 _MAX_ENDS = 5
-
-
-class ServiceEndedError(FolovError):
-    """One of the services ended unexpectedly; the message has the service's own reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,17 @@ from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from folovllm.errors import FolovError
 from folovllm.serving.variables import PREFIX
 from folovllm_client.launch.failure_reason import FailureReason
 
 # Seconds for the last lines of a service that has ended, and for the stacks of one that hangs.
 _LAST_LINES = 1.0
 _LAST_WORDS = 2.0
+
+
+class ServiceEndedError(FolovError):
+    """A service ended unexpectedly; the message has its own reason."""
 
 
 class ServiceProcess:

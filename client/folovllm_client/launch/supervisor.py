@@ -16,8 +16,8 @@ from folovllm.serving.background_tasks import first
 from folovllm.serving.channel import open_channel
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm_client.launch.liveness import Liveness
-from folovllm_client.launch.service_keeper import ServiceEndedError, ServiceKeeper, Upkeep
-from folovllm_client.launch.service_process import ServiceProcess
+from folovllm_client.launch.service_keeper import ServiceKeeper, Upkeep
+from folovllm_client.launch.service_process import ServiceEndedError, ServiceProcess
 
 # Reconnects quickly to a server that is just starting.
 _PROBE_OPTIONS = [

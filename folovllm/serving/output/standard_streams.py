@@ -7,6 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from folovllm.serving.output.line_stream import LineStream
 from folovllm.serving.output.line_writer import LineWriter
@@ -39,12 +40,18 @@ def unblock_standard_streams(
 
 
 def finish_output(seconds: float = _LAST_LINES) -> None:
-    """Writes what is queued; to be called before os._exit, which runs nothing else."""
+    """For the end of the process: writes what is queued, but gives up after so many seconds."""
     give_up = time.monotonic() + seconds
     for stream in (sys.stderr, sys.stdout):
         if isinstance(stream, LineStream):
             stream.flush()
             stream.writer.finish(max(0.0, give_up - time.monotonic()))
+
+
+def exit_now(status: int) -> NoReturn:
+    """Ends the process whatever its threads do, after its last lines."""
+    finish_output()
+    os._exit(status)
 
 
 def num_dropped_lines() -> int:

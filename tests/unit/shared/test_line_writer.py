@@ -37,7 +37,12 @@ def writer_to(fd: int, *, threaded: bool = True) -> LineWriter:
 def read_all(fd: int, writer: LineWriter) -> list[str]:
     """What comes until the queue is written, read as it comes."""
     data = bytearray()
-    finishing = threading.Thread(target=lambda: (writer.finish(20), os.close(writer.fd)))
+
+    def finish() -> None:
+        writer.finish(20)
+        os.close(writer.fd)
+
+    finishing = threading.Thread(target=finish)
     finishing.start()
     while chunk := os.read(fd, 65536):
         data += chunk
@@ -61,9 +66,8 @@ def test_lines_come_in_order_and_at_once(pipe: tuple[int, int]) -> None:
     writer.write("ready\n")
     assert os.read(reading, 100) == b"ready\n"  # without any other line after it
     lines = [f"{number} " + "x" * random.Random(number).randint(0, 9000) for number in range(200)]
-    writing_thread = threading.Thread(target=lambda: [writer.write(f"{each}\n") for each in lines])
-    writing_thread.start()
-    writing_thread.join()
+    for line in lines:
+        writer.write(f"{line}\n")
     assert read_all(reading, writer) == lines
 
 
