@@ -21,6 +21,7 @@ from engine_service.config import SERVICE, EngineServiceConfig, parse_args
 from engine_service.distributed.rank import Rank
 from folovllm.errors import ConfigError, FolovError
 from folovllm.serving.args import warn_of_unknown_variables
+from folovllm.serving.channel import ENGINE_SERVER_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging, forward_logging
 from folovllm.serving.memory import collector_paused, settle_memory
@@ -38,7 +39,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("engine_service")
 
 async def serve(config: EngineServiceConfig, rank: Rank) -> int:
     """Runs the service until it is told to stop; returns the exit status. Raises ConfigError."""
-    server = GrpcServer(config.server, ENGINE_SERVICE)
+    server = GrpcServer(config.server, ENGINE_SERVICE, ENGINE_SERVER_OPTIONS)
     port = server.bind()
     _set_libraries()
     # Imported after the port is ours: it imports torch, which takes a second.

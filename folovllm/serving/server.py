@@ -9,6 +9,7 @@ finish within the grace period, then the server stops. A second signal ends the 
 import asyncio
 import math
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
@@ -73,14 +74,19 @@ class ServerConfig:
 class GrpcServer:
     """One grpc.aio server with health, reflection, interceptor and drain."""
 
-    def __init__(self, config: ServerConfig, service_name: str) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        service_name: str,
+        options: Sequence[tuple[str, int]] = SERVER_OPTIONS,
+    ) -> None:
         self._config = config
         self._service_name = service_name
         self.active_calls = ActiveCalls()
         # By default gRPC would let a second server share the port silently.
-        options = [*SERVER_OPTIONS, ("grpc.so_reuseport", int(config.share_port))]
+        share = ("grpc.so_reuseport", int(config.share_port))
         self.grpc = grpc.aio.server(
-            interceptors=[CallInterceptor(self.active_calls)], options=options
+            interceptors=[CallInterceptor(self.active_calls)], options=[*options, share]
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
