@@ -14,6 +14,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+import tokenizer_service.__main__
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import ServerConfig
 from folovllm.v1 import (
@@ -25,10 +26,10 @@ from folovllm.v1 import (
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.fakes.engine import FakeEngine, engine_process, running
-from tokenizer_service.__main__ import serve
 from tokenizer_service.config import TokenizerServiceConfig
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.model import TextModel
+from tokenizer_service.servicer import TokenizerServicer
 from tokenizer_service.text.tokenizer import Tokenizer
 
 Request = messages.GenerateRequest
@@ -152,8 +153,12 @@ async def test_a_service_that_cannot_tell_its_health_any_more_ends(
         yield False
         raise KeyError("a bug")
 
+    async def no_warm_up(servicer: TokenizerServicer) -> None:
+        """It would exempt what this process holds from being collected."""
+
     monkeypatch.setattr(EnginePool, "readiness", broken)
+    monkeypatch.setattr(tokenizer_service.__main__, "_warm_up", no_warm_up)
     config = TokenizerServiceConfig(server=ServerConfig(port=0))
     with pytest.raises(KeyError, match="a bug"):
         async with asyncio.timeout(30):
-            await serve(config, TextModel.from_folder(model))
+            await tokenizer_service.__main__.serve(config, TextModel.from_folder(model))
