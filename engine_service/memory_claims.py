@@ -144,9 +144,9 @@ def _write(folder: Path, owner: int, num_bytes: int) -> HeldClaim:
 
 
 def _read(path: Path, owner: int) -> Claim | None:
-    """The claim of a file; None if it is void, unreadable or the owner's. Removes void ones.
+    """The claim of a file; None if it is void, which removes it, unreadable or the owner's.
 
-    What its process has grown by since is taken already.
+    What its process has grown by since is taken already, and None if that is everything.
     """
     try:
         with path.open("r+") as file:
@@ -161,7 +161,8 @@ def _read(path: Path, owner: int) -> Claim | None:
     # The last: a fork of a process that has ended keeps its lock.
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return None
-    return Claim(pid, max(0, planned - max(0, grown)))
+    untouched = planned - max(0, grown)
+    return Claim(pid, untouched) if untouched > 0 else None
 
 
 def _listening_ports(pid: int) -> list[int]:

@@ -140,6 +140,14 @@ def test_a_process_that_has_ended_claims_nothing_though_its_fork_keeps_the_lock(
         assert others(tmp_path) == ()
 
 
+def test_a_claim_is_used_up_once_its_process_has_grown_by_as_much(tmp_path: Path) -> None:
+    fields = {"pid": os.getpid(), "owner": OTHER, "planned": MIB, "resident": 0}
+    with claim_file(tmp_path, json.dumps(fields)):
+        assert others(tmp_path) == ()
+    with claim_file(tmp_path, json.dumps({**fields, "resident": 2**50})):  # it has shrunk since
+        assert others(tmp_path) == (Claim(os.getpid(), MIB),)
+
+
 def test_planning_goes_on_where_claims_cannot_be_made(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
