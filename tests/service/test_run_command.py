@@ -128,7 +128,7 @@ def test_a_model_of_the_hub_is_fetched_once(run: Running, tmp_path: Path) -> Non
         }
         for _ in range(2):
             result = run("org/tiny", "ab", "--max-tokens", "0")
-            assert result.stderr == "error: --max-tokens must be at least 1, got 0\n"
+            assert result.stderr.startswith("error: --max-tokens must be at least 1, or -1 ")
         assert hub.downloads == []
         result = run("org/tiny", "ab")
         assert result.stdout == "ba\n"
