@@ -10,7 +10,7 @@ from typing import NamedTuple, get_args
 import click
 
 from folovllm.errors import ConfigError
-from folovllm.serving.args import option, parse
+from folovllm.serving.args import Seconds, option, parse
 from folovllm.serving.logs import LogFormat
 from folovllm.serving.server import ServerConfig
 
@@ -165,10 +165,24 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchdogConfig:
+    """When an engine is given up."""
+
+    max_step_seconds: float = option(
+        30.0,
+        "A step that takes this long, and ten times as long as any of its size before, is stuck: "
+        "the service ends.",
+        type=Seconds(1),
+        metavar="SECONDS",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class EngineServiceConfig:
     """The engine, and the server in front of it."""
 
     engine: EngineConfig = field(default_factory=EngineConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     server: ServerConfig = field(default_factory=lambda: ServerConfig(port=DEFAULT_PORT))
     log_format: LogFormat = option(
         "text",

@@ -106,6 +106,8 @@ class SchedulerOutput:
     scheduled: tuple[ScheduledSequence, ...]
     block_copies: tuple[tuple[int, int], ...] = ()
     """(source, target) block ids, made by forks."""
+    num_tokens: int = 0
+    """Tokens that it computes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,11 @@ class Scheduler:
         """
         return self._results.apply(output, runner_output)
 
+    def drain_started(self) -> list[Request]:
+        """The requests that have been scheduled for the first time since the last call."""
+        started, self._states.started = self._states.started, []
+        return started
+
     def drain_failures(self) -> list[tuple[Request, Exception]]:
         """The requests that have failed since the last call, and why. They have ended."""
         return self._results.drain_failures()
@@ -152,7 +157,9 @@ class Scheduler:
         return SchedulerOutputBuilder(limits.max_num_batched_tokens, limits.eos_token_ids)
 
     def _built(self, builder: SchedulerOutputBuilder) -> SchedulerOutput:
-        return SchedulerOutput(builder.scheduled(), self._kv.drain_block_copies())
+        return SchedulerOutput(
+            builder.scheduled(), self._kv.drain_block_copies(), builder.num_tokens
+        )
 
     def _schedule_running(self, builder: SchedulerOutputBuilder) -> bool:
         """Adds the running sequences; True if the pool ran out and one was preempted."""

@@ -1,8 +1,9 @@
 """AsyncEngine: one thread that owns the device, and the event loop that talks to it.
 
 Commands go in through a blocking queue, so an idle engine uses no CPU. The outputs of a step reach
-the event loop in one callback. If the thread fails, every stream ends with EngineDeadError, and so
-does every later request.
+the event loop in one callback. A request that fails by itself ends with its own error. If the
+thread fails, or is given up, every stream ends with EngineDeadError, and so does every later
+request.
 """
 
 import asyncio
@@ -10,17 +11,20 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 
 import structlog
 
 from engine_service.engine.commands import Abort, Command, Matchers, StreamCommand
+from engine_service.engine.failures import RequestFailure, request_failure
 from engine_service.engine.llm_engine import EngineLoad, LLMEngine
 from engine_service.engine.output_stream import OutputStream
+from engine_service.engine.step_clock import StepClock
 from folovllm.errors import (
     EngineDeadError,
-    FolovError,
     InvalidRequestError,
     QueueFullError,
+    ServerError,
     UnavailableError,
 )
 from folovllm.model_info import ModelInfo
@@ -42,9 +46,17 @@ class AsyncEngine:
     """Serves many callers at once. All methods belong to one event loop."""
 
     def __init__(
-        self, build: Callable[[], LLMEngine], max_num_waiting: int, step: Step = step_alone
+        self,
+        build: Callable[[], LLMEngine],
+        max_num_waiting: int,
+        step: Step = step_alone,
+        min_stuck_seconds: float = 30.0,
     ) -> None:
-        """The engine's own thread calls `build`, so that all device objects live there."""
+        """The engine's own thread calls `build`, so that all device objects live there.
+
+        `min_stuck_seconds` is the floor of the `step_clock`.
+        """
+        self.step_clock = StepClock(min_stuck_seconds)
         self._build = build
         self._max_num_waiting = max_num_waiting
         self._step = step
@@ -83,6 +95,17 @@ class AsyncEngine:
     def load(self) -> EngineLoad:
         """How busy the engine was after its latest step."""
         return self._load
+
+    @property
+    def num_step_tokens(self) -> int:
+        """Tokens of the step that is computed, or was the last. For any thread."""
+        return self._engine.num_step_tokens if self._engine else 0
+
+    @property
+    def thread_id(self) -> int:
+        """The identifier of the engine's thread, which has started."""
+        assert self._thread.ident is not None
+        return self._thread.ident
 
     @property
     def num_requests(self) -> int:
@@ -175,16 +198,24 @@ class AsyncEngine:
         """Returns when the engine's thread has failed."""
         await self._died.wait()
 
-    async def stop(self) -> None:
-        """Ends the thread after its present step; running streams end with EngineDeadError."""
-        self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
-        self._fail_all(EngineDeadError("the engine was stopped"))
+    def fail(self, reason: str) -> None:
+        """Gives the engine's thread up, as if it had failed. For any thread."""
+        self._call_soon(self._fail_all, reason)
 
-    def _fail_all(self, error: EngineDeadError) -> None:
+    async def stop(self, timeout: float = 10.0) -> bool:
+        """Ends the thread after its present step; running streams end with EngineDeadError.
+
+        False if the step has not ended after `timeout` seconds. The thread lives on then.
+        """
+        self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join, timeout)
+        self._fail_all("the engine was stopped")
+        return not self._thread.is_alive()
+
+    def _fail_all(self, reason: str) -> None:
         self._died.set()
         for stream in self._streams.values():
-            stream.fail(error)
+            stream.fail(EngineDeadError(reason, stream.scheduled))
         self._streams.clear()
         self._num_waiting = 0
         self._notify_load_watchers()
@@ -193,7 +224,9 @@ class AsyncEngine:
         for changed in self._load_watchers:
             changed()
 
-    def _deliver(self, outputs: list[CompletionOutput]) -> None:
+    def _deliver(
+        self, outputs: list[CompletionOutput], failures: Sequence[RequestFailure] = ()
+    ) -> None:
         for output in outputs:
             stream = self._streams.get(output.request_id)
             if stream is None:
@@ -202,15 +235,22 @@ class AsyncEngine:
             stream.put(output)
             if stream.complete:
                 del self._streams[output.request_id]
+        for failure in failures:
+            self._end(failure)
         self._notify_load_watchers()
 
-    def _refuse(self, name: str, error: FolovError) -> None:
-        """Ends the stream of a command that the engine refuses."""
-        stream = self._streams.pop(name, None)
+    def _end(self, failure: RequestFailure) -> None:
+        """Ends a stream with an error."""
+        stream = self._streams.pop(failure.name, None)
         if stream is not None:
-            self._num_waiting -= 1
-            stream.fail(error)
-            self._notify_load_watchers()
+            self._num_waiting -= not stream.started
+            stream.fail(failure.error)
+
+    def _set_scheduled(self, names: list[str]) -> None:
+        for name in names:
+            stream = self._streams.get(name)
+            if stream is not None:
+                stream.scheduled = True
 
     # From here on: the engine's thread.
 
@@ -221,16 +261,26 @@ class AsyncEngine:
         except Exception as error:
             self._call_soon(self._ready.set_exception, error)
             return
+        except BaseException as error:
+            failed = ServerError(f"the engine does not start: {error!r}")
+            self._call_soon(self._ready.set_exception, failed)
+            return
         self._load = engine.load()
+        engine.on_scheduled = partial(self._call_soon, self._set_scheduled)
         self._call_soon(self._ready.set_result, engine)
         try:
             while (commands := self._apply_commands(engine)) is not None:
+                self.step_clock.begin()
                 outputs = self._step(engine, commands)
+                self.step_clock.end(engine.num_step_tokens)
                 self._load = engine.load()
-                self._call_soon(self._deliver, outputs)
-        except Exception:
+                self._call_soon(self._deliver, outputs, engine.drain_failures())
+        except BaseException:  # a panic of a library is no Exception
+            # First, since logging may block or fail.
+            self.fail("the engine has failed")
             log.exception("the engine failed")
-            self._call_soon(self._fail_all, EngineDeadError("the engine has failed"))
+        finally:
+            self.step_clock.rest()
 
     def _apply_commands(self, engine: LLMEngine) -> list[Command] | None:
         """Applies all commands, waiting for one if there is nothing to do; None to stop.
@@ -239,8 +289,11 @@ class AsyncEngine:
         """
         applied: list[Command] = []
         while True:
+            idle = not engine.has_unfinished_requests()
+            if idle:
+                self.step_clock.rest()
             try:
-                item = self._inbox.get(block=not engine.has_unfinished_requests())
+                item = self._inbox.get(block=idle)
             except queue.Empty:
                 return applied
             if item is None:
@@ -248,8 +301,9 @@ class AsyncEngine:
             command, matchers = item
             try:
                 outputs = command.apply(engine, matchers)
-            except FolovError as error:
-                self._call_soon(self._refuse, command.name, error)
+            except Exception as error:
+                failure = request_failure(command.name, error)
+                self._call_soon(self._deliver, [], [failure])
                 continue
             applied.append(command)
             if outputs:

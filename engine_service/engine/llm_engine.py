@@ -10,7 +10,7 @@ So the device always has its next step, and the host's work costs no time of its
 runner, each step is read before the next is planned.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -87,6 +87,10 @@ class LLMEngine:
         self._parents = ParentRequests()
         self._unannounced: set[str] = set()  # whose RequestInfo has not been sent
         self._judge = FailureJudge(self._start_probe)
+        self.on_scheduled: Callable[[list[str]], None] | None = None
+        """Is told the names of requests before the first step of each."""
+        self.num_step_tokens = 0
+        """Tokens of the step that is computed, or was the last. Other threads may read it."""
 
     def make_matcher(self, params: SamplingParams) -> TokenMatcher | None:
         """Compiles the grammar that `params` ask for, if any.
@@ -190,15 +194,17 @@ class LLMEngine:
             raise self._judge.drain()[0].error
         scheduler, runner = self.scheduler, self._overlapping
         if runner is None:
-            planned = scheduler.schedule()
+            planned = self._planned(scheduler.schedule())
             result = self.runner.execute(planned)
         else:
             if self._in_flight is None:
-                planned = scheduler.schedule()
+                planned = self._planned(scheduler.schedule())
                 self._in_flight = planned, runner.launch(planned)
             planned, launched = self._in_flight
             ahead = scheduler.schedule_ahead(planned)
-            self._in_flight = None if ahead is None else (ahead, runner.launch(ahead))
+            self._in_flight = None
+            if ahead is not None:
+                self._in_flight = self._planned(ahead), runner.launch(ahead)
             result = launched.result()
         outputs = self._outputs(scheduler.update_from_output(planned, result))
         failures = [self._fail(*failed) for failed in scheduler.drain_failures()]
@@ -230,6 +236,14 @@ class LLMEngine:
             kv_cache_usage=self._kv.usage,
             num_free_kv_blocks=self._kv.num_free_blocks,
         )
+
+    def _planned(self, planned: SchedulerOutput) -> SchedulerOutput:
+        """Tells of a step that is computed next."""
+        self.num_step_tokens = planned.num_tokens
+        started = self.scheduler.drain_started()
+        if started and self.on_scheduled is not None:
+            self.on_scheduled([self._parents.name_of(each.request_id, 0)[0] for each in started])
+        return planned
 
     def _outputs(self, changes: Iterable[SequenceOutput]) -> list[CompletionOutput]:
         """What changed, as outputs; starts requests that waited for one that ended."""

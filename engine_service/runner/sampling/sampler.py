@@ -42,9 +42,9 @@ def sample(
 ) -> list[list[int]]:
     """A token id for each of the sample_indexes of each sequence.
 
-    No id for a row whose maximum is not a finite number. `logits` is [len(sequences), vocab_size] in
-    any floating type and may be overwritten; `grammar_masks` has for some rows the ids that may be
-    drawn, bool [vocab_size].
+    No id for a row whose maximum is not a finite number. `logits` is [len(sequences), vocab_size]
+    in any floating type and may be overwritten; `grammar_masks` has for some rows the ids that may
+    be drawn, bool [vocab_size].
     """
     logits = process_logits(logits, sequences, grammar_masks)
     drawn = _greedy(logits, sequences, argmax)

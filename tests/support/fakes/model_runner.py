@@ -93,10 +93,10 @@ class FakeModelRunner:
         self._hold_at: int | None = None
         self.is_held = False
         """Whether a step waits for `release`."""
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         """Raised by the next step."""
         self.overflow: int | None = None
-        """The KV of a token is NaN if its hash is a multiple of this, and so is all that reads it."""
+        """A token's KV is NaN if its hash is a multiple of this, and so is all that reads it."""
         self.sees_chunks = True
         """Whether it notices NaN in what draws nothing."""
         self.poison: Poison = frozenset()

@@ -1,4 +1,4 @@
-"""What fails by itself fails alone: whatever is NaN, whenever, all others get what they get alone."""
+"""What fails by itself fails alone: all others get what they get without it."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
