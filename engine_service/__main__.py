@@ -4,6 +4,7 @@ torchrun starts it as several processes that compute one model. The first is the
 """
 
 import asyncio
+import math
 import os
 import sys
 from collections.abc import Coroutine
@@ -19,6 +20,10 @@ from folovllm.serving.memory import collector_paused, settle_memory
 from folovllm.serving.server import GrpcServer
 from folovllm.v1 import engine_service_pb2_grpc
 
+# Seconds for the last messages of an engine that has died, and for the last step of one that stops.
+_DEATH_GRACE = 3.0
+_STOP_LIMIT = 2.0
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("engine_service")
 
 
@@ -31,10 +36,17 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
     with collector_paused():
         from engine_service.distributed.launch import EngineRanks
         from engine_service.engine.async_engine import AsyncEngine
+        from engine_service.engine.watchdog import Watchdog
         from engine_service.servicer import EngineServicer
 
     ranks = EngineRanks(config.engine, rank)
-    engine = AsyncEngine(ranks.build, config.engine.scheduler.max_num_waiting, ranks.step)
+    engine = AsyncEngine(
+        ranks.build,
+        config.engine.scheduler.max_num_waiting,
+        ranks.step,
+        config.watchdog.max_step_seconds,
+    )
+    watchdog = Watchdog(engine)
     engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
         EngineServicer(engine, server.active_calls), server.grpc
     )
@@ -45,6 +57,7 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
         info = engine.info
         settle_memory()
         await server.set_serving(True)
+        watchdog.start()
         log.info(
             "ready",
             address=f"{config.server.host}:{port}",
@@ -56,11 +69,15 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
             max_model_len=info.max_model_len,
             kv_tokens=info.num_kv_blocks * info.block_size,
         )
-        died = await _finishes_before_stop(engine.wait_died(), server)
+        await _finishes_before_stop(engine.wait_died(), server)
     finally:
-        await server.drain()
+        # The streams of an engine that has died have ended.
+        await server.drain(_DEATH_GRACE if engine.has_died else math.inf)
+    died = engine.has_died
+    watchdog.stop()
+    if not await engine.stop(0.0 if server.ends_at_once else _STOP_LIMIT):
+        os._exit(int(died))  # a step that does not end
     if not died:
-        await engine.stop()
         ranks.stop()
     return int(died)
 

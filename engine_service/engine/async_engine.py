@@ -194,6 +194,11 @@ class AsyncEngine:
         self._inbox.put((Abort(name, tuple(indexes)), ()))
         return True
 
+    @property
+    def has_died(self) -> bool:
+        """Whether the engine's thread has failed, or was given up or stopped."""
+        return self._died.is_set()
+
     async def wait_died(self) -> None:
         """Returns when the engine's thread has failed."""
         await self._died.wait()

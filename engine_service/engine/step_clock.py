@@ -7,6 +7,7 @@ proportion.
 
 import threading
 import time
+from collections.abc import Callable
 
 _FACTOR = 10.0
 
@@ -22,6 +23,8 @@ class StepClock:
         self.floor = floor
         self.steps = threading.Event()
         """Clear while there is nothing to compute."""
+        self.on_wake: Callable[[], object] | None = None
+        """Called before the first step after that, by the thread that takes it."""
         self._began: float | None = None
         self._slowest: dict[int, float] = {}  # seconds, by the size's exponent
 
@@ -30,6 +33,8 @@ class StepClock:
         self._began = time.monotonic()
         if not self.steps.is_set():
             self.steps.set()
+            if self.on_wake is not None:
+                self.on_wake()
 
     def end(self, num_tokens: int) -> None:
         """It has ended, and has computed so many tokens."""

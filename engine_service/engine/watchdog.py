@@ -41,11 +41,14 @@ class Watchdog:
 
     def start(self) -> None:
         """From now on; the engine has started."""
+        # The step may keep the lock that this object's thread would need.
+        self._clock.on_wake = self._arm
         self._thread.start()
 
     def stop(self) -> None:
         """No more: what follows is bounded otherwise."""
         self._stopped.set()
+        self._clock.on_wake = None
         self._clock.steps.set()  # wakes it
         faulthandler.cancel_dump_traceback_later()
 
@@ -55,19 +58,20 @@ class Watchdog:
                 faulthandler.cancel_dump_traceback_later()
                 self._clock.steps.wait()
                 continue
-            limit = self._clock.limit(self._engine.num_step_tokens)
-            self._arm(limit)
+            limit = self._arm()
             seconds = self._clock.seconds
             if seconds > limit and not self._compiles(seconds):
                 self._give_up(seconds, limit)
                 return
             self._stopped.wait(self._interval)
 
-    def _arm(self, limit: float) -> None:
-        """Ends the process if this thread does not get here again for so long."""
-        if self._end is os._exit:
+    def _arm(self) -> float:
+        """The limit of the present step; ends the process if this is not called again for so long."""
+        limit = self._clock.limit(self._engine.num_step_tokens)
+        if self._end is os._exit and sys.__stderr__ is not None:
             seconds = limit + 2 * self._interval
             faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+        return limit
 
     def _give_up(self, seconds: float, limit: float) -> None:
         ending = threading.Timer(_END_LIMIT, self._end, (1,))
