@@ -9,14 +9,22 @@ import os
 import sys
 from collections.abc import Coroutine
 
+from folovllm.installation.parts import missing_line
+
+# Before the imports that would fail.
+if line := missing_line("engine"):
+    sys.exit(f"error: {line}")
+
 import structlog
 
-from engine_service.config import EngineConfig, EngineServiceConfig, parse_args
+from engine_service.config import SERVICE, EngineConfig, EngineServiceConfig, parse_args
 from engine_service.distributed.rank import Rank
 from folovllm.errors import ConfigError, FolovError
+from folovllm.serving.args import warn_of_unknown_variables
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging, forward_logging
 from folovllm.serving.memory import collector_paused, settle_memory
+from folovllm.serving.ports import host_and_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1 import engine_service_pb2_grpc
 
@@ -60,7 +68,7 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
         watchdog.start()
         log.info(
             "ready",
-            address=f"{config.server.host}:{port}",
+            address=host_and_port(config.server.host, port),
             model=info.model_id,
             device=info.device,
             ranks=rank.num_ranks,
@@ -130,11 +138,12 @@ def main() -> int:
     """The process: parse, run, and say in one line why it could not start."""
     try:
         config = parse_args(sys.argv[1:])
-        configure_logging(config.log_format)
-        forward_logging("engine_service")
+        configure_logging(config.logs)
+        forward_logging("engine_service", config.logs.log_level)
         rank = Rank.from_environment()
         if rank.index > 0:
             return follow(config.engine, rank)
+        warn_of_unknown_variables(config, SERVICE, log.warning)
         return asyncio.run(serve(config, rank))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

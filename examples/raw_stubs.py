@@ -24,9 +24,13 @@ def main(address: str) -> None:
             if output.finish_reason:
                 print(f"\n{types_pb2.FinishReason.Name(output.finish_reason)}, {output.usage}")
 
+        # The same without a stream: one answer, when everything is there.
+        answer = stub.GenerateOnce(request, timeout=60)
+        print(f"{len(answer.outputs[0].text)} characters at once")
+
         request.sampling_params.top_p = 1.5
         try:
-            list(stub.Generate(request, timeout=60))
+            stub.GenerateOnce(request, timeout=60)
         except grpc.RpcError as error:
             assert isinstance(error, grpc.Call)
             print(f"{error.code().name}: {error.details()}")

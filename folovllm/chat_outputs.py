@@ -6,8 +6,8 @@ from enum import StrEnum
 
 from folovllm.chat import ChatMessage, Role, ToolCall
 from folovllm.errors import ServerError
+from folovllm.logprobs import PositionLogprobs
 from folovllm.outputs import (
-    PositionLogprobs,
     RequestInfo,
     RequestMetrics,
     Usage,
@@ -148,6 +148,16 @@ class ChatAnswer:
     def finish_reason(self) -> ChatFinishReason | None:
         """Why it ended; None while it runs."""
         return None if self.finish is None else self.finish.reason
+
+    def to_proto(self) -> wire.ChatAnswer:
+        """The message of the contract."""
+        return wire.ChatAnswer(
+            index=self.index,
+            message=self.message.to_proto(),
+            finish=None if self.finish is None else _finish_to_proto(self.finish),
+            token_ids=self.token_ids,
+            logprobs=[position.to_proto() for position in self.logprobs],
+        )
 
     def add(self, output: ChatOutput) -> None:
         """Adds the next event of this answer."""

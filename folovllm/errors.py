@@ -55,6 +55,16 @@ def errors_named_for(fields: Mapping[str, str]) -> Iterator[None]:
         raise InvalidRequestError(fields.get(error.field, error.field), str(error)) from None
 
 
+@contextmanager
+def errors_at(place: str) -> Iterator[None]:
+    """Begins the message of a FolovError with the place, such as `prompts[3]`, if there is one."""
+    try:
+        yield
+    except FolovError as error:
+        error.args = (f"{place}: {error}" if place else str(error),)
+        raise
+
+
 class NotFoundError(FolovError):
     """What the call names does not exist."""
 
@@ -79,8 +89,16 @@ class CancelledRequestError(FolovError):
     """The call was cancelled."""
 
 
+class ClientClosedError(CancelledRequestError):
+    """The client was closed before the call or during it."""
+
+
 class UnavailableError(FolovError):
     """Nothing can serve the request now; a retry may succeed."""
+
+
+class UnreachableError(UnavailableError):
+    """Nothing answers at the address."""
 
 
 class EngineDeadError(UnavailableError):
@@ -111,7 +129,11 @@ class RequestFailedError(ServerError):
 
 
 class ConfigError(FolovError):
-    """The service cannot start; the message is one line that says what to do."""
+    """A setting cannot be used; the message is one line that says what to do."""
+
+
+class WrongServiceError(ConfigError):
+    """Something else answers at the address than the service that was to be called."""
 
 
 _CODES: dict[type[FolovError], grpc.StatusCode] = {

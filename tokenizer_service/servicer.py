@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import grpc
 
+from folovllm.serving.active_calls import lasts_like_a_stream
 from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
 from folovllm.v1.tokenizer_service_pb2 import StreamDetokenizeRequest, StreamDetokenizeResponse
 from tokenizer_service.chat.markers import ChatMarkers
@@ -13,10 +14,12 @@ from tokenizer_service.chat.template import ChatTemplate
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.handlers.apply_chat_template import apply_chat_template
 from tokenizer_service.handlers.chat import chat
+from tokenizer_service.handlers.chat_once import chat_once
 from tokenizer_service.handlers.count_tokens import count_tokens
 from tokenizer_service.handlers.detokenize import detokenize
 from tokenizer_service.handlers.fork import fork
 from tokenizer_service.handlers.generate import generate
+from tokenizer_service.handlers.generate_once import generate_once
 from tokenizer_service.handlers.get_tokenizer import get_tokenizer
 from tokenizer_service.handlers.score import score
 from tokenizer_service.handlers.services import Services
@@ -65,7 +68,9 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         await self._services.renderer.warm_up()
 
     Generate = _served_by(generate)
+    GenerateOnce = lasts_like_a_stream(_served_by(generate_once))
     Chat = _served_by(chat)
+    ChatOnce = lasts_like_a_stream(_served_by(chat_once))
     Fork = _served_by(fork)
     Tokenize = _served_by(tokenize)
     Detokenize = _served_by(detokenize)

@@ -68,3 +68,14 @@ class BlockPool:
     def lookup(self, block_hash: bytes) -> int | None:
         """The block with these contents, free or used, if there is one."""
         return self._block_of.get(block_hash)
+
+    def reset_prefix_index(self) -> bool:
+        """Empties the prefix index; False, with nothing changed, if any block is used.
+
+        Of a sequence that runs on, later blocks would be entered after blocks that are gone.
+        """
+        if self.num_free_blocks < self.num_blocks:
+            return False
+        self._block_of.clear()
+        self._hash_of = [None] * self.num_blocks
+        return True

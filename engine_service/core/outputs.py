@@ -17,7 +17,7 @@ from engine_service.core.token_matcher import TokenMatcher
 
 if TYPE_CHECKING:
     from engine_service.core.request import Sequence
-    from folovllm.outputs import PositionLogprobs
+    from folovllm.logprobs import PositionLogprobs
     from folovllm.sampling_params import SamplingParams
 
 

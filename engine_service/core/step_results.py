@@ -21,7 +21,7 @@ from engine_service.core.sequence_states import SequenceStates
 from engine_service.core.spec_decode.speculator import Speculator
 
 if TYPE_CHECKING:
-    from folovllm.outputs import PositionLogprobs
+    from folovllm.logprobs import PositionLogprobs
 
 
 class StepResults:

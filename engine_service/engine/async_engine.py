@@ -64,10 +64,16 @@ class AsyncEngine:
         self._inbox: queue.SimpleQueue[tuple[Command, Matchers] | None] = queue.SimpleQueue()
         self._streams: dict[str, OutputStream] = {}
         self._num_waiting = 0
+        self.num_admitted = 0
+        """Requests that were admitted since the start."""
+        self.num_generated_tokens = 0
+        """Tokens that were generated since the start."""
         self._engine: LLMEngine | None = None
         self._load = EngineLoad()
         self._load_watchers: set[Callable[[], None]] = set()
         self._died = asyncio.Event()
+        self.dead_error: EngineDeadError | None = None
+        """What every request ends with once the engine has failed or was stopped."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._ready: asyncio.Future[LLMEngine] = self._loop.create_future()
@@ -80,8 +86,8 @@ class AsyncEngine:
     @property
     def info(self) -> ModelInfo:
         """The model that is served. Raises UnavailableError until it is loaded."""
-        if self._died.is_set():
-            raise EngineDeadError("the engine has failed")
+        if self.dead_error is not None:
+            raise EngineDeadError(str(self.dead_error))
         if self._engine is None:
             raise UnavailableError("the model is still loading")
         return self._engine.info
@@ -160,6 +166,7 @@ class AsyncEngine:
             raise InvalidRequestError(command.name_field, f"{name} is running already")
         self.check_admissible()
         stream = self._streams[name] = OutputStream(name, command.num_outputs)
+        self.num_admitted += 1
         self._num_waiting += 1
         self._notify_load_watchers()
         self._inbox.put((command, matchers))
@@ -207,17 +214,25 @@ class AsyncEngine:
         """Gives the engine's thread up, as if it had failed. For any thread."""
         self._call_soon(self._fail_all, reason)
 
-    async def stop(self, timeout: float = 10.0) -> bool:
-        """Ends the thread after its present step; running streams end with EngineDeadError.
-
-        False if the step has not ended after `timeout` seconds. The thread lives on then.
-        """
+    def begin_to_stop(self) -> None:
+        """Ends the thread after its present step; running streams end with EngineDeadError."""
         self._inbox.put(None)
+
+    async def stop(self, timeout: float = 10.0) -> bool:
+        """Ends the thread, and returns when it has ended.
+
+        False if its step has not ended after `timeout` seconds. It lives on then, without streams.
+        """
+        self.begin_to_stop()
         await asyncio.to_thread(self._thread.join, timeout)
-        self._fail_all("the engine was stopped")
+        if self._thread.is_alive():
+            self._fail_all("the engine was stopped")
         return not self._thread.is_alive()
 
     def _fail_all(self, reason: str) -> None:
+        if self.dead_error is not None:
+            return
+        self.dead_error = EngineDeadError(reason)
         self._died.set()
         for stream in self._streams.values():
             stream.fail(EngineDeadError(reason, stream.scheduled))
@@ -233,6 +248,7 @@ class AsyncEngine:
         self, outputs: list[CompletionOutput], failures: Sequence[RequestFailure] = ()
     ) -> None:
         for output in outputs:
+            self.num_generated_tokens += len(output.token_ids)
             stream = self._streams.get(output.request_id)
             if stream is None:
                 continue
@@ -280,6 +296,7 @@ class AsyncEngine:
                 self.step_clock.end(engine.num_step_tokens)
                 self._load = engine.load()
                 self._call_soon(self._deliver, outputs, engine.drain_failures())
+            self.fail("the engine was stopped")
         except BaseException:  # a panic of a library is no Exception
             # First, since logging may block or fail.
             self.fail("the engine has failed")

@@ -2,16 +2,9 @@
 
 from engine_service.core.outputs import SequenceOutput
 from engine_service.core.request import RequestStatus, Sequence, SequenceGroup
+from folovllm.logprobs import Logprob, PositionLogprobs
 from folovllm.model_info import ModelInfo
-from folovllm.outputs import (
-    CompletionOutput,
-    FinishReason,
-    Logprob,
-    PositionLogprobs,
-    RequestInfo,
-    RequestMetrics,
-    Usage,
-)
+from folovllm.outputs import CompletionOutput, FinishReason, RequestInfo, RequestMetrics, Usage
 
 _FINISH_REASONS = {
     RequestStatus.FINISHED_STOPPED: FinishReason.STOP,

@@ -227,6 +227,10 @@ class LLMEngine:
         except ServerError as error:
             raise ConfigError(f"the model does not start: {error}") from None
 
+    def reset_prefix_cache(self) -> bool:
+        """Forgets all cached prefixes; False, with nothing changed, while a request holds KV."""
+        return self._kv.reset_prefix_cache()
+
     def load(self) -> EngineLoad:
         """How busy the engine is."""
         return EngineLoad(

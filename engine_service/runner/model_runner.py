@@ -15,7 +15,7 @@ from engine_service.runner.sampling.logprobs import position_logprobs
 from engine_service.runner.sampling.not_finite import not_finite
 from engine_service.runner.sampling.prompt_logprobs import prompt_logprobs
 from engine_service.runner.sampling.sampler import Argmax, sample
-from folovllm.outputs import PositionLogprobs
+from folovllm.logprobs import PositionLogprobs
 
 
 class TorchModelRunner:

@@ -19,7 +19,8 @@ from engine_service.structured_output.grammar_source import grammar_source, kind
 from engine_service.structured_output.grammar_vocabulary import GrammarVocabulary
 from engine_service.structured_output.matcher import Matcher, is_panic
 from folovllm.errors import ConfigError, InvalidRequestError
-from folovllm.sampling_params import Reasoning, StructuredOutput
+from folovllm.parameters.reasoning import Reasoning
+from folovllm.parameters.structured_output import StructuredOutput
 
 _Spec = tuple[StructuredOutput | None, Reasoning | None]
 

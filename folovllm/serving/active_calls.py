@@ -12,7 +12,8 @@ from folovllm.errors import UnavailableError
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-_MARK = "_counts_its_requests"
+_COUNTS_ITS_REQUESTS = "_counts_its_requests"
+_LASTS_LIKE_A_STREAM = "_lasts_like_a_stream"
 
 
 class ActiveCalls:
@@ -69,10 +70,24 @@ def counts_its_requests(method: Method) -> Method:
 
     A drain does not wait for such a call; the call counts each request that it carries instead.
     """
-    setattr(method, _MARK, True)
+    setattr(method, _COUNTS_ITS_REQUESTS, True)
     return method
 
 
 def is_counted(method: object) -> bool:
     """Whether calls of a servicer's method count, as they do unless it is marked."""
-    return not getattr(method, _MARK, False)
+    return not getattr(method, _COUNTS_ITS_REQUESTS, False)
+
+
+def lasts_like_a_stream(method: Method) -> Method:
+    """Marks a servicer's method that does what a stream does, with one answer at its end.
+
+    A draining server refuses new calls of it too.
+    """
+    setattr(method, _LASTS_LIKE_A_STREAM, True)
+    return method
+
+
+def is_like_a_stream(method: object) -> bool:
+    """Whether a servicer's method is marked as one that lasts like a stream."""
+    return getattr(method, _LASTS_LIKE_A_STREAM, False)

@@ -15,7 +15,7 @@ import grpc
 import structlog
 
 from folovllm.errors import DETAILS_KEY, status_code, to_status
-from folovllm.serving.active_calls import ActiveCalls, is_counted
+from folovllm.serving.active_calls import ActiveCalls, is_counted, is_like_a_stream
 from folovllm.serving.call_log import as_folov_error, log_end
 
 _PREFIX = "/folovllm."
@@ -78,7 +78,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _counted(self, behavior: Any, streams: bool) -> AbstractContextManager[None]:
         if is_counted(behavior):
-            return self._active_calls.entered(stream=streams)
+            return self._active_calls.entered(stream=streams or is_like_a_stream(behavior))
         return nullcontext()
 
 

@@ -112,8 +112,8 @@ class GenerateRequest(_message.Message):
     return_prompt_token_ids: _builtins.bool
     """Send the prompt's token ids back in RequestInfo. Default false."""
     @_builtins.property
-    def token_ids(self) -> Global___TokenIds:
-        """Token ids, taken as they are."""
+    def token_ids(self) -> _types_pb2.TokenIds:
+        """Token ids, at least one, taken as they are."""
 
     @_builtins.property
     def sampling_params(self) -> _types_pb2.SamplingParams:
@@ -124,7 +124,7 @@ class GenerateRequest(_message.Message):
         *,
         request_id: _builtins.str = ...,
         text: _builtins.str = ...,
-        token_ids: Global___TokenIds | None = ...,
+        token_ids: _types_pb2.TokenIds | None = ...,
         sampling_params: _types_pb2.SamplingParams | None = ...,
         priority: _builtins.int = ...,
         cache_salt: _builtins.str = ...,
@@ -141,28 +141,40 @@ class GenerateRequest(_message.Message):
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
-class TokenIds(_message.Message):
-    """A sequence of token ids."""
+class GenerateResponse(_message.Message):
+    """All continuations of a prompt, complete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    INFO_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request that this belongs to."""
     @_builtins.property
-    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The ids."""
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CompletionOutput]:
+        """One for each of the n continuations, in the order of their indexes: the pieces that Generate
+        would send, joined, without info.
+        """
+
+    @_builtins.property
+    def info(self) -> _types_pb2.RequestInfo:
+        """What was resolved about the request."""
 
     def __init__(
         self,
         *,
-        ids: _abc.Iterable[_builtins.int] | None = ...,
+        request_id: _builtins.str = ...,
+        outputs: _abc.Iterable[_types_pb2.CompletionOutput] | None = ...,
+        info: _types_pb2.RequestInfo | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["info", b"info", "outputs", b"outputs", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___TokenIds: _TypeAlias = TokenIds  # noqa: Y015
+Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
 class TokenizeRequest(_message.Message):
@@ -296,7 +308,7 @@ class DetokenizeRequest(_message.Message):
     skip_special_tokens: _builtins.bool
     """Leave special tokens out of the texts. Default true."""
     @_builtins.property
-    def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenIds]:
+    def sequences(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TokenIds]:
         """The sequences, 1 to 1024, each id below the model's vocabulary size; together they have at most
         as many ids as the service's limit on prompt bytes.
         """
@@ -305,7 +317,7 @@ class DetokenizeRequest(_message.Message):
         self,
         *,
         skip_special_tokens: _builtins.bool | None = ...,
-        sequences: _abc.Iterable[Global___TokenIds] | None = ...,
+        sequences: _abc.Iterable[_types_pb2.TokenIds] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens", "skip_special_tokens", b"skip_special_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -354,14 +366,14 @@ class StreamDetokenizeRequest(_message.Message):
         """How to detokenize; only as the first message. Default: all defaults."""
 
     @_builtins.property
-    def token_ids(self) -> Global___TokenIds:
+    def token_ids(self) -> _types_pb2.TokenIds:
         """More ids of the sequence, each below the model's vocabulary size."""
 
     def __init__(
         self,
         *,
         options: Global___DetokenizeOptions | None = ...,
-        token_ids: Global___TokenIds | None = ...,
+        token_ids: _types_pb2.TokenIds | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "part", b"part", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -664,31 +676,50 @@ class ToolChoice(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    AUTO_FIELD_NUMBER: _builtins.int
-    NONE_FIELD_NUMBER: _builtins.int
-    REQUIRED_FIELD_NUMBER: _builtins.int
-    NAME_FIELD_NUMBER: _builtins.int
-    auto: _builtins.bool
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ToolChoice._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: ToolChoice._Mode.ValueType  # 0
+        """The same as MODE_AUTO."""
+        MODE_AUTO: ToolChoice._Mode.ValueType  # 1
+        """May or may not call tools."""
+        MODE_NONE: ToolChoice._Mode.ValueType  # 2
+        """Calls none."""
+        MODE_REQUIRED: ToolChoice._Mode.ValueType  # 3
+        """Calls at least one."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+        """Whether any of the tools is called."""
+
+    MODE_UNSPECIFIED: ToolChoice.Mode.ValueType  # 0
+    """The same as MODE_AUTO."""
+    MODE_AUTO: ToolChoice.Mode.ValueType  # 1
     """May or may not call tools."""
-    none: _builtins.bool
+    MODE_NONE: ToolChoice.Mode.ValueType  # 2
     """Calls none."""
-    required: _builtins.bool
+    MODE_REQUIRED: ToolChoice.Mode.ValueType  # 3
     """Calls at least one."""
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Calls the tool of this name."""
+    mode: Global___ToolChoice.Mode.ValueType
+    """Any of the tools, or none."""
     def __init__(
         self,
         *,
-        auto: _builtins.bool = ...,
-        none: _builtins.bool = ...,
-        required: _builtins.bool = ...,
         name: _builtins.str = ...,
+        mode: Global___ToolChoice.Mode.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "choice", b"choice", "name", b"name", "none", b"none", "required", b"required"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "mode", b"mode", "name", b"name"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "choice", b"choice", "name", b"name", "none", b"none", "required", b"required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "mode", b"mode", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_choice: _TypeAlias = _typing.Literal["auto", "none", "required", "name"]  # noqa: Y015
+    _WhichOneofReturnType_choice: _TypeAlias = _typing.Literal["name", "mode"]  # noqa: Y015
     _WhichOneofArgType_choice: _TypeAlias = _typing.Literal["choice", b"choice"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_choice) -> _WhichOneofReturnType_choice | None: ...
 
@@ -700,31 +731,52 @@ class ResponseFormat(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     JSON_OBJECT_FIELD_NUMBER: _builtins.int
-    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
-    text: _builtins.bool
-    """Free text."""
-    json_object: _builtins.bool
-    """Any JSON object."""
     json_schema: _builtins.str
     """A value of this JSON schema, as JSON text."""
+    @_builtins.property
+    def text(self) -> Global___FreeText:
+        """Free text."""
+
+    @_builtins.property
+    def json_object(self) -> _types_pb2.AnyJsonObject:
+        """Any JSON object."""
+
     def __init__(
         self,
         *,
-        text: _builtins.bool = ...,
-        json_object: _builtins.bool = ...,
         json_schema: _builtins.str = ...,
+        text: Global___FreeText | None = ...,
+        json_object: _types_pb2.AnyJsonObject | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "json_object", b"json_object", "json_schema", b"json_schema", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "json_object", b"json_object", "json_schema", b"json_schema", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_format: _TypeAlias = _typing.Literal["text", "json_object", "json_schema"]  # noqa: Y015
+    _WhichOneofReturnType_format: _TypeAlias = _typing.Literal["json_schema", "text", "json_object"]  # noqa: Y015
     _WhichOneofArgType_format: _TypeAlias = _typing.Literal["format", b"format"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_format) -> _WhichOneofReturnType_format | None: ...
 
 Global___ResponseFormat: _TypeAlias = ResponseFormat  # noqa: Y015
+
+@_typing.final
+class FreeText(_message.Message):
+    """Asks for text of any form."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FreeText: _TypeAlias = FreeText  # noqa: Y015
 
 @_typing.final
 class ChatRequest(_message.Message):
@@ -890,6 +942,86 @@ class ChatOutput(_message.Message):
 Global___ChatOutput: _TypeAlias = ChatOutput  # noqa: Y015
 
 @_typing.final
+class ChatResponse(_message.Message):
+    """All answers to a conversation, complete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    INFO_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request that this belongs to."""
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatAnswer]:
+        """One for each of the n answers, in the order of their indexes."""
+
+    @_builtins.property
+    def info(self) -> _types_pb2.RequestInfo:
+        """What was resolved about the request."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        answers: _abc.Iterable[Global___ChatAnswer] | None = ...,
+        info: _types_pb2.RequestInfo | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "info", b"info", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatResponse: _TypeAlias = ChatResponse  # noqa: Y015
+
+@_typing.final
+class ChatAnswer(_message.Message):
+    """One whole answer: the events that Chat would send, joined."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which of the n answers, from 0."""
+    @_builtins.property
+    def message(self) -> Global___ChatMessage:
+        """The answer as the conversation's next message, the assistant's, with its complete tool calls."""
+
+    @_builtins.property
+    def finish(self) -> Global___ChatFinish:
+        """Why it ended, its token counts, and where the time went."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its token ids, those of markers such as "<think>" included."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.PositionLogprobs]:
+        """One entry for each of token_ids, when asked for."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        message: Global___ChatMessage | None = ...,
+        finish: Global___ChatFinish | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[_types_pb2.PositionLogprobs] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish", b"finish", "index", b"index", "logprobs", b"logprobs", "message", b"message", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChatAnswer: _TypeAlias = ChatAnswer  # noqa: Y015
+
+@_typing.final
 class ToolCallStart(_message.Message):
     """The beginning of a tool call."""
 
@@ -934,10 +1066,6 @@ class ChatFinish(_message.Message):
     """One of stop_token_ids."""
     stop_string: _builtins.str
     """One of stop."""
-    eos: _builtins.bool
-    """The model's end-of-sequence token."""
-    output_complete: _builtins.bool
-    """What was asked for is complete and nothing but its end could follow."""
     @_builtins.property
     def usage(self) -> _types_pb2.Usage:
         """Token counts."""
@@ -945,6 +1073,14 @@ class ChatFinish(_message.Message):
     @_builtins.property
     def metrics(self) -> _types_pb2.RequestMetrics:
         """Where the time went."""
+
+    @_builtins.property
+    def eos(self) -> _types_pb2.EndOfSequence:
+        """The model's end-of-sequence token."""
+
+    @_builtins.property
+    def output_complete(self) -> _types_pb2.OutputComplete:
+        """What was asked for is complete."""
 
     def __init__(
         self,
@@ -954,8 +1090,8 @@ class ChatFinish(_message.Message):
         metrics: _types_pb2.RequestMetrics | None = ...,
         stop_token_id: _builtins.int = ...,
         stop_string: _builtins.str = ...,
-        eos: _builtins.bool = ...,
-        output_complete: _builtins.bool = ...,
+        eos: _types_pb2.EndOfSequence | None = ...,
+        output_complete: _types_pb2.OutputComplete | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["eos", b"eos", "metrics", b"metrics", "output_complete", b"output_complete", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -24,6 +24,11 @@ class TokenizerServiceStub(object):
                 request_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=folovllm_dot_v1_dot_types__pb2.CompletionOutput.FromString,
                 )
+        self.GenerateOnce = channel.unary_unary(
+                '/folovllm.v1.TokenizerService/GenerateOnce',
+                request_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.GenerateResponse.FromString,
+                )
         self.Fork = channel.unary_stream(
                 '/folovllm.v1.TokenizerService/Fork',
                 request_serializer=folovllm_dot_v1_dot_types__pb2.ForkRequest.SerializeToString,
@@ -38,6 +43,11 @@ class TokenizerServiceStub(object):
                 '/folovllm.v1.TokenizerService/Chat',
                 request_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ChatRequest.SerializeToString,
                 response_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ChatOutput.FromString,
+                )
+        self.ChatOnce = channel.unary_unary(
+                '/folovllm.v1.TokenizerService/ChatOnce',
+                request_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ChatRequest.SerializeToString,
+                response_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ChatResponse.FromString,
                 )
         self.Tokenize = channel.unary_unary(
                 '/folovllm.v1.TokenizerService/Tokenize',
@@ -90,6 +100,15 @@ class TokenizerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GenerateOnce(self, request, context):
+        """The same for callers that do not stream: one answer, when every continuation is complete. It has
+        at most 4 MiB, as gRPC's clients take by default; INVALID_ARGUMENT where it would have more, which
+        is for Generate. Cancelling the call frees all that the request holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Fork(self, request, context):
         """Branches a running request at its present position, as EngineService's Fork does. The parent must
         have come through this service, else NOT_FOUND. A branch's text begins where the parent's text
@@ -109,6 +128,13 @@ class TokenizerServiceServicer(object):
     def Chat(self, request, context):
         """Answers a conversation, by the chat template of the model's folder; UNIMPLEMENTED where it has
         none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChatOnce(self, request, context):
+        """The same for callers that do not stream; as GenerateOnce.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +200,11 @@ def add_TokenizerServiceServicer_to_server(servicer, server):
                     request_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.GenerateRequest.FromString,
                     response_serializer=folovllm_dot_v1_dot_types__pb2.CompletionOutput.SerializeToString,
             ),
+            'GenerateOnce': grpc.unary_unary_rpc_method_handler(
+                    servicer.GenerateOnce,
+                    request_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.GenerateRequest.FromString,
+                    response_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.GenerateResponse.SerializeToString,
+            ),
             'Fork': grpc.unary_stream_rpc_method_handler(
                     servicer.Fork,
                     request_deserializer=folovllm_dot_v1_dot_types__pb2.ForkRequest.FromString,
@@ -188,6 +219,11 @@ def add_TokenizerServiceServicer_to_server(servicer, server):
                     servicer.Chat,
                     request_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ChatRequest.FromString,
                     response_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ChatOutput.SerializeToString,
+            ),
+            'ChatOnce': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChatOnce,
+                    request_deserializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ChatRequest.FromString,
+                    response_serializer=folovllm_dot_v1_dot_tokenizer__service__pb2.ChatResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -256,6 +292,23 @@ class TokenizerService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
+    def GenerateOnce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/folovllm.v1.TokenizerService/GenerateOnce',
+            folovllm_dot_v1_dot_tokenizer__service__pb2.GenerateRequest.SerializeToString,
+            folovllm_dot_v1_dot_tokenizer__service__pb2.GenerateResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
     def Fork(request,
             target,
             options=(),
@@ -303,6 +356,23 @@ class TokenizerService(object):
         return grpc.experimental.unary_stream(request, target, '/folovllm.v1.TokenizerService/Chat',
             folovllm_dot_v1_dot_tokenizer__service__pb2.ChatRequest.SerializeToString,
             folovllm_dot_v1_dot_tokenizer__service__pb2.ChatOutput.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ChatOnce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/folovllm.v1.TokenizerService/ChatOnce',
+            folovllm_dot_v1_dot_tokenizer__service__pb2.ChatRequest.SerializeToString,
+            folovllm_dot_v1_dot_tokenizer__service__pb2.ChatResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

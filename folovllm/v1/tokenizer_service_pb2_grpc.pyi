@@ -40,6 +40,11 @@ class TokenizerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TokenizerServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_tokenizer_service_pb2.GenerateRequest, _types_pb2.CompletionOutput]
     """Generates n continuations of a text."""
+    GenerateOnce: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.GenerateRequest, _tokenizer_service_pb2.GenerateResponse]
+    """The same for callers that do not stream: one answer, when every continuation is complete. It has
+    at most 4 MiB, as gRPC's clients take by default; INVALID_ARGUMENT where it would have more, which
+    is for Generate. Cancelling the call frees all that the request holds.
+    """
     Fork: _grpc.UnaryStreamMultiCallable[_types_pb2.ForkRequest, _types_pb2.CompletionOutput]
     """Branches a running request at its present position, as EngineService's Fork does. The parent must
     have come through this service, else NOT_FOUND. A branch's text begins where the parent's text
@@ -51,6 +56,8 @@ class TokenizerServiceStub:
     """Answers a conversation, by the chat template of the model's folder; UNIMPLEMENTED where it has
     none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
     """
+    ChatOnce: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.ChatRequest, _tokenizer_service_pb2.ChatResponse]
+    """The same for callers that do not stream; as GenerateOnce."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.TokenizeRequest, _tokenizer_service_pb2.TokenizeResponse]
     """Texts to token ids."""
     Detokenize: _grpc.UnaryUnaryMultiCallable[_tokenizer_service_pb2.DetokenizeRequest, _tokenizer_service_pb2.DetokenizeResponse]
@@ -82,6 +89,11 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_tokenizer_service_pb2.GenerateRequest, _types_pb2.CompletionOutput]  # type: ignore[assignment]
     """Generates n continuations of a text."""
+    GenerateOnce: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.GenerateRequest, _tokenizer_service_pb2.GenerateResponse]  # type: ignore[assignment]
+    """The same for callers that do not stream: one answer, when every continuation is complete. It has
+    at most 4 MiB, as gRPC's clients take by default; INVALID_ARGUMENT where it would have more, which
+    is for Generate. Cancelling the call frees all that the request holds.
+    """
     Fork: _aio.UnaryStreamMultiCallable[_types_pb2.ForkRequest, _types_pb2.CompletionOutput]  # type: ignore[assignment]
     """Branches a running request at its present position, as EngineService's Fork does. The parent must
     have come through this service, else NOT_FOUND. A branch's text begins where the parent's text
@@ -93,6 +105,8 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
     """Answers a conversation, by the chat template of the model's folder; UNIMPLEMENTED where it has
     none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
     """
+    ChatOnce: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.ChatRequest, _tokenizer_service_pb2.ChatResponse]  # type: ignore[assignment]
+    """The same for callers that do not stream; as GenerateOnce."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.TokenizeRequest, _tokenizer_service_pb2.TokenizeResponse]  # type: ignore[assignment]
     """Texts to token ids."""
     Detokenize: _aio.UnaryUnaryMultiCallable[_tokenizer_service_pb2.DetokenizeRequest, _tokenizer_service_pb2.DetokenizeResponse]  # type: ignore[assignment]
@@ -129,6 +143,17 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Generates n continuations of a text."""
 
     @_abc_1.abstractmethod
+    def GenerateOnce(
+        self,
+        request: _tokenizer_service_pb2.GenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokenizer_service_pb2.GenerateResponse, _abc.Awaitable[_tokenizer_service_pb2.GenerateResponse]]:
+        """The same for callers that do not stream: one answer, when every continuation is complete. It has
+        at most 4 MiB, as gRPC's clients take by default; INVALID_ARGUMENT where it would have more, which
+        is for Generate. Cancelling the call frees all that the request holds.
+        """
+
+    @_abc_1.abstractmethod
     def Fork(
         self,
         request: _types_pb2.ForkRequest,
@@ -156,6 +181,14 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers a conversation, by the chat template of the model's folder; UNIMPLEMENTED where it has
         none. Reasoning, content and tool calls are told apart by the model's own tokens for them.
         """
+
+    @_abc_1.abstractmethod
+    def ChatOnce(
+        self,
+        request: _tokenizer_service_pb2.ChatRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tokenizer_service_pb2.ChatResponse, _abc.Awaitable[_tokenizer_service_pb2.ChatResponse]]:
+        """The same for callers that do not stream; as GenerateOnce."""
 
     @_abc_1.abstractmethod
     def Tokenize(

@@ -121,28 +121,6 @@ class SamplingParams(_message.Message):
         def WhichOneof(self, oneof_group: _WhichOneofArgType__start_token_id) -> _WhichOneofReturnType__start_token_id | None: ...
 
     @_typing.final
-    class TokenSequence(_message.Message):
-        """Token ids that follow each other."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        IDS_FIELD_NUMBER: _builtins.int
-        @_builtins.property
-        def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-            """At least one id."""
-
-        def __init__(
-            self,
-            *,
-            ids: _abc.Iterable[_builtins.int] | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    @_typing.final
     class Choice(_message.Message):
         """The alternatives of a structured output by choice."""
 
@@ -205,7 +183,9 @@ class SamplingParams(_message.Message):
     seed: _builtins.int
     """Makes sampling repeatable. Default: drawn by the engine, and echoed in RequestInfo."""
     max_tokens: _builtins.int
-    """Most tokens to generate for each continuation. Default 16, at least 1."""
+    """Most tokens to generate for each continuation. Default 16, at least 1; 4294967295, the greatest
+    value, is as many as the model's context has room for.
+    """
     min_tokens: _builtins.int
     """No stop token, end-of-sequence or stop string counts before this many tokens. Default 0."""
     ignore_eos: _builtins.bool
@@ -230,8 +210,6 @@ class SamplingParams(_message.Message):
     """
     json_schema: _builtins.str
     """A JSON schema, as JSON text."""
-    json_object: _builtins.bool
-    """Any JSON object."""
     regex: _builtins.str
     """A regular expression that the whole output matches."""
     grammar: _builtins.str
@@ -261,13 +239,17 @@ class SamplingParams(_message.Message):
         """
 
     @_builtins.property
+    def json_object(self) -> Global___AnyJsonObject:
+        """Any JSON object."""
+
+    @_builtins.property
     def choice(self) -> Global___SamplingParams.Choice:
         """One of the given strings."""
 
     @_builtins.property
-    def bad_words_token_ids(self) -> _containers.RepeatedCompositeFieldContainer[Global___SamplingParams.TokenSequence]:
+    def bad_words_token_ids(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenIds]:
         """Where the output ends with all but the last id of one of these, that last id is not generated.
-        At most 512 of at most 512 ids each.
+        At most 512 of 1 to 512 ids each.
         """
 
     @_builtins.property
@@ -302,11 +284,11 @@ class SamplingParams(_message.Message):
         logprobs: _builtins.int | None = ...,
         prompt_logprobs: _builtins.int | None = ...,
         json_schema: _builtins.str = ...,
-        json_object: _builtins.bool = ...,
+        json_object: Global___AnyJsonObject | None = ...,
         regex: _builtins.str = ...,
         choice: Global___SamplingParams.Choice | None = ...,
         grammar: _builtins.str = ...,
-        bad_words_token_ids: _abc.Iterable[Global___SamplingParams.TokenSequence] | None = ...,
+        bad_words_token_ids: _abc.Iterable[Global___TokenIds] | None = ...,
         reasoning: Global___SamplingParams.Reasoning | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_logprobs", b"_logprobs", "_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_min_tokens", b"_min_tokens", "_n", b"_n", "_presence_penalty", b"_presence_penalty", "_prompt_logprobs", b"_prompt_logprobs", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_skip_special_tokens", b"_skip_special_tokens", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "choice", b"choice", "frequency_penalty", b"frequency_penalty", "grammar", b"grammar", "json_object", b"json_object", "json_schema", b"json_schema", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "min_p", b"min_p", "min_tokens", b"min_tokens", "n", b"n", "presence_penalty", b"presence_penalty", "prompt_logprobs", b"prompt_logprobs", "reasoning", b"reasoning", "regex", b"regex", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "skip_special_tokens", b"skip_special_tokens", "structured_output", b"structured_output", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
@@ -375,6 +357,47 @@ class SamplingParams(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_structured_output) -> _WhichOneofReturnType_structured_output | None: ...
 
 Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
+
+@_typing.final
+class AnyJsonObject(_message.Message):
+    """Asks for any JSON object, of whatever members."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnyJsonObject: _TypeAlias = AnyJsonObject  # noqa: Y015
+
+@_typing.final
+class TokenIds(_message.Message):
+    """Token ids that follow each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The ids. How many there may be is said where the message is used."""
+
+    def __init__(
+        self,
+        *,
+        ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenIds: _TypeAlias = TokenIds  # noqa: Y015
 
 @_typing.final
 class Request(_message.Message):
@@ -661,12 +684,6 @@ class CompletionOutput(_message.Message):
     """One of stop_token_ids."""
     stop_string: _builtins.str
     """One of stop."""
-    eos: _builtins.bool
-    """The model's end-of-sequence token."""
-    output_complete: _builtins.bool
-    """The structured output is complete and nothing but its end could follow. Unlike a stop token,
-    the last token is part of the text.
-    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """New token ids."""
@@ -674,6 +691,14 @@ class CompletionOutput(_message.Message):
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PositionLogprobs]:
         """One entry for each of token_ids, when asked for."""
+
+    @_builtins.property
+    def eos(self) -> Global___EndOfSequence:
+        """The model's end-of-sequence token."""
+
+    @_builtins.property
+    def output_complete(self) -> Global___OutputComplete:
+        """The structured output is complete. Unlike a stop token, the last token is part of the text."""
 
     @_builtins.property
     def usage(self) -> Global___Usage:
@@ -699,8 +724,8 @@ class CompletionOutput(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         stop_token_id: _builtins.int = ...,
         stop_string: _builtins.str = ...,
-        eos: _builtins.bool = ...,
-        output_complete: _builtins.bool = ...,
+        eos: Global___EndOfSequence | None = ...,
+        output_complete: Global___OutputComplete | None = ...,
         usage: Global___Usage | None = ...,
         metrics: Global___RequestMetrics | None = ...,
         info: Global___RequestInfo | None = ...,
@@ -719,6 +744,40 @@ class CompletionOutput(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_stop_reason) -> _WhichOneofReturnType_stop_reason | None: ...
 
 Global___CompletionOutput: _TypeAlias = CompletionOutput  # noqa: Y015
+
+@_typing.final
+class EndOfSequence(_message.Message):
+    """Says that the model generated its end-of-sequence token, the last of the token ids."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndOfSequence: _TypeAlias = EndOfSequence  # noqa: Y015
+
+@_typing.final
+class OutputComplete(_message.Message):
+    """Says that what was asked for is complete, so that nothing but its end could follow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutputComplete: _TypeAlias = OutputComplete  # noqa: Y015
 
 @_typing.final
 class ForkRequest(_message.Message):
@@ -786,14 +845,14 @@ class ScoreRequest(_message.Message):
         is encoded by itself.
         """
         @_builtins.property
-        def token_ids(self) -> Global___SamplingParams.TokenSequence:
+        def token_ids(self) -> Global___TokenIds:
             """Token ids, taken as they are."""
 
         def __init__(
             self,
             *,
             text: _builtins.str = ...,
-            token_ids: Global___SamplingParams.TokenSequence | None = ...,
+            token_ids: Global___TokenIds | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["continuation", b"continuation", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -818,7 +877,7 @@ class ScoreRequest(_message.Message):
     cache_salt: _builtins.str
     """Prefix-cache blocks are shared only among requests of equal salt. Default: one shared cache."""
     @_builtins.property
-    def token_ids(self) -> Global___SamplingParams.TokenSequence:
+    def token_ids(self) -> Global___TokenIds:
         """Token ids, taken as they are."""
 
     @_builtins.property
@@ -830,7 +889,7 @@ class ScoreRequest(_message.Message):
         *,
         request_id: _builtins.str = ...,
         text: _builtins.str = ...,
-        token_ids: Global___SamplingParams.TokenSequence | None = ...,
+        token_ids: Global___TokenIds | None = ...,
         continuations: _abc.Iterable[Global___ScoreRequest.Continuation] | None = ...,
         priority: _builtins.int = ...,
         cache_salt: _builtins.str = ...,

@@ -21,7 +21,8 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-def test_buf_curl_finds_the_schema_by_reflection(tokenizer: ServiceProcess) -> None:
+@pytest.mark.parametrize("method", ["Generate", "GenerateOnce"])
+def test_buf_curl_finds_the_schema_by_reflection(tokenizer: ServiceProcess, method: str) -> None:
     buf = shutil.which("buf", path=str(Path(sys.executable).parent))
     assert buf, "buf-bin is one of the dev extra"
     body = {"text": "Once upon a time", "samplingParams": {"temperature": 0, "maxTokens": 8}}
@@ -33,7 +34,7 @@ def test_buf_curl_finds_the_schema_by_reflection(tokenizer: ServiceProcess) -> N
         "--http2-prior-knowledge",
         "--data",
         json.dumps(body),
-        f"http://{tokenizer.address}/folovllm.v1.TokenizerService/Generate",
+        f"http://{tokenizer.address}/folovllm.v1.TokenizerService/{method}",
     )
     assert '"finishReason": "FINISH_REASON_LENGTH"' in output and '"text"' in output
 

@@ -12,6 +12,7 @@ from folovllm.chat_outputs import ChatFinishReason, ChatOutput, ChatResult
 from folovllm.errors import InvalidRequestError, UnsupportedError, from_rpc_error
 from folovllm.model_files import DEMO_MODEL
 from folovllm.outputs import FinishReason
+from folovllm.sampling_params import SamplingParams
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
@@ -26,6 +27,7 @@ from tokenizer_service.servicer import TokenizerServicer
 MODEL = TextModel.from_folder(DEMO_MODEL)
 Request, Message, Tool = messages.ChatRequest, messages.ChatMessage, messages.Tool
 Params = types_pb2.SamplingParams
+REQUIRED = messages.ToolChoice(mode=messages.ToolChoice.MODE_REQUIRED)
 USER = Message(role=messages.ROLE_USER, content="What is the weather in Oslo?")
 WEATHER = Tool(
     name="get_weather",
@@ -127,6 +129,10 @@ async def test_the_prompt_is_the_rendered_conversation_and_takes_the_whole_conte
     assert list(sent.prompt_token_ids) == ids_of(text)
     assert sent.sampling_params.max_tokens == CONTEXT - len(sent.prompt_token_ids)
     assert (sent.request_id, sent.cache_salt, sent.priority) == ("mine", "s", 3)
+    unbounded = SamplingParams(max_tokens=None).to_proto()
+    await service.chat(Request(messages=[USER], sampling_params=unbounded))
+    assert len(service.engine.calls) == 2
+    assert service.sent.sampling_params.max_tokens == CONTEXT - len(sent.prompt_token_ids)
 
 
 async def test_no_thinking_is_asked_of_the_template(serve: Serve) -> None:
@@ -146,7 +152,7 @@ async def test_a_thinking_budget_and_a_format_bind_what_they_should(serve: Serve
     tokens = {"start_token_id": ids_of("<think>")[0], "end_token_id": ids_of("</think>")[0]}
     await service.chat(Request(messages=[USER], thinking_budget=9))
     assert service.sent.sampling_params.reasoning == Params.Reasoning(**tokens, max_tokens=9)
-    any_object = messages.ResponseFormat(json_object=True)
+    any_object = messages.ResponseFormat(json_object=types_pb2.AnyJsonObject())
     await service.chat(Request(messages=[USER], response_format=any_object))
     assert service.sent.sampling_params.json_schema == '{"type": "object"}'
     assert service.sent.sampling_params.reasoning == Params.Reasoning(**tokens)
@@ -218,7 +224,7 @@ LONG = Message(role=messages.ROLE_USER, content="word " * 1100)
         (Request(messages=[USER], tools=[WEATHER, WEATHER]), "tools[1].name"),
         (Request(messages=[USER], tools=[Tool(name="f", parameters="x")]), "tools[0].parameters"),
         (
-            Request(messages=[USER], tool_choice=messages.ToolChoice(required=True)),
+            Request(messages=[USER], tool_choice=REQUIRED),
             "tool_choice",
         ),
         (
@@ -246,9 +252,7 @@ async def test_bad_requests_name_their_field_and_reach_no_engine(
         ("prompt_token_ids", Request(messages=[USER]), "messages"),
         (
             "sampling_params.grammar",
-            Request(
-                messages=[USER], tools=[WEATHER], tool_choice=messages.ToolChoice(required=True)
-            ),
+            Request(messages=[USER], tools=[WEATHER], tool_choice=REQUIRED),
             "tools",
         ),
         (

@@ -133,7 +133,8 @@ def test_tools_are_called_until_the_model_is_done(
     assert messages[-1] == result.message
     first, second = fake.chats
     # Otherwise the model could never end.
-    assert first.tool_choice.required and not second.HasField("tool_choice")
+    assert first.tool_choice.mode == wire.ToolChoice.MODE_REQUIRED
+    assert not second.HasField("tool_choice")
     assert [message.to_proto() for message in messages[:-1]] == list(second.messages)
     assert json.loads(second.tools[0].parameters)["required"] == ["city"]
     assert first.HasField("enable_thinking") and second.HasField("enable_thinking")
@@ -178,3 +179,14 @@ async def test_leaving_an_async_chat_cancels_the_call(fake: FakeTokenizerService
         async with aclosing(client.stream_chat("forever")) as stream:
             await anext(stream)
         assert await asyncio.to_thread(fake.cancelled.wait, 10)
+
+
+def test_keywords_of_openai_reach_every_answer(client: Client, fake: FakeTokenizerService) -> None:
+    choice = {"type": "function", "function": {"name": "get_weather"}}
+    client.chat_with_tools("Weather in Oslo?", [get_weather], tool_choice=choice, max_tokens=9)
+    list(client.stream_chat("a", response_format={"type": "json_object"}, max_tokens=9))
+    assert [chat.sampling_params.max_tokens for chat in fake.chats] == [9, 9, 9]
+    assert [chat.tool_choice.name for chat in fake.chats] == ["get_weather", "", ""]
+    assert fake.chats[2].response_format.HasField("json_object")
+    with pytest.raises(InvalidRequestError, match="for one answer, not for 2"):
+        client.chat_with_tools("a", [get_weather], n=2)

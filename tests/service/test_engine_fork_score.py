@@ -101,7 +101,7 @@ def ask_score(*continuations: list[int], **fields: object) -> types_pb2.ScoreReq
     fields = {"token_ids": {"ids": PROMPT}} | fields
     return types_pb2.ScoreRequest(
         continuations=[
-            Continuation(token_ids=Params.TokenSequence(ids=ids)) for ids in continuations
+            Continuation(token_ids=types_pb2.TokenIds(ids=ids)) for ids in continuations
         ],
         **fields,  # type: ignore[arg-type]
     )

@@ -79,7 +79,7 @@ def test_two_ranks_serve_what_one_would_and_stop_together(folder: Path) -> None:
         service.process.wait(timeout=60)
         psutil.wait_procs(ranks, timeout=30)
         assert not any(rank.is_running() for rank in ranks)
-        assert "ranks=2" in service.log and "cut_off=0" in service.log
+        assert '"ranks": 2' in service.log and '"cut_off": 0' in service.log
         assert "the rank ends" not in service.log and "failed" not in service.log
 
 

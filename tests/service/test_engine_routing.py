@@ -211,7 +211,7 @@ async def test_a_name_that_an_engine_would_not_take_is_refused(engines: Engines,
 
 async def test_what_is_too_large_to_send_harms_no_other_request(engines: Engines) -> None:
     run = await begin(engines.pool, request("r"))
-    words = [types_pb2.SamplingParams.TokenSequence(ids=[150_000] * 512)] * 512
+    words = [types_pb2.TokenIds(ids=[150_000] * 512)] * 512
     params = types_pb2.SamplingParams(bad_words_token_ids=words)
     fork = types_pb2.ForkRequest(request_id="r", fork_id="f", branches=[params] * 8)
     with pytest.raises(InvalidRequestError, match="over the limit") as caught:

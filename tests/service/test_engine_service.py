@@ -9,7 +9,6 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2
 
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.output_stream import OutputStream
@@ -21,7 +20,9 @@ from folovllm.errors import (
     UnavailableError,
     from_rpc_error,
 )
-from folovllm.outputs import CompletionOutput, Logprob, PositionLogprobs, RequestOutput
+from folovllm.logprobs import Logprob, PositionLogprobs
+from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
+from folovllm.sampling_params import SamplingParams
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
@@ -127,8 +128,17 @@ async def test_a_seed_is_drawn_and_told(service: Service) -> None:
     assert seeds[0] != seeds[1]
 
 
-def sequences(*sequences: list[int]) -> list[types_pb2.SamplingParams.TokenSequence]:
-    return [types_pb2.SamplingParams.TokenSequence(ids=ids) for ids in sequences]
+async def test_without_a_bound_the_context_is_the_bound(service: Service) -> None:
+    unbounded = SamplingParams(temperature=0.0, seed=7, ignore_eos=True, max_tokens=None)
+    request = types_pb2.Request(prompt_token_ids=PROMPT, sampling_params=unbounded.to_proto())
+    result = await service.generate(request)
+    assert result.outputs[0].finish_reason is FinishReason.LENGTH
+    assert len(PROMPT) + len(result.outputs[0].token_ids) == 128
+    assert result.info is not None and result.info.sampling_params == unbounded
+
+
+def sequences(*sequences: list[int]) -> list[types_pb2.TokenIds]:
+    return [types_pb2.TokenIds(ids=ids) for ids in sequences]
 
 
 BAD: list[tuple[dict[str, list[int]], dict[str, object], str]] = [
@@ -223,7 +233,7 @@ async def test_no_message_grows_over_its_limit(
     ]
     assert [len(message.token_ids) for message in messages] == [4, 4, 4, 2]
     assert [bool(message.info) for message in messages] == [True, False, False, False]
-    assert [message.finished for message in messages] == [False, False, False, True]
+    assert [message.finished() for message in messages] == [False, False, False, True]
     for end in range(1, 5):
         joined = RequestOutput.join(messages[:end]).outputs[0]
         assert joined.token_ids == expected_tokens(PROMPT, 14, seed=7)[: 4 * end]
@@ -494,21 +504,10 @@ async def test_model_info_and_load(service: Service) -> None:
     assert (info.model_id, info.vocab_size, info.num_kv_blocks) == ("fake", 1000, 64)
     load = await service.stub.GetLoad(engine_service_pb2.GetLoadRequest())
     assert (load.num_running, load.num_free_kv_blocks, load.num_admissible) == (0, 64, 100)
-
-
-@pytest.mark.parametrize("version", ["v1", "v1alpha"])
-async def test_reflection_lists_the_service(service: Service, version: str) -> None:
-    call = service.channel.stream_stream(
-        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
-        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
-        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-    )()
-    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
-    response = await call.read()
-    assert isinstance(response, reflection_pb2.ServerReflectionResponse)
-    names = {found.name for found in response.list_services_response.service}
-    assert ENGINE_SERVICE in names and "grpc.health.v1.Health" in names
-    call.cancel()
+    assert (load.num_admitted, load.num_generated_tokens) == (0, 0)
+    await service.generate(ask(max_tokens=5))
+    load = await service.stub.GetLoad(engine_service_pb2.GetLoadRequest())
+    assert (load.num_admitted, load.num_generated_tokens) == (1, 5)
 
 
 async def test_calls_may_be_cut_off_at_any_moment(service: Service) -> None:

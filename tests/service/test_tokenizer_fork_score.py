@@ -216,7 +216,7 @@ async def test_text_is_scored(service: Service) -> None:
         continuations=[
             Continuation(text="w"),
             Continuation(text="you"),
-            Continuation(token_ids=Params.TokenSequence(ids=[9, 8])),
+            Continuation(token_ids=types_pb2.TokenIds(ids=[9, 8])),
         ],
     )
     output = ScoreOutput.from_proto(await service.stub.Score(request))

@@ -12,13 +12,8 @@ import grpc
 import pytest
 
 from folovllm.errors import InvalidRequestError, from_rpc_error
-from folovllm.outputs import (
-    CompletionOutput,
-    FinishReason,
-    Logprob,
-    PositionLogprobs,
-    RequestOutput,
-)
+from folovllm.logprobs import Logprob, PositionLogprobs
+from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
@@ -123,7 +118,7 @@ async def test_text_streams_back(serve: Callable[..., Any]) -> None:
 async def test_a_prompt_of_token_ids_is_taken_as_it_is(serve: Callable[..., Any]) -> None:
     service = await serve([HELLO])
     request = Request(
-        request_id="mine", token_ids=messages.TokenIds(ids=[1, 280]), priority=-3, cache_salt="s"
+        request_id="mine", token_ids=types_pb2.TokenIds(ids=[1, 280]), priority=-3, cache_salt="s"
     )
     output = await service.generate(request)
     sent = service.engines[0].calls[0].request
@@ -275,11 +270,11 @@ async def test_nothing_is_left_after_many_calls(serve: Callable[..., Any]) -> No
     [
         (Request(), "prompt"),
         (Request(text=""), "text"),
-        (Request(token_ids=messages.TokenIds()), "token_ids"),
+        (Request(token_ids=types_pb2.TokenIds()), "token_ids"),
         (Request(text="é" * (MAX_PROMPT_BYTES // 2 + 1)), "text"),
         (Request(text="hello " * 250 + "a" * 1000), "text"),  # over max_model_len
-        (Request(token_ids=messages.TokenIds(ids=[1] * (MAX_PROMPT_BYTES + 1))), "token_ids"),
-        (Request(token_ids=messages.TokenIds(ids=[1] * 1024)), "token_ids"),
+        (Request(token_ids=types_pb2.TokenIds(ids=[1] * (MAX_PROMPT_BYTES + 1))), "token_ids"),
+        (Request(token_ids=types_pb2.TokenIds(ids=[1] * 1024)), "token_ids"),
         (Request(text="a", sampling_params=Params(top_p=0)), "sampling_params.top_p"),
         (Request(text="a", sampling_params=Params(top_p=1.5)), "sampling_params.top_p"),
         (Request(text="a", sampling_params=Params(temperature=-1)), "sampling_params.temperature"),
@@ -309,7 +304,7 @@ async def test_a_bad_request_is_refused_before_the_engine_sees_it(
     ("request_", "engines_field", "field"),
     [
         (Request(text="a"), "prompt_token_ids", "text"),
-        (Request(token_ids=messages.TokenIds(ids=[999])), "prompt_token_ids", "token_ids"),
+        (Request(token_ids=types_pb2.TokenIds(ids=[999])), "prompt_token_ids", "token_ids"),
         (Request(text="a"), "sampling_params.max_tokens", "sampling_params.max_tokens"),
     ],
 )

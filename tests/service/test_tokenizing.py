@@ -15,7 +15,7 @@ from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
-from folovllm.v1 import tokenizer_service_pb2_grpc
+from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
 from support.builders.engine_pools import until_ready
 from support.builders.sample_tokenizers import EOS, EOS_ID, VOCAB_SIZE, save_byte_tokenizer
 from support.fakes.engine import FakeEngine, running
@@ -26,7 +26,7 @@ from tokenizer_service.text.tokenizer import Tokenizer
 
 MAX_PROMPT_BYTES = 300_000
 HELLO = 259
-Ids = messages.TokenIds
+Ids = types_pb2.TokenIds
 Options = messages.DetokenizeOptions
 
 

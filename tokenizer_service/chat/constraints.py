@@ -11,7 +11,8 @@ from typing import Literal
 
 from folovllm.chat import Tool
 from folovllm.errors import InvalidRequestError, UnsupportedError
-from folovllm.v1 import tokenizer_service_pb2, types_pb2
+from folovllm.v1 import tokenizer_service_pb2 as wire
+from folovllm.v1 import types_pb2
 from tokenizer_service.chat.markers import ChatMarkers, ThinkingState
 
 ToolChoice = Literal["auto", "none", "required", "name"]
@@ -45,9 +46,7 @@ class AnswerConstraints:
             )
 
     @classmethod
-    def from_proto(
-        cls, request: tokenizer_service_pb2.ChatRequest, tools: tuple[Tool, ...]
-    ) -> "AnswerConstraints":
+    def from_proto(cls, request: wire.ChatRequest, tools: tuple[Tool, ...]) -> "AnswerConstraints":
         """Reads a request whose tools were read already."""
         sampling = request.sampling_params.WhichOneof("structured_output")
         schema = _schema(request.response_format)
@@ -140,17 +139,28 @@ class AnswerConstraints:
             params.reasoning.max_tokens = self.thinking_budget
 
 
-def _tool_choice(choice: tokenizer_service_pb2.ToolChoice) -> ToolChoice:
-    """The kind of choice; one that is set to false means auto."""
-    kind = choice.WhichOneof("choice")
-    if kind == "name":
-        return kind
-    return kind if kind is not None and getattr(choice, kind) else "auto"
+_MODES: dict[wire.ToolChoice.Mode.ValueType, ToolChoice] = {
+    wire.ToolChoice.MODE_UNSPECIFIED: "auto",
+    wire.ToolChoice.MODE_AUTO: "auto",
+    wire.ToolChoice.MODE_NONE: "none",
+    wire.ToolChoice.MODE_REQUIRED: "required",
+}
 
 
-def _schema(response_format: tokenizer_service_pb2.ResponseFormat) -> str | None:
+def _tool_choice(choice: wire.ToolChoice) -> ToolChoice:
+    if choice.WhichOneof("choice") == "name":
+        return "name"
+    if choice.mode not in _MODES:
+        raise InvalidRequestError(
+            "tool_choice.mode",
+            f"{choice.mode} is no mode; give {', '.join(wire.ToolChoice.Mode.keys()[1:])}",
+        )
+    return _MODES[choice.mode]
+
+
+def _schema(response_format: wire.ResponseFormat) -> str | None:
     kind = response_format.WhichOneof("format")
-    if kind == "json_object" and response_format.json_object:
+    if kind == "json_object":
         return _ANY_OBJECT
     if kind != "json_schema":
         return None

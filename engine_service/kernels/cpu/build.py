@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from engine_service.kernels.cpu.structures import layout_assertions
-from folovllm.cache_folder import cache_folder
+from folovllm.installation.cache_folder import cache_folder
 
 SOURCES = Path(__file__).parent
 # `library` checks that the processor has these.
@@ -24,6 +24,7 @@ _FLAGS = (
     *("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"),
 )
 COMPILERS = ("g++", "c++")
+_STEM = "folovllm_cpu_"
 _TIMEOUT_S = 300
 
 
@@ -36,9 +37,15 @@ def find_library() -> Path | None:
     return next((path for path in _library_paths() if path.is_file()), None)
 
 
+def compiled_libraries() -> list[Path]:
+    """Those of these and other sources, in both places where they may be."""
+    folders = {path.parent for path in _library_paths()}
+    return sorted(path for folder in folders for path in folder.glob(f"{_STEM}*.so"))
+
+
 def build_library() -> Path:
     """Compiles the library and returns where it is. Raises KernelBuildError."""
-    compiler = _compiler()
+    compiler = find_compiler()
     for path in _library_paths():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,8 +62,8 @@ def build_library() -> Path:
     )
 
 
-def _compiler() -> str:
-    """`$CXX`, or the first of the usual ones that is installed."""
+def find_compiler() -> str:
+    """`$CXX`, or the first of the usual ones that is installed. Raises KernelBuildError."""
     for name in filter(None, (os.environ.get("CXX"), *COMPILERS)):
         if found := shutil.which(name):
             return found
@@ -91,7 +98,7 @@ def _library_paths() -> tuple[Path, Path]:
     digest = hashlib.sha256(" ".join((*_FLAGS, layout_assertions())).encode())
     for path in sorted(SOURCES.glob("*.[ch]*")):
         digest.update(path.read_bytes())
-    name = f"folovllm_cpu_{digest.hexdigest()[:16]}.so"
+    name = f"{_STEM}{digest.hexdigest()[:16]}.so"
     return SOURCES / name, cache_folder() / "kernels" / name
 
 

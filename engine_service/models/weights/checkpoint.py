@@ -14,10 +14,8 @@ from torch import Tensor
 from engine_service.models.layer_plan import Weight
 from engine_service.models.weights.safetensors_file import SafetensorsFile
 from folovllm.errors import ConfigError
-from folovllm.model_files import read_json
+from folovllm.model_files import WEIGHT_INDEX, weight_files
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _STORED_DTYPES = ("F32", "BF16", "F16")
 
 
@@ -28,7 +26,7 @@ class Checkpoint:
         """Raises ConfigError if a file is missing or broken."""
         self.folder = folder
         with ExitStack() as stack:
-            self._files = [_open(path, stack) for path in _weight_files(folder)]
+            self._files = [_open(path, stack) for path in weight_files(folder)]
             self._homes = {
                 name: number for number, file in enumerate(self._files) for name in file.tensors
             }
@@ -76,21 +74,7 @@ class Checkpoint:
         return sorted(names, key=lambda name: self._homes[name])
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, from the index where there is one."""
-    if (folder / _INDEX).is_file():
-        weight_map = read_json(folder / _INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ConfigError(f"{folder / _INDEX} has no weight_map")
-        return [folder / name for name in sorted(set(map(str, weight_map.values())))]
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    raise ConfigError(
-        f"{folder} has no weights: it needs {_SINGLE} or {_INDEX} (other formats are not read)"
-    )
-
-
 def _open(path: Path, stack: ExitStack) -> SafetensorsFile:
     if not path.is_file():
-        raise ConfigError(f"{path.parent} has no {path.name}, which its {_INDEX} lists")
+        raise ConfigError(f"{path.parent} has no {path.name}, which its {WEIGHT_INDEX} lists")
     return stack.enter_context(SafetensorsFile(path))

@@ -11,8 +11,8 @@ from engine_service.models.model_options import ModelOptions
 from engine_service.runner.gpu.model_runner import GpuModelRunner
 from engine_service.runner.gpu.profile import calibrate, measure_peak
 from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
-from folovllm.cache_folder import cache_folder
 from folovllm.errors import ConfigError
+from folovllm.installation.cache_folder import cache_folder
 
 # From this number of weights on, products take longer than their launches.
 _WORTH_TUNING = 50_000_000

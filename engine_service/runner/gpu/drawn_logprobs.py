@@ -9,7 +9,7 @@ from engine_service.runner.device_copy import to_device
 from engine_service.runner.gpu.drawing import Draw
 from engine_service.runner.sampling.logprobs import position_logprobs
 from engine_service.runner.sampling.not_finite import not_finite
-from folovllm.outputs import PositionLogprobs
+from folovllm.logprobs import PositionLogprobs
 
 
 def raw_logits(logits: Tensor, draws: Sequence[Draw]) -> Tensor | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence
 from engine_service.runner.device_copy import Download
 from engine_service.runner.sampling.not_finite import not_finite
-from folovllm.outputs import PositionLogprobs
+from folovllm.logprobs import PositionLogprobs
 
 Logprobs = Mapping[int, Sequence[PositionLogprobs]]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine_service.runner.sampling.filters import NEVER, top_k_candidates
-from folovllm.outputs import Logprob, PositionLogprobs
+from folovllm.logprobs import Logprob, PositionLogprobs
 
 
 def position_logprobs(

@@ -9,7 +9,7 @@ from engine_service.core.outputs import ScheduledSequence
 from engine_service.models.causal_model import CausalModel
 from engine_service.runner.sampling.logprobs import position_logprobs
 from engine_service.runner.sampling.not_finite import not_finite
-from folovllm.outputs import PositionLogprobs
+from folovllm.logprobs import PositionLogprobs
 
 # Logits of prompts that are computed at once: 64 MiB in float32.
 _MAX_LOGITS = 2**24

@@ -10,7 +10,7 @@ from collections.abc import Container, Sequence
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
 from folovllm.errors import RequestFailedError
-from folovllm.outputs import Logprob, PositionLogprobs
+from folovllm.logprobs import Logprob, PositionLogprobs
 from support.fakes.matcher import FakeMatcher
 
 VOCAB_SIZE = 1000

@@ -156,6 +156,18 @@ async def test_a_failing_engine_fails_every_stream_and_all_later_requests() -> N
     await fixture.engine.stop()
 
 
+async def test_a_stop_that_is_not_waited_for_ends_every_stream(fixture: Fixture) -> None:
+    fixture.runner.hold()
+    streams = [fixture.engine.submit(request(name, max_tokens=50)) for name in "ab"]
+    fixture.engine.begin_to_stop()
+    fixture.runner.release()
+    for stream in streams:
+        with pytest.raises(EngineDeadError, match="was stopped"):
+            await fixture.read(stream)
+    with pytest.raises(EngineDeadError, match="was stopped"):
+        fixture.engine.submit(request("c"))
+
+
 async def test_a_model_that_cannot_be_loaded_ends_the_start() -> None:
     def build() -> LLMEngine:
         raise ConfigError("no weights")

@@ -10,6 +10,7 @@ import torch
 
 from engine_service.kernels.cpu import build as cpu_build
 from engine_service.kernels.cpu import library as cpu_library
+from engine_service.kernels.cpu import processor as cpu_processor
 from engine_service.kernels.cpu import structures
 from engine_service.kernels.cpu.build import KernelBuildError, build_library, find_library
 from engine_service.models.causal_model import CausalModel
@@ -204,8 +205,7 @@ def test_a_structure_with_swapped_fields_compiles_with_no_kernels(
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """find_or_build looks anew, on a processor that has what it takes."""
     monkeypatch.setattr(cpu_library, "find_or_build", cpu_library.find_or_build.__wrapped__)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    monkeypatch.setattr(cpu_library, "missing_instructions", lambda: ())
 
 
 def load(
@@ -229,13 +229,38 @@ def test_without_a_compiler_plain_torch_computes(
 
 
 @pytest.mark.usefixtures("forgetful")
-@pytest.mark.parametrize("lacking", ["_is_avx512_bf16_supported", "_is_vnni_supported"])
+@pytest.mark.parametrize("lacking", cpu_processor.INSTRUCTIONS)
 def test_another_processor_compiles_nothing(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
-    monkeypatch.setattr(torch.cpu, lacking, lambda: False)
+    monkeypatch.setattr(cpu_library, "missing_instructions", lambda: (lacking,))
     assert cpu_library.find_or_build() is None
     assert workshop.calls == []
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx512_vnni avx512_bf16 sse\n", ()),
+        ("flags\t\t: fpu avx512_vnni\n", ("avx512_bf16",)),
+        ("flags\t\t: fpu avx_vnni\n", cpu_processor.INSTRUCTIONS),
+        ("Features\t: fp asimd bf16\n", cpu_processor.INSTRUCTIONS),
+        (None, cpu_processor.INSTRUCTIONS),
+    ],
+)
+def test_the_system_lists_the_instructions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, missing: tuple[str, ...]
+) -> None:
+    listing = tmp_path / "cpuinfo"
+    monkeypatch.setattr(cpu_processor, "CPU_INFO", listing)
+    if text is not None:
+        listing.write_text(text)
+    assert cpu_processor.missing_instructions() == missing
+
+
+def test_our_reading_is_torchs() -> None:
+    has = torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
+    assert cpu_library.processor_has_kernels() is has
 
 
 def test_kernels_compute_what_fits_them(tmp_path: Path) -> None:

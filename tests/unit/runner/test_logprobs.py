@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine_service.runner.sampling.logprobs import position_logprobs
-from folovllm.outputs import Logprob, PositionLogprobs
+from folovllm.logprobs import Logprob, PositionLogprobs
 
 
 def finite_logprobs(

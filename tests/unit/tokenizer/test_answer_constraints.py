@@ -15,6 +15,12 @@ TOKENS = ChatMarkers(1, 2, 3, 4, 5)
 SCHEMA = '{"type": "object", "properties": {"city": {"type": "string"}}}'
 WEATHER = Tool("get_weather", "Tells it.", SCHEMA)
 CLOCK = Tool("clock")
+UNSPECIFIED, AUTO, NONE, REQUIRED = (
+    wire.ToolChoice(mode=mode) for mode in wire.ToolChoice.Mode.values()
+)
+UNKNOWN = wire.ToolChoice.FromString(b"\x28\x09")
+FREE_TEXT = wire.ResponseFormat(text=wire.FreeText())
+ANY_OBJECT = wire.ResponseFormat(json_object=types_pb2.AnyJsonObject())
 MAY_BEGIN, OPEN, OVER = ThinkingState.MAY_BEGIN, ThinkingState.OPEN, ThinkingState.OVER
 
 
@@ -31,26 +37,25 @@ def constrained(
     return params
 
 
-def choice(**kind: object) -> wire.ToolChoice:
-    return wire.ToolChoice(**kind)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("tool_choice", [None, choice(auto=True), choice(required=False)])
-def test_nothing_is_asked_of_a_free_answer(tool_choice: wire.ToolChoice | None) -> None:
-    request = wire.ChatRequest(tool_choice=tool_choice)
+@pytest.mark.parametrize("tool_choice", [None, wire.ToolChoice(), UNSPECIFIED, AUTO])
+@pytest.mark.parametrize("response_format", [None, wire.ResponseFormat(), FREE_TEXT])
+def test_nothing_is_asked_of_a_free_answer(
+    tool_choice: wire.ToolChoice | None, response_format: wire.ResponseFormat | None
+) -> None:
+    request = wire.ChatRequest(tool_choice=tool_choice, response_format=response_format)
     assert constrained(request, WEATHER, thinking=MAY_BEGIN) == types_pb2.SamplingParams()
     assert shape_of(request, WEATHER).may_call
 
 
 def test_no_call_may_begin_where_none_is_wanted() -> None:
-    request = wire.ChatRequest(tool_choice=choice(none=True))
+    request = wire.ChatRequest(tool_choice=NONE)
     params = constrained(request, WEATHER)
     assert [list(each.ids) for each in params.bad_words_token_ids] == [[4]]
     assert not shape_of(request, WEATHER).may_call
 
 
 def test_a_required_call_is_a_grammar_over_the_markers_and_schemas() -> None:
-    params = constrained(wire.ChatRequest(tool_choice=choice(required=True)), WEATHER, CLOCK)
+    params = constrained(wire.ChatRequest(tool_choice=REQUIRED), WEATHER, CLOCK)
     rules = dict(line.split(": ", 1) for line in params.grammar.splitlines())
     assert rules["start"] == "calls"
     assert rules["calls"] == 'call ("\\n" call)*'
@@ -62,13 +67,15 @@ def test_a_required_call_is_a_grammar_over_the_markers_and_schemas() -> None:
 
 
 def test_a_named_tool_is_called_once() -> None:
-    params = constrained(wire.ChatRequest(tool_choice=choice(name="clock")), WEATHER, CLOCK)
+    params = constrained(
+        wire.ChatRequest(tool_choice=wire.ToolChoice(name="clock")), WEATHER, CLOCK
+    )
     assert "calls: call\n" in params.grammar
     assert "get_weather" not in params.grammar
 
 
 def test_a_format_with_tools_is_either_of_both() -> None:
-    request = wire.ChatRequest(response_format=wire.ResponseFormat(json_object=True))
+    request = wire.ChatRequest(response_format=ANY_OBJECT)
     assert constrained(request).json_schema == '{"type": "object"}'
     assert "start: calls | answer" in constrained(request, WEATHER).grammar
 
@@ -100,19 +107,20 @@ def test_a_thinking_budget_bounds_reasoning_without_a_format() -> None:
 @pytest.mark.parametrize(
     ("request_", "tools", "field"),
     [
-        (wire.ChatRequest(tool_choice=choice(required=True)), (), "tool_choice"),
-        (wire.ChatRequest(tool_choice=choice(name="x")), (CLOCK,), "tool_choice.name"),
+        (wire.ChatRequest(tool_choice=REQUIRED), (), "tool_choice"),
+        (wire.ChatRequest(tool_choice=wire.ToolChoice(name="x")), (CLOCK,), "tool_choice.name"),
+        (wire.ChatRequest(tool_choice=UNKNOWN), (CLOCK,), "tool_choice.mode"),
         (
             wire.ChatRequest(
-                tool_choice=choice(required=True),
-                response_format=wire.ResponseFormat(json_object=True),
+                tool_choice=REQUIRED,
+                response_format=ANY_OBJECT,
             ),
             (CLOCK,),
             "response_format",
         ),
         (
             wire.ChatRequest(
-                response_format=wire.ResponseFormat(json_object=True),
+                response_format=ANY_OBJECT,
                 sampling_params=types_pb2.SamplingParams(regex="a"),
             ),
             (),
@@ -120,7 +128,7 @@ def test_a_thinking_budget_bounds_reasoning_without_a_format() -> None:
         ),
         (
             wire.ChatRequest(
-                tool_choice=choice(required=True),
+                tool_choice=REQUIRED,
                 sampling_params=types_pb2.SamplingParams(grammar="start: /a/"),
             ),
             (CLOCK,),
@@ -151,7 +159,7 @@ def test_demands_that_cannot_be_met(
 
 
 def test_a_tokenizer_without_markers_can_require_no_call() -> None:
-    request = wire.ChatRequest(tool_choice=choice(required=True))
+    request = wire.ChatRequest(tool_choice=REQUIRED)
     with pytest.raises(UnsupportedError):
         shape_of(request, CLOCK).constrain(types_pb2.SamplingParams(), ChatMarkers(), OVER)
 
