@@ -218,13 +218,13 @@ class AsyncEngine:
         """Ends the thread after its present step; running streams end with EngineDeadError."""
         self._inbox.put(None)
 
-    async def stop(self, timeout: float = 10.0) -> bool:
+    async def stop(self, max_seconds: float = 10.0) -> bool:
         """Ends the thread, and returns when it has ended.
 
-        False if its step has not ended after `timeout` seconds. It lives on then, without streams.
+        False if its step has not ended after `max_seconds`. It lives on then, without streams.
         """
         self.begin_to_stop()
-        await asyncio.to_thread(self._thread.join, timeout)
+        await asyncio.to_thread(self._thread.join, max_seconds)
         if self._thread.is_alive():
             self._fail_all("the engine was stopped")
         return not self._thread.is_alive()

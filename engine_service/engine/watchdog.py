@@ -66,7 +66,7 @@ class Watchdog:
             self._stopped.wait(self._interval)
 
     def _arm(self) -> float:
-        """The limit of the present step; ends the process if this is not called again for so long."""
+        """The limit of the present step; the process ends if this is not called for so long."""
         limit = self._clock.limit(self._engine.num_step_tokens)
         if self._end is os._exit and sys.__stderr__ is not None:
             seconds = limit + 2 * self._interval

@@ -116,7 +116,9 @@ class GrpcServer:
         """Ends the server as the module's docstring says, in no more than `max_grace` seconds."""
         await self._health.enter_graceful_shutdown()
         log.info("draining", calls=len(self.active_calls))
-        finished = asyncio.ensure_future(self.active_calls.drain(min(self._config.grace_period, max_grace)))
+        finished = asyncio.ensure_future(
+            self.active_calls.drain(min(self._config.grace_period, max_grace))
+        )
         hard_stop = asyncio.ensure_future(self._hard_stop.wait())
         await asyncio.wait({finished, hard_stop}, return_when=asyncio.FIRST_COMPLETED)
         hard_stop.cancel()

@@ -72,7 +72,7 @@ class SafetensorsFile:
 
     def _fill(self, data: Tensor, start: int, name: str) -> None:
         """Reads the bytes from `start` on, of the tensor of this name."""
-        memory, done = memoryview(data.numpy()), 0
+        memory, done = data.numpy().data, 0
         while done < len(memory):
             try:
                 count = os.preadv(

@@ -15,7 +15,9 @@ from support.builders.tiny_models import VOCAB_SIZE, make_checkpoint
 from support.integrity import check_integrity
 
 POISON = VOCAB_SIZE - 1
-GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True, logit_bias={POISON: -100})
+GREEDY = SamplingParams(
+    temperature=0.0, max_tokens=12, ignore_eos=True, logit_bias=((POISON, -100.0),)
+)
 RANDOM = GREEDY.clone(temperature=1.0, top_p=0.9, seed=5)
 
 
@@ -98,7 +100,7 @@ def check_fork(engine: LLMEngine) -> None:
     """That a branch that only its parameters poison ends its fork, and not the parent."""
     engine.add_request(Request("parent", prompt("parent", 20), GREEDY))
     engine.step()
-    forced = GREEDY.clone(allowed_token_ids=[POISON], logit_bias={})
+    forced = GREEDY.clone(allowed_token_ids=[POISON], logit_bias=())
     engine.fork_request("parent", 0, "fork", [Branch(GREEDY), Branch(forced)])
     results: dict[str, RequestOutput] = {}
     while engine.has_unfinished_requests():

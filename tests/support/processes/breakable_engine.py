@@ -42,7 +42,7 @@ def break_steps(way: str) -> None:
             WAYS[way]()
         return execute(runner, output)
 
-    TorchModelRunner.execute = broken  # type: ignore[method-assign]
+    TorchModelRunner.execute = broken  # type: ignore[assignment, method-assign]
 
 
 if __name__ == "__main__":

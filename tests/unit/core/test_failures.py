@@ -3,6 +3,7 @@
 import pytest
 
 from engine_service.core import scheduler_output_builder
+from engine_service.core.forbidden_tokens import forbidden_token_ids
 from engine_service.core.request import Branch, Request, Sequence
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.score_requests import score_requests
@@ -121,7 +122,7 @@ def test_what_cannot_be_planned_ends_alone(after: int, monkeypatch: pytest.Monke
     engine, _ = make_engine(speculation="none")
     add(engine, "neighbour", max_tokens=30)
     add(engine, "broken", n=2, max_tokens=9)
-    plan = scheduler_output_builder.forbidden_token_ids
+    plan = forbidden_token_ids
 
     def forbidden(seq: Sequence, *arguments: object) -> tuple[int, ...]:
         if seq.request.request_id == "broken" and seq.num_output_tokens >= after:

@@ -152,7 +152,7 @@ async def test_a_stuck_step_ends_all_streams_and_then_the_process(
             await asyncio.sleep(0.01)
     assert fixture.statuses == [1]
     assert "in execute" in lines[0]["stacks"] and "Thread" in lines[0]["stacks"]
-    assert not await fixture.engine.stop(timeout=0.01)
+    assert not await fixture.engine.stop(0.01)
 
 
 async def test_what_is_idle_or_compiles_is_not_stuck(
@@ -174,7 +174,7 @@ async def test_stop_is_bounded_while_a_step_hangs(fixture: Fixture) -> None:
     while not fixture.runner.is_held:
         await asyncio.sleep(0)
     began = time.monotonic()
-    assert not await fixture.engine.stop(timeout=0.05)
+    assert not await fixture.engine.stop(0.05)
     assert time.monotonic() - began < 5
     assert isinstance(await error_of(stream), EngineDeadError)
     fixture.runner.release()
