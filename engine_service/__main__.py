@@ -17,7 +17,7 @@ if line := missing_line("engine"):
 
 import structlog
 
-from engine_service.config import SERVICE, EngineConfig, EngineServiceConfig, parse_args
+from engine_service.config import SERVICE, EngineServiceConfig, parse_args
 from engine_service.distributed.rank import Rank
 from folovllm.errors import ConfigError, FolovError
 from folovllm.serving.args import warn_of_unknown_variables
@@ -47,13 +47,14 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
         from engine_service.engine.watchdog import Watchdog
         from engine_service.servicer import EngineServicer
 
-    ranks = EngineRanks(config.engine, rank)
+    ranks = EngineRanks(config.engine, rank, config.watchdog.max_step_seconds)
     engine = AsyncEngine(
         ranks.build,
         config.engine.scheduler.max_num_waiting,
         ranks.step,
         config.watchdog.max_step_seconds,
     )
+    ranks.on_lost = engine.fail
     watchdog = Watchdog(engine)
     engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
         EngineServicer(engine, server.active_calls), server.grpc
@@ -90,7 +91,7 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
     return int(died)
 
 
-def follow(config: EngineConfig, rank: Rank) -> int:
+def follow(config: EngineServiceConfig, rank: Rank) -> int:
     """Computes a part of the model until the first rank ends; returns the exit status.
 
     Raises ConfigError.
@@ -100,7 +101,7 @@ def follow(config: EngineConfig, rank: Rank) -> int:
         from engine_service.distributed.launch import EngineRanks
 
     try:
-        EngineRanks(config, rank).follow()
+        EngineRanks(config.engine, rank, config.watchdog.max_step_seconds).follow()
     except ConfigError:
         raise
     except FolovError as error:
@@ -142,10 +143,10 @@ def main() -> int:
         forward_logging("engine_service", config.logs.log_level)
         rank = Rank.from_environment()
         if rank.index > 0:
-            return follow(config.engine, rank)
+            return follow(config, rank)
         warn_of_unknown_variables(config, SERVICE, log.warning)
         return asyncio.run(serve(config, rank))
-    except ConfigError as error:
+    except FolovError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -233,6 +233,8 @@ class AsyncEngine:
         if self.dead_error is not None:
             return
         self.dead_error = EngineDeadError(reason)
+        if not self._ready.done():
+            self._ready.set_exception(self.dead_error)
         self._died.set()
         for stream in self._streams.values():
             stream.fail(EngineDeadError(reason, stream.scheduled))
@@ -267,6 +269,10 @@ class AsyncEngine:
             self._num_waiting -= not stream.started
             stream.fail(failure.error)
 
+    def _set_start_failed(self, error: Exception) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(error)
+
     def _set_scheduled(self, names: list[str]) -> None:
         for name in names:
             stream = self._streams.get(name)
@@ -280,11 +286,11 @@ class AsyncEngine:
             engine = self._build()
             engine.warm_up()
         except Exception as error:
-            self._call_soon(self._ready.set_exception, error)
+            self._call_soon(self._set_start_failed, error)
             return
         except BaseException as error:
             failed = ServerError(f"the engine does not start: {error!r}")
-            self._call_soon(self._ready.set_exception, failed)
+            self._call_soon(self._set_start_failed, failed)
             return
         self._load = engine.load()
         engine.on_scheduled = partial(self._call_soon, self._set_scheduled)
