@@ -1,7 +1,7 @@
 """TorchModelRunner: computes a scheduled step with a Decoder and draws its tokens."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,19 +54,18 @@ class TorchModelRunner:
         if batch.sampled:
             draws = [(i, draw) for i in batch.sampled for draw in output.scheduled[i].draws()]
             rows = self._draw(hidden, batch.sampled_rows, [draw for _, draw in draws])
-            for (i, _), row in zip(draws, rows, strict=True):
-                if isinstance(row, Exception):
-                    failures.setdefault(i, row)
-                    continue
-                drawn[i] += row.token_ids
-                if row.logprobs is not None:
-                    logprobs.setdefault(i, []).extend(row.logprobs)
+            for (i, _), token_ids in zip(draws, rows.token_ids, strict=True):
+                drawn[i] += token_ids
+            for row, positions in rows.logprobs.items():
+                logprobs.setdefault(draws[row][0], []).extend(positions)
+            for row, error in rows.failures.items():
+                failures.setdefault(draws[row][0], error)
         prompts, failed = prompt_logprobs(self.model, hidden, batch.first_rows, output.scheduled)
         return ModelRunnerOutput(drawn, logprobs, prompts, failures | failed)
 
     def _draw(
         self, hidden: Tensor, rows: Tensor, sequences: Sequence[ScheduledSequence]
-    ) -> "list[_Drawn | Exception]":
+    ) -> "_Draws":
         """What each row draws, or the error that it raises by itself."""
         try:
             logits = self.model.compute_logits(hidden, rows)
@@ -74,19 +73,24 @@ class TorchModelRunner:
             return _draw(logits, sequences, masks, self.model.argmax)
         except Exception as error:
             if len(sequences) == 1:
-                return [error]
-            return [
-                self._draw(hidden, rows[row : row + 1], [sequence])[0]
-                for row, sequence in enumerate(sequences)
-            ]
+                return _Draws([[]], {}, {0: error})
+        draws = _Draws([], {}, {})
+        for row, sequence in enumerate(sequences):
+            token_ids, logprobs, failures = self._draw(hidden, rows[row : row + 1], [sequence])
+            draws.token_ids.extend(token_ids)
+            draws.logprobs.update((row, each) for each in logprobs.values())
+            draws.failures.update((row, each) for each in failures.values())
+        return draws
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """What a row draws; log-probabilities if it asks for them."""
+class _Draws(NamedTuple):
+    """What rows draw."""
 
-    token_ids: Sequence[int]
-    logprobs: Sequence[PositionLogprobs] | None
+    token_ids: list[list[int]]
+    logprobs: dict[int, list[PositionLogprobs]]
+    """Of the rows that ask for them."""
+    failures: dict[int, Exception]
+    """Of the rows that draw nothing."""
 
 
 def _output_rows(batch: InputBatch) -> Tensor:
@@ -119,7 +123,7 @@ def _draw(
     sequences: Sequence[ScheduledSequence],
     grammar_masks: Mapping[int, Tensor],
     argmax: Argmax,
-) -> list[_Drawn | Exception]:
+) -> _Draws:
     """What `sample` draws, and its log-probabilities for the rows that ask for them."""
     num_tops = {
         row: sequence.sampling_params.logprobs
@@ -129,13 +133,19 @@ def _draw(
     # A copy: drawing overwrites the logits.
     raw = logits[list(num_tops)] if num_tops else None
     token_ids = sample(logits, sequences, grammar_masks, argmax)
-    logprobs: dict[int, list[PositionLogprobs] | None] = {}
+    failures: dict[int, Exception] = {}
+    if not all(token_ids):
+        failures = {
+            row: not_finite(sequences[row].num_tokens)
+            for row, drawn in enumerate(token_ids)
+            if not drawn
+        }
+    logprobs: dict[int, list[PositionLogprobs]] = {}
     if raw is not None:
         found = position_logprobs(raw, [token_ids[row] for row in num_tops], [*num_tops.values()])
-        logprobs = dict(zip(num_tops, found, strict=True))
-    return [
-        _Drawn(token_ids[row], logprobs.get(row))
-        if token_ids[row] and logprobs.get(row, []) is not None
-        else not_finite(sequence.num_tokens)
-        for row, sequence in enumerate(sequences)
-    ]
+        for row, positions in zip(num_tops, found, strict=True):
+            if positions is None:
+                failures[row] = not_finite(sequences[row].num_tokens)
+            else:
+                logprobs[row] = positions
+    return _Draws(token_ids, logprobs, failures)
