@@ -11,7 +11,7 @@ import click
 
 from folovllm.errors import ConfigError
 from folovllm.serving.address import DEFAULT_ENGINE_PORT
-from folovllm.serving.args import POSITIVE, check, option, parse
+from folovllm.serving.args import POSITIVE, Seconds, check, option, parse
 from folovllm.serving.logs import LogConfig
 from folovllm.serving.server import ServerConfig
 from folovllm.vllm_names import no_effect
@@ -185,10 +185,24 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchdogConfig:
+    """When an engine is given up."""
+
+    max_step_seconds: float = option(
+        30.0,
+        "A step that takes this long, and ten times as long as any of its size before, is stuck: "
+        "the service ends.",
+        type=Seconds(1),
+        metavar="SECONDS",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class EngineServiceConfig:
     """The engine, and the server in front of it."""
 
     engine: EngineConfig = field(default_factory=EngineConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
     server: ServerConfig = field(default_factory=lambda: ServerConfig(port=DEFAULT_ENGINE_PORT))
     logs: LogConfig = field(default_factory=LogConfig)
 

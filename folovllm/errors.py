@@ -106,7 +106,14 @@ class UnknownHostError(UnreachableError):
 
 
 class EngineDeadError(UnavailableError):
-    """The engine's thread has failed, and with it every request."""
+    """The engine has failed, and with it every request.
+
+    `scheduled` is False for a request of which no step had begun: it cannot be the cause.
+    """
+
+    def __init__(self, message: str, scheduled: bool = True) -> None:
+        super().__init__(message)
+        self.scheduled = scheduled
 
 
 class ModelMismatchError(FolovError):
@@ -115,6 +122,14 @@ class ModelMismatchError(FolovError):
 
 class ServerError(FolovError):
     """The server failed; always a bug."""
+
+
+class RequestFailedError(ServerError):
+    """The server failed because of this one request, and would again: it is not to be retried."""
+
+    def __init__(self, message: str, request_id: str = "") -> None:
+        super().__init__(message)
+        self.request_id = request_id
 
 
 class ConfigError(FolovError):
@@ -136,6 +151,10 @@ _CODES: dict[type[FolovError], grpc.StatusCode] = {
     ModelMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
     ServerError: grpc.StatusCode.INTERNAL,
 }
+# google.rpc.ErrorInfo: what a status code alone does not tell of a failure.
+_DOMAIN = "folovllm"
+_REQUEST_FAILED = "REQUEST_FAILED"
+_ENGINE_DEAD = "ENGINE_DEAD"
 _ERRORS = {code: error for error, code in _CODES.items()}
 
 
@@ -159,6 +178,12 @@ def to_status(error: FolovError) -> status_pb2.Status:
         delay = Duration()
         delay.FromNanoseconds(round(error.retry_after * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    elif isinstance(error, RequestFailedError):
+        blamed = {"request_id": error.request_id}
+        status.details.add().Pack(_error_info(_REQUEST_FAILED, blamed))
+    elif isinstance(error, EngineDeadError):
+        scheduled = {"scheduled": str(error.scheduled).lower()}
+        status.details.add().Pack(_error_info(_ENGINE_DEAD, scheduled))
     return status
 
 
@@ -179,6 +204,11 @@ def from_status(
         info = _unpack(rich, error_details_pb2.RetryInfo())
         delay = info.retry_delay.ToNanoseconds() / 1e9 if info.HasField("retry_delay") else 1.0
         return QueueFullError(message, delay)
+    info = _unpack(rich, error_details_pb2.ErrorInfo())
+    if code is grpc.StatusCode.INTERNAL and info.reason == _REQUEST_FAILED:
+        return RequestFailedError(message, info.metadata["request_id"])
+    if code is grpc.StatusCode.UNAVAILABLE and info.reason == _ENGINE_DEAD:
+        return EngineDeadError(message, info.metadata["scheduled"] == "true")
     return _ERRORS.get(code, ServerError)(message)
 
 
@@ -195,6 +225,10 @@ def from_rpc_error(error: grpc.RpcError) -> FolovError:
         details = error.details() or error.code().name
         return from_status(error.code(), details, tuple(error.trailing_metadata() or ()))
     return UnavailableError(str(error))
+
+
+def _error_info(reason: str, metadata: Mapping[str, str]) -> error_details_pb2.ErrorInfo:
+    return error_details_pb2.ErrorInfo(reason=reason, domain=_DOMAIN, metadata=metadata)
 
 
 def _unpack(status: status_pb2.Status, detail: M) -> M:

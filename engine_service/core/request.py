@@ -3,7 +3,7 @@
     WAITING ─▶ RUNNING ─▶ FINISHED_*
                  │ ▲
                  ▼ │
-              PREEMPTED        any state but FINISHED_* ─▶ FINISHED_ABORTED
+              PREEMPTED        any state but FINISHED_* ─▶ FINISHED_ABORTED, FINISHED_FAILED
 
 A request has n sequences. The first computes the prompt; then the others fork from it, and from
 there each runs on its own.
@@ -76,6 +76,7 @@ class RequestStatus(IntEnum):
     FINISHED_STOPPED = 3
     FINISHED_LENGTH = 4
     FINISHED_ABORTED = 5
+    FINISHED_FAILED = 6
 
     @property
     def finished(self) -> bool:
@@ -245,3 +246,8 @@ class SequenceGroup:
     def finished(self) -> bool:
         """Whether every sequence has ended."""
         return all(seq.status.finished for seq in self._seqs)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended with an error, which all of its sequences do at once."""
+        return any(seq.status is RequestStatus.FINISHED_FAILED for seq in self._seqs)

@@ -33,6 +33,8 @@ class OutputStream:
         self._closed = False
         self.started = False
         """Whether there was any output."""
+        self.scheduled = False
+        """Whether a step has begun that computes it."""
 
     @property
     def complete(self) -> bool:

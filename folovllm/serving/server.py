@@ -7,6 +7,7 @@ finish within the grace period, then the server stops. A second signal ends the 
 """
 
 import asyncio
+import math
 import signal
 from dataclasses import dataclass
 
@@ -106,11 +107,18 @@ class GrpcServer:
         """Returns when a stop was requested."""
         await self._stop.wait()
 
-    async def drain(self) -> None:
-        """Ends the server as the module's docstring says."""
+    @property
+    def ends_at_once(self) -> bool:
+        """Whether a stop was requested twice."""
+        return self._hard_stop.is_set()
+
+    async def drain(self, max_grace: float = math.inf) -> None:
+        """Ends the server as the module's docstring says, in no more than `max_grace` seconds."""
         await self._health.enter_graceful_shutdown()
         log.info("draining", calls=len(self.active_calls))
-        finished = asyncio.ensure_future(self.active_calls.drain(self._config.grace_period))
+        finished = asyncio.ensure_future(
+            self.active_calls.drain(min(self._config.grace_period, max_grace))
+        )
         hard_stop = asyncio.ensure_future(self._hard_stop.wait())
         await asyncio.wait({finished, hard_stop}, return_when=asyncio.FIRST_COMPLETED)
         hard_stop.cancel()

@@ -45,8 +45,8 @@ class Anything:
     must_stop = False
     is_spent = False
 
-    def advance(self, token_id: int) -> bool:
-        return True
+    def advance(self, token_id: int) -> None:
+        pass
 
     def copy(self) -> TokenMatcher:
         return self

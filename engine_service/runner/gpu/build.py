@@ -4,6 +4,7 @@ import torch
 
 from engine_service.config import EngineConfig
 from engine_service.device import free_memory
+from engine_service.kernels.gpu.compiled_cache import use_trusted_cache
 from engine_service.layers.linear.tuner import Tuner
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.gpu_decoder import GpuDecoder
@@ -26,6 +27,7 @@ def build_gpu_runner(
 ) -> tuple[GpuModelRunner, int]:
     """The runner, and its number of blocks for sequences. Raises ConfigError."""
     assert isinstance(model, GpuDecoder)
+    use_trusted_cache()
     if model.config.num_weights >= _WORTH_TUNING:
         model.tune(Tuner(model.device, cache_folder() / "gpu"), show_progress)
     step = config.scheduler.step_size_on("cuda")

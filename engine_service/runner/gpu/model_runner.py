@@ -140,20 +140,22 @@ class GpuModelRunner:
         redrawn = self._draw_altered(logits, draws, token_ids)
         if redrawn:
             changed = self._indexes([state_indexes[drawing[row]] for row in redrawn])
-            self._state.last_tokens[changed] = token_ids[self._indexes(redrawn)]
-        logprobs = drawn_logprobs(raw, draws, drawing, token_ids)
-        return GpuStep(scheduled, drawing, self._downloads.start(token_ids), logprobs, {})
+            # -1 is a failed draw, see `sequence_states`.
+            self._state.last_tokens[changed] = token_ids[self._indexes(redrawn)].clamp_(min=0)
+        logprobs, failures = drawn_logprobs(raw, draws, drawing, token_ids)
+        tokens = self._downloads.start(token_ids)
+        return GpuStep(scheduled, drawing, tokens, logprobs, {}, failures)
 
     def _launch_any(self, scheduled: Sequence[ScheduledSequence]) -> GpuStep:
         if not scheduled:
-            return GpuStep((), (), self._download_none(), {}, {})
+            return GpuStep((), (), self._download_none(), {}, {}, {})
         batch = build_input_batch(scheduled, self._block_size, self.model.device)
         self._resolve_pending(batch, scheduled)
         hidden = self.model(batch.input_ids, batch.positions, self.kv_caches, batch.metadata)
-        prompt = prompt_logprobs(self.model, hidden, batch.first_rows, scheduled)
+        prompt, failures = prompt_logprobs(self.model, hidden, batch.first_rows, scheduled)
         drawing, rows, draws = _draws(batch.sampled, scheduled)
         if not draws:
-            return GpuStep(scheduled, (), self._download_none(), {}, prompt)
+            return GpuStep(scheduled, (), self._download_none(), {}, prompt, failures)
         sampled_rows = batch.sampled_rows
         if len(draws) > len(sampled_rows):
             sampled_rows = sampled_rows[self._indexes(rows)]
@@ -162,8 +164,9 @@ class GpuModelRunner:
         raw = raw_logits(logits, draws)
         self._draw_altered(logits, draws, token_ids)
         self._append(scheduled, drawing, token_ids)
-        logprobs = drawn_logprobs(raw, draws, drawing, token_ids)
-        return GpuStep(scheduled, drawing, self._downloads.start(token_ids), logprobs, prompt)
+        logprobs, failed = drawn_logprobs(raw, draws, drawing, token_ids)
+        tokens = self._downloads.start(token_ids)
+        return GpuStep(scheduled, drawing, tokens, logprobs, prompt, failures | failed)
 
     def _download_none(self) -> Download:
         return self._downloads.start(torch.empty(0, dtype=torch.int32, device=self.model.device))

@@ -9,6 +9,7 @@ import pytest
 from engine_service.core.request import Request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Generate
+from engine_service.engine.failures import RequestFailure
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.output_stream import OutputStream
 from folovllm.errors import ConfigError, EngineDeadError, InvalidRequestError, QueueFullError
@@ -203,9 +204,9 @@ async def test_one_delivery_to_the_loop_for_each_step(
     deliveries: list[list[CompletionOutput]] = []
     deliver = fixture.engine._deliver
 
-    def count(outputs: list[CompletionOutput]) -> None:
+    def count(outputs: list[CompletionOutput], failures: list[RequestFailure]) -> None:
         deliveries.append(outputs)
-        deliver(outputs)
+        deliver(outputs, failures)
 
     monkeypatch.setattr(fixture.engine, "_deliver", count)
     fixture.runner.hold()
