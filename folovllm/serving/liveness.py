@@ -1,0 +1,65 @@
+"""How long a peer has been silent, whatever it could have said."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LivenessConfig:
+    """When a peer is asked for a sign of life, and when it is given up. All in seconds."""
+
+    heartbeat: float = 1.0
+    """Between two heartbeats."""
+    silent: float = 2.0
+    """After so long it gets nothing new."""
+    lost: float = 10.0
+    """After so long it is given up."""
+
+
+# Of the time between two heartbeats.
+_TICKS = 4
+# A tick that lasts longer, in ticks, was held up by our own event loop.
+_MAX_TICKS = 1.5
+
+
+class Silence:
+    """Counts the seconds in which a peer said nothing though our own event loop ran.
+
+    So a process that stood still itself blames no one for it.
+    """
+
+    def __init__(self, config: LivenessConfig) -> None:
+        self._config = config
+        self._tick = config.heartbeat / _TICKS
+        self._counted_until = time.monotonic()
+        self.seconds = 0.0
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the peer gets nothing new."""
+        return self.seconds >= self._config.silent
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the peer is given up."""
+        return self.seconds >= self._config.lost
+
+    def end(self) -> None:
+        """The peer has said something."""
+        self.seconds = 0.0
+        self._counted_until = time.monotonic()
+
+    async def tick(self) -> None:
+        """Waits for a quarter of the time between two heartbeats, and counts it."""
+        await asyncio.sleep(self._tick)
+        now = time.monotonic()
+        self.seconds += min(now - self._counted_until, _MAX_TICKS * self._tick)
+        self._counted_until = now
+
+    async def until_heartbeat(self) -> None:
+        """Waits until another heartbeat is due, or the peer is given up."""
+        for _ in range(_TICKS):
+            await self.tick()
+            if self.is_lost:
+                return
