@@ -17,6 +17,8 @@ class LivenessConfig:
     """After so long it is given up."""
 
 
+DEFAULT_LIVENESS = LivenessConfig()
+
 # Of the time between two heartbeats.
 _TICKS = 4
 # A tick that lasts longer, in ticks, was held up by our own event loop.
