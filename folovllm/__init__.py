@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from folovllm.chat_outputs import ToolCallEnd as ToolCallEnd
     from folovllm.chat_outputs import ToolCallStart as ToolCallStart
     from folovllm.errors import CancelledRequestError as CancelledRequestError
+    from folovllm.errors import ClientClosedError as ClientClosedError
     from folovllm.errors import ConfigError as ConfigError
     from folovllm.errors import DeadlineError as DeadlineError
     from folovllm.errors import EngineDeadError as EngineDeadError
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
     from folovllm.errors import QueueFullError as QueueFullError
     from folovllm.errors import ServerError as ServerError
     from folovllm.errors import UnavailableError as UnavailableError
+    from folovllm.errors import UnreachableError as UnreachableError
     from folovllm.errors import UnsupportedError as UnsupportedError
+    from folovllm.errors import WrongServiceError as WrongServiceError
     from folovllm.logprobs import Logprob as Logprob
     from folovllm.logprobs import PositionLogprobs as PositionLogprobs
     from folovllm.outputs import CompletionOutput as CompletionOutput
@@ -122,6 +125,7 @@ _HOMES = {
     ),
     "folovllm.errors": (
         "CancelledRequestError",
+        "ClientClosedError",
         "ConfigError",
         "DeadlineError",
         "EngineDeadError",
@@ -132,7 +136,9 @@ _HOMES = {
         "QueueFullError",
         "ServerError",
         "UnavailableError",
+        "UnreachableError",
         "UnsupportedError",
+        "WrongServiceError",
     ),
 }
 

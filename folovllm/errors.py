@@ -101,6 +101,10 @@ class UnreachableError(UnavailableError):
     """Nothing answers at the address."""
 
 
+class UnknownHostError(UnreachableError):
+    """No host has the address's name."""
+
+
 class EngineDeadError(UnavailableError):
     """The engine has failed, and with it every request.
 

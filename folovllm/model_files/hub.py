@@ -25,7 +25,7 @@ def hub_cache() -> Path:
         from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError:
         raise ConfigError(
-            "models of the hub need huggingface_hub; install it with: pip install huggingface_hub"
+            "models of the hub need huggingface_hub; 'folovllm doctor all' says how to install it"
         ) from None
     return Path(HF_HUB_CACHE).expanduser()
 

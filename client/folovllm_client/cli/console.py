@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from folovllm.errors import ConfigError, FolovError, InvalidRequestError, UnreachableError
+from folovllm.errors import (
+    ConfigError,
+    FolovError,
+    InvalidRequestError,
+    UnknownHostError,
+    UnreachableError,
+)
 from folovllm.installation.typed import typed_program
 
 if TYPE_CHECKING:
@@ -83,6 +89,8 @@ def harmless(text: str) -> str:
 
 def failure_text(error: FolovError) -> str:
     """The message for the user, with the remedy if there is one."""
+    if isinstance(error, UnknownHostError):
+        return f"{error}; choose another with --server"
     if isinstance(error, UnreachableError):
         return f"{error}; start it with `{command_name()} serve`, or choose another with --server"
     text = str(error)

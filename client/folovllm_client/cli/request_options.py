@@ -1,11 +1,12 @@
 """The options of commands that ask a server: which one, how to sample, and for how long."""
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import TypeVar
+from typing import Any, TextIO, TypeVar
 
-from click import Context, File, FloatRange, Parameter, option
+from click import BadParameter, Context, File, FloatRange, Parameter, option
 from click.core import ParameterSource
 
 from folovllm.errors import InvalidRequestError
@@ -25,6 +26,18 @@ def _check_server(context: Context, parameter: Parameter, address: str) -> str:
     source = context.get_parameter_source(str(parameter.name))
     is_variable = source is ParameterSource.ENVIRONMENT
     return check_address(address, _SERVER_VARIABLE if is_variable else "--server")
+
+
+def _read_schema(_context: Context, _parameter: Parameter, file: TextIO | None) -> str | None:
+    if file is None:
+        return None
+    with file:
+        text = file.read()
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise BadParameter(f"{file.name} holds no JSON: {error}") from None
+    return text
 
 
 server_option = option(
@@ -60,7 +73,7 @@ _REQUEST_OPTIONS = (
     option(
         "--json-schema",
         type=File(),
-        callback=lambda _context, _option, file: file and file.read(),
+        callback=_read_schema,
         metavar="FILE",
         help="The answer is a value of the schema.",
     ),
@@ -84,7 +97,7 @@ def request_options(command: _Command) -> _Command:
     return command
 
 
-def sampling_message(given: Mapping[str, object]) -> types_pb2.SamplingParams:
+def sampling_message(given: Mapping[str, Any]) -> types_pb2.SamplingParams:
     """The message of the sampling parameters that were given, and max_tokens.
 
     Raises InvalidRequestError for a value out of its range, before anything is sent.
@@ -94,6 +107,12 @@ def sampling_message(given: Mapping[str, object]) -> types_pb2.SamplingParams:
     values = {name: value for name, value in given.items() if value not in (None, ())}
     if values["max_tokens"] == _UNBOUNDED:
         values["max_tokens"] = UNTIL_CONTEXT_ENDS
+    elif values["max_tokens"] < 1:
+        raise InvalidRequestError(
+            "max_tokens",
+            "max_tokens must be at least 1, or -1 for as many as the context has room for, "
+            f"got {values['max_tokens']}",
+        )
     SamplingParams(**{name: values[name] for name in _CHECKED & values.keys()})  # type: ignore[arg-type]
     return partial_sampling_params(values)
 

@@ -23,11 +23,16 @@ def usage_error(error: click.UsageError, command: str | None) -> TypingError:
         return TypingError(f"{_name(error)} is missing; {remedy}")
     if isinstance(error, click.BadParameter) and error.param is not None:
         return TypingError(f"{_name(error)}{_bad_value(message, error.param.type)}")
+    if message.startswith("Got unexpected extra argument"):
+        params = error.ctx.command.params if error.ctx else []
+        takes_text = any(isinstance(each, click.Argument) for each in params)
+        remedy = "put a text of several words in quotes" if takes_text else remedy
+        return TypingError(f"{message.partition('(')[2].removesuffix(')')!r} is too much; {remedy}")
     sentence = f"{message[:1].lower()}{message[1:]}"
     return TypingError(sentence if ";" in sentence else f"{sentence}; {remedy}")  # ours say it
 
 
-def _bad_value(message: str, kind: click.ParamType[Any]) -> str:
+def _bad_value(message: str, kind: "click.ParamType[Any]") -> str:
     """The rest of the sentence after the name, from click's `VALUE is not …`."""
     value, is_not, _ = message.partition(" is not ")
     if is_not and isinstance(kind, click.Choice):

@@ -213,11 +213,14 @@ def test_a_deadline_says_what_happened(folovllm: Running) -> None:
     assert "no complete answer within" in result.stderr
 
 
+AT_LEAST_1 = "must be at least 1, or -1 for as many as the context has room for"
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--max-tokens", "0", "must be at least 1, got 0"),
-        ("--max-tokens", "-2", "must be at least 1, got -2"),
+        ("--max-tokens", "0", f"{AT_LEAST_1}, got 0"),
+        ("--max-tokens", "-2", f"{AT_LEAST_1}, got -2"),
         ("--temperature", "500", "must be between 0 and 100, got 500"),
         ("--temperature", "nan", "must be between 0 and 100, got nan"),
         ("--top-p", "0", "must be between 0 (excluded) and 1, got 0"),

@@ -288,7 +288,7 @@ def test_caches_are_measured(host: Host) -> None:
     found = {each.text for each in caches.check_caches()}
     assert found == {
         f"1.0 MB in {host.folder / 'own' / 'kernels'}",
-        f"0.5 MB in {host.folder / 'own' / 'gpu'}",
+        f"500 kB in {host.folder / 'own' / 'gpu'}",
         f"3.0 MB in {host.sources}",
         f"2.0 MB in {host.folder / 'triton'}",
         f"7.0 MB in {host.folder / 'hub'}",

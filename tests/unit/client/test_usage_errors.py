@@ -13,7 +13,8 @@ HELP = "`{program} {command} --help` says what to type"
     ("typed", "message"),
     [
         ("generate", f"PROMPT is missing; {HELP}"),
-        ("generate a b", f"got unexpected extra argument (b); {HELP}"),
+        ("generate a b c", "'b c' is too much; put a text of several words in quotes"),
+        ("health b", f"'b' is too much; {HELP}"),
         ("generate a --tempurature 1", "there is no option --tempurature; did you mean --temperat"),
         ("generate a --zzz", f"there is no option --zzz; {HELP}"),
         ("generate a --seed", f"option '--seed' requires an argument; {HELP}"),

@@ -12,6 +12,7 @@ from folovllm.errors import (
     DeadlineError,
     FolovError,
     UnavailableError,
+    UnknownHostError,
     UnreachableError,
     WrongServiceError,
     from_rpc_error,
@@ -39,7 +40,7 @@ def to_error(error: grpc.RpcError, address: str, deadline: float | None) -> Folo
     if not isinstance(translated, UnavailableError):
         return translated
     if message.startswith(_NO_HOST):
-        return UnreachableError(f"the host of {address} cannot be found ({reason})")
+        return UnknownHostError(f"the host of {address} cannot be found ({reason})")
     if _NO_HTTP2 in message:
         return WrongServiceError(f"what answers at {address} does not speak gRPC; {_WHOM_TO_ASK}")
     if message.startswith(_NO_CONNECTION):

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from folovllm.errors import ConfigError
 from folovllm.installation.cache_folder import cache_folder
+from folovllm.model_files.hub import hub_cache
 from folovllm_client.cli.doctor.findings import Finding
+from folovllm_client.cli.hub.cached_models import folder_size
+from folovllm_client.cli.hub.sizes import size_text
 
 _COMPILED = "compiled"
 _USES = {
@@ -66,7 +70,7 @@ def clear(caches: Iterable[Cache]) -> None:
 
 def readable(*caches: Cache) -> str:
     """Their size together."""
-    return f"{sum(cache.num_bytes for cache in caches) / 1e6:,.1f} MB"
+    return size_text(sum(cache.num_bytes for cache in caches))
 
 
 def _cache(name: str, place: Path, paths: Sequence[Path]) -> Cache:
@@ -75,14 +79,7 @@ def _cache(name: str, place: Path, paths: Sequence[Path]) -> Cache:
 
 def _num_bytes(path: Path) -> int:
     """Of a file, or of all files below a folder; of links nothing."""
-    files = [path] if path.is_file() else path.rglob("*")
-    total = 0
-    for file in files:
-        try:
-            total += 0 if file.is_dir() else file.lstat().st_size
-        except OSError:  # gone meanwhile
-            continue
-    return total
+    return path.lstat().st_size if path.is_file() else folder_size(path)
 
 
 def _contents(folder: Path) -> list[Path]:
@@ -111,9 +108,8 @@ def _is_tritons(path: Path) -> bool:
 
 def _models() -> Cache | None:
     """The hub's, if its library is installed."""
-    if find_spec("huggingface_hub") is None:
+    try:
+        folder = hub_cache()
+    except ConfigError:
         return None
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = Path(HF_HUB_CACHE).expanduser()
     return _cache("models", folder, [folder])

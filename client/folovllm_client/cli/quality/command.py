@@ -1,6 +1,7 @@
 """The commands `parity` and `perplexity`."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -37,8 +38,15 @@ def parity(as_json: bool, **settings: Any) -> None:
 
 
 @click.command(
-    params=[*options(PerplexityOptions())],
+    params=[*options(PerplexityOptions(Path()))],
     epilog=examples("folovllm perplexity --model Qwen/Qwen3-0.6B --file book.txt"),
+)
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    metavar="TEXT",
+    help="The text to predict, in UTF-8.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
 def perplexity(as_json: bool, **settings: Any) -> None:

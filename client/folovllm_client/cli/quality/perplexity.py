@@ -14,15 +14,10 @@ from folovllm.serving.args import option
 class PerplexityOptions:
     """What is measured: the options of the command."""
 
+    file: Path
+    """The text to predict, in UTF-8."""
     model: str | None = option(
         None, "A model's folder or hub id. Default: the embedded one.", metavar="PATH_OR_ID"
-    )
-    file: Path = option(
-        None,
-        "The text to predict, in UTF-8.",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        required=True,
-        metavar="TEXT",
     )
     dtype: str = option(
         "auto",
