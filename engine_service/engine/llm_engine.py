@@ -253,9 +253,9 @@ class LLMEngine:
         """What changed, as outputs; starts requests that waited for one that ended."""
         outputs = []
         for change in changes:
-            if change.seq.status is RequestStatus.FINISHED_FAILED:
-                continue  # later in the same step
             seq, request = change.seq, change.seq.request
+            if seq.status is RequestStatus.FINISHED_FAILED:
+                continue  # later in the same step
             output = completion_output(
                 change, *self._parents.name_of(request.request_id, seq.index)
             )
@@ -263,8 +263,8 @@ class LLMEngine:
                 self._unannounced.remove(request.request_id)
                 output.info = request_info(seq.group, self.info)
             outputs.append(output)
-            if change.finished and change.seq.group.finished:
-                for follower in self._parents.discard(change.seq.request.request_id):
+            if change.finished and seq.group.finished:
+                for follower in self._parents.discard(request.request_id):
                     self.scheduler.add_request(follower)
         return outputs
 
