@@ -192,7 +192,7 @@ class WatchdogConfig:
         30.0,
         "A step that takes this long, and ten times as long as any of its size before, is stuck: "
         "the service ends.",
-        type=Seconds(1),
+        type=Seconds(0.1),
         metavar="SECONDS",
     )
 

@@ -71,8 +71,11 @@ def table() -> str:
     heads = ["model", "parameters", "GPU, bf16", *on_cpu, "KV of 1,000 tokens", "context"]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for name, model in MODELS.items():
+        # On a CPU the embedding has its own memory, even if the output layer is tied to it.
+        rows = 2 * model.hidden_size * model.vocab_size
         sizes = (
-            model.shape.weight_bytes(bytes_of_weight("folovllm", each)) for each in WEIGHT_FORMATS
+            rows + model.shape.weight_bytes(bytes_of_weight("folovllm", each))
+            for each in WEIGHT_FORMATS
         )
         lines.append(
             [

@@ -246,8 +246,3 @@ class SequenceGroup:
     def finished(self) -> bool:
         """Whether every sequence has ended."""
         return all(seq.status.finished for seq in self._seqs)
-
-    @property
-    def failed(self) -> bool:
-        """Whether it has ended with an error, which all of its sequences do at once."""
-        return any(seq.status is RequestStatus.FINISHED_FAILED for seq in self._seqs)

@@ -175,7 +175,10 @@ class Scheduler:
                 if victim is seq:
                     break
             else:
-                self._add(builder, seq, num_new_tokens)
+                try:
+                    builder.add(seq, num_new_tokens)
+                except Exception as error:
+                    self._give_up(builder, seq, error)
         return preempted
 
     def _schedule_waiting(self, builder: SchedulerOutputBuilder) -> None:
@@ -184,16 +187,16 @@ class Scheduler:
             num_new_tokens = min(seq.num_uncomputed_tokens, builder.token_budget)
             allocated = self._kv.allocate_slots(seq, num_new_tokens)
             assert allocated, "a sequence starts only if there is room for all of it"
-            self._add(builder, seq, num_new_tokens)
+            try:
+                builder.add(seq, num_new_tokens)
+            except Exception as error:
+                self._give_up(builder, seq, error)
 
-    def _add(self, builder: SchedulerOutputBuilder, seq: Sequence, num_new_tokens: int) -> None:
-        """Adds a sequence to a step; if that raises, its request fails."""
-        try:
-            builder.add(seq, num_new_tokens)
-        except Exception as error:
-            for each in seq.group.get_unfinished_seqs():
-                builder.remove(each)
-            self._results.fail(seq.group, error)
+    def _give_up(self, builder: SchedulerOutputBuilder, seq: Sequence, error: Exception) -> None:
+        """Ends the request of a sequence that cannot be added to a step."""
+        for each in seq.group.get_unfinished_seqs():
+            builder.remove(each)
+        self._results.fail(seq.group, error)
 
 
 def _prefills(seq: Sequence) -> bool:

@@ -50,7 +50,7 @@ class StepResults:
             if seq is None:
                 continue
             try:
-                changes += self._apply(seq, part, index, runner_output)
+                self._apply(changes, seq, part, runner_output, index)
             except Exception as error:
                 self.fail(seq.group, error)
         return changes
@@ -74,28 +74,32 @@ class StepResults:
         return failures
 
     def _apply(
-        self, seq: Sequence, part: ScheduledSequence, index: int, runner_output: ModelRunnerOutput
-    ) -> list[SequenceOutput]:
-        """What changes with one part of a step. Raises what went wrong with it."""
+        self,
+        changes: list[SequenceOutput],
+        seq: Sequence,
+        part: ScheduledSequence,
+        runner_output: ModelRunnerOutput,
+        index: int,
+    ) -> None:
+        """Adds what changes with one part of a step. Raises what went wrong with it."""
         group = seq.group
-        error = runner_output.failures.get(index)
-        if error is not None:
-            self._drop_drafts(seq, part, error)
-            return []
+        if index in runner_output.failures:
+            self._drop_drafts(seq, part, runner_output.failures[index])
+            return
         if index in runner_output.prompt_logprobs:
             group.prompt_logprobs += runner_output.prompt_logprobs[index]
         self._advance(seq, len(part.token_ids) - len(part.draft_token_ids))
         if seq.request.scored_from is not None and not group.lacks_prompt_logprobs:
             self.finish(seq, RequestStatus.FINISHED_LENGTH)
             scores = tuple(group.prompt_logprobs)
-            return [SequenceOutput(seq, logprobs=scores, finished=True)]
-        if not part.sample_indexes:
-            return []
-        token_ids = runner_output.sampled_token_ids[index]
-        logprobs = runner_output.logprobs.get(index, ())
-        if group.forked:
-            return [self._continue(seq, part.draft_token_ids, token_ids, logprobs)]
-        return self._fork(seq, part, token_ids, logprobs)
+            changes.append(SequenceOutput(seq, logprobs=scores, finished=True))
+        elif part.sample_indexes:
+            token_ids = runner_output.sampled_token_ids[index]
+            logprobs = runner_output.logprobs.get(index, ())
+            if group.forked:
+                changes.append(self._continue(seq, part.draft_token_ids, token_ids, logprobs))
+            else:
+                changes += self._fork(seq, part, token_ids, logprobs)
 
     def _drop_drafts(self, seq: Sequence, part: ScheduledSequence, error: Exception) -> None:
         """Raises the error of a step without drafts.

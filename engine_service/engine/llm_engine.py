@@ -23,7 +23,7 @@ from engine_service.core.outputs import (
     SchedulerOutput,
     SequenceOutput,
 )
-from engine_service.core.request import Branch, Request
+from engine_service.core.request import Branch, Request, RequestStatus
 from engine_service.core.scheduler import Scheduler
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.spec_decode.speculator import Speculator
@@ -253,22 +253,20 @@ class LLMEngine:
         """What changed, as outputs; starts requests that waited for one that ended."""
         outputs = []
         for change in changes:
-            if change.seq.group.failed:
-                continue
-            outputs.append(self._completion_output(change))
-            if change.finished and change.seq.group.finished:
-                for follower in self._parents.discard(change.seq.request.request_id):
+            seq, request = change.seq, change.seq.request
+            if seq.status is RequestStatus.FINISHED_FAILED:
+                continue  # later in the same step
+            output = completion_output(
+                change, *self._parents.name_of(request.request_id, seq.index)
+            )
+            if seq.index == 0 and request.request_id in self._unannounced:
+                self._unannounced.remove(request.request_id)
+                output.info = request_info(seq.group, self.info)
+            outputs.append(output)
+            if change.finished and seq.group.finished:
+                for follower in self._parents.discard(request.request_id):
                     self.scheduler.add_request(follower)
         return outputs
-
-    def _completion_output(self, change: SequenceOutput) -> CompletionOutput:
-        seq, request = change.seq, change.seq.request
-        name = self._parents.name_of(request.request_id, seq.index)
-        output = completion_output(change, *name)
-        if seq.index == 0 and request.request_id in self._unannounced:
-            self._unannounced.remove(request.request_id)
-            output.info = request_info(seq.group, self.info)
-        return output
 
     def _start_probe(self, name: str) -> None:
         params = SamplingParams(temperature=0.0, max_tokens=1)

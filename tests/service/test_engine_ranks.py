@@ -32,8 +32,7 @@ def two_ranks(
 ) -> Iterator[tuple[ServiceProcess, list[psutil.Process]]]:
     """The launcher and its ranks, in their order, once they serve."""
     flags = ("--model", str(folder), "--num-blocks", "64", "--grace-period", "60", *ENGINE_FLAGS)
-    flags = (*flags, *more_flags)
-    service = ServiceProcess("engine_service", *flags, launcher=TORCHRUN)
+    service = ServiceProcess("engine_service", *flags, *more_flags, launcher=TORCHRUN)
     ranks: list[psutil.Process] = []
     try:
         service.wait_serving()
