@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.args import Seconds, check, option
+from folovllm.serving.background_tasks import first
 from folovllm.serving.channel import SERVER_OPTIONS
 from folovllm.serving.interceptor import CallInterceptor
 from folovllm.serving.ports import host_and_port, require_free_port
@@ -46,6 +47,14 @@ class ServerConfig:
         type=Seconds(0),
         metavar="SECONDS",
     )
+    hang_timeout: float = option(
+        15.0,
+        "Time without a sign of life after which `folovllm serve`, or the parent of --workers, "
+        "replaces the process.",
+        own=True,
+        type=Seconds(1),
+        metavar="SECONDS",
+    )
     reflection: bool = option(
         True, "Do not serve the schema to tools such as grpcurl.", "--no-reflection", own=True
     )
@@ -54,6 +63,11 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def stop_timeout(self) -> float:
+        """Seconds after SIGTERM in which it has ended, unless it hangs."""
+        return self.grace_period + 5 * _LAST_GRACE
 
 
 class GrpcServer:
@@ -116,13 +130,8 @@ class GrpcServer:
         """Ends the server as the module's docstring says, in no more than `max_grace` seconds."""
         await self._health.enter_graceful_shutdown()
         log.info("draining", calls=len(self.active_calls))
-        finished = asyncio.ensure_future(
-            self.active_calls.drain(min(self._config.grace_period, max_grace))
-        )
-        hard_stop = asyncio.ensure_future(self._hard_stop.wait())
-        await asyncio.wait({finished, hard_stop}, return_when=asyncio.FIRST_COMPLETED)
-        hard_stop.cancel()
-        finished.cancel()
+        grace = min(self._config.grace_period, max_grace)
+        await first(self.active_calls.drain(grace), self._hard_stop.wait())
         # Health watches never end by themselves; they are cancelled.
         await self.grpc.stop(grace=_LAST_GRACE)
         # Their tasks end in the loop's next round; if it ended first, each would print a traceback.

@@ -33,26 +33,26 @@ NO_ENGINE = "127.0.0.1:1"
 
 FAILING = """
 from folovllm.serving.logs import LogConfig, configure_logging
-from tokenizer_service.workers import Workers
-configure_logging(LogConfig("json"))
-Workers(2, lambda: 3).run()
+from tokenizer_service.workers.parent import WorkerLimits, Workers
+configure_logging(LogConfig("json"), threaded=False)
+Workers(2, lambda heart: 3, WorkerLimits(9, 9)).run()
 """
 FAILING_AT_THE_END = """
 import signal, sys
 from folovllm.serving.logs import LogConfig, configure_logging
-from tokenizer_service.workers import Workers
+from tokenizer_service.workers.parent import WorkerLimits, Workers
 
 def stop(*_):
     raise RuntimeError("no good end")
 
-def work():
+def work(heart):
     signal.signal(signal.SIGTERM, stop)
     print('{"event": "ready"}', file=sys.stderr, flush=True)
     while True:
         signal.pause()
 
-configure_logging(LogConfig("json"))
-sys.exit(Workers(1, work).run())
+configure_logging(LogConfig("json"), threaded=False)
+sys.exit(Workers(1, work, WorkerLimits(9, 9)).run())
 """
 
 

@@ -83,6 +83,9 @@ class EngineClient:
                 await self._watch(on_change)
             except FolovError as error:
                 self._lose(str(error))
+            except Exception as error:
+                log.error("engine cannot be followed", engine=self.address, exc_info=error)
+                self._lose("it cannot be followed; the log says more")
             on_change()
             await asyncio.sleep(_WATCH_BACKOFF)
 
