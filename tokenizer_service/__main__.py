@@ -43,7 +43,8 @@ async def serve(
     Raises ConfigError if the port is in use.
     """
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
-    engines = EnginePool(config.engines, model.fingerprints)
+    fingerprints = replace(model.fingerprints, replica=config.expect_fingerprint)
+    engines = EnginePool(config.engines, fingerprints)
     servicer = TokenizerServicer(
         model.tokenizer, engines, config.max_prompt_bytes, model.chat_template
     )

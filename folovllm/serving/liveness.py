@@ -1,4 +1,4 @@
-"""How long a peer has been silent, whatever it could have said."""
+"""How long a peer has said nothing. Both services count it alike."""
 
 import asyncio
 import time
@@ -19,8 +19,9 @@ class LivenessConfig:
 
 DEFAULT_LIVENESS = LivenessConfig()
 
-# Of the time between two heartbeats.
-_TICKS = 4
+HEARTBEAT_TICKS = 4
+"""How often silence is counted between two heartbeats."""
+
 # A tick that lasts longer, in ticks, was held up by our own event loop.
 _MAX_TICKS = 1.5
 
@@ -33,7 +34,7 @@ class Silence:
 
     def __init__(self, config: LivenessConfig) -> None:
         self._config = config
-        self._tick = config.heartbeat / _TICKS
+        self._tick = config.heartbeat / HEARTBEAT_TICKS
         self._counted_until = time.monotonic()
         self.seconds = 0.0
 
@@ -53,15 +54,8 @@ class Silence:
         self._counted_until = time.monotonic()
 
     async def tick(self) -> None:
-        """Waits for a quarter of the time between two heartbeats, and counts it."""
+        """Waits for a part of the time between two heartbeats, and counts it."""
         await asyncio.sleep(self._tick)
         now = time.monotonic()
         self.seconds += min(now - self._counted_until, _MAX_TICKS * self._tick)
         self._counted_until = now
-
-    async def until_heartbeat(self) -> None:
-        """Waits until another heartbeat is due, or the peer is given up."""
-        for _ in range(_TICKS):
-            await self.tick()
-            if self.is_lost:
-                return

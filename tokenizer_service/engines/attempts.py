@@ -1,6 +1,6 @@
 """Attempts: where a request is tried again after an engine has failed it, and when no more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from folovllm.errors import (
     EngineDeadError,
@@ -15,7 +15,7 @@ _MAX_LOST = 2
 # Engines that a request may be sent to, whatever became of it.
 _MAX_ATTEMPTS = 3
 
-Begin = Callable[[set[str]], str | None]
+Begin = Callable[[Container[str]], str | None]
 """Begins the request at an engine that is none of these addresses; returns its address, or None if
 there is no other. Raises FolovError."""
 

@@ -107,7 +107,7 @@ async def test_an_error_comes_after_what_was_there_once_something_was_taken() ->
     await anext(stream)
     for number in (1, 2):
         stream.put(piece(0, number))
-    stream.fail(UnavailableError("gone"))
+    stream.fail(UnavailableError("gone"), scheduled=True)
     assert list((await anext(stream)).token_ids) == [1, 2]
     with pytest.raises(UnavailableError, match="gone"):
         await anext(stream)
@@ -116,7 +116,7 @@ async def test_an_error_comes_after_what_was_there_once_something_was_taken() ->
 async def test_an_error_comes_at_once_where_nothing_was_taken() -> None:
     stream = make_stream()
     stream.put(piece(0, 1))
-    stream.fail(UnavailableError("gone"))
+    stream.fail(UnavailableError("gone"), scheduled=True)
     with pytest.raises(UnavailableError, match="gone"):
         await anext(stream)
 
@@ -135,7 +135,7 @@ async def test_what_fails_before_it_is_read_is_retried_once(error: FolovError) -
     reading = asyncio.create_task(anext(stream))
     await asyncio.sleep(0)
     stream.put(piece(0, 1, final=True))
-    stream.fail(error)
+    stream.fail(error, scheduled=True)
     assert not stream.complete
     assert stream.outstanding_tokens == 10 + TOKENS_PER_CONTINUATION
     with stream:
@@ -145,7 +145,7 @@ async def test_what_fails_before_it_is_read_is_retried_once(error: FolovError) -
         assert (output.request_id, [*output.token_ids]) == ("r", [2])
         stream.abort([0])
     assert (elsewhere.aborted, elsewhere.cancelled, tries) == ([0], ["r"], 1)
-    stream.fail(UnavailableError("gone too"))
+    stream.fail(UnavailableError("gone too"), scheduled=True)
     with pytest.raises(UnavailableError, match="gone too"):
         await anext(stream)
     assert tries == 1
@@ -157,7 +157,7 @@ async def test_a_retry_that_fails_or_is_impossible_is_the_end() -> None:
 
     for retry, message in ((lambda: False, "gone"), (refuse, "running already")):
         stream = make_stream(retry=retry)
-        stream.fail(UnavailableError("gone"))
+        stream.fail(UnavailableError("gone"), scheduled=True)
         with pytest.raises(FolovError, match=message):
             await anext(stream)
 
@@ -167,13 +167,13 @@ async def test_other_errors_are_not_retried_nor_what_was_read() -> None:
         raise AssertionError("retried")
 
     stream = make_stream(retry=unexpected)
-    stream.fail(NotFoundError("no"))
+    stream.fail(NotFoundError("no"), scheduled=True)
     with pytest.raises(NotFoundError):
         await anext(stream)
     stream = make_stream(retry=unexpected)
     stream.put(piece(0, 1))
     await anext(stream)
-    stream.fail(UnavailableError("gone"))
+    stream.fail(UnavailableError("gone"), scheduled=True)
     with pytest.raises(UnavailableError):
         await anext(stream)
 

@@ -1,0 +1,33 @@
+"""Heartbeats: whether an engine lives, as far as a session tells."""
+
+from collections.abc import Callable
+
+from folovllm.serving.liveness import HEARTBEAT_TICKS, LivenessConfig, Silence
+
+
+class Heartbeats:
+    """Asks one engine for signs of life and counts how long it gives none."""
+
+    def __init__(
+        self, config: LivenessConfig, send: Callable[[], None], on_change: Callable[[], None]
+    ) -> None:
+        """`send` sends a heartbeat; `on_change` is called when `is_silent` has changed."""
+        self._silence = Silence(config)
+        self._send = send
+        self._on_change = on_change
+        self.is_silent = False
+        """Whether it gets nothing new."""
+
+    def heard(self) -> None:
+        """The engine has said something."""
+        self._silence.end()
+
+    async def until_lost(self) -> None:
+        """Sends heartbeats, and returns when the engine is given up."""
+        while not self._silence.is_lost:
+            self._send()
+            for _ in range(HEARTBEAT_TICKS):
+                await self._silence.tick()
+                if self._silence.is_silent is not self.is_silent:
+                    self.is_silent = self._silence.is_silent
+                    self._on_change()
