@@ -12,8 +12,10 @@ from folovllm.errors import ConfigError, InvalidRequestError
 from folovllm.model_files import (
     CONFIG_PATTERNS,
     WEIGHT_PATTERNS,
+    WeightsFingerprint,
     chat_template_fingerprint,
     model_fingerprint,
+    replica_fingerprint,
     resolve_model,
     tokenizer_fingerprint,
 )
@@ -33,12 +35,15 @@ def build_engine(
     """Loads what `config` names, or a rank's part of it. Raises ConfigError."""
     patterns = (*CONFIG_PATTERNS, *WEIGHT_PATTERNS)
     folder = resolve_model(config.model.model, patterns, config.model.revision)
-    built = build_runner(config, folder, show_progress, parallel)
+    with WeightsFingerprint(folder) as fingerprint:
+        built = build_runner(config, folder, show_progress, parallel)
+        weights = fingerprint.result()
     quantization = config.model.quantization
+    dtype = str(built.dtype).removeprefix("torch.")
     info = ModelInfo(
         model_id=config.model.model or folder.name,
         architecture=built.decoder_config.architecture,
-        dtype=str(built.dtype).removeprefix("torch.") if quantization == "none" else quantization,
+        dtype=dtype if quantization == "none" else quantization,
         vocab_size=built.decoder_config.vocab_size,
         eos_token_ids=built.decoder_config.eos_token_ids,
         max_model_len=built.max_model_len,
@@ -51,6 +56,10 @@ def build_engine(
         server_version=__version__,
         max_n=MAX_N,
         kernels=built.kernels,
+        weights_fingerprint=weights,
+        replica_fingerprint=replica_fingerprint(
+            folder, weights, dtype, quantization, config.cache.dtype, built.kernels
+        ),
     )
     time_limit = _GRAMMAR_TIME_LIMIT if parallel.rank == 0 else _FOLLOWER_GRAMMAR_TIME_LIMIT
     compiler = GrammarCompiler(folder, info.vocab_size, info.eos_token_ids, time_limit=time_limit)

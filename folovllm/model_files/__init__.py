@@ -4,6 +4,7 @@ from folovllm.model_files.fingerprints import (
     chat_template_fingerprint,
     file_fingerprint,
     model_fingerprint,
+    replica_fingerprint,
     tokenizer_fingerprint,
 )
 from folovllm.model_files.folder import (
@@ -20,6 +21,7 @@ from folovllm.model_files.folder import (
     resolve_model,
     weight_files,
 )
+from folovllm.model_files.weights_fingerprint import WeightsFingerprint
 
 __all__ = [
     "CONFIG_PATTERNS",
@@ -27,6 +29,7 @@ __all__ = [
     "TOKENIZER_FILE_NAMES",
     "WEIGHT_INDEX",
     "WEIGHT_PATTERNS",
+    "WeightsFingerprint",
     "chat_template_fingerprint",
     "check_model_folder",
     "file_fingerprint",
@@ -35,6 +38,7 @@ __all__ = [
     "model_fingerprint",
     "read_chat_template",
     "read_json",
+    "replica_fingerprint",
     "resolve_model",
     "tokenizer_fingerprint",
     "weight_files",

@@ -93,7 +93,9 @@ async def serve(model: Path) -> AsyncIterator[Callable[..., Any]]:
             channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
             stack.push_async_callback(channel.close)
             async with asyncio.timeout(20):
-                while served and not all(engine.connected for engine in pool._engines):
+                while served and not all(
+                    engine.ready or engine.refused for engine in pool._engines
+                ):
                     await pool._changed.wait()
             stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(channel)
             return Service(stub, engines, pool)
