@@ -1,5 +1,6 @@
 """Builds an LLMEngine from its configuration: finds the model, loads it, sizes its KV cache."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from engine_service.config import EngineConfig
@@ -35,9 +36,9 @@ def build_engine(
     """Loads what `config` names, or a rank's part of it. Raises ConfigError."""
     patterns = (*CONFIG_PATTERNS, *WEIGHT_PATTERNS)
     folder = resolve_model(config.model.model, patterns, config.model.revision)
-    with WeightsFingerprint(folder) as fingerprint:
+    with nullcontext() if parallel.rank else WeightsFingerprint(folder) as fingerprint:
         built = build_runner(config, folder, show_progress, parallel)
-        weights = fingerprint.result()
+        weights = "" if fingerprint is None else fingerprint.result()
     quantization = config.model.quantization
     dtype = str(built.dtype).removeprefix("torch.")
     info = ModelInfo(

@@ -16,7 +16,14 @@ from folovllm.errors import (
     UnavailableError,
 )
 from folovllm.v1 import engine_service_pb2, types_pb2
-from support.builders.engine_pools import FINGERPRINT, Command, num_running, pool_of, request
+from support.builders.engine_pools import (
+    FINGERPRINT,
+    Command,
+    num_running,
+    pool_of,
+    request,
+    until_each_ready,
+)
 from support.fakes.engine import FakeEngine, RunningEngine, Script, engine_process, running
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.engines.stream import EngineStream
@@ -38,9 +45,7 @@ class Engines:
         return [[call.request.request_id for call in fake.calls] for fake in self.fakes]
 
     async def until_ready(self, *ready: bool) -> None:
-        async with asyncio.timeout(20):
-            while tuple(engine.ready for engine in self.pool._engines) != ready:
-                await self.pool._changed.wait()
+        await until_each_ready(self.pool, *ready)
 
     async def until_load(self, load: Load, *outstanding: int) -> None:
         """Reports a load at the first engine and waits until each has so many tokens."""
