@@ -185,6 +185,7 @@ class EngineClient:
         Raises FolovError.
         """
         request = health_pb2.HealthCheckRequest(service=ENGINE_SERVICE)
+        self._reconsidered.clear()
         call = self._health.Watch(request, wait_for_ready=True)
         try:
             while True:
@@ -230,7 +231,6 @@ class EngineClient:
 
     async def _meet(self, on_change: Callable[[], None]) -> None:
         """Asks what the engine serves and, if it is the expected model, opens a session."""
-        self._reconsidered.clear()
         info = await self._engine.GetModelInfo(
             types_pb2.GetModelInfoRequest(), timeout=_MODEL_INFO_TIMEOUT
         )

@@ -1,0 +1,32 @@
+"""What the engines in use have in common."""
+
+from tokenizer_service.engines.replicas import Replicas
+
+
+def test_the_first_engine_decides() -> None:
+    replicas = Replicas()
+    assert not replicas.decided
+    assert replicas.mismatch("a", "x") == ""
+    assert replicas.decided
+    assert replicas.mismatch("b", "x") == ""
+    refused = replicas.mismatch("c", "y")
+    assert refused.endswith("its replica fingerprint is y, that of a and b is x")
+    assert "is missing" in replicas.mismatch("c", "")
+
+
+def test_they_serve_something_else_once_none_is_left_that_serves_it() -> None:
+    replicas = Replicas()
+    for address in "ab":
+        assert not replicas.mismatch(address, "x")
+    assert replicas.mismatch("a", "y")  # while b may come back
+    assert replicas.mismatch("b", "z") == ""
+    assert replicas.fingerprint == "z"
+    assert replicas.mismatch("a", "y") and not replicas.mismatch("a", "z")
+
+
+def test_what_is_expected_stays() -> None:
+    replicas = Replicas("x")
+    assert replicas.decided and replicas.fingerprint == "x"
+    for _ in range(2):
+        assert "the one of --expect-fingerprint is x" in replicas.mismatch("a", "y")
+    assert replicas.mismatch("a", "x") == ""
