@@ -84,7 +84,8 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
         await server.drain(_DEATH_GRACE if engine.has_died else math.inf)
     died = engine.has_died
     watchdog.stop()
-    if not await engine.stop(0.0 if server.ends_at_once else _STOP_LIMIT):
+    # Requests that are left have had their time.
+    if not await engine.stop(0.0 if server.ends_at_once or engine.num_requests else _STOP_LIMIT):
         os._exit(int(died))  # a step that does not end
     if not died:
         ranks.stop()

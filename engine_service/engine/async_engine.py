@@ -87,7 +87,7 @@ class AsyncEngine:
     def info(self) -> ModelInfo:
         """The model that is served. Raises UnavailableError until it is loaded."""
         if self.dead_error is not None:
-            raise EngineDeadError(str(self.dead_error))
+            raise EngineDeadError(str(self.dead_error), scheduled=False)
         if self._engine is None:
             raise UnavailableError("the model is still loading")
         return self._engine.info

@@ -85,7 +85,7 @@ class Watchdog:
             seconds=round(seconds, 1),
             limit=round(limit, 1),
             tokens=self._engine.num_step_tokens,
-            stacks=all_stacks(),
+            stack=all_stacks(),
         )
 
     def _compiles(self, seconds: float) -> bool:

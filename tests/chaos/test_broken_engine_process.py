@@ -47,12 +47,15 @@ def test_every_stream_ends_and_the_process_does(way: str) -> None:
         stub = engine_service_pb2_grpc.EngineServiceStub(channel)
         streams = [stub.Generate(REQUEST) for _ in range(4)]
         began = time.monotonic()
+        errors = []
         for stream in streams:
             with pytest.raises(grpc.RpcError) as ended:
                 next(stream)
             assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
-            error = from_rpc_error(ended.value)
-            assert way == "hang_with_the_lock" or isinstance(error, EngineDeadError)
+            errors.append(from_rpc_error(ended.value))
+        # One that comes after a panic finds a server that is shutting down.
+        if way != "hang_with_the_lock":
+            assert any(isinstance(error, EngineDeadError) for error in errors)
         assert service.process.wait(timeout=20) == 1
         assert time.monotonic() - began < 10
         # Where it was raised, or the stack of the thread that hangs.
@@ -71,5 +74,5 @@ def test_a_step_that_hangs_does_not_hold_up_the_end(signals: int) -> None:
             service.process.send_signal(signal.SIGTERM)
             time.sleep(0.1)
         service.process.wait(timeout=20)
-        assert time.monotonic() - began < 7
+        assert time.monotonic() - began < 4
         assert stream.code() is not grpc.StatusCode.OK

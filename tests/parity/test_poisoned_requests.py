@@ -18,6 +18,7 @@ from support.builders.poisoned_engine import (
     check_neighbours,
     make_poisoned_checkpoint,
 )
+from support.builders.tiny_models import VOCAB_SIZE
 
 WAYS = {
     "torch": ("qwen3_grouped", torch.float32, False, "none"),
@@ -66,9 +67,13 @@ def test_on_the_gpus_runner_one_ahead(tmp_path: Path) -> None:
     engine.add_request(Request("healthy", [3, 4, 5], params))
     outputs = engine.step()
     engine.add_request(Request("poisoned", [6, POISON], params))
+    unknown = params.clone(logit_bias=((VOCAB_SIZE, 1.0),))
+    engine.add_request(Request("raises", [6, 7], unknown))
+    failed: set[str] = set()
     while engine.has_unfinished_requests():
         outputs += engine.step()
-        assert {failure.name for failure in engine.drain_failures()} <= {"poisoned"}
+        failed |= {failure.name for failure in engine.drain_failures()}
+    assert failed == {"poisoned", "raises"}
     assert {output.request_id for output in outputs} == {"healthy"}
     assert sum(len(output.token_ids) for output in outputs) == 2
     assert engine.load().num_free_kv_blocks == 8

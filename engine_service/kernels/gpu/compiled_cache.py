@@ -1,6 +1,7 @@
 """Where Triton keeps the kernels that it has compiled: a folder that only this user can write."""
 
 import logging
+import tempfile
 from pathlib import Path
 
 import triton
@@ -18,6 +19,8 @@ def use_trusted_cache() -> None:
         make_private_folder(folder)
     if reason := distrust(folder):
         own = cache_folder() / "triton"
-        log.warning("compiled kernels in %s are not used, but %s: %s", folder, own, reason)
         make_private_folder(own)
+        if distrust(own):
+            own = Path(tempfile.mkdtemp(prefix="folovllm-triton-"))
+        log.warning("compiled kernels in %s are not used, but %s: %s", folder, own, reason)
         triton.knobs.cache.dir = str(own)

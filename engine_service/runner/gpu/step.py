@@ -30,6 +30,6 @@ class GpuStep:
         failures = dict(self.failures)
         for i, token_id in zip(self.drawing, self.tokens.wait(), strict=True):
             if token_id < 0:
-                failures[i] = not_finite(self.scheduled[i].num_tokens)
+                failures.setdefault(i, not_finite(self.scheduled[i].num_tokens))
             drawn[i].append(token_id)
         return ModelRunnerOutput(drawn, self.logprobs, self.prompt_logprobs, failures)

@@ -151,7 +151,7 @@ async def test_a_stuck_step_ends_all_streams_and_then_the_process(
         while not fixture.statuses or not lines:
             await asyncio.sleep(0.01)
     assert fixture.statuses == [1]
-    assert "in execute" in lines[0]["stacks"] and "Thread" in lines[0]["stacks"]
+    assert "in execute" in lines[0]["stack"] and "Thread" in lines[0]["stack"]
     assert not await fixture.engine.stop(0.01)
 
 
