@@ -34,7 +34,13 @@ class CleanEnvironment:
         constraints = self._folder / "constraints.txt"
         constraints.write_text("".join(f"{name}=={v}\n" for name, v in versions.items()))
         advice = "correct the ranges in pyproject.toml, unless it is the network"
-        what = (*options, "--constraint", constraints, f"{wheel}[{extra}]", *_CHECKER)
+        what: list[str | Path] = [
+            *options,
+            "--constraint",
+            constraints,
+            f"{wheel}[{extra}]",
+            *_CHECKER,
+        ]
         self._pip("install", *what, advice=advice)
         self._pip("check", advice="correct the ranges in pyproject.toml")
 

@@ -132,7 +132,7 @@ class Shell:
 
     def _buf(self, words: list[str]) -> None:
         words = [word.replace(DEFAULT_ADDRESS, self._address) for word in words]
-        command = [self._buf_program, *words]
+        command: list[str | Path] = [self._buf_program, *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0 and done.stdout.strip().startswith("{"), done.stderr
 

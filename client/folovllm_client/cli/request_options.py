@@ -113,7 +113,7 @@ def sampling_message(given: Mapping[str, Any]) -> types_pb2.SamplingParams:
             "max_tokens must be at least 1, or -1 for as many as the context has room for, "
             f"got {values['max_tokens']}",
         )
-    SamplingParams(**{name: values[name] for name in _CHECKED & values.keys()})  # type: ignore[arg-type]
+    SamplingParams(**{name: values[name] for name in _CHECKED & values.keys()})
     return partial_sampling_params(values)
 
 
