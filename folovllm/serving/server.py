@@ -52,7 +52,7 @@ class ServerConfig:
         "Time without a sign of life after which `folovllm serve`, or the parent of --workers, "
         "replaces the process.",
         own=True,
-        type=Seconds(1),
+        type=Seconds(3),
         metavar="SECONDS",
     )
     reflection: bool = option(

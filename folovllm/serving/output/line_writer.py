@@ -61,11 +61,11 @@ class LineWriter:
 
     def finish(self, seconds: float) -> None:
         """For the end of the process: writes what is queued, but gives up after `seconds`."""
-        if self._thread is not None:
-            written = threading.Event()
-            self._queue.put(written)
-            written.wait(seconds)
-        self._threaded = False
+        written = threading.Event()
+        self._queue.put(written)
+        # Otherwise the thread still waits for the reader, and later lines wait behind it.
+        if self._thread is None or written.wait(seconds):
+            self._threaded = False
 
     def _has_thread(self) -> bool:
         """Whether a thread writes; starts it for the first line."""

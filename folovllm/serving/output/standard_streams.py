@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable
 
 from folovllm.serving.output.line_stream import LineStream
@@ -39,10 +40,11 @@ def unblock_standard_streams(
 
 def finish_output(seconds: float = _LAST_LINES) -> None:
     """Writes what is queued; to be called before os._exit, which runs nothing else."""
-    for stream in (sys.stdout, sys.stderr):
+    give_up = time.monotonic() + seconds
+    for stream in (sys.stderr, sys.stdout):
         if isinstance(stream, LineStream):
             stream.flush()
-            stream.writer.finish(seconds)
+            stream.writer.finish(max(0.0, give_up - time.monotonic()))
 
 
 def num_dropped_lines() -> int:
