@@ -17,10 +17,10 @@ from engine_service.rpc.load_reporter import load_message
 from engine_service.rpc.request_reader import read_fork, read_generate, read_score
 from engine_service.rpc.session import Session
 from folovllm.errors import CancelledRequestError
+from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.outputs import FinishReason
 from folovllm.score import ContinuationScore, ScoreOutput
 from folovllm.serving.active_calls import ActiveCalls, counts_its_requests
-from folovllm.serving.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -13,13 +13,13 @@ from folovllm.errors import ConfigError, InvalidRequestError
 from folovllm.model_files import (
     CONFIG_PATTERNS,
     WEIGHT_PATTERNS,
-    WeightsFingerprint,
     chat_template_fingerprint,
     model_fingerprint,
     replica_fingerprint,
     resolve_model,
     tokenizer_fingerprint,
 )
+from folovllm.model_files.weights_fingerprint import WeightsFingerprint
 from folovllm.model_info import ModelInfo
 from folovllm.sampling_params import MAX_N, SamplingParams
 from folovllm.version import __version__

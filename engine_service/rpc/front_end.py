@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from folovllm.serving.liveness import LivenessConfig, Silence
+from folovllm.liveness import LivenessConfig, Silence
 from folovllm.v1 import engine_service_pb2
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("session")

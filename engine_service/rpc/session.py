@@ -27,11 +27,11 @@ from folovllm.errors import (
     status_code,
     to_status,
 )
+from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.background_tasks import start_background
 from folovllm.serving.call_log import as_folov_error
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
-from folovllm.serving.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.serving.request_names import check_name
 from folovllm.v1 import engine_service_pb2, types_pb2
 

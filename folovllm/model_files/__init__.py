@@ -21,7 +21,6 @@ from folovllm.model_files.folder import (
     resolve_model,
     weight_files,
 )
-from folovllm.model_files.weights_fingerprint import WeightsFingerprint
 
 __all__ = [
     "CONFIG_PATTERNS",
@@ -29,7 +28,6 @@ __all__ = [
     "TOKENIZER_FILE_NAMES",
     "WEIGHT_INDEX",
     "WEIGHT_PATTERNS",
-    "WeightsFingerprint",
     "chat_template_fingerprint",
     "check_model_folder",
     "file_fingerprint",

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from folovllm.errors import ConfigError
 from folovllm.installation.cache_folder import cache_folder
@@ -82,19 +81,14 @@ class _File:
 
 
 def _hash_piece(path: Path, offset: int) -> str:
-    digest = hashlib.sha256()
+    digest, left = hashlib.sha256(), _PIECE_BYTES
+    buffer = memoryview(bytearray(_READ_BYTES))
     with path.open("rb", buffering=0) as file:
         file.seek(offset)
-        _update(digest, file)
+        while left and (count := file.readinto(buffer[: min(left, _READ_BYTES)])):
+            digest.update(buffer[:count])
+            left -= count
     return digest.hexdigest()
-
-
-def _update(digest: "hashlib._Hash", file: BinaryIO) -> None:
-    buffer = memoryview(bytearray(_READ_BYTES))
-    left = _PIECE_BYTES
-    while left and (count := file.readinto(buffer[: min(left, _READ_BYTES)])):
-        digest.update(buffer[:count])
-        left -= count
 
 
 def _hash(digests: Sequence[str]) -> str:

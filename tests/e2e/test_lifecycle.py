@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from folovllm import AsyncClient, Client, FolovError, SamplingParams
 from folovllm.errors import UnavailableError
+from folovllm.liveness import LivenessConfig
 from folovllm.model_files import DEMO_MODEL
 from folovllm.outputs import CompletionOutput, RequestOutput
-from folovllm.serving.liveness import LivenessConfig
 from support.builders.engine_pools import request, until_ready
 from support.processes.service_processes import ENGINE_FLAGS, ServiceProcess, both_services, running
 from tokenizer_service.engines.fingerprints import Fingerprints

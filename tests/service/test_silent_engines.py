@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from folovllm.errors import NotFoundError, UnavailableError
-from folovllm.serving.liveness import LivenessConfig
+from folovllm.liveness import LivenessConfig
 from folovllm.v1 import types_pb2
 from support.builders.engine_pools import (
     FINGERPRINT,

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from folovllm.errors import UnavailableError, from_rpc_error
-from folovllm.serving.liveness import LivenessConfig
+from folovllm.liveness import LivenessConfig
 from folovllm.v1 import engine_service_pb2
 from support.processes.engine_sessions import EngineFixture, FrontEnd, ask, front_end
 

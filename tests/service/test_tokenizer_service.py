@@ -351,6 +351,7 @@ async def test_another_model_is_a_failed_precondition(serve: Callable[..., Any])
 async def test_model_info_is_the_engines(serve: Callable[..., Any]) -> None:
     service = await serve([HELLO])
     info = await service.stub.GetModelInfo(types_pb2.GetModelInfoRequest())
+    info.ClearField("engines")
     assert info == service.engines[0].info
 
 

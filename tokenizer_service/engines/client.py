@@ -14,9 +14,9 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.errors import FolovError, UnavailableError, from_rpc_error
+from folovllm.liveness import LivenessConfig
 from folovllm.serving.channel import CLIENT_OPTIONS, open_channel
 from folovllm.serving.healthcheck import ENGINE_SERVICE
-from folovllm.serving.liveness import LivenessConfig
 from folovllm.v1 import engine_service_pb2_grpc, types_pb2
 from tokenizer_service.engines.fingerprints import Fingerprints
 from tokenizer_service.engines.replicas import Replicas

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from folovllm.serving.liveness import HEARTBEAT_TICKS, LivenessConfig, Silence
+from folovllm.liveness import HEARTBEAT_TICKS, LivenessConfig, Silence
 
 
 class Heartbeats:

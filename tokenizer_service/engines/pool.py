@@ -9,8 +9,8 @@ import time
 from collections.abc import AsyncGenerator, Container, Sequence
 
 from folovllm.errors import ModelMismatchError, NotFoundError, QueueFullError, UnavailableError
+from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.serving.background_tasks import start_background
-from folovllm.serving.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.v1 import engine_service_pb2, types_pb2
 from tokenizer_service.engines.attempts import Attempts
 from tokenizer_service.engines.client import EngineClient

@@ -20,10 +20,10 @@ from folovllm.errors import (
     from_rpc_error,
     from_status_bytes,
 )
+from folovllm.liveness import LivenessConfig
 from folovllm.request_id import new_request_id
 from folovllm.serving.background_tasks import start_background
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
-from folovllm.serving.liveness import LivenessConfig
 from folovllm.serving.request_names import check_name
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 from tokenizer_service.engines.heartbeats import Heartbeats

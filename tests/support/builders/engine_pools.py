@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
-from folovllm.serving.liveness import DEFAULT_LIVENESS, LivenessConfig
+from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.v1 import engine_service_pb2, types_pb2
 from tokenizer_service.engines.fingerprints import Fingerprints
 from tokenizer_service.engines.pool import EnginePool

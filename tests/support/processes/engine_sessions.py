@@ -11,10 +11,10 @@ from google.rpc import status_pb2
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.servicer import EngineServicer
 from folovllm.errors import DETAILS_KEY, FolovError, from_rpc_error, from_status
+from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
-from folovllm.serving.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 from support.fakes.engine_factory import make_engine

@@ -1,7 +1,7 @@
 import asyncio
 import time
 
-from folovllm.serving.liveness import HEARTBEAT_TICKS, LivenessConfig, Silence
+from folovllm.liveness import HEARTBEAT_TICKS, LivenessConfig, Silence
 
 CONFIG = LivenessConfig(heartbeat=0.04, silent=0.05, lost=0.2)
 TICK = CONFIG.heartbeat / HEARTBEAT_TICKS

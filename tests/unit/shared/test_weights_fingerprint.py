@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from folovllm.errors import ConfigError
-from folovllm.model_files import WeightsFingerprint, replica_fingerprint, weights_fingerprint
+from folovllm.model_files import replica_fingerprint, weights_fingerprint
+from folovllm.model_files.weights_fingerprint import WeightsFingerprint
 
 SIZE = 3_000_000
 
