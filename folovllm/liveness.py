@@ -23,7 +23,7 @@ HEARTBEAT_TICKS = 4
 """How often silence is counted between two heartbeats."""
 
 # A tick that lasts longer, in ticks, was held up by our own event loop.
-_MAX_TICKS = 1.5
+_MAX_TICKS = 2
 
 
 class Silence:

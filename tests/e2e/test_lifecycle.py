@@ -90,7 +90,7 @@ def test_an_engine_that_is_stopped_is_silent(engine: ServiceProcess) -> None:
 
     async def stopped() -> None:
         liveness = LivenessConfig(heartbeat=0.1, silent=0.5, lost=1.0)
-        pool = EnginePool([engine.address], Fingerprints.from_folder(DEMO_MODEL), liveness)
+        pool = EnginePool([engine.address], Fingerprints.from_folder(DEMO_MODEL), liveness=liveness)
         pool.start()
         await until_ready(pool)
         long = request("long", 1, 2, 3)

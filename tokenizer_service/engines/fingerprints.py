@@ -14,8 +14,6 @@ class Fingerprints:
     tokenizer: str
     chat_template: str
     """Empty if the model has none."""
-    replica: str = ""
-    """What every engine must have; empty if the first engine decides. See `replicas`."""
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Fingerprints":

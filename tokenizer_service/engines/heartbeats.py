@@ -24,10 +24,12 @@ class Heartbeats:
 
     async def until_lost(self) -> None:
         """Sends heartbeats, and returns when the engine is given up."""
-        while not self._silence.is_lost:
-            self._send()
-            for _ in range(HEARTBEAT_TICKS):
-                await self._silence.tick()
-                if self._silence.is_silent is not self.is_silent:
-                    self.is_silent = self._silence.is_silent
-                    self._on_change()
+        silence, ticks = self._silence, 0
+        while not silence.is_lost:
+            if ticks % HEARTBEAT_TICKS == 0:
+                self._send()
+            await silence.tick()
+            ticks += 1
+            if silence.is_silent is not self.is_silent:
+                self.is_silent = silence.is_silent
+                self._on_change()

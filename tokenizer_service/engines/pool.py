@@ -29,9 +29,11 @@ class EnginePool:
         self,
         addresses: Sequence[str],
         expected: Fingerprints,
+        replicas: Replicas | None = None,
         liveness: LivenessConfig = DEFAULT_LIVENESS,
     ) -> None:
-        self._replicas = Replicas(expected.replica)
+        """`replicas` may be shared with other processes; without them the first engine decides."""
+        self._replicas = replicas or Replicas()
         self._engines = [
             EngineClient(address, expected, self._replicas, liveness) for address in addresses
         ]

@@ -8,6 +8,7 @@ from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.v1 import engine_service_pb2, types_pb2
 from tokenizer_service.engines.fingerprints import Fingerprints
 from tokenizer_service.engines.pool import EnginePool
+from tokenizer_service.engines.replicas import Replicas
 
 FINGERPRINT = "f" * 8
 Command = engine_service_pb2.SessionCommand
@@ -28,7 +29,7 @@ async def pool_of(
     liveness: LivenessConfig = DEFAULT_LIVENESS,
 ) -> AsyncIterator[EnginePool]:
     """A pool that follows the engines at these addresses."""
-    pool = EnginePool(addresses, Fingerprints(fingerprint, template, replica), liveness)
+    pool = EnginePool(addresses, Fingerprints(fingerprint, template), Replicas(replica), liveness)
     pool.start()
     try:
         yield pool

@@ -1,5 +1,7 @@
 """What the engines in use have in common."""
 
+from tempfile import TemporaryFile
+
 from tokenizer_service.engines.replicas import Replicas
 
 
@@ -22,6 +24,24 @@ def test_they_serve_something_else_once_none_is_left_that_serves_it() -> None:
     assert replicas.mismatch("b", "z") == ""
     assert replicas.fingerprint == "z"
     assert replicas.mismatch("a", "y") and not replicas.mismatch("a", "z")
+
+
+def test_processes_decide_alike() -> None:
+    with TemporaryFile(buffering=0) as file:
+        first, second = (Replicas(shared=file.fileno()) for _ in range(2))
+        check_both(first, second)
+
+
+def check_both(first: Replicas, second: Replicas) -> None:
+    assert first.mismatch("a", "x") == ""
+    for _ in range(2):
+        refused = second.mismatch("b", "y")
+        assert refused.endswith("is y, that of the engines in use is x") and second.decided
+    assert second.mismatch("a", "x") == ""
+    # Whoever meets the new one first decides.
+    assert second.mismatch("a", "z") == ""
+    assert first.mismatch("a", "z") == ""
+    assert first.mismatch("b", "y") and second.mismatch("b", "y")
 
 
 def test_what_is_expected_stays() -> None:
