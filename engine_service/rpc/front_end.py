@@ -21,11 +21,8 @@ class FrontEnd:
         self._listener: asyncio.Task[None] | None = None  # from the first heartbeat on
         self.answer_due = False
         """Whether a heartbeat has not been answered."""
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether it has been silent for too long."""
-        return self._silence.is_lost
+        self.is_lost = False
+        """Whether it was silent for too long, whatever it says now."""
 
     def heard(self) -> None:
         """A command has come from it."""
@@ -48,7 +45,8 @@ class FrontEnd:
             self._listener.cancel()
 
     async def _listen(self) -> None:
-        while not self.is_lost:
+        while not self._silence.is_lost:
             await self._silence.tick()
+        self.is_lost = True
         log.warning("front end lost", peer=self._peer, silent_s=round(self._silence.seconds, 1))
         self._on_lost()

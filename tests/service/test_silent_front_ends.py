@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from engine_service.rpc.front_end import FrontEnd as SessionPeer
 from folovllm.errors import UnavailableError, from_rpc_error
 from folovllm.liveness import LivenessConfig
 from folovllm.v1 import engine_service_pb2
@@ -38,6 +39,16 @@ async def test_heartbeats_are_answered_while_a_step_lasts(fixture: EngineFixture
         told = [message.answers_heartbeats for message in client.messages]
         answers = [message for message in client.messages if message.HasField("heartbeat")]
         assert told.count(True) == len(answers) == 1
+
+
+async def test_a_front_end_that_was_given_up_stays_so_whatever_it_says() -> None:
+    lost = asyncio.Event()
+    peer = SessionPeer("peer", LIVENESS, lost.set)
+    peer.asks()
+    assert peer.answer() == HEARTBEAT and peer.answer() is None
+    await lost.wait()
+    peer.heard()
+    assert peer.is_lost
 
 
 async def test_what_a_step_computes_is_told_before_its_end(fixture: EngineFixture) -> None:

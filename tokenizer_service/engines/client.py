@@ -7,6 +7,7 @@ run in the session finish.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable
 
 import grpc
@@ -234,20 +235,30 @@ class EngineClient:
         info = await self._engine.GetModelInfo(
             types_pb2.GetModelInfoRequest(), timeout=_MODEL_INFO_TIMEOUT
         )
-        mismatch = self._expected.mismatch(info) or self._replicas.mismatch(
-            self.address, info.replica_fingerprint
-        )
+        mismatch = self._expected.mismatch(info)
+        if mismatch:
+            self._replicas.forget(self.address)
+        else:
+            mismatch = self._replicas.mismatch(self.address, info.replica_fingerprint)
         if mismatch:
             if mismatch != self._state:
                 log.error("engine refused", engine=self.address, reason=mismatch)
             self._model_info, self._agrees, self._state = info, False, mismatch
             return
         if self._session is None or not self._session.is_open:
+            tell = functools.partial(self._tell_silence, on_change)
             self._session = await EngineSession.open(
-                self._engine, self.address, self._liveness, on_change
+                self._engine, self.address, self._liveness, tell
             )
         self._model_info, self._agrees, self._state = info, True, "ready"
         log.info("engine ready", engine=self.address, model=info.model_id, device=info.device)
+
+    def _tell_silence(self, on_change: Callable[[], None]) -> None:
+        if self._session is not None and self._session.is_silent:
+            log.warning("engine silent", engine=self.address)
+        else:
+            log.info("engine speaks again", engine=self.address)
+        on_change()
 
     def _lose(self, state: str) -> None:
         if self._model_info is not None:

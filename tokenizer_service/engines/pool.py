@@ -150,7 +150,7 @@ class EnginePool:
         if ready:
             return ready
         states = "; ".join(f"{engine.address}: {engine.state}" for engine in self._engines)
-        if not self._replicas.decided and any(engine.refused for engine in self._engines):
+        if not self._replicas.has_keepers and any(engine.refused for engine in self._engines):
             raise ModelMismatchError(f"no engine serves this service's model: {states}")
         raise UnavailableError(f"no engine is ready: {states}")
 

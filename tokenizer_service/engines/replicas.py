@@ -22,9 +22,13 @@ class Replicas:
         self._shared = shared
 
     @property
-    def decided(self) -> bool:
-        """Whether it is known what the engines in use serve."""
-        return bool(self.fingerprint or self._keepers)
+    def has_keepers(self) -> bool:
+        """Whether any engine serves it, or did when it was heard of last."""
+        return bool(self._keepers)
+
+    def forget(self, address: str) -> None:
+        """The engine at `address` serves something else altogether."""
+        self._keepers.discard(address)
 
     def mismatch(self, address: str, fingerprint: str) -> str:
         """Why the engine at `address` is none of them, in words; empty if it is, from now on."""

@@ -7,9 +7,9 @@ from tokenizer_service.engines.replicas import Replicas
 
 def test_the_first_engine_decides() -> None:
     replicas = Replicas()
-    assert not replicas.decided
+    assert not replicas.has_keepers
     assert replicas.mismatch("a", "x") == ""
-    assert replicas.decided
+    assert replicas.has_keepers
     assert replicas.mismatch("b", "x") == ""
     refused = replicas.mismatch("c", "y")
     assert refused.endswith("its replica fingerprint is y, that of a and b is x")
@@ -24,6 +24,9 @@ def test_they_serve_something_else_once_none_is_left_that_serves_it() -> None:
     assert replicas.mismatch("b", "z") == ""
     assert replicas.fingerprint == "z"
     assert replicas.mismatch("a", "y") and not replicas.mismatch("a", "z")
+    for address in "ab":
+        replicas.forget(address)
+    assert not replicas.has_keepers and replicas.mismatch("c", "w") == ""
 
 
 def test_processes_decide_alike() -> None:
@@ -36,7 +39,7 @@ def check_both(first: Replicas, second: Replicas) -> None:
     assert first.mismatch("a", "x") == ""
     for _ in range(2):
         refused = second.mismatch("b", "y")
-        assert refused.endswith("is y, that of the engines in use is x") and second.decided
+        assert refused.endswith("is y, that of the engines in use is x")
     assert second.mismatch("a", "x") == ""
     # Whoever meets the new one first decides.
     assert second.mismatch("a", "z") == ""
@@ -46,7 +49,7 @@ def check_both(first: Replicas, second: Replicas) -> None:
 
 def test_what_is_expected_stays() -> None:
     replicas = Replicas("x")
-    assert replicas.decided and replicas.fingerprint == "x"
+    assert not replicas.has_keepers and replicas.fingerprint == "x"
     for _ in range(2):
         assert "the one of --expect-fingerprint is x" in replicas.mismatch("a", "y")
     assert replicas.mismatch("a", "x") == ""
