@@ -10,7 +10,7 @@ class LivenessConfig:
     """When a peer is asked for a sign of life, and when it is given up. All in seconds."""
 
     heartbeat: float = 1.0
-    """Between two heartbeats."""
+    """After so long without a word it is asked for one."""
     silent: float = 2.0
     """After so long it gets nothing new."""
     lost: float = 10.0
@@ -18,9 +18,6 @@ class LivenessConfig:
 
 
 DEFAULT_LIVENESS = LivenessConfig()
-
-HEARTBEAT_TICKS = 4
-"""How often silence is counted between two heartbeats."""
 
 # A tick that lasts longer, in ticks, was held up by our own event loop.
 _MAX_TICKS = 2
@@ -32,9 +29,10 @@ class Silence:
     So a process that stood still itself blames no one for it.
     """
 
-    def __init__(self, config: LivenessConfig) -> None:
+    def __init__(self, config: LivenessConfig, tick: float) -> None:
+        """`tick` is the seconds after which it counts again."""
         self._config = config
-        self._tick = config.heartbeat / HEARTBEAT_TICKS
+        self._tick = tick
         self._counted_until = time.monotonic()
         self.seconds = 0.0
 
@@ -54,7 +52,7 @@ class Silence:
         self._counted_until = time.monotonic()
 
     async def tick(self) -> None:
-        """Waits for a part of the time between two heartbeats, and counts it."""
+        """Waits, and counts the time."""
         await asyncio.sleep(self._tick)
         now = time.monotonic()
         self.seconds += min(now - self._counted_until, _MAX_TICKS * self._tick)

@@ -17,7 +17,7 @@ class FrontEnd:
     def __init__(self, peer: str, config: LivenessConfig, on_lost: Callable[[], None]) -> None:
         self._peer = peer
         self._on_lost = on_lost
-        self._silence = Silence(config)
+        self._silence = Silence(config, config.heartbeat)
         self._listener: asyncio.Task[None] | None = None  # from the first heartbeat on
         self.answer_due = False
         """Whether a heartbeat has not been answered."""

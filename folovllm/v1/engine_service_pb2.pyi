@@ -98,7 +98,9 @@ class SessionCommand(_message.Message):
 
     @_builtins.property
     def heartbeat(self) -> Global___Heartbeat:
-        """Asks for a sign of life. Only for an engine that answers_heartbeats, once a second."""
+        """Asks for a sign of life. Only for an engine that answers_heartbeats: after a second in which
+        nothing has come from it, and at least every 4 seconds.
+        """
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from support.builders.engine_pools import (
     until_each_ready,
 )
 from support.fakes.engine import FakeEngine, Script, running
+from tokenizer_service.engines.heartbeats import Heartbeats
 from tokenizer_service.engines.pool import EnginePool
 
 LIVENESS = LivenessConfig(heartbeat=0.05, silent=0.25, lost=0.6)
@@ -130,7 +131,7 @@ async def test_a_front_end_that_stood_still_blames_no_one() -> None:
         for fake, (session,) in zip(engines.fakes, sessions, strict=True):
             before = session.heartbeats
             async with asyncio.timeout(20):
-                while session.heartbeats < before + 3:
+                while session.heartbeats < before + 3:  # each is sent after an answer
                     await asyncio.sleep(0)
             assert fake.sessions == [session]
         assert engines.pool._changed is changes
@@ -146,3 +147,26 @@ async def test_an_engine_that_knows_no_heartbeats_is_sent_none() -> None:
         await anext(pool.generate(request("r")))
         assert pool._engines[0].session._heartbeats is None
         assert fake.sessions[0].heartbeats == 0
+
+
+async def test_an_engine_that_speaks_by_itself_is_hardly_asked() -> None:
+    sent = 0
+
+    def send() -> None:
+        nonlocal sent
+        sent += 1
+
+    liveness = LivenessConfig(heartbeat=0.02, silent=60, lost=120)
+    heartbeats = Heartbeats(liveness, send, lambda: None)
+    asking = asyncio.ensure_future(heartbeats.until_lost())
+    began = time.monotonic()
+    while time.monotonic() < began + 0.3:
+        heartbeats.heard()
+        await asyncio.sleep(0.001)
+    while_speaking = sent
+    # To know that this service lives, it has to hear from it all the same.
+    assert 1 < while_speaking <= 1 + 0.3 / (4 * liveness.heartbeat) + 1
+    async with asyncio.timeout(20):
+        while sent < 3 * while_speaking:
+            await asyncio.sleep(0)
+    asking.cancel()

@@ -2,7 +2,12 @@
 
 from collections.abc import Callable
 
-from folovllm.liveness import HEARTBEAT_TICKS, LivenessConfig, Silence
+from folovllm.liveness import LivenessConfig, Silence
+
+# In the time between two heartbeats.
+_TICKS = 4
+# An engine that speaks by itself is sent one so much more seldom, to know that this service lives.
+_SELDOM = 4
 
 
 class Heartbeats:
@@ -12,7 +17,8 @@ class Heartbeats:
         self, config: LivenessConfig, send: Callable[[], None], on_change: Callable[[], None]
     ) -> None:
         """`send` sends a heartbeat; `on_change` is called when `is_silent` has changed."""
-        self._silence = Silence(config)
+        self._ask_after = config.heartbeat * (1 - 1 / _TICKS)
+        self._silence = Silence(config, config.heartbeat / _TICKS)
         self._send = send
         self._on_change = on_change
         self.is_silent = False
@@ -24,12 +30,15 @@ class Heartbeats:
 
     async def until_lost(self) -> None:
         """Sends heartbeats, and returns when the engine is given up."""
-        silence, ticks = self._silence, 0
+        silence, since_sent = self._silence, 0
+        self._send()
         while not silence.is_lost:
-            if ticks % HEARTBEAT_TICKS == 0:
-                self._send()
             await silence.tick()
-            ticks += 1
+            since_sent += 1
+            asks = silence.seconds >= self._ask_after and since_sent >= _TICKS
+            if asks or since_sent >= _SELDOM * _TICKS:
+                self._send()
+                since_sent = 0
             if silence.is_silent is not self.is_silent:
                 self.is_silent = silence.is_silent
                 self._on_change()
