@@ -17,6 +17,7 @@ from engine_service.rpc.load_reporter import load_message
 from engine_service.rpc.request_reader import read_fork, read_generate, read_score
 from engine_service.rpc.session import Session
 from folovllm.errors import CancelledRequestError
+from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.outputs import FinishReason
 from folovllm.score import ContinuationScore, ScoreOutput
 from folovllm.serving.active_calls import ActiveCalls, counts_its_requests
@@ -28,10 +29,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
     """Answers gRPC calls with one engine."""
 
-    def __init__(self, engine: AsyncEngine, active_calls: ActiveCalls) -> None:
-        """`active_calls` is that of the server."""
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        active_calls: ActiveCalls,
+        liveness: LivenessConfig = DEFAULT_LIVENESS,
+    ) -> None:
+        """`active_calls` is that of the server; `liveness` of front ends with sessions."""
         self._engine = engine
         self._active_calls = active_calls
+        self._liveness = liveness
 
     async def Generate(
         self, request: types_pb2.Request, context: Context
@@ -67,7 +74,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
         """Serves many requests of one front end until it leaves or the server has drained."""
         self._active_calls.refuse_while_draining()
         _ = self._engine.info  # raises if there is no engine to talk to
-        session = Session(self._engine, self._active_calls, context.peer())
+        session = Session(self._engine, self._active_calls, context.peer(), self._liveness)
         async with aclosing(session.serve(request_iterator)) as messages:
             async for message in messages:
                 yield message

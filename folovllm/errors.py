@@ -116,6 +116,10 @@ class EngineDeadError(UnavailableError):
         self.scheduled = scheduled
 
 
+class RequestLostError(UnavailableError):
+    """Several engines were lost while they computed this request: it is not to be retried."""
+
+
 class ModelMismatchError(FolovError):
     """Tokenizer and engine do not serve the same model."""
 
@@ -155,6 +159,9 @@ _CODES: dict[type[FolovError], grpc.StatusCode] = {
 _DOMAIN = "folovllm"
 _REQUEST_FAILED = "REQUEST_FAILED"
 _ENGINE_DEAD = "ENGINE_DEAD"
+_REQUEST_LOST = "REQUEST_LOST"
+# Tells clients of gRPC that retry by themselves not to.
+_NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 _ERRORS = {code: error for error, code in _CODES.items()}
 
 
@@ -184,7 +191,16 @@ def to_status(error: FolovError) -> status_pb2.Status:
     elif isinstance(error, EngineDeadError):
         scheduled = {"scheduled": str(error.scheduled).lower()}
         status.details.add().Pack(_error_info(_ENGINE_DEAD, scheduled))
+    elif isinstance(error, RequestLostError):
+        status.details.add().Pack(_error_info(_REQUEST_LOST, {}))
     return status
+
+
+def trailing_metadata(error: FolovError) -> tuple[tuple[str, str | bytes], ...]:
+    """What accompanies the status of a call that ends with an error: its details."""
+    details = (DETAILS_KEY, to_status(error).SerializeToString())
+    final = isinstance(error, RequestFailedError | RequestLostError)
+    return (details, _NO_RETRY) if final else (details,)
 
 
 def from_status(
@@ -209,6 +225,8 @@ def from_status(
         return RequestFailedError(message, info.metadata["request_id"])
     if code is grpc.StatusCode.UNAVAILABLE and info.reason == _ENGINE_DEAD:
         return EngineDeadError(message, info.metadata["scheduled"] == "true")
+    if code is grpc.StatusCode.UNAVAILABLE and info.reason == _REQUEST_LOST:
+        return RequestLostError(message)
     return _ERRORS.get(code, ServerError)(message)
 
 

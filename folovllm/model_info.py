@@ -7,6 +7,18 @@ from folovllm.v1 import types_pb2
 
 
 @dataclass(frozen=True, slots=True)
+class EngineState(MessageFields[types_pb2.EngineState]):
+    """What a tokenizer service knows of an engine; the contract documents the fields."""
+
+    message_type = types_pb2.EngineState
+
+    address: str = ""
+    ready: bool = False
+    state: str = ""
+    replica_fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo(MessageFields[types_pb2.ModelInfo]):
     """What GetModelInfo returns; the contract documents the fields."""
 
@@ -27,3 +39,6 @@ class ModelInfo(MessageFields[types_pb2.ModelInfo]):
     server_version: str = ""
     max_n: int = 0
     kernels: str = ""
+    weights_fingerprint: str = ""
+    replica_fingerprint: str = ""
+    engines: tuple[EngineState, ...] = ()

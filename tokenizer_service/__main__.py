@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from tempfile import TemporaryFile
 
 from folovllm.installation.parts import missing_line
 
@@ -27,6 +28,7 @@ from folovllm.serving.server import GrpcServer
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
 from tokenizer_service.engines.pool import EnginePool
+from tokenizer_service.engines.replicas import Replicas
 from tokenizer_service.model import TextModel
 from tokenizer_service.servicer import TokenizerServicer
 from tokenizer_service.workers.parent import WorkerLimits, Workers
@@ -36,14 +38,17 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("tokenizer_service")
 
 
 async def serve(
-    config: TokenizerServiceConfig, model: TextModel, heart: Heart | None = None
+    config: TokenizerServiceConfig,
+    model: TextModel,
+    replicas: Replicas,
+    heart: Heart | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains; the heart beats meanwhile.
 
     Raises ConfigError if the port is in use.
     """
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
-    engines = EnginePool(config.engines, model.fingerprints)
+    engines = EnginePool(config.engines, model.fingerprints, replicas)
     servicer = TokenizerServicer(
         model.tokenizer, engines, config.max_prompt_bytes, model.chat_template
     )
@@ -81,24 +86,35 @@ async def _follow_health(engines: EnginePool, server: GrpcServer) -> None:
         await server.set_serving(ready)
 
 
-def run(config: TokenizerServiceConfig, model: TextModel, heart: Heart | None = None) -> None:
+def run(
+    config: TokenizerServiceConfig,
+    model: TextModel,
+    replicas: Replicas,
+    heart: Heart | None = None,
+) -> None:
     """Serves in this process; otherwise as serve."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(config, model, heart))
+        runner.run(serve(config, model, replicas, heart))
 
 
 def run_workers(config: TokenizerServiceConfig, model: TextModel) -> int:
     """Serves in several processes and returns the exit status. Raises ConfigError."""
-    with reserved_port(config.server.host, config.server.port) as port:
+    with (
+        reserved_port(config.server.host, config.server.port) as port,
+        TemporaryFile(buffering=0) as decision,
+    ):
         server = replace(config.server, port=port, share_port=True)
-        work = partial(_work, replace(config, server=server), model)
+        replicas = Replicas(config.expect_fingerprint, decision.fileno())
+        work = partial(_work, replace(config, server=server), model, replicas)
         limits = WorkerLimits(server.hang_timeout, server.stop_timeout)
         return Workers(config.workers, work, limits).run()
 
 
-def _work(config: TokenizerServiceConfig, model: TextModel, heart: Heart) -> int:
+def _work(
+    config: TokenizerServiceConfig, model: TextModel, replicas: Replicas, heart: Heart
+) -> int:
     configure_logging(config.logs, pid=os.getpid())
-    run(config, model, heart)
+    run(config, model, replicas, heart)
     return 0
 
 
@@ -121,7 +137,7 @@ def main(argv: Sequence[str]) -> int:
         model = TextModel.from_folder(resolve_model(config.model, CONFIG_PATTERNS))
         if config.workers > 1:
             return run_workers(config, model)
-        run(config, model)
+        run(config, model, Replicas(config.expect_fingerprint))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 """What the tokenizer service is started with, and its command line."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,8 @@ from folovllm.serving.logs import LogConfig
 from folovllm.serving.server import ServerConfig
 
 DEFAULT_MAX_PROMPT_BYTES = 1024 * 1024
+
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,12 @@ class TokenizerServiceConfig:
         "--engine",
         metavar="HOST:PORT",
     )
+    expect_fingerprint: str = option(
+        "",
+        "Send requests only to engines of this replica fingerprint, which `folovllm info` shows. "
+        "Default: that of the first engine.",
+        metavar="HEX",
+    )
     max_prompt_bytes: int = option(
         DEFAULT_MAX_PROMPT_BYTES, "Max bytes of a text in UTF-8.", type=POSITIVE, metavar="N"
     )
@@ -38,6 +47,11 @@ class TokenizerServiceConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.expect_fingerprint and not _FINGERPRINT.fullmatch(self.expect_fingerprint):
+            raise ConfigError(
+                f"--expect-fingerprint takes 64 hex digits, as `folovllm info` shows them, got "
+                f"{self.expect_fingerprint}"
+            )
         if not self.engines:
             raise ConfigError("name at least one engine with --engine HOST:PORT")
         for address in self.engines:

@@ -91,4 +91,8 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     async def GetModelInfo(
         self, request: types_pb2.GetModelInfoRequest, context: Context
     ) -> types_pb2.ModelInfo:
-        return self._services.engines.model_info()
+        engines = self._services.engines
+        info = types_pb2.ModelInfo()
+        info.CopyFrom(engines.model_info())
+        info.engines.extend(engines.descriptions())
+        return info

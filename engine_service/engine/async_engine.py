@@ -277,7 +277,7 @@ class AsyncEngine:
         for name in names:
             stream = self._streams.get(name)
             if stream is not None:
-                stream.scheduled = True
+                stream.set_scheduled()
 
     # From here on: the engine's thread.
 

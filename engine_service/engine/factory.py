@@ -1,5 +1,6 @@
 """Builds an LLMEngine from its configuration: finds the model, loads it, sizes its KV cache."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from engine_service.config import EngineConfig
@@ -14,9 +15,11 @@ from folovllm.model_files import (
     WEIGHT_PATTERNS,
     chat_template_fingerprint,
     model_fingerprint,
+    replica_fingerprint,
     resolve_model,
     tokenizer_fingerprint,
 )
+from folovllm.model_files.weights_fingerprint import WeightsFingerprint
 from folovllm.model_info import ModelInfo
 from folovllm.sampling_params import MAX_N, SamplingParams
 from folovllm.version import __version__
@@ -33,12 +36,15 @@ def build_engine(
     """Loads what `config` names, or a rank's part of it. Raises ConfigError."""
     patterns = (*CONFIG_PATTERNS, *WEIGHT_PATTERNS)
     folder = resolve_model(config.model.model, patterns, config.model.revision)
-    built = build_runner(config, folder, show_progress, parallel)
+    with nullcontext() if parallel.rank else WeightsFingerprint(folder) as fingerprint:
+        built = build_runner(config, folder, show_progress, parallel)
+        weights = "" if fingerprint is None else fingerprint.result()
     quantization = config.model.quantization
+    dtype = str(built.dtype).removeprefix("torch.")
     info = ModelInfo(
         model_id=config.model.model or folder.name,
         architecture=built.decoder_config.architecture,
-        dtype=str(built.dtype).removeprefix("torch.") if quantization == "none" else quantization,
+        dtype=dtype if quantization == "none" else quantization,
         vocab_size=built.decoder_config.vocab_size,
         eos_token_ids=built.decoder_config.eos_token_ids,
         max_model_len=built.max_model_len,
@@ -51,6 +57,10 @@ def build_engine(
         server_version=__version__,
         max_n=MAX_N,
         kernels=built.kernels,
+        weights_fingerprint=weights,
+        replica_fingerprint=replica_fingerprint(
+            folder, weights, dtype, quantization, config.cache.dtype, built.kernels
+        ),
     )
     time_limit = _GRAMMAR_TIME_LIMIT if parallel.rank == 0 else _FOLLOWER_GRAMMAR_TIME_LIMIT
     compiler = GrammarCompiler(folder, info.vocab_size, info.eos_token_ids, time_limit=time_limit)

@@ -34,7 +34,7 @@ class OutputStream:
         self.started = False
         """Whether there was any output."""
         self.scheduled = False
-        """Whether a step has begun that computes it."""
+        """Whether a step has begun that computes it; see `set_scheduled`."""
 
     @property
     def complete(self) -> bool:
@@ -54,6 +54,12 @@ class OutputStream:
             self._pending.append(output)
             self._mergeable[output.index] = output
         self.notify()
+
+    def set_scheduled(self) -> None:
+        """A step begins that computes it."""
+        self.scheduled = True
+        if not self._closed:
+            self.notify()
 
     def fail(self, error: FolovError) -> None:
         """Ends the stream with an error, after everything pending."""

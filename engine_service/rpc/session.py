@@ -3,7 +3,7 @@
 Commands start requests on the AsyncEngine and end them. What arrives for any of them while one
 message is written becomes the next message: one a step if the front end keeps up, merged if it
 lags. A request's failure is an event and affects no other. However the session ends, it releases
-its requests.
+its requests; it also ends when a front end that sends heartbeats is silent.
 """
 
 import asyncio
@@ -15,10 +15,19 @@ import grpc
 
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Fork, Generate, Matchers
+from engine_service.rpc.front_end import FrontEnd
 from engine_service.rpc.load_reporter import LoadReporter
 from engine_service.rpc.request_reader import read_fork, read_generate
 from engine_service.rpc.session_call import SessionCall
-from folovllm.errors import FolovError, InvalidRequestError, ServerError, status_code, to_status
+from folovllm.errors import (
+    FolovError,
+    InvalidRequestError,
+    ServerError,
+    UnavailableError,
+    status_code,
+    to_status,
+)
+from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.background_tasks import start_background
 from folovllm.serving.call_log import as_folov_error
@@ -43,7 +52,13 @@ SessionFailure = engine_service_pb2.SessionFailure
 class Session:
     """One call of EngineService.Session. Belongs to the event loop."""
 
-    def __init__(self, engine: AsyncEngine, active_calls: ActiveCalls, peer: str) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        active_calls: ActiveCalls,
+        peer: str,
+        liveness: LivenessConfig = DEFAULT_LIVENESS,
+    ) -> None:
         self._engine = engine
         self._active_calls = active_calls
         self._peer = peer
@@ -58,13 +73,17 @@ class Session:
         self._wake = asyncio.Event()
         self._may_read = asyncio.Event()
         self._load_reporter = LoadReporter(engine, self._wake.set)
+        self._scheduled: list[str] = []  # names that the next message tells
+        self._front_end = FrontEnd(peer, liveness, self._lose_front_end)
+        self._greeted = False
 
     async def serve(
         self, commands: AsyncIterator[SessionCommand]
     ) -> AsyncGenerator[SessionEvents, None]:
         """Executes the commands and yields the messages, each when the one before is written.
 
-        Ends with the commands, or when the server has drained.
+        Ends with the commands, or when the server has drained. Raises UnavailableError if the
+        front end is lost.
         """
         reader = asyncio.ensure_future(self._read(commands))
         drained = asyncio.ensure_future(self._active_calls.drained())
@@ -73,6 +92,8 @@ class Session:
         try:
             with self._load_reporter.watching():
                 while not reader.done():
+                    if self._front_end.is_lost:
+                        raise UnavailableError("the front end is silent")
                     last = drained.done()
                     for message in self._messages():
                         yield message
@@ -84,6 +105,7 @@ class Session:
             reader.result()
         finally:
             self._release_all()
+            self._front_end.leave()
             for task in (reader, drained):
                 task.cancel()
             await asyncio.gather(reader, drained, return_exceptions=True)
@@ -98,9 +120,13 @@ class Session:
                 await self._may_read.wait()
 
     def _execute(self, message: SessionCommand) -> None:
+        self._front_end.heard()
         kind = message.WhichOneof("command")
         if kind == "cancel":
             self._cancel(message.cancel)
+        elif kind == "heartbeat":
+            self._front_end.asks()
+            self._wake.set()
         elif kind == "abort":
             self._abort(message.abort)
         elif kind == "fork":
@@ -203,6 +229,10 @@ class Session:
             call.close(self._peer)
         ended.clear()
 
+    def _lose_front_end(self) -> None:
+        self._release_all()  # now, since a message may be stuck for long
+        self._wake.set()
+
     def _release_all(self) -> None:
         for task in self._compiling.values():
             task.cancel()
@@ -227,9 +257,9 @@ class Session:
             else:
                 outputs.append(part)
             num_bytes += size
-        if num_bytes or self._load_reporter.due:
+        if num_bytes or self._load_reporter.due or self._front_end.answer_due or self._scheduled:
             message = self._message(outputs, failures)
-            if num_bytes or message.HasField("load"):
+            if message.ByteSize():
                 yield message
 
     def _parts(self) -> Iterator[types_pb2.CompletionOutput | SessionFailure]:
@@ -248,6 +278,10 @@ class Session:
         assert call.stream is not None
         # Read together: between two parts a message may be written, and more may arrive.
         pieces, error, complete = call.stream.drain(), call.stream.error, call.stream.complete
+        if call.stream.scheduled and not call.scheduled_told:
+            call.scheduled_told = True
+            if not pieces:  # which would tell
+                self._scheduled.append(call.name)
         try:
             parts = [piece.to_proto() for piece in pieces]
         except Exception as raised:
@@ -266,7 +300,15 @@ class Session:
     def _message(
         self, outputs: list[types_pb2.CompletionOutput], failures: list[SessionFailure]
     ) -> SessionEvents:
-        """A message of these parts, and of the load if it has changed."""
-        message = SessionEvents(failures=failures, load=self._load_reporter.changed_load())
+        """A message of these parts, and of what is due beside them."""
+        message = SessionEvents(
+            failures=failures,
+            load=self._load_reporter.changed_load(),
+            answers_heartbeats=not self._greeted,
+            scheduled=self._scheduled,
+            heartbeat=self._front_end.answer(),
+        )
         message.outputs.extend(outputs)
+        self._greeted = True
+        self._scheduled.clear()
         return message

@@ -24,6 +24,8 @@ class SessionCall:
     """Delays a drain of the server until it is closed."""
     stream: OutputStream | None = None
     """Its outputs, once the engine has admitted the request."""
+    scheduled_told: bool = False
+    """Whether the front end knows that a step computes it."""
     aborts: list[tuple[int, ...]] = field(default_factory=list)
     """The indexes of each Abort that came before that."""
     code: grpc.StatusCode | None = None

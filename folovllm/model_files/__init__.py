@@ -4,6 +4,7 @@ from folovllm.model_files.fingerprints import (
     chat_template_fingerprint,
     file_fingerprint,
     model_fingerprint,
+    replica_fingerprint,
     tokenizer_fingerprint,
 )
 from folovllm.model_files.folder import (
@@ -35,6 +36,7 @@ __all__ = [
     "model_fingerprint",
     "read_chat_template",
     "read_json",
+    "replica_fingerprint",
     "resolve_model",
     "tokenizer_fingerprint",
     "weight_files",

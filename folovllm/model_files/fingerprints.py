@@ -28,6 +28,16 @@ def chat_template_fingerprint(folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
 
+def replica_fingerprint(folder: Path, weights: str, *settings: str) -> str:
+    """Identifies what engines must have in common to stand in for each other.
+
+    That is the weights, by their fingerprint, the configuration, the defaults of requests, and the
+    settings on which the results depend.
+    """
+    files = [file_fingerprint(folder / name) for name in ("config.json", "generation_config.json")]
+    return hashlib.sha256("\n".join((weights, *files, *settings)).encode()).hexdigest()
+
+
 def model_fingerprint(folder: Path) -> str:
     """Identifies configuration and weights without reading gigabytes.
 

@@ -16,12 +16,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from folovllm.errors import (
-    DETAILS_KEY,
-    InvalidRequestError,
-    status_code,
-    to_status,
-)
+from folovllm.errors import InvalidRequestError, status_code, trailing_metadata
 from folovllm.serving.active_calls import ActiveCalls, is_counted, is_like_a_stream
 from folovllm.serving.call_log import as_folov_error, log_end
 
@@ -147,8 +142,7 @@ async def _observed(method: str, context: Context) -> AsyncIterator[None]:
         raise
     except Exception as raised:
         error = as_folov_error(raised, method)
-        code, status = status_code(error), to_status(error)
-        details = (DETAILS_KEY, status.SerializeToString())
-        await context.abort(code, status.message, (details,))
+        code = status_code(error)
+        await context.abort(code, str(error), trailing_metadata(error))
     finally:
         log_end(method, code, started, peer=peer)

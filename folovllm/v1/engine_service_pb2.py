@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from folovllm.v1 import types_pb2 as folovllm_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n folovllm/v1/engine_service.proto\x12\x0b\x66olovllm.v1\x1a\x17\x66olovllm/v1/types.proto\"3\n\x0c\x41\x62ortRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07indexes\x18\x02 \x03(\r\"\x1e\n\rAbortResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\xad\x01\n\x0eSessionCommand\x12(\n\x08generate\x18\x01 \x01(\x0b\x32\x14.folovllm.v1.RequestH\x00\x12(\n\x04\x66ork\x18\x02 \x01(\x0b\x32\x18.folovllm.v1.ForkRequestH\x00\x12*\n\x05\x61\x62ort\x18\x03 \x01(\x0b\x32\x19.folovllm.v1.AbortRequestH\x00\x12\x10\n\x06\x63\x61ncel\x18\x04 \x01(\tH\x00\x42\t\n\x07\x63ommand\"\x9a\x01\n\rSessionEvents\x12.\n\x07outputs\x18\x01 \x03(\x0b\x32\x1d.folovllm.v1.CompletionOutput\x12-\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1b.folovllm.v1.SessionFailure\x12*\n\x04load\x18\x03 \x01(\x0b\x32\x1c.folovllm.v1.GetLoadResponse\"4\n\x0eSessionFailure\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x0c\"\x10\n\x0eGetLoadRequest\"\xec\x01\n\x0fGetLoadResponse\x12\x13\n\x0bnum_running\x18\x01 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x19\n\x11num_queued_tokens\x18\x03 \x01(\x04\x12\x16\n\x0ekv_cache_usage\x18\x04 \x01(\x01\x12\x1a\n\x12num_free_kv_blocks\x18\x05 \x01(\r\x12\x14\n\x0cnum_requests\x18\x06 \x01(\r\x12\x16\n\x0enum_admissible\x18\x07 \x01(\r\x12\x14\n\x0cnum_admitted\x18\x08 \x01(\x04\x12\x1c\n\x14num_generated_tokens\x18\t \x01(\x04\x32\xed\x03\n\rEngineService\x12\x41\n\x08Generate\x12\x14.folovllm.v1.Request\x1a\x1d.folovllm.v1.CompletionOutput0\x01\x12\x41\n\x04\x46ork\x12\x18.folovllm.v1.ForkRequest\x1a\x1d.folovllm.v1.CompletionOutput0\x01\x12>\n\x05Score\x12\x19.folovllm.v1.ScoreRequest\x1a\x1a.folovllm.v1.ScoreResponse\x12>\n\x05\x41\x62ort\x12\x19.folovllm.v1.AbortRequest\x1a\x1a.folovllm.v1.AbortResponse\x12\x46\n\x07Session\x12\x1b.folovllm.v1.SessionCommand\x1a\x1a.folovllm.v1.SessionEvents(\x01\x30\x01\x12H\n\x0cGetModelInfo\x12 .folovllm.v1.GetModelInfoRequest\x1a\x16.folovllm.v1.ModelInfo\x12\x44\n\x07GetLoad\x12\x1b.folovllm.v1.GetLoadRequest\x1a\x1c.folovllm.v1.GetLoadResponseBN\n\x0e\x61i.folovllm.v1P\x01Z:github.com/folovllm/folovllm/gen/go/folovllm/v1;folovllmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n folovllm/v1/engine_service.proto\x12\x0b\x66olovllm.v1\x1a\x17\x66olovllm/v1/types.proto\"3\n\x0c\x41\x62ortRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07indexes\x18\x02 \x03(\r\"\x1e\n\rAbortResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\xda\x01\n\x0eSessionCommand\x12(\n\x08generate\x18\x01 \x01(\x0b\x32\x14.folovllm.v1.RequestH\x00\x12(\n\x04\x66ork\x18\x02 \x01(\x0b\x32\x18.folovllm.v1.ForkRequestH\x00\x12*\n\x05\x61\x62ort\x18\x03 \x01(\x0b\x32\x19.folovllm.v1.AbortRequestH\x00\x12\x10\n\x06\x63\x61ncel\x18\x04 \x01(\tH\x00\x12+\n\theartbeat\x18\x05 \x01(\x0b\x32\x16.folovllm.v1.HeartbeatH\x00\x42\t\n\x07\x63ommand\"\x0b\n\tHeartbeat\"\xf4\x01\n\rSessionEvents\x12.\n\x07outputs\x18\x01 \x03(\x0b\x32\x1d.folovllm.v1.CompletionOutput\x12-\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1b.folovllm.v1.SessionFailure\x12*\n\x04load\x18\x03 \x01(\x0b\x32\x1c.folovllm.v1.GetLoadResponse\x12)\n\theartbeat\x18\x04 \x01(\x0b\x32\x16.folovllm.v1.Heartbeat\x12\x1a\n\x12\x61nswers_heartbeats\x18\x05 \x01(\x08\x12\x11\n\tscheduled\x18\x06 \x03(\t\"4\n\x0eSessionFailure\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\x0c\"\x10\n\x0eGetLoadRequest\"\xec\x01\n\x0fGetLoadResponse\x12\x13\n\x0bnum_running\x18\x01 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x02 \x01(\r\x12\x19\n\x11num_queued_tokens\x18\x03 \x01(\x04\x12\x16\n\x0ekv_cache_usage\x18\x04 \x01(\x01\x12\x1a\n\x12num_free_kv_blocks\x18\x05 \x01(\r\x12\x14\n\x0cnum_requests\x18\x06 \x01(\r\x12\x16\n\x0enum_admissible\x18\x07 \x01(\r\x12\x14\n\x0cnum_admitted\x18\x08 \x01(\x04\x12\x1c\n\x14num_generated_tokens\x18\t \x01(\x04\x32\xed\x03\n\rEngineService\x12\x41\n\x08Generate\x12\x14.folovllm.v1.Request\x1a\x1d.folovllm.v1.CompletionOutput0\x01\x12\x41\n\x04\x46ork\x12\x18.folovllm.v1.ForkRequest\x1a\x1d.folovllm.v1.CompletionOutput0\x01\x12>\n\x05Score\x12\x19.folovllm.v1.ScoreRequest\x1a\x1a.folovllm.v1.ScoreResponse\x12>\n\x05\x41\x62ort\x12\x19.folovllm.v1.AbortRequest\x1a\x1a.folovllm.v1.AbortResponse\x12\x46\n\x07Session\x12\x1b.folovllm.v1.SessionCommand\x1a\x1a.folovllm.v1.SessionEvents(\x01\x30\x01\x12H\n\x0cGetModelInfo\x12 .folovllm.v1.GetModelInfoRequest\x1a\x16.folovllm.v1.ModelInfo\x12\x44\n\x07GetLoad\x12\x1b.folovllm.v1.GetLoadRequest\x1a\x1c.folovllm.v1.GetLoadResponseBN\n\x0e\x61i.folovllm.v1P\x01Z:github.com/folovllm/folovllm/gen/go/folovllm/v1;folovllmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -28,15 +28,17 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_ABORTRESPONSE']._serialized_start=127
   _globals['_ABORTRESPONSE']._serialized_end=157
   _globals['_SESSIONCOMMAND']._serialized_start=160
-  _globals['_SESSIONCOMMAND']._serialized_end=333
-  _globals['_SESSIONEVENTS']._serialized_start=336
-  _globals['_SESSIONEVENTS']._serialized_end=490
-  _globals['_SESSIONFAILURE']._serialized_start=492
-  _globals['_SESSIONFAILURE']._serialized_end=544
-  _globals['_GETLOADREQUEST']._serialized_start=546
-  _globals['_GETLOADREQUEST']._serialized_end=562
-  _globals['_GETLOADRESPONSE']._serialized_start=565
-  _globals['_GETLOADRESPONSE']._serialized_end=801
-  _globals['_ENGINESERVICE']._serialized_start=804
-  _globals['_ENGINESERVICE']._serialized_end=1297
+  _globals['_SESSIONCOMMAND']._serialized_end=378
+  _globals['_HEARTBEAT']._serialized_start=380
+  _globals['_HEARTBEAT']._serialized_end=391
+  _globals['_SESSIONEVENTS']._serialized_start=394
+  _globals['_SESSIONEVENTS']._serialized_end=638
+  _globals['_SESSIONFAILURE']._serialized_start=640
+  _globals['_SESSIONFAILURE']._serialized_end=692
+  _globals['_GETLOADREQUEST']._serialized_start=694
+  _globals['_GETLOADREQUEST']._serialized_end=710
+  _globals['_GETLOADRESPONSE']._serialized_start=713
+  _globals['_GETLOADRESPONSE']._serialized_end=949
+  _globals['_ENGINESERVICE']._serialized_start=952
+  _globals['_ENGINESERVICE']._serialized_end=1445
 # @@protoc_insertion_point(module_scope)

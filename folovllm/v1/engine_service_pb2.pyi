@@ -79,6 +79,7 @@ class SessionCommand(_message.Message):
     FORK_FIELD_NUMBER: _builtins.int
     ABORT_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
     cancel: _builtins.str
     """The request_id or fork_id of something that no one waits for any more: it ends at once, and
     nothing more comes for it. A name that does not run in this session is passed over.
@@ -95,6 +96,12 @@ class SessionCommand(_message.Message):
     def abort(self) -> Global___AbortRequest:
         """As Abort, without an answer of its own."""
 
+    @_builtins.property
+    def heartbeat(self) -> Global___Heartbeat:
+        """Asks for a sign of life. Only for an engine that answers_heartbeats: after a second in which
+        nothing has come from it, and at least every 4 seconds.
+        """
+
     def __init__(
         self,
         *,
@@ -102,16 +109,37 @@ class SessionCommand(_message.Message):
         fork: _types_pb2.ForkRequest | None = ...,
         abort: Global___AbortRequest | None = ...,
         cancel: _builtins.str = ...,
+        heartbeat: Global___Heartbeat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "cancel", b"cancel", "command", b"command", "fork", b"fork", "generate", b"generate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "cancel", b"cancel", "command", b"command", "fork", b"fork", "generate", b"generate", "heartbeat", b"heartbeat"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "cancel", b"cancel", "command", b"command", "fork", b"fork", "generate", b"generate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "cancel", b"cancel", "command", b"command", "fork", b"fork", "generate", b"generate", "heartbeat", b"heartbeat"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["generate", "fork", "abort", "cancel"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["generate", "fork", "abort", "cancel", "heartbeat"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
 Global___SessionCommand: _TypeAlias = SessionCommand  # noqa: Y015
+
+@_typing.final
+class Heartbeat(_message.Message):
+    """A sign of life, asked for and given where messages are read, beside all computing: a long step is
+    not silence. A front end sends nothing new to an engine from which nothing has come for 2 seconds,
+    and gives it up after 10; so does an engine a front end, once that has sent heartbeats.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class SessionEvents(_message.Message):
@@ -122,6 +150,13 @@ class SessionEvents(_message.Message):
     OUTPUTS_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    ANSWERS_HEARTBEATS_FIELD_NUMBER: _builtins.int
+    SCHEDULED_FIELD_NUMBER: _builtins.int
+    answers_heartbeats: _builtins.bool
+    """On the first message: whether heartbeats are answered at once, and `scheduled` is told. Default
+    false, as of an engine that knows of neither.
+    """
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CompletionOutput]:
         """Pieces of the session's requests; those of one continuation since the last message are one."""
@@ -136,16 +171,29 @@ class SessionEvents(_message.Message):
         that has outputs, and within a tenth of a second for what other callers do.
         """
 
+    @_builtins.property
+    def heartbeat(self) -> Global___Heartbeat:
+        """The answer to the heartbeats since the last message. Absent: there was none."""
+
+    @_builtins.property
+    def scheduled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The request_ids and fork_ids of what a step computes for the first time, told as it begins. If
+        the engine is lost, what was not named here is hardly the cause.
+        """
+
     def __init__(
         self,
         *,
         outputs: _abc.Iterable[_types_pb2.CompletionOutput] | None = ...,
         failures: _abc.Iterable[Global___SessionFailure] | None = ...,
         load: Global___GetLoadResponse | None = ...,
+        heartbeat: Global___Heartbeat | None = ...,
+        answers_heartbeats: _builtins.bool = ...,
+        scheduled: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "load", b"load", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_heartbeats", b"answers_heartbeats", "failures", b"failures", "heartbeat", b"heartbeat", "load", b"load", "outputs", b"outputs", "scheduled", b"scheduled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,7 +10,10 @@ class EngineServiceStub(object):
     """Runs the model. Holds no tokenizer and sees no text.
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field, RESOURCE_EXHAUSTED with
-    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains.
+    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains. A
+    google.rpc.ErrorInfo of the domain "folovllm" tells what a code does not: INTERNAL with the reason
+    REQUEST_FAILED blames the request, whose request_id is in the metadata; UNAVAILABLE with the
+    reason ENGINE_DEAD says in the metadata whether it had been scheduled, "true" or "false".
     """
 
     def __init__(self, channel):
@@ -60,7 +63,10 @@ class EngineServiceServicer(object):
     """Runs the model. Holds no tokenizer and sees no text.
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field, RESOURCE_EXHAUSTED with
-    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains.
+    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains. A
+    google.rpc.ErrorInfo of the domain "folovllm" tells what a code does not: INTERNAL with the reason
+    REQUEST_FAILED blames the request, whose request_id is in the metadata; UNAVAILABLE with the
+    reason ENGINE_DEAD says in the metadata whether it had been scheduled, "true" or "false".
     """
 
     def Generate(self, request, context):
@@ -168,7 +174,10 @@ class EngineService(object):
     """Runs the model. Holds no tokenizer and sees no text.
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field, RESOURCE_EXHAUSTED with
-    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains.
+    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains. A
+    google.rpc.ErrorInfo of the domain "folovllm" tells what a code does not: INTERNAL with the reason
+    REQUEST_FAILED blames the request, whose request_id is in the metadata; UNAVAILABLE with the
+    reason ENGINE_DEAD says in the metadata whether it had been scheduled, "true" or "false".
     """
 
     @staticmethod

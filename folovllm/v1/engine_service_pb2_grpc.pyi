@@ -31,7 +31,10 @@ class EngineServiceStub:
     """Runs the model. Holds no tokenizer and sees no text.
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field, RESOURCE_EXHAUSTED with
-    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains.
+    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains. A
+    google.rpc.ErrorInfo of the domain "folovllm" tells what a code does not: INTERNAL with the reason
+    REQUEST_FAILED blames the request, whose request_id is in the metadata; UNAVAILABLE with the
+    reason ENGINE_DEAD says in the metadata whether it had been scheduled, "true" or "false".
     """
 
     @_typing.overload
@@ -69,7 +72,10 @@ class EngineServiceAsyncStub(EngineServiceStub):
     """Runs the model. Holds no tokenizer and sees no text.
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field, RESOURCE_EXHAUSTED with
-    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains.
+    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains. A
+    google.rpc.ErrorInfo of the domain "folovllm" tells what a code does not: INTERNAL with the reason
+    REQUEST_FAILED blames the request, whose request_id is in the metadata; UNAVAILABLE with the
+    reason ENGINE_DEAD says in the metadata whether it had been scheduled, "true" or "false".
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -103,7 +109,10 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs the model. Holds no tokenizer and sees no text.
 
     Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field, RESOURCE_EXHAUSTED with
-    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains.
+    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains. A
+    google.rpc.ErrorInfo of the domain "folovllm" tells what a code does not: INTERNAL with the reason
+    REQUEST_FAILED blames the request, whose request_id is in the metadata; UNAVAILABLE with the
+    reason ENGINE_DEAD says in the metadata whether it had been scheduled, "true" or "false".
     """
 
     @_abc_1.abstractmethod

@@ -10,7 +10,9 @@ class TokenizerServiceStub(object):
     """Turns text into token ids and back, and routes requests to the engines.
 
     Errors: as EngineService's; also UNAVAILABLE when no engine is ready or the one that ran the
-    request died, and FAILED_PRECONDITION when every engine serves another model.
+    request died, and FAILED_PRECONDITION when every engine serves another model. Where two engines
+    died while they computed the request, the ErrorInfo's reason is REQUEST_LOST. It and what is
+    blamed come with `grpc-retry-pushback-ms: -1` as trailing metadata: they are not to be retried.
     """
 
     def __init__(self, channel):
@@ -90,7 +92,9 @@ class TokenizerServiceServicer(object):
     """Turns text into token ids and back, and routes requests to the engines.
 
     Errors: as EngineService's; also UNAVAILABLE when no engine is ready or the one that ran the
-    request died, and FAILED_PRECONDITION when every engine serves another model.
+    request died, and FAILED_PRECONDITION when every engine serves another model. Where two engines
+    died while they computed the request, the ErrorInfo's reason is REQUEST_LOST. It and what is
+    blamed come with `grpc-retry-pushback-ms: -1` as trailing metadata: they are not to be retried.
     """
 
     def Generate(self, request, context):
@@ -271,7 +275,9 @@ class TokenizerService(object):
     """Turns text into token ids and back, and routes requests to the engines.
 
     Errors: as EngineService's; also UNAVAILABLE when no engine is ready or the one that ran the
-    request died, and FAILED_PRECONDITION when every engine serves another model.
+    request died, and FAILED_PRECONDITION when every engine serves another model. Where two engines
+    died while they computed the request, the ErrorInfo's reason is REQUEST_LOST. It and what is
+    blamed come with `grpc-retry-pushback-ms: -1` as trailing metadata: they are not to be retried.
     """
 
     @staticmethod

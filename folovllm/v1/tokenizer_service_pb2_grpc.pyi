@@ -31,7 +31,9 @@ class TokenizerServiceStub:
     """Turns text into token ids and back, and routes requests to the engines.
 
     Errors: as EngineService's; also UNAVAILABLE when no engine is ready or the one that ran the
-    request died, and FAILED_PRECONDITION when every engine serves another model.
+    request died, and FAILED_PRECONDITION when every engine serves another model. Where two engines
+    died while they computed the request, the ErrorInfo's reason is REQUEST_LOST. It and what is
+    blamed come with `grpc-retry-pushback-ms: -1` as trailing metadata: they are not to be retried.
     """
 
     @_typing.overload
@@ -83,7 +85,9 @@ class TokenizerServiceAsyncStub(TokenizerServiceStub):
     """Turns text into token ids and back, and routes requests to the engines.
 
     Errors: as EngineService's; also UNAVAILABLE when no engine is ready or the one that ran the
-    request died, and FAILED_PRECONDITION when every engine serves another model.
+    request died, and FAILED_PRECONDITION when every engine serves another model. Where two engines
+    died while they computed the request, the ErrorInfo's reason is REQUEST_LOST. It and what is
+    blamed come with `grpc-retry-pushback-ms: -1` as trailing metadata: they are not to be retried.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -131,7 +135,9 @@ class TokenizerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Turns text into token ids and back, and routes requests to the engines.
 
     Errors: as EngineService's; also UNAVAILABLE when no engine is ready or the one that ran the
-    request died, and FAILED_PRECONDITION when every engine serves another model.
+    request died, and FAILED_PRECONDITION when every engine serves another model. Where two engines
+    died while they computed the request, the ErrorInfo's reason is REQUEST_LOST. It and what is
+    blamed come with `grpc-retry-pushback-ms: -1` as trailing metadata: they are not to be retried.
     """
 
     @_abc_1.abstractmethod

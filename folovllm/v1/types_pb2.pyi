@@ -1014,6 +1014,9 @@ class ModelInfo(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
     MAX_N_FIELD_NUMBER: _builtins.int
     KERNELS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    REPLICA_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    ENGINES_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The path or hub id that the service was started with."""
     architecture: _builtins.str
@@ -1042,9 +1045,21 @@ class ModelInfo(_message.Message):
     """Most continuations of one request."""
     kernels: _builtins.str
     """Whose kernels compute the decoder: "cpu" and "gpu" are the engine's own, "torch" is torch alone."""
+    weights_fingerprint: _builtins.str
+    """SHA-256 over all data of the weight files."""
+    replica_fingerprint: _builtins.str
+    """SHA-256 over weights_fingerprint, config.json, generation_config.json, and the types and kernels
+    in use. Only engines that have the same one stand in for each other.
+    """
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens that end a continuation."""
+
+    @_builtins.property
+    def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineState]:
+        """From the tokenizer service: the engines it was started with, in that order. From an engine:
+        none.
+        """
 
     def __init__(
         self,
@@ -1064,11 +1079,48 @@ class ModelInfo(_message.Message):
         server_version: _builtins.str = ...,
         max_n: _builtins.int = ...,
         kernels: _builtins.str = ...,
+        weights_fingerprint: _builtins.str = ...,
+        replica_fingerprint: _builtins.str = ...,
+        engines: _abc.Iterable[Global___EngineState] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "block_size", b"block_size", "chat_template_fingerprint", b"chat_template_fingerprint", "device", b"device", "dtype", b"dtype", "eos_token_ids", b"eos_token_ids", "kernels", b"kernels", "max_model_len", b"max_model_len", "max_n", b"max_n", "model_fingerprint", b"model_fingerprint", "model_id", b"model_id", "num_kv_blocks", b"num_kv_blocks", "server_version", b"server_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "block_size", b"block_size", "chat_template_fingerprint", b"chat_template_fingerprint", "device", b"device", "dtype", b"dtype", "engines", b"engines", "eos_token_ids", b"eos_token_ids", "kernels", b"kernels", "max_model_len", b"max_model_len", "max_n", b"max_n", "model_fingerprint", b"model_fingerprint", "model_id", b"model_id", "num_kv_blocks", b"num_kv_blocks", "replica_fingerprint", b"replica_fingerprint", "server_version", b"server_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size", "weights_fingerprint", b"weights_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelInfo: _TypeAlias = ModelInfo  # noqa: Y015
+
+@_typing.final
+class EngineState(_message.Message):
+    """What a tokenizer service knows of an engine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REPLICA_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """HOST:PORT."""
+    ready: _builtins.bool
+    """Whether it is sent requests."""
+    state: _builtins.str
+    """Why it is not, in words; "ready" if it is."""
+    replica_fingerprint: _builtins.str
+    """What it serves; empty while that is unknown."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        ready: _builtins.bool = ...,
+        state: _builtins.str = ...,
+        replica_fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "ready", b"ready", "replica_fingerprint", b"replica_fingerprint", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineState: _TypeAlias = EngineState  # noqa: Y015

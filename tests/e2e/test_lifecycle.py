@@ -15,9 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from folovllm import AsyncClient, Client, FolovError, SamplingParams
 from folovllm.errors import UnavailableError
+from folovllm.liveness import LivenessConfig
 from folovllm.model_files import DEMO_MODEL
 from folovllm.outputs import CompletionOutput, RequestOutput
+from support.builders.engine_pools import request, until_ready
 from support.processes.service_processes import ENGINE_FLAGS, ServiceProcess, both_services, running
+from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.pool import EnginePool
 
 LONG = SamplingParams(temperature=0.0, max_tokens=150, ignore_eos=True)
 
@@ -79,6 +83,34 @@ def test_a_killed_engine_is_unavailable_at_once_and_welcome_back() -> None:
                 client.generate("Once")
             tokenizer.wait_serving()
             assert client.generate("Once", SamplingParams(max_tokens=3)).finished
+
+
+def test_an_engine_that_is_stopped_is_silent(engine: ServiceProcess) -> None:
+    """Its process is there, and so is the connection."""
+
+    async def stopped() -> None:
+        liveness = LivenessConfig(heartbeat=0.1, silent=0.5, lost=1.0)
+        pool = EnginePool([engine.address], Fingerprints.from_folder(DEMO_MODEL), liveness=liveness)
+        pool.start()
+        await until_ready(pool)
+        long = request("long", 1, 2, 3)
+        long.generate.sampling_params.max_tokens = 100
+        engine.process.send_signal(signal.SIGSTOP)
+        try:
+            with pool.generate(long) as run:
+                await until_ready(pool, False)
+                with pytest.raises(UnavailableError, match="no engine is ready: .* it is silent"):
+                    pool.generate(request("new"))
+                with pytest.raises(UnavailableError, match=r"it has said nothing for 1 s"):
+                    await anext(run)
+        finally:
+            engine.process.send_signal(signal.SIGCONT)
+        await until_ready(pool)
+        with pool.generate(request("again", 1, 2, 3)) as run:
+            await anext(run)
+        await pool.close()
+
+    asyncio.run(stopped())
 
 
 def fails_to_start(module: str, *flags: str) -> str:

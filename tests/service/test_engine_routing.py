@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import pytest
@@ -13,10 +14,19 @@ from folovllm.errors import (
     InvalidRequestError,
     NotFoundError,
     QueueFullError,
+    RequestFailedError,
+    RequestLostError,
     UnavailableError,
 )
 from folovllm.v1 import engine_service_pb2, types_pb2
-from support.builders.engine_pools import FINGERPRINT, Command, num_running, pool_of, request
+from support.builders.engine_pools import (
+    FINGERPRINT,
+    Command,
+    num_running,
+    pool_of,
+    request,
+    until_each_ready,
+)
 from support.fakes.engine import FakeEngine, RunningEngine, Script, engine_process, running
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.engines.stream import EngineStream
@@ -25,6 +35,7 @@ BLOCK_SIZE = 16
 ENDLESS = Script([[1]], finish=None)
 SHORT = Script([[1], [2]])
 Load = engine_service_pb2.GetLoadResponse
+Events = engine_service_pb2.SessionEvents
 
 
 @dataclass
@@ -38,9 +49,7 @@ class Engines:
         return [[call.request.request_id for call in fake.calls] for fake in self.fakes]
 
     async def until_ready(self, *ready: bool) -> None:
-        async with asyncio.timeout(20):
-            while tuple(engine.ready for engine in self.pool._engines) != ready:
-                await self.pool._changed.wait()
+        await until_each_ready(self.pool, *ready)
 
     async def until_load(self, load: Load, *outstanding: int) -> None:
         """Reports a load at the first engine and waits until each has so many tokens."""
@@ -293,3 +302,78 @@ async def test_a_killed_engines_requests_go_on_elsewhere_where_they_have_not_sta
         async with engine_process(FINGERPRINT, port):
             await engines.until_ready(True, True)
             assert bytes((await anext(pool.generate(request("back")))).token_ids) == b"hello"
+
+
+async def test_a_request_that_its_engine_blames_is_not_tried_again(engines: Engines) -> None:
+    engines.fakes[0].refuse_with = RequestFailedError("not finite", "r")
+    with pytest.raises(RequestFailedError, match="not finite"):
+        await anext(engines.pool.generate(request("r")))
+    assert engines.ids() == [["r"], []]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_request_is_lost_with_two_engines_if_they_have_begun_it(begun: bool) -> None:
+    fakes = [FakeEngine([ENDLESS], FINGERPRINT) for _ in range(3)]
+    for fake in fakes:
+        fake.answers_heartbeats = True
+        fake.silent_ids = "r"
+    async with AsyncExitStack() as stack:
+        served = [await stack.enter_async_context(running(fake)) for fake in fakes]
+        pool = await stack.enter_async_context(pool_of(*(each.address for each in served)))
+        await until_each_ready(pool, True, True, True)
+        run = pool.generate(request("r"))
+        tried: list[FakeEngine] = []
+        for _ in range(2):
+            async with asyncio.timeout(20):
+                while not (new := [each for each in fakes if each.calls and each not in tried]):
+                    await asyncio.sleep(0)
+            tried += new
+            new[0].silent_ids = ""
+            new[0].sessions[0].put(Events(scheduled=["r"] if begun else []))
+            new[0].end_sessions()
+        if begun:
+            with pytest.raises(RequestLostError, match="second engine"):
+                await anext(run)
+        (last,) = (each for each in fakes if each not in tried)
+        async with asyncio.timeout(20):
+            while not begun and not last.calls:
+                await asyncio.sleep(0)
+        assert len(last.calls) == (not begun)
+
+
+async def test_only_replicas_of_the_first_engine_are_used(engines: Engines) -> None:
+    engines.fakes[1].info.replica_fingerprint = "other weights"
+    for changes in ([False, True], [True, False]):
+        await engines.served[1].server.set_serving(False)
+        await engines.until_ready(True, False)
+        await engines.served[1].server.set_serving(True)
+        async with asyncio.timeout(20):
+            while not engines.pool._engines[1].refused:
+                await engines.pool._changed.wait()
+        await begin(engines.pool, request(f"r{changes}"))
+    state = engines.pool.descriptions()[1]
+    assert (state.ready, state.replica_fingerprint) == (False, "other weights")
+    assert "is other weights, that of" in state.state
+    assert engines.ids()[1] == []
+    # Once the other one serves the same weights there is nothing left to protect.
+    engines.fakes[0].info.replica_fingerprint = "other weights"
+    await engines.served[0].server.set_serving(False)
+    await engines.until_ready(False, False)
+    with pytest.raises(UnavailableError, match="other weights"):
+        engines.pool.generate(request("none"))
+    await engines.served[0].server.set_serving(True)
+    await engines.until_ready(True, True)
+
+
+async def test_an_expected_fingerprint_goes_before_the_first_engine() -> None:
+    fakes = [FakeEngine([SHORT], FINGERPRINT) for _ in range(2)]
+    for fake, fingerprint in zip(fakes, ("first", "expected"), strict=True):
+        fake.info.replica_fingerprint = fingerprint
+    async with (
+        running(fakes[0]) as first,
+        running(fakes[1]) as second,
+        pool_of(first.address, second.address, replica="expected") as pool,
+    ):
+        await Engines(pool, fakes, [first, second]).until_ready(False, True)
+        await begin(pool, request("r"))
+        assert len(fakes[1].calls) == 1 and not fakes[0].sessions

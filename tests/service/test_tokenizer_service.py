@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from folovllm.errors import InvalidRequestError, from_rpc_error
+from folovllm.errors import InvalidRequestError, RequestFailedError, from_rpc_error
 from folovllm.logprobs import Logprob, PositionLogprobs
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
@@ -93,7 +93,9 @@ async def serve(model: Path) -> AsyncIterator[Callable[..., Any]]:
             channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
             stack.push_async_callback(channel.close)
             async with asyncio.timeout(20):
-                while served and not all(engine.connected for engine in pool._engines):
+                while served and not all(
+                    engine.ready or engine.refused for engine in pool._engines
+                ):
                     await pool._changed.wait()
             stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(channel)
             return Service(stub, engines, pool)
@@ -349,4 +351,27 @@ async def test_another_model_is_a_failed_precondition(serve: Callable[..., Any])
 async def test_model_info_is_the_engines(serve: Callable[..., Any]) -> None:
     service = await serve([HELLO])
     info = await service.stub.GetModelInfo(types_pb2.GetModelInfoRequest())
+    info.ClearField("engines")
     assert info == service.engines[0].info
+
+
+async def test_a_request_that_its_engine_blames_is_not_to_be_retried(
+    serve: Callable[..., Any],
+) -> None:
+    service = await serve([], [])
+    for engine in service.engines:
+        engine.refuse_with = RequestFailedError("what it computes is not finite")
+    with pytest.raises(grpc.aio.AioRpcError, match="not finite") as caught:
+        _ = [message async for message in service.stub.Generate(Request(text="a"), timeout=20)]
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "-1"
+    assert sum(len(engine.calls) for engine in service.engines) == 1
+
+
+async def test_what_is_known_of_the_engines_is_told(serve: Callable[..., Any]) -> None:
+    service = await serve([], [])
+    info = await service.stub.GetModelInfo(types_pb2.GetModelInfoRequest(), timeout=20)
+    addresses = [engine.address for engine in service.pool._engines]
+    assert [(each.address, each.ready, each.state) for each in info.engines] == [
+        (address, True, "ready") for address in addresses
+    ]

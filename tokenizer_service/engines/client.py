@@ -1,11 +1,13 @@
 """EngineClient: one engine service, followed from connecting to loss and back.
 
-The engine is ready while its health is SERVING, its model is the expected one and a session with it
-is open. Health is streamed, so nothing polls, and a lost connection shows at once. A draining
-engine gets no new requests, while those that run in the session finish.
+The engine is ready while its health is SERVING, its model is the expected one, and a session with
+it is open in which it is not silent. Health is streamed, so a lost connection shows at once; that
+an engine is silent shows by heartbeats. A draining engine gets no new requests, while those that
+run in the session finish.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable
 
 import grpc
@@ -13,10 +15,12 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.errors import FolovError, UnavailableError, from_rpc_error
+from folovllm.liveness import LivenessConfig
 from folovllm.serving.channel import ENGINE_CLIENT_OPTIONS, open_channel
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.v1 import engine_service_pb2_grpc, types_pb2
 from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.replicas import Replicas
 from tokenizer_service.engines.session import EngineSession
 from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION
 
@@ -25,8 +29,12 @@ _STATUS_NAME = health_pb2.HealthCheckResponse.ServingStatus.Name
 # Seconds before the health stream is opened again; opening then waits for the connection.
 _WATCH_BACKOFF = 0.25
 _MODEL_INFO_TIMEOUT = 5.0
+# Another channel to the same address is another connection.
+_CHANNEL_OPTIONS = [*ENGINE_CLIENT_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
 
 HealthCall = grpc.aio.UnaryStreamCall[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
+
+ScoreCall = grpc.aio.UnaryUnaryCall[types_pb2.ScoreRequest, types_pb2.ScoreResponse]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("engine")
 
@@ -34,34 +42,49 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("engine")
 class EngineClient:
     """One engine at HOST:PORT. Belongs to the event loop that it is made in."""
 
-    def __init__(self, address: str, expected: Fingerprints) -> None:
+    def __init__(
+        self, address: str, expected: Fingerprints, replicas: Replicas, liveness: LivenessConfig
+    ) -> None:
         self.address = address
         self._state = "not connected"
         self._expected = expected
+        self._replicas = replicas
+        self._liveness = liveness
+        self._reconsidered = asyncio.Event()
         self._model_info: types_pb2.ModelInfo | None = None
         self._agrees = False
         self._session: EngineSession | None = None
-        self._channel = open_channel(address, options=ENGINE_CLIENT_OPTIONS)
-        self._engine: engine_service_pb2_grpc.EngineServiceAsyncStub = (
-            engine_service_pb2_grpc.EngineServiceStub(self._channel)
-        )
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._open_channel()
 
     @property
     def ready(self) -> bool:
         """Whether it accepts requests."""
-        return self._agrees and self._session is not None and self._session.is_open
+        session = self._session
+        return self._agrees and session is not None and session.is_open and not session.is_silent
 
     @property
-    def connected(self) -> bool:
-        """Whether it could accept requests if it served the expected model; perhaps it does."""
-        return self.ready or (self._model_info is not None and not self._agrees)
+    def refused(self) -> bool:
+        """Whether it is connected and serves another model."""
+        return self._model_info is not None and not self._agrees
 
     @property
     def state(self) -> str:
         """Why it is not ready, in words; "ready" if it is."""
-        broken = self._agrees and self._session is not None and not self._session.is_open
-        return self._session.end_reason if broken and self._session else self._state
+        if not self._agrees or self._session is None:
+            return self._state
+        if self._session.is_silent:
+            return "it is silent"
+        return self._session.end_reason or self._state
+
+    @property
+    def description(self) -> types_pb2.EngineState:
+        """What is known of it."""
+        return types_pb2.EngineState(
+            address=self.address,
+            ready=self.ready,
+            state=self.state,
+            replica_fingerprint=self._model_info.replica_fingerprint if self._model_info else "",
+        )
 
     @property
     def model_info(self) -> types_pb2.ModelInfo:
@@ -87,7 +110,15 @@ class EngineClient:
                 log.error("engine cannot be followed", engine=self.address, exc_info=error)
                 self._lose("it cannot be followed; the log says more")
             on_change()
+            if self._session is not None and self._session.was_lost:
+                self._session = None
+                await self._reconnect()
             await asyncio.sleep(_WATCH_BACKOFF)
+
+    def reconsider(self) -> None:
+        """Asks an engine that was refused again what it serves."""
+        if self.refused:
+            self._reconsidered.set()
 
     def runs(self, name: str) -> bool:
         """Whether a request or fork of that name runs on it."""
@@ -100,12 +131,14 @@ class EngineClient:
     ) -> types_pb2.ScoreResponse:
         """Log-probabilities of continuations. Raises FolovError; cancelling it cancels the call."""
         session = self.session
+        if session.is_silent:
+            raise UnavailableError(f"engine {self.address}: {self.state}")
         num_tokens = len(request.token_ids.ids) + sum(
             TOKENS_PER_CONTINUATION + len(each.token_ids.ids) for each in request.continuations
         )
         session.own_tokens += num_tokens
         try:
-            return await self._engine.Score(request, timeout=timeout)
+            return await self._until_lost(self._engine.Score(request, timeout=timeout), session)
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error)
             if isinstance(failure, UnavailableError):  # which of several
@@ -120,15 +153,48 @@ class EngineClient:
             await self._session.close()
         await self._channel.close()
 
+    async def _until_lost(self, call: ScoreCall, session: EngineSession) -> types_pb2.ScoreResponse:
+        """What a call returns. Raises UnavailableError if the session with its engine ends first.
+
+        Otherwise it would last as long as the engine is silent.
+        """
+        answer = asyncio.ensure_future(call)
+        try:
+            await asyncio.wait([answer, session.ended], return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done() and session.was_lost:
+                raise UnavailableError(f"engine {self.address}: {session.end_reason}")
+            return await answer
+        finally:
+            answer.cancel()
+            call.cancel()
+
+    def _open_channel(self) -> None:
+        self._channel = open_channel(self.address, options=_CHANNEL_OPTIONS)
+        self._engine: engine_service_pb2_grpc.EngineServiceAsyncStub = (
+            engine_service_pb2_grpc.EngineServiceStub(self._channel)
+        )
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def _reconnect(self) -> None:
+        """Opens another connection: one whose packets were lost may take long to notice it."""
+        await self._channel.close()
+        self._open_channel()
+
     async def _watch(self, on_change: Callable[[], None]) -> None:
-        """Follows health and session until one of them ends. Raises FolovError."""
+        """Follows health and session until one of them ends, or it is to be reconsidered.
+
+        Raises FolovError.
+        """
         request = health_pb2.HealthCheckRequest(service=ENGINE_SERVICE)
+        self._reconsidered.clear()
         call = self._health.Watch(request, wait_for_ready=True)
         try:
             while True:
                 status = await self._next_status(call)
+                if status is None:
+                    return
                 if status == _SERVING:
-                    await self._meet()
+                    await self._meet(on_change)
                 else:
                     self._lose(f"it is {_STATUS_NAME(status)}")
                 on_change()
@@ -137,39 +203,62 @@ class EngineClient:
         finally:
             call.cancel()
 
-    async def _next_status(self, call: HealthCall) -> int:
-        """The next health. Raises UnavailableError if the stream or the session ends first."""
+    async def _next_status(self, call: HealthCall) -> int | None:
+        """The next health; None if it is to be reconsidered, which ends the stream.
+
+        Raises UnavailableError if the stream or the session ends first.
+        """
         reading = asyncio.ensure_future(call.read())
+        reconsidered = asyncio.ensure_future(self._reconsidered.wait())
         session = self._session
         # One that ends after the engine began to drain is expected.
         watched = session is not None and (session.is_open or self._agrees)
         ended = [session.ended] if session is not None and watched else []
         try:
-            await asyncio.wait([reading, *ended], return_when=asyncio.FIRST_COMPLETED)
+            first = [reading, reconsidered, *ended]
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done() and reconsidered.done():
+                return None
             if not reading.done():
                 assert session is not None
                 raise UnavailableError(session.end_reason)
             response = reading.result()
         finally:
             reading.cancel()
+            reconsidered.cancel()
         if not isinstance(response, health_pb2.HealthCheckResponse):
             raise UnavailableError("the health stream ended")
         return int(response.status)
 
-    async def _meet(self) -> None:
+    async def _meet(self, on_change: Callable[[], None]) -> None:
         """Asks what the engine serves and, if it is the expected model, opens a session."""
         info = await self._engine.GetModelInfo(
             types_pb2.GetModelInfoRequest(), timeout=_MODEL_INFO_TIMEOUT
         )
         mismatch = self._expected.mismatch(info)
         if mismatch:
+            self._replicas.forget(self.address)
+        else:
+            mismatch = self._replicas.mismatch(self.address, info.replica_fingerprint)
+        if mismatch:
+            if mismatch != self._state:
+                log.error("engine refused", engine=self.address, reason=mismatch)
             self._model_info, self._agrees, self._state = info, False, mismatch
-            log.error("engine refused", engine=self.address, reason=mismatch)
             return
         if self._session is None or not self._session.is_open:
-            self._session = await EngineSession.open(self._engine, self.address)
+            tell = functools.partial(self._tell_silence, on_change)
+            self._session = await EngineSession.open(
+                self._engine, self.address, self._liveness, tell
+            )
         self._model_info, self._agrees, self._state = info, True, "ready"
         log.info("engine ready", engine=self.address, model=info.model_id, device=info.device)
+
+    def _tell_silence(self, on_change: Callable[[], None]) -> None:
+        if self._session is not None and self._session.is_silent:
+            log.warning("engine silent", engine=self.address)
+        else:
+            log.info("engine speaks again", engine=self.address)
+        on_change()
 
     def _lose(self, state: str) -> None:
         if self._model_info is not None:

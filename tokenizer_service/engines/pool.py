@@ -1,18 +1,21 @@
 """EnginePool: the engines that requests may go to, and what chooses among them.
 
-A request that has produced no output when its engine fails, drains or has no room is retried once,
-at another engine.
+A request that has produced no output when its engine fails, drains or has no room may be tried
+again at another engine, as `attempts` says.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Container, Sequence
 
 from folovllm.errors import ModelMismatchError, NotFoundError, QueueFullError, UnavailableError
+from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.serving.background_tasks import start_background
 from folovllm.v1 import engine_service_pb2, types_pb2
+from tokenizer_service.engines.attempts import Attempts
 from tokenizer_service.engines.client import EngineClient
 from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.replicas import Replicas
 from tokenizer_service.engines.router import Router
 from tokenizer_service.engines.stream import EngineStream
 
@@ -22,8 +25,19 @@ Command = engine_service_pb2.SessionCommand
 class EnginePool:
     """Several engines of one model. Belongs to the event loop that it is made in."""
 
-    def __init__(self, addresses: Sequence[str], expected: Fingerprints) -> None:
-        self._engines = [EngineClient(address, expected) for address in addresses]
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        expected: Fingerprints,
+        replicas: Replicas | None = None,
+        liveness: LivenessConfig = DEFAULT_LIVENESS,
+    ) -> None:
+        """`replicas` may be shared with other processes; without them the first engine decides."""
+        self._replicas = replicas or Replicas()
+        self._engines = [
+            EngineClient(address, expected, self._replicas, liveness) for address in addresses
+        ]
+        self._known_replica = self._replicas.fingerprint
         self._router = Router()
         self._was_ready: set[str] = set()
         self._followers: list[asyncio.Task[None]] = []
@@ -58,15 +72,17 @@ class EnginePool:
         prompt, salt = request.prompt_token_ids, request.cache_salt
         engine = self._route(self._ready_engines(), prompt, salt)
 
-        def retry() -> bool:
-            other = self._other(engine, prompt, salt)
-            if other is not None:
-                other.session.generate(stream, command)
-            return other is not None
+        def begin_elsewhere(tried: Container[str]) -> str | None:
+            other = self._other(tried, prompt, salt)
+            if other is None:
+                return None
+            other.session.generate(stream, command)
+            return other.address
 
         params = request.sampling_params
         n = params.n if params.HasField("n") else 1
-        stream = EngineStream(request.request_id, len(prompt), n, retry)
+        attempts = Attempts(engine.address, begin_elsewhere)
+        stream = EngineStream(request.request_id, len(prompt), n, attempts.try_again)
         engine.session.generate(stream, command)
         return stream
 
@@ -98,7 +114,7 @@ class EnginePool:
         try:
             return await engine.score(request, timeout)
         except (UnavailableError, QueueFullError):
-            other = self._other(engine, prompt, salt)
+            other = self._other({engine.address}, prompt, salt)
             if other is None:
                 raise
             if timeout is not None:
@@ -112,6 +128,10 @@ class EnginePool:
         model, else UnavailableError.
         """
         return self._ready_engines()[0].model_info
+
+    def descriptions(self) -> list[types_pb2.EngineState]:
+        """What is known of each engine."""
+        return [engine.description for engine in self._engines]
 
     async def readiness(self) -> AsyncGenerator[bool, None]:
         """Whether any engine is ready: first the present value, then every change."""
@@ -130,15 +150,15 @@ class EnginePool:
         if ready:
             return ready
         states = "; ".join(f"{engine.address}: {engine.state}" for engine in self._engines)
-        if any(engine.connected for engine in self._engines):
+        if not self._replicas.has_keepers and any(engine.refused for engine in self._engines):
             raise ModelMismatchError(f"no engine serves this service's model: {states}")
         raise UnavailableError(f"no engine is ready: {states}")
 
     def _other(
-        self, failed: EngineClient, prompt: Sequence[int], cache_salt: str
+        self, tried: Container[str], prompt: Sequence[int], cache_salt: str
     ) -> EngineClient | None:
-        """The ready engine for a prompt after another one has failed; None if there is none."""
-        others = [engine for engine in self._engines if engine.ready and engine is not failed]
+        """The ready engine for a prompt, of those not tried; None if there is none."""
+        others = [each for each in self._engines if each.ready and each.address not in tried]
         return self._route(others, prompt, cache_salt) if others else None
 
     def _route(
@@ -157,6 +177,10 @@ class EnginePool:
         for lost in self._was_ready - ready:
             self._router.forget(lost)
         self._was_ready = ready
+        if self._replicas.fingerprint != self._known_replica:
+            self._known_replica = self._replicas.fingerprint
+            for engine in self._engines:
+                engine.reconsider()
         # An event for each change: whoever waits sees this one, whoever comes later the next.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

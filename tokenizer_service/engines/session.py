@@ -1,14 +1,15 @@
 """EngineSession: one call that carries all requests of this service to one engine.
 
 One task distributes what the engine sends: a whole message first, then its readers run. Another
-sends commands in order. When the call breaks, or either task fails, every request in it fails with
-UnavailableError, and the call ends.
+sends commands in order, a third heartbeats. When the call breaks, a task fails or the engine is
+silent for too long, every request in it fails with UnavailableError, and the call ends.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
 import grpc
 
@@ -19,11 +20,13 @@ from folovllm.errors import (
     from_rpc_error,
     from_status_bytes,
 )
+from folovllm.liveness import LivenessConfig
 from folovllm.request_id import new_request_id
 from folovllm.serving.background_tasks import start_background
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.serving.request_names import check_name
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
+from tokenizer_service.engines.heartbeats import Heartbeats
 from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION, EngineStream, WakeRounds
 
 # Seconds for the first message, which the engine sends at once.
@@ -41,9 +44,16 @@ class EngineSession:
 
     @classmethod
     async def open(
-        cls, engine: "engine_service_pb2_grpc.EngineServiceAsyncStub", address: str
+        cls,
+        engine: "engine_service_pb2_grpc.EngineServiceAsyncStub",
+        address: str,
+        liveness: LivenessConfig,
+        on_change: Callable[[], None],
     ) -> "EngineSession":
-        """Opens one with the engine at `address`. Raises FolovError."""
+        """Opens one with the engine at `address`. Raises FolovError.
+
+        `on_change` is called when `is_silent` has changed.
+        """
         call = engine.Session()
         messages = aiter(call)
         try:
@@ -54,7 +64,10 @@ class EngineSession:
         except (TimeoutError, StopAsyncIteration):
             call.cancel()
             raise UnavailableError("it opens no session") from None
-        return cls(address, call, messages, first)
+        session = cls(address, call, messages, first)
+        if first.answers_heartbeats:
+            session._listen(liveness, on_change)
+        return session
 
     def __init__(
         self, address: str, call: Call, messages: AsyncIterator[Events], first: Events
@@ -71,12 +84,23 @@ class EngineSession:
         self._cancelled: OrderedDict[str, None] = OrderedDict()
         self.end_reason = ""
         """Why it ended, in words; empty while it is open."""
+        self.was_lost = False
+        """Whether it ended because the engine said nothing."""
+        self._heartbeats: Heartbeats | None = None
+        # One that does not may have begun anything.
+        self._tells_scheduled = first.answers_heartbeats
         self._receive(first)
         self.ended = start_background(
             self._read(messages), f"read {address}", lambda _: self._end("its session ended")
         )
         """Done when the session has ended."""
-        self._writer = start_background(self._write(), f"write {address}", self._end_unwritten)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._start(self._write(), "write")
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the engine says nothing, so that it gets nothing new."""
+        return self._heartbeats is not None and self._heartbeats.is_silent
 
     @property
     def is_open(self) -> bool:
@@ -134,7 +158,7 @@ class EngineSession:
         """Ends the call; what still runs fails with UnavailableError and ends at the engine."""
         self._end("the session was closed")
         self.ended.cancel()
-        await asyncio.gather(self.ended, self._writer, return_exceptions=True)
+        await asyncio.gather(self.ended, *self._tasks, return_exceptions=True)
 
     def _begin(self, stream: EngineStream, field: str) -> None:
         """Takes a stream, whose name came in a command's `field`."""
@@ -142,6 +166,8 @@ class EngineSession:
         check_name(field, name)
         if self.end_reason:
             raise self._unavailable(self.end_reason)
+        if self.is_silent:
+            raise self._unavailable("it is silent")
         if name in self._wire_names:
             raise InvalidRequestError(field, f"{name} is running already")
         # Outputs of a cancelled request may still arrive; they must not be taken for this one's.
@@ -169,12 +195,35 @@ class EngineSession:
             while True:
                 await self._call.write(await self._commands.get())
 
-    def _end_unwritten(self, error: BaseException | None) -> None:
+    def _listen(self, liveness: LivenessConfig, on_change: Callable[[], None]) -> None:
+        self._heartbeats = Heartbeats(
+            liveness,
+            lambda: self._commands.put_nowait(Command(heartbeat=engine_service_pb2.Heartbeat())),
+            on_change,
+        )
+        self._start(self._end_if_lost(self._heartbeats, liveness.lost), "listen to")
+
+    async def _end_if_lost(self, heartbeats: Heartbeats, seconds: float) -> None:
+        await heartbeats.until_lost()
+        self.was_lost = True
+        self._end(f"it has said nothing for {seconds:g} s")
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Does something beside reading, until the session ends."""
+        task = start_background(work, f"{name} {self.address}", self._end_if_failed)
+        self._tasks.append(task)
+
+    def _end_if_failed(self, error: BaseException | None) -> None:
         if error is not None:
-            self._end("its commands cannot be written")
+            self._end("its session failed; the log says more")
 
     def _receive(self, events: Events) -> None:
         """Distributes a message to the streams."""
+        if self._heartbeats is not None:
+            self._heartbeats.heard()
+        for name in events.scheduled:
+            if name in self._streams:
+                self._streams[name].scheduled = True
         for output in events.outputs:
             stream = self._streams.get(output.request_id)
             if stream is None:  # it was cancelled
@@ -189,7 +238,8 @@ class EngineSession:
             stream = self._streams.get(failure.request_id)
             if stream is not None:
                 self._remove(stream)
-                stream.fail(self._failure(failure.status))
+                # What the engine refuses was not computed.
+                stream.fail(self._failure(failure.status), scheduled=False)
         self._wake_rounds.run()
         if events.HasField("load"):
             load = events.load
@@ -202,21 +252,28 @@ class EngineSession:
 
     def _failure(self, status: bytes) -> FolovError:
         failure = from_status_bytes(status)
-        return self._unavailable(str(failure)) if isinstance(failure, UnavailableError) else failure
+        if isinstance(failure, UnavailableError):
+            failure.args = (self._named(str(failure)),)
+        return failure
 
     def _unavailable(self, reason: str) -> UnavailableError:
-        return UnavailableError(f"engine {self.address}: {reason}")  # which of several
+        return UnavailableError(self._named(reason))
+
+    def _named(self, reason: str) -> str:
+        return f"engine {self.address}: {reason}"  # which of several
 
     def _end(self, reason: str) -> None:
         """Fails every stream and ends the call; only the first time has an effect."""
         if self.end_reason:
             return
         self.end_reason = reason
-        self._writer.cancel()
+        for task in self._tasks:
+            task.cancel()
         self._call.cancel()
         for stream in list(self._streams.values()):
             self._remove(stream)
-            stream.fail(self._unavailable(reason))
+            scheduled = stream.scheduled or not self._tells_scheduled
+            stream.fail(self._unavailable(reason), scheduled)
 
 
 def _check_size(message: types_pb2.Request | types_pb2.ForkRequest, field: str, what: str) -> None:

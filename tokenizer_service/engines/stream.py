@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from folovllm.errors import FolovError, QueueFullError, UnavailableError
+from folovllm.errors import FolovError
 from folovllm.v1 import types_pb2
 
 TOKENS_PER_CONTINUATION = 64
@@ -35,6 +35,11 @@ class StreamOwner(Protocol):
         """Ends a stream that is no longer read."""
 
 
+Retry = Callable[[FolovError, bool], FolovError | None]
+"""Begins a request at another engine than the one that has failed it with this error, or returns
+the error that it ends with. The bool is whether a step may have computed any of it."""
+
+
 class EngineStream:
     """Iterates over a request's outputs; ends after the final one of its last continuation.
 
@@ -50,13 +55,9 @@ class EngineStream:
         name: str,
         num_prompt_tokens: int,
         num_continuations: int,
-        retry: Callable[[], bool] | None = None,
+        retry: Retry | None = None,
     ) -> None:
-        """`retry` begins the request at another engine, or returns False if there is none.
-
-        It is called at most once, and only if nothing was read before the engine failed, drained
-        or had no room for the request.
-        """
+        """`retry` is called if nothing was read before the request failed."""
         self.name = name
         self._num_prompt_tokens = num_prompt_tokens
         self._num_continuations = num_continuations
@@ -72,6 +73,8 @@ class EngineStream:
         self._owner = owner
         self.wire_name = wire_name
         """What the engine calls it; its outputs carry `name` when they are read."""
+        self.scheduled = False
+        """Whether it is known that a step computes it."""
         self._num_unstarted_tokens = self._num_prompt_tokens
         self._num_unfinished = self._num_continuations
         self.outstanding_tokens = (
@@ -86,6 +89,7 @@ class EngineStream:
 
     def put(self, output: types_pb2.CompletionOutput) -> None:
         """Adds an output, after those that have not been read; `wake` tells the reader."""
+        self.scheduled = True
         if self._num_unstarted_tokens:
             self.outstanding_tokens -= self._num_unstarted_tokens
             self._num_unstarted_tokens = 0
@@ -103,20 +107,19 @@ class EngineStream:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def fail(self, error: FolovError) -> None:
+    def fail(self, error: FolovError, scheduled: bool) -> None:
         """Ends it with an error, after the outputs that wait.
 
-        If none was read they are dropped, and the request may run elsewhere instead.
+        If none was read they are dropped, and the request may run elsewhere instead. `scheduled` is
+        whether a step may have computed any of it.
         """
         if not self._was_read:
             self._outputs.clear()
-            if isinstance(error, UnavailableError | QueueFullError) and self._retry is not None:
-                retry, self._retry = self._retry, None
-                try:
-                    if retry():
-                        return
-                except FolovError as raised:
-                    error = raised
+            if self._retry is not None:
+                final = self._retry(error, scheduled)
+                if final is None:
+                    return
+                error = final
         self._error = error
         self.wake()
 

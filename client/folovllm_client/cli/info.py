@@ -24,6 +24,8 @@ def info(server: str) -> None:
         service, _ = _find_service(client)
         served = client.model_info()
     values = {"service": service} | dataclasses.asdict(served)
+    del values["engines"]
+    values |= {f"engine {engine.address}": engine.state for engine in served.engines}
     width = max(map(len, values))
     for name, value in values.items():
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
+from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.v1 import engine_service_pb2, types_pb2
 from tokenizer_service.engines.fingerprints import Fingerprints
 from tokenizer_service.engines.pool import EnginePool
+from tokenizer_service.engines.replicas import Replicas
 
 FINGERPRINT = "f" * 8
 Command = engine_service_pb2.SessionCommand
@@ -20,15 +22,26 @@ def request(request_id: str = "r", *prompt_token_ids: int) -> Command:
 
 @asynccontextmanager
 async def pool_of(
-    *addresses: str, fingerprint: str = FINGERPRINT, template: str = ""
+    *addresses: str,
+    fingerprint: str = FINGERPRINT,
+    template: str = "",
+    replica: str = "",
+    liveness: LivenessConfig = DEFAULT_LIVENESS,
 ) -> AsyncIterator[EnginePool]:
     """A pool that follows the engines at these addresses."""
-    pool = EnginePool(addresses, Fingerprints(fingerprint, template))
+    pool = EnginePool(addresses, Fingerprints(fingerprint, template), Replicas(replica), liveness)
     pool.start()
     try:
         yield pool
     finally:
         await pool.close()
+
+
+async def until_each_ready(pool: EnginePool, *ready: bool) -> None:
+    """Returns when each engine is ready, or not."""
+    async with asyncio.timeout(20):
+        while tuple(engine.ready for engine in pool._engines) != ready:
+            await pool._changed.wait()
 
 
 async def until_ready(pool: EnginePool, ready: bool = True) -> None:

@@ -77,6 +77,11 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
         self.refuse_with: FolovError | None = None
         self.silent_ids = ""
         """Requests whose id begins with this get nothing until they are cancelled."""
+        self.answers_heartbeats = False
+        """Whether new sessions do, unlike those of engines that know of none."""
+        self.speaks = asyncio.Event()
+        """While it is clear, no session sends anything."""
+        self.speaks.set()
         self.sessions: list[FakeSession] = []
         """Those that are open."""
         self.load = engine_service_pb2.GetLoadResponse()
@@ -152,6 +157,7 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
     async def Score(self, request: types_pb2.ScoreRequest, context: Any) -> types_pb2.ScoreResponse:
         """The log-probability of a token is minus its index, and its rank the index plus one."""
         self.scores.append(request)
+        await self.speaks.wait()
         if self.refuse_with is not None:
             raise self.refuse_with
         scores = []

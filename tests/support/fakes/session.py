@@ -30,7 +30,9 @@ class FakeSession:
         self._requests: dict[str, asyncio.Task[None]] = {}
         self.cancelled: list[str] = []
         """The names that were cancelled, also those that did not run."""
-        self.put(Events(load=load))
+        self.heartbeats = 0
+        """How many have come."""
+        self.put(Events(load=load, answers_heartbeats=servicer.answers_heartbeats))
         self._reader = asyncio.create_task(self._read())
 
     async def events(self) -> AsyncIterator[Events]:
@@ -43,6 +45,7 @@ class FakeSession:
             for each in waiting:
                 if isinstance(each, Events):
                     message.MergeFrom(each)
+            await self._servicer.speaks.wait()
             yield message
             for each in waiting:
                 if isinstance(each, FolovError):
@@ -73,6 +76,9 @@ class FakeSession:
             elif kind == "fork":
                 outputs = self._servicer.Fork(command.fork, _Context())
                 self._run(command.fork.fork_id, outputs, len(command.fork.branches))
+            elif kind == "heartbeat":
+                self.heartbeats += 1
+                self.put(Events(heartbeat=engine_service_pb2.Heartbeat()))
             else:
                 request = command.generate
                 outputs = self._servicer.Generate(request, _Context())

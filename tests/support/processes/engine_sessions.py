@@ -11,6 +11,7 @@ from google.rpc import status_pb2
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.servicer import EngineServicer
 from folovllm.errors import DETAILS_KEY, FolovError, from_rpc_error, from_status
+from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
@@ -43,12 +44,14 @@ def ask_fork(parent: str, name: str, **params: int) -> types_pb2.ForkRequest:
 class EngineFixture:
     """One engine service and a stub that talks to it."""
 
-    def __init__(self, max_num_waiting: int = 300) -> None:
+    def __init__(
+        self, max_num_waiting: int = 300, liveness: LivenessConfig = DEFAULT_LIVENESS
+    ) -> None:
         self.llm_engine, self.runner = make_engine()
         self.engine = AsyncEngine(lambda: self.llm_engine, max_num_waiting)
         self.server = GrpcServer(ServerConfig(), ENGINE_SERVICE)
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
-            EngineServicer(self.engine, self.server.active_calls), self.server.grpc
+            EngineServicer(self.engine, self.server.active_calls, liveness), self.server.grpc
         )
         self.address = f"127.0.0.1:{self.server.bind()}"
         self.channel = grpc.aio.insecure_channel(self.address, CLIENT_OPTIONS)

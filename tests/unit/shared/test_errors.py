@@ -68,3 +68,20 @@ def test_foreign_codes_and_missing_details_have_an_error_too() -> None:
     assert isinstance(invalid, InvalidRequestError) and invalid.field == ""
     full = errors.from_status(grpc.StatusCode.RESOURCE_EXHAUSTED, "x")
     assert isinstance(full, QueueFullError) and full.retry_after == 1.0
+
+
+@pytest.mark.parametrize(
+    ("error", "final"),
+    [
+        (errors.RequestFailedError("NaN", "r"), True),
+        (errors.RequestLostError("gone"), True),
+        (errors.EngineDeadError("gone"), False),
+        (errors.ServerError("a bug"), False),
+        (QueueFullError("full"), False),
+    ],
+)
+def test_what_is_not_to_be_retried_says_so(error: FolovError, final: bool) -> None:
+    metadata = errors.trailing_metadata(error)
+    assert (("grpc-retry-pushback-ms", "-1") in metadata) is final
+    back = errors.from_status(errors.status_code(error), str(error), metadata)
+    assert type(back) is type(error) and str(back) == str(error)

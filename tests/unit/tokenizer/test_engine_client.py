@@ -87,7 +87,7 @@ async def test_another_model_is_refused(
         pool_of(served.address, fingerprint=ours[0], template=ours[1]) as pool,
     ):
         async with asyncio.timeout(20):
-            while not pool._engines[0].connected:
+            while not pool._engines[0].refused:
                 await pool._changed.wait()
         with pytest.raises(ModelMismatchError, match=said):
             pool.model_info()

@@ -1,24 +1,17 @@
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
-from folovllm.errors import (
-    FolovError,
-    InvalidRequestError,
-    NotFoundError,
-    QueueFullError,
-    UnavailableError,
-)
+from folovllm.errors import FolovError, UnavailableError
 from folovllm.v1 import types_pb2
 from support.fakes.stream_owner import StreamOwner
-from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION, EngineStream
+from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION, EngineStream, Retry
 
 Piece = types_pb2.CompletionOutput
 
 
 def make_stream(
-    num_continuations: int = 1, wire_name: str = "r", retry: Callable[[], bool] | None = None
+    num_continuations: int = 1, wire_name: str = "r", retry: Retry | None = None
 ) -> EngineStream:
     stream = EngineStream("r", 10, num_continuations, retry)
     stream.attach(StreamOwner(), wire_name)
@@ -107,7 +100,7 @@ async def test_an_error_comes_after_what_was_there_once_something_was_taken() ->
     await anext(stream)
     for number in (1, 2):
         stream.put(piece(0, number))
-    stream.fail(UnavailableError("gone"))
+    stream.fail(UnavailableError("gone"), scheduled=True)
     assert list((await anext(stream)).token_ids) == [1, 2]
     with pytest.raises(UnavailableError, match="gone"):
         await anext(stream)
@@ -116,64 +109,63 @@ async def test_an_error_comes_after_what_was_there_once_something_was_taken() ->
 async def test_an_error_comes_at_once_where_nothing_was_taken() -> None:
     stream = make_stream()
     stream.put(piece(0, 1))
-    stream.fail(UnavailableError("gone"))
+    stream.fail(UnavailableError("gone"), scheduled=True)
     with pytest.raises(UnavailableError, match="gone"):
         await anext(stream)
 
 
-@pytest.mark.parametrize("error", [UnavailableError("gone"), QueueFullError("full")])
-async def test_what_fails_before_it_is_read_is_retried_once(error: FolovError) -> None:
-    elsewhere, tries = StreamOwner(), 0
+async def test_what_fails_before_it_is_read_may_begin_again_elsewhere() -> None:
+    elsewhere = StreamOwner()
+    failures: list[tuple[str, bool]] = []
 
-    def retry() -> bool:
-        nonlocal tries
-        tries += 1
+    def retry(error: FolovError, scheduled: bool) -> FolovError | None:
+        failures.append((str(error), scheduled))
+        if len(failures) > 1:
+            return UnavailableError("no more")
         stream.attach(elsewhere, "r~2")
-        return True
+        return None
 
     stream = make_stream(retry=retry)
     reading = asyncio.create_task(anext(stream))
     await asyncio.sleep(0)
     stream.put(piece(0, 1, final=True))
-    stream.fail(error)
-    assert not stream.complete
+    assert stream.scheduled
+    stream.fail(UnavailableError("gone"), scheduled=True)
+    assert not stream.complete and not stream.scheduled
     assert stream.outstanding_tokens == 10 + TOKENS_PER_CONTINUATION
+    stream.fail(UnavailableError("gone too"), scheduled=False)
+    assert failures == [("gone", True), ("gone too", False)]
+    with stream, pytest.raises(UnavailableError, match="no more"):
+        await reading
+    assert elsewhere.cancelled == ["r"]
+
+
+async def test_what_goes_on_elsewhere_is_read_from_there() -> None:
+    elsewhere = StreamOwner()
+
+    def retry(error: FolovError, scheduled: bool) -> FolovError | None:
+        stream.attach(elsewhere, "r~2")
+        return None
+
+    stream = make_stream(retry=retry)
+    stream.put(piece(0, 1, final=True))
+    stream.fail(UnavailableError("gone"), scheduled=True)
     with stream:
         stream.put(piece(0, 2))
-        stream.wake()
-        output = await reading
+        output = await anext(stream)
         assert (output.request_id, [*output.token_ids]) == ("r", [2])
         stream.abort([0])
-    assert (elsewhere.aborted, elsewhere.cancelled, tries) == ([0], ["r"], 1)
-    stream.fail(UnavailableError("gone too"))
-    with pytest.raises(UnavailableError, match="gone too"):
-        await anext(stream)
-    assert tries == 1
+    assert (elsewhere.aborted, elsewhere.cancelled) == ([0], ["r"])
 
 
-async def test_a_retry_that_fails_or_is_impossible_is_the_end() -> None:
-    def refuse() -> bool:
-        raise InvalidRequestError("request_id", "running already")
-
-    for retry, message in ((lambda: False, "gone"), (refuse, "running already")):
-        stream = make_stream(retry=retry)
-        stream.fail(UnavailableError("gone"))
-        with pytest.raises(FolovError, match=message):
-            await anext(stream)
-
-
-async def test_other_errors_are_not_retried_nor_what_was_read() -> None:
-    def unexpected() -> bool:
+async def test_what_was_read_is_not_begun_again() -> None:
+    def unexpected(error: FolovError, scheduled: bool) -> FolovError | None:
         raise AssertionError("retried")
 
     stream = make_stream(retry=unexpected)
-    stream.fail(NotFoundError("no"))
-    with pytest.raises(NotFoundError):
-        await anext(stream)
-    stream = make_stream(retry=unexpected)
     stream.put(piece(0, 1))
     await anext(stream)
-    stream.fail(UnavailableError("gone"))
+    stream.fail(UnavailableError("gone"), scheduled=True)
     with pytest.raises(UnavailableError):
         await anext(stream)
 
