@@ -28,6 +28,7 @@ from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.fakes.engine import FakeEngine, engine_process, running
 from tokenizer_service.config import TokenizerServiceConfig
 from tokenizer_service.engines.pool import EnginePool
+from tokenizer_service.engines.replicas import Replicas
 from tokenizer_service.model import TextModel
 from tokenizer_service.servicer import TokenizerServicer
 from tokenizer_service.text.tokenizer import Tokenizer
@@ -161,4 +162,4 @@ async def test_a_service_that_cannot_tell_its_health_any_more_ends(
     config = TokenizerServiceConfig(server=ServerConfig(port=0))
     with pytest.raises(KeyError, match="a bug"):
         async with asyncio.timeout(30):
-            await tokenizer_service.__main__.serve(config, TextModel.from_folder(model))
+            await tokenizer_service.__main__.serve(config, TextModel.from_folder(model), Replicas())
