@@ -19,9 +19,6 @@ class LivenessConfig:
 
 DEFAULT_LIVENESS = LivenessConfig()
 
-# A tick that lasts longer, in ticks, was held up by our own event loop.
-_MAX_TICKS = 2
-
 
 class Silence:
     """Counts the seconds in which a peer said nothing though our own event loop ran.
@@ -29,10 +26,8 @@ class Silence:
     So a process that stood still itself blames no one for it.
     """
 
-    def __init__(self, config: LivenessConfig, tick: float) -> None:
-        """`tick` is the seconds after which it counts again."""
+    def __init__(self, config: LivenessConfig) -> None:
         self._config = config
-        self._tick = tick
         self._counted_until = time.monotonic()
         self.seconds = 0.0
 
@@ -51,9 +46,10 @@ class Silence:
         self.seconds = 0.0
         self._counted_until = time.monotonic()
 
-    async def tick(self) -> None:
-        """Waits, and counts the time."""
-        await asyncio.sleep(self._tick)
+    async def wait(self, seconds: float) -> None:
+        """Waits, and counts the time; hardly more of it if our own event loop was held up."""
+        await asyncio.sleep(seconds)
         now = time.monotonic()
-        self.seconds += min(now - self._counted_until, _MAX_TICKS * self._tick)
+        latest = seconds + self._config.heartbeat / 4
+        self.seconds += min(now - self._counted_until, latest)
         self._counted_until = now

@@ -17,7 +17,8 @@ class FrontEnd:
     def __init__(self, peer: str, config: LivenessConfig, on_lost: Callable[[], None]) -> None:
         self._peer = peer
         self._on_lost = on_lost
-        self._silence = Silence(config, config.heartbeat)
+        self._interval = config.heartbeat
+        self._silence = Silence(config)
         self._listener: asyncio.Task[None] | None = None  # from the first heartbeat on
         self.answer_due = False
         """Whether a heartbeat has not been answered."""
@@ -46,7 +47,7 @@ class FrontEnd:
 
     async def _listen(self) -> None:
         while not self._silence.is_lost:
-            await self._silence.tick()
+            await self._silence.wait(self._interval)
         self.is_lost = True
         log.warning("front end lost", peer=self._peer, silent_s=round(self._silence.seconds, 1))
         self._on_lost()

@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 from folovllm.liveness import LivenessConfig, Silence
 
-# In the time between two heartbeats.
-_TICKS = 4
-# An engine that speaks by itself is sent one so much more seldom, to know that this service lives.
+# An engine that speaks by itself is sent one every so many times, to know that this service lives.
 _SELDOM = 4
 
 
@@ -17,8 +15,8 @@ class Heartbeats:
         self, config: LivenessConfig, send: Callable[[], None], on_change: Callable[[], None]
     ) -> None:
         """`send` sends a heartbeat; `on_change` is called when `is_silent` has changed."""
-        self._ask_after = config.heartbeat * (1 - 1 / _TICKS)
-        self._silence = Silence(config, config.heartbeat / _TICKS)
+        self._interval = config.heartbeat
+        self._silence = Silence(config)
         self._send = send
         self._on_change = on_change
         self.is_silent = False
@@ -30,15 +28,17 @@ class Heartbeats:
 
     async def until_lost(self) -> None:
         """Sends heartbeats, and returns when the engine is given up."""
-        silence, since_sent = self._silence, 0
-        self._send()
+        silence, interval = self._silence, self._interval
+        since_sent = _SELDOM * interval
         while not silence.is_lost:
-            await silence.tick()
-            since_sent += 1
-            asks = silence.seconds >= self._ask_after and since_sent >= _TICKS
-            if asks or since_sent >= _SELDOM * _TICKS:
+            is_quiet = silence.seconds >= interval / 2
+            if since_sent >= (interval if is_quiet else _SELDOM * interval):
                 self._send()
-                since_sent = 0
+                since_sent = 0.0
+            # As seldom as that will do, since each time costs more than a token.
+            seconds = interval / 4 if is_quiet else interval
+            await silence.wait(seconds)
+            since_sent += seconds
             if silence.is_silent is not self.is_silent:
                 self.is_silent = silence.is_silent
                 self._on_change()
