@@ -1,0 +1,137 @@
+"""The faults of the matrix: how each strikes a scene, and what may then be seen."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from grpc import StatusCode
+
+from chaos.matrix.scene import STATES, Scene
+from chaos.processes.site import Site
+
+WATCHDOG_SECONDS = 3.0
+"""The watchdog's floor here; the default of 30 s would make the matrix last for hours."""
+DETECTION_SECONDS = 10.0
+"""From what is detected to what is right again, or ended with a reason."""
+_SLACK = 2.0
+"""For a busy machine."""
+
+Strike = Callable[[Site, Scene], Awaitable[None]]
+_LOST = frozenset({StatusCode.UNAVAILABLE})
+_LOST_OR_OK = _LOST | {StatusCode.OK}
+_OK = frozenset({StatusCode.OK})
+_WITHOUT_OUTPUT = ("queued", "prefill")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What strikes, and what its victims may see."""
+
+    name: str
+    strike: Strike
+    """Strikes while the engine is held, and lets it go on where it can."""
+    codes: frozenset[StatusCode]
+    """With which victims may end."""
+    codes_without_output: frozenset[StatusCode] | None = None
+    """Of those that had produced nothing, where that is another set: they run elsewhere."""
+    within: float = 5.0
+    """Seconds until every victim has ended."""
+    probe_after: float = 0.0
+    """Seconds after which a new request is answered as ever."""
+    neighbours: frozenset[StatusCode] = _OK
+    """With which requests that came to the engine directly may end."""
+    spares_front_end: bool = True
+
+    def codes_of(self, state: str) -> frozenset[StatusCode]:
+        """With which the victim in a state may end."""
+        if state in _WITHOUT_OUTPUT and self.codes_without_output is not None:
+            return self.codes_without_output
+        return self.codes
+
+
+async def _cancel(site: Site, scene: Scene) -> None:
+    for call in scene.victims.values():
+        call.cancel()
+    await scene.release()
+
+
+async def _deadline(site: Site, scene: Scene) -> None:
+    assert scene.expires_at is not None
+    await asyncio.sleep(max(0.0, scene.expires_at - time.monotonic()))
+    await scene.release()
+
+
+async def _reset(site: Site, scene: Scene) -> None:
+    site.caller_proxy.reset()
+    await scene.release()
+
+
+async def _link_reset(site: Site, scene: Scene) -> None:
+    scene.engine.proxy.reset()
+    await scene.release()
+
+
+async def _front_end_killed(site: Site, scene: Scene) -> None:
+    site.front_end.signal(signal.SIGKILL)
+    await scene.release()
+
+
+async def _engine_killed(site: Site, scene: Scene) -> None:
+    scene.engine.service.signal(signal.SIGKILL)
+
+
+async def _stopped(site: Site, scene: Scene) -> None:
+    scene.engine.service.signal(signal.SIGSTOP)
+
+
+async def _hung_step(site: Site, scene: Scene) -> None:
+    await scene.engine.service.ask("hang")
+    await scene.engine.service.ask("allow", None)
+
+
+async def _nan(site: Site, scene: Scene) -> None:
+    await scene.engine.service.ask("poison", scene.names)
+    await scene.release()
+
+
+async def _drain(site: Site, scene: Scene) -> None:
+    scene.engine.service.signal(signal.SIGTERM)
+    await scene.release()
+
+
+FAULTS = {
+    fault.name: fault
+    for fault in (
+        Fault("cancel", _cancel, frozenset({StatusCode.CANCELLED})),
+        Fault("deadline", _deadline, frozenset({StatusCode.DEADLINE_EXCEEDED})),
+        Fault("reset", _reset, _LOST),
+        Fault("link reset", _link_reset, _LOST, _OK),
+        Fault("front end killed", _front_end_killed, _LOST, spares_front_end=False),
+        Fault(
+            "engine killed", _engine_killed, _LOST, _OK, within=8.0, probe_after=1, neighbours=_LOST
+        ),
+        Fault(
+            "stopped",
+            _stopped,
+            _LOST,
+            _LOST_OR_OK,
+            within=DETECTION_SECONDS + _SLACK,
+            probe_after=2.5,
+            neighbours=_LOST_OR_OK,
+        ),
+        Fault(
+            "hung step",
+            _hung_step,
+            _LOST,
+            _LOST_OR_OK,
+            within=WATCHDOG_SECONDS + DETECTION_SECONDS,
+            probe_after=WATCHDOG_SECONDS + _SLACK,
+            neighbours=_LOST,
+        ),
+        Fault("NaN", _nan, frozenset({StatusCode.INTERNAL})),
+        Fault("drain", _drain, _OK, within=20.0),
+    )
+}
+CELLS = [(fault, state) for fault in FAULTS for state in STATES]
