@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -17,7 +18,8 @@ _SPARE_DESCRIPTORS = 6
 class Held:
     """What one service holds. Blocks are an engine's alone."""
 
-    num_tasks: int
+    tasks: Mapping[str, int]
+    """Their number by the name of their coroutine."""
     num_descriptors: int
     num_free_blocks: int = 0
     num_requests: int = 0
@@ -29,8 +31,9 @@ class Held:
             found.append(f"{self.num_requests} requests")
         if self.num_free_blocks < before.num_free_blocks:
             found.append(f"{before.num_free_blocks - self.num_free_blocks} KV blocks")
-        if self.num_tasks > before.num_tasks:
-            found.append(f"{self.num_tasks - before.num_tasks} tasks")
+        for name, number in self.tasks.items():
+            if number > before.tasks.get(name, 0):
+                found.append(f"{number - before.tasks.get(name, 0)} tasks of {name}")
         if self.num_descriptors > before.num_descriptors + _SPARE_DESCRIPTORS:
             found.append(f"{self.num_descriptors - before.num_descriptors} descriptors")
         return found
@@ -69,10 +72,9 @@ async def at_rest(site: Site) -> Rest:
 
 
 async def _held(service: Service) -> Held:
-    tasks = await service.ask("tasks")
-    return Held(sum(tasks.values()), service.num_descriptors())
+    return Held(await service.ask("tasks"), service.num_descriptors())
 
 
 async def _held_by_engine(engine: Engine) -> Held:
     held, load = await _held(engine.service), await engine.load()
-    return Held(held.num_tasks, held.num_descriptors, load.num_free_kv_blocks, load.num_requests)
+    return Held(held.tasks, held.num_descriptors, load.num_free_kv_blocks, load.num_requests)

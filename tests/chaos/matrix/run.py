@@ -30,6 +30,8 @@ _OK = frozenset({grpc.StatusCode.OK})
 _DEADLINE_SECONDS = 2.5
 _SCENES = 3
 """Attempts at a scene before it counts as a failure of the harness."""
+_SETTLE_SECONDS = 1.0
+"""Until the front end waits for the engine that is gone, and does nothing else."""
 _names = count()
 
 
@@ -42,6 +44,7 @@ async def run_matrix(
     async with running_site(flags, limits.watchdog_flags(WATCHDOG_SECONDS)) as site:
         references = await _references(site)
         _isolate(site)
+        await asyncio.sleep(_SETTLE_SECONDS)
         rest = await at_rest(site)
         for _ in range(repeats):
             for name in faults:
@@ -53,9 +56,7 @@ async def run_matrix(
 
 def _isolate(site: Site) -> None:
     """Cuts the second engine off."""
-    spare = site.engines[1]
-    spare.proxy.refuse()
-    spare.proxy.reset()
+    site.engines[1].proxy.refuse()
 
 
 async def _references(site: Site) -> dict[Ask, Reference]:
@@ -140,7 +141,7 @@ class Round:
 
     async def _start_canary(self, stub: object) -> Canary:
         """Connects the spare engine, and lets a canary run there."""
-        self._spare.proxy.refuse(False)
+        await self._spare.proxy.start()
         await self._until_ready({self._attacked.proxy.address, self._spare.proxy.address})
         canary = Canary(stub, CANARY, self._references[CANARY], f"canary {next(_names)}")
         await canary.until_running()

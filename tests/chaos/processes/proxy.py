@@ -77,7 +77,6 @@ class Proxy:
         self._target = target
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._refuses = False
         self.port = 0
         self.connections: list[Connection] = []
         self.defaults: dict[Direction, Flow] = {"up": Flow(), "down": Flow()}
@@ -88,16 +87,14 @@ class Proxy:
         """Where callers connect."""
         return f"127.0.0.1:{self.port}"
 
-    async def start(self, port: int = 0) -> None:
-        """Begins to listen."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", port)
+    async def start(self) -> None:
+        """Begins to listen, also after `refuse`."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Ends everything."""
-        assert self._server is not None
-        self._server.close()
-        self.reset()
+        self.refuse()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -106,9 +103,11 @@ class Proxy:
         """Connects to another address from now on."""
         self._target = target
 
-    def refuse(self, refuses: bool = True) -> None:
-        """Closes connections at once that are made from now on, or takes them again."""
-        self._refuses = refuses
+    def refuse(self) -> None:
+        """Listens no more, and resets all connections, as if nothing were there."""
+        assert self._server is not None
+        self._server.close()
+        self.reset()
 
     def flows(self, *directions: Direction) -> Iterator[Flow]:
         """Those of all connections, and of those to come."""
@@ -131,9 +130,6 @@ class Proxy:
             connection.reset()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._refuses:
-            writer.transport.abort()
-            return
         host, _, port = self._target.rpartition(":")
         try:
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
