@@ -6,6 +6,7 @@ import sys
 
 from chaos.checks.limits import Limits
 from chaos.checks.verdicts import Report
+from chaos.incidents.catalogue import INCIDENTS, THOROUGH
 from chaos.known_failing import KNOWN_FAILING
 from chaos.matrix.faults import FAULTS
 from chaos.matrix.run import run_matrix
@@ -16,15 +17,25 @@ def main() -> int:
     """Runs what the command line names and returns the exit status."""
     args = _parse_args()
     report = Report(KNOWN_FAILING)
-    asyncio.run(_run(args, report))
+    asyncio.run(args.run(args, report))
     report.print_summary()
     return report.exit_code
 
 
-async def _run(args: argparse.Namespace, report: Report) -> None:
+async def _matrix(args: argparse.Namespace, report: Report) -> None:
     faults = args.fault or list(FAULTS)
     await run_matrix(report, faults, args.repeats, Limits())
     print(table(report, faults))
+
+
+async def _incidents(args: argparse.Namespace, report: Report) -> None:
+    known = INCIDENTS | THOROUGH
+    for name in args.only or INCIDENTS:
+        try:
+            async with asyncio.timeout(180):
+                await known[name](report)
+        except Exception as error:
+            report.add(f"incident: {name} runs", [repr(error)[:500]])
 
 
 def _parse_args() -> argparse.Namespace:
@@ -33,6 +44,10 @@ def _parse_args() -> argparse.Namespace:
     matrix = commands.add_parser("matrix")
     matrix.add_argument("--fault", action="append", choices=FAULTS)
     matrix.add_argument("--repeats", type=int, default=1)
+    matrix.set_defaults(run=_matrix)
+    incidents = commands.add_parser("incidents")
+    incidents.add_argument("only", nargs="*")
+    incidents.set_defaults(run=_incidents)
     return parser.parse_args()
 
 

@@ -107,8 +107,25 @@ class Control:
         assert self.pool is not None
         return [engine.address for engine in self.pool._engines if engine.ready]
 
+    def do_break_session_writer(self) -> None:
+        """Lets the next command to any engine raise an error that is not ours, in a front end."""
+
+        class Broken:
+            def __init__(self, call: Any) -> None:
+                self._call = call
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._call, name)
+
+            async def write(self, command: Any) -> None:
+                raise RuntimeError("injected")
+
+        assert self.pool is not None
+        for engine in self.pool._engines:
+            engine.session._call = Broken(engine.session._call)  # type: ignore[assignment]
+
     def do_break_session_reader(self) -> None:
-        """Lets the next message of an engine raise an error that is not ours, in a front end."""
+        """The same for the next message of an engine."""
         from tokenizer_service.engines.session import EngineSession
 
         original = EngineSession._receive

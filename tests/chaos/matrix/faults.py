@@ -8,13 +8,10 @@ from dataclasses import dataclass
 
 from grpc import StatusCode
 
+from chaos.checks.limits import DETECTION_SECONDS, WATCHDOG_SECONDS
 from chaos.matrix.scene import STATES, Scene
 from chaos.processes.site import Site
 
-WATCHDOG_SECONDS = 3.0
-"""The watchdog's floor here; the default of 30 s would make the matrix last for hours."""
-DETECTION_SECONDS = 10.0
-"""From what is detected to what is right again, or ended with a reason."""
 _SLACK = 2.0
 """For a busy machine."""
 

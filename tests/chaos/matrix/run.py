@@ -16,11 +16,11 @@ import grpc
 from chaos.callers.ask import Ask, Reference, direct, generate, params
 from chaos.callers.call import Call, Manner, reference_of
 from chaos.checks.canary import Canary, HealthProbe
-from chaos.checks.limits import Limits
+from chaos.checks.limits import DETECTION_SECONDS, Limits, watchdog_flags
 from chaos.checks.rest import Rest, at_rest
 from chaos.checks.streams import problems
 from chaos.checks.verdicts import Report
-from chaos.matrix.faults import DETECTION_SECONDS, FAULTS, WATCHDOG_SECONDS, Fault
+from chaos.matrix.faults import FAULTS, Fault
 from chaos.matrix.scene import ASKS, ENGINE_FLAGS, NEIGHBOURS, STATES, Scene, SceneError
 from chaos.processes.site import Engine, Site, front_end_stub, running_site
 
@@ -39,9 +39,8 @@ async def run_matrix(
     report: Report, faults: Sequence[str], repeats: int, limits: Limits
 ) -> dict[tuple[str, str], list[bool]]:
     """Strikes with each fault so often; which cells held, in order of the repeats."""
-    flags = (*ENGINE_FLAGS, *limits.watchdog_flags(WATCHDOG_SECONDS))
     cells: dict[tuple[str, str], list[bool]] = {}
-    async with running_site(flags, limits.watchdog_flags(WATCHDOG_SECONDS)) as site:
+    async with running_site((*ENGINE_FLAGS, *watchdog_flags()), watchdog_flags()) as site:
         references = await _references(site)
         _isolate(site)
         await asyncio.sleep(_SETTLE_SECONDS)
@@ -93,6 +92,10 @@ class Round:
     async def run(self) -> dict[tuple[str, str], bool]:
         """Whether each cell of the fault's row held."""
         site = self._site
+        if self._fault.name == "hung step":
+            # The steps that scenes held would have taught its watchdog patience.
+            await self._attacked.restart()
+            await self._until_ready({self._attacked.proxy.address})
         async with (
             front_end_stub(site.caller_proxy.address) as through_proxy,
             front_end_stub(site.front_end.address) as stub,

@@ -94,7 +94,8 @@ class Proxy:
 
     async def close(self) -> None:
         """Ends everything."""
-        self.refuse()
+        if self._server is not None:
+            self.refuse()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -22,10 +22,13 @@ OWN_CONNECTION = [*CLIENT_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
 class Engine:
     """An engine service, and the proxy by which the front end reaches it."""
 
-    def __init__(self, flags: Sequence[str], fake: bool) -> None:
+    def __init__(
+        self, flags: Sequence[str] = (), fake: bool = False, service: Service | None = None
+    ) -> None:
+        """Starts a service with these flags, unless one is given."""
         self._flags = flags
         self._fake = fake
-        self.service = self._start()
+        self.service = service or self._start()
         self.proxy = Proxy(self.service.address)
         self._connect()
 
