@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import sys
+from pathlib import Path
 
 from chaos.checks.limits import Limits
 from chaos.checks.verdicts import Report
@@ -11,6 +12,8 @@ from chaos.known_failing import KNOWN_FAILING
 from chaos.matrix.faults import FAULTS
 from chaos.matrix.run import run_matrix
 from chaos.matrix.table import table
+from chaos.price import price
+from chaos.soak import Floor, replay, soak
 
 
 def main() -> int:
@@ -26,6 +29,17 @@ async def _matrix(args: argparse.Namespace, report: Report) -> None:
     faults = args.fault or list(FAULTS)
     await run_matrix(report, faults, args.repeats, Limits())
     print(table(report, faults))
+
+
+async def _soak(args: argparse.Namespace, report: Report) -> None:
+    if args.only is not None:
+        await replay(report, args.seed, args.only)
+    else:
+        await soak(report, args.seed, args.requests, args.width, Floor())
+
+
+async def _price(args: argparse.Namespace, report: Report) -> None:
+    await price(report, args.checkout, args.pairs)
 
 
 async def _incidents(args: argparse.Namespace, report: Report) -> None:
@@ -48,6 +62,16 @@ def _parse_args() -> argparse.Namespace:
     incidents = commands.add_parser("incidents")
     incidents.add_argument("only", nargs="*")
     incidents.set_defaults(run=_incidents)
+    soaking = commands.add_parser("soak")
+    soaking.add_argument("--requests", type=int, default=4000)
+    soaking.add_argument("--seed", type=int, default=0)
+    soaking.add_argument("--width", type=int, default=64)
+    soaking.add_argument("--only", type=int)
+    soaking.set_defaults(run=_soak)
+    pricing = commands.add_parser("price")
+    pricing.add_argument("checkout", type=Path)
+    pricing.add_argument("--pairs", type=int, default=20)
+    pricing.set_defaults(run=_price)
     return parser.parse_args()
 
 

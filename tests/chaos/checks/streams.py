@@ -61,7 +61,8 @@ def _problems_of_index(
     complete = _COMPLETE_CHAT if record.ask.method == "Chat" else _COMPLETE
     is_complete = bool(ends) and pieces[ends[0]].finish in complete
     if record.ask.method == "Fork":
-        expected = expected[: len(tokens)]  # a branch may be shorter than its parent
+        # A branch may be shorter than its parent, or go on where the parent's reference ends.
+        expected, tokens = expected[: len(tokens)], tokens[: len(expected)]
     if expected[: len(tokens)] != tokens or (is_complete and len(tokens) != len(expected)):
         yield f"answered {_difference(tokens, expected)}"
     if reference.texts:
