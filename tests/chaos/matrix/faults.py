@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from grpc import StatusCode
 
 from chaos.checks.limits import DETECTION_SECONDS, WATCHDOG_SECONDS
-from chaos.matrix.scene import STATES, Scene
+from chaos.matrix.scene import Scene
 from chaos.processes.site import Site
 
 _SLACK = 2.0
@@ -40,6 +40,8 @@ class Fault:
     neighbours: frozenset[StatusCode] = _OK
     """With which requests that came to the engine directly may end."""
     spares_front_end: bool = True
+    waits: bool = False
+    """Whether a round is mostly waiting, so that others may run beside it."""
 
     def codes_of(self, state: str) -> frozenset[StatusCode]:
         """With which the victim in a state may end."""
@@ -117,6 +119,7 @@ FAULTS = {
             within=DETECTION_SECONDS + _SLACK,
             probe_after=2.5,
             neighbours=_LOST_OR_OK,
+            waits=True,
         ),
         Fault(
             "hung step",
@@ -126,9 +129,9 @@ FAULTS = {
             within=WATCHDOG_SECONDS + DETECTION_SECONDS,
             probe_after=WATCHDOG_SECONDS + _SLACK,
             neighbours=_LOST,
+            waits=True,
         ),
         Fault("NaN", _nan, frozenset({StatusCode.INTERNAL})),
         Fault("drain", _drain, _OK, within=20.0),
     )
 }
-CELLS = [(fault, state) for fault in FAULTS for state in STATES]

@@ -24,6 +24,8 @@ from chaos.matrix.faults import FAULTS, Fault
 from chaos.matrix.scene import ASKS, ENGINE_FLAGS, NEIGHBOURS, STATES, Scene, SceneError
 from chaos.processes.site import Engine, Site, front_end_stub, running_site
 
+SITE_FLAGS = ((*ENGINE_FLAGS, *watchdog_flags()), watchdog_flags())
+"""Of a site's engines: the one that is struck, and the spare one."""
 CANARY = generate("canary", 24, params(300))
 PROBE = generate("probe", 8, params(4))
 _OK = frozenset({grpc.StatusCode.OK})
@@ -35,27 +37,30 @@ _SETTLE_SECONDS = 1.0
 _names = count()
 
 
-async def run_matrix(
-    report: Report, faults: Sequence[str], repeats: int, limits: Limits
-) -> dict[tuple[str, str], list[bool]]:
-    """Strikes with each fault so often; which cells held, in order of the repeats."""
-    cells: dict[tuple[str, str], list[bool]] = {}
-    async with running_site((*ENGINE_FLAGS, *watchdog_flags()), watchdog_flags()) as site:
-        references = await _references(site)
-        _isolate(site)
-        await asyncio.sleep(_SETTLE_SECONDS)
-        rest = await at_rest(site)
-        for _ in range(repeats):
-            for name in faults:
-                round_ = Round(site, FAULTS[name], references, rest, report, limits)
-                for cell, held in (await round_.run()).items():
-                    cells.setdefault(cell, []).append(held)
-    return cells
+async def run_matrix(report: Report, faults: Sequence[str], repeats: int, limits: Limits) -> None:
+    """Strikes with each fault so often, on two sites at once."""
+    async with asyncio.TaskGroup() as lanes:
+        for waits in (False, True):
+            lane = [name for name in faults if FAULTS[name].waits is waits]
+            if lane:
+                lanes.create_task(_run_lane(report, lane, repeats, limits))
 
 
-def _isolate(site: Site) -> None:
-    """Cuts the second engine off."""
+async def _run_lane(report: Report, faults: Sequence[str], repeats: int, limits: Limits) -> None:
+    async with running_site(*SITE_FLAGS) as site:
+        await strike(site, report, list(faults) * repeats, limits)
+
+
+async def strike(site: Site, report: Report, faults: Sequence[str], limits: Limits) -> None:
+    """Strikes a site of SITE_FLAGS with one fault after the other."""
+    references = await _references(site)
     site.engines[1].proxy.refuse()
+    await asyncio.sleep(_SETTLE_SECONDS)
+    rest = await at_rest(site)
+    for name in faults:
+        started = time.monotonic()
+        await Round(site, FAULTS[name], references, rest, report, limits).run()
+        print(f"matrix: {name}: {time.monotonic() - started:.1f} s", flush=True)
 
 
 async def _references(site: Site) -> dict[Ask, Reference]:
@@ -89,8 +94,8 @@ class Round:
         self._attacked, self._spare = site.engines
         self._struck_at = 0.0
 
-    async def run(self) -> dict[tuple[str, str], bool]:
-        """Whether each cell of the fault's row held."""
+    async def run(self) -> None:
+        """Adds a verdict for each cell of the fault's row."""
         site = self._site
         if self._fault.name == "hung step":
             # The steps that scenes held would have taught its watchdog patience.
@@ -105,21 +110,20 @@ class Round:
             except SceneError as error:
                 self._report.add(self._name("scene"), [str(error)[:500]])
                 await self._restore()
-                return {}
+                return
             canary = await self._start_canary(stub)
             probe = HealthProbe(site.front_end.address)
             self._struck_at = time.monotonic()
             await self._fault.strike(site, scene)
             await self._check_new_request(stub)
             await scene.until_ended(self._fault.within - (time.monotonic() - self._struck_at))
-            cells = self._judge_victims(scene)
+            self._judge_victims(scene)
             await self._check_attacked(scene)
             await self._judge_neighbours(scene)
             await scene.abandon()
             await probe.stop()
             self._judge_beside(await canary.stop(), canary, probe)
         await self._restore()
-        return cells
 
     def _name(self, part: str) -> str:
         return f"matrix: {self._fault.name}: {part}"
@@ -161,16 +165,13 @@ class Round:
         found = [*problems(call.record, self._references[PROBE], _OK)]
         self._report.add(self._name("new request"), found, quiet=True)
 
-    def _judge_victims(self, scene: Scene) -> dict[tuple[str, str], bool]:
+    def _judge_victims(self, scene: Scene) -> None:
         """Tells of each state whether its victim saw what it may see."""
-        cells = {}
         for state in STATES:
             record = scene.victims[state].record
             reference = scene.reference(state, self._references)
             found = [*problems(record, reference, self._fault.codes_of(state))]
             self._report.add(self._name(state), found, quiet=True)
-            cells[self._fault.name, state] = not found
-        return cells
 
     async def _check_attacked(self, scene: Scene) -> None:
         """The engine that was struck is right again, or has ended with a reason."""
@@ -228,7 +229,7 @@ class Round:
     async def _restore(self) -> None:
         """Replaces what has ended, and checks that nothing is held that was not before."""
         site, fault = self._site, self._fault
-        _isolate(site)
+        self._spare.proxy.refuse()
         if self._attacked.service.exit_code is not None or fault.name in ("hung step", "stopped"):
             await self._attacked.restart()
         if site.front_end.exit_code is not None:
@@ -239,6 +240,7 @@ class Round:
         except TimeoutError:
             ready = await site.front_end.ask("ready_engines")
             found = [f"the front end's engines are {ready}, {DETECTION_SECONDS:g} s afterwards"]
+            await self._attacked.restart()
             await site.restart_front_end()
         self._report.add(self._name("at rest"), found, quiet=True)
 
