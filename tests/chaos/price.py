@@ -69,9 +69,8 @@ async def price(report: Report, checkout: Path, pairs: int) -> None:
                 for number in range(_NUM_STREAMS)
             ]
             sides = (old, new) if pair % 2 else (new, old)
-            used = dict(
-                zip(sides, await asyncio.gather(*(s.microseconds(asks) for s in sides)), strict=True)
-            )
+            found = await asyncio.gather(*(side.microseconds(asks) for side in sides))
+            used = dict(zip(sides, found, strict=True))
             before, after = used[old], used[new]
             if pair:  # the first one warms up
                 for name in after:
@@ -81,8 +80,8 @@ async def price(report: Report, checkout: Path, pairs: int) -> None:
         mean, low, high = interval(values)
         note = f"{mean:.3f} (95 %: {low:.3f} to {high:.3f}), {pairs} pairs"
         over = high > MAX_RATIO and name == BOTH
-        found = [f"the upper bound is {high:.3f}, over {MAX_RATIO}"] if over else []
-        report.add(f"price: {name}", found, note)
+        too_dear = [f"the upper bound is {high:.3f}, over {MAX_RATIO}"] if over else []
+        report.add(f"price: {name}", too_dear, note)
 
 
 @asynccontextmanager

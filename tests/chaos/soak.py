@@ -36,17 +36,29 @@ class Floor:
 async def soak(report: Report, seed: int, total: int, width: int, floor: Floor) -> None:
     """Sends `total` requests, `width` at a time."""
     async with running_site(_FLAGS, _FLAGS) as site:
-        references = await _references(site, seed)
-        await at_rest(site)
-        before = await at_rest(site)
-        population, took, memory = await _run(site, references, seed, total, width)
-        report.add("soak: streams", population.violations, f"{len(population.violations)} found")
-        report.add("soak: floor of load", _below(floor, population, took), _load(population, took))
-        report.add("soak: at rest", await before.problems(site, _REST_SECONDS))
-        growth = memory.growth()
-        note = ", ".join(f"{name} {mib:+.1f} MiB" for name, mib in growth.items())
-        grown = [f"{name} {mib:+.1f} MiB" for name, mib in growth.items() if mib > MAX_GROWTH_MIB]
-        report.add("soak: memory", grown, note)
+        await soak_site(site, report, seed, total, width, floor)
+
+
+async def soak_site(
+    site: Site,
+    report: Report,
+    seed: int,
+    total: int,
+    width: int,
+    floor: Floor,
+    num_asks: int = _NUM_ASKS,
+) -> None:
+    """The same with a site that runs."""
+    references = await _references(site, seed, num_asks)
+    before = await at_rest(site)
+    population, took, memory = await _run(site, references, seed, total, width)
+    report.add("soak: streams", population.violations, f"{len(population.violations)} found")
+    report.add("soak: floor of load", _below(floor, population, took), _load(population, took))
+    report.add("soak: at rest", await before.problems(site, _REST_SECONDS))
+    growth = memory.growth()
+    note = ", ".join(f"{name} {mib:+.1f} MiB" for name, mib in growth.items())
+    grown = [f"{name} {mib:+.1f} MiB" for name, mib in growth.items() if mib > MAX_GROWTH_MIB]
+    report.add("soak: memory", grown, note)
 
 
 async def replay(report: Report, seed: int, number: int) -> None:
@@ -87,10 +99,10 @@ async def _run(
         return population, time.monotonic() - started, memory
 
 
-async def _references(site: Site, seed: int) -> dict[Ask, Reference]:
+async def _references(site: Site, seed: int, num_asks: int = _NUM_ASKS) -> dict[Ask, Reference]:
     """The asks of a seed and what they answer."""
     parents = [generate(f"parent {n} of {seed}", 16, params(40)) for n in range(_NUM_PARENTS)]
-    asks = [*mixture(seed, _NUM_ASKS), *parents]
+    asks = [*mixture(seed, num_asks), *parents]
     async with front_end_stub(site.front_end.address) as stub:
         return {
             ask: await reference_of(stub, ask, f"reference {number}")

@@ -13,7 +13,7 @@ Message = (
     messages.GenerateRequest | messages.ChatRequest | types_pb2.ForkRequest | types_pb2.Request
 )
 
-_WORDS = "the fox and owl went down to a small river where old Anna sold bread for two coins".split()
+_WORDS = ("the", "fox", "and", "owl", "went", "down", "to", "a", "river", "where", "Anna", "sold")
 
 
 @dataclass(frozen=True, slots=True)

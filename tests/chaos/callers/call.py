@@ -20,7 +20,7 @@ class Manner:
     cancel_after: float | None = None
     cancel_at_message: int | None = None
     pause: float = 0.0
-    """Between two messages: a slow reader."""
+    """After each of the first messages: a slow reader."""
 
     def __str__(self) -> str:
         parts = {
@@ -33,6 +33,7 @@ class Manner:
 
 
 PLAIN = Manner()
+_SLOW_MESSAGES = 12
 
 
 @dataclass(slots=True)
@@ -136,7 +137,7 @@ class Call:
             count += 1
             if count == manner.cancel_at_message:
                 self._call.cancel()
-            if manner.pause:
+            if manner.pause and count <= _SLOW_MESSAGES:
                 await asyncio.sleep(manner.pause)
 
     def _take(self, outputs: list[Any]) -> None:

@@ -45,9 +45,9 @@ class Rest:
 
     held: dict[str, Held]
 
-    async def problems(self, site: Site, timeout: float) -> list[str]:
-        """What is held longer than `timeout` seconds that was not held before."""
-        deadline = time.monotonic() + timeout
+    async def problems(self, site: Site, within: float) -> list[str]:
+        """What is held longer than `within` seconds that was not held before."""
+        deadline = time.monotonic() + within
         while True:
             try:
                 now = await at_rest(site)

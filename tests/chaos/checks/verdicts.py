@@ -47,7 +47,7 @@ class Report:
             print(f"{'':19}{problem}", flush=True)
 
     def verdict(self, name: str) -> str:
-        """ok, known (it fails, as is known), FAILED, or MENDED (it passes, and is known to fail)."""
+        """ok, known (it fails as is known), FAILED, or MENDED (it passes and is known to fail)."""
         check, known = self.checks[name], self.reason(name) is not None
         if check.num_failed:
             return "known" if known else "FAILED"

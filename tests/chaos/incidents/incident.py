@@ -42,13 +42,13 @@ async def records_of(calls: Sequence[Call], within: float) -> list[Record]:
     return records
 
 
-async def ask_often(stub: Any, ask: Ask, number: int, timeout: float) -> list[Record]:
-    """So many calls, some at a time."""
+async def ask_often(stub: Any, ask: Ask, number: int, patience: float) -> list[Record]:
+    """So many calls, some at a time, each with so many seconds."""
     places = asyncio.Semaphore(_WIDTH)
 
     async def one() -> Record:
         async with places:
-            call = Call(stub, ask, new_name(ask.label), Manner(timeout=timeout))
+            call = Call(stub, ask, new_name(ask.label), Manner(timeout=patience))
             await call.task
             return call.record
 

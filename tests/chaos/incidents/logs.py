@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import os
 import signal
-import subprocess
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -80,7 +80,7 @@ async def _judge(report: Report, kind: str, module: str, sound: Engine) -> None:
         flags = ("--device", "cpu") if is_engine else ("--engine", sound.service.address)
         service = Service(module, *flags, fake=is_engine, stderr=descriptor)
         try:
-            await service.wait_serving(timeout=_START_SECONDS)
+            await service.wait_serving(within=_START_SECONDS)
             break_it()
             report.add(name, await _serve_and_drain(service, is_engine, sound))
         except AssertionError as error:
@@ -109,20 +109,17 @@ async def _serve_and_drain(service: Service, is_engine: bool, sound: Engine) -> 
 async def supervisor_killed(report: Report) -> None:
     """`folovllm serve` is killed while streams run: they end as ever, and the services then too."""
     port, engine_port = free_ports(2)
-    address = f"127.0.0.1:{port}"
-    process = subprocess.Popen(
-        command_of(
-            "folovllm_client", "serve", "--port", str(port), "--engine-port", str(engine_port)
-        ),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    ports = ("--port", str(port), "--engine-port", str(engine_port))
+    command = command_of("folovllm_client", "serve", *ports)
+    children: list[psutil.Process] = []
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
+    reading = asyncio.ensure_future(process.communicate())
     try:
         async with asyncio.timeout(60):
-            await until_serving(address)
+            await until_serving(f"127.0.0.1:{port}")
         children = psutil.Process(process.pid).children(recursive=True)
-        async with front_end_stub(address) as stub:
-            expected = await reference_of(stub, LONG, "reference")
+        async with front_end_stub(f"127.0.0.1:{port}") as stub:
+            expected = await reference_of(stub, LONG, new_name("reference"))
             calls = start(stub, LONG, 24)
             await asyncio.gather(*(call.until_pieces(1) for call in calls))
             process.kill()
@@ -132,7 +129,9 @@ async def supervisor_killed(report: Report) -> None:
         found += [f"{each.name()} lives on" for each in alive]
         report.add("logs: supervisor killed", found)
     finally:
-        for each in (*children, process):
+        for child in children:
             with suppress(psutil.NoSuchProcess):
-                each.kill()
-        process.wait()
+                child.kill()
+        with suppress(ProcessLookupError):
+            process.kill()
+        await reading

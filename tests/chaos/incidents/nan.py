@@ -73,5 +73,3 @@ async def everything_nan(report: Report) -> None:
             report.add("nan: all weights", found)
         finally:
             await service.close()
-
-

@@ -47,20 +47,22 @@ async def _drop(engine: Engine) -> None:
 
 
 async def _idle(report: Report, name: str, silence: Callable[[Engine], Awaitable[None]]) -> None:
-    async with running_site(CPU, CPU, fake=True, real_flags=()) as site:
-        async with front_end_stub(site.front_end.address) as stub:
-            expected = await reference_of(stub, SMALL, new_name("reference"))
-            await silence(site.engines[0])
-            await asyncio.sleep(NOTICED_SECONDS + _SLACK)
-            records = await ask_often(stub, SMALL, 8, _ANSWER_SECONDS)
-            report.add(f"silence: {name}: new requests", all_problems(records, expected))
-            await silence(site.engines[1])
-            await asyncio.sleep(NOTICED_SECONDS + _SLACK)
-            health = await health_of(site.front_end.address)
-            found = [] if health == "NOT_SERVING" else [f"without an engine it is {health}"]
-            report.add(f"silence: {name}: health", found)
-            records = await ask_often(stub, SMALL, 4, _ANSWER_SECONDS)
-            report.add(f"silence: {name}: refused", all_problems(records, expected, LOST))
+    async with (
+        running_site(CPU, CPU, fake=True, real_flags=()) as site,
+        front_end_stub(site.front_end.address) as stub,
+    ):
+        expected = await reference_of(stub, SMALL, new_name("reference"))
+        await silence(site.engines[0])
+        await asyncio.sleep(NOTICED_SECONDS + _SLACK)
+        records = await ask_often(stub, SMALL, 8, _ANSWER_SECONDS)
+        report.add(f"silence: {name}: new requests", all_problems(records, expected))
+        await silence(site.engines[1])
+        await asyncio.sleep(NOTICED_SECONDS + _SLACK)
+        health = await health_of(site.front_end.address)
+        found = [] if health == "NOT_SERVING" else [f"without an engine it is {health}"]
+        report.add(f"silence: {name}: health", found)
+        records = await ask_often(stub, SMALL, 4, _ANSWER_SECONDS)
+        report.add(f"silence: {name}: refused", all_problems(records, expected, LOST))
 
 
 async def dropped_while_streaming(report: Report) -> None:
@@ -78,7 +80,8 @@ async def dropped_while_streaming(report: Report) -> None:
             await _drop(site.engines[0])
             await asyncio.sleep(NOTICED_SECONDS + _SLACK)
             records = await ask_often(stub, SMALL, 4, _ANSWER_SECONDS)
-            report.add("silence: dropped while streaming: new requests", all_problems(records, small))
+            found = all_problems(records, small)
+            report.add("silence: dropped while streaming: new requests", found)
             await asyncio.sleep(max(0.0, struck + ENDED_SECONDS + _SLACK - time.monotonic()))
             ended = [call for call in calls if call.record.code is not None]
             found = [f"{lost - len(ended)} of {lost} streams have no end"]
@@ -143,5 +146,3 @@ async def _ask_anew(address: str, expected: Reference, number: int) -> list[str]
 
     found = [each for each in await asyncio.gather(*(one() for _ in range(number))) if each]
     return [f"{len(found)} of {number} new connections", *found[0]] if found else []
-
-

@@ -128,13 +128,14 @@ class Control:
         """The same for the next message of an engine."""
         from tokenizer_service.engines.session import EngineSession
 
-        original = EngineSession._receive
+        target: Any = EngineSession
+        original = target._receive
 
         def receive(session: EngineSession, events: Any) -> None:
-            EngineSession._receive = original  # type: ignore[method-assign]
+            target._receive = original
             raise RuntimeError("injected")
 
-        EngineSession._receive = receive  # type: ignore[method-assign]
+        target._receive = receive
 
     def do_tasks(self) -> dict[str, int]:
         """How many tasks of the event loop there are, by the name of their coroutine."""
@@ -149,7 +150,6 @@ class Control:
 
         loop.call_soon_threadsafe(count)
         return found.result(_LOOP_TIMEOUT)
-
 
     @property
     def _runner(self) -> "FaultyRunner":

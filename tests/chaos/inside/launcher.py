@@ -42,20 +42,19 @@ def _remember_loop(control: Control) -> None:
         control.loop = runner.get_loop()
         return original(runner, *arguments, **options)
 
-    asyncio.Runner.run = run  # type: ignore[method-assign]
+    _replace(asyncio.Runner, "run", run)
 
 
 def _hook_engine(control: Control, fake: bool) -> None:
     """Wraps the runner of the engine that will be built, and shows the engine to the control."""
+    from chaos.inside.faulty_runner import FaultyRunner
     from engine_service.engine import factory
     from engine_service.engine.llm_engine import LLMEngine
-
-    from chaos.inside.faulty_runner import FaultyRunner
 
     if fake:
         from chaos.inside.fake_model import build_fake_runner
 
-        factory.build_runner = build_fake_runner
+        _replace(factory, "build_runner", build_fake_runner)
     original = LLMEngine.__init__
 
     @wraps(original)
@@ -63,7 +62,7 @@ def _hook_engine(control: Control, fake: bool) -> None:
         control.engine, control.runner = engine, FaultyRunner(runner, engine)
         original(engine, control.runner, *arguments, **options)
 
-    LLMEngine.__init__ = init  # type: ignore[method-assign]
+    _replace(LLMEngine, "__init__", init)
 
 
 def _hook_front_end(control: Control) -> None:
@@ -77,7 +76,12 @@ def _hook_front_end(control: Control) -> None:
         original(pool, *arguments, **options)
         control.pool = pool
 
-    EnginePool.__init__ = init  # type: ignore[method-assign]
+    _replace(EnginePool, "__init__", init)
+
+
+def _replace(owner: Any, name: str, value: object) -> None:
+    """Puts another function in the place of a module's or a class's own."""
+    setattr(owner, name, value)
 
 
 if __name__ == "__main__":

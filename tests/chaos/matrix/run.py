@@ -67,9 +67,7 @@ async def _references(site: Site) -> dict[Ask, Reference]:
     """What every request answers undisturbed; also brings the front end's connections about."""
     async with front_end_stub(site.front_end.address) as stub:
         asks = (*ASKS.values(), CANARY, PROBE)
-        found = {
-            ask: await reference_of(stub, ask, f"reference {next(_names)}") for ask in asks
-        }
+        found = {ask: await reference_of(stub, ask, f"reference {next(_names)}") for ask in asks}
     for ask in NEIGHBOURS:
         name = f"reference {next(_names)}"
         found[ask] = await reference_of(site.engines[0].stub, ask, name)
@@ -93,6 +91,7 @@ class Round:
         self._rest, self._report, self._limits = rest, report, limits
         self._attacked, self._spare = site.engines
         self._struck_at = 0.0
+        self._must_restart = fault.name in ("hung step", "stopped")
 
     async def run(self) -> None:
         """Adds a verdict for each cell of the fault's row."""
@@ -192,6 +191,7 @@ class Round:
                 found = ["the engine ended with the exit code 0"]
             if self._fault.name == "NaN":
                 found = [f"the engine ended with the exit code {service.exit_code}"]
+        self._must_restart |= bool(found)
         self._report.add(self._name("engine after"), found, quiet=True)
 
     async def _check_answers(self, engine: Engine) -> list[str]:
@@ -208,9 +208,7 @@ class Round:
         found = [
             problem
             for call, ask in zip(scene.neighbours, NEIGHBOURS, strict=True)
-            for problem in problems(
-                call.record, self._references[ask], self._fault.neighbours
-            )
+            for problem in problems(call.record, self._references[ask], self._fault.neighbours)
         ]
         self._report.add(self._name("neighbours"), found, quiet=True)
 
@@ -228,9 +226,9 @@ class Round:
 
     async def _restore(self) -> None:
         """Replaces what has ended, and checks that nothing is held that was not before."""
-        site, fault = self._site, self._fault
+        site = self._site
         self._spare.proxy.refuse()
-        if self._attacked.service.exit_code is not None or fault.name in ("hung step", "stopped"):
+        if self._attacked.service.exit_code is not None or self._must_restart:
             await self._attacked.restart()
         if site.front_end.exit_code is not None:
             await site.restart_front_end()

@@ -95,10 +95,10 @@ class Scene:
         await self.engine.service.ask("give_blocks_back")
         await self.engine.service.ask("allow", None)
 
-    async def until_ended(self, timeout: float) -> None:
+    async def until_ended(self, within: float) -> None:
         """Returns when every victim has ended, or after so many seconds; gives up the rest."""
         tasks = [call.task for call in self.victims.values()]
-        await asyncio.wait(tasks, timeout=timeout)
+        await asyncio.wait(tasks, timeout=within)
 
     async def abandon(self) -> None:
         """Ends all calls that still run; their records stay without an end."""

@@ -10,7 +10,7 @@ _MARKS = {"ok": "", "known": " known", "FAILED": " FAILED", "MENDED": " MENDED"}
 
 
 def table(report: Report, faults: Sequence[str]) -> str:
-    """Each cell says how often it held of how many times, and if that is not always, its verdict."""
+    """Each cell says how often it held, of how many times, and its verdict if that is not ok."""
     columns = (*STATES, *_BESIDE)
     rows = [["", *columns]]
     for fault in faults:

@@ -23,6 +23,7 @@ def copy_of_model(folder: Path) -> Path:
 
 def one_token_nan(folder: Path) -> Path:
     """Only prompts that hold POISON get NaN: the head has weights of its own, which are sound."""
+
     def change(tensors: Tensors) -> None:
         embedding = tensors["model.embed_tokens.weight"]
         tensors["lm_head.weight"] = embedding.clone()
@@ -49,16 +50,16 @@ def other_weights(folder: Path) -> Path:
     return _changed(folder, change)
 
 
-def _changed(folder: Path, change: Callable[[Tensors], None], *replaced: str) -> Path:
+def _changed(folder: Path, change: Callable[[Tensors], None], old: str = "", new: str = "") -> Path:
     copy_of_model(folder)
     path = folder / "model.safetensors"
     tensors = load_file(path)
     change(tensors)
     path.unlink()  # it may be read-only
     save_file(tensors, path, {"format": "pt"})
-    if replaced:
+    if old:
         config = folder / "config.json"
-        text = config.read_text().replace(*replaced)
+        text = config.read_text().replace(old, new)
         config.unlink()
         config.write_text(text)
     return folder

@@ -75,13 +75,13 @@ class Service:
         """None while it runs; minus the signal's number if one ended it."""
         return self._process.process.poll()
 
-    async def wait_serving(self, serving: bool = True, timeout: float = 100) -> None:
+    async def wait_serving(self, serving: bool = True, within: float = 100) -> None:
         """Returns when health says so. Raises AssertionError with the log."""
-        await asyncio.to_thread(self._process.wait_serving, serving, timeout)
+        await asyncio.to_thread(self._process.wait_serving, serving, within)
 
-    async def wait_ended(self, timeout: float) -> int | None:
+    async def wait_ended(self, within: float) -> int | None:
         """The exit status, or None if it still runs after so many seconds."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + within
         while self.exit_code is None and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         return self.exit_code
@@ -97,9 +97,9 @@ class Service:
         await asyncio.to_thread(self._process.kill)
         self._folder.cleanup()
 
-    async def ask(self, command: str, *arguments: object, timeout: float = 10.0) -> Any:
+    async def ask(self, command: str, *arguments: object, within: float = 10.0) -> Any:
         """Gives the control a command and returns its result. Raises ControlError."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within):
             reader, writer = await asyncio.open_unix_connection(
                 str(self._socket), limit=_TEXT_LIMIT
             )

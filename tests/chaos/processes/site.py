@@ -1,6 +1,6 @@
 """Site: a front end, the engines behind it, and a proxy on every connection between processes.
 
-     callers ─▶ caller_proxy ─▶ front end ─▶ engine.proxy ─▶ engine
+callers ─▶ caller_proxy ─▶ front end ─▶ engine.proxy ─▶ engine
 """
 
 import asyncio

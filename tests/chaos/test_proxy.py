@@ -1,0 +1,91 @@
+"""The proxy does what it says, on real sockets."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from chaos.processes.proxy import Proxy
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while piece := await reader.read(1024):
+            writer.write(piece)
+            await writer.drain()
+        writer.write(b"end")
+        writer.close()
+    except OSError:
+        writer.close()
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[Proxy, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to an echo through a proxy, with one answer behind it."""
+    server = await asyncio.start_server(_echo, "127.0.0.1", 0)
+    proxy = Proxy(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    await proxy.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    try:
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        yield proxy, reader, writer
+    finally:
+        writer.close()
+        await proxy.close()
+        server.close()
+
+
+async def test_what_is_dropped_is_lost_and_the_connection_stays() -> None:
+    async with connected() as (proxy, reader, writer):
+        proxy.drop("up")
+        writer.write(b"lost")
+        await writer.drain()
+        proxy.connections[0].half_close("down")
+        assert await reader.read() == b""
+
+
+async def test_what_is_stopped_comes_later() -> None:
+    async with connected() as (proxy, reader, writer):
+        up = proxy.connections[0].flows["up"]
+        up.stop()
+        writer.write(b"later")
+        answer = asyncio.ensure_future(reader.readexactly(5))
+        _, waiting = await asyncio.wait([answer], timeout=0.05)
+        assert waiting
+        up.go_on()
+        assert await answer == b"later"
+
+
+async def test_a_delay_is_of_one_direction() -> None:
+    async with connected() as (proxy, reader, writer):
+        proxy.connections[0].flows["down"].delay = 0.05
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        writer.write(b"slow")
+        assert await reader.readexactly(4) == b"slow"
+        assert loop.time() - started >= 0.05
+
+
+async def test_a_half_close_lets_the_other_direction_go_on() -> None:
+    async with connected() as (_, reader, writer):
+        writer.write_eof()
+        assert await reader.read() == b"end"
+
+
+async def test_a_reset_is_one() -> None:
+    async with connected() as (proxy, reader, _):
+        proxy.reset()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+
+
+async def test_it_refuses_as_if_nothing_were_there_and_comes_back() -> None:
+    async with connected() as (proxy, _, _):
+        proxy.refuse()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", proxy.port)
+        await proxy.start()
+        _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.close()
