@@ -71,9 +71,9 @@ class Report:
         for verdict in ("known", "MENDED", "FAILED"):
             for name in by_verdict.get(verdict, ()):
                 check = self.checks[name]
-                print(f"{verdict:<8} {name}: {check.num_failed} of {check.num_runs} failed")
-                reason = self.reason(name)
-                for line in [*([f"why: {reason}"] if reason else []), *check.examples]:
+                why = f" ({self.reason(name)})" if verdict != "FAILED" else ""
+                print(f"{verdict:<8} {name}: {check.num_failed} of {check.num_runs} failed{why}")
+                for line in check.examples if verdict == "FAILED" else ():
                     print(f"{'':9}{line}")
         counts = ", ".join(f"{len(names)} {verdict}" for verdict, names in by_verdict.items())
         print(f"{len(self.checks)} checks: {counts}")
