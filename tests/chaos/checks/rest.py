@@ -56,7 +56,7 @@ class Rest:
                     for name, held in now.held.items()
                     for what in held.beyond(self.held[name])
                 ]
-            except (OSError, TimeoutError, ControlError, grpc.aio.AioRpcError) as error:
+            except (ControlError, grpc.aio.AioRpcError) as error:
                 found = [f"a service does not say what it holds: {str(error)[:120]}"]
             if not found or time.monotonic() > deadline:
                 return found

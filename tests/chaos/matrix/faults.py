@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from grpc import StatusCode
 
@@ -15,6 +16,8 @@ from chaos.processes.site import Site
 _SLACK = 2.0
 """For a busy machine."""
 
+After = Literal["answers", "goes on", "dies", "drains", "is gone"]
+"""What the engine does in the end: `goes on` once it may, or ends with a reason."""
 Strike = Callable[[Site, Scene], Awaitable[None]]
 _LOST = frozenset({StatusCode.UNAVAILABLE})
 _LOST_OR_OK = _LOST | {StatusCode.OK}
@@ -39,6 +42,7 @@ class Fault:
     """Seconds after which a new request is answered as ever."""
     neighbours: frozenset[StatusCode] = _OK
     """With which requests that came to the engine directly may end."""
+    after: After = "answers"
     spares_front_end: bool = True
     waits: bool = False
     """Whether a round is mostly waiting, so that others may run beside it."""
@@ -109,7 +113,14 @@ FAULTS = {
         Fault("link reset", _link_reset, _LOST, _OK),
         Fault("front end killed", _front_end_killed, _LOST, spares_front_end=False),
         Fault(
-            "engine killed", _engine_killed, _LOST, _OK, within=8.0, probe_after=1, neighbours=_LOST
+            "engine killed",
+            _engine_killed,
+            _LOST,
+            _OK,
+            within=8.0,
+            probe_after=1.0,
+            neighbours=_LOST,
+            after="is gone",
         ),
         Fault(
             "stopped",
@@ -119,6 +130,7 @@ FAULTS = {
             within=DETECTION_SECONDS + _SLACK,
             probe_after=2.5,
             neighbours=_LOST_OR_OK,
+            after="goes on",
             waits=True,
         ),
         Fault(
@@ -129,9 +141,10 @@ FAULTS = {
             within=WATCHDOG_SECONDS + DETECTION_SECONDS,
             probe_after=WATCHDOG_SECONDS + _SLACK,
             neighbours=_LOST,
+            after="dies",
             waits=True,
         ),
         Fault("NaN", _nan, frozenset({StatusCode.INTERNAL})),
-        Fault("drain", _drain, _OK, within=20.0),
+        Fault("drain", _drain, _OK, within=20.0, after="drains"),
     )
 }

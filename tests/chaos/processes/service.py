@@ -99,18 +99,24 @@ class Service:
 
     async def ask(self, command: str, *arguments: object, within: float = 10.0) -> Any:
         """Gives the control a command and returns its result. Raises ControlError."""
+        try:
+            answer = await self._answer(json.dumps([command, *arguments]).encode() + b"\n", within)
+        except (OSError, TimeoutError) as error:
+            raise ControlError(f"{command}: {error!r}") from None
+        if "error" in answer:
+            raise ControlError(f"{command}: {answer['error']}")
+        return answer["result"]
+
+    async def _answer(self, line: bytes, within: float) -> Any:
         async with asyncio.timeout(within):
             reader, writer = await asyncio.open_unix_connection(
                 str(self._socket), limit=_TEXT_LIMIT
             )
             try:
-                writer.write(json.dumps([command, *arguments]).encode() + b"\n")
-                answer = json.loads(await reader.readline() or b'{"error": "it has ended"}')
+                writer.write(line)
+                return json.loads(await reader.readline() or b'{"error": "it has ended"}')
             finally:
                 writer.close()
-        if "error" in answer:
-            raise ControlError(f"{command}: {answer['error']}")
-        return answer["result"]
 
     def memory(self) -> int:
         """Bytes of resident memory."""
