@@ -6,12 +6,16 @@ that are NaN for chosen requests. All but `execute` is called by the control's t
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as SequenceOf
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from engine_service.core.outputs import ModelRunnerOutput, SchedulerOutput
 
 if TYPE_CHECKING:
+    from engine_service.core.outputs import ScheduledSequence
+    from engine_service.core.request import Sequence
     from engine_service.engine.llm_engine import LLMEngine
 
 
@@ -38,6 +42,7 @@ class FaultyRunner:
         self._hangs = False
         self._raises: BaseException | None = None
         self._poisoned: frozenset[str] = frozenset()
+        self._names: dict[int, str] = {}  # by seq_id, of the present step
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner, name)
@@ -49,10 +54,13 @@ class FaultyRunner:
             threading.Event().wait()
         if self._raises is not None:
             raise self._raises
-        if not self._poisoned:
-            result: ModelRunnerOutput = self._runner.execute(output)
-            return result
-        return self._execute_poisoned(output)
+        if self._poisoned:
+            running = self._engine.scheduler._states.running
+            self._names = {
+                part.seq_id: self._name(running[part.seq_id]) for part in output.scheduled
+            }
+        result: ModelRunnerOutput = self._runner.execute(output)
+        return result
 
     def allow(self, num_steps: int | None) -> None:
         """Lets so many more steps run and holds the next one; None lets all run."""
@@ -87,6 +95,24 @@ class FaultyRunner:
         """Makes the logits of these requests NaN, and no others' any more."""
         self._poisoned = frozenset(names)
 
+    def poisoning(self, sample: Callable[..., Any]) -> Callable[..., Any]:
+        """`sample` of runner.sampling.sampler, after the logits of the poisoned were made NaN."""
+
+        @wraps(sample)
+        def poisoned(
+            logits: Any, sequences: "SequenceOf[ScheduledSequence]", *arguments: Any, **options: Any
+        ) -> Any:
+            rows = [
+                row
+                for row, sequence in enumerate(sequences)
+                if self._poisoned and self._names[sequence.seq_id] in self._poisoned
+            ]
+            if rows:
+                logits[rows] = float("nan")
+            return sample(logits, sequences, *arguments, **options)
+
+        return poisoned
+
     def _wait_allowed(self) -> None:
         pause = self._next_step_at - time.monotonic()
         if pause > 0:
@@ -102,29 +128,5 @@ class FaultyRunner:
                 self._num_allowed -= 1
             self._num_steps += 1
 
-    def _execute_poisoned(self, output: SchedulerOutput) -> ModelRunnerOutput:
-        """Computes with rows of NaN where a poisoned request draws."""
-        names = {seq_id: self._name(seq_id) for seq_id in (s.seq_id for s in output.scheduled)}
-        draws = [
-            draw.seq_id for part in output.scheduled if part.sample_indexes for draw in part.draws()
-        ]
-        rows = [row for row, seq_id in enumerate(draws) if names[seq_id] in self._poisoned]
-        model = self._runner.model
-        compute = model.compute_logits
-
-        def compute_logits(*arguments: Any, **options: Any) -> Any:
-            logits = compute(*arguments, **options)
-            if logits.shape[0] == len(draws):  # else those of prompts' log-probabilities
-                logits[rows] = float("nan")
-            return logits
-
-        model.compute_logits = compute_logits
-        try:
-            result: ModelRunnerOutput = self._runner.execute(output)
-            return result
-        finally:
-            del model.compute_logits
-
-    def _name(self, seq_id: int) -> str:
-        seq = self._engine.scheduler._states.running[seq_id]
+    def _name(self, seq: "Sequence") -> str:
         return self._engine._parents.name_of(seq.request.request_id, seq.index)[0]

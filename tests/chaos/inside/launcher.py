@@ -50,6 +50,7 @@ def _hook_engine(control: Control, fake: bool) -> None:
     from chaos.inside.faulty_runner import FaultyRunner
     from engine_service.engine import factory
     from engine_service.engine.llm_engine import LLMEngine
+    from engine_service.runner import model_runner
 
     if fake:
         from chaos.inside.fake_model import build_fake_runner
@@ -60,6 +61,7 @@ def _hook_engine(control: Control, fake: bool) -> None:
     @wraps(original)
     def init(engine: LLMEngine, runner: Any, *arguments: Any, **options: Any) -> None:
         control.engine, control.runner = engine, FaultyRunner(runner, engine)
+        _replace(model_runner, "sample", control.runner.poisoning(model_runner.sample))
         original(engine, control.runner, *arguments, **options)
 
     _replace(LLMEngine, "__init__", init)
