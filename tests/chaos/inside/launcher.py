@@ -51,6 +51,7 @@ def _hook_engine(control: Control, fake: bool) -> None:
     from engine_service.engine import factory
     from engine_service.engine.llm_engine import LLMEngine
     from engine_service.runner import model_runner
+    from engine_service.runner.sampling.sampler import sample
 
     if fake:
         from chaos.inside.fake_model import build_fake_runner
@@ -61,7 +62,7 @@ def _hook_engine(control: Control, fake: bool) -> None:
     @wraps(original)
     def init(engine: LLMEngine, runner: Any, *arguments: Any, **options: Any) -> None:
         control.engine, control.runner = engine, FaultyRunner(runner, engine)
-        _replace(model_runner, "sample", control.runner.poisoning(model_runner.sample))
+        _replace(model_runner, "sample", control.runner.poisoning(sample))
         original(engine, control.runner, *arguments, **options)
 
     _replace(LLMEngine, "__init__", init)
