@@ -29,7 +29,8 @@ RUN [ "$(uname -m)" != x86_64 ] || command -v g++ \
     || { apt-get update && apt-get install --yes --no-install-recommends g++; } \
     || echo "g++ cannot be installed; see above" >&2
 WORKDIR /app
-COPY folovllm/__init__.py folovllm/cache_folder.py folovllm/version.py folovllm/
+COPY folovllm/__init__.py folovllm/version.py folovllm/
+COPY folovllm/installation folovllm/installation
 COPY engine_service/__init__.py engine_service/
 COPY engine_service/kernels engine_service/kernels
 RUN [ "$(uname -m)" != x86_64 ] || /venv/bin/python -B -m engine_service.kernels.cpu.build || true
@@ -48,8 +49,8 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     HF_HOME=/cache \
-    FOLOVLLM_HOST=0.0.0.0 \
-    FOLOVLLM_PORT=50052
+    FOLOVLLM_ENGINE_HOST=0.0.0.0 \
+    FOLOVLLM_ENGINE_PORT=50052
 WORKDIR /app
 COPY folovllm folovllm
 COPY engine_service engine_service

@@ -4,20 +4,33 @@ torchrun starts it as several processes that compute one model. The first is the
 """
 
 import asyncio
+import math
 import os
 import sys
 from collections.abc import Coroutine
 
+from folovllm.installation.parts import missing_line
+
+# Before the imports that would fail.
+if line := missing_line("engine"):
+    sys.exit(f"error: {line}")
+
 import structlog
 
-from engine_service.config import EngineConfig, EngineServiceConfig, parse_args
+from engine_service.config import SERVICE, EngineServiceConfig, parse_args
 from engine_service.distributed.rank import Rank
 from folovllm.errors import ConfigError, FolovError
+from folovllm.serving.args import warn_of_unknown_variables
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging, forward_logging
 from folovllm.serving.memory import collector_paused, settle_memory
+from folovllm.serving.ports import host_and_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1 import engine_service_pb2_grpc
+
+# Seconds for the last messages of an engine that has died, and for the last step of one that stops.
+_DEATH_GRACE = 3.0
+_STOP_LIMIT = 2.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("engine_service")
 
@@ -31,10 +44,18 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
     with collector_paused():
         from engine_service.distributed.launch import EngineRanks
         from engine_service.engine.async_engine import AsyncEngine
+        from engine_service.engine.watchdog import Watchdog
         from engine_service.servicer import EngineServicer
 
-    ranks = EngineRanks(config.engine, rank)
-    engine = AsyncEngine(ranks.build, config.engine.scheduler.max_num_waiting, ranks.step)
+    ranks = EngineRanks(config.engine, rank, config.watchdog.max_step_seconds)
+    engine = AsyncEngine(
+        ranks.build,
+        config.engine.scheduler.max_num_waiting,
+        ranks.step,
+        config.watchdog.max_step_seconds,
+    )
+    ranks.on_lost = engine.fail
+    watchdog = Watchdog(engine)
     engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
         EngineServicer(engine, server.active_calls), server.grpc
     )
@@ -45,9 +66,10 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
         info = engine.info
         settle_memory()
         await server.set_serving(True)
+        watchdog.start()
         log.info(
             "ready",
-            address=f"{config.server.host}:{port}",
+            address=host_and_port(config.server.host, port),
             model=info.model_id,
             device=info.device,
             ranks=rank.num_ranks,
@@ -56,16 +78,21 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
             max_model_len=info.max_model_len,
             kv_tokens=info.num_kv_blocks * info.block_size,
         )
-        died = await _finishes_before_stop(engine.wait_died(), server)
+        await _finishes_before_stop(engine.wait_died(), server)
     finally:
-        await server.drain()
+        # The streams of an engine that has died have ended.
+        await server.drain(_DEATH_GRACE if engine.has_died else math.inf)
+    died = engine.has_died
+    watchdog.stop()
+    # Requests that are left have had their time.
+    if not await engine.stop(0.0 if server.ends_at_once or engine.num_requests else _STOP_LIMIT):
+        os._exit(int(died))  # a step that does not end
     if not died:
-        await engine.stop()
         ranks.stop()
     return int(died)
 
 
-def follow(config: EngineConfig, rank: Rank) -> int:
+def follow(config: EngineServiceConfig, rank: Rank) -> int:
     """Computes a part of the model until the first rank ends; returns the exit status.
 
     Raises ConfigError.
@@ -75,7 +102,7 @@ def follow(config: EngineConfig, rank: Rank) -> int:
         from engine_service.distributed.launch import EngineRanks
 
     try:
-        EngineRanks(config, rank).follow()
+        EngineRanks(config.engine, rank, config.watchdog.max_step_seconds).follow()
     except ConfigError:
         raise
     except FolovError as error:
@@ -113,13 +140,14 @@ def main() -> int:
     """The process: parse, run, and say in one line why it could not start."""
     try:
         config = parse_args(sys.argv[1:])
-        configure_logging(config.log_format)
-        forward_logging("engine_service")
+        configure_logging(config.logs)
+        forward_logging("engine_service", config.logs.log_level)
         rank = Rank.from_environment()
         if rank.index > 0:
-            return follow(config.engine, rank)
+            return follow(config, rank)
+        warn_of_unknown_variables(config, SERVICE, log.warning)
         return asyncio.run(serve(config, rank))
-    except ConfigError as error:
+    except FolovError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -5,16 +5,19 @@ What is discovered later (number of KV blocks, context length) is never written 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import click
 
 from folovllm.errors import ConfigError
-from folovllm.serving.args import option, parse
-from folovllm.serving.logs import LogFormat
+from folovllm.serving.address import DEFAULT_ENGINE_PORT
+from folovllm.serving.args import POSITIVE, Seconds, check, option, parse
+from folovllm.serving.logs import LogConfig
 from folovllm.serving.server import ServerConfig
+from folovllm.vllm_names import no_effect
 
-DEFAULT_PORT = 50052
+SERVICE = "engine"
+"""The prefix of its variables."""
 QUANTIZATIONS = ("none", "int8", "int4")
 SPECULATIONS = ("auto", "none", "ngram")
 CACHE_DTYPES = ("auto", "fp8")
@@ -35,9 +38,14 @@ class ModelConfig:
         "Of the weights; auto is the checkpoint's own where the device has it.",
         type=click.Choice(DTYPES),
     )
-    device: str = option("auto", "cpu, cuda or cuda:N; auto is the first GPU, if there is one.")
+    device: str = option(
+        "auto", "cpu, cuda or cuda:N; auto is the first GPU, if there is one.", metavar="DEVICE"
+    )
     max_model_len: int | None = option(
-        None, "Max tokens of prompt and completion together. Default: the model's own limit."
+        None,
+        "Max tokens of prompt and completion together. Default: the model's own limit.",
+        type=POSITIVE,
+        metavar="N",
     )
     deterministic: bool = option(
         False, "Give a request the same tokens whatever is computed beside it; takes longer."
@@ -48,10 +56,15 @@ class ModelConfig:
         type=click.Choice(QUANTIZATIONS),
     )
 
+    revision: str | None = None
+    """Of a hub id: a branch, tag or commit. Default: the main branch."""
+    trust_remote_code: bool = False
+    """As in vLLM's code. Without effect: nothing that a model brings is ever executed."""
+
     def __post_init__(self) -> None:
-        _require_choice("dtype", self.dtype, DTYPES)
-        _require_choice("quantization", self.quantization, QUANTIZATIONS)
-        _require_positive("max_model_len", self.max_model_len)
+        if self.trust_remote_code:
+            no_effect("trust_remote_code", "nothing that a model brings is ever executed")
+        check(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +72,16 @@ class CacheConfig:
     """The paged KV cache."""
 
     block_size: int | None = option(
-        None, "Tokens in one block of the KV cache. Default: 64 on a GPU, 16 on a CPU."
+        None,
+        "Tokens in one block of the KV cache. Default: 64 on a GPU, 16 on a CPU.",
+        type=POSITIVE,
+        metavar="N",
     )
     num_blocks: int | None = option(
-        None, "Blocks of the KV cache. Default: as many as the memory holds."
+        None,
+        "Blocks of the KV cache. Default: as many as the memory holds.",
+        type=POSITIVE,
+        metavar="N",
     )
     memory_utilization: float | None = option(
         None,
@@ -70,6 +89,7 @@ class CacheConfig:
         "Default: 0.9 of a GPU's, 0.5 of the main memory.",
         "--memory-utilization",
         "--gpu-memory-utilization",
+        type=click.FloatRange(0, 1, min_open=True),
         metavar="SHARE",
     )
     dtype: str = option(
@@ -89,11 +109,7 @@ class CacheConfig:
         return self.block_size or (CPU_BLOCK_SIZE if device_type == "cpu" else GPU_BLOCK_SIZE)
 
     def __post_init__(self) -> None:
-        _require_positive("block_size", self.block_size)
-        _require_positive("num_blocks", self.num_blocks)
-        share = self.memory_utilization
-        _require(share is None or 0 < share <= 1, "memory_utilization must be in (0, 1]")
-        _require_choice("kv_cache_dtype", self.dtype, CACHE_DTYPES)
+        check(self)
 
 
 class StepSize(NamedTuple):
@@ -114,15 +130,21 @@ class SchedulerConfig:
         None,
         "Max sequences that run at once. Default: 256 on a GPU, 64 on a CPU, at most the tokens "
         "of a step.",
+        type=POSITIVE,
+        metavar="N",
     )
     max_num_batched_tokens: int | None = option(
         None,
         "Max tokens of a step; longer prompts are computed in chunks. Default: 8192 on a GPU, "
         "2048 on a CPU, at least the sequences.",
+        type=POSITIVE,
+        metavar="N",
     )
     max_num_waiting: int = option(
         1024,
         "Max requests without a first token; one more is refused with RESOURCE_EXHAUSTED.",
+        type=POSITIVE,
+        metavar="N",
     )
     speculation: str = option(
         "auto",
@@ -144,15 +166,13 @@ class SchedulerConfig:
         return self.speculation == "ngram" or (self.speculation == "auto" and device_type == "cpu")
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_num_waiting"):
-            _require_positive(name, getattr(self, name))
-        _require_choice("speculation", self.speculation, SPECULATIONS)
+        check(self)
         seqs, tokens = self.max_num_seqs, self.max_num_batched_tokens
-        _require(
-            seqs is None or tokens is None or tokens >= seqs,
-            f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
-            f"max_num_seqs ({self.max_num_seqs}), so that every sequence can move in a step",
-        )
+        if seqs is not None and tokens is not None and tokens < seqs:
+            raise ConfigError(
+                f"max_num_batched_tokens ({tokens}) must be at least max_num_seqs ({seqs}), so "
+                "that every sequence can move in a step"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,32 +185,29 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchdogConfig:
+    """When an engine is given up."""
+
+    max_step_seconds: float = option(
+        30.0,
+        "A step that takes this long, and ten times as long as any of its size before, is stuck: "
+        "the service ends.",
+        type=Seconds(0.1),
+        metavar="SECONDS",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class EngineServiceConfig:
     """The engine, and the server in front of it."""
 
     engine: EngineConfig = field(default_factory=EngineConfig)
-    server: ServerConfig = field(default_factory=lambda: ServerConfig(port=DEFAULT_PORT))
-    log_format: LogFormat = option(
-        "text",
-        "Lines for people, or one JSON object a line.",
-        type=click.Choice(get_args(LogFormat)),
-    )
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    server: ServerConfig = field(default_factory=lambda: ServerConfig(port=DEFAULT_ENGINE_PORT))
+    logs: LogConfig = field(default_factory=LogConfig)
 
 
 def parse_args(argv: Sequence[str]) -> EngineServiceConfig:
     """Reads the command line and the environment. Raises ConfigError."""
     about = "Serves folovllm.v1.EngineService: token ids in, token ids out."
-    return parse(EngineServiceConfig(), "python -m engine_service", about, argv)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _require_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    _require(value in choices, f"{name} must be one of {', '.join(choices)}")
-
-
-def _require_positive(name: str, value: int | None) -> None:
-    _require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+    return parse(EngineServiceConfig(), "python -m engine_service", about, argv, SERVICE)

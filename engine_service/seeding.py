@@ -4,6 +4,7 @@ The number is a pure function of (seed, sequence index, position), so that a req
 tokens in any batch, chunking, preemption or replica. Nothing else may influence a draw.
 """
 
+import random
 import secrets
 
 _MASK = 2**64 - 1
@@ -13,6 +14,19 @@ _GAMMA = 0x9E3779B97F4A7C15
 def new_seed() -> int:
     """A seed from the operating system, in [0, 2**63): it fits a signed 64-bit integer too."""
     return secrets.randbits(63)
+
+
+def set_random_seed(seed: int) -> None:
+    """Seeds Python, numpy and torch, for draws of the caller's own.
+
+    What a request draws depends on its own seed and on nothing that is set here.
+    """
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def uniform(seed: int, index: int, position: int) -> float:

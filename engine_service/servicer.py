@@ -103,5 +103,7 @@ class EngineServicer(engine_service_pb2_grpc.EngineServiceServicer):
     async def GetLoad(
         self, request: engine_service_pb2.GetLoadRequest, context: Context
     ) -> engine_service_pb2.GetLoadResponse:
-        """Returns how busy the engine is."""
-        return load_message(self._engine)
+        """Returns how busy the engine is, and what it has generated."""
+        load = load_message(self._engine)
+        load.num_generated_tokens = self._engine.num_generated_tokens
+        return load

@@ -25,9 +25,8 @@ def generate(model: str | None) -> None:
     """The whole: prompts in, texts out."""
     llm = LLM(model=model, dtype="float32")
     params = SamplingParams(temperature=0.0, max_tokens=24)
-    outputs = llm.generate(
-        ["Once upon a time", "The capital of France is", {"prompt_token_ids": [1, 2, 3]}], params
-    )
+    texts = ["Once upon a time", "The capital of France is"]
+    outputs = llm.generate(texts, params) + llm.generate({"prompt_token_ids": [1, 2, 3]}, params)
     for output in outputs:
         completion = output.outputs[0]
         print(f"{output.prompt!r} -> {completion.text!r} ({completion.finish_reason})")

@@ -6,8 +6,8 @@ from enum import StrEnum
 
 from folovllm.chat import ChatMessage, Role, ToolCall
 from folovllm.errors import ServerError
+from folovllm.logprobs import PositionLogprobs
 from folovllm.outputs import (
-    PositionLogprobs,
     RequestInfo,
     RequestMetrics,
     Usage,

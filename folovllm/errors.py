@@ -55,6 +55,16 @@ def errors_named_for(fields: Mapping[str, str]) -> Iterator[None]:
         raise InvalidRequestError(fields.get(error.field, error.field), str(error)) from None
 
 
+@contextmanager
+def errors_at(place: str) -> Iterator[None]:
+    """Begins the message of a FolovError with the place, such as `prompts[3]`, if there is one."""
+    try:
+        yield
+    except FolovError as error:
+        error.args = (f"{place}: {error}" if place else str(error),)
+        raise
+
+
 class NotFoundError(FolovError):
     """What the call names does not exist."""
 
@@ -79,12 +89,31 @@ class CancelledRequestError(FolovError):
     """The call was cancelled."""
 
 
+class ClientClosedError(CancelledRequestError):
+    """The client was closed before the call or during it."""
+
+
 class UnavailableError(FolovError):
     """Nothing can serve the request now; a retry may succeed."""
 
 
+class UnreachableError(UnavailableError):
+    """Nothing answers at the address."""
+
+
+class UnknownHostError(UnreachableError):
+    """No host has the address's name."""
+
+
 class EngineDeadError(UnavailableError):
-    """The engine's thread has failed, and with it every request."""
+    """The engine has failed, and with it every request.
+
+    `scheduled` is False for a request of which no step had begun: it cannot be the cause.
+    """
+
+    def __init__(self, message: str, scheduled: bool = True) -> None:
+        super().__init__(message)
+        self.scheduled = scheduled
 
 
 class ModelMismatchError(FolovError):
@@ -95,8 +124,20 @@ class ServerError(FolovError):
     """The server failed; always a bug."""
 
 
+class RequestFailedError(ServerError):
+    """The server failed because of this one request, and would again: it is not to be retried."""
+
+    def __init__(self, message: str, request_id: str = "") -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
 class ConfigError(FolovError):
-    """The service cannot start; the message is one line that says what to do."""
+    """A setting cannot be used; the message is one line that says what to do."""
+
+
+class WrongServiceError(ConfigError):
+    """Something else answers at the address than the service that was to be called."""
 
 
 _CODES: dict[type[FolovError], grpc.StatusCode] = {
@@ -110,6 +151,10 @@ _CODES: dict[type[FolovError], grpc.StatusCode] = {
     ModelMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
     ServerError: grpc.StatusCode.INTERNAL,
 }
+# google.rpc.ErrorInfo: what a status code alone does not tell of a failure.
+_DOMAIN = "folovllm"
+_REQUEST_FAILED = "REQUEST_FAILED"
+_ENGINE_DEAD = "ENGINE_DEAD"
 _ERRORS = {code: error for error, code in _CODES.items()}
 
 
@@ -133,6 +178,12 @@ def to_status(error: FolovError) -> status_pb2.Status:
         delay = Duration()
         delay.FromNanoseconds(round(error.retry_after * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    elif isinstance(error, RequestFailedError):
+        blamed = {"request_id": error.request_id}
+        status.details.add().Pack(_error_info(_REQUEST_FAILED, blamed))
+    elif isinstance(error, EngineDeadError):
+        scheduled = {"scheduled": str(error.scheduled).lower()}
+        status.details.add().Pack(_error_info(_ENGINE_DEAD, scheduled))
     return status
 
 
@@ -153,6 +204,11 @@ def from_status(
         info = _unpack(rich, error_details_pb2.RetryInfo())
         delay = info.retry_delay.ToNanoseconds() / 1e9 if info.HasField("retry_delay") else 1.0
         return QueueFullError(message, delay)
+    info = _unpack(rich, error_details_pb2.ErrorInfo())
+    if code is grpc.StatusCode.INTERNAL and info.reason == _REQUEST_FAILED:
+        return RequestFailedError(message, info.metadata["request_id"])
+    if code is grpc.StatusCode.UNAVAILABLE and info.reason == _ENGINE_DEAD:
+        return EngineDeadError(message, info.metadata["scheduled"] == "true")
     return _ERRORS.get(code, ServerError)(message)
 
 
@@ -169,6 +225,10 @@ def from_rpc_error(error: grpc.RpcError) -> FolovError:
         details = error.details() or error.code().name
         return from_status(error.code(), details, tuple(error.trailing_metadata() or ()))
     return UnavailableError(str(error))
+
+
+def _error_info(reason: str, metadata: Mapping[str, str]) -> error_details_pb2.ErrorInfo:
+    return error_details_pb2.ErrorInfo(reason=reason, domain=_DOMAIN, metadata=metadata)
 
 
 def _unpack(status: status_pb2.Status, detail: M) -> M:

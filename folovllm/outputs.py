@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from folovllm.logprobs import PositionLogprobs
 from folovllm.message_fields import MessageFields
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import types_pb2
@@ -23,47 +24,6 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     ABORT = "abort"
     DEADLINE = "deadline"
-
-
-@dataclass(frozen=True, slots=True)
-class Logprob:
-    """One candidate token at one position; logprob and rank are None if there is none."""
-
-    token_id: int
-    logprob: float | None
-    rank: int | None
-
-    def to_proto(self) -> types_pb2.Logprob:
-        """The message of the contract."""
-        return types_pb2.Logprob(token_id=self.token_id, logprob=self.logprob, rank=self.rank)
-
-    @classmethod
-    def from_proto(cls, message: types_pb2.Logprob) -> "Logprob":
-        """Reads a message of the contract."""
-        return cls(
-            message.token_id,
-            message.logprob if message.HasField("logprob") else None,
-            message.rank if message.HasField("rank") else None,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class PositionLogprobs:
-    """The token at a position, and the best candidates for it, best first."""
-
-    token: Logprob
-    top: tuple[Logprob, ...] = ()
-
-    def to_proto(self) -> types_pb2.PositionLogprobs:
-        """The message of the contract."""
-        return types_pb2.PositionLogprobs(
-            token=self.token.to_proto(), top=[candidate.to_proto() for candidate in self.top]
-        )
-
-    @classmethod
-    def from_proto(cls, message: types_pb2.PositionLogprobs) -> "PositionLogprobs":
-        """Reads a message of the contract."""
-        return cls(Logprob.from_proto(message.token), tuple(map(Logprob.from_proto, message.top)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +49,11 @@ class RequestMetrics(MessageFields[types_pb2.RequestMetrics]):
     decode: float = 0.0
     time_to_first_token: float = 0.0
     preemptions: int = 0
+
+    @property
+    def total(self) -> float:
+        """From arrival to the end."""
+        return self.queue + self.prefill + self.decode
 
     @classmethod
     def from_times(
@@ -151,14 +116,13 @@ class CompletionOutput:
     metrics: RequestMetrics | None = None
     info: RequestInfo | None = None
 
-    @property
     def finished(self) -> bool:
         """Whether no more deltas of this continuation follow."""
         return self.finish_reason is not None
 
     def append(self, delta: "CompletionOutput") -> None:
         """Adds the next delta of the same continuation to this one."""
-        assert delta.index == self.index and not self.finished
+        assert delta.index == self.index and not self.finished()
         self.text += delta.text
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs
@@ -237,7 +201,27 @@ class RequestOutput:
     @property
     def finished(self) -> bool:
         """Whether every continuation has ended."""
-        return bool(self.outputs) and all(output.finished for output in self.outputs)
+        return bool(self.outputs) and all(output.finished() for output in self.outputs)
+
+    @property
+    def prompt_logprobs(self) -> list[PositionLogprobs | None] | None:
+        """For each token of the prompt, None for the first; None if not asked for or not known."""
+        if self.info is None or not self.info.prompt_logprobs:
+            return None
+        return [None, *self.info.prompt_logprobs[1:]]
+
+    @property
+    def num_cached_tokens(self) -> int | None:
+        """Tokens of the prompt whose KV was cached; None until that is known."""
+        return None if self.info is None else self.info.cached_tokens
+
+    @property
+    def metrics(self) -> RequestMetrics | None:
+        """Those of the continuation that took longest; None until all have ended."""
+        if not self.finished:
+            return None
+        known = [output.metrics for output in self.outputs if output.metrics is not None]
+        return max(known, key=lambda metrics: metrics.total, default=None)
 
     def add(self, delta: CompletionOutput) -> None:
         """Adds a streamed delta to its continuation."""

@@ -4,12 +4,13 @@ The one definition of every parameter's default and range, and the one converter
 contract. Meaning, ranges and defaults are vLLM's.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
-from functools import cache
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from operator import is_not
+from typing import Any
 
-from folovllm.parameter_checks import (
+from folovllm.parameters.checked_fields import checked, checks_of
+from folovllm.parameters.checks import (
     UINT32,
     check_bool,
     check_float,
@@ -19,7 +20,21 @@ from folovllm.parameter_checks import (
     check_strings,
     invalid,
 )
+from folovllm.parameters.local_fields import LOCAL, sent_fields
+from folovllm.parameters.reasoning import Reasoning
+from folovllm.parameters.structured_output import (
+    OUTPUT_KINDS,
+    StructuredOutput,
+    check_structured_output,
+    read_structured_output,
+)
+from folovllm.parameters.structured_output import (  # where vLLM has them
+    GuidedDecodingParams as GuidedDecodingParams,
+)
+from folovllm.parameters.structured_output import StructuredOutputsParams as StructuredOutputsParams
 from folovllm.v1 import types_pb2
+from folovllm.vllm_names import VLLM_DEFAULTS, VllmNames, read_vllm_names
+from folovllm.vllm_names import RequestOutputKind as RequestOutputKind
 
 MAX_N = 128
 MAX_STOP_STRINGS = 16
@@ -30,30 +45,15 @@ MAX_LOGIT_BIAS = 1024
 MAX_ALLOWED_TOKEN_IDS = 1024
 MAX_BAD_WORDS = 128
 MAX_BAD_WORDS_TOKEN_IDS = 512
-MAX_GRAMMAR_BYTES = 65536
+UNTIL_CONTEXT_ENDS = UINT32
+"""In the contract, where an unset max_tokens is the default: that of max_tokens None."""
 
 _UINT64 = 2**64 - 1
-_OutputKind = Literal["json_schema", "json_object", "regex", "choice", "grammar"]
-_OUTPUT_KINDS = get_args(_OutputKind)
-
-
-def _checked(default: Any, check: Callable[..., None], *limits: Any) -> Any:
-    """A field whose every value passes `check(name, value, *limits)`."""
-    return field(default=default, metadata={"check": check, "limits": limits})
 
 
 def _derived() -> Any:
     """A field that is computed from the others, once, since every step reads it."""
     return field(init=False, repr=False, compare=False)
-
-
-@cache
-def _checks(cls: type) -> list[tuple[str, object, Callable[..., None], tuple[Any, ...]]]:
-    return [
-        (each.name, each.default, each.metadata["check"], each.metadata["limits"])
-        for each in fields(cls)
-        if each.metadata
-    ]
 
 
 def _check_bias(name: str, pairs: tuple[tuple[int, float], ...]) -> None:
@@ -62,85 +62,58 @@ def _check_bias(name: str, pairs: tuple[tuple[int, float], ...]) -> None:
         check_float(name, bias, -100.0, 100.0)
 
 
-@dataclass(frozen=True, slots=True)
-class StructuredOutput:
-    """A constraint on the whole output, or on what comes after the reasoning.
-
-    `value` is the schema, regular expression or grammar as text, the alternatives of a choice, or
-    True for any JSON object.
-    """
-
-    kind: _OutputKind
-    value: str | tuple[str, ...] | bool
-
-
-def _check_structured_output(name: str, output: StructuredOutput | None) -> None:
-    if output is None:
-        return
-    if output.kind not in _OUTPUT_KINDS:
-        raise invalid(name, f"must be one of {', '.join(_OUTPUT_KINDS)}")
-    texts = output.value if isinstance(output.value, tuple) else (output.value,)
-    if output.kind != "json_object" and not all(isinstance(t, str) and t for t in texts):
-        raise invalid(output.kind, "must not be empty")
-    if not texts:
-        raise invalid(output.kind, "must hold at least one option")
-    size = sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
-    if size > MAX_GRAMMAR_BYTES:
-        raise invalid(output.kind, f"may hold at most {MAX_GRAMMAR_BYTES} bytes, got {size}")
+def _check_output_kind(name: str, kind: object) -> None:
+    if not isinstance(kind, RequestOutputKind):
+        raise invalid(name, f"must be a RequestOutputKind, got {kind!r}")
 
 
 @dataclass(frozen=True, slots=True)
-class Reasoning:
-    """Reasoning that may come before the answer, in token ids. Raises InvalidRequestError.
-
-    start_token_id begins it, as the first id of the output; None if the prompt has begun it.
-    end_token_id ends it, and is generated after max_tokens ids in between; None is no bound.
-    """
-
-    end_token_id: int = _checked(MISSING, check_int, 0, UINT32)
-    start_token_id: int | None = _checked(None, check_int, 0, UINT32, True)
-    max_tokens: int | None = _checked(None, check_int, 0, UINT32, True)
-
-    def __post_init__(self) -> None:
-        for name, _, check, limits in _checks(Reasoning):
-            check(f"reasoning.{name}", getattr(self, name), *limits)
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
+class SamplingParams(VllmNames):
     """How to choose tokens and when to stop. Raises InvalidRequestError for an invalid value.
 
     temperature 0 is greedy. top_k 0 or -1 keeps all tokens. max_tokens None means up to the model's
-    context. With seed None the engine draws one. `stop` may be given as one string. The engine
-    keeps bad_words_token_ids from being generated; the ids of bad_words join them.
+    context. With seed None or -1 the engine draws one. `stop` and
+    `bad_words` may be given as one string. The engine keeps bad_words_token_ids from being
+    generated; the ids of bad_words join them.
+    structured_output may be a dict with one of json, regex, choice, grammar and json_object.
+
+    detokenize False leaves the text empty; truncate_prompt_tokens keeps the prompt's last tokens;
+    output_kind is what an AsyncLLM yields. These three work in process: a server takes none of
+    them.
     """
 
-    n: int = _checked(1, check_int, 1, MAX_N)
-    temperature: float = _checked(1.0, check_float, 0.0, 100.0)
-    top_p: float = _checked(1.0, check_float, 0.0, 1.0, False)
-    top_k: int = _checked(0, check_int, -1, 2**31 - 1)
-    min_p: float = _checked(0.0, check_float, 0.0, 1.0)
-    seed: int | None = _checked(None, check_int, 0, _UINT64, True)
-    max_tokens: int | None = _checked(16, check_int, 1, UINT32, True)
-    min_tokens: int = _checked(0, check_int, 0, UINT32)
-    stop: tuple[str, ...] = _checked((), check_strings, MAX_STOP_STRINGS, MAX_STOP_STRING_BYTES)
-    stop_token_ids: tuple[int, ...] = _checked((), check_ids, MAX_STOP_TOKEN_IDS)
-    ignore_eos: bool = _checked(False, check_bool)
-    include_stop_str_in_output: bool = _checked(False, check_bool)
-    skip_special_tokens: bool = _checked(True, check_bool)
-    presence_penalty: float = _checked(0.0, check_float, -2.0, 2.0)
-    frequency_penalty: float = _checked(0.0, check_float, -2.0, 2.0)
-    repetition_penalty: float = _checked(1.0, check_float, 0.0, 100.0, False)
-    logit_bias: tuple[tuple[int, float], ...] = _checked((), _check_bias)
-    allowed_token_ids: tuple[int, ...] = _checked((), check_ids, MAX_ALLOWED_TOKEN_IDS)
-    bad_words: tuple[str, ...] = _checked((), check_strings, MAX_BAD_WORDS, MAX_STOP_STRING_BYTES)
-    bad_words_token_ids: tuple[tuple[int, ...], ...] = _checked(
+    n: int = checked(1, check_int, 1, MAX_N)
+    presence_penalty: float = checked(0.0, check_float, -2.0, 2.0)
+    frequency_penalty: float = checked(0.0, check_float, -2.0, 2.0)
+    repetition_penalty: float = checked(1.0, check_float, 0.0, 100.0, False)
+    temperature: float = checked(1.0, check_float, 0.0, 100.0)
+    _: KW_ONLY  # so far in vLLM's order
+    top_p: float = checked(1.0, check_float, 0.0, 1.0, False)
+    top_k: int = checked(0, check_int, -1, 2**31 - 1)
+    min_p: float = checked(0.0, check_float, 0.0, 1.0)
+    seed: int | None = checked(None, check_int, 0, _UINT64, True)
+    max_tokens: int | None = checked(16, check_int, 1, UINT32, True)
+    min_tokens: int = checked(0, check_int, 0, UINT32)
+    stop: Sequence[str] = checked((), check_strings, MAX_STOP_STRINGS, MAX_STOP_STRING_BYTES)
+    stop_token_ids: Sequence[int] = checked((), check_ids, MAX_STOP_TOKEN_IDS)
+    ignore_eos: bool = checked(False, check_bool)
+    include_stop_str_in_output: bool = checked(False, check_bool)
+    skip_special_tokens: bool = checked(True, check_bool)
+    logit_bias: tuple[tuple[int, float], ...] = checked((), _check_bias)
+    allowed_token_ids: Sequence[int] = checked((), check_ids, MAX_ALLOWED_TOKEN_IDS)
+    bad_words: Sequence[str] = checked((), check_strings, MAX_BAD_WORDS, MAX_STOP_STRING_BYTES)
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = checked(
         (), check_sequences, MAX_BAD_WORDS_TOKEN_IDS
     )
-    logprobs: int | None = _checked(None, check_int, 0, MAX_LOGPROBS, True)
-    prompt_logprobs: int | None = _checked(None, check_int, 0, MAX_LOGPROBS, True)
-    structured_output: StructuredOutput | None = _checked(None, _check_structured_output)
+    logprobs: int | None = checked(None, check_int, 0, MAX_LOGPROBS, True)
+    prompt_logprobs: int | None = checked(None, check_int, 0, MAX_LOGPROBS, True)
+    structured_output: StructuredOutput | None = checked(None, check_structured_output)
     reasoning: Reasoning | None = None
+    detokenize: bool = checked(True, check_bool, **LOCAL)
+    truncate_prompt_tokens: int | None = checked(None, check_int, 1, UINT32, True, **LOCAL)
+    output_kind: RequestOutputKind = checked(
+        RequestOutputKind.CUMULATIVE, _check_output_kind, **LOCAL
+    )
     greedy: bool = _derived()
     """Whether the most probable token is always taken."""
     alters_logits: bool = _derived()
@@ -148,12 +121,16 @@ class SamplingParams:
     looks_back: bool = _derived()
     """Whether what may be drawn, or how, depends on the tokens before."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, *vllm_names: Any) -> None:
+        if any(map(is_not, vllm_names, VLLM_DEFAULTS)):
+            self._take(read_vllm_names(vllm_names))
         self._normalise()
-        for name, default, check, limits in _checks(SamplingParams):
+        for name, default, check, limits in checks_of(SamplingParams):
             value = getattr(self, name)
             if value is not default:
                 check(name, value, *limits)
+        if self.stop and not self.detokenize:
+            raise invalid("stop", "needs the text that detokenize=False leaves out")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise invalid(
                 "min_tokens", f"({self.min_tokens}) is over max_tokens ({self.max_tokens})"
@@ -170,32 +147,62 @@ class SamplingParams:
         object.__setattr__(self, "alters_logits", alters_logits)
         object.__setattr__(self, "looks_back", looks_back)
 
+    def _take(self, output: StructuredOutput | None) -> None:
+        """Sets a structured output that came under vLLM's name for it."""
+        if output is None:
+            return
+        if self.structured_output not in (None, output):
+            raise invalid("structured_outputs", "is structured_output; give one of them")
+        object.__setattr__(self, "structured_output", output)
+
     def _normalise(self) -> None:
-        """Turns what people write (one stop string, lists, a dict) into tuples."""
+        """Turns what people write (one stop string, lists, dicts) into what is kept."""
+        if self.seed == -1:
+            object.__setattr__(self, "seed", None)
+        if self.structured_output is not None:
+            output = read_structured_output("structured_output", self.structured_output)
+            object.__setattr__(self, "structured_output", output)
         for name in _TUPLES:
             value = getattr(self, name)
-            if value == ():
-                continue
-            if name == "stop" and isinstance(value, str):
-                value = (value,)
-            elif name == "bad_words_token_ids":
-                value = map(tuple, value or ())
-            elif name == "logit_bias":
-                value = sorted(dict(value or ()).items())
-            object.__setattr__(self, name, () if value is None else tuple(value))
+            if value != ():
+                object.__setattr__(self, name, _as_tuple(name, value))
+
+    @property  # type: ignore[misc]
+    def structured_outputs(self) -> StructuredOutput | None:
+        """vLLM's name for structured_output."""
+        return self.structured_output
+
+    @property
+    def all_stop_token_ids(self) -> set[int]:
+        """The ids of stop_token_ids; the engine knows the model's own."""
+        return set(self.stop_token_ids)
 
     @property
     def follows_grammar(self) -> bool:
         """Whether the output has to follow a grammar."""
         return self.structured_output is not None or self.reasoning is not None
 
-    def clone(self, **changes: object) -> "SamplingParams":
+    def truncate(self, prompt_token_ids: list[int]) -> list[int]:
+        """The prompt's last truncate_prompt_tokens ids; by default all."""
+        if self.truncate_prompt_tokens is None:
+            return prompt_token_ids
+        return prompt_token_ids[-self.truncate_prompt_tokens :]
+
+    def clone(self, **changes: Any) -> "SamplingParams":
         """A checked copy with some fields changed."""
-        return replace(self, **changes)  # type: ignore[arg-type]
+        if changes.keys() & {"structured_outputs", "guided_decoding"}:
+            changes.setdefault("structured_output", None)
+        return replace(self, **{"structured_outputs": None, **changes})
 
     def to_proto(self) -> types_pb2.SamplingParams:
-        """The message with every field set, so that it means the same to any server."""
+        """The message with every field set, so that it means the same to any server.
+
+        Raises InvalidRequestError for a parameter that no server takes.
+        """
+        self._check_sendable()
         values = {name: getattr(self, name) for name in _FIELDS}
+        if self.max_tokens is None:
+            values["max_tokens"] = UNTIL_CONTEXT_ENDS
         values["logit_bias"] = dict(self.logit_bias)
         values["bad_words_token_ids"] = [{"ids": ids} for ids in self.bad_words_token_ids]
         if self.reasoning is not None:
@@ -206,6 +213,15 @@ class SamplingParams:
         if output is not None:
             values[output.kind] = _output_field(output)
         return types_pb2.SamplingParams(**values)
+
+    def _check_sendable(self) -> None:
+        in_process = "is for an LLM in this process; no server takes it"
+        if not self.detokenize:
+            raise invalid("detokenize", f"(false) {in_process}")
+        if self.truncate_prompt_tokens is not None:
+            raise invalid("truncate_prompt_tokens", in_process)
+        if self.output_kind is RequestOutputKind.FINAL_ONLY:
+            raise invalid("output_kind", "FINAL_ONLY is for an AsyncLLM; call generate() instead")
 
     @classmethod
     def from_proto(
@@ -218,21 +234,34 @@ class SamplingParams:
         defaults = defaults or cls()
         values = {name: getattr(defaults, name) for name in _OPTIONAL}
         given = {descriptor.name: value for descriptor, value in message.ListFields()}
-        for kind in given.keys() & set(_OUTPUT_KINDS):
+        for kind in given.keys() & set(OUTPUT_KINDS):
             values["structured_output"] = _structured_output(kind, given.pop(kind))
         for name, value in given.items():
             values[name] = _READERS[name](value) if name in _READERS else _shortest(value)
         return cls(**values)
 
 
-_FIELDS = [each.name for each in fields(SamplingParams) if each.init]
+_FIELDS = [each.name for each in sent_fields(SamplingParams)]
 _TUPLES = [each.name for each in fields(SamplingParams) if each.default == ()]
 # Scalars that the contract marks `optional`: if one is not set, the model's default applies.
 _OPTIONAL = [
     each.name
     for each in types_pb2.SamplingParams.DESCRIPTOR.fields
-    if each.has_presence and each.message_type is None and each.name not in _OUTPUT_KINDS
+    if each.has_presence and each.message_type is None and each.name not in OUTPUT_KINDS
 ]
+
+
+def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:
+    try:
+        if name in ("stop", "bad_words") and isinstance(value, str):
+            value = (value,)
+        elif name == "bad_words_token_ids":
+            value = map(tuple, value or ())
+        elif name == "logit_bias":
+            value = sorted(dict(value or ()).items())
+        return () if value is None else tuple(value)
+    except (TypeError, ValueError):
+        raise invalid(name, f"must hold several values, got {value!r:.40}") from None
 
 
 def _shortest(value: Any) -> Any:
@@ -267,5 +296,6 @@ def _reasoning(message: types_pb2.SamplingParams.Reasoning) -> Reasoning:
 _READERS: Mapping[str, Callable[[Any], object]] = {
     "logit_bias": lambda biases: {token_id: _shortest(bias) for token_id, bias in biases.items()},
     "bad_words_token_ids": lambda sequences: [sequence.ids for sequence in sequences],
+    "max_tokens": lambda count: None if count == UNTIL_CONTEXT_ENDS else count,
     "reasoning": _reasoning,
 }

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from folovllm.logprobs import PositionLogprobs
 from folovllm.message_fields import MessageFields
-from folovllm.outputs import PositionLogprobs
 from folovllm.v1 import types_pb2
 
 MAX_CONTINUATIONS = 128

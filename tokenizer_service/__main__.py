@@ -7,14 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from folovllm.installation.parts import missing_line
+
+# Before the imports that would fail.
+if line := missing_line("tokenizer"):
+    sys.exit(f"error: {line}")
+
 import structlog
 
 from folovllm.errors import ConfigError
 from folovllm.model_files import CONFIG_PATTERNS, resolve_model
+from folovllm.serving.args import warn_of_unknown_variables
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.logs import configure_logging
 from folovllm.serving.memory import settle_memory
-from folovllm.serving.ports import reserved_port
+from folovllm.serving.ports import host_and_port, reserved_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
@@ -40,7 +47,9 @@ async def serve(config: TokenizerServiceConfig, model: TextModel) -> None:
         engines.start()
         warm_up = asyncio.create_task(_warm_up(servicer))
         health = asyncio.create_task(_follow_health(engines, server))
-        log.info("ready", address=f"{config.server.host}:{port}", engines=len(config.engines))
+        log.info(
+            "ready", address=host_and_port(config.server.host, port), engines=len(config.engines)
+        )
         await server.wait_for_stop()
         await server.drain()
         health.cancel()
@@ -76,7 +85,7 @@ def run_workers(config: TokenizerServiceConfig, model: TextModel) -> int:
 
 
 def _work(config: TokenizerServiceConfig, model: TextModel) -> int:
-    configure_logging(config.log_format, pid=os.getpid())
+    configure_logging(config.logs, pid=os.getpid())
     run(config, model)
     return 0
 
@@ -94,7 +103,9 @@ def main(argv: Sequence[str]) -> int:
     """Runs the service and returns the exit status."""
     try:
         config = parse_args(argv)
-        configure_logging(config.log_format)
+        configure_logging(config.logs)
+        # A logger of its own: workers set up theirs anew before its first use.
+        warn_of_unknown_variables(config, "", structlog.get_logger("variables").warning)
         model = TextModel.from_folder(resolve_model(config.model, CONFIG_PATTERNS))
         if config.workers > 1:
             return run_workers(config, model)

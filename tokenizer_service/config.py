@@ -1,21 +1,15 @@
 """What the tokenizer service is started with, and its command line."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import get_args
-
-import click
 
 from folovllm.errors import ConfigError
-from folovllm.serving.args import option, parse
-from folovllm.serving.logs import LogFormat
+from folovllm.serving.address import DEFAULT_ENGINE_PORT, DEFAULT_PORT, check_address
+from folovllm.serving.args import POSITIVE, check, option, parse
+from folovllm.serving.logs import LogConfig
 from folovllm.serving.server import ServerConfig
 
-DEFAULT_PORT = 50051
 DEFAULT_MAX_PROMPT_BYTES = 1024 * 1024
-
-_ADDRESS = re.compile(r"\S+:[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +22,26 @@ class TokenizerServiceConfig:
         metavar="PATH_OR_ID",
     )
     engines: tuple[str, ...] = option(
-        ("127.0.0.1:50052",), "An engine service; may be repeated.", "--engine", metavar="HOST:PORT"
+        (f"127.0.0.1:{DEFAULT_ENGINE_PORT}",),
+        "An engine service; may be repeated.",
+        "--engine",
+        metavar="HOST:PORT",
     )
-    max_prompt_bytes: int = option(DEFAULT_MAX_PROMPT_BYTES, "Max bytes of a text in UTF-8.")
-    workers: int = option(1, "Processes that share the port, one for each core to use.")
+    max_prompt_bytes: int = option(
+        DEFAULT_MAX_PROMPT_BYTES, "Max bytes of a text in UTF-8.", type=POSITIVE, metavar="N"
+    )
+    workers: int = option(
+        1, "Processes that share the port, one for each core to use.", type=POSITIVE, metavar="N"
+    )
     server: ServerConfig = field(default_factory=lambda: ServerConfig(port=DEFAULT_PORT))
-    log_format: LogFormat = option(
-        "text",
-        "Lines for people, or one JSON object a line.",
-        type=click.Choice(get_args(LogFormat)),
-    )
+    logs: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
+        check(self)
         if not self.engines:
             raise ConfigError("name at least one engine with --engine HOST:PORT")
         for address in self.engines:
-            if not _ADDRESS.fullmatch(address):
-                raise ConfigError(f"--engine must be HOST:PORT, got {address!r}")
-        if self.max_prompt_bytes < 1:
-            raise ConfigError(f"--max-prompt-bytes must be at least 1, got {self.max_prompt_bytes}")
-        if self.workers < 1:
-            raise ConfigError(f"--workers must be at least 1, got {self.workers}")
+            check_address(address, "--engine", DEFAULT_ENGINE_PORT)
 
 
 def parse_args(argv: Sequence[str]) -> TokenizerServiceConfig:

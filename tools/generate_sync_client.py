@@ -23,6 +23,7 @@ GENERATED = {
 NAMES = {
     "AsyncClient": "Client",
     "AsyncTokenizingCalls": "TokenizingCalls",
+    "EngineServiceAsyncStub": "EngineServiceStub",
     "TokenizerServiceAsyncStub": "TokenizerServiceStub",
     "aclosing": "closing",
     "async_calls": "sync_calls",

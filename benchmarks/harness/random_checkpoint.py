@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from folovllm.cache_folder import cache_folder
+from folovllm.installation.cache_folder import cache_folder
 from folovllm.model_files import DEMO_MODEL
 
 _QWEN3: dict[str, Any] = {

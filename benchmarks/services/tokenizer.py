@@ -147,7 +147,7 @@ async def _stream(run: _Run) -> _Count:
         async for piece in run.client.stream(_QUESTION, SamplingParams(max_tokens=sizes.tokens)):
             deltas += len(piece.token_ids)
             num_begun += first
-            if (first and num_begun == sizes.streams) or (piece.finished and len(counts) == 1):
+            if (first and num_begun == sizes.streams) or (piece.finished() and len(counts) == 1):
                 count()
             first = False
 

@@ -33,10 +33,7 @@ class BlockPool:
         The caller has made sure that there is one.
         """
         block_id, _ = self._free.popitem(last=False)
-        block_hash = self._hash_of[block_id]
-        if block_hash is not None:
-            del self._block_of[block_hash]
-            self._hash_of[block_id] = None
+        self.uncache(block_id)
         self._ref_cnt[block_id] = 1
         return block_id
 
@@ -61,6 +58,24 @@ class BlockPool:
             self._block_of[block_hash] = block_id
             self._hash_of[block_id] = block_hash
 
+    def uncache(self, block_id: int) -> None:
+        """Takes a block out of the prefix index, if it is there."""
+        block_hash = self._hash_of[block_id]
+        if block_hash is not None:
+            del self._block_of[block_hash]
+            self._hash_of[block_id] = None
+
     def lookup(self, block_hash: bytes) -> int | None:
         """The block with these contents, free or used, if there is one."""
         return self._block_of.get(block_hash)
+
+    def reset_prefix_index(self) -> bool:
+        """Empties the prefix index; False, with nothing changed, if any block is used.
+
+        Of a sequence that runs on, later blocks would be entered after blocks that are gone.
+        """
+        if self.num_free_blocks < self.num_blocks:
+            return False
+        self._block_of.clear()
+        self._hash_of = [None] * self.num_blocks
+        return True

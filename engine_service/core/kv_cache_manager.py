@@ -118,6 +118,15 @@ class KVCacheManager:
         seq.block_table = []
         seq.num_computed_tokens = 0
 
+    def uncache(self, seq: Sequence) -> None:
+        """Takes a sequence's blocks out of the prefix index."""
+        for block_id in seq.block_table:
+            self._pool.uncache(block_id)
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets all cached prefixes; False, with nothing changed, if a sequence holds KV."""
+        return self._pool.reset_prefix_index()
+
     def drain_block_copies(self) -> tuple[tuple[int, int], ...]:
         """The (source, target) copies that the next step must make first, in order.
 

@@ -17,7 +17,7 @@ from engine_service.core.token_matcher import TokenMatcher
 
 if TYPE_CHECKING:
     from engine_service.core.request import Sequence
-    from folovllm.outputs import PositionLogprobs
+    from folovllm.logprobs import PositionLogprobs
     from folovllm.sampling_params import SamplingParams
 
 
@@ -106,6 +106,8 @@ class SchedulerOutput:
     scheduled: tuple[ScheduledSequence, ...]
     block_copies: tuple[tuple[int, int], ...] = ()
     """(source, target) block ids, made by forks."""
+    num_tokens: int = 0
+    """Tokens that it computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ class ModelRunnerOutput:
     """By the index of a scheduled sequence that asks for them: one for each token drawn."""
     prompt_logprobs: Mapping[int, SequenceOf["PositionLogprobs"]] = field(default_factory=dict)
     """By the same index: one for each of its prompt_logprob_positions."""
+    failures: Mapping[int, Exception] = field(default_factory=dict)
+    """By the same index: why a sequence has none of these. Its KV may be anything."""
 
 
 class ModelRunner(Protocol):

@@ -3,7 +3,7 @@
     WAITING ─▶ RUNNING ─▶ FINISHED_*
                  │ ▲
                  ▼ │
-              PREEMPTED        any state but FINISHED_* ─▶ FINISHED_ABORTED
+              PREEMPTED        any state but FINISHED_* ─▶ FINISHED_ABORTED, FINISHED_FAILED
 
 A request has n sequences. The first computes the prompt; then the others fork from it, and from
 there each runs on its own.
@@ -15,11 +15,13 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from engine_service.core.sequence_data import SequenceData
+from folovllm.parameters.local_fields import LOCAL
 from folovllm.request_id import new_request_id
 
 if TYPE_CHECKING:
     from engine_service.core.token_matcher import TokenMatcher
-    from folovllm.outputs import PositionLogprobs
+    from folovllm.logprobs import PositionLogprobs
     from folovllm.sampling_params import SamplingParams
 
 
@@ -44,6 +46,8 @@ class Request:
     scored_from: int | None = field(default=None, kw_only=True)
     """Of a request that generates nothing: the index, at least 1, of the first prompt token whose
     log-probability is wanted."""
+    prompt: str | None = field(default=None, kw_only=True, metadata=LOCAL)
+    """The caller's note of what the ids say. It goes nowhere and nothing here reads it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))
@@ -72,6 +76,7 @@ class RequestStatus(IntEnum):
     FINISHED_STOPPED = 3
     FINISHED_LENGTH = 4
     FINISHED_ABORTED = 5
+    FINISHED_FAILED = 6
 
     @property
     def finished(self) -> bool:
@@ -86,12 +91,12 @@ class Sequence:
     group: "SequenceGroup"
     request: Request
     index: int
+    seq_id: int
+    """Given by the scheduler; unique in its life. Before that, the index."""
     token_ids: list[int]
     """Prompt and output."""
     matcher: "TokenMatcher | None" = None
     """The state of the grammar that the output must follow, if there is one."""
-    seq_id: int = -1
-    """Given by the scheduler; unique in its life."""
     status: RequestStatus = RequestStatus.WAITING
     num_computed_tokens: int = 0
     """Tokens from the start whose KV is in the cache."""
@@ -104,6 +109,17 @@ class Sequence:
     num_preemptions: int = 0
     first_token_time: float | None = None
     finish_time: float | None = None
+
+    def get_len(self) -> int:
+        """Tokens of prompt and output, as num_tokens."""
+        return len(self.token_ids)
+
+    @property
+    def data(self) -> SequenceData:
+        """The tokens as they are now."""
+        return SequenceData(
+            self.request.prompt_token_ids, tuple(self.token_ids[self.num_prompt_tokens :])
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -145,6 +161,7 @@ class Sequence:
                 self.request,
                 request_id=new_request_id(),
                 prompt_token_ids=token_ids,
+                prompt=None,
                 sampling_params=branch.sampling_params,
                 seed=branch.seed,
                 arrival_time=arrival_time,
@@ -179,6 +196,7 @@ class SequenceGroup:
                 group=self,
                 request=request,
                 index=index,
+                seq_id=index,
                 token_ids=list(request.prompt_token_ids),
                 matcher=matcher.copy() if matcher and index else matcher,
             )

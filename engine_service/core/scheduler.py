@@ -16,26 +16,17 @@ full belongs to one sequence alone, and a full one is not written to.
 """
 
 from collections.abc import Iterable
-from collections.abc import Sequence as SequenceOf
-from typing import TYPE_CHECKING
 
 from engine_service.core.async_scheduling import schedule_running_ahead
 from engine_service.core.kv_cache_manager import KVCacheManager
-from engine_service.core.outputs import (
-    ModelRunnerOutput,
-    ScheduledSequence,
-    SchedulerOutput,
-    SequenceOutput,
-)
+from engine_service.core.outputs import ModelRunnerOutput, SchedulerOutput, SequenceOutput
 from engine_service.core.request import Request, RequestStatus, Sequence, SequenceGroup
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.scheduler_output_builder import SchedulerOutputBuilder
 from engine_service.core.sequence_states import SequenceStates
 from engine_service.core.spec_decode.speculator import Speculator
+from engine_service.core.step_results import StepResults
 from engine_service.core.token_matcher import TokenMatcher
-
-if TYPE_CHECKING:
-    from folovllm.outputs import PositionLogprobs
 
 
 class Scheduler:
@@ -52,6 +43,7 @@ class Scheduler:
         self._kv = kv_cache_manager
         self._speculator = speculator
         self._states = SequenceStates(limits.max_num_seqs, kv_cache_manager)
+        self._results = StepResults(limits, kv_cache_manager, self._states, speculator)
 
     @property
     def num_running(self) -> int:
@@ -110,7 +102,7 @@ class Scheduler:
         chosen = set(indexes)
         aborted = [seq for seq in group.get_unfinished_seqs() if not chosen or seq.index in chosen]
         for seq in aborted:
-            self._finish(seq, RequestStatus.FINISHED_ABORTED)
+            self._results.finish(seq, RequestStatus.FINISHED_ABORTED)
         self._states.elect_leader(group)
         return [SequenceOutput(seq, finished=True) for seq in aborted]
 
@@ -133,7 +125,10 @@ class Scheduler:
             return None
         builder = self._builder()
         running = self._states.running.values()
-        if not schedule_running_ahead(builder, running, in_flight, self._kv, self._limits):
+        try:
+            if not schedule_running_ahead(builder, running, in_flight, self._kv, self._limits):
+                return None
+        except Exception:  # `schedule` finds out whose it is
             return None
         self._schedule_waiting(builder)
         return self._built(builder) if builder.num_tokens else None
@@ -144,37 +139,27 @@ class Scheduler:
         """Applies what a step computed; returns what changed, in the order of the step.
 
         Steps come in the order of their launch. What was computed of a sequence that has ended
-        since is dropped.
+        since is dropped. `drain_failures` has the requests that failed.
         """
-        changes: list[SequenceOutput] = []
-        for index, (part, token_ids) in enumerate(
-            zip(output.scheduled, runner_output.sampled_token_ids, strict=True)
-        ):
-            seq = self._states.running.get(part.seq_id)
-            if seq is None:
-                continue
-            group = seq.group
-            if index in runner_output.prompt_logprobs:
-                group.prompt_logprobs += runner_output.prompt_logprobs[index]
-            self._advance(seq, len(part.token_ids) - len(part.draft_token_ids))
-            if seq.request.scored_from is not None and not group.lacks_prompt_logprobs:
-                self._finish(seq, RequestStatus.FINISHED_LENGTH)
-                prompt_logprobs = tuple(group.prompt_logprobs)
-                changes.append(SequenceOutput(seq, logprobs=prompt_logprobs, finished=True))
-            elif part.sample_indexes:
-                logprobs = runner_output.logprobs.get(index, ())
-                if group.forked:
-                    changes.append(self._continue(seq, part.draft_token_ids, token_ids, logprobs))
-                else:
-                    changes += self._fork(seq, part, token_ids, logprobs)
-        return changes
+        return self._results.apply(output, runner_output)
+
+    def drain_started(self) -> list[Request]:
+        """The requests that have been scheduled for the first time since the last call."""
+        started, self._states.started = self._states.started, []
+        return started
+
+    def drain_failures(self) -> list[tuple[Request, Exception]]:
+        """The requests that have failed since the last call, and why. They have ended."""
+        return self._results.drain_failures()
 
     def _builder(self) -> SchedulerOutputBuilder:
         limits = self._limits
         return SchedulerOutputBuilder(limits.max_num_batched_tokens, limits.eos_token_ids)
 
     def _built(self, builder: SchedulerOutputBuilder) -> SchedulerOutput:
-        return SchedulerOutput(builder.scheduled(), self._kv.drain_block_copies())
+        return SchedulerOutput(
+            builder.scheduled(), self._kv.drain_block_copies(), builder.num_tokens
+        )
 
     def _schedule_running(self, builder: SchedulerOutputBuilder) -> bool:
         """Adds the running sequences; True if the pool ran out and one was preempted."""
@@ -190,7 +175,10 @@ class Scheduler:
                 if victim is seq:
                     break
             else:
-                builder.add(seq, num_new_tokens)
+                try:
+                    builder.add(seq, num_new_tokens)
+                except Exception as error:
+                    self._give_up(builder, seq, error)
         return preempted
 
     def _schedule_waiting(self, builder: SchedulerOutputBuilder) -> None:
@@ -199,96 +187,16 @@ class Scheduler:
             num_new_tokens = min(seq.num_uncomputed_tokens, builder.token_budget)
             allocated = self._kv.allocate_slots(seq, num_new_tokens)
             assert allocated, "a sequence starts only if there is room for all of it"
-            builder.add(seq, num_new_tokens)
+            try:
+                builder.add(seq, num_new_tokens)
+            except Exception as error:
+                self._give_up(builder, seq, error)
 
-    def _fork(
-        self,
-        leader: Sequence,
-        part: ScheduledSequence,
-        token_ids: SequenceOf[int],
-        logprobs: SequenceOf["PositionLogprobs"],
-    ) -> list[SequenceOutput]:
-        """Lets the sequences of a request run on their own from the computed prompt."""
-        leader.group.forked = True
-        for child in leader.group.get_unfinished_seqs():
-            if child is not leader:
-                self._states.branch(leader, child)
-        seqs = leader.group.get_seqs()
-        return [
-            self._continue(seqs[index], (), token_ids[drawn:], logprobs[drawn:])
-            for drawn, index in enumerate(part.sample_indexes)
-            if not seqs[index].status.finished
-        ]
-
-    def _advance(self, seq: Sequence, num_tokens: int) -> None:
-        """Counts tokens of the sequence whose KV was computed."""
-        before = seq.num_computed_tokens
-        seq.num_computed_tokens += num_tokens
-        self._kv.cache_blocks(seq, before)
-
-    def _continue(
-        self,
-        seq: Sequence,
-        drafts: SequenceOf[int],
-        token_ids: SequenceOf[int],
-        logprobs: SequenceOf["PositionLogprobs"],
-    ) -> SequenceOutput:
-        """Appends the first drawn token, and one more for each correct draft, up to an end.
-
-        `logprobs` has one for each drawn token, or is empty.
-        """
-        if seq.first_token_time is None:
-            seq.first_token_time = self._states.clock()
-        change = SequenceOutput(seq)
-        status = self._append(change, token_ids[0], logprobs[0] if logprobs else None)
-        count = 1
-        for draft in drafts:
-            if status is not None or token_ids[count - 1] != draft:
-                break
-            self._advance(seq, 1)
-            status = self._append(change, token_ids[count], logprobs[count] if logprobs else None)
-            count += 1
-        change.token_ids, change.logprobs = tuple(token_ids[:count]), tuple(logprobs[:count])
-        if status is not None:
-            change.finished = True
-            self._finish(seq, status)
-        elif drafts:
-            self._kv.trim(seq)
-        return change
-
-    def _append(
-        self, change: SequenceOutput, token_id: int, logprobs: "PositionLogprobs | None"
-    ) -> RequestStatus | None:
-        """Appends a token to a sequence; returns the status that it ends with, if it does."""
-        seq, eos_token_ids = change.seq, self._limits.eos_token_ids
-        seq.token_ids.append(token_id)
-        if logprobs is not None:
-            assert logprobs.token.logprob is not None
-            seq.cumulative_logprob += logprobs.token.logprob
-        params, matcher = seq.request.sampling_params, seq.matcher
-        if seq.num_output_tokens > params.min_tokens:
-            if token_id in eos_token_ids and not params.ignore_eos:
-                return RequestStatus.FINISHED_STOPPED
-            if token_id in params.stop_token_ids:
-                change.stop_token_id = token_id
-                return RequestStatus.FINISHED_STOPPED
-        if matcher is not None:
-            if not matcher.advance(token_id):
-                return RequestStatus.FINISHED_ABORTED
-            if matcher.must_stop:
-                change.output_complete = token_id not in eos_token_ids
-                return RequestStatus.FINISHED_STOPPED
-            if matcher.is_spent:
-                seq.matcher = None
-        if seq.num_output_tokens == params.max_tokens:
-            return RequestStatus.FINISHED_LENGTH
-        full = seq.num_tokens >= self._limits.max_model_len
-        return RequestStatus.FINISHED_LENGTH if full else None
-
-    def _finish(self, seq: Sequence, status: RequestStatus) -> None:
-        self._states.finish(seq, status)
-        if self._speculator is not None:
-            self._speculator.forget(seq)
+    def _give_up(self, builder: SchedulerOutputBuilder, seq: Sequence, error: Exception) -> None:
+        """Ends the request of a sequence that cannot be added to a step."""
+        for each in seq.group.get_unfinished_seqs():
+            builder.remove(each)
+        self._results.fail(seq.group, error)
 
 
 def _prefills(seq: Sequence) -> bool:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from engine_service.core.kv_cache_manager import KVCacheManager
-from engine_service.core.request import RequestStatus, Sequence, SequenceGroup
+from engine_service.core.request import Request, RequestStatus, Sequence, SequenceGroup
 from engine_service.core.waiting_queue import WaitingQueue
 
 
@@ -17,6 +17,8 @@ class SequenceStates:
         """By request_id."""
         self.running: dict[int, Sequence] = {}
         """Those that hold KV blocks, by seq_id."""
+        self.started: list[Request] = []
+        """Those that run for the first time, since the scheduler has emptied this."""
         self.waiting = WaitingQueue()
         self.clock: Callable[[], float] = time.monotonic
         self._max_num_seqs = max_num_seqs
@@ -97,3 +99,4 @@ class SequenceStates:
         if seq.group.first_scheduled_time is None:
             seq.group.first_scheduled_time = self.clock()
             seq.group.num_cached_tokens = seq.num_computed_tokens
+            self.started.append(seq.request)

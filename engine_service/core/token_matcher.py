@@ -16,8 +16,8 @@ class TokenMatcher(Protocol):
         """Whether the grammar no longer constrains the output, which continues without it."""
         ...
 
-    def advance(self, token_id: int) -> bool:
-        """Consumes a drawn token; False if the grammar cannot be followed any further."""
+    def advance(self, token_id: int) -> None:
+        """Consumes a drawn token; raises if the grammar cannot be followed any further."""
         ...
 
     def copy(self) -> "TokenMatcher":

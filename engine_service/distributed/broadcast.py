@@ -11,8 +11,8 @@ from torch.distributed import BroadcastOptions, ProcessGroup
 
 from folovllm.errors import EngineDeadError
 
-# How long a receiver waits. An engine may be idle for any time, and a rank that ends closes its
-# connections, which ends the wait at once.
+# How long a receiver waits. An engine may be idle for any time. A rank that ends closes its
+# connections, which ends the wait at once; `liveness` notices one that only answers no more.
 IDLE_LIMIT = timedelta(days=3650)
 
 _FIRST_BYTES = 2048

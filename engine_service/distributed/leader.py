@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from engine_service.distributed.broadcast import BroadcastChannel
 from engine_service.engine.commands import Command, decode_commands, encode_commands
 from engine_service.engine.llm_engine import LLMEngine
-from folovllm.errors import ServerError
+from folovllm.errors import EngineDeadError, ServerError
 from folovllm.outputs import CompletionOutput
 
 # A message is the digest of the latest outputs, and the commands since. An empty one ends all.
@@ -41,8 +41,8 @@ class Leader:
 def follow(engine: LLMEngine, channel: BroadcastChannel) -> None:
     """Warms up, and repeats what the first rank's engine does until that is stopped.
 
-    Raises EngineDeadError if the first rank ends otherwise, and ServerError if this rank's tokens
-    are not the first one's.
+    Raises EngineDeadError if the first rank ends otherwise or a step fails, and ServerError if this
+    rank's tokens are not the first one's.
     """
     engine.warm_up()
     digest = 0
@@ -51,7 +51,11 @@ def follow(engine: LLMEngine, channel: BroadcastChannel) -> None:
             raise ServerError("this rank has drawn other tokens than the first one")
         for command in decode_commands(message[_DIGEST.size :]):
             command.apply(engine)
-        digest = _digest(engine.step())
+        try:
+            digest = _digest(engine.step())
+        except RuntimeError as error:  # what tensors' exchange raises
+            reason = str(error).splitlines()[0]
+            raise EngineDeadError(f"a step cannot be computed: {reason}") from error
 
 
 def _digest(outputs: Sequence[CompletionOutput]) -> int:

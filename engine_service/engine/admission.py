@@ -28,7 +28,8 @@ def check_lengths(num_prompt_tokens: int, params: SamplingParams, info: ModelInf
         raise InvalidRequestError(
             "sampling_params.max_tokens",
             f"max_tokens ({max_tokens}) and the prompt ({num_prompt_tokens} tokens) together are "
-            f"over the model's {info.max_model_len}",
+            f"over the model's {info.max_model_len}; ask for at most "
+            f"{info.max_model_len - num_prompt_tokens}",
         )
     check_kv_fits(
         num_prompt_tokens + max_tokens, info, "sampling_params.max_tokens", "prompt and max_tokens"
@@ -91,6 +92,10 @@ def check_branch(params: SamplingParams, info: ModelInfo) -> None:
     if params.prompt_logprobs is not None:
         raise InvalidRequestError(
             "sampling_params.prompt_logprobs", "a branch does not compute its prompt again"
+        )
+    if params.truncate_prompt_tokens is not None:
+        raise InvalidRequestError(
+            "sampling_params.truncate_prompt_tokens", "a branch goes on with its whole prompt"
         )
     check_params(params, info)
 

@@ -1,8 +1,9 @@
 """AsyncEngine: one thread that owns the device, and the event loop that talks to it.
 
 Commands go in through a blocking queue, so an idle engine uses no CPU. The outputs of a step reach
-the event loop in one callback. If the thread fails, every stream ends with EngineDeadError, and so
-does every later request.
+the event loop in one callback. A request that fails by itself ends with its own error. If the
+thread fails, or is given up, every stream ends with EngineDeadError, and so does every later
+request.
 """
 
 import asyncio
@@ -10,17 +11,20 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 
 import structlog
 
 from engine_service.engine.commands import Abort, Command, Matchers, StreamCommand
+from engine_service.engine.failures import RequestFailure, request_failure
 from engine_service.engine.llm_engine import EngineLoad, LLMEngine
 from engine_service.engine.output_stream import OutputStream
+from engine_service.engine.step_clock import StepClock
 from folovllm.errors import (
     EngineDeadError,
-    FolovError,
     InvalidRequestError,
     QueueFullError,
+    ServerError,
     UnavailableError,
 )
 from folovllm.model_info import ModelInfo
@@ -42,9 +46,17 @@ class AsyncEngine:
     """Serves many callers at once. All methods belong to one event loop."""
 
     def __init__(
-        self, build: Callable[[], LLMEngine], max_num_waiting: int, step: Step = step_alone
+        self,
+        build: Callable[[], LLMEngine],
+        max_num_waiting: int,
+        step: Step = step_alone,
+        min_stuck_seconds: float = 30.0,
     ) -> None:
-        """The engine's own thread calls `build`, so that all device objects live there."""
+        """The engine's own thread calls `build`, so that all device objects live there.
+
+        `min_stuck_seconds` is the floor of the `step_clock`.
+        """
+        self.step_clock = StepClock(min_stuck_seconds)
         self._build = build
         self._max_num_waiting = max_num_waiting
         self._step = step
@@ -52,10 +64,16 @@ class AsyncEngine:
         self._inbox: queue.SimpleQueue[tuple[Command, Matchers] | None] = queue.SimpleQueue()
         self._streams: dict[str, OutputStream] = {}
         self._num_waiting = 0
+        self.num_admitted = 0
+        """Requests that were admitted since the start."""
+        self.num_generated_tokens = 0
+        """Tokens that were generated since the start."""
         self._engine: LLMEngine | None = None
         self._load = EngineLoad()
         self._load_watchers: set[Callable[[], None]] = set()
         self._died = asyncio.Event()
+        self.dead_error: EngineDeadError | None = None
+        """What every request ends with once the engine has failed or was stopped."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._ready: asyncio.Future[LLMEngine] = self._loop.create_future()
@@ -68,8 +86,8 @@ class AsyncEngine:
     @property
     def info(self) -> ModelInfo:
         """The model that is served. Raises UnavailableError until it is loaded."""
-        if self._died.is_set():
-            raise EngineDeadError("the engine has failed")
+        if self.dead_error is not None:
+            raise EngineDeadError(str(self.dead_error), scheduled=False)
         if self._engine is None:
             raise UnavailableError("the model is still loading")
         return self._engine.info
@@ -83,6 +101,17 @@ class AsyncEngine:
     def load(self) -> EngineLoad:
         """How busy the engine was after its latest step."""
         return self._load
+
+    @property
+    def num_step_tokens(self) -> int:
+        """Tokens of the step that is computed, or was the last. For any thread."""
+        return self._engine.num_step_tokens if self._engine else 0
+
+    @property
+    def thread_id(self) -> int:
+        """The identifier of the engine's thread, which has started."""
+        assert self._thread.ident is not None
+        return self._thread.ident
 
     @property
     def num_requests(self) -> int:
@@ -137,6 +166,7 @@ class AsyncEngine:
             raise InvalidRequestError(command.name_field, f"{name} is running already")
         self.check_admissible()
         stream = self._streams[name] = OutputStream(name, command.num_outputs)
+        self.num_admitted += 1
         self._num_waiting += 1
         self._notify_load_watchers()
         self._inbox.put((command, matchers))
@@ -171,20 +201,43 @@ class AsyncEngine:
         self._inbox.put((Abort(name, tuple(indexes)), ()))
         return True
 
+    @property
+    def has_died(self) -> bool:
+        """Whether the engine's thread has failed, or was given up or stopped."""
+        return self._died.is_set()
+
     async def wait_died(self) -> None:
         """Returns when the engine's thread has failed."""
         await self._died.wait()
 
-    async def stop(self) -> None:
+    def fail(self, reason: str) -> None:
+        """Gives the engine's thread up, as if it had failed. For any thread."""
+        self._call_soon(self._fail_all, reason)
+
+    def begin_to_stop(self) -> None:
         """Ends the thread after its present step; running streams end with EngineDeadError."""
         self._inbox.put(None)
-        await asyncio.to_thread(self._thread.join)
-        self._fail_all(EngineDeadError("the engine was stopped"))
 
-    def _fail_all(self, error: EngineDeadError) -> None:
+    async def stop(self, max_seconds: float = 10.0) -> bool:
+        """Ends the thread, and returns when it has ended.
+
+        False if its step has not ended after `max_seconds`. It lives on then, without streams.
+        """
+        self.begin_to_stop()
+        await asyncio.to_thread(self._thread.join, max_seconds)
+        if self._thread.is_alive():
+            self._fail_all("the engine was stopped")
+        return not self._thread.is_alive()
+
+    def _fail_all(self, reason: str) -> None:
+        if self.dead_error is not None:
+            return
+        self.dead_error = EngineDeadError(reason)
+        if not self._ready.done():
+            self._ready.set_exception(self.dead_error)
         self._died.set()
         for stream in self._streams.values():
-            stream.fail(error)
+            stream.fail(EngineDeadError(reason, stream.scheduled))
         self._streams.clear()
         self._num_waiting = 0
         self._notify_load_watchers()
@@ -193,8 +246,11 @@ class AsyncEngine:
         for changed in self._load_watchers:
             changed()
 
-    def _deliver(self, outputs: list[CompletionOutput]) -> None:
+    def _deliver(
+        self, outputs: list[CompletionOutput], failures: Sequence[RequestFailure] = ()
+    ) -> None:
         for output in outputs:
+            self.num_generated_tokens += len(output.token_ids)
             stream = self._streams.get(output.request_id)
             if stream is None:
                 continue
@@ -202,15 +258,26 @@ class AsyncEngine:
             stream.put(output)
             if stream.complete:
                 del self._streams[output.request_id]
+        for failure in failures:
+            self._end(failure)
         self._notify_load_watchers()
 
-    def _refuse(self, name: str, error: FolovError) -> None:
-        """Ends the stream of a command that the engine refuses."""
-        stream = self._streams.pop(name, None)
+    def _end(self, failure: RequestFailure) -> None:
+        """Ends a stream with an error."""
+        stream = self._streams.pop(failure.name, None)
         if stream is not None:
-            self._num_waiting -= 1
-            stream.fail(error)
-            self._notify_load_watchers()
+            self._num_waiting -= not stream.started
+            stream.fail(failure.error)
+
+    def _set_start_failed(self, error: Exception) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(error)
+
+    def _set_scheduled(self, names: list[str]) -> None:
+        for name in names:
+            stream = self._streams.get(name)
+            if stream is not None:
+                stream.scheduled = True
 
     # From here on: the engine's thread.
 
@@ -219,18 +286,29 @@ class AsyncEngine:
             engine = self._build()
             engine.warm_up()
         except Exception as error:
-            self._call_soon(self._ready.set_exception, error)
+            self._call_soon(self._set_start_failed, error)
+            return
+        except BaseException as error:
+            failed = ServerError(f"the engine does not start: {error!r}")
+            self._call_soon(self._set_start_failed, failed)
             return
         self._load = engine.load()
+        engine.on_scheduled = partial(self._call_soon, self._set_scheduled)
         self._call_soon(self._ready.set_result, engine)
         try:
             while (commands := self._apply_commands(engine)) is not None:
+                self.step_clock.begin()
                 outputs = self._step(engine, commands)
+                self.step_clock.end(engine.num_step_tokens)
                 self._load = engine.load()
-                self._call_soon(self._deliver, outputs)
-        except Exception:
+                self._call_soon(self._deliver, outputs, engine.drain_failures())
+            self.fail("the engine was stopped")
+        except BaseException:  # a panic of a library is no Exception
+            # First, since logging may block or fail.
+            self.fail("the engine has failed")
             log.exception("the engine failed")
-            self._call_soon(self._fail_all, EngineDeadError("the engine has failed"))
+        finally:
+            self.step_clock.rest()
 
     def _apply_commands(self, engine: LLMEngine) -> list[Command] | None:
         """Applies all commands, waiting for one if there is nothing to do; None to stop.
@@ -239,8 +317,11 @@ class AsyncEngine:
         """
         applied: list[Command] = []
         while True:
+            idle = not engine.has_unfinished_requests()
+            if idle:
+                self.step_clock.rest()
             try:
-                item = self._inbox.get(block=not engine.has_unfinished_requests())
+                item = self._inbox.get(block=idle)
             except queue.Empty:
                 return applied
             if item is None:
@@ -248,8 +329,9 @@ class AsyncEngine:
             command, matchers = item
             try:
                 outputs = command.apply(engine, matchers)
-            except FolovError as error:
-                self._call_soon(self._refuse, command.name, error)
+            except Exception as error:
+                failure = request_failure(command.name, error)
+                self._call_soon(self._deliver, [], [failure])
                 continue
             applied.append(command)
             if outputs:

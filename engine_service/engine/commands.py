@@ -8,7 +8,7 @@ of a command: a caller that has them passes them to `apply`, else the engine com
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -18,6 +18,7 @@ from engine_service.core.token_matcher import TokenMatcher
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.errors import InvalidRequestError, ServerError
 from folovllm.outputs import CompletionOutput
+from folovllm.parameters.local_fields import sent_fields
 from folovllm.sampling_params import SamplingParams
 
 Matchers = Sequence[TokenMatcher | None]
@@ -168,9 +169,9 @@ def _fields(value: Any) -> dict[str, object]:
 
 @cache
 def _types(kind: type[Any]) -> dict[str, Any]:
-    """The types of a dataclass's fields, but for those that follow from the others."""
+    """The types of the fields that a dataclass is sent with."""
     hints = get_type_hints(kind, localns={"SamplingParams": SamplingParams})
-    return {field.name: hints[field.name] for field in fields(kind) if field.init}
+    return {field.name: hints[field.name] for field in sent_fields(kind)}
 
 
 def _decode(kind: Any, value: Any, path: str) -> Any:

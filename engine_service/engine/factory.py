@@ -31,7 +31,8 @@ def build_engine(
     config: EngineConfig, show_progress: bool = False, parallel: TensorParallel = SINGLE
 ) -> LLMEngine:
     """Loads what `config` names, or a rank's part of it. Raises ConfigError."""
-    folder = resolve_model(config.model.model, (*CONFIG_PATTERNS, *WEIGHT_PATTERNS))
+    patterns = (*CONFIG_PATTERNS, *WEIGHT_PATTERNS)
+    folder = resolve_model(config.model.model, patterns, config.model.revision)
     built = build_runner(config, folder, show_progress, parallel)
     quantization = config.model.quantization
     info = ModelInfo(

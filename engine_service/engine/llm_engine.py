@@ -10,7 +10,7 @@ So the device always has its next step, and the host's work costs no time of its
 runner, each step is read before the next is planned.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,34 +23,24 @@ from engine_service.core.outputs import (
     SchedulerOutput,
     SequenceOutput,
 )
-from engine_service.core.request import Branch, Request, RequestStatus, SequenceGroup
-from engine_service.core.request import Sequence as EngineSequence
+from engine_service.core.request import Branch, Request, RequestStatus
 from engine_service.core.scheduler import Scheduler
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.spec_decode.speculator import Speculator
 from engine_service.core.token_matcher import TokenMatcher
 from engine_service.engine.admission import check_lengths
+from engine_service.engine.completion_outputs import completion_output, request_info
+from engine_service.engine.failures import FailureJudge, RequestFailure, request_failure
 from engine_service.engine.parent_requests import ParentRequests
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from engine_service.structured_output.grammar_source import kind_of, refusal
-from folovllm.errors import ConfigError, InvalidRequestError, NotFoundError
+from folovllm.errors import ConfigError, InvalidRequestError, NotFoundError, ServerError
 from folovllm.model_info import ModelInfo
-from folovllm.outputs import (
-    CompletionOutput,
-    FinishReason,
-    Logprob,
-    PositionLogprobs,
-    RequestInfo,
-    RequestMetrics,
-    Usage,
-)
+from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
 
-_FINISH_REASONS = {
-    RequestStatus.FINISHED_STOPPED: FinishReason.STOP,
-    RequestStatus.FINISHED_LENGTH: FinishReason.LENGTH,
-    RequestStatus.FINISHED_ABORTED: FinishReason.ABORT,
-}
+# A priority before those of all requests, which are int32.
+_FIRST = -(2**31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +86,11 @@ class LLMEngine:
         self._in_flight: tuple[SchedulerOutput, LaunchedStep] | None = None
         self._parents = ParentRequests()
         self._unannounced: set[str] = set()  # whose RequestInfo has not been sent
+        self._judge = FailureJudge(self._start_probe)
+        self.on_scheduled: Callable[[list[str]], None] | None = None
+        """Is told the names of requests before the first step of each."""
+        self.num_step_tokens = 0
+        """Tokens of the step that is computed, or was the last. Other threads may read it."""
 
     def make_matcher(self, params: SamplingParams) -> TokenMatcher | None:
         """Compiles the grammar that `params` ask for, if any.
@@ -177,37 +172,64 @@ class LLMEngine:
         return self._in_flight is not None
 
     def has_unfinished_requests(self) -> bool:
-        """Whether a step would do anything, if only to read a wasted one."""
-        return self.scheduler.has_unfinished_requests() or self.has_step_in_flight
+        """Whether a step would do anything, if only to read a wasted one, or to raise."""
+        return (
+            self.scheduler.has_unfinished_requests()
+            or self.has_step_in_flight
+            or len(self._judge) > 0
+        )
+
+    def drain_failures(self) -> list[RequestFailure]:
+        """The requests that have failed since the last call, each alone; they have ended."""
+        return self._judge.drain()
 
     def step(self) -> list[CompletionOutput]:
-        """Reads one step, having launched the next if possible; returns what changed."""
+        """Reads one step, having launched the next if possible; returns what changed.
+
+        A request may fail by itself, and then has no more outputs: see `drain_failures`. For a
+        caller that does not ask, the next step raises its error. Raises ServerError if every
+        request fails, whatever it is.
+        """
+        if self._judge:
+            raise self._judge.drain()[0].error
         scheduler, runner = self.scheduler, self._overlapping
         if runner is None:
-            planned = scheduler.schedule()
+            planned = self._planned(scheduler.schedule())
             result = self.runner.execute(planned)
         else:
             if self._in_flight is None:
-                planned = scheduler.schedule()
+                planned = self._planned(scheduler.schedule())
                 self._in_flight = planned, runner.launch(planned)
             planned, launched = self._in_flight
             ahead = scheduler.schedule_ahead(planned)
-            self._in_flight = None if ahead is None else (ahead, runner.launch(ahead))
+            self._in_flight = None
+            if ahead is not None:
+                self._in_flight = self._planned(ahead), runner.launch(ahead)
             result = launched.result()
-        return self._outputs(scheduler.update_from_output(planned, result))
+        outputs = self._outputs(scheduler.update_from_output(planned, result))
+        failures = [self._fail(*failed) for failed in scheduler.drain_failures()]
+        everything_failed = len(result.failures) == len(planned.scheduled)
+        return self._judge.judge(outputs, failures, everything_failed)
 
     def warm_up(self) -> None:
         """Sends one token through every part, so that the first request is not slower.
 
-        Also reads the vocabulary for grammars, during which no other thread gets to run.
+        Also reads the vocabulary for grammars, during which no other thread gets to run. Raises
+        ConfigError if the token fails.
         """
         if self._grammar_compiler is not None:
             with suppress(ConfigError):  # raised again for a request with a grammar
                 self._grammar_compiler.vocabulary.load()
-        params = SamplingParams(temperature=0.0, max_tokens=1)
-        self.add_request(Request("warm-up", [0], params))
-        while self.has_unfinished_requests():
-            self.step()
+        self._start_probe("warm-up")
+        try:
+            while self.has_unfinished_requests():
+                self.step()
+        except ServerError as error:
+            raise ConfigError(f"the model does not start: {error}") from None
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets all cached prefixes; False, with nothing changed, while a request holds KV."""
+        return self._kv.reset_prefix_cache()
 
     def load(self) -> EngineLoad:
         """How busy the engine is."""
@@ -219,71 +241,45 @@ class LLMEngine:
             num_free_kv_blocks=self._kv.num_free_blocks,
         )
 
+    def _planned(self, planned: SchedulerOutput) -> SchedulerOutput:
+        """Tells of a step that is computed next."""
+        self.num_step_tokens = planned.num_tokens
+        started = self.scheduler.drain_started()
+        if started and self.on_scheduled is not None:
+            self.on_scheduled([self._parents.name_of(each.request_id, 0)[0] for each in started])
+        return planned
+
     def _outputs(self, changes: Iterable[SequenceOutput]) -> list[CompletionOutput]:
         """What changed, as outputs; starts requests that waited for one that ended."""
         outputs = []
         for change in changes:
-            outputs.append(self._completion_output(change))
-            if change.finished and change.seq.group.finished:
-                for follower in self._parents.discard(change.seq.request.request_id):
+            seq, request = change.seq, change.seq.request
+            if seq.status is RequestStatus.FINISHED_FAILED:
+                continue  # later in the same step
+            output = completion_output(
+                change, *self._parents.name_of(request.request_id, seq.index)
+            )
+            if seq.index == 0 and request.request_id in self._unannounced:
+                self._unannounced.remove(request.request_id)
+                output.info = request_info(seq.group, self.info)
+            outputs.append(output)
+            if change.finished and seq.group.finished:
+                for follower in self._parents.discard(request.request_id):
                     self.scheduler.add_request(follower)
         return outputs
 
-    def _completion_output(self, change: SequenceOutput) -> CompletionOutput:
-        seq, request = change.seq, change.seq.request
-        output = CompletionOutput(
-            *self._parents.name_of(request.request_id, seq.index),
-            token_ids=list(change.token_ids),
-            logprobs=list(change.logprobs),
-        )
-        if request.sampling_params.logprobs is not None:
-            output.cumulative_logprob = seq.cumulative_logprob
-        if seq.index == 0 and request.request_id in self._unannounced:
-            self._unannounced.remove(request.request_id)
-            output.info = self._request_info(seq.group)
-        if change.finished:
-            output.finish_reason = _FINISH_REASONS[seq.status]
-            output.stop_reason = change.stop_token_id
-            output.output_complete = change.output_complete
-            output.usage = Usage(
-                prompt_tokens=seq.num_prompt_tokens,
-                completion_tokens=seq.num_output_tokens,
-                cached_tokens=seq.group.num_cached_tokens,
-            )
-            output.metrics = _metrics(seq)
-        return output
+    def _start_probe(self, name: str) -> None:
+        params = SamplingParams(temperature=0.0, max_tokens=1)
+        self.add_request(Request(name, [0], params, priority=_FIRST))
 
-    def _request_info(self, group: SequenceGroup) -> RequestInfo:
-        request = group.request
-        own_tokens = len(request.prompt_token_ids) - request.num_parent_output_tokens
-        return RequestInfo(
-            sampling_params=request.sampling_params.clone(seed=request.seed),
-            model_fingerprint=self.info.model_fingerprint,
-            tokenizer_fingerprint=self.info.tokenizer_fingerprint,
-            prompt_tokens=len(request.prompt_token_ids),
-            cached_tokens=group.num_cached_tokens,
-            prompt_logprobs=_prompt_logprobs(group),
-            parent_output_token_ids=tuple(request.prompt_token_ids[own_tokens:]),
-        )
-
-
-def _prompt_logprobs(group: SequenceGroup) -> tuple[PositionLogprobs, ...]:
-    """One for each token of the prompt; none if not wanted or aborted before all were known.
-
-    Nothing precedes the first token, so it has no log-probability.
-    """
-    request = group.request
-    if request.sampling_params.prompt_logprobs is None or group.lacks_prompt_logprobs:
-        return ()
-    first = Logprob(request.prompt_token_ids[0], None, None)
-    return PositionLogprobs(first), *group.prompt_logprobs
-
-
-def _metrics(seq: EngineSequence) -> RequestMetrics:
-    return RequestMetrics.from_times(
-        arrival=seq.request.arrival_time,
-        first_scheduled=seq.group.first_scheduled_time,
-        first_token=seq.first_token_time,
-        finish=seq.finish_time,
-        preemptions=seq.num_preemptions,
-    )
+    def _fail(self, request: Request, error: Exception) -> RequestFailure:
+        """Ends whatever answers the same call as a request that has failed."""
+        name, _ = self._parents.name_of(request.request_id, 0)
+        self._unannounced.discard(request.request_id)
+        if name in self._parents:
+            self._parents.pop_followers(name)
+            for child in self._parents.children(name):
+                self.scheduler.abort_request(child)
+                self._parents.discard(child)
+                self._unannounced.discard(child)
+        return request_failure(name, error)

@@ -33,6 +33,8 @@ class OutputStream:
         self._closed = False
         self.started = False
         """Whether there was any output."""
+        self.scheduled = False
+        """Whether a step has begun that computes it."""
 
     @property
     def complete(self) -> bool:
@@ -42,7 +44,7 @@ class OutputStream:
     def put(self, output: CompletionOutput) -> None:
         """Adds a piece, after those that have not been read."""
         self.started = True
-        self._num_unfinished -= output.finished
+        self._num_unfinished -= output.finished()
         if self._closed:
             return
         last = self._mergeable.get(output.index)

@@ -1,8 +1,7 @@
 """From a folder's checkpoint to a model with its weights, on the fastest backend that computes it.
 
 On a CPU with bfloat16 that is the CpuDecoder, on a GPU the GpuDecoder. What they refuse,
-TorchDecoder computes. On a CPU, rows of the embedding are read from its file as they are needed, so
-a tied one is not held twice.
+TorchDecoder computes.
 """
 
 import logging
@@ -24,7 +23,7 @@ from engine_service.models.causal_model import CausalModel
 from engine_service.models.cpu_decoder import CpuDecoder
 from engine_service.models.cpu_weights import CpuWeights, projections
 from engine_service.models.decoder_config import DecoderConfig
-from engine_service.models.layer_plan import Cut
+from engine_service.models.layer_plan import Cut, Weight
 from engine_service.models.model_options import ModelOptions
 from engine_service.models.torch_decoder import TorchDecoder
 from engine_service.models.weights.checkpoint import Checkpoint
@@ -72,11 +71,15 @@ def load_cpu_decoder(
     with Checkpoint(folder) as checkpoint:
         checkpoint.check(config.plan.weights())
         weights = CpuWeights(context, packed)
-        for projection in _shown(packed, show_progress):
-            weights.pack(projection, checkpoint.read)
         (embedding,) = config.plan.embedding.weights()
-        table = checkpoint.read_anew(embedding.name)
-        return CpuDecoder(config, context, weights, table, checkpoint.read)
+        table = checkpoint.read(embedding.name)
+
+        def read(name: str) -> Tensor:
+            return table if name == embedding.name else checkpoint.read(name)
+
+        for projection in _shown(packed, show_progress):
+            weights.pack(projection, read)
+        return CpuDecoder(config, context, weights, table, read)
 
 
 def load_decoder(
@@ -95,15 +98,15 @@ def load_decoder(
         model.allocate()
         targets = dict(model.weights())
         if packing is not None:
-            _set_embedding(model, checkpoint.read(embedding.name), options.parallel)
+            # In the file's type.
+            rows = read_shard(checkpoint, embedding, options.parallel)
+            model.embed_tokens = nn.Parameter(rows, requires_grad=False)
             del targets[embedding.name]
         for name in _shown(checkpoint.in_file_order(targets), show_progress):
-            whole = checkpoint.read(name)
-            targets[name].copy_(shard_tensor(whole, weights[name].cut, options.parallel))
-        if packing is not None and head_packing is not None:
-            del targets  # which would keep what is packed
-            model.pack(packing, head_packing)
-            _set_embedding(model, checkpoint.read_anew(embedding.name), options.parallel)
+            targets[name].copy_(read_shard(checkpoint, weights[name], options.parallel))
+    if packing is not None and head_packing is not None:
+        del targets  # which would keep what is packed
+        model.pack(packing, head_packing)
     return model
 
 
@@ -131,29 +134,23 @@ def _gpu_kernels_compute(config: DecoderConfig, options: ModelOptions) -> bool:
     return reason is None
 
 
-def shard_tensor(whole: Tensor, cut: Cut, parallel: TensorParallel) -> Tensor:
-    """A rank's part of a checkpoint's tensor; a view unless it is padded.
-
-    Of a tensor that lies in a file, only the part is read.
-    """
+def read_shard(checkpoint: Checkpoint, weight: Weight, parallel: TensorParallel) -> Tensor:
+    """A rank's part of a tensor; of one that is cut into rows, only those are read."""
+    name, shape, cut = weight
     if parallel.size == 1 or cut is Cut.WHOLE:
-        return whole
+        return checkpoint.read(name)
     if cut is Cut.ONCE:
-        return whole if parallel.rank == 0 else torch.zeros_like(whole)
+        return checkpoint.read(name) if parallel.rank == 0 else torch.zeros(shape)
     dimension = 0 if cut is Cut.OUTPUTS else 1
-    size = whole.shape[dimension]
-    start, end = parallel.span(size)
-    part = whole.narrow(dimension, start, end - start)
-    missing = parallel.shard_size(size) - (end - start)
+    start, end = parallel.span(shape[dimension])
+    if dimension == 0:
+        part = checkpoint.read(name, slice(start, end))
+    else:
+        part = checkpoint.read(name).narrow(1, start, end - start)
+    missing = parallel.shard_size(shape[dimension]) - (end - start)
     if missing:
-        part = torch.cat([part, whole.new_zeros(missing, *whole.shape[1:])])
+        part = torch.cat([part, part.new_zeros(missing, *part.shape[1:])])
     return part
-
-
-def _set_embedding(model: TorchDecoder, whole: Tensor, parallel: TensorParallel) -> None:
-    """Makes the embedding a view of its file, in the file's type."""
-    part = shard_tensor(whole, Cut.OUTPUTS, parallel)
-    model.embed_tokens = nn.Parameter(part, requires_grad=False)
 
 
 def _shown(items: "list[_Item]", show_progress: bool) -> Iterable[_Item]:

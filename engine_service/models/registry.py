@@ -1,15 +1,11 @@
-"""Which families there are, and which layer in plain torch computes each operation of a plan."""
+"""Which families there are. Needs no torch, so that a model can be judged without it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from torch import nn
 
 from engine_service.models.config_reader import ConfigReader
 from engine_service.models.families.llama import llama
 from engine_service.models.families.qwen import qwen2, qwen3
-from engine_service.models.layer_plan import Attention, LayerPlan, Mlp, Norm, Op
-from engine_service.models.torch_layers import AttentionLayer, LayerTools, MlpLayer
+from engine_service.models.layer_plan import LayerPlan
 from folovllm.errors import ConfigError
 
 FAMILIES: Mapping[str, Callable[[ConfigReader], tuple[LayerPlan, ...]]] = {
@@ -18,13 +14,6 @@ FAMILIES: Mapping[str, Callable[[ConfigReader], tuple[LayerPlan, ...]]] = {
     "LlamaForCausalLM": llama,
 }
 """Reads the layers of each architecture from its config.json."""
-
-LAYERS: Mapping[type[Op], Callable[[Any, LayerTools], nn.Module]] = {
-    Norm: lambda op, tools: tools.norm(op),
-    Attention: AttentionLayer,
-    Mlp: MlpLayer,
-}
-"""Makes the module of an operation. Children's modules are attributes named as the fields are."""
 
 
 def architecture_of(config: Mapping[str, object]) -> str:

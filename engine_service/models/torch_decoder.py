@@ -25,8 +25,7 @@ from engine_service.models.causal_model import torch_argmax
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.layer_plan import LayerPlan, Op, Projection, unknown_flag
 from engine_service.models.model_options import ModelOptions
-from engine_service.models.registry import LAYERS
-from engine_service.models.torch_layers import LayerStep, LayerTools, TokenMixer
+from engine_service.models.torch_layers import LAYERS, LayerStep, LayerTools, TokenMixer
 
 _FLAGS = frozenset({"bias", "q_norm", "k_norm"})
 # Each packing thread has threads of torch's own for a while.

@@ -1,5 +1,6 @@
 """The operations of a plan in plain torch."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from engine_service.layers.linear.row_operators import RowOperators
 from engine_service.layers.norm import RMSNorm
 from engine_service.layers.parallel import TensorParallel
 from engine_service.layers.rotary import Angles, rotate
-from engine_service.models.layer_plan import Attention, Mlp, Norm, Projection
+from engine_service.models.layer_plan import Attention, Mlp, Norm, Op, Projection
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +84,11 @@ class MlpLayer(nn.Module):
         """[T, hidden_size] -> [T, hidden_size]."""
         gate, up = self.gate_up(hidden).chunk(2, dim=-1)
         return self._parallel.all_reduce(self.down(self._silu(gate) * up))
+
+
+LAYERS: Mapping[type[Op], Callable[[Any, LayerTools], nn.Module]] = {
+    Norm: lambda op, tools: tools.norm(op),
+    Attention: AttentionLayer,
+    Mlp: MlpLayer,
+}
+"""Makes the module of an operation. Children's modules are attributes named as the fields are."""

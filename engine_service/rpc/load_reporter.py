@@ -22,6 +22,7 @@ def load_message(engine: AsyncEngine) -> engine_service_pb2.GetLoadResponse:
         num_free_kv_blocks=load.num_free_kv_blocks,
         num_requests=engine.num_requests,
         num_admissible=engine.num_admissible,
+        num_admitted=engine.num_admitted,
     )
 
 

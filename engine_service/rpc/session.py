@@ -19,10 +19,10 @@ from engine_service.rpc.load_reporter import LoadReporter
 from engine_service.rpc.request_reader import read_fork, read_generate
 from engine_service.rpc.session_call import SessionCall
 from folovllm.errors import FolovError, InvalidRequestError, status_code, to_status
-from folovllm.request_names import check_name
 from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.call_log import as_folov_error
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
+from folovllm.serving.request_names import check_name
 from folovllm.v1 import engine_service_pb2, types_pb2
 
 # A message is larger only if it is one piece, which by itself is within gRPC's limit.

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import grpc
 
 from engine_service.engine.output_stream import OutputStream
-from folovllm.request_names import MAX_NAME_BYTES
 from folovllm.serving.call_log import log_end
+from folovllm.serving.request_names import MAX_NAME_BYTES
 
 
 @dataclass(slots=True, eq=False)

@@ -31,6 +31,8 @@ class InputBatch:
     """The indexes of the sequences that draw tokens, in the scheduler's order."""
     sampled_rows: Tensor
     """The batch rows of their draws, sequence by sequence, [draws]."""
+    last_rows: tuple[tuple[int, int], ...]
+    """The index and the last batch row of each other sequence, in the order of rows."""
     first_rows: tuple[int, ...]
     """The batch row of the first token of each sequence, in the scheduler's order."""
 
@@ -76,6 +78,11 @@ def build_input_batch(
         ),
         sampled=tuple(order[row] for row in sampling),
         sampled_rows=tensors[4],
+        last_rows=tuple(
+            (order[row], starts[row + 1] - 1)
+            for row, sequence in enumerate(sequences)
+            if not sequence.sample_indexes
+        ),
         first_rows=tuple(start for _, start in sorted(zip(order, starts, strict=False))),
     )
 

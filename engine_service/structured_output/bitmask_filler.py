@@ -7,7 +7,7 @@ from llguidance import LLExecutor
 from llguidance.numpy import fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
-from engine_service.structured_output.matcher import Matcher
+from engine_service.structured_output.matcher import Matcher, is_panic
 from folovllm.errors import InvalidRequestError
 
 
@@ -26,11 +26,18 @@ class BitmaskFiller:
         such a row is undefined.
         """
         pairs = [(matcher.library_matcher, row) for row, matcher in enumerate(matchers)]
-        fill_next_token_bitmask_par(self._executor, pairs, bitmask)
+        filled = True
+        try:
+            fill_next_token_bitmask_par(self._executor, pairs, bitmask)
+        except BaseException as error:
+            if not (isinstance(error, Exception) or is_panic(error)):
+                raise
+            filled = False  # one after the other, to find out whose error it is
         errors = {}
         for row, matcher in enumerate(matchers):
+            finish = matcher.check_filled if filled else matcher.fill_bitmask
             try:
-                matcher.check_filled(bitmask[row])
+                finish(bitmask[row])
             except InvalidRequestError as error:
                 errors[row] = error
         return errors

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from engine_service.structured_output.build_thread import BuildThread
 from engine_service.structured_output.grammar_source import grammar_source, kind_of, refusal
 from engine_service.structured_output.grammar_vocabulary import GrammarVocabulary
-from engine_service.structured_output.matcher import Matcher
+from engine_service.structured_output.matcher import Matcher, is_panic
 from folovllm.errors import ConfigError, InvalidRequestError
-from folovllm.sampling_params import Reasoning, StructuredOutput
+from folovllm.parameters.reasoning import Reasoning
+from folovllm.parameters.structured_output import StructuredOutput
 
 _Spec = tuple[StructuredOutput | None, Reasoning | None]
 
@@ -106,6 +107,10 @@ class GrammarCompiler:
             raise refusal(
                 kind_of(output), f"takes more than {self._build_thread.time_limit:g} s to compile"
             ) from None
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise refusal(kind_of(output), f"its compiler fails: {error}") from error
 
     def _try_one_step(self, template: LLMatcher, kind: str, first_row: NDArray[np.int32]) -> None:
         """Consumes one id: only then do some grammars turn out to be too large.

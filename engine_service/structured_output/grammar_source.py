@@ -9,7 +9,8 @@ from llguidance import LLMatcher
 
 from engine_service.structured_output.reasoning_grammar import reasoning_alone, reasoning_before
 from folovllm.errors import InvalidRequestError
-from folovllm.sampling_params import Reasoning, StructuredOutput
+from folovllm.parameters.reasoning import Reasoning
+from folovllm.parameters.structured_output import StructuredOutput
 
 # JSON allows unlimited whitespace between two tokens, and a model may never stop producing it. This
 # much indents ten levels by four.

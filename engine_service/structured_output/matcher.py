@@ -1,7 +1,9 @@
 """Matcher: the state of one sequence in its grammar."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
-import structlog
 from llguidance import LLMatcher
 from llguidance.numpy import fill_next_token_bitmask
 from numpy.typing import NDArray
@@ -10,7 +12,10 @@ from engine_service.structured_output.grammar_source import refusal
 from engine_service.structured_output.grammar_vocabulary import GrammarVocabulary
 from folovllm.errors import InvalidRequestError
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger("grammar")
+
+def is_panic(error: BaseException) -> bool:
+    """Whether it is a panic of the library, whose class is no Exception and has no public name."""
+    return type(error).__name__ == "PanicException"
 
 
 class Matcher:
@@ -28,6 +33,7 @@ class Matcher:
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._then_free = then_free
+        self._failure: InvalidRequestError | None = None
 
     @property
     def library_matcher(self) -> LLMatcher:
@@ -37,7 +43,8 @@ class Matcher:
     @property
     def may_stop(self) -> bool:
         """Whether the output is complete, so that an EOS id may follow."""
-        return self._matcher.is_accepting()
+        with self._panics_refused():
+            return self._matcher.is_accepting()
 
     @property
     def must_stop(self) -> bool:
@@ -58,7 +65,8 @@ class Matcher:
         `row` is [ceil(vocab_size / 32)], contiguous. Raises InvalidRequestError if no id can
         continue the output, or if finding out takes more work than a step may.
         """
-        fill_next_token_bitmask(self._matcher, row.reshape(1, -1))
+        with self._panics_refused():
+            fill_next_token_bitmask(self._matcher, row.reshape(1, -1))
         self.check_filled(row)
 
     def check_filled(self, row: NDArray[np.int32]) -> None:
@@ -68,33 +76,46 @@ class Matcher:
             # A Lark grammar may name an EOS id itself, but an EOS always ends the output.
             np.bitwise_and(row, self._vocabulary.all_but_eos, out=row)
             if not row.any():
-                raise refusal(self._kind, "no token can continue the output")
+                self._failure = refusal(self._kind, "no token can continue the output")
+                raise self._failure
 
     def accept(self, token_id: int) -> None:
         """Consumes one id, which the bitmask allowed.
 
         Raises InvalidRequestError if the grammar does not accept it.
         """
-        self._matcher.consume_token(token_id)
+        with self._panics_refused():
+            self._matcher.consume_token(token_id)
         self._check()
 
-    def advance(self, token_id: int) -> bool:
-        """Consumes a drawn id; False, and a line in the log, if that is not possible."""
-        try:
-            self.accept(token_id)
-        except InvalidRequestError as error:
-            log.warning("grammar given up", reason=str(error))
-            return False
-        return True
+    advance = accept
 
     def copy(self) -> "Matcher":
         """An independent matcher in the same state, for a fork."""
-        return Matcher(self._kind, self._matcher.deep_copy(), self._vocabulary, self._then_free)
+        with self._panics_refused():
+            copied = self._matcher.deep_copy()
+        return Matcher(self._kind, copied, self._vocabulary, self._then_free)
 
     @property
     def _at_end(self) -> bool:
-        return self.may_stop and self._matcher.is_stopped()
+        with self._panics_refused():
+            return self._matcher.is_accepting() and self._matcher.is_stopped()
 
     def _check(self) -> None:
-        if self._matcher.is_error():
-            raise refusal(self._kind, self._matcher.get_error())
+        if self._failure is None and self._matcher.is_error():
+            self._failure = refusal(self._kind, self._matcher.get_error())
+        if self._failure is not None:
+            raise self._failure
+
+    @contextmanager
+    def _panics_refused(self) -> Iterator[None]:
+        """Makes an error of the library, or a panic in it, the end of this matcher alone."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except BaseException as error:
+            if not (isinstance(error, Exception) or is_panic(error)):
+                raise
+            self._failure = refusal(self._kind, f"the grammar cannot be followed: {error}")
+            raise self._failure from error

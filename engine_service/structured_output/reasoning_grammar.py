@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from folovllm.sampling_params import Reasoning
+from folovllm.parameters.reasoning import Reasoning
 
 # The library's largest count; more than any context.
 _MAX_REPEATS = 2**31 - 1

@@ -10,6 +10,9 @@ import structlog
 
 from folovllm.errors import FolovError, ServerError
 
+EVENT = "call"
+"""Of the line of a request."""
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger("call")
 
 
@@ -17,7 +20,7 @@ def log_end(method: str, code: grpc.StatusCode, started: float, **fields: object
     """Writes the line of a request that began at `started`, a time of time.monotonic()."""
     milliseconds = round((time.monotonic() - started) * 1e3, 1)
     emit = log.warning if code is grpc.StatusCode.INTERNAL else log.info
-    emit("call", method=method, code=code.name, ms=milliseconds, **fields)
+    emit(EVENT, method=method, code=code.name, ms=milliseconds, **fields)
 
 
 def as_folov_error(error: Exception, method: str) -> FolovError:

@@ -2,29 +2,58 @@
 
 import logging
 import sys
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
+import click
 import structlog
 
-LogFormat = Literal["text", "json"]
+from folovllm.serving.args import check, option
+
+LogFormat = Literal["auto", "text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-def configure_logging(
-    log_format: LogFormat = "text", level: str = "info", **fields: object
-) -> None:
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """What is logged, and how."""
+
+    log_format: LogFormat = option(
+        "auto",
+        "text for people, json for one JSON object a line; auto is text at a terminal, else json.",
+        type=click.Choice(get_args(LogFormat)),
+    )
+    log_level: LogLevel = option(
+        "info",
+        "The lowest level that is logged; each request is a line of info.",
+        type=click.Choice(get_args(LogLevel)),
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def as_json(self) -> bool:
+        """Whether lines are JSON, for what standard error is now."""
+        return self.log_format == "json" or (self.log_format == "auto" and not sys.stderr.isatty())
+
+
+def text_renderer() -> structlog.dev.ConsoleRenderer:
+    """Makes lines for people, with colours at a terminal."""
+    # No formatter here shows local variables: they may hold prompts.
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+
+
+def configure_logging(config: LogConfig, **fields: object) -> None:
     """Sets up structlog for the whole process, writing to standard error.
 
     Every line has `fields`, for example to identify one of several processes.
     """
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if log_format == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-    )
-    # No formatter here shows local variables: they may hold prompts.
-    before = [structlog.processors.format_exc_info] if log_format == "json" else []
+    as_json = config.as_json
+    renderer = structlog.processors.JSONRenderer() if as_json else text_renderer()
+    before = [structlog.processors.format_exc_info] if as_json else []
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -35,7 +64,7 @@ def configure_logging(
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
+            logging.getLevelNamesMapping()[config.log_level.upper()]
         ),
         # Writes each line in one call, so that lines of several processes do not mix.
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),

@@ -34,6 +34,12 @@ def reserved_port(host: str, port: int, flag: str = "--port") -> Iterator[int]:
         yield reserved.getsockname()[1]
 
 
+def host_and_port(host: str, port: int) -> str:
+    """An address as gRPC has it: HOST:PORT, with brackets around IPv6."""
+    bare, family = _address(host)
+    return f"[{bare}]:{port}" if family == socket.AF_INET6 else f"{bare}:{port}"
+
+
 def _address(host: str) -> tuple[str, socket.AddressFamily]:
     bare = host.strip("[]")
     return bare, socket.AF_INET6 if ":" in bare else socket.AF_INET
@@ -48,4 +54,4 @@ def _listening_errors(host: str, port: int, flag: str) -> Iterator[None]:
             reason = f"the port is in use; stop what listens there, or choose one with {flag}"
         else:
             reason = error.strerror or str(error)
-        raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from None
+        raise ConfigError(f"cannot listen on {host_and_port(host, port)}: {reason}") from None

@@ -7,6 +7,7 @@ finish within the grace period, then the server stops. A second signal ends the 
 """
 
 import asyncio
+import math
 import signal
 from dataclasses import dataclass
 
@@ -16,10 +17,10 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from folovllm.serving.active_calls import ActiveCalls
-from folovllm.serving.args import Seconds, option
+from folovllm.serving.args import Seconds, check, option
 from folovllm.serving.channel import SERVER_OPTIONS
 from folovllm.serving.interceptor import CallInterceptor
-from folovllm.serving.ports import require_free_port
+from folovllm.serving.ports import host_and_port, require_free_port
 from folovllm.serving.reflection import enable_reflection
 
 # Seconds for the last messages of streams that have just ended to reach their clients.
@@ -32,19 +33,27 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 class ServerConfig:
     """Where and how a service listens."""
 
-    host: str = option("127.0.0.1", "Address to bind; 0.0.0.0 for all.")
-    port: int = option(0, "Port to bind; 0 for any.", type=click.IntRange(0, 65535), metavar="PORT")
+    host: str = option(
+        "127.0.0.1", "Address to bind; 0.0.0.0 for all.", own=True, metavar="ADDRESS"
+    )
+    port: int = option(
+        0, "Port to bind; 0 for any.", own=True, type=click.IntRange(0, 65535), metavar="PORT"
+    )
     grace_period: float = option(
         30.0,
         "Time that running streams get to finish after SIGTERM.",
+        own=True,
         type=Seconds(0),
         metavar="SECONDS",
     )
     reflection: bool = option(
-        True, "Do not serve the schema to tools such as grpcurl.", "--no-reflection"
+        True, "Do not serve the schema to tools such as grpcurl.", "--no-reflection", own=True
     )
     share_port: bool = False
     """Share the port with other processes that do the same; it must be reserved."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class GrpcServer:
@@ -71,7 +80,7 @@ class GrpcServer:
         host, port = self._config.host, self._config.port
         if not self._config.share_port:
             require_free_port(host, port)
-        return self.grpc.add_insecure_port(f"{host}:{port}")
+        return self.grpc.add_insecure_port(host_and_port(host, port))
 
     async def start(self) -> None:
         """Begins to answer, with health NOT_SERVING, and to handle SIGTERM and SIGINT."""
@@ -98,15 +107,24 @@ class GrpcServer:
         """Returns when a stop was requested."""
         await self._stop.wait()
 
-    async def drain(self) -> None:
-        """Ends the server as the module's docstring says."""
+    @property
+    def ends_at_once(self) -> bool:
+        """Whether a stop was requested twice."""
+        return self._hard_stop.is_set()
+
+    async def drain(self, max_grace: float = math.inf) -> None:
+        """Ends the server as the module's docstring says, in no more than `max_grace` seconds."""
         await self._health.enter_graceful_shutdown()
         log.info("draining", calls=len(self.active_calls))
-        finished = asyncio.ensure_future(self.active_calls.drain(self._config.grace_period))
+        finished = asyncio.ensure_future(
+            self.active_calls.drain(min(self._config.grace_period, max_grace))
+        )
         hard_stop = asyncio.ensure_future(self._hard_stop.wait())
         await asyncio.wait({finished, hard_stop}, return_when=asyncio.FIRST_COMPLETED)
         hard_stop.cancel()
         finished.cancel()
         # Health watches never end by themselves; they are cancelled.
         await self.grpc.stop(grace=_LAST_GRACE)
+        # Their tasks end in the loop's next round; if it ended first, each would print a traceback.
+        await asyncio.sleep(0)
         log.info("stopped", cut_off=len(self.active_calls))

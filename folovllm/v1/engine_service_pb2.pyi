@@ -207,6 +207,8 @@ class GetLoadResponse(_message.Message):
     NUM_FREE_KV_BLOCKS_FIELD_NUMBER: _builtins.int
     NUM_REQUESTS_FIELD_NUMBER: _builtins.int
     NUM_ADMISSIBLE_FIELD_NUMBER: _builtins.int
+    NUM_ADMITTED_FIELD_NUMBER: _builtins.int
+    NUM_GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
     num_running: _builtins.int
     """Sequences that hold KV blocks."""
     num_waiting: _builtins.int
@@ -221,6 +223,12 @@ class GetLoadResponse(_message.Message):
     """Requests that were admitted and have not ended."""
     num_admissible: _builtins.int
     """Requests that the engine would still admit."""
+    num_admitted: _builtins.int
+    """Requests that were admitted since the start, those that have ended included."""
+    num_generated_tokens: _builtins.int
+    """Tokens that were generated since the start. Always 0 in a session, to which it would be a
+    change with every step.
+    """
     def __init__(
         self,
         *,
@@ -231,10 +239,12 @@ class GetLoadResponse(_message.Message):
         num_free_kv_blocks: _builtins.int = ...,
         num_requests: _builtins.int = ...,
         num_admissible: _builtins.int = ...,
+        num_admitted: _builtins.int = ...,
+        num_generated_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_cache_usage", b"kv_cache_usage", "num_admissible", b"num_admissible", "num_free_kv_blocks", b"num_free_kv_blocks", "num_queued_tokens", b"num_queued_tokens", "num_requests", b"num_requests", "num_running", b"num_running", "num_waiting", b"num_waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kv_cache_usage", b"kv_cache_usage", "num_admissible", b"num_admissible", "num_admitted", b"num_admitted", "num_free_kv_blocks", b"num_free_kv_blocks", "num_generated_tokens", b"num_generated_tokens", "num_queued_tokens", b"num_queued_tokens", "num_requests", b"num_requests", "num_running", b"num_running", "num_waiting", b"num_waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -183,7 +183,9 @@ class SamplingParams(_message.Message):
     seed: _builtins.int
     """Makes sampling repeatable. Default: drawn by the engine, and echoed in RequestInfo."""
     max_tokens: _builtins.int
-    """Most tokens to generate for each continuation. Default 16, at least 1."""
+    """Most tokens to generate for each continuation. Default 16, at least 1; 4294967295, the greatest
+    value, is as many as the model's context has room for.
+    """
     min_tokens: _builtins.int
     """No stop token, end-of-sequence or stop string counts before this many tokens. Default 0."""
     ignore_eos: _builtins.bool

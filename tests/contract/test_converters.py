@@ -85,7 +85,7 @@ def test_every_finish_reason_is_known() -> None:
     for value in types_pb2.FinishReason.values():
         message = types_pb2.CompletionOutput(finish_reason=value, stop_token_id=3)
         output = CompletionOutput.from_proto(message)
-        assert output.finished == (value != types_pb2.FINISH_REASON_UNSPECIFIED)
+        assert output.finished() == (value != types_pb2.FINISH_REASON_UNSPECIFIED)
         assert output.to_proto().finish_reason == value
 
 

@@ -87,7 +87,7 @@ def fails_to_start(module: str, *flags: str) -> str:
         [sys.executable, "-m", module, *flags], capture_output=True, text=True, timeout=99
     )
     assert done.returncode == 1, done.stderr
-    lines = [line for line in done.stderr.splitlines() if "[info" not in line]
+    lines = [line for line in done.stderr.splitlines() if '"level": "info"' not in line]
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     return lines[0]
 

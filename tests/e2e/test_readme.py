@@ -1,132 +1,37 @@
-"""README's snippets, in the order of the page, as someone who pastes them one by one runs them.
+"""README's snippets run in the order of the page."""
 
-Python runs in one namespace. Commands that ask a server ask a real one; what starts a service,
-builds or installs is read by the parser of what it starts, since other tests start it.
-"""
-
-import re
-import shlex
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import click
 import pytest
-from click.testing import CliRunner
 
-import engine_service.config
-import tokenizer_service.config
-from folovllm_client.cli.commands import commands
 from support.processes.service_processes import ServiceProcess
+from tools.release.readme_page import Shell, run_page
 
 ROOT = Path(__file__).parents[2]
-DEFAULT_ADDRESS = "localhost:50051"
-WEATHER = '''def get_weather(city: str) -> dict[str, object]:
-    """Get the weather in a city."""
-    return {"temperature": 21, "condition": "sunny"}
-'''
-
-
-def snippets() -> Iterator[tuple[str, str]]:
-    """The language and the text of each block that has one."""
-    page = (ROOT / "README.md").read_text()
-    for block in re.finditer(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
-        yield block[1], block[2]
-
-
-class Shell:
-    """Runs the commands of the page against a tokenizer service."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._programs: dict[str, Callable[[list[str]], None]] = {
-            "make": self._make,
-            "pip": self._pip,
-            "folovllm": self._folovllm,
-            "python": self._python,
-            "torchrun": self._torchrun,
-            "docker": self._docker,
-            "grpcurl": self._grpcurl,
-            "buf": self._buf,
-        }
-
-    def run(self, script: str) -> None:
-        """Each line; fails at one that nothing here knows how to run."""
-        for line in script.replace("\\\n", "").splitlines():
-            words = shlex.split(line, comments=True)
-            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-                words.pop(0)
-            if words:
-                assert words[0] in self._programs, f"nothing here runs: {line}"
-                self._programs[words[0]](words[1:])
-
-    def _make(self, words: list[str]) -> None:
-        assert f"\n{words[0]}:" in (ROOT / "Makefile").read_text(), words
-
-    def _pip(self, words: list[str]) -> None:
-        project = (ROOT / "pyproject.toml").read_text()
-        extras = re.findall(r"\[(\w+)\]", " ".join(words))
-        assert words[0] == "install" and all(f"\n{extra} = [" in project for extra in extras)
-
-    def _folovllm(self, words: list[str]) -> None:
-        command = commands.get_command(click.Context(commands), words[0])
-        assert command is not None, words
-        if words[0] == "serve" or "/" in " ".join(words):  # a hub's model is nobody's to fetch here
-            command.make_context(words[0], words[1:]).close()
-            return
-        environment = {"FOLOVLLM_SERVER": self._address}
-        result = CliRunner(env=environment).invoke(commands, words, input="What is 2 + 3?\n")
-        assert result.exit_code == 0 and result.stdout.strip(), (words, result.output)
-
-    def _python(self, words: list[str]) -> None:
-        services = {"engine_service": engine_service, "tokenizer_service": tokenizer_service}
-        assert words[0] == "-m"
-        services[words[1]].config.parse_args(words[2:])
-
-    def _torchrun(self, words: list[str]) -> None:
-        self._python(words[words.index("-m") :])
-
-    def _docker(self, words: list[str]) -> None:
-        files = [words[i + 1] for i, word in enumerate(words) if word == "-f"]
-        assert words[0] == "compose" and all((ROOT / file).is_file() for file in files)
-
-    def _grpcurl(self, words: list[str]) -> None:
-        """By buf, which speaks to the same services in the same way."""
-        body, address, method = words[words.index("-d") + 1], *words[-2:]
-        schema = [
-            str(ROOT / words[i + 1]) for i, word in enumerate(words) if word == "-import-path"
-        ]
-        flags = [part for path in schema for part in ("--schema", path)]
-        plain = ("--protocol", "grpc", "--http2-prior-knowledge", "-d", body)
-        self._buf(["curl", *plain, *flags, f"http://{address}/{method}"])
-
-    def _buf(self, words: list[str]) -> None:
-        words = [word.replace(DEFAULT_ADDRESS, self._address) for word in words]
-        buf = shutil.which("buf", path=str(Path(sys.executable).parent))
-        assert buf is not None
-        done = subprocess.run([buf, *words], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0 and done.stdout.strip().startswith("{"), done.stderr
+BUF = Path(sys.executable).parent / "buf"
 
 
 def test_every_snippet_runs_in_the_order_of_the_page(
-    tokenizer: ServiceProcess,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    tokenizer: ServiceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("weather.py").write_text(WEATHER)
-    shell = Shell(tokenizer.address)
-    namespace: dict[str, object] = {"__name__": "__main__"}
-    printed = []
-    for language, text in snippets():
-        if language == "sh":
-            shell.run(text)
-        else:
-            code = text.replace(DEFAULT_ADDRESS, tokenizer.address)
-            exec(compile(code, "README.md", "exec"), namespace)
-            printed.append(capfd.readouterr().out)
+    printed = run_page(ROOT, tokenizer.address, BUF)
     assert all(printed) and "Anna" in printed[-1]
     assert (tmp_path / "folder" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make no-such-target",
+        "pip install 'folovllm[no_such_extra]'",
+        "folovllm serve --no-such-flag",
+        "python -m engine_service --no-such-flag",
+        "docker compose -f no-such-file.yml up",
+        "no-such-program",
+    ],
+)
+def test_what_there_is_not_fails(line: str, tokenizer: ServiceProcess) -> None:
+    with pytest.raises((Exception, SystemExit)):
+        Shell(ROOT, tokenizer.address, BUF).run(line)

@@ -6,9 +6,10 @@ import re
 import pytest
 from jsonschema import Draft202012Validator
 
-from folovllm import LLM, CacheConfig, Client, InvalidRequestError, SamplingParams, SchedulerConfig
+from folovllm import LLM, Client, InvalidRequestError, SamplingParams
 from folovllm.outputs import CompletionOutput, FinishReason
-from folovllm.sampling_params import Reasoning, StructuredOutput
+from folovllm.parameters.reasoning import Reasoning
+from folovllm.parameters.structured_output import StructuredOutput
 from support.processes.service_processes import ServiceProcess
 
 EOS = {2039, 2041}
@@ -41,12 +42,12 @@ def llm() -> LLM:
 
 @pytest.fixture(scope="module")
 def start(llm: LLM) -> int:
-    return llm.tokenizer.encode("<think>")[0]
+    return llm.get_tokenizer().encode("<think>")[0]
 
 
 @pytest.fixture(scope="module")
 def end(llm: LLM) -> int:
-    return llm.tokenizer.encode("</think>")[0]
+    return llm.get_tokenizer().encode("</think>")[0]
 
 
 def person(reasoning: Reasoning, **changes: object) -> SamplingParams:
@@ -67,7 +68,7 @@ def split(
     index = ids.index(reasoning.end_token_id)
     assert reasoning.max_tokens is None or index <= reasoning.max_tokens
     assert not EOS & set(ids[:index])
-    return ids[:index], llm.tokenizer.decode(ids[index + 1 :])
+    return ids[:index], llm.get_tokenizer().decode(ids[index + 1 :])
 
 
 def check_person(text: str) -> None:
@@ -130,8 +131,10 @@ def test_n_preemption_and_prefix_cache_change_nothing(llm: LLM, start: int, end:
     small = LLM(
         dtype="float32",
         device="cpu",
-        cache=CacheConfig(num_blocks=16, block_size=8),
-        scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=48),
+        block_size=8,
+        num_gpu_blocks_override=16,
+        max_num_seqs=8,
+        max_num_batched_tokens=48,
     )
     reasoning = Reasoning(end, start, max_tokens=8)
     asked = [person(reasoning, seed=seed, max_tokens=90, n=2) for seed in range(4)]
@@ -163,7 +166,7 @@ def test_branches_in_the_middle_of_reasoning(llm: LLM, start: int, end: int) -> 
 def test_tool_calls_as_a_grammar(
     llm: LLM, start: int, end: int, temperature: float, reasons: bool
 ) -> None:
-    call, close = (llm.tokenizer.encode(text)[0] for text in ("<tool_call>", "</tool_call>"))
+    call, close = (llm.get_tokenizer().encode(text)[0] for text in ("<tool_call>", "</tool_call>"))
     lark = f"""start: call ("\\n" call)*
 call: <[{call}]> "\\n" body "\\n" <[{close}]>
 body: "{{\\"name\\": \\"get_weather\\", \\"arguments\\": " args_0 "}}"

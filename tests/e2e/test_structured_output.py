@@ -6,9 +6,9 @@ import re
 import pytest
 from jsonschema import Draft202012Validator
 
-from folovllm import LLM, CacheConfig, Client, SamplingParams, SchedulerConfig
+from folovllm import LLM, Client, SamplingParams
 from folovllm.outputs import FinishReason
-from folovllm.sampling_params import StructuredOutput
+from folovllm.parameters.structured_output import StructuredOutput
 from support.builders.json_schemas import SCHEMAS
 from support.processes.service_processes import ServiceProcess
 
@@ -90,7 +90,7 @@ def test_other_parameters_hold_as_far_as_the_grammar_lets_them(llm: LLM) -> None
     whole = llm.generate(PROMPT, base)[0].outputs[0].text
     stopped = llm.generate(PROMPT, base.clone(stop=(whole[2:4],)))[0].outputs[0]
     assert stopped.text == whole[: whole.index(whole[2:4])]
-    only = llm.tokenizer.encode("a")
+    only = llm.get_tokenizer().encode("a")
     allowed = llm.generate(PROMPT, base.clone(allowed_token_ids=only))[0].outputs[0].text
     assert set(allowed) == {"a"}
     impossible = llm.generate(PROMPT, base.clone(allowed_token_ids=[7]))[0].outputs[0]
@@ -103,8 +103,10 @@ def test_preemption_and_prefix_cache_change_nothing() -> None:
     small = LLM(
         dtype="float32",
         device="cpu",
-        cache=CacheConfig(num_blocks=16, block_size=8),
-        scheduler=SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=48),
+        block_size=8,
+        num_gpu_blocks_override=16,
+        max_num_seqs=8,
+        max_num_batched_tokens=48,
     )
     params = [schema_params(PERSON, seed=seed, max_tokens=80) for seed in range(8)]
     for _ in range(2):

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine_service.config import CacheConfig, SchedulerConfig
 from folovllm.errors import InvalidRequestError
 from folovllm.sampling_params import SamplingParams
-from folovllm_client.llm import LLM
+from folovllm_client.llm.llm import LLM
 from support.builders.sample_tokenizers import VOCAB_SIZE, save_byte_tokenizer
 from support.builders.tiny_models import make_checkpoint, reference_model
 
@@ -34,26 +33,28 @@ def llm(request: pytest.FixtureRequest, folder: Path) -> LLM:
         str(folder),
         dtype="float32",
         device="cpu",
-        cache=CacheConfig(block_size=4, num_blocks=num_blocks),
-        scheduler=SchedulerConfig(max_num_seqs, budget),
+        block_size=4,
+        num_gpu_blocks_override=num_blocks,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=budget,
     )
 
 
 @pytest.mark.parametrize("after", [1, 6, 7])
 def test_a_branch_equals_a_fresh_request_of_its_prefix(llm: LLM, after: int) -> None:
     trunk, forked = llm.generate_branches(PROMPT, GREEDY, BRANCHES, after)
-    (alone,) = llm.generate(PROMPT, GREEDY, show_progress=False)
+    (alone,) = llm.generate(PROMPT, GREEDY, use_tqdm=False)
     assert trunk.outputs[0].token_ids == alone.outputs[0].token_ids
     assert forked.prompt_token_ids == alone.prompt_token_ids + alone.outputs[0].token_ids[:after]
     prefix = {"prompt_token_ids": forked.prompt_token_ids}
-    fresh = llm.generate([prefix] * 4, BRANCHES, show_progress=False)
+    fresh = llm.generate([prefix] * 4, BRANCHES, use_tqdm=False)
     for branch, other in zip(forked.outputs, fresh, strict=True):
         assert branch.token_ids == other.outputs[0].token_ids
     # The text of a branch goes on where that of the trunk's first tokens ends.
     begun = trunk.outputs[0].token_ids[:after]
-    whole = llm.tokenizer.decode_known([*begun, *forked.outputs[1].token_ids])
+    whole = llm.get_tokenizer().decode([*begun, *forked.outputs[1].token_ids])
     assert whole.endswith(forked.outputs[1].text)
-    assert not llm._engine.has_unfinished_requests()
+    assert not llm.llm_engine.has_unfinished_requests()
 
 
 def test_text_is_exact_where_the_fork_splits_a_character(llm: LLM) -> None:
@@ -76,6 +77,7 @@ def test_a_trunk_that_ends_early_has_no_branches(llm: LLM) -> None:
         ([GREEDY.clone(n=2)], 3, "branches[0].n"),
         ([GREEDY, GREEDY.clone(max_tokens=500)], 3, "branches[1].max_tokens"),
         ([GREEDY.clone(prompt_logprobs=1)], 3, "branches[0].prompt_logprobs"),
+        ([GREEDY.clone(truncate_prompt_tokens=1)], 3, "branches[0].truncate_prompt_tokens"),
     ):
         with pytest.raises(InvalidRequestError) as refused:
             llm.generate_branches(PROMPT, GREEDY, branches, after)
@@ -84,7 +86,7 @@ def test_a_trunk_that_ends_early_has_no_branches(llm: LLM) -> None:
 
 def test_scores_equal_log_softmax_and_prompt_logprobs(llm: LLM, folder: Path) -> None:
     prompt = PROMPT["prompt_token_ids"]
-    (says,) = llm.generate(PROMPT, GREEDY.clone(max_tokens=9), show_progress=False)
+    (says,) = llm.generate(PROMPT, GREEDY.clone(max_tokens=9), use_tqdm=False)
     continuations = [
         says.outputs[0].token_ids,
         *(torch.randint(2, VOCAB_SIZE, (n,), generator=GENERATOR).tolist() for n in (1, 2, 17)),
@@ -109,7 +111,7 @@ def check(
         assert logprob == pytest.approx(float(row[tokens[position]]), abs=1e-4)
         assert rank == 1 + int((row > row[tokens[position]] + 1e-5).sum())
     params = SamplingParams(max_tokens=1, prompt_logprobs=0)
-    (given,) = llm.generate({"prompt_token_ids": tokens}, params, show_progress=False)
+    (given,) = llm.generate({"prompt_token_ids": tokens}, params, use_tqdm=False)
     assert given.info is not None
     theirs = [position.token for position in given.info.prompt_logprobs[start:]]
     assert [token.rank for token in theirs] == list(ranks)
@@ -118,10 +120,12 @@ def check(
 
 def test_text_is_scored_as_one(llm: LLM) -> None:
     output = llm.score("he said ", ["hello", "w", [5, 6]])
-    texts = [llm.tokenizer.decode(score.token_ids) for score in output.continuations]
+    texts = [llm.get_tokenizer().decode(score.token_ids) for score in output.continuations]
     assert texts == [" hello", " w", "\x05\x06"]
     # " w" is one token, so the space cannot have been scored apart from it.
     assert output.continuations[1].token_ids == (260,)
-    by_ids = llm.score(llm.tokenizer.encode("he said"), [llm.tokenizer.encode(" hello")])
+    by_ids = llm.score(
+        llm.get_tokenizer().encode("he said"), [llm.get_tokenizer().encode(" hello")]
+    )
     expected = by_ids.continuations[0].logprobs
     assert output.continuations[0].logprobs == pytest.approx(expected, abs=1e-5)

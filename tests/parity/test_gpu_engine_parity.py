@@ -11,7 +11,8 @@ from engine_service.core.request import Branch, Request
 from engine_service.engine.factory import build_engine
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import FinishReason, RequestOutput
-from folovllm.sampling_params import SamplingParams, StructuredOutput
+from folovllm.parameters.structured_output import StructuredOutput
+from folovllm.sampling_params import SamplingParams
 from support.builders.gpu_engine import BLOCK_SIZE, gpu_engine
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.builders.tiny_models import VOCAB_SIZE, make_checkpoint

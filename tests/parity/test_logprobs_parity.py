@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine_service.config import CacheConfig, SchedulerConfig
-from folovllm.outputs import PositionLogprobs, RequestOutput
+from folovllm.logprobs import PositionLogprobs
+from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
-from folovllm_client.llm import LLM
+from folovllm_client.llm.llm import LLM
 from support.builders.sample_tokenizers import VOCAB_SIZE, save_byte_tokenizer
 from support.builders.tiny_models import make_checkpoint, reference_model
 
@@ -82,10 +82,12 @@ def test_they_equal_log_softmax(
         str(folder),
         dtype="float32",
         device="cpu",
-        cache=CacheConfig(block_size=4, num_blocks=num_blocks),
-        scheduler=SchedulerConfig(max_num_seqs, budget),
+        block_size=4,
+        num_gpu_blocks_override=num_blocks,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=budget,
     )
-    outputs = llm.generate(PROMPTS, ASKING, show_progress=False)
+    outputs = llm.generate(PROMPTS, ASKING, use_tqdm=False)
     for output in outputs:
         reference.check_prompt(output)
         reference.check_output(output)
@@ -93,7 +95,7 @@ def test_they_equal_log_softmax(
     assert (sum(preemptions) > 0) == (num_blocks == 28)
     # The prompts are cached now: outputs may come after a hit, prompts are computed again.
     for params, cached in ((ASKING.clone(prompt_logprobs=None), 68), (ASKING, 0)):
-        (again,) = llm.generate(PROMPTS[-1:], params, show_progress=False)
+        (again,) = llm.generate(PROMPTS[-1:], params, use_tqdm=False)
         reference.check_output(again)
         assert again.info and again.info.cached_tokens == cached
         assert [o.token_ids for o in again.outputs] == [o.token_ids for o in outputs[-1].outputs]
@@ -101,7 +103,7 @@ def test_they_equal_log_softmax(
 
 
 def test_processing_changes_draws_and_no_logprob(folder: Path, reference: Reference) -> None:
-    llm = LLM(str(folder), dtype="float32", device="cpu", cache=CacheConfig(num_blocks=40))
+    llm = LLM(str(folder), dtype="float32", device="cpu", num_gpu_blocks_override=40)
     params = ASKING.clone(
         temperature=0.3,
         top_k=3,
@@ -111,7 +113,7 @@ def test_processing_changes_draws_and_no_logprob(folder: Path, reference: Refere
         allowed_token_ids=range(250),
         bad_words_token_ids=[[7], [5, 5]],
     )
-    (output,) = llm.generate(PROMPTS[-1:], params, show_progress=False)
+    (output,) = llm.generate(PROMPTS[-1:], params, use_tqdm=False)
     reference.check_prompt(output)
     reference.check_output(output)
     for each in output.outputs:
@@ -120,17 +122,17 @@ def test_processing_changes_draws_and_no_logprob(folder: Path, reference: Refere
     # A run can be repeated from what it tells about itself.
     assert output.info
     prompt = {"prompt_token_ids": output.prompt_token_ids}
-    (again,) = llm.generate(prompt, output.info.sampling_params, show_progress=False)
+    (again,) = llm.generate(prompt, output.info.sampling_params, use_tqdm=False)
     assert again.info == output.info
     assert [o.logprobs for o in again.outputs] == [o.logprobs for o in output.outputs]
 
 
 def test_bad_words_and_the_models_own_repetition_penalty(folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"repetition_penalty": 1.25, "top_k": 50}')
-    llm = LLM(str(folder), dtype="float32", device="cpu", cache=CacheConfig(num_blocks=40))
-    (output,) = llm.generate("hello", show_progress=False)
+    llm = LLM(str(folder), dtype="float32", device="cpu", num_gpu_blocks_override=40)
+    (output,) = llm.generate("hello", use_tqdm=False)
     assert output.info and output.info.sampling_params.repetition_penalty == 1.25
     params = SamplingParams(temperature=0.0, max_tokens=40, bad_words=("hello", " w"))
-    (output,) = llm.generate("hello", params, show_progress=False)
+    (output,) = llm.generate("hello", params, use_tqdm=False)
     assert output.info and output.info.sampling_params.bad_words == ("hello", " w")
     assert not {259, 260, 119} & set(output.outputs[0].token_ids)

@@ -12,6 +12,7 @@ from folovllm.chat_outputs import ChatFinishReason, ChatOutput, ChatResult
 from folovllm.errors import InvalidRequestError, UnsupportedError, from_rpc_error
 from folovllm.model_files import DEMO_MODEL
 from folovllm.outputs import FinishReason
+from folovllm.sampling_params import SamplingParams
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages
@@ -128,6 +129,10 @@ async def test_the_prompt_is_the_rendered_conversation_and_takes_the_whole_conte
     assert list(sent.prompt_token_ids) == ids_of(text)
     assert sent.sampling_params.max_tokens == CONTEXT - len(sent.prompt_token_ids)
     assert (sent.request_id, sent.cache_salt, sent.priority) == ("mine", "s", 3)
+    unbounded = SamplingParams(max_tokens=None).to_proto()
+    await service.chat(Request(messages=[USER], sampling_params=unbounded))
+    assert len(service.engine.calls) == 2
+    assert service.sent.sampling_params.max_tokens == CONTEXT - len(sent.prompt_token_ids)
 
 
 async def test_no_thinking_is_asked_of_the_template(serve: Serve) -> None:

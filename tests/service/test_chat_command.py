@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from folovllm.chat_outputs import ContentDelta, ReasoningDelta
+from folovllm.sampling_params import UNTIL_CONTEXT_ENDS
 from folovllm.v1 import tokenizer_service_pb2 as wire
 from folovllm_client.cli.commands import commands
 from support.fakes.chat import finish
@@ -61,7 +62,8 @@ def test_options_arrive(fake: FakeTokenizerService, tools: str) -> None:
     assert request.thinking_budget == 9
     assert request.HasField("enable_thinking") and not request.enable_thinking
     assert [tool.name for tool in request.tools] == ["get_weather"]
-    assert [name.name for name, _ in request.sampling_params.ListFields()] == ["temperature"]
+    sent = {field.name: value for field, value in request.sampling_params.ListFields()}
+    assert sent == {"temperature": 0, "max_tokens": UNTIL_CONTEXT_ENDS}
     assert fake.deadlines[0] is not None and fake.deadlines[0] < 60
 
 
@@ -71,7 +73,7 @@ def test_only_answers_go_to_standard_output(fake: FakeTokenizerService, tools: s
     assert result.stdout == f"{answer[::-1]}\n"
     call, figures = result.stderr.splitlines()
     assert call == f'get_weather {{"city": "Oslo"}} → {answer}'
-    assert figures.startswith(f"{len(answer) + 1} tokens · first after ")
+    assert figures.startswith(f"{len(answer) + 1} tokens · first after 250 ms · ")
     fake.scripts = [[ReasoningDelta("Hm\x1b[2J"), ContentDelta("a\x07"), finish("stop")]]
     result = chat(fake, "a")
     assert (result.stdout, result.stderr) == ("a\ufffd\n", "Hm\ufffd[2J\n\n")
@@ -84,10 +86,33 @@ def test_each_line_of_a_pipe_is_a_turn(fake: FakeTokenizerService) -> None:
     assert chat(fake, stdin=b"a\xff\n").stdout == "\ufffda\n"
 
 
+def test_a_dash_reads_one_question(fake: FakeTokenizerService) -> None:
+    assert chat(fake, "-", stdin="ab\n\ncd\n").stdout == "dc\n\nba\n"
+    assert [contents(request) for request in fake.chats] == [["ab\n\ncd"]]
+
+
+@pytest.mark.parametrize("last", ["/exit", "/quit", "/bye"])
+def test_a_command_that_leaves(fake: FakeTokenizerService, last: str) -> None:
+    """What would leave at a terminal without a slash is a question like any in a pipe."""
+    assert chat(fake, stdin=f"exit\nquit\n{last}\nab").stdout == "tixe\ntiuq\n"
+
+
+def test_json_has_a_line_for_each_turn(fake: FakeTokenizerService, tools: str) -> None:
+    result = chat(fake, "--json", "--stats", "--tools", tools, stdin="ab\n!UNAVAILABLE\nIn Oslo?")
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert first["answers"][0]["content"] == "ba"
+    assert first["answers"][0]["finish"]["reason"] == "stop"
+    assert second["answers"][0]["content"] == '{"city": "Oslo", "degrees": 21}'[::-1]
+    figures, error, call, _ = result.stderr.splitlines()
+    assert figures.startswith("3 tokens · first after 250 ms")
+    assert error == "error: no engine is ready"
+    assert call.startswith("get_weather")
+
+
 def test_an_error_drops_the_turn_and_the_chat_goes_on(fake: FakeTokenizerService) -> None:
     result = chat(fake, stdin="ab\n!!UNAVAILABLE\n!INVALID_ARGUMENT\ncd\n")
     assert (result.exit_code, result.stdout) == (1, "ba\na\ndc\n")
-    assert result.stderr == "error: no engine is ready\nerror: top_p is wrong\n"
+    assert result.stderr == "error: no engine is ready\nerror: --top-p is wrong\n"
     assert contents(fake.chats[-1]) == ["ab", "ba", "cd"]
 
 
@@ -208,8 +233,9 @@ def test_a_chat_at_a_terminal(fake: FakeTokenizerService, tools: str, tmp_path: 
         terminal.until("\n> ")
         terminal.type(CTRL_P + "d\n")
         assert "dcba\n" in terminal.until("\n> ")
-        terminal.type("/exit\n")
+        terminal.type("quit\n")
         assert terminal.exit_code() == 0
+    assert contents(fake.chats[-1]) == ["abcd"]
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_chat(

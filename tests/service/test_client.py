@@ -15,6 +15,7 @@ from folovllm.errors import (
     QueueFullError,
     ServerError,
     UnavailableError,
+    UnreachableError,
     UnsupportedError,
 )
 from folovllm.model_info import ModelInfo
@@ -23,7 +24,6 @@ from folovllm.sampling_params import SamplingParams
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.v1 import types_pb2
 from folovllm_client.api.async_client import AsyncClient
-from folovllm_client.api.requests import UnreachableError
 from folovllm_client.api.sync_client import Client
 from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
 
@@ -86,7 +86,7 @@ def test_the_fields_of_a_request_arrive(client: Client, fake: FakeTokenizerServi
 def test_streamed_pieces_are_deltas(client: Client) -> None:
     pieces = list(client.stream("abc"))
     assert [piece.text for piece in pieces] == ["c", "b", "a"]
-    assert [piece.finished for piece in pieces] == [False, False, True]
+    assert [piece.finished() for piece in pieces] == [False, False, True]
 
 
 def test_closing_a_stream_cancels_the_call(client: Client, fake: FakeTokenizerService) -> None:
@@ -119,7 +119,7 @@ def test_closing_the_client_ends_a_stream_that_another_thread_reads(address: str
     assert began.wait(10)
     client.close()
     reader.join(10)
-    assert failures == ["CancelledRequestError"]
+    assert failures == ["ClientClosedError"]
 
 
 def test_text_and_ids(client: Client) -> None:
@@ -186,7 +186,8 @@ def test_a_deadline_of_the_call_wins_over_the_clients(address: str) -> None:
         (lambda client: client.stream({"ids": [1]}), "prompt"),
         (lambda client: client.stream(b"bytes"), "prompt"),
         (lambda client: client.stream([-1]), "token_ids"),
-        (lambda client: client.stream(["a"]), "token_ids"),
+        (lambda client: client.stream([1, "a"]), "prompt_token_ids"),
+        (lambda client: client.stream(["a", "b"]), "prompt"),
         (lambda client: client.stream("\ud800"), "text"),
         (lambda client: client.stream("a", priority=2**31), "priority"),
         (lambda client: client.stream("a", SamplingParams(stop=("\ud800",))), "sampling_params"),
@@ -305,3 +306,27 @@ async def test_leaving_an_async_stream_cancels_the_call(
             async with aclosing(client.stream("forever")) as stream:
                 await anext(stream)
         assert await asyncio.to_thread(fake.cancelled.wait, 10)
+
+
+def test_prompts_of_every_form(client: Client, fake: FakeTokenizerService) -> None:
+    output = client.generate({"prompt": "ab", "cache_salt": "s"})
+    assert (output.prompt, output.prompt_token_ids) == ("ab", [97, 98])
+    assert client.generate({"prompt": "ab", "prompt_token_ids": [99]}).outputs[0].text == "c"
+    assert fake.requests[0].cache_salt == "s"
+    with pytest.raises(InvalidRequestError, match="^one prompt a call; generate_many takes sev"):
+        client.generate(["a", "b"])  # type: ignore[list-item]
+    with pytest.raises(InvalidRequestError, match="^a prompt has no multi_modal_data$"):
+        client.generate({"prompt": "a", "multi_modal_data": {}})
+
+
+def test_sampling_parameters_are_keywords(client: Client, fake: FakeTokenizerService) -> None:
+    client.generate("a", max_tokens=32, temperature=0)
+    list(client.stream("a", SamplingParams(top_p=0.5), n=2))
+    client.chat("a", max_completion_tokens=32, logit_bias={"7": 1})
+    assert fake.requests[0].sampling_params == types_pb2.SamplingParams(
+        max_tokens=32, temperature=0
+    )
+    assert fake.requests[1].sampling_params == SamplingParams(top_p=0.5, n=2).to_proto()
+    assert fake.chats[0].sampling_params == types_pb2.SamplingParams(
+        max_tokens=32, logit_bias={7: 1}
+    )

@@ -179,3 +179,14 @@ async def test_leaving_an_async_chat_cancels_the_call(fake: FakeTokenizerService
         async with aclosing(client.stream_chat("forever")) as stream:
             await anext(stream)
         assert await asyncio.to_thread(fake.cancelled.wait, 10)
+
+
+def test_keywords_of_openai_reach_every_answer(client: Client, fake: FakeTokenizerService) -> None:
+    choice = {"type": "function", "function": {"name": "get_weather"}}
+    client.chat_with_tools("Weather in Oslo?", [get_weather], tool_choice=choice, max_tokens=9)
+    list(client.stream_chat("a", response_format={"type": "json_object"}, max_tokens=9))
+    assert [chat.sampling_params.max_tokens for chat in fake.chats] == [9, 9, 9]
+    assert [chat.tool_choice.name for chat in fake.chats] == ["get_weather", "", ""]
+    assert fake.chats[2].response_format.HasField("json_object")
+    with pytest.raises(InvalidRequestError, match="for one answer, not for 2"):
+        client.chat_with_tools("a", [get_weather], n=2)

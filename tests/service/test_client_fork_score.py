@@ -29,6 +29,9 @@ def test_fork_streams_the_branches(fake: FakeTokenizerService) -> None:
         with pytest.raises(InvalidRequestError) as refused:
             list(client.fork("forever", BRANCHES, index=-1))
     assert refused.value.field == "index"
+    with Client(fake.address) as client, pytest.raises(InvalidRequestError) as refused:
+        client.fork("forever", [SamplingParams(), SamplingParams(stop=("\ud800",))])
+    assert refused.value.field == "branches[1]"
     assert [branch.text for branch in RequestOutput.join(pieces).outputs] == ["a", "b"]
     sent = fake.forks[0]
     assert (sent.request_id, sent.index, sent.fork_id) == ("forever", 2, "mine")
@@ -50,7 +53,7 @@ async def test_scores_come_back(fake: FakeTokenizerService) -> None:
         assert client.score([1, 2], given) == output
         with pytest.raises(InvalidRequestError) as refused:
             client.score("text", [[-1]])
-    assert refused.value.field == "continuations"
+    assert refused.value.field == "continuations[0].token_ids"
     async with AsyncClient(fake.address) as async_client:
         assert await async_client.score("text", given) == output
     assert [score.token_ids for score in output.continuations] == [(97, 98), (7, 8, 9), (5,)]

@@ -27,10 +27,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def two_ranks(folder: Path) -> Iterator[tuple[ServiceProcess, list[psutil.Process]]]:
+def two_ranks(
+    folder: Path, *more_flags: str
+) -> Iterator[tuple[ServiceProcess, list[psutil.Process]]]:
     """The launcher and its ranks, in their order, once they serve."""
     flags = ("--model", str(folder), "--num-blocks", "64", "--grace-period", "60", *ENGINE_FLAGS)
-    service = ServiceProcess("engine_service", *flags, launcher=TORCHRUN)
+    service = ServiceProcess("engine_service", *flags, *more_flags, launcher=TORCHRUN)
     ranks: list[psutil.Process] = []
     try:
         service.wait_serving()
@@ -79,7 +81,7 @@ def test_two_ranks_serve_what_one_would_and_stop_together(folder: Path) -> None:
         service.process.wait(timeout=60)
         psutil.wait_procs(ranks, timeout=30)
         assert not any(rank.is_running() for rank in ranks)
-        assert "ranks=2" in service.log and "cut_off=0" in service.log
+        assert '"ranks": 2' in service.log and '"cut_off": 0' in service.log
         assert "the rank ends" not in service.log and "failed" not in service.log
 
 
@@ -98,3 +100,18 @@ def test_a_rank_that_is_killed_takes_all_along(folder: Path, killed: int) -> Non
         psutil.wait_procs(ranks, timeout=30)
         assert not any(rank.is_running() for rank in ranks)
         assert ("the engine failed" if killed else "the rank ends") in service.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_rank_that_is_stopped_takes_all_along(folder: Path, stopped: int, busy: bool) -> None:
+    with two_ranks(folder, "--max-step-seconds", "2") as (service, ranks):
+        with grpc.insecure_channel(service.address, CLIENT_OPTIONS) as channel:
+            if busy:
+                next(engine_service_pb2_grpc.EngineServiceStub(channel).Generate(ask(400)))
+            other = ranks[1 - stopped]
+            ranks[stopped].suspend()
+            assert psutil.wait_procs([other], timeout=15)[0], service.log
+        ranks[stopped].kill()
+        service.process.wait(timeout=60)

@@ -20,7 +20,9 @@ from folovllm.errors import (
     UnavailableError,
     from_rpc_error,
 )
-from folovllm.outputs import CompletionOutput, Logprob, PositionLogprobs, RequestOutput
+from folovllm.logprobs import Logprob, PositionLogprobs
+from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
+from folovllm.sampling_params import SamplingParams
 from folovllm.serving.channel import CLIENT_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
@@ -126,6 +128,15 @@ async def test_a_seed_is_drawn_and_told(service: Service) -> None:
     assert seeds[0] != seeds[1]
 
 
+async def test_without_a_bound_the_context_is_the_bound(service: Service) -> None:
+    unbounded = SamplingParams(temperature=0.0, seed=7, ignore_eos=True, max_tokens=None)
+    request = types_pb2.Request(prompt_token_ids=PROMPT, sampling_params=unbounded.to_proto())
+    result = await service.generate(request)
+    assert result.outputs[0].finish_reason is FinishReason.LENGTH
+    assert len(PROMPT) + len(result.outputs[0].token_ids) == 128
+    assert result.info is not None and result.info.sampling_params == unbounded
+
+
 def sequences(*sequences: list[int]) -> list[types_pb2.TokenIds]:
     return [types_pb2.TokenIds(ids=ids) for ids in sequences]
 
@@ -222,7 +233,7 @@ async def test_no_message_grows_over_its_limit(
     ]
     assert [len(message.token_ids) for message in messages] == [4, 4, 4, 2]
     assert [bool(message.info) for message in messages] == [True, False, False, False]
-    assert [message.finished for message in messages] == [False, False, False, True]
+    assert [message.finished() for message in messages] == [False, False, False, True]
     for end in range(1, 5):
         joined = RequestOutput.join(messages[:end]).outputs[0]
         assert joined.token_ids == expected_tokens(PROMPT, 14, seed=7)[: 4 * end]
@@ -493,6 +504,10 @@ async def test_model_info_and_load(service: Service) -> None:
     assert (info.model_id, info.vocab_size, info.num_kv_blocks) == ("fake", 1000, 64)
     load = await service.stub.GetLoad(engine_service_pb2.GetLoadRequest())
     assert (load.num_running, load.num_free_kv_blocks, load.num_admissible) == (0, 64, 100)
+    assert (load.num_admitted, load.num_generated_tokens) == (0, 0)
+    await service.generate(ask(max_tokens=5))
+    load = await service.stub.GetLoad(engine_service_pb2.GetLoadRequest())
+    assert (load.num_admitted, load.num_generated_tokens) == (1, 5)
 
 
 async def test_calls_may_be_cut_off_at_any_moment(service: Service) -> None:

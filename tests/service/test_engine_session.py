@@ -329,7 +329,7 @@ async def test_a_bug_in_one_request_is_logged_and_harms_no_other(
     to_proto = CompletionOutput.to_proto
 
     def fail(output: CompletionOutput) -> types_pb2.CompletionOutput:
-        if output.request_id == "out" and output.finished:
+        if output.request_id == "out" and output.finished():
             raise KeyError("a bug")
         return to_proto(output)
 

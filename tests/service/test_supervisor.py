@@ -1,6 +1,7 @@
 """Supervisor, `serve` and `demo` over stand-ins for the two services."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 import folovllm_client.cli.demo
-import folovllm_client.cli.serve
+import folovllm_client.cli.serve.run
 from folovllm_client.cli.commands import commands
-from folovllm_client.cli.serve import supervise
+from folovllm_client.cli.serve.run import supervise
 from folovllm_client.launch import child
 from folovllm_client.launch.service_commands import ServeOptions, free_ports
 from folovllm_client.launch.supervisor import (
@@ -138,7 +139,7 @@ async def test_the_end_of_one_service_ends_the_other() -> None:
     log = Log()
     services, _ = supervisor(FAILING_ENGINE, log)
     # Does not wait for ready: on a busy machine that may come before the end.
-    with pytest.raises(ServiceEndedError, match="the engine service ended with exit code 3"):
+    with pytest.raises(ServiceEndedError, match="^the engine service ended: no weights$"):
         await run_services(services, services.ended)
     assert "error: no weights" in log.lines
 
@@ -146,8 +147,38 @@ async def test_the_end_of_one_service_ends_the_other() -> None:
 async def test_a_killed_service_is_named_with_its_signal() -> None:
     log = Log()
     services, _ = supervisor("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", log)
-    with pytest.raises(ServiceEndedError, match="the engine service ended with SIGKILL"):
+    with pytest.raises(ServiceEndedError, match="the engine service ended: SIGKILL killed it"):
         await run_services(services, services.ended)
+
+
+async def test_a_service_that_only_logs_its_failure_is_quoted_too() -> None:
+    log = Log()
+    entry = {
+        "event": "the engine failed",
+        "level": "error",
+        "exception": "Trace\n  x\nValueError: y",
+    }
+    services, _ = supervisor(f"import sys; print({json.dumps(entry)!r}); sys.exit(1)", log)
+    with pytest.raises(
+        ServiceEndedError, match="^the engine service ended: the engine failed: ValueError: y$"
+    ):
+        await run_services(services, services.ended)
+
+
+async def test_a_service_without_a_word_ends_with_its_exit_code() -> None:
+    services, _ = supervisor("raise SystemExit(3)", Log())
+    with pytest.raises(ServiceEndedError, match="^the engine service ended: exit code 3$"):
+        await run_services(services, services.ended)
+
+
+async def test_services_do_not_read_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLOVLLM_PORT", "1")
+    log = Log()
+    program = "import os; print([name for name in os.environ if name.startswith('FOLOV')])"
+    services, _ = supervisor(program, log)
+    with pytest.raises(ServiceEndedError):
+        await run_services(services, services.ended)
+    assert "[]" in log.lines
 
 
 async def test_lines_of_any_length_arrive_whole() -> None:
@@ -179,8 +210,8 @@ async def test_serve_says_where_it_listens(capsys: pytest.CaptureFixture[str]) -
     services, options = supervisor(ENGINE, Log(), StoppedWhenReady)
     await supervise(services, options)
     shown = capsys.readouterr().out
-    assert f"127.0.0.1:{options.port}" in shown and f"127.0.0.1:{options.engine_port}" in shown
-    assert f"generate --server 127.0.0.1:{options.port}" in shown
+    assert options.address in shown and options.engine_address in shown
+    assert f"generate --server {options.address}" in shown
 
 
 def test_demo_shows_answers_and_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +231,7 @@ def test_demo_that_fails_shows_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(commands, ["demo"])
     assert result.exit_code == 1
     assert "error: no weights\n" in result.stderr
-    assert "error: the engine service ended with exit code 3" in result.stderr
+    assert "error: the engine service ended: no weights" in result.stderr
 
 
 def test_demo_that_is_interrupted_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,15 +249,17 @@ def test_serve_ends_with_one_line_when_a_service_does(monkeypatch: pytest.Monkey
     arguments = ["serve", "--port", str(port), "--engine-port", str(engine_port)]
     result = CliRunner().invoke(commands, arguments)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.splitlines()[-1].startswith("error: the engine service ended")
+    assert result.stderr == "error: the engine service ended: no weights\n"
 
 
 def _stand_in(
     monkeypatch: pytest.MonkeyPatch, engine: str, tokenizer: Sequence[str] = FAKE
 ) -> None:
-    for module in (folovllm_client.cli.demo, folovllm_client.cli.serve):
+    for module in (folovllm_client.cli.demo, folovllm_client.cli.serve.run):
         monkeypatch.setattr(
-            module, "service_commands", lambda options: stand_ins(engine, tokenizer, options.port)
+            module,
+            "service_commands",
+            lambda options: stand_ins(engine, tokenizer, options.tokenizer.server.port),
         )
 
 

@@ -12,13 +12,8 @@ import grpc
 import pytest
 
 from folovllm.errors import InvalidRequestError, from_rpc_error
-from folovllm.outputs import (
-    CompletionOutput,
-    FinishReason,
-    Logprob,
-    PositionLogprobs,
-    RequestOutput,
-)
+from folovllm.logprobs import Logprob, PositionLogprobs
+from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2 as messages

@@ -32,14 +32,14 @@ ROOT = Path(__file__).parents[2]
 NO_ENGINE = "127.0.0.1:1"
 
 FAILING = """
-from folovllm.serving.logs import configure_logging
+from folovllm.serving.logs import LogConfig, configure_logging
 from tokenizer_service.workers import Workers
-configure_logging("json")
+configure_logging(LogConfig("json"))
 Workers(2, lambda: 3).run()
 """
 FAILING_AT_THE_END = """
 import signal, sys
-from folovllm.serving.logs import configure_logging
+from folovllm.serving.logs import LogConfig, configure_logging
 from tokenizer_service.workers import Workers
 
 def stop(*_):
@@ -51,7 +51,7 @@ def work():
     while True:
         signal.pause()
 
-configure_logging("json")
+configure_logging(LogConfig("json"))
 sys.exit(Workers(1, work).run())
 """
 

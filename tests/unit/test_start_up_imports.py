@@ -34,7 +34,7 @@ def loaded_by(program: str) -> set[str]:
         ("import engine_service.__main__", {"torch", "numpy", "llguidance"}),
         ("import tokenizer_service.__main__", {"torch", "transformers", "numpy", "jinja2"}),
         (
-            "import folovllm_client.cli.commands, folovllm_client.cli.serve",
+            "import folovllm_client.cli.commands, folovllm_client.cli.serve.run",
             {"torch", "transformers", "numpy", "pydantic", "prompt_toolkit"},
         ),
         # Not among the packages of folovllm[client].

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatFinishReason, ChatOutput
-from folovllm.outputs import CompletionOutput, PositionLogprobs
+from folovllm.logprobs import PositionLogprobs
+from folovllm.outputs import CompletionOutput
 from tokenizer_service.chat.parser import ChatParser
 from tokenizer_service.text.output_processor import visible_ids
 
@@ -54,7 +55,7 @@ class _Answer:
         was_stopped = self._parser.stop is not None
         if not was_stopped:
             events = self._parse(delta)
-        if delta.finished:
+        if delta.finished():
             self._finished = True
             events.append(self._finish(delta))
         stops = self._parser.stop is not None and not was_stopped and not self._finished
@@ -66,7 +67,7 @@ class _Answer:
         num_taken = len(delta.token_ids)
         if self._parser.stop is not None:
             num_taken = self._parser.num_tokens - num_before
-        elif delta.finished:
+        elif delta.finished():
             events += self._parser.finish()
         self._num_tokens += num_taken
         self._token_ids += delta.token_ids[:num_taken]

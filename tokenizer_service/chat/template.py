@@ -22,7 +22,8 @@ class ChatTemplate:
 
     def __init__(self, text: str = "", special_tokens: Mapping[str, str] | None = None) -> None:
         self._text = text
-        self._special_tokens = dict(special_tokens or {})
+        self.special_tokens: Mapping[str, str] = dict(special_tokens or {})
+        """Names and texts, as templates see them."""
 
     @classmethod
     def from_folder(cls, path: Path) -> "ChatTemplate":
@@ -36,19 +37,27 @@ class ChatTemplate:
         if not self._text:
             raise UnsupportedError("the model that is served has no chat template")
 
-    def render(self, conversation: Conversation) -> str:
+    def with_text(self, text: str) -> "ChatTemplate":
+        """Another template, which sees the same special tokens."""
+        return ChatTemplate(text, self.special_tokens)
+
+    def render(
+        self, conversation: Conversation, extra_variables: Mapping[str, object] | None = None
+    ) -> str:
         """The conversation as the model sees it. Takes as long as the template does.
 
-        Raises InvalidRequestError naming `messages` if the template refuses them, and
-        UnsupportedError if there is no template or it is invalid.
+        The template sees `extra_variables` too; they take precedence. Raises InvalidRequestError
+        naming `messages` if the template refuses them, and UnsupportedError if there is no template
+        or it is invalid.
         """
         self.check_available()
         from jinja2 import TemplateSyntaxError
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        variables: dict[str, Any] = dict(self._special_tokens)
+        variables: dict[str, Any] = dict(self.special_tokens)
         if conversation.enable_thinking is not None:
             variables["enable_thinking"] = conversation.enable_thinking
+        variables |= extra_variables or {}
         try:
             rendered = render_jinja_template(
                 conversations=[[_message(message) for message in conversation.messages]],

@@ -19,8 +19,8 @@ from folovllm.errors import (
     from_status_bytes,
 )
 from folovllm.request_id import new_request_id
-from folovllm.request_names import check_name
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
+from folovllm.serving.request_names import check_name
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION, EngineStream, WakeRounds
 

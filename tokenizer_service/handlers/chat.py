@@ -43,7 +43,7 @@ async def chat(request: ChatRequest, services: Services) -> AsyncGenerator[ChatO
     with errors_named_for({"prompt_token_ids": "messages", **constraints.engine_fields}):
         command = await generate_command(request, request_id, prompt_token_ids, params, services)
         sent = command.generate.sampling_params
-        if not sent.HasField("max_tokens"):
+        if params.max_tokens is None:
             max_model_len = services.engines.model_info().max_model_len
             sent.max_tokens = max_model_len - len(prompt_token_ids)
         constraints.constrain(sent, services.markers, thinking)

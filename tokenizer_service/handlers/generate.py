@@ -70,5 +70,5 @@ async def _prompt_token_ids(request: GenerateRequest, services: Services) -> Seq
             len(request.text), services.tokenizer.encode, request.text
         )
     if not token_ids:
-        raise InvalidRequestError(kind, "the prompt is empty")
+        raise InvalidRequestError(kind, "the prompt is empty; give it a text or token ids")
     return token_ids

@@ -77,6 +77,21 @@ class ByteDetokenizer:
         return b"".join([table[i] for i in token_ids if i < size and i not in hidden])
 
 
+class NoText:
+    """A Detokenizer for those who want the ids alone."""
+
+    def skip(self, token_ids: Sequence[int]) -> None:
+        """See Detokenizer."""
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """See Detokenizer."""
+        return ""
+
+    def flush(self) -> str:
+        """See Detokenizer."""
+        return ""
+
+
 class StoppingDetokenizer:
     """The text of one sequence by its SamplingParams; at a stop string it is done.
 
@@ -90,7 +105,11 @@ class StoppingDetokenizer:
         self.num_tokens = 0
         """Ids that were pushed; after a stop string, up to the one that completed it."""
         self._min_tokens = params.min_tokens
-        self._detokenizer = new_detokenizer(tokenizer, params.skip_special_tokens)
+        self._detokenizer: Detokenizer = (
+            new_detokenizer(tokenizer, params.skip_special_tokens)
+            if params.detokenize
+            else NoText()
+        )
         self._stop_strings = (
             StopStrings(params.stop, params.include_stop_str_in_output) if params.stop else None
         )

@@ -97,10 +97,10 @@ class _Continuation:
         output = CompletionOutput(request_id=delta.request_id, index=delta.index)
         if self.stop is None:
             output = self._advance(delta)
-        if delta.finished:
+        if delta.finished():
             self.finished = True
             _finish(output, delta, self.stop, self._detokenizer.num_tokens)
-        is_empty = not (output.text or output.token_ids or output.finished or output.info)
+        is_empty = not (output.text or output.token_ids or output.finished() or output.info)
         return None if is_empty else output
 
     def _advance(self, delta: CompletionOutput) -> CompletionOutput:
@@ -110,7 +110,7 @@ class _Continuation:
         text = detokenizer.push(visible)
         if detokenizer.stop is None:
             detokenizer.num_tokens += len(delta.token_ids) - len(visible)
-            text += detokenizer.flush() if delta.finished else ""
+            text += detokenizer.flush() if delta.finished() else ""
         num_tokens = detokenizer.num_tokens - num_before
         return CompletionOutput(
             request_id=delta.request_id,

@@ -50,7 +50,7 @@ def encode_score(
     """
     prompt_ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
     if not prompt_ids:
-        raise InvalidRequestError("prompt", "the prompt is empty")
+        raise InvalidRequestError("prompt", "the prompt is empty; give it a text or token ids")
     if len(prompt_ids) >= max_model_len:
         raise InvalidRequestError(
             "prompt",

@@ -4,6 +4,8 @@ The match that is complete first wins, and of those complete at the same charact
 needs no more text than the match, and the result is the same however the text is split.
 """
 
+from collections.abc import Sequence
+
 
 class StopStrings:
     """Watches one continuation's text; holds back what may begin a stop string.
@@ -13,7 +15,7 @@ class StopStrings:
     the string's length, and the longest state is what must be held back.
     """
 
-    def __init__(self, stop: tuple[str, ...], include_in_output: bool = False) -> None:
+    def __init__(self, stop: Sequence[str], include_in_output: bool = False) -> None:
         self._stop = stop
         self._include_in_output = include_in_output
         self._first_characters = {string[0] for string in stop}

@@ -4,7 +4,7 @@ A model's vocabulary may be larger than its tokenizer's, because embeddings are 
 ids have no text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,13 +106,14 @@ class Tokenizer:
         texts = self._backend.decode_batch([[i] for i in token_ids], skip_special_tokens=False)
         return [text.encode() for text in texts]
 
-    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids; invalid UTF-8 becomes U+FFFD.
+    def decode(self, token_ids: int | Iterable[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids, or of one, also from an array; invalid UTF-8 becomes U+FFFD.
 
         Raises InvalidRequestError for an id that is not in the vocabulary.
         """
-        check_token_ids(token_ids, self.vocab_size)
-        return self.decode_known(token_ids, skip_special_tokens)
+        ids = [token_ids] if isinstance(token_ids, int) else [int(i) for i in token_ids]
+        check_token_ids(ids, self.vocab_size)
+        return self.decode_known(ids, skip_special_tokens)
 
     def decode_known(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """As decode, but ids of the model that the tokenizer lacks have no text."""

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from engine_service.config import QUANTIZATIONS
 from folovllm.sampling_params import SamplingParams
-from folovllm_client.llm import LLM
+from folovllm_client.llm.llm import LLM
 from tools.demo_model.sample import Draw, Sample
 from tools.demo_model.skills import arithmetic, facts, records, stories, tool_calls
 

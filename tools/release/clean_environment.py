@@ -1,4 +1,4 @@
-"""CleanEnvironment: what a user has who has installed the client and nothing else of ours."""
+"""CleanEnvironment: what a user has who has installed a part, and nothing else of ours."""
 
 import sys
 from collections.abc import Mapping
@@ -6,7 +6,6 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from tools.release.client_range import EXTRA
 from tools.release.steps import run
 
 # A user's own; with them the messages of the contract have types too.
@@ -22,8 +21,12 @@ class CleanEnvironment:
         self._folder = folder
         self._bin = folder / "bin"
 
-    def install(self, wheel: Path, versions: Mapping[str, Version]) -> None:
+    def install(
+        self, wheel: Path, extra: str, versions: Mapping[str, Version], *options: str
+    ) -> None:
         """Makes the environment; packages have the `versions` that are given, or the newest.
+
+        `options` are pip's.
 
         Raises ReleaseError.
         """
@@ -31,7 +34,13 @@ class CleanEnvironment:
         constraints = self._folder / "constraints.txt"
         constraints.write_text("".join(f"{name}=={v}\n" for name, v in versions.items()))
         advice = "correct the ranges in pyproject.toml, unless it is the network"
-        what = ("--constraint", constraints, f"{wheel}[{EXTRA}]", *_CHECKER)
+        what: list[str | Path] = [
+            *options,
+            "--constraint",
+            constraints,
+            f"{wheel}[{extra}]",
+            *_CHECKER,
+        ]
         self._pip("install", *what, advice=advice)
         self._pip("check", advice="correct the ranges in pyproject.toml")
 
@@ -47,16 +56,22 @@ class CleanEnvironment:
         advice = "the types of the packages, or their py.typed, do not reach a user"
         run(self._bin / "mypy", *options, script, advice=advice, folder=self._folder)
 
-    def run_script(self, script: Path, *arguments: str) -> None:
-        """Runs a script that can import nothing but what is installed. Raises ReleaseError."""
-        advice = "the client does not work with these versions; see above"
-        python = self._bin / "python"
-        run(python, "-I", *_WARNINGS, script, *arguments, advice=advice, folder=self._folder)
+    def run_client(self, script: Path, *arguments: str) -> None:
+        """Runs a client's script; a warning of generated code fails it. Raises ReleaseError."""
+        self.run_script(*_WARNINGS, script, *arguments)
 
-    def run_command(self, *arguments: str) -> None:
-        """Runs `folovllm`. Raises ReleaseError."""
-        advice = "the command does not work where only the client is installed; see above"
-        run(self._bin / "folovllm", *arguments, advice=advice, folder=self._folder)
+    def run_script(self, *arguments: str | Path) -> str:
+        """Runs a script that can import nothing but what is installed; what it prints.
+
+        Raises ReleaseError.
+        """
+        advice = "it does not work as it is installed; see above"
+        return run(self._bin / "python", "-I", *arguments, advice=advice, folder=self._folder)
+
+    def run_command(self, *arguments: str) -> str:
+        """Runs `folovllm`; what it prints. Raises ReleaseError."""
+        advice = "the command does not work as it is installed; see above"
+        return run(self._bin / "folovllm", *arguments, advice=advice, folder=self._folder)
 
     def _pip(self, *arguments: str | Path, advice: str) -> None:
         pip = (self._bin / "python", "-m", "pip", "--disable-pip-version-check")

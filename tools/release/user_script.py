@@ -43,9 +43,11 @@ class Engine:
         self._idle = self.load()
 
     def load(self) -> engine_service_pb2.GetLoadResponse:
-        """Its load now."""
+        """Its load now, without what it counts since it started."""
         response = self._stub.GetLoad(engine_service_pb2.GetLoadRequest(), timeout=SECONDS)
         assert_type(response, engine_service_pb2.GetLoadResponse)
+        response.ClearField("num_admitted")
+        response.ClearField("num_generated_tokens")
         return response
 
     def check_busy(self) -> None:

@@ -1,43 +1,72 @@
 """Chats as Python values, to the message of the contract.
 
-Messages and tools may be given as the classes of `folovllm.chat` or as the dicts that OpenAI's API
-takes. An invalid value raises InvalidRequestError, which names the field, before anything is sent;
-the server checks what depends on the model.
+An invalid value raises InvalidRequestError, which names the field, before anything is sent; the
+server checks what depends on the model.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
-from typing import Any, TypedDict, TypeVar, Unpack
+from collections.abc import Iterable, Mapping
+from typing import Any, Unpack
 
-from folovllm.chat import ChatMessage, Conversation, Role, Tool, ToolCall
-from folovllm.errors import InvalidRequestError
+from folovllm.chat import Conversation
+from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.v1 import tokenizer_service_pb2 as wire
+from folovllm_client.api.chat_messages import (
+    Messages,
+    ToolFunction,
+    ToolLike,
+    as_fields,
+    message_as_dict,
+    read_messages,
+    read_tools,
+)
 from folovllm_client.api.requests import (
-    AnySamplingParams,
+    SharedOptions,
     field_errors,
     set_fields,
     set_sampling_params,
 )
+from folovllm_client.api.sampling_keywords import AnySamplingParams, with_keywords
 
-ToolFunction = Callable[..., object]
-Messages = str | Iterable[ChatMessage | Mapping[str, Any]]
-"""A conversation; one text is what the user says."""
-ToolLike = Tool | ToolFunction | Mapping[str, Any]
+__all__ = [
+    "MAX_TOOL_ROUNDS",
+    "ChatOptions",
+    "ChatRequestOptions",
+    "Messages",
+    "ResponseFormat",
+    "ToolChoice",
+    "ToolFunction",
+    "ToolLike",
+    "chat_request",
+    "message_as_dict",
+    "read_messages",
+    "read_tools",
+]
+
+ToolChoice = str | Mapping[str, Any]
+"""As text, or in OpenAI's form, {"type": "function", "function": {"name": "add"}}."""
 ResponseFormat = str | Mapping[str, Any] | type[Any] | None
-"""None for free text, "json_object", a JSON schema, or a pydantic model class."""
+"""None for free text, "json_object", a JSON schema, a pydantic model class, or OpenAI's form, such
+as {"type": "json_schema", "json_schema": {"name": "person", "schema": …}}."""
 
 MAX_TOOL_ROUNDS = 8
 """Default limit on the answers of a model that calls tools."""
 
-_T = TypeVar("_T")
-_MESSAGE_KEYS = frozenset(("role", "content", "reasoning_content", "tool_calls", "tool_call_id"))
+_MODES = {
+    "none": wire.ToolChoice.MODE_NONE,
+    "required": wire.ToolChoice.MODE_REQUIRED,
+}
+_JSON_TYPES = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
 
 
-class ChatOptions(TypedDict, total=False):
-    """How to answer; the server has defaults."""
+class ChatOptions(SharedOptions, total=False):
+    """How to answer; the server has defaults.
 
-    tool_choice: str
+    Without `sampling_params` and keywords the model's own apply, and the answer may be as long as
+    the context. SamplingParams() has max_tokens 16.
+    """
+
+    tool_choice: ToolChoice
     """"auto", "none", "required", or the name of the tool to call."""
     enable_thinking: bool | None
     """Let the model reason before it answers."""
@@ -46,11 +75,7 @@ class ChatOptions(TypedDict, total=False):
     response_format: ResponseFormat
     """What the answer must be."""
     sampling_params: AnySamplingParams
-    """Sent as they are. SamplingParams() has max_tokens 16; None there is up to the context."""
-    priority: int
-    """Lower runs first."""
-    cache_salt: str
-    """Prefix-cache blocks are shared only among requests of equal salt."""
+    """The parameters that are no keywords."""
 
 
 class ChatRequestOptions(ChatOptions, total=False):
@@ -66,12 +91,10 @@ class ChatRequestOptions(ChatOptions, total=False):
 
 def chat_request(messages: Messages, **options: Unpack[ChatRequestOptions]) -> wire.ChatRequest:
     """The message that asks for the next turn of a conversation."""
-    unknown = options.keys() - ChatRequestOptions.__annotations__.keys()
-    if unknown:
-        raise TypeError(f"chat_request() got an unexpected keyword argument {unknown.pop()!r}")
+    keywords = {name: value for name, value in options.items() if name not in _OWN}
     conversation = Conversation(
         read_messages(messages),
-        read_tools(options.get("tools", ())),
+        read_tools(options.get("tools") or ()),
         continue_final_message=options.get("continue_final_message", False),
     )
     request = wire.ChatRequest()
@@ -81,58 +104,47 @@ def chat_request(messages: Messages, **options: Unpack[ChatRequestOptions]) -> w
     for index, tool in enumerate(conversation.tools):
         with field_errors(f"tools[{index}]"):
             request.tools.append(tool.to_proto())
-    _choose_tool(request, options.get("tool_choice", "auto"))
+    _choose_tool(request, options.get("tool_choice"))
     _set_response_format(request, options.get("response_format"))
-    set_sampling_params(request, options.get("sampling_params"))
-    own = ("tools", "tool_choice", "response_format", "sampling_params")
-    set_fields(request, {name: value for name, value in options.items() if name not in own})
+    params = with_keywords(options.get("sampling_params"), keywords, _OWN)
+    set_sampling_params(request, params)
+    set_fields(request, {name: value for name, value in options.items() if name in _PLAIN})
     return request
 
 
-def read_messages(messages: Messages) -> tuple[ChatMessage, ...]:
-    """The messages of a conversation."""
-    if isinstance(messages, str):
-        return (ChatMessage(Role.USER, messages),)
-    return tuple(_read_each("messages", messages, _message))
-
-
-def read_tools(tools: Iterable[ToolLike]) -> tuple[Tool, ...]:
-    """The tools that may be called."""
-    return tuple(_read_each("tools", tools, _tool))
-
-
-def message_as_dict(message: ChatMessage) -> dict[str, Any]:
-    """A message in OpenAI's form, without empty fields other than the content."""
-    calls = [
-        {
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments},
-        }
-        for call in message.tool_calls
-    ]
-    fields = asdict(message) | {"role": str(message.role), "tool_calls": calls}
-    return {name: value for name, value in fields.items() if value or name == "content"}
-
-
-def _choose_tool(request: wire.ChatRequest, choice: str) -> None:
+def _choose_tool(request: wire.ChatRequest, choice: ToolChoice | None) -> None:
     names = [tool.name for tool in request.tools]
-    if choice == "none":
-        request.tool_choice.mode = wire.ToolChoice.MODE_NONE
-    elif choice == "required" and names:
-        request.tool_choice.mode = wire.ToolChoice.MODE_REQUIRED
-    elif choice in names:
-        request.tool_choice.name = choice
-    elif choice != "auto":
+    if choice in (None, "auto"):
+        return
+    if choice == "none" or (choice == "required" and names):
+        request.tool_choice.mode = _MODES[choice]
+        return
+    name = choice if isinstance(choice, str) else _named_tool(choice)
+    if name not in names:
         raise InvalidRequestError(
             "tool_choice",
             "tool_choice must be auto, none, required or the name of one of the tools "
-            f"({', '.join(names) or 'there are none'}), got {choice!r}",
+            f"({', '.join(names) or 'there are none'}), got {name!r}",
         )
+    request.tool_choice.name = name
+
+
+def _named_tool(choice: object) -> object:
+    """The name in OpenAI's form of a choice."""
+    with errors_within("tool_choice"):
+        fields = as_fields(choice, "tool_choice")
+        if (kind := fields.get("type")) != "function":
+            hint = "; give only these tools in tools" if kind == "allowed_tools" else ""
+            raise InvalidRequestError(
+                "type", f"tool_choice of type {kind!r} is not supported, only 'function'{hint}"
+            )
+        return as_fields(fields.get("function"), "tool_choice.function").get("name")
 
 
 def _set_response_format(request: wire.ChatRequest, given: ResponseFormat) -> None:
-    if given is None:
+    if isinstance(given, Mapping):
+        given = _format_of(given)
+    if given is None or given == "text":
         return
     if given == "json_object":
         request.response_format.json_object.SetInParent()
@@ -143,92 +155,44 @@ def _set_response_format(request: wire.ChatRequest, given: ResponseFormat) -> No
     if not isinstance(schema, Mapping):
         raise InvalidRequestError(
             "response_format",
-            "response_format must be None, 'json_object', a JSON schema or a pydantic model class, "
-            f"got {given!r}",
+            "response_format must be None, 'text', 'json_object', a JSON schema, a pydantic model "
+            f"class or OpenAI's form of one, got {given!r}",
         )
     with field_errors("response_format"):
         request.response_format.json_schema = json.dumps(schema, ensure_ascii=False)
 
 
-def _message(given: object) -> ChatMessage:
-    if isinstance(given, ChatMessage):
-        return given
-    fields = _fields(given, "a message")
-    for key, value in fields.items():
-        if key not in _MESSAGE_KEYS and value:
-            raise InvalidRequestError(str(key), f"a message has no {key}")
-    role = fields.get("role")
-    if role not in tuple(Role):
-        raise InvalidRequestError("role", f"role must be one of {', '.join(Role)}, got {role!r}")
-    return ChatMessage(
-        Role(role),
-        _text("content", fields.get("content")),
-        _text("reasoning_content", fields.get("reasoning_content")),
-        tuple(_read_each("tool_calls", fields.get("tool_calls") or (), _tool_call)),
-        _text("tool_call_id", fields.get("tool_call_id")),
-    )
-
-
-def _tool_call(given: object) -> ToolCall:
-    if isinstance(given, ToolCall):
-        return given
-    fields = _fields(given, "a tool call")
-    function = _fields(fields.get("function", fields), "a function")
-    return ToolCall(
-        _text("id", fields.get("id")),
-        _text("name", function.get("name")),
-        _json_text("arguments", function.get("arguments")) or "{}",
-    )
-
-
-def _tool(given: object) -> Tool:
-    if isinstance(given, Tool):
-        return given
-    if callable(given):
-        # pydantic takes a while to import
-        from folovllm_client.api.tool_schema import tool_from_function
-
-        return tool_from_function(given)
-    fields = _fields(given, "a tool")
-    function = _fields(fields.get("function", fields), "a function")
-    return Tool(
-        _text("name", function.get("name")),
-        _text("description", function.get("description")),
-        _json_text("parameters", function.get("parameters")),
-    )
-
-
-def _fields(given: object, what: str) -> Mapping[str, Any]:
-    if not isinstance(given, Mapping):
-        raise InvalidRequestError("", f"{what} cannot be given as {given!r}")
+def _format_of(given: Mapping[str, Any]) -> ResponseFormat:
+    """What OpenAI's form of a format says; a mapping without such a type is a JSON schema."""
+    kind = given.get("type")
+    if kind in ("text", "json_object"):
+        return str(kind)
+    if kind == "json_schema":
+        inner = given.get("json_schema")
+        schema = inner.get("schema") if isinstance(inner, Mapping) else None
+        if not isinstance(schema, Mapping):
+            raise InvalidRequestError(
+                "response_format.json_schema.schema",
+                f"response_format.json_schema.schema must be a JSON schema, got {schema!r}",
+            )
+        return schema
+    if isinstance(kind, str) and kind not in _JSON_TYPES:
+        raise InvalidRequestError(
+            "response_format.type",
+            "response_format.type must be text, json_object, json_schema or a type of JSON, "
+            f"got {kind!r}",
+        )
     return given
 
 
-def _text(field: str, value: object) -> str:
-    """A text; None is an empty one, and OpenAI's list of text parts is joined."""
-    if isinstance(value, list):
-        parts = [part.get("text") if isinstance(part, Mapping) else None for part in value]
-        if all(isinstance(part, str) for part in parts):
-            return "".join(map(str, parts))
-    if value is not None and not isinstance(value, str):
-        raise InvalidRequestError(field, f"{field} must be a text, got {value!r}")
-    return value or ""
-
-
-def _json_text(field: str, value: object) -> str:
-    """JSON that is given as text or as a dict."""
-    if not isinstance(value, Mapping):
-        return _text(field, value)
-    with field_errors(field):
-        return json.dumps(value, ensure_ascii=False)
-
-
-def _read_each(field: str, values: Iterable[Any], read: Callable[[Any], _T]) -> Iterator[_T]:
-    """Reads each value; an error names its index."""
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise InvalidRequestError(field, f"{field} must be a list, got {values!r}")
-    for index, value in enumerate(values):
-        try:
-            yield read(value)
-        except InvalidRequestError as error:
-            raise error.within(f"{field}[{index}]") from None
+_PLAIN = frozenset(
+    (
+        "enable_thinking",
+        "thinking_budget",
+        "priority",
+        "cache_salt",
+        "continue_final_message",
+        "request_id",
+    )
+)
+_OWN = _PLAIN | {"tools", "tool_choice", "response_format", "sampling_params"}

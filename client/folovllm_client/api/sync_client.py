@@ -3,17 +3,27 @@
 
 from collections.abc import Generator, Iterable
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Self, Unpack
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.chat import ChatMessage
 from folovllm.chat_outputs import ChatOutput, ChatResult
+from folovllm.errors import WrongServiceError, errors_at, errors_within
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ScoreOutput
-from folovllm.v1 import tokenizer_service_pb2, tokenizer_service_pb2_grpc, types_pb2
+from folovllm.serving.address import check_address
+from folovllm.v1 import (
+    engine_service_pb2_grpc,
+    tokenizer_service_pb2,
+    tokenizer_service_pb2_grpc,
+    types_pb2,
+)
+from folovllm_client.api.calls.running_calls import RunningCalls
+from folovllm_client.api.calls.sync_calls import open_channel, run_all
 from folovllm_client.api.chat_requests import (
     MAX_TOOL_ROUNDS,
     ChatOptions,
@@ -24,16 +34,18 @@ from folovllm_client.api.chat_requests import (
 )
 from folovllm_client.api.requests import (
     DEFAULT_ADDRESS,
+    MAX_CONCURRENCY,
     AnySamplingParams,
     Prompt,
     RequestOptions,
+    SharedOptions,
     empty_output,
     field_errors,
     generate_request,
+    many_requests,
     set_fields,
     set_text_or_ids,
 )
-from folovllm_client.api.sync_calls import open_channel
 from folovllm_client.api.sync_tokenizing import TokenizingCalls
 
 if TYPE_CHECKING:
@@ -43,9 +55,10 @@ if TYPE_CHECKING:
 class Client(TokenizingCalls):
     """A connection to a tokenizer service; threads may share it.
 
-    `timeout` is the default deadline of each call, in seconds; None means no deadline.
-    Every method raises the classes of `folovllm.errors`, such as InvalidRequestError,
-    QueueFullError, DeadlineError and UnavailableError.
+    `address` is HOST:PORT; ConfigError is raised for what is none. `timeout` is the default
+    deadline of each call, in seconds; None means no deadline. Every method raises the classes of
+    `folovllm.errors`, such as InvalidRequestError, QueueFullError, DeadlineError, UnavailableError
+    and, after `close`, ClientClosedError.
 
     An iterator's call begins when the first item is requested; closing the iterator cancels it.
     Leaving `for piece in client.stream(…)` closes it; one kept in a variable is closed by
@@ -53,10 +66,12 @@ class Client(TokenizingCalls):
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float | None = None) -> None:
-        self.address = address
+        self.address = check_address(address, "address")
         self._timeout = timeout
+        self._calls = RunningCalls()
         self._channel = open_channel(address)
         self._stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(self._channel)
+        self._engine = engine_service_pb2_grpc.EngineServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -75,16 +90,34 @@ class Client(TokenizingCalls):
     ) -> RequestOutput:
         """All continuations of a prompt, complete.
 
-        Without `sampling_params` the model's own defaults apply.
+        Sampling parameters may be keywords too, as in `generate("Hello", max_tokens=32)`; without
+        any the model's own defaults apply. See RequestOptions for the rest.
         """
-        request = generate_request(
-            prompt, sampling_params, return_prompt_token_ids=isinstance(prompt, str), **options
-        )
-        output = empty_output(prompt)
-        with closing(self.send(request, timeout)) as pieces:
-            for piece in pieces:
-                output.add(piece)
-        return output
+        request = generate_request(prompt, sampling_params, return_prompt_token_ids=True, **options)
+        return self._complete(request, prompt, timeout, self._calls)
+
+    def generate_many(
+        self,
+        prompts: Iterable[Prompt],
+        sampling_params: AnySamplingParams = None,
+        *,
+        max_concurrency: int = MAX_CONCURRENCY,
+        timeout: float | None = None,
+        **options: Unpack[SharedOptions],
+    ) -> list[RequestOutput]:
+        """The complete continuations of every prompt, in the order of the prompts.
+
+        At most `max_concurrency` requests run at a time; `timeout` is for each. If one fails, the
+        others are cancelled, and the error says which prompt it was.
+        """
+        requests = many_requests(prompts, sampling_params, max_concurrency, **options)
+        calls = RunningCalls()
+        jobs = [
+            partial(self._complete, request, prompt, timeout, calls, f"prompts[{index}]")
+            for index, (prompt, request) in enumerate(requests)
+        ]
+        with self._calls.running(calls):
+            return run_all(jobs, max_concurrency, calls)
 
     def stream(
         self,
@@ -94,7 +127,7 @@ class Client(TokenizingCalls):
         timeout: float | None = None,
         **options: Unpack[RequestOptions],
     ) -> Generator[CompletionOutput, None, None]:
-        """The pieces of all continuations as they come."""
+        """The pieces of all continuations as they come; everything else as in `generate`."""
         return self.send(generate_request(prompt, sampling_params, **options), timeout)
 
     def send(
@@ -113,8 +146,9 @@ class Client(TokenizingCalls):
         """The next turn of a conversation, complete.
 
         `messages` are ChatMessages or dicts such as {"role": "user", "content": "Hello"}, or one
-        text. See ChatRequestOptions for the rest; without `sampling_params` the model's own
-        defaults apply, and the answer may be as long as the context.
+        text. Sampling parameters may be keywords, by vLLM's names or OpenAI's; without any the
+        model's own defaults apply, and the answer may be as long as the context. See
+        ChatRequestOptions for the rest.
         """
         result = ChatResult()
         with closing(self.send_chat(chat_request(messages, **options), timeout)) as outputs:
@@ -179,8 +213,9 @@ class Client(TokenizingCalls):
         branches, never the parent. Raises NotFoundError if that request is not running.
         """
         request = types_pb2.ForkRequest()
-        with field_errors("branches"):
-            request.branches.extend(branch.to_proto() for branch in branches)
+        for number, branch in enumerate(branches):
+            with errors_within(f"branches[{number}]"), field_errors("sampling_params"):
+                request.branches.append(branch.to_proto())
         set_fields(request, {"request_id": request_id, "index": index, "fork_id": fork_id})
         return self._stream(self._stub.Fork, request, timeout, CompletionOutput.from_proto)
 
@@ -199,18 +234,21 @@ class Client(TokenizingCalls):
         as one text, and white space at the prompt's end belongs to the continuation.
         """
         request = types_pb2.ScoreRequest()
-        with field_errors("prompt"):
-            set_text_or_ids(request, prompt)
-        with field_errors("continuations"):
-            for continuation in continuations:
+        set_text_or_ids(request, prompt)
+        for index, continuation in enumerate(continuations):
+            with errors_within(f"continuations[{index}]"):
                 set_text_or_ids(request.continuations.add(), continuation)
         set_fields(request, {"priority": priority, "cache_salt": cache_salt})
         return ScoreOutput.from_proto(self._call(self._stub.Score, request, timeout))
 
     def model_info(self) -> ModelInfo:
-        """The model that the engines serve."""
+        """The model that the engines serve; an engine's own if its address was given."""
         request = types_pb2.GetModelInfoRequest()
-        return ModelInfo.from_proto(self._call(self._stub.GetModelInfo, request))
+        try:
+            info = self._call(self._stub.GetModelInfo, request)
+        except WrongServiceError:
+            info = self._call(self._engine.GetModelInfo, request)
+        return ModelInfo.from_proto(info)
 
     def health(self, service: str = "") -> str:
         """The health of a service by its full name, or of the server; "SERVING" when ready.
@@ -223,4 +261,24 @@ class Client(TokenizingCalls):
 
     def close(self) -> None:
         """Ends running calls and the connection."""
+        self._calls.cancel()
         self._channel.close()
+
+    def _complete(
+        self,
+        request: tokenizer_service_pb2.GenerateRequest,
+        prompt: Prompt,
+        timeout: float | None,
+        calls: RunningCalls,
+        place: str = "",
+    ) -> RequestOutput:
+        """The whole answer to a request that is one of `calls`; errors begin with its place."""
+        output = empty_output(prompt)
+        with errors_at(place):
+            pieces = self._stream(
+                self._stub.Generate, request, timeout, CompletionOutput.from_proto, calls
+            )
+            with closing(pieces):
+                for piece in pieces:
+                    output.add(piece)
+        return output

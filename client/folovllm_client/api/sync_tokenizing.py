@@ -1,23 +1,39 @@
 # Generated from async_tokenizing.py by `make client-sync`; do not edit.
 """TokenizingCalls: text, token ids and the tokenizer itself, from ordinary code."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+import grpc
+
+from folovllm.errors import ClientClosedError, FolovError, InvalidRequestError
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import types_pb2
-from folovllm_client.api.requests import call_errors, field_errors
-from folovllm_client.api.sync_calls import DuplexCall, Pieces, StreamMethod, UnaryMethod, iterate
+from folovllm_client.api.calls.call_errors import is_unknown_method, to_error, wrong_service
+from folovllm_client.api.calls.running_calls import RunningCalls
+from folovllm_client.api.calls.sync_calls import (
+    DuplexCall,
+    Pieces,
+    StreamMethod,
+    UnaryMethod,
+    call_once,
+    iterate,
+    means_closed,
+)
+from folovllm_client.api.requests import field_errors
 from folovllm_client.api.text_delta import TextDelta
 from folovllm_client.api.tokenizer_download import TokenizerDownload
 
 if TYPE_CHECKING:
+    from folovllm.v1.engine_service_pb2_grpc import EngineServiceStub
     from folovllm.v1.tokenizer_service_pb2_grpc import TokenizerServiceStub
 
 _Output = TypeVar("_Output")
 _Texts = list[str] | tuple[str, ...]
+_PROBE_TIMEOUT = 5.0
 
 
 class TokenizingCalls:
@@ -25,7 +41,9 @@ class TokenizingCalls:
 
     address: str
     _stub: "TokenizerServiceStub"
+    _engine: "EngineServiceStub"
     _timeout: float | None
+    _calls: RunningCalls
 
     @overload
     def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
@@ -89,9 +107,10 @@ class TokenizingCalls:
                 min_tokens=params.min_tokens,
                 preceding_token_ids=preceding_token_ids,
             )
-        with call_errors(self.address):
-            call = DuplexCall(self._stub.StreamDetokenize, self._deadline(timeout))
-            try:
+        deadline = self._deadline(timeout)
+        with self._errors(deadline):
+            call = DuplexCall(self._stub.StreamDetokenize, deadline)
+            with self._calls.running(call):
                 call.send(messages.StreamDetokenizeRequest(options=options))
                 for ids in iterate(pieces):
                     with field_errors("token_ids"):
@@ -103,8 +122,6 @@ class TokenizingCalls:
                         return
                 call.finish()
                 yield TextDelta.from_answer(call.read())
-            finally:
-                call.cancel()
 
     def count_tokens(self, text: str) -> int:
         """How many tokens a text has, with the special tokens that the model adds."""
@@ -118,22 +135,22 @@ class TokenizingCalls:
         Each is verified, and they appear together. Returns their paths. Raises OSError if the
         folder cannot be written.
         """
-        request = messages.GetTokenizerRequest()
-        with TokenizerDownload(folder) as files, call_errors(self.address):
-            call = self._stub.GetTokenizer(request, timeout=self._timeout)
-            try:
-                for chunk in call:
-                    files.add(chunk)
-            finally:
-                call.cancel()
+        request, deadline = messages.GetTokenizerRequest(), self._deadline()
+        with TokenizerDownload(folder) as files:
+            with self._errors(deadline):
+                call = self._stub.GetTokenizer(request, timeout=deadline)
+                with self._calls.running(call):
+                    for chunk in call:
+                        files.add(chunk)
             return files.keep()
 
     def _call(
         self, method: "UnaryMethod[_Output]", request: object, timeout: float | None = None
     ) -> _Output:
         """The answer of a call that has one."""
-        with call_errors(self.address):
-            return method(request, timeout=self._deadline(timeout))
+        deadline = self._deadline(timeout)
+        with self._errors(deadline):
+            return call_once(method, request, deadline, self._calls)
 
     def _stream(
         self,
@@ -141,15 +158,53 @@ class TokenizingCalls:
         request: object,
         timeout: float | None,
         read: Callable[[Any], _Output],
+        calls: RunningCalls | None = None,
     ) -> Generator[_Output, None, None]:
-        """The answers of a call, which begins when the first is requested."""
-        with call_errors(self.address):
-            call = method(request, timeout=self._deadline(timeout))
-            try:
+        """The answers of a call, which begins when the first is requested; one of `calls`."""
+        deadline = self._deadline(timeout)
+        with self._errors(deadline):
+            call = method(request, timeout=deadline)
+            with (calls or self._calls).running(call):
                 for message in call:
                     yield read(message)
-            finally:
-                call.cancel()
 
-    def _deadline(self, timeout: float | None) -> float | None:
-        return self._timeout if timeout is None else timeout
+    @contextmanager
+    def _errors(self, deadline: float | None) -> Iterator[None]:
+        """Turns what a call raises into an error of `folovllm.errors`, without gRPC's behind it."""
+        try:
+            yield
+        except FolovError:
+            raise
+        except BaseException as error:
+            if self._calls.cancelled and means_closed(error):
+                raise ClientClosedError("the client is closed; open another") from None
+            if is_unknown_method(error) and (other := self._other_service()):
+                raise other from None
+            if isinstance(error, grpc.RpcError):
+                raise to_error(error, self.address, deadline) from None
+            raise
+
+    def _other_service(self) -> FolovError | None:
+        """What answers where the tokenizer service should; None if it does, in another version."""
+        if self._has(self._engine.GetModelInfo):
+            return wrong_service(self.address, is_engine=True)
+        if self._has(self._stub.GetModelInfo):
+            return None
+        return wrong_service(self.address, is_engine=False)
+
+    def _has(self, method: "UnaryMethod[types_pb2.ModelInfo]") -> bool:
+        """Whether the server has a method, however it answers."""
+        try:
+            call_once(method, types_pb2.GetModelInfoRequest(), _PROBE_TIMEOUT, self._calls)
+        except grpc.RpcError as error:
+            return not is_unknown_method(error)
+        return True
+
+    def _deadline(self, timeout: float | None = None) -> float | None:
+        """The seconds that a call has. Raises InvalidRequestError for what are none."""
+        deadline = self._timeout if timeout is None else timeout
+        if deadline is not None and not (isinstance(deadline, int | float) and deadline > 0):
+            raise InvalidRequestError(
+                "timeout", f"timeout must be a number of seconds over 0, got {deadline!r}"
+            )
+        return deadline

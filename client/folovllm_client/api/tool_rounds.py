@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from folovllm.chat import ChatMessage, ToolCall
 from folovllm.chat_outputs import ChatFinishReason, ChatResult
 from folovllm.errors import InvalidRequestError
-from folovllm_client.api.chat_requests import ChatOptions, Messages, ToolFunction, read_messages
+from folovllm_client.api.chat_messages import Messages, ToolFunction, read_messages
+from folovllm_client.api.chat_requests import ChatOptions
 from folovllm_client.api.tools import Toolbox
 
 
@@ -33,10 +34,10 @@ class ToolRounds:
     ) -> None:
         if max_rounds < 1:
             raise InvalidRequestError("max_rounds", f"max_rounds must be over 0, got {max_rounds}")
-        params = options.get("sampling_params")
-        if params is not None and params.n > 1:
+        n = max(options.get("n") or 1, getattr(options.get("sampling_params"), "n", 1))
+        if n > 1:
             raise InvalidRequestError(
-                "sampling_params.n", f"tools are called for one answer, not for {params.n}"
+                "sampling_params.n", f"tools are called for one answer, not for {n}"
             )
         self.toolbox = tools if isinstance(tools, Toolbox) else Toolbox(tools)
         self.messages: list[ChatMessage] = [*read_messages(messages)]

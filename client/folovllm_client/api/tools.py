@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 
 from folovllm.chat import ChatMessage, Role, Tool, ToolCall
 from folovllm.errors import ConfigError, InvalidRequestError
-from folovllm_client.api.chat_requests import ToolFunction
+from folovllm_client.api.chat_messages import ToolFunction
 from folovllm_client.api.tool_schema import Arguments, arguments_of, tool_from_function
 
 

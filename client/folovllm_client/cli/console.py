@@ -3,7 +3,7 @@
 rich is imported when something is shown, so that other commands start sooner.
 """
 
-import shutil
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from folovllm.errors import DeadlineError, FolovError
-from folovllm_client.api.requests import UnreachableError
+from folovllm.errors import (
+    ConfigError,
+    FolovError,
+    InvalidRequestError,
+    UnknownHostError,
+    UnreachableError,
+)
+from folovllm.installation.typed import typed_program
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+UNARY_TIMEOUT = 10.0
+"""Seconds that a call without a stream may take."""
 
 _CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\ufffd") | {9: "\t", 10: "\n"}
 
@@ -29,6 +38,12 @@ class CommandError(click.ClickException):
         console = open_console(err=True)
         console.print("error:", style="red", end=" ")
         console.print(harmless(" ".join(self.message.split())))
+
+
+class TypingError(CommandError):
+    """A command that was typed wrong."""
+
+    exit_code = 2
 
 
 def open_console(*, err: bool) -> "Console":
@@ -74,25 +89,44 @@ def harmless(text: str) -> str:
 
 def failure_text(error: FolovError) -> str:
     """The message for the user, with the remedy if there is one."""
+    if isinstance(error, UnknownHostError):
+        return f"{error}; choose another with --server"
     if isinstance(error, UnreachableError):
         return f"{error}; start it with `{command_name()} serve`, or choose another with --server"
-    if isinstance(error, DeadlineError):
-        return f"no complete answer in time ({error})"
-    return str(error)
+    text = str(error)
+    if isinstance(error, InvalidRequestError):
+        return _with_flags(text, error.field.rpartition(".")[2])
+    return _with_flags(text, text.partition(" ")[0]) if isinstance(error, ConfigError) else text
+
+
+def _with_flags(text: str, field: str) -> str:
+    """The message with the flags of the running command in place of what they set.
+
+    `field` is what it is about.
+    """
+    for name, flag in _flags().items():
+        if name == field:
+            text = re.sub(rf"\A(sampling_params\.)?{name}\b", flag, text)
+        if "_" in name:  # no word that may mean something else
+            text = re.sub(rf"(?<![\w-]){name}\b", flag, text)
+    return text
+
+
+def _flags() -> dict[str, str]:
+    """The flag of each option of the command that runs, by what it sets."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return {}
+    command = context.command
+    if isinstance(command, click.Group) and context.invoked_subcommand is not None:
+        command = command.commands[context.invoked_subcommand]
+    options = (each for each in command.params if isinstance(each, click.Option))
+    return {option.name: option.opts[0] for option in options if option.name}
 
 
 def command_name() -> str:
     """How to type the running command in the working directory."""
     script = Path(sys.argv[0])
     if script.name == "__main__.py":
-        return f"{_as_typed(Path(sys.executable))} -m folovllm_client"
-    return _as_typed(script)
-
-
-def _as_typed(program: Path) -> str:
-    """A program by its name if the search path has it, else by its shortest path."""
-    program = program.absolute()
-    if Path(shutil.which(program.name) or "").absolute() == program:
-        return program.name
-    folder = Path.cwd()
-    return str(program.relative_to(folder) if program.is_relative_to(folder) else program)
+        return f"{typed_program(Path(sys.executable))} -m folovllm"
+    return typed_program(script)

@@ -19,13 +19,12 @@ from folovllm_client.api.async_client import AsyncClient
 from folovllm_client.api.chat_requests import ChatOptions, ToolFunction
 from folovllm_client.api.requests import partial_sampling_params
 from folovllm_client.api.tools import Toolbox
-from folovllm_client.cli.answer_printer import AnswerPrinter
+from folovllm_client.cli.chat.answer_printer import AnswerPrinter
 from folovllm_client.cli.chat.session import ChatSession
 from folovllm_client.cli.console import command_name, harmless, note, open_console, progress
 from folovllm_client.cli.stream_stats import StreamStats
 from folovllm_client.launch.service_commands import (
     ServeOptions,
-    free_ports,
     require_services,
     service_commands,
 )
@@ -55,8 +54,9 @@ def demo() -> bool:
     Raises FolovError if something fails, after showing the end of the services' logs.
     """
     require_services()
-    port, engine_port = free_ports(2)
-    options = ServeOptions(port=port, engine_port=engine_port, model=str(DEMO_MODEL))
+    options = ServeOptions.from_environment(
+        port=0, engine_port=0, engine=(), model=str(DEMO_MODEL), log_format="text"
+    )
     log: deque[str] = deque(maxlen=_LOG_LINES)
     services = Supervisor(service_commands(options), options.address, log.append)
     try:

@@ -1,95 +1,98 @@
 """How the two services are started: their command lines, their ports, what must be installed."""
 
-import importlib.util
 import socket
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from folovllm import version
 from folovllm.errors import ConfigError
-from folovllm.serving.args import option
+from folovllm.installation.parts import missing_line
+from folovllm.serving.ports import host_and_port
 
 LOOPBACK = "127.0.0.1"
 
-_PORT = click.IntRange(1, 65535)
 _CHILD = Path(__file__).with_name("child.py")
 # The services are beside `folovllm`, in the same distribution.
 _ROOT = Path(version.__file__).resolve().parents[1]
-# Missing if only the client is installed.
-_NEEDED = ("torch", "safetensors", "tokenizers")
-_ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "[::]": "[::1]"}
+_ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "[::]": "::1", "::": "::1"}
 
 
-@dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """The options of `folovllm serve`; None is the service's own default."""
+    """What both services are started with."""
 
-    host: str = option(LOOPBACK, "Where clients are answered; 0.0.0.0 for all.", metavar="ADDRESS")
-    port: int = option(50051, "Port of the tokenizer service.", type=_PORT, metavar="PORT")
-    engine_port: int = option(
-        50052, "Port of the engine service, on the loopback.", type=_PORT, metavar="PORT"
-    )
-    model: str | None = option(
-        None, "A model's folder or hub id. Default: the embedded one.", metavar="PATH_OR_ID"
-    )
-    device: str | None = option(None, "cpu, cuda or cuda:N. Default: auto.", metavar="DEVICE")
-    dtype: str | None = option(
-        None,
-        "Of the weights. Default: auto.",
-        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    )
-    max_model_len: int | None = option(None, "Max tokens of prompt and completion.", metavar="N")
-    max_num_seqs: int | None = option(None, "Max sequences that run at once.", metavar="N")
-    deterministic: bool = option(False, "The same tokens in any batch; slower.")
-    quantization: str | None = option(
-        None, "Of the weights, on a CPU.", type=click.Choice(["none", "int8", "int4"])
-    )
-    speculation: str | None = option(
-        None,
-        "Guess tokens that repeat earlier ones. Default: auto, on a CPU.",
-        type=click.Choice(["auto", "none", "ngram"]),
-    )
-    log_format: str | None = option(None, "Default: text.", type=click.Choice(["text", "json"]))
+    def __init__(self, **values: Any) -> None:
+        """Takes what `folovllm serve` does, by the names of its flags; 0 is any free port.
+
+        Raises ConfigError for an invalid value, TypeError for a name that no flag has.
+        """
+        # Needs the packages of the services.
+        from folovllm_client.launch.serve_flags import configurations
+
+        more_engines = values.pop("engine", ())
+        tokenizer, engine = configurations(values)
+        ports = (tokenizer.server.port, engine.server.port)
+        port, engine_port = (port or free for port, free in zip(ports, free_ports(2), strict=True))
+        self.engine = replace(engine, server=replace(engine.server, port=engine_port))
+        """The engine service's configuration."""
+        self.tokenizer = replace(
+            tokenizer,
+            server=replace(tokenizer.server, port=port),
+            engines=(self.engine_address, *more_engines),
+        )
+        """The tokenizer service's."""
+
+    @classmethod
+    def from_environment(cls, **values: Any) -> "ServeOptions":
+        """Takes what `values` leave open from the environment, as `folovllm serve` does.
+
+        Raises click.UsageError for a variable's invalid value, and as the constructor does.
+        """
+        from folovllm_client.launch.serve_flags import serve_flags
+
+        command = click.Command("serve", params=[flag.option for flag in serve_flags()])
+        return cls(**command.make_context("serve", []).params | values)
+
+    @property
+    def model(self) -> str | None:
+        """The model's folder or hub id; None is the embedded one."""
+        return self.tokenizer.model
 
     @property
     def engine_address(self) -> str:
-        """Where the engine service is reached."""
-        return f"{LOOPBACK}:{self.engine_port}"
+        """Where the engine service is reached from this machine."""
+        return _reached_at(self.engine.server.host, self.engine.server.port)
 
     @property
     def address(self) -> str:
         """Where the tokenizer service is reached from this machine."""
-        return f"{_ANY_ADDRESS.get(self.host, self.host)}:{self.port}"
+        return _reached_at(self.tokenizer.server.host, self.tokenizer.server.port)
 
 
 def service_commands(options: ServeOptions) -> dict[str, list[str]]:
-    """The command lines of the services by what they are called, in the order of their start."""
-    names = ("model", "device", "dtype", "max_model_len", "deterministic", "quantization")
+    """The command lines of the services by what they are called, in the order of their start.
+
+    They say everything that differs from the services' defaults: Supervisor hides our variables.
+    """
+    from engine_service.config import EngineServiceConfig
+    from folovllm.serving.args import arguments
+    from tokenizer_service.config import TokenizerServiceConfig
+
+    engine = arguments(options.engine, EngineServiceConfig())
+    tokenizer = arguments(options.tokenizer, TokenizerServiceConfig())
     return {
-        "engine service": [
-            *_module("engine_service", LOOPBACK, options.engine_port),
-            *_flags(options, *names, "max_num_seqs", "speculation", "log_format"),
-        ],
-        "tokenizer service": [
-            *_module("tokenizer_service", options.host, options.port),
-            *("--engine", options.engine_address),
-            *_flags(options, "model", "log_format"),
-        ],
+        "engine service": [*_module("engine_service"), *engine],
+        "tokenizer service": [*_module("tokenizer_service"), *tokenizer],
     }
 
 
 def require_services() -> None:
-    """Raises ConfigError if only the client is installed."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"the services need {', '.join(missing)}; install them with: "
-            "pip install 'folovllm[all]'"
-        )
+    """Raises ConfigError if packages are missing, as where only the client is installed."""
+    if line := missing_line("all"):
+        raise ConfigError(line)
 
 
 def free_ports(count: int) -> list[int]:
@@ -101,16 +104,9 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def _module(name: str, host: str, port: int) -> list[str]:
-    command = [sys.executable, "-P", str(_CHILD), str(_ROOT), name]
-    return [*command, "--host", host, "--port", str(port)]
+def _reached_at(host: str, port: int) -> str:
+    return host_and_port(_ANY_ADDRESS.get(host, host), port)
 
 
-def _flags(options: ServeOptions, *names: str) -> Iterator[str]:
-    """The flags of the options that are set."""
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and value is not False:
-            yield f"--{name.replace('_', '-')}"
-            if value is not True:
-                yield str(value)
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-P", str(_CHILD), str(_ROOT), name]

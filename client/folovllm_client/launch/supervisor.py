@@ -2,10 +2,12 @@
 
 Children have sessions of their own, so that a terminal's Ctrl-C reaches only the parent, which then
 ends them in order: the tokenizer service drains while its engine still runs. What they print is
-passed on line by line. `folovllm_client.launch.child` ends them when the parent vanishes.
+passed on line by line. `folovllm_client.launch.child` ends them when the parent vanishes. They see
+no FOLOVLLM_* variable: their command lines say everything.
 """
 
 import asyncio
+import os
 import signal
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -17,6 +19,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from folovllm.errors import FolovError, from_rpc_error
 from folovllm.serving.channel import open_channel
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
+from folovllm.serving.variables import PREFIX
+from folovllm_client.launch.failure_reason import FailureReason
 
 # Reconnects quickly to a server that is just starting.
 _PROBE_OPTIONS = [
@@ -24,11 +28,13 @@ _PROBE_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),
 ]
+# Seconds for the last lines of a service that has ended.
+_LAST_LINES = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ServiceEndedError(FolovError):
-    """One of the services ended unexpectedly."""
+    """One of the services ended unexpectedly; the message has the service's own reason."""
 
 
 class Supervisor:
@@ -45,17 +51,20 @@ class Supervisor:
         self._address = address
         self._on_log = on_log
         self._processes: dict[str, Process] = {}
-        self._relays: list[asyncio.Task[None]] = []
+        self._reasons = {name: FailureReason() for name in commands}
+        self._relays: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         """Starts them; returns before they are ready."""
+        env = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
         for name, command in self._commands.items():
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, start_new_session=True
+                *command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, start_new_session=True, env=env
             )
             assert process.stdout is not None
             self._processes[name] = process
-            self._relays.append(asyncio.create_task(self._relay(process.stdout)))
+            relay = self._relay(process.stdout, self._reasons[name])
+            self._relays[name] = asyncio.create_task(relay)
 
     async def ready(self) -> None:
         """Returns when the tokenizer service is SERVING. Raises ServiceEndedError."""
@@ -70,7 +79,7 @@ class Supervisor:
         for process in reversed(self._processes.values()):
             _send(process, signal.SIGTERM)
             await process.wait()
-        await asyncio.gather(*self._relays)
+        await asyncio.gather(*self._relays.values())
 
     def kill(self) -> None:
         """Ends both at once."""
@@ -79,17 +88,28 @@ class Supervisor:
 
     async def _end_of(self, name: str) -> None:
         code = await self._processes[name].wait()
-        cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-        raise ServiceEndedError(f"the {name} ended with {cause}; its log above says why")
+        # What a process of its own that it left behind has to say is not waited for.
+        await asyncio.wait([self._relays[name]], timeout=_LAST_LINES)
+        reason = self._reasons[name].text
+        if code < 0:
+            reason = f"{signal.Signals(-code).name} killed it"
+        elif code == 0 or reason is None:
+            reason = f"exit code {code}"
+        raise ServiceEndedError(f"the {name} ended: {reason}")
 
-    async def _relay(self, stream: asyncio.StreamReader) -> None:
+    async def _relay(self, stream: asyncio.StreamReader, reason: FailureReason) -> None:
         pending = b""
         while chunk := await stream.read(65536):
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
-                self._on_log(line.decode(errors="replace"))
+                self._pass_on(line, reason)
         if pending:
-            self._on_log(pending.decode(errors="replace"))
+            self._pass_on(pending, reason)
+
+    def _pass_on(self, line: bytes, reason: FailureReason) -> None:
+        text = line.decode(errors="replace")
+        reason.read(text)
+        self._on_log(text)
 
 
 async def run_services(

@@ -50,6 +50,7 @@ class Speculator:
         self._kv = kv_cache_manager
         self._limits = limits
         self._guessers: dict[int, _Guesser] = defaultdict(_Guesser)  # by seq_id
+        self._stopped: set[int] = set()
 
     def add_drafts(self, builder: SchedulerOutputBuilder) -> None:
         """Uses what a step has left, once everything else in it is decided.
@@ -58,7 +59,7 @@ class Speculator:
         """
         num_certain = builder.num_tokens
         left = min(builder.token_budget, _MAX_STEP_TOKENS - num_certain)
-        seqs = [seq for seq in builder.decodes() if _may_have_drafts(seq)] if left > 0 else []
+        seqs = [seq for seq in builder.decodes() if self._may_have_drafts(seq)] if left > 0 else []
         for index, seq in enumerate(seqs):
             share = -(-left // (len(seqs) - index))
             max_drafts = min(share, self._max_drafts(seq))
@@ -71,9 +72,23 @@ class Speculator:
                 builder.add_drafts(seq, drafts)
                 left -= len(drafts)
 
+    def stop(self, seq: Sequence) -> None:
+        """Drafts no more for a sequence."""
+        self._stopped.add(seq.seq_id)
+
     def forget(self, seq: Sequence) -> None:
         """Drops what is known of a sequence that has ended."""
         self._guessers.pop(seq.seq_id, None)
+        self._stopped.discard(seq.seq_id)
+
+    def _may_have_drafts(self, seq: Sequence) -> bool:
+        """Whether a sequence that decodes may; what a grammar allows is not known in advance."""
+        return (
+            seq.group.forked
+            and seq.request.scored_from is None
+            and seq.matcher is None
+            and seq.seq_id not in self._stopped
+        )
 
     def _max_drafts(self, seq: Sequence) -> int:
         """How many a sequence may have, so that no token is drawn past its end."""
@@ -118,11 +133,6 @@ class _Guesser:
             self._accuracies[num_matched] += _LATEST_WEIGHT * error
             if guess != actual:
                 break
-
-
-def _may_have_drafts(seq: Sequence) -> bool:
-    """Whether a sequence that decodes may; what a grammar allows is not known in advance."""
-    return seq.group.forked and seq.request.scored_from is None and seq.matcher is None
 
 
 def _best_count(accuracy: float, max_drafts: int, num_certain: int) -> int:

@@ -3,10 +3,12 @@
     python -m engine_service.kernels.cpu.build
 
 The library is named by a hash of what it is made of, so each version is compiled once. It is put
-beside its sources, or in the user's cache folder if their folder is read-only.
+beside its sources, else in the user's cache folder, else in one for temporary files: where the user
+can write and others cannot.
 """
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -15,7 +17,10 @@ import tempfile
 from pathlib import Path
 
 from engine_service.kernels.cpu.structures import layout_assertions
-from folovllm.cache_folder import cache_folder
+from folovllm.installation.cache_folder import cache_folder
+from folovllm.installation.trusted_files import distrust, make_private, make_private_folder
+
+log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 # `library` checks that the processor has these.
@@ -24,6 +29,7 @@ _FLAGS = (
     *("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16"),
 )
 COMPILERS = ("g++", "c++")
+_STEM = "folovllm_cpu_"
 _TIMEOUT_S = 300
 
 
@@ -32,31 +38,48 @@ class KernelBuildError(Exception):
 
 
 def find_library() -> Path | None:
-    """The library of these sources, if it has been compiled already."""
-    return next((path for path in _library_paths() if path.is_file()), None)
+    """The library of these sources, if it has been compiled already, and not by others."""
+    for path in _library_paths():
+        if not path.is_file():
+            continue
+        reason = distrust(path)
+        if reason is None:
+            return path
+        log.warning("the CPU kernels in %s are not used: %s", path, reason)
+    return None
+
+
+def compiled_libraries() -> list[Path]:
+    """Those of these and other sources, in both places where they may be."""
+    folders = {path.parent for path in _library_paths()}
+    return sorted(path for folder in folders for path in folder.glob(f"{_STEM}*.so"))
 
 
 def build_library() -> Path:
     """Compiles the library and returns where it is. Raises KernelBuildError."""
-    compiler = _compiler()
+    compiler = find_compiler()
     for path in _library_paths():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
+            if distrust(path.parent):
+                continue
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 # Renamed when complete, since others may compile at the same time.
                 unfinished = Path(folder) / path.name
                 _compile(compiler, unfinished)
+                make_private(unfinished)
                 unfinished.replace(path)
         except OSError:
             continue
         return path
     raise KernelBuildError(
-        f"none of {', '.join(str(path.parent) for path in _library_paths())} is writable"
+        f"none of {', '.join(str(path.parent) for path in _library_paths())} is writable by this "
+        "user, and by no other"
     )
 
 
-def _compiler() -> str:
-    """`$CXX`, or the first of the usual ones that is installed."""
+def find_compiler() -> str:
+    """`$CXX`, or the first of the usual ones that is installed. Raises KernelBuildError."""
     for name in filter(None, (os.environ.get("CXX"), *COMPILERS)):
         if found := shutil.which(name):
             return found
@@ -86,13 +109,14 @@ def _compile(compiler: str, target: Path) -> None:
         raise KernelBuildError(f"{compiler} fails: {errors[0]}")
 
 
-def _library_paths() -> tuple[Path, Path]:
+def _library_paths() -> tuple[Path, ...]:
     """Where the library may be, in order of preference."""
     digest = hashlib.sha256(" ".join((*_FLAGS, layout_assertions())).encode())
     for path in sorted(SOURCES.glob("*.[ch]*")):
         digest.update(path.read_bytes())
-    name = f"folovllm_cpu_{digest.hexdigest()[:16]}.so"
-    return SOURCES / name, cache_folder() / "kernels" / name
+    name = f"{_STEM}{digest.hexdigest()[:16]}.so"
+    temporary = Path(tempfile.gettempdir()) / f"folovllm-{os.geteuid()}"
+    return SOURCES / name, cache_folder() / "kernels" / name, temporary / name
 
 
 def main() -> int:

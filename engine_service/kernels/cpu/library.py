@@ -12,9 +12,8 @@ from ctypes import POINTER, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine_service.kernels.cpu.build import KernelBuildError, build_library, find_library
+from engine_service.kernels.cpu.processor import missing_instructions
 from engine_service.kernels.cpu.structures import (
     AttentionCall,
     AttentionShape,
@@ -71,7 +70,7 @@ class Context:
 
 def processor_has_kernels() -> bool:
     """Whether it has AVX-512 with bfloat16 and 8-bit dot products."""
-    return torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
+    return not missing_instructions()
 
 
 @functools.cache

@@ -16,6 +16,7 @@ import torch
 import triton
 
 from engine_service.kernels.gpu import events
+from folovllm.installation.trusted_files import distrust, make_private, make_private_folder
 
 log = logging.getLogger(__name__)
 
@@ -62,15 +63,19 @@ class Tuner:
         if self._path is None:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._path.parent)
             own = self._path.with_suffix(f".{os.getpid()}")
             own.write_text(json.dumps(_read(self._path) | self._known, indent=1, sort_keys=True))
+            make_private(own)
             own.replace(self._path)
         except OSError as error:
             log.warning("cannot write the tuning results to %s: %s", self._path, error)
 
 
 def _read(path: Path) -> dict[str, str]:
+    if path.is_file() and (reason := distrust(path)):
+        log.warning("the tuning results in %s are not used: %s", path, reason)
+        return {}
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):

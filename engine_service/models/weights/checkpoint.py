@@ -1,23 +1,21 @@
 """Checkpoint: a folder's safetensors files, single or sharded, as tensors by name.
 
-Files are memory-mapped; a tensor's values are read when they are used. Names and shapes can be
-checked against the files' headers before any weight is read.
+A tensor is read into memory when it is asked for. Names and shapes can be checked against the
+files' headers before any weight is read.
 """
 
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine_service.models.layer_plan import Weight
+from engine_service.models.weights.safetensors_file import SafetensorsFile
 from folovllm.errors import ConfigError
-from folovllm.model_files import read_json
+from folovllm.model_files import WEIGHT_INDEX, weight_files
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _STORED_DTYPES = ("F32", "BF16", "F16")
 
 
@@ -28,12 +26,9 @@ class Checkpoint:
         """Raises ConfigError if a file is missing or broken."""
         self.folder = folder
         with ExitStack() as stack:
-            self._paths = _weight_files(folder)
-            self._files = [_open(path, stack) for path in self._paths]
+            self._files = [_open(path, stack) for path in weight_files(folder)]
             self._homes = {
-                name: number
-                for number, file in enumerate(self._files)
-                for name in file.keys()  # noqa: SIM118 - no mapping
+                name: number for number, file in enumerate(self._files) for name in file.tensors
             }
             self._stack = stack.pop_all()
 
@@ -52,15 +47,15 @@ class Checkpoint:
                 raise ConfigError(
                     f"{self.folder} has no tensor {name}; its weights are not complete"
                 )
-            header = self._files[self._homes[name]].get_slice(name)
-            if header.get_shape() != list(shape):
+            stored = self._files[self._homes[name]].tensors[name]
+            if stored.shape != tuple(shape):
                 raise ConfigError(
-                    f"{self.folder}: tensor {name} has shape {header.get_shape()}, "
+                    f"{self.folder}: tensor {name} has shape {list(stored.shape)}, "
                     f"config.json says {list(shape)}"
                 )
-            if header.get_dtype() not in _STORED_DTYPES:
+            if stored.dtype not in _STORED_DTYPES:
                 raise ConfigError(
-                    f"{self.folder}: tensor {name} is stored as {header.get_dtype()}; "
+                    f"{self.folder}: tensor {name} is stored as {stored.dtype}; "
                     f"supported are {', '.join(_STORED_DTYPES)}"
                 )
         for name in sorted(unused):
@@ -70,41 +65,16 @@ class Checkpoint:
                     f"{self.folder} has a tensor {name} that its config.json does not use"
                 )
 
-    def read(self, name: str) -> Tensor:
-        """A tensor, in the type it is stored in; a view of its file."""
-        tensor: Tensor = self._files[self._homes[name]].get_tensor(name)
-        return tensor
-
-    def read_anew(self, name: str) -> Tensor:
-        """The same in a new mapping, without the pages that the first one has already read, which
-        count as the process's memory."""
-        with safe_open(self._paths[self._homes[name]], framework="pt", device="cpu") as file:
-            tensor: Tensor = file.get_tensor(name)
-        return tensor
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        """A tensor, or some of its rows, in the type it is stored in. Raises ConfigError."""
+        return self._files[self._homes[name]].read(name, rows)
 
     def in_file_order(self, names: Iterable[str]) -> list[str]:
         """The names, those of a file together."""
         return sorted(names, key=lambda name: self._homes[name])
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, from the index where there is one."""
-    if (folder / _INDEX).is_file():
-        weight_map = read_json(folder / _INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ConfigError(f"{folder / _INDEX} has no weight_map")
-        return [folder / name for name in sorted(set(map(str, weight_map.values())))]
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    raise ConfigError(
-        f"{folder} has no weights: it needs {_SINGLE} or {_INDEX} (other formats are not read)"
-    )
-
-
-def _open(path: Path, stack: ExitStack) -> Any:
+def _open(path: Path, stack: ExitStack) -> SafetensorsFile:
     if not path.is_file():
-        raise ConfigError(f"{path.parent} has no {path.name}, which its {_INDEX} lists")
-    try:
-        return stack.enter_context(safe_open(path, framework="pt", device="cpu"))
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path} is not a safetensors file: {error}") from None
+        raise ConfigError(f"{path.parent} has no {path.name}, which its {WEIGHT_INDEX} lists")
+    return stack.enter_context(SafetensorsFile(path))

@@ -4,6 +4,7 @@ import torch
 
 from engine_service.config import EngineConfig
 from engine_service.device import free_memory
+from engine_service.kernels.gpu.compiled_cache import use_trusted_cache
 from engine_service.layers.linear.tuner import Tuner
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.gpu_decoder import GpuDecoder
@@ -11,8 +12,8 @@ from engine_service.models.model_options import ModelOptions
 from engine_service.runner.gpu.model_runner import GpuModelRunner
 from engine_service.runner.gpu.profile import calibrate, measure_peak
 from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
-from folovllm.cache_folder import cache_folder
 from folovllm.errors import ConfigError
+from folovllm.installation.cache_folder import cache_folder
 
 # From this number of weights on, products take longer than their launches.
 _WORTH_TUNING = 50_000_000
@@ -26,6 +27,7 @@ def build_gpu_runner(
 ) -> tuple[GpuModelRunner, int]:
     """The runner, and its number of blocks for sequences. Raises ConfigError."""
     assert isinstance(model, GpuDecoder)
+    use_trusted_cache()
     if model.config.num_weights >= _WORTH_TUNING:
         model.tune(Tuner(model.device, cache_folder() / "gpu"), show_progress)
     step = config.scheduler.step_size_on("cuda")

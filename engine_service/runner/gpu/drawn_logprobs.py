@@ -8,7 +8,8 @@ from torch import Tensor
 from engine_service.runner.device_copy import to_device
 from engine_service.runner.gpu.drawing import Draw
 from engine_service.runner.sampling.logprobs import position_logprobs
-from folovllm.outputs import PositionLogprobs
+from engine_service.runner.sampling.not_finite import not_finite
+from folovllm.logprobs import PositionLogprobs
 
 
 def raw_logits(logits: Tensor, draws: Sequence[Draw]) -> Tensor | None:
@@ -21,23 +22,25 @@ def raw_logits(logits: Tensor, draws: Sequence[Draw]) -> Tensor | None:
 
 def drawn_logprobs(
     raw: Tensor | None, draws: Sequence[Draw], drawing: Sequence[int], token_ids: Tensor
-) -> dict[int, list[PositionLogprobs]]:
-    """Those of `token_ids` [draws], by the index of the sequence `drawing` each.
+) -> tuple[dict[int, list[PositionLogprobs]], dict[int, Exception]]:
+    """Those of `token_ids` [draws], by the index of the sequence `drawing` each, and failures.
 
-    Waits for the tokens. Empty if one of them is -1, since the step fails then.
+    Waits for the tokens. Rows whose logits are not finite fail.
     """
     if raw is None:
-        return {}
+        return {}, {}
     rows = _requesting_rows(draws)
-    drawn = token_ids.tolist()
-    if any(drawn[row] < 0 for row in rows):
-        return {}
+    drawn = [max(token_id, 0) for token_id in token_ids.tolist()]
     num_tops = [draws[row].sequence.sampling_params.logprobs or 0 for row in rows]
     found: dict[int, list[PositionLogprobs]] = {}
     logprobs = position_logprobs(raw, [[drawn[row]] for row in rows], num_tops)
-    for row, (position,) in zip(rows, logprobs, strict=True):
-        found.setdefault(drawing[row], []).append(position)
-    return found
+    failures: dict[int, Exception] = {}
+    for row, positions in zip(rows, logprobs, strict=True):
+        if positions is None:
+            failures[drawing[row]] = not_finite(draws[row].sequence.num_tokens)
+        else:
+            found.setdefault(drawing[row], []).extend(positions)
+    return found, failures
 
 
 def _requesting_rows(draws: Sequence[Draw]) -> list[int]:

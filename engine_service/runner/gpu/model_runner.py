@@ -137,33 +137,38 @@ class GpuModelRunner:
         token_ids = token_ids[: len(drawing)]
         draws = [Draw(scheduled[i], scheduled[i].sample_indexes[0]) for i in drawing]
         raw = raw_logits(logits, draws)
-        redrawn = self._draw_altered(logits, draws, token_ids)
+        redrawn, errors = self._draw_altered(logits, draws, token_ids)
         if redrawn:
             changed = self._indexes([state_indexes[drawing[row]] for row in redrawn])
-            self._state.last_tokens[changed] = token_ids[self._indexes(redrawn)]
-        logprobs = drawn_logprobs(raw, draws, drawing, token_ids)
-        return GpuStep(scheduled, drawing, self._downloads.start(token_ids), logprobs, {})
+            # -1 is a failed draw, see `sequence_states`.
+            self._state.last_tokens[changed] = token_ids[self._indexes(redrawn)].clamp_(min=0)
+        logprobs, failures = drawn_logprobs(raw, draws, drawing, token_ids)
+        tokens = self._downloads.start(token_ids)
+        failures |= {drawing[row]: error for row, error in errors.items()}
+        return GpuStep(scheduled, drawing, tokens, logprobs, {}, failures)
 
     def _launch_any(self, scheduled: Sequence[ScheduledSequence]) -> GpuStep:
         if not scheduled:
-            return GpuStep((), (), self._download_none(), {}, {})
+            return GpuStep((), (), self._download_none(), {}, {}, {})
         batch = build_input_batch(scheduled, self._block_size, self.model.device)
         self._resolve_pending(batch, scheduled)
         hidden = self.model(batch.input_ids, batch.positions, self.kv_caches, batch.metadata)
-        prompt = prompt_logprobs(self.model, hidden, batch.first_rows, scheduled)
+        prompt, failures = prompt_logprobs(self.model, hidden, batch.first_rows, scheduled)
         drawing, rows, draws = _draws(batch.sampled, scheduled)
         if not draws:
-            return GpuStep(scheduled, (), self._download_none(), {}, prompt)
+            return GpuStep(scheduled, (), self._download_none(), {}, prompt, failures)
         sampled_rows = batch.sampled_rows
         if len(draws) > len(sampled_rows):
             sampled_rows = sampled_rows[self._indexes(rows)]
         logits = self.model.compute_logits(hidden, sampled_rows)
         token_ids = draw_all(logits, draws, self._workspace)
         raw = raw_logits(logits, draws)
-        self._draw_altered(logits, draws, token_ids)
+        _, errors = self._draw_altered(logits, draws, token_ids)
+        failures |= {drawing[row]: error for row, error in errors.items()}
         self._append(scheduled, drawing, token_ids)
-        logprobs = drawn_logprobs(raw, draws, drawing, token_ids)
-        return GpuStep(scheduled, drawing, self._downloads.start(token_ids), logprobs, prompt)
+        logprobs, failed = drawn_logprobs(raw, draws, drawing, token_ids)
+        tokens = self._downloads.start(token_ids)
+        return GpuStep(scheduled, drawing, tokens, logprobs, prompt, failures | failed)
 
     def _download_none(self) -> Download:
         return self._downloads.start(torch.empty(0, dtype=torch.int32, device=self.model.device))
@@ -183,14 +188,32 @@ class GpuModelRunner:
             tokens = self._state.last_tokens[self._indexes(state_indexes)]
             batch.input_ids[self._indexes(rows)] = tokens.long()
 
-    def _draw_altered(self, logits: Tensor, draws: Sequence[Draw], token_ids: Tensor) -> list[int]:
-        """Repeats the draws that alter the logits, from altered ones; returns their rows."""
+    def _draw_altered(
+        self, logits: Tensor, draws: Sequence[Draw], token_ids: Tensor
+    ) -> tuple[list[int], dict[int, Exception]]:
+        """Repeats the draws that alter the logits, from altered ones.
+
+        Returns their rows, and the errors that rows raise by themselves.
+        """
         rows = [row for row, each in enumerate(draws) if each.alters_logits]
+        failures: dict[int, Exception] = {}
+        try:
+            self._redraw(logits, rows, draws, token_ids)
+        except Exception:
+            for row in rows:
+                try:
+                    self._redraw(logits, [row], draws, token_ids)
+                except Exception as error:
+                    failures[row] = error
+        return rows, failures
+
+    def _redraw(
+        self, logits: Tensor, rows: Sequence[int], draws: Sequence[Draw], token_ids: Tensor
+    ) -> None:
         if rows:
             redrawn = [draws[row] for row in rows]
             changed = change_logits(logits, rows, redrawn, self._grammar_masks)
             token_ids[self._indexes(rows)] = draw_all(changed, redrawn, self._workspace)
-        return rows
 
     def _append(
         self, scheduled: Sequence[ScheduledSequence], drawing: Sequence[int], token_ids: Tensor

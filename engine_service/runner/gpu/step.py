@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence
 from engine_service.runner.device_copy import Download
-from folovllm.errors import ServerError
-from folovllm.outputs import PositionLogprobs
+from engine_service.runner.sampling.not_finite import not_finite
+from folovllm.logprobs import PositionLogprobs
 
 Logprobs = Mapping[int, Sequence[PositionLogprobs]]
 
@@ -21,16 +21,15 @@ class GpuStep:
     tokens: Download
     logprobs: Logprobs
     prompt_logprobs: Logprobs
+    failures: Mapping[int, Exception]
+    """Those that are known before the tokens are."""
 
     def result(self) -> ModelRunnerOutput:
-        """See LaunchedStep. Raises ServerError if a row's logits are not finite."""
+        """See LaunchedStep. A row whose logits are not finite has drawn -1."""
         drawn: list[list[int]] = [[] for _ in self.scheduled]
+        failures = dict(self.failures)
         for i, token_id in zip(self.drawing, self.tokens.wait(), strict=True):
             if token_id < 0:
-                sequence = self.scheduled[i]
-                raise ServerError(
-                    f"the model's logits for sequence {sequence.seq_id} at position "
-                    f"{sequence.num_tokens} are not finite, so no token can be drawn"
-                )
+                failures.setdefault(i, not_finite(self.scheduled[i].num_tokens))
             drawn[i].append(token_id)
-        return ModelRunnerOutput(drawn, self.logprobs, self.prompt_logprobs)
+        return ModelRunnerOutput(drawn, self.logprobs, self.prompt_logprobs, failures)

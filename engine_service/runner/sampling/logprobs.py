@@ -10,24 +10,31 @@ import torch
 from torch import Tensor
 
 from engine_service.runner.sampling.filters import NEVER, top_k_candidates
-from folovllm.errors import ServerError
-from folovllm.outputs import Logprob, PositionLogprobs
+from folovllm.logprobs import Logprob, PositionLogprobs
 
 
 def position_logprobs(
     logits: Tensor, token_ids: Sequence[Sequence[int]], num_tops: Sequence[int]
-) -> list[list[PositionLogprobs]]:
+) -> list[list[PositionLogprobs] | None]:
     """For each row the log-probability of each of its token ids, with the row's best candidates.
 
     `logits` is [rows, vocab_size] in any floating type; `num_tops` says how many candidates each
-    row gets. Raises ServerError if a row has no distribution, because of NaN or infinity.
+    row gets. None for a row that has no distribution, because of NaN or infinity.
     """
-    width = max(map(len, token_ids))
+    if not token_ids:
+        return []
+    width = max(1, *map(len, token_ids))
     columns = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in token_ids])
     values = logits.gather(-1, columns.to(logits.device)).float()
     totals, ranks = _totals_and_ranks(logits, values)
-    if not bool(totals.isfinite().all()):
-        raise ServerError("the model's logits are not finite, so they have no log-probabilities")
+    finite = totals.isfinite()[:, 0]
+    if not bool(finite.all()):
+        rows = finite.nonzero()[:, 0].tolist()
+        found = position_logprobs(
+            logits[rows], [token_ids[row] for row in rows], [num_tops[row] for row in rows]
+        )
+        of_row = dict(zip(rows, found, strict=True))
+        return [of_row.get(row) for row in range(len(token_ids))]
     tops = _tops(logits, totals, num_tops)
     logprobs = (values - totals).tolist()
     return [

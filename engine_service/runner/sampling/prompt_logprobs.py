@@ -8,7 +8,8 @@ from torch import Tensor
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.models.causal_model import CausalModel
 from engine_service.runner.sampling.logprobs import position_logprobs
-from folovllm.outputs import PositionLogprobs
+from engine_service.runner.sampling.not_finite import not_finite
+from folovllm.logprobs import PositionLogprobs
 
 # Logits of prompts that are computed at once: 64 MiB in float32.
 _MAX_LOGITS = 2**24
@@ -19,8 +20,10 @@ def prompt_logprobs(
     hidden: Tensor,
     first_rows: Sequence[int],
     scheduled: Sequence[ScheduledSequence],
-) -> dict[int, list[PositionLogprobs]]:
+) -> tuple[dict[int, list[PositionLogprobs]], dict[int, Exception]]:
     """Those of the prompts' next tokens that are requested, by the indexes of their sequences.
+
+    Beside them the errors of those whose logits are not finite.
 
     `hidden` is [T, hidden_size], and `first_rows` says where each sequence's tokens start in it.
     All sequences' rows go together, in pieces, since the logits of long prompts would take more
@@ -32,6 +35,7 @@ def prompt_logprobs(
         for position in sequence.prompt_logprob_positions
     ]
     found: dict[int, list[PositionLogprobs]] = {}
+    failures: dict[int, Exception] = {}
     size = max(1, _MAX_LOGITS // model.config.vocab_size)
     for start in range(0, len(asked), size):
         piece = asked[start : start + size]
@@ -39,6 +43,9 @@ def prompt_logprobs(
         following = [[scheduled[i].token_history[position + 1]] for i, _, position in piece]
         num_tops = [scheduled[i].sampling_params.prompt_logprobs or 0 for i, *_ in piece]
         logprobs = position_logprobs(model.compute_logits(hidden, rows), following, num_tops)
-        for (i, *_), (own,) in zip(piece, logprobs, strict=True):
-            found.setdefault(i, []).append(own)
-    return found
+        for (i, _, position), own in zip(piece, logprobs, strict=True):
+            if own is None:
+                failures[i] = not_finite(position)
+            else:
+                found.setdefault(i, []).extend(own)
+    return found, failures

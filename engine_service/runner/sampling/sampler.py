@@ -26,7 +26,6 @@ from engine_service.models.causal_model import torch_argmax
 from engine_service.runner.sampling.filters import cuts_to_top_k, filtered_weights, inverse_cdf
 from engine_service.runner.sampling.logits_processors import NO_MASKS, process_logits
 from engine_service.seeding import uniform
-from folovllm.errors import ServerError
 
 Argmax = Callable[[Tensor], tuple[Tensor, Tensor]]
 """See CausalModel.argmax."""
@@ -43,13 +42,14 @@ def sample(
 ) -> list[list[int]]:
     """A token id for each of the sample_indexes of each sequence.
 
-    `logits` is [len(sequences), vocab_size] in any floating type and may be overwritten;
-    `grammar_masks` has for some rows the ids that may be drawn, bool [vocab_size]. Raises
-    ServerError if a row's maximum is not a finite number.
+    No id for a row whose maximum is not a finite number. `logits` is [len(sequences), vocab_size]
+    in any floating type and may be overwritten; `grammar_masks` has for some rows the ids that may
+    be drawn, bool [vocab_size].
     """
     logits = process_logits(logits, sequences, grammar_masks)
     drawn = _greedy(logits, sequences, argmax)
-    for rows in _random_groups(sequences, logits.shape[-1]):
+    random = [i for i, s in enumerate(sequences) if drawn[i] and not s.sampling_params.greedy]
+    for rows in _groups(random, sequences, logits.shape[-1]):
         own_logits = logits if len(rows) == len(sequences) else logits[rows]
         token_ids = _random(own_logits, [sequences[i] for i in rows])
         for row, row_ids in zip(rows, token_ids, strict=True):
@@ -57,12 +57,13 @@ def sample(
     return drawn
 
 
-def _random_groups(sequences: Sequence[ScheduledSequence], vocab_size: int) -> list[list[int]]:
-    """The rows that are not greedy: those that top_k cuts, then the others in bounded groups.
+def _groups(
+    random: list[int], sequences: Sequence[ScheduledSequence], vocab_size: int
+) -> list[list[int]]:
+    """The rows that are drawn at random: those that top_k cuts, then the others in bounded groups.
 
     What top_k leaves is small; the others have a weight for each id of the vocabulary.
     """
-    random = [i for i, s in enumerate(sequences) if not s.sampling_params.greedy]
     cut = [i for i in random if cuts_to_top_k(sequences[i].sampling_params, vocab_size)]
     whole = sorted({*random} - {*cut}) if cut else random
     size = max(1, _MAX_WEIGHTS // vocab_size)
@@ -75,18 +76,13 @@ def _greedy(
 ) -> list[list[int]]:
     """The most probable token of each row, as often as it draws; only greedy ones need it.
 
-    The maximum also tells whether a row's logits are finite.
+    The maximum also tells whether a row's logits are finite; there is no token if they are not.
     """
     maxima, found = argmax(logits)
-    for sequence, finite in zip(sequences, maxima.isfinite().tolist(), strict=True):
-        if not finite:
-            raise ServerError(
-                f"the model's logits for sequence {sequence.seq_id} at position "
-                f"{sequence.num_tokens} are not finite, so no token can be drawn"
-            )
+    finite = maxima.isfinite().tolist()
     return [
-        [token_id] * len(sequence.sample_indexes)
-        for token_id, sequence in zip(found.tolist(), sequences, strict=True)
+        [token_id] * len(sequence.sample_indexes) if is_finite else []
+        for token_id, is_finite, sequence in zip(found.tolist(), finite, sequences, strict=True)
     ]
 
 

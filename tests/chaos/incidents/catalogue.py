@@ -6,6 +6,7 @@ from chaos.incidents.engine_death import (
     stuck_and_stopped,
     stuck_step,
     stuck_step_by_default,
+    stuck_step_with_lock,
 )
 from chaos.incidents.files import cached_code_of_others, weights_truncated
 from chaos.incidents.identity import other_weights_pooled
@@ -33,6 +34,7 @@ INCIDENTS: dict[str, Incident] = {
         panic,
         error,
         stuck_step,
+        stuck_step_with_lock,
         stuck_and_stopped,
         stopped_while_idle,
         dropped_while_idle,

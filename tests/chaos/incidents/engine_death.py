@@ -55,17 +55,24 @@ async def stuck_step(report: Report) -> None:
     await _stuck(report, "stuck step", watchdog_flags(), WATCHDOG_SECONDS)
 
 
+async def stuck_step_with_lock(report: Report) -> None:
+    """The same inside a library that does not give the interpreter's lock back."""
+    await _stuck(report, "stuck step with lock", watchdog_flags(), WATCHDOG_SECONDS, True)
+
+
 async def stuck_step_by_default(report: Report) -> None:
     """The same with the limit that the service has by itself; takes half a minute."""
     await _stuck(report, "stuck step by default", (), _DEFAULT_WATCHDOG_SECONDS)
 
 
-async def _stuck(report: Report, name: str, flags: tuple[str, ...], limit: float) -> None:
+async def _stuck(
+    report: Report, name: str, flags: tuple[str, ...], limit: float, holds_lock: bool = False
+) -> None:
     engine = Engine(("--device", "cpu", *flags), fake=True)
     service = engine.service
     try:
         await service.wait_serving()
-        calls = await _hang(engine)
+        calls = await _hang(engine, holds_lock)
         within = limit + DETECTION_SECONDS
         records = await records_of(calls, within=within)
         ended = [record for record in records if record.code is not None]
@@ -98,10 +105,10 @@ async def stuck_and_stopped(report: Report) -> None:
         await engine.close()
 
 
-async def _hang(engine: Engine) -> list[Call]:
+async def _hang(engine: Engine, holds_lock: bool = False) -> list[Call]:
     """Streams whose engine hangs after some steps."""
     await engine.service.ask("pace", 0.005)
     calls = start(engine.stub, STREAM, 4)
     await asyncio.gather(*(call.until_pieces(2) for call in calls))
-    await engine.service.ask("hang")
+    await engine.service.ask("hang", holds_lock)
     return calls

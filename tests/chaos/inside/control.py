@@ -66,9 +66,9 @@ class Control:
         """See FaultyRunner.pace."""
         self._runner.pace(seconds)
 
-    def do_hang(self) -> None:
+    def do_hang(self, holds_lock: bool = False) -> None:
         """See FaultyRunner.hang."""
-        self._runner.hang()
+        self._runner.hang(holds_lock)
 
     def do_fail(self, panics: bool) -> None:
         """See FaultyRunner.fail."""

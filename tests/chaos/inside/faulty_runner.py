@@ -4,6 +4,7 @@ A step can be held before it is computed, paced, counted, never return, raise, o
 that are NaN for chosen requests. All but `execute` is called by the control's threads.
 """
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -39,7 +40,7 @@ class FaultyRunner:
         self._num_steps = 0
         self._pace = 0.0
         self._next_step_at = 0.0
-        self._hangs = False
+        self._hangs = self._hangs_with_lock = False
         self._raises: BaseException | None = None
         self._poisoned: frozenset[str] = frozenset()
         self._names: dict[int, str] = {}  # by seq_id, of the present step
@@ -51,7 +52,7 @@ class FaultyRunner:
         """See ModelRunner."""
         self._wait_allowed()
         if self._hangs:
-            threading.Event().wait()
+            _hang(holds_lock=self._hangs_with_lock)
         if self._raises is not None:
             raise self._raises
         if self._poisoned:
@@ -83,9 +84,9 @@ class FaultyRunner:
         """Begins steps at least so many seconds apart."""
         self._pace = seconds
 
-    def hang(self) -> None:
-        """Lets the next step never return."""
-        self._hangs = True
+    def hang(self, holds_lock: bool) -> None:
+        """Lets the next step never return, perhaps with the interpreter's lock held."""
+        self._hangs, self._hangs_with_lock = True, holds_lock
 
     def fail(self, panics: bool) -> None:
         """Lets the next step raise."""
@@ -130,3 +131,9 @@ class FaultyRunner:
 
     def _name(self, seq: "Sequence") -> str:
         return self._engine._parents.name_of(seq.request.request_id, seq.index)[0]
+
+
+def _hang(holds_lock: bool) -> None:
+    if holds_lock:
+        ctypes.PyDLL(None).pause()  # until a signal, whose handler Python cannot run
+    threading.Event().wait()

@@ -7,7 +7,7 @@ import numpy as np
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from engine_service.structured_output.matcher import Matcher
 from folovllm.model_files import DEMO_MODEL
-from folovllm.sampling_params import StructuredOutput
+from folovllm.parameters.structured_output import StructuredOutput
 
 DEMO_EOS = (2041, 2039)
 ENDS = (b'"', b"@", b"}", b"]", b'"}', b"}}", b"]}", b'",', b'"]')

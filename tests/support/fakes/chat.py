@@ -22,8 +22,11 @@ from folovllm.chat_outputs import (
     ToolCallEnd,
     ToolCallStart,
 )
-from folovllm.outputs import Usage
+from folovllm.outputs import RequestMetrics, Usage
 from folovllm.v1 import tokenizer_service_pb2 as messages
+
+METRICS = RequestMetrics(prefill=0.25, decode=0.5, time_to_first_token=0.25)
+"""Of every answer."""
 
 
 def answer_events(request: messages.ChatRequest) -> list[ChatEvent]:
@@ -53,4 +56,5 @@ def call_events(name: str, arguments: dict[str, object], call_id: str = "c1") ->
 
 
 def finish(reason: str) -> ChatFinish:
-    return ChatFinish(ChatFinishReason(reason), usage=Usage(prompt_tokens=3, completion_tokens=4))
+    usage = Usage(prompt_tokens=3, completion_tokens=4)
+    return ChatFinish(ChatFinishReason(reason), usage=usage, metrics=METRICS)

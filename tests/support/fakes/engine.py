@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from folovllm.errors import FolovError
+from folovllm.logprobs import PositionLogprobs
 from folovllm.outputs import (
     CompletionOutput,
     FinishReason,
-    PositionLogprobs,
     RequestInfo,
     RequestMetrics,
     Usage,

@@ -1,5 +1,7 @@
 """FakeMatcher: a made-up grammar, which bans ids by all tokens before and ends after so many."""
 
+from folovllm.errors import InvalidRequestError
+
 
 class FakeMatcher:
     """Bans one id of each three; after `length` tokens the output is complete or free."""
@@ -20,11 +22,12 @@ class FakeMatcher:
     def bans(self, token_id: int) -> bool:
         return (token_id + self._state) % 3 == 0
 
-    def advance(self, token_id: int) -> bool:
-        follows = not self.bans(token_id)
+    def advance(self, token_id: int) -> None:
+        banned = self.bans(token_id)
         self._left -= 1
         self._state = self._state * 31 + token_id
-        return follows
+        if banned:
+            raise InvalidRequestError("sampling_params.regex", "the grammar bans the token")
 
     def copy(self) -> "FakeMatcher":
         copied = FakeMatcher(self._left, self._then_free)

@@ -9,11 +9,15 @@ import threading
 from collections.abc import Container, Sequence
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
-from folovllm.outputs import Logprob, PositionLogprobs
+from folovllm.errors import RequestFailedError
+from folovllm.logprobs import Logprob, PositionLogprobs
 from support.fakes.matcher import FakeMatcher
 
 VOCAB_SIZE = 1000
 _EMPTY = 12345
+
+Poison = Container[tuple[int, int]]
+"""The numbers of steps, and in each of sequences, whose KV becomes NaN."""
 
 
 def num_scheduled_tokens(step: SchedulerOutput) -> int:
@@ -21,14 +25,22 @@ def num_scheduled_tokens(step: SchedulerOutput) -> int:
     return sum(part.num_scheduled_tokens for part in step.scheduled)
 
 
-def _mix(state: int, value: int) -> int:
+def _mix(state: int | None, value: int) -> int | None:
+    """What is not a number stays so."""
+    if state is None:
+        return None
     return (state * 6364136223846793005 + value * 1442695040888963407 + 1) % 2**64
+
+
+def _number(state: int | None) -> int:
+    assert state is not None, "what is not a number was read"
+    return state
 
 
 def _draw(
     kv: int, seed: int, index: int, forbidden: Container[int] = (), vocab_size: int = VOCAB_SIZE
 ) -> int:
-    first = (_mix(_mix(kv, seed), index) >> 33) % vocab_size
+    first = (_number(_mix(_mix(kv, seed), index)) >> 33) % vocab_size
     in_order = ((first + more) % vocab_size for more in range(vocab_size))
     return next((token_id for token_id in in_order if token_id not in forbidden), first)
 
@@ -37,7 +49,8 @@ def _position(kv: int, token_id: int, num_tops: int) -> PositionLogprobs:
     """A made-up log-probability that depends on all tokens before, with made-up candidates."""
     candidates = [Logprob(rank, -float(rank), rank) for rank in range(1, num_tops + 1)]
     return PositionLogprobs(
-        Logprob(token_id, -(_mix(kv, token_id) % 1000) / 64, 1 + kv % 5), tuple(candidates)
+        Logprob(token_id, -(_number(_mix(kv, token_id)) % 1000) / 64, 1 + kv % 5),
+        tuple(candidates),
     )
 
 
@@ -46,7 +59,7 @@ def expected_logprobs(tokens: Sequence[int], start: int, num_tops: int) -> list[
     kv, positions = _EMPTY, []
     for token_id in tokens:
         positions.append(_position(kv, token_id, num_tops))
-        kv = _mix(kv, token_id)
+        kv = _number(_mix(kv, token_id))
     return positions[start:]
 
 
@@ -56,11 +69,11 @@ def expected_tokens(
     """What the fake model says after a prompt, computed without any cache."""
     kv = _EMPTY
     for token_id in prompt:
-        kv = _mix(kv, token_id)
+        kv = _number(_mix(kv, token_id))
     tokens: list[int] = []
     for _ in range(num_tokens):
         tokens.append(_draw(kv, seed, index))
-        kv = _mix(kv, tokens[-1])
+        kv = _number(_mix(kv, tokens[-1]))
     return tokens
 
 
@@ -73,15 +86,22 @@ class FakeModelRunner:
     def __init__(self, block_size: int, vocab_size: int = VOCAB_SIZE) -> None:
         self._block_size = block_size
         self._vocab_size = vocab_size
-        self._cache: dict[tuple[int, int], int] = {}
+        self._cache: dict[tuple[int, int], int | None] = {}
         self.steps: list[SchedulerOutput] = []
         self._gate = threading.Event()
         self._gate.set()
         self._hold_at: int | None = None
         self.is_held = False
         """Whether a step waits for `release`."""
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         """Raised by the next step."""
+        self.overflow: int | None = None
+        """A token's KV is NaN if its hash is a multiple of this, and so is all that reads it."""
+        self.sees_chunks = True
+        """Whether it notices NaN in what draws nothing."""
+        self.poison: Poison = frozenset()
+        self.num_poisoned = 0
+        """The sequences of steps that `poison` has met."""
 
     def hold(self, after: int = 0) -> None:
         """Lets so many more steps run, then holds the engine still until `release`."""
@@ -106,24 +126,30 @@ class FakeModelRunner:
                 if (source, offset) in self._cache:
                     self._cache[target, offset] = self._cache[source, offset]
         # Each sequence reads before any other writes: a block that two of them write would show.
-        written = [self._compute(scheduled) for scheduled in output.scheduled]
+        written = [self._compute(*numbered) for numbered in enumerate(output.scheduled)]
+        failures: dict[int, Exception] = {}
         sampled: list[list[int]] = []
         logprobs: dict[int, list[PositionLogprobs]] = {}
         prompt_logprobs = {}
         for index, (scheduled, slots) in enumerate(zip(output.scheduled, written, strict=True)):
             self._cache.update(slots)
             sampled.append([])
+            if None in slots.values() and (
+                self.sees_chunks or scheduled.sample_indexes or scheduled.prompt_logprob_positions
+            ):
+                failures[index] = RequestFailedError("NaN")
+                continue
             num_tops = scheduled.sampling_params.logprobs
             if num_tops is not None:
                 logprobs[index] = []
-            for draw in scheduled.draws():
-                kv = self._cache[self._slot(draw, draw.num_tokens - 1)]
+            for draw in scheduled.draws() if scheduled.sample_indexes else ():
+                kv = _number(self._cache[self._slot(draw, draw.num_tokens - 1)])
                 drawn = self._draw(kv, draw)
                 sampled[index] += drawn
                 if num_tops is not None:
                     logprobs[index] += [_position(kv, token_id, num_tops) for token_id in drawn]
             prompt_logprobs[index] = self._prompt_logprobs(scheduled)
-        return ModelRunnerOutput(sampled, logprobs, prompt_logprobs)
+        return ModelRunnerOutput(sampled, logprobs, prompt_logprobs, failures)
 
     def _draw(self, kv: int, draw: ScheduledSequence) -> list[int]:
         forbidden = set(draw.forbidden_token_ids)
@@ -131,7 +157,7 @@ class FakeModelRunner:
             forbidden |= {each for each in range(self._vocab_size) if draw.matcher.bans(each)}
         if draw.sampling_params.alters_logits:
             for token_id in (draw.num_prompt_tokens, *draw.token_history):
-                kv = _mix(kv, token_id)
+                kv = _number(_mix(kv, token_id))
         return [
             _draw(kv, draw.seed, index, forbidden, self._vocab_size)
             for index in draw.sample_indexes
@@ -140,19 +166,27 @@ class FakeModelRunner:
     def _prompt_logprobs(self, scheduled: ScheduledSequence) -> list[PositionLogprobs]:
         return [
             _position(
-                self._cache[self._slot(scheduled, position)],
+                _number(self._cache[self._slot(scheduled, position)]),
                 scheduled.token_history[position + 1],
                 scheduled.sampling_params.prompt_logprobs or 0,
             )
             for position in scheduled.prompt_logprob_positions
         ]
 
-    def _compute(self, scheduled: ScheduledSequence) -> dict[tuple[int, int], int]:
+    def _compute(
+        self, index: int, scheduled: ScheduledSequence
+    ) -> dict[tuple[int, int], int | None]:
         start = scheduled.num_computed_tokens
         kv = self._cache[self._slot(scheduled, start - 1)] if start else _EMPTY
+        probe = list(scheduled.token_history) == [0]  # finds all in order
+        if (len(self.steps) - 1, index) in self.poison and not probe:
+            self.num_poisoned += 1
+            kv = None
         slots = {}
         for position, token_id in enumerate(scheduled.token_ids, start):
             kv = _mix(kv, token_id)
+            if self.overflow is not None and kv is not None and (kv >> 33) % self.overflow == 0:
+                kv = None
             slots[self._slot(scheduled, position)] = kv
         return slots
 

@@ -57,8 +57,9 @@ class OverlappingFakeModelRunner(FakeModelRunner):
         parts = tuple(map(self._resolve, step.output.scheduled))
         computed = self.execute(SchedulerOutput(parts, step.output.block_copies))
         for part, token_ids in zip(parts, computed.sampled_token_ids, strict=True):
-            if len(token_ids) == 1:
-                self._drawn[part.seq_id] = token_ids[0]
+            if part.sample_indexes:
+                # A sequence that fails may be computed once more.
+                self._drawn[part.seq_id] = token_ids[0] if token_ids else 0
         self._unread.popleft()
         return computed
 

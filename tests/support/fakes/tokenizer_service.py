@@ -4,7 +4,10 @@ Its tokenizer is one id for each character. Its answer to a prompt is the prompt
 character a piece, with these exceptions:
 
     "!CODE"    fails with that gRPC status, after one piece for "!!CODE"
+    "!N!CODE"  fails so once N "forever" calls have begun
     "forever"  sends one piece and then nothing, until the call is cancelled
+
+Each token has the log-probability -0.5, and as only alternative the next character with -1.5.
 
 A chat is answered by the next of `scripts`, otherwise in the same manner by the last message's
 content; see `support.fakes.chat`.
@@ -13,6 +16,7 @@ Run as a program, `python -m support.fakes.tokenizer_service PORT`, it serves un
 exits with 0.
 """
 
+import re
 import signal
 import sys
 import threading
@@ -29,7 +33,7 @@ from folovllm.errors import DETAILS_KEY, InvalidRequestError, UnavailableError, 
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
-from support.fakes.chat import answer_events
+from support.fakes.chat import METRICS, answer_events
 
 MODEL_INFO = types_pb2.ModelInfo(
     model_id="fake",
@@ -65,6 +69,7 @@ class _WatchedHealth(health.HealthServicer):  # type: ignore[misc]
 class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     """Records its requests; `cancelled` is set when a "forever" call ends.
 
+    `endless` has an event for each of these calls, set at its end.
     StreamDetokenize ends at a piece that ends with ".", and fails at "!CODE" as Generate does.
     """
 
@@ -82,6 +87,8 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         self.streams: list[list[messages.StreamDetokenizeRequest]] = []
         self.tokenizer_chunks: list[messages.TokenizerFileChunk] = []
         self.cancelled = threading.Event()
+        self.endless: list[threading.Event] = []
+        self._endless_began = threading.Condition()
         self.stream_ended = threading.Event()
         self.watched = self._health.watched
 
@@ -94,6 +101,9 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         self.deadlines.append(context.time_remaining())
         ids = list(request.token_ids.ids) or [ord(each) for each in request.text]
         text = "".join(map(chr, ids))
+        if late := re.fullmatch(r"!(\d+)(!\w+)", text):
+            self.wait_for_endless(int(late[1]))
+            text = late[2]
         if text.startswith("!!"):
             yield types_pb2.CompletionOutput(request_id="fake", text="a", token_ids=[97])
         if text.startswith("!"):
@@ -105,11 +115,20 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
             return
         yield from _answer(request, ids)
 
+    def wait_for_endless(self, count: int) -> bool:
+        """Waits until so many calls have begun that never end by themselves."""
+        with self._endless_began:
+            return self._endless_began.wait_for(lambda: len(self.endless) >= count, 10)
+
     def _end_of(self, context: Any) -> threading.Event:
         """Set when the call ends, as `cancelled` is too."""
         ended = threading.Event()
-        context.add_callback(ended.set)
         context.add_callback(self.cancelled.set)
+        if not context.add_callback(ended.set):  # it has ended already
+            ended.set()
+        with self._endless_began:
+            self.endless.append(ended)
+            self._endless_began.notify_all()
         return ended
 
     def Fork(self, request: Any, context: Any) -> Iterator[types_pb2.CompletionOutput]:
@@ -212,8 +231,15 @@ def _text(ids: Iterable[int], skip_special_tokens: bool) -> str:
     return "".join(chr(each) for each in ids if each > 3 or not skip_special_tokens)
 
 
+def _logprobs(token_id: int, num_tops: int) -> types_pb2.PositionLogprobs:
+    token = types_pb2.Logprob(token_id=token_id, logprob=-0.5, rank=1)
+    other = types_pb2.Logprob(token_id=token_id + 1, logprob=-1.5, rank=2)
+    return types_pb2.PositionLogprobs(token=token, top=(token, other)[:num_tops])
+
+
 def _answer(request: Any, ids: list[int]) -> Iterator[types_pb2.CompletionOutput]:
-    for index in range(request.sampling_params.n or 1):
+    params = request.sampling_params
+    for index in range(params.n or 1):
         for position, token_id in enumerate(reversed(ids)):
             piece = types_pb2.CompletionOutput(
                 request_id=request.request_id or "fake",
@@ -225,9 +251,18 @@ def _answer(request: Any, ids: list[int]) -> Iterator[types_pb2.CompletionOutput
                 piece.info.prompt_tokens = len(ids)
                 if request.return_prompt_token_ids:
                     piece.info.prompt_token_ids.extend(ids)
+                if params.HasField("prompt_logprobs"):
+                    first, *rest = ids
+                    piece.info.prompt_logprobs.add().token.token_id = first
+                    piece.info.prompt_logprobs.extend(
+                        _logprobs(each, params.prompt_logprobs) for each in rest
+                    )
+            if params.HasField("logprobs"):
+                piece.logprobs.append(_logprobs(token_id, params.logprobs))
             if position == len(ids) - 1:
                 piece.finish_reason = types_pb2.FINISH_REASON_LENGTH
                 piece.usage.prompt_tokens = piece.usage.completion_tokens = len(ids)
+                piece.metrics.CopyFrom(METRICS.to_proto())
             yield piece
 
 

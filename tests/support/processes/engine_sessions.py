@@ -134,7 +134,7 @@ class FrontEnd:
     def finished(self, name: str, n: int = 1) -> bool:
         """Whether the final messages of all n continuations of a request have come."""
         outputs = self.outputs.get(name, RequestOutput()).outputs
-        return len(outputs) == n and all(output.finished for output in outputs)
+        return len(outputs) == n and all(output.finished() for output in outputs)
 
     async def _read(self) -> None:
         async for message in self.call:

@@ -20,7 +20,8 @@ from engine_service.engine.commands import Abort, Fork, Generate, Score
 from engine_service.engine.factory import build_engine
 from engine_service.layers.parallel import TensorParallel
 from folovllm.outputs import CompletionOutput, RequestOutput
-from folovllm.sampling_params import SamplingParams, StructuredOutput
+from folovllm.parameters.structured_output import StructuredOutput
+from folovllm.sampling_params import SamplingParams
 from support.processes.commanded_engine import CommandedEngine
 from support.processes.rank_threads import make_group
 

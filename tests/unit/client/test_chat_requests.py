@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from folovllm.chat import ChatMessage, Role, Tool, ToolCall
 from folovllm.errors import InvalidRequestError
-from folovllm.sampling_params import SamplingParams
+from folovllm.sampling_params import UNTIL_CONTEXT_ENDS, SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as wire
 from folovllm.v1 import types_pb2
 from folovllm_client.api.chat_requests import chat_request, message_as_dict, read_messages
@@ -109,7 +109,7 @@ def test_all_other_options() -> None:
     assert request.HasField("enable_thinking") and not request.enable_thinking
     assert request.HasField("thinking_budget") and request.thinking_budget == 0
     assert request.HasField("sampling_params")
-    assert not request.sampling_params.HasField("max_tokens")
+    assert request.sampling_params.max_tokens == UNTIL_CONTEXT_ENDS
     assert request.continue_final_message
     assert (request.request_id, request.priority, request.cache_salt) == ("r", -1, "s")
 
@@ -130,7 +130,7 @@ def test_only_given_options_are_sent() -> None:
         ([USER, {"role": "teacher", "content": "hi"}], {}, "messages[1].role"),
         ([{"content": "hi"}], {}, "messages[0].role"),
         ([{"role": "user", "content": 1}], {}, "messages[0].content"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], {}, "messages[0].content"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], {}, "messages[0].content[0]"),
         ([{"role": "user", "audio": "x"}], {}, "messages[0].audio"),
         ([{"role": "user", "tool_calls": [{"name": "a"}]}], {}, "messages[0].tool_calls"),
         (

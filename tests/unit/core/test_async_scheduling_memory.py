@@ -59,7 +59,7 @@ def test_a_step_in_flight_is_drained_when_all_has_ended() -> None:
     add(engine, "a", max_tokens=8)
     for _ in range(4):
         outputs = engine.step()
-    assert outputs[0].finished
+    assert outputs[0].finished()
     assert engine.has_unfinished_requests()  # there is a step to read
     assert not engine.scheduler.has_unfinished_requests()
     check_integrity(engine.scheduler)

@@ -54,6 +54,19 @@ def test_a_free_block_cannot_be_released() -> None:
         BlockPool(1).release(0)
 
 
+def test_an_emptied_index_finds_nothing_and_is_filled_anew() -> None:
+    pool = BlockPool(2)
+    block_id = pool.allocate()
+    pool.cache(block_id, b"prompt")
+    assert not pool.reset_prefix_index() and pool.lookup(b"prompt") == block_id
+    pool.release(block_id)
+    assert pool.reset_prefix_index() and pool.lookup(b"prompt") is None
+    check_pool(pool, [])
+    again = [pool.allocate(), pool.allocate()]
+    pool.cache(again[1], b"prompt")
+    assert pool.lookup(b"prompt") == again[1]
+
+
 class BlockPoolMachine(RuleBasedStateMachine):
     """Any order of calls leaves references, free list and prefix index in agreement."""
 
@@ -90,6 +103,10 @@ class BlockPoolMachine(RuleBasedStateMachine):
         if block_id is not None:
             self.pool.share(block_id)
             self.held.append(block_id)
+
+    @rule()
+    def reset(self) -> None:
+        assert self.pool.reset_prefix_index() == (not self.held)
 
     @invariant()
     def agrees(self) -> None:

@@ -164,7 +164,7 @@ def test_an_abort_ends_all_branches_at_once(num_steps: int) -> None:
     assert {output.index for output in engine.abort_request("f")} == {0, 1, 2, 3}
     check_integrity(engine.scheduler)
     result = run(engine)
-    assert result["a"].outputs[0].finished
+    assert result["a"].outputs[0].finished()
 
 
 @pytest.mark.parametrize(("length", "share"), [(60, 12), (17, 2)])
@@ -284,7 +284,7 @@ def test_forks_at_any_moment_change_no_token(
     assert {(n, o.index) for n, result in results.items() for o in result.outputs} == set(expected)
     for (name, index), whole in expected.items():
         output = results[name].outputs[index]
-        assert output.finished
+        assert output.finished()
         assert output.token_ids == whole[: len(output.token_ids)]
         assert output.finish_reason == "abort" or len(output.token_ids) == len(whole)
     assert engine.load().num_free_kv_blocks == num_blocks

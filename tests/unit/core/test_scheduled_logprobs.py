@@ -4,7 +4,8 @@ import pytest
 
 from engine_service.core.request import Request
 from engine_service.engine.llm_engine import LLMEngine
-from folovllm.outputs import CompletionOutput, Logprob, PositionLogprobs, RequestOutput
+from folovllm.logprobs import Logprob, PositionLogprobs
+from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import expected_logprobs, expected_tokens
@@ -68,7 +69,7 @@ def test_a_prompt_that_is_cached_is_computed_for_its_logprobs() -> None:
     engine, runner = make_engine()
     add(engine, "before", SamplingParams(max_tokens=1))
     run_before = [output for output in engine.step() if output.request_id == "before"]
-    assert run_before[0].finished and not run_before[0].logprobs
+    assert run_before[0].finished() and not run_before[0].logprobs
     add(engine)
     result = run(engine)
     assert_prompt(result)

@@ -82,7 +82,7 @@ def test_every_request_gets_its_own_answer(
         assert step < 2000, "the scheduler does not come to an end"
     for name, arrival in zip(results, plan, strict=True):
         outputs = results[name].outputs
-        assert len(outputs) == arrival.n and all(output.finished for output in outputs)
+        assert len(outputs) == arrival.n and all(output.finished() for output in outputs)
         assert results[name].info is not None
         for output in outputs:
             whole = expected_tokens(arrival.prompt, arrival.max_tokens, seed=3, index=output.index)

@@ -5,7 +5,8 @@ import pytest
 from engine_service.core.request import Request
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.score_requests import score_requests
-from folovllm.outputs import CompletionOutput, PositionLogprobs
+from folovllm.logprobs import PositionLogprobs
+from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import expected_logprobs, num_scheduled_tokens
@@ -23,7 +24,7 @@ def score(
     while engine.has_unfinished_requests():
         for output in engine.step():
             if output.request_id == name:
-                assert output.finished and not output.token_ids and output.index not in found
+                assert output.finished() and not output.token_ids and output.index not in found
                 found[output.index] = output.logprobs
         check_integrity(engine.scheduler)
     return [found[index] for index in range(len(continuations))]

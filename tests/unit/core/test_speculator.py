@@ -224,8 +224,8 @@ class AnyToken:
 
     must_stop = is_spent = False
 
-    def advance(self, token_id: int) -> bool:
-        return True
+    def advance(self, token_id: int) -> None:
+        pass
 
     def copy(self) -> "AnyToken":
         return self

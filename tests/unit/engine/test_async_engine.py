@@ -9,6 +9,7 @@ import pytest
 from engine_service.core.request import Request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Generate
+from engine_service.engine.failures import RequestFailure
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.output_stream import OutputStream
 from folovllm.errors import ConfigError, EngineDeadError, InvalidRequestError, QueueFullError
@@ -155,6 +156,18 @@ async def test_a_failing_engine_fails_every_stream_and_all_later_requests() -> N
     await fixture.engine.stop()
 
 
+async def test_a_stop_that_is_not_waited_for_ends_every_stream(fixture: Fixture) -> None:
+    fixture.runner.hold()
+    streams = [fixture.engine.submit(request(name, max_tokens=50)) for name in "ab"]
+    fixture.engine.begin_to_stop()
+    fixture.runner.release()
+    for stream in streams:
+        with pytest.raises(EngineDeadError, match="was stopped"):
+            await fixture.read(stream)
+    with pytest.raises(EngineDeadError, match="was stopped"):
+        fixture.engine.submit(request("c"))
+
+
 async def test_a_model_that_cannot_be_loaded_ends_the_start() -> None:
     def build() -> LLMEngine:
         raise ConfigError("no weights")
@@ -191,9 +204,9 @@ async def test_one_delivery_to_the_loop_for_each_step(
     deliveries: list[list[CompletionOutput]] = []
     deliver = fixture.engine._deliver
 
-    def count(outputs: list[CompletionOutput]) -> None:
+    def count(outputs: list[CompletionOutput], failures: list[RequestFailure]) -> None:
         deliveries.append(outputs)
-        deliver(outputs)
+        deliver(outputs, failures)
 
     monkeypatch.setattr(fixture.engine, "_deliver", count)
     fixture.runner.hold()

@@ -16,7 +16,9 @@ from engine_service.engine.commands import (
     encode_commands,
 )
 from folovllm.errors import ServerError
-from folovllm.sampling_params import Reasoning, SamplingParams, StructuredOutput
+from folovllm.parameters.reasoning import Reasoning
+from folovllm.parameters.structured_output import StructuredOutput
+from folovllm.sampling_params import SamplingParams
 
 PARAMS = SamplingParams(
     n=3,

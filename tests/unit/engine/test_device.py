@@ -1,14 +1,10 @@
-"""Device and dtype resolution, and free memory under control group limits."""
+"""Device and dtype resolution."""
 
-from pathlib import Path
-
-import psutil
 import pytest
 import torch
 
 from engine_service import device as device_module
 from engine_service.device import (
-    cgroup_free_memory,
     cpu_computes_bfloat16,
     free_memory,
     resolve_device,
@@ -81,57 +77,8 @@ def test_native_bfloat16_needs_its_instructions(
     assert cpu_computes_bfloat16() == any(bits)
 
 
-def write(folder: Path, **files: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(text)
-
-
-def test_version_2_limit_without_the_page_cache(tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    own.write_text("0::/pod/container\n")
-    root = tmp_path / "cgroup"
-    write(root / "pod", memory__max="max", memory__current="900")
-    stat = "anon 300\ninactive_file 150\nactive_file 50\n"
-    write(root / "pod/container", memory__max="1000", memory__current="600", memory__stat=stat)
-    assert cgroup_free_memory(root, own) == 1000 - (600 - 200)
-
-
-def test_version_2_takes_the_nearest_limit_of_the_parents(tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    own.write_text("0::/pod/container\n")
-    write(tmp_path / "pod", memory__max="500", memory__current="450")
-    write(tmp_path / "pod/container", memory__max="1000", memory__current="300")
-    assert cgroup_free_memory(tmp_path, own) == 50
-
-
-def test_version_2_inside_a_container_sees_only_its_root(tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    own.write_text("0::/\n")
-    write(tmp_path, memory__max="100", memory__current="130")
-    assert cgroup_free_memory(tmp_path, own) == 0
-
-
-def test_version_1_limit(tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    own.write_text("5:cpu,cpuacct:/a\n4:memory:/docker/abc\n")
-    write(
-        tmp_path / "memory/docker/abc",
-        memory__limit_in_bytes="1000",
-        memory__usage_in_bytes="700",
-        memory__stat="total_inactive_file 100\ntotal_active_file 0\n",
-    )
-    assert cgroup_free_memory(tmp_path, own) == 400
-
-
-def test_no_limit(tmp_path: Path) -> None:
-    assert cgroup_free_memory(tmp_path, tmp_path / "missing") is None
-
-
-def test_free_memory_is_the_lower_of_machine_and_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module, "cgroup_free_memory", lambda *_: None)
-    assert 0 < free_memory(CPU) <= psutil.virtual_memory().total
-    monkeypatch.setattr(device_module, "cgroup_free_memory", lambda *_: 12345)
+def test_free_memory_is_the_devices_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_module, "free_host_memory", lambda: 12345)
     assert free_memory(CPU) == 12345
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (77, 100))
     assert free_memory(GPU) == 77

@@ -14,7 +14,7 @@ from engine_service.structured_output.build_thread import BuildThread
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from folovllm.errors import InvalidRequestError, QueueFullError
 from folovllm.model_files import DEMO_MODEL
-from folovllm.sampling_params import StructuredOutput
+from folovllm.parameters.structured_output import StructuredOutput
 from support.builders.grammar_walks import (
     DEMO_EOS,
     Walker,

@@ -12,7 +12,8 @@ import pytest
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from engine_service.structured_output.matcher import Matcher
 from folovllm.errors import InvalidRequestError
-from folovllm.sampling_params import Reasoning, StructuredOutput
+from folovllm.parameters.reasoning import Reasoning
+from folovllm.parameters.structured_output import StructuredOutput
 from support.builders.grammar_walks import (
     DEMO_EOS,
     Walker,

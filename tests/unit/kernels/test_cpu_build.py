@@ -1,7 +1,9 @@
 """The kernels are compiled once, whole or not at all; without a compiler plain torch computes."""
 
 import ctypes
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 
 from engine_service.kernels.cpu import build as cpu_build
 from engine_service.kernels.cpu import library as cpu_library
+from engine_service.kernels.cpu import processor as cpu_processor
 from engine_service.kernels.cpu import structures
 from engine_service.kernels.cpu.build import KernelBuildError, build_library, find_library
 from engine_service.models.causal_model import CausalModel
@@ -18,6 +21,7 @@ from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
 from engine_service.models.model_options import ModelOptions
 from engine_service.models.torch_decoder import TorchDecoder
+from folovllm.installation.trusted_files import distrust
 from support.builders.cpu_kernels import library
 from support.builders.tiny_models import make_checkpoint
 
@@ -31,13 +35,15 @@ class Workshop:
     """Sources, paths of the library and a compiler, all in a temporary folder."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
-        self.sources, self.cache, self.log = folder / "cpu", folder / "cache", folder / "calls"
-        self.sources.mkdir()
+        self.sources, self.cache = folder / "sources" / "cpu", folder / "cache"
+        self.log = folder / "calls"
+        self.sources.mkdir(parents=True)
         (self.sources / "linear.cpp").write_text("int linear;")
         self._compiler = folder / "compiler"
         self._patch = patch
         patch.setattr(cpu_build, "SOURCES", self.sources)
         patch.setenv("XDG_CACHE_HOME", str(self.cache))
+        patch.setattr(tempfile, "tempdir", str(folder / "temporary"))
         self.compiler_does(_WRITES)
 
     def compiler_does(self, script: str) -> None:
@@ -95,9 +101,70 @@ def test_where_the_sources_cannot_be_written_it_lies_in_the_cache(
 
 
 def test_the_second_path_is_in_the_cache_folder(workshop: Workshop) -> None:
-    first, second = cpu_build._library_paths()
+    first, second, third = cpu_build._library_paths()
     assert first.parent == workshop.sources
     assert second == workshop.cache / "folovllm" / "kernels" / first.name
+    assert third.parent.parent == Path(tempfile.gettempdir())
+
+
+class Tampering:
+    """What makes a file one that others may have written, by name."""
+
+    @staticmethod
+    def file_of_others(path: Path) -> None:
+        os.chown(path, 12345, 12345)
+
+    @staticmethod
+    def folder_of_others(path: Path) -> None:
+        os.chown(path.parent, 12345, 12345)
+
+    @staticmethod
+    def file_for_the_group(path: Path) -> None:
+        path.chmod(0o664)
+
+    @staticmethod
+    def file_for_all(path: Path) -> None:
+        path.chmod(0o646)
+
+    @staticmethod
+    def folder_for_all(path: Path) -> None:
+        path.parent.chmod(0o777)
+
+    @staticmethod
+    def folder_above_for_all(path: Path) -> None:
+        path.parent.parent.chmod(0o777)
+
+
+TAMPERINGS = [name for name in vars(Tampering) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_what_others_may_have_written_is_not_loaded_but_made_anew(
+    name: str, workshop: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    if "of_others" in name and os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    path = build_library()
+    assert find_library() == path
+    getattr(Tampering, name)(path)
+    assert find_library() is None
+    (line,) = caplog.messages
+    assert line.startswith(f"the CPU kernels in {path} are not used: ")
+    again = build_library()
+    assert distrust(again) is None and find_library() == again
+    # Elsewhere, unless the file alone was wrong.
+    assert (again == path) == ("folder" not in name)
+
+
+def test_a_loose_umask_spoils_nothing(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        cpu_build, "_library_paths", lambda: (workshop.cache / "folovllm" / "kernels" / "x.so",)
+    )
+    before = os.umask(0)
+    try:
+        assert build_library() == find_library()
+    finally:
+        os.umask(before)
 
 
 def test_no_path_can_be_written(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,8 +271,7 @@ def test_a_structure_with_swapped_fields_compiles_with_no_kernels(
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """find_or_build looks anew, on a processor that has what it takes."""
     monkeypatch.setattr(cpu_library, "find_or_build", cpu_library.find_or_build.__wrapped__)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    monkeypatch.setattr(cpu_library, "missing_instructions", lambda: ())
 
 
 def load(
@@ -229,13 +295,38 @@ def test_without_a_compiler_plain_torch_computes(
 
 
 @pytest.mark.usefixtures("forgetful")
-@pytest.mark.parametrize("lacking", ["_is_avx512_bf16_supported", "_is_vnni_supported"])
+@pytest.mark.parametrize("lacking", cpu_processor.INSTRUCTIONS)
 def test_another_processor_compiles_nothing(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
-    monkeypatch.setattr(torch.cpu, lacking, lambda: False)
+    monkeypatch.setattr(cpu_library, "missing_instructions", lambda: (lacking,))
     assert cpu_library.find_or_build() is None
     assert workshop.calls == []
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx512_vnni avx512_bf16 sse\n", ()),
+        ("flags\t\t: fpu avx512_vnni\n", ("avx512_bf16",)),
+        ("flags\t\t: fpu avx_vnni\n", cpu_processor.INSTRUCTIONS),
+        ("Features\t: fp asimd bf16\n", cpu_processor.INSTRUCTIONS),
+        (None, cpu_processor.INSTRUCTIONS),
+    ],
+)
+def test_the_system_lists_the_instructions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, missing: tuple[str, ...]
+) -> None:
+    listing = tmp_path / "cpuinfo"
+    monkeypatch.setattr(cpu_processor, "CPU_INFO", listing)
+    if text is not None:
+        listing.write_text(text)
+    assert cpu_processor.missing_instructions() == missing
+
+
+def test_our_reading_is_torchs() -> None:
+    has = torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
+    assert cpu_library.processor_has_kernels() is has
 
 
 def test_kernels_compute_what_fits_them(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig
 from engine_service.engine.factory import build_engine
@@ -20,8 +19,7 @@ def find_anew() -> Path | None:
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Where a library may be and none is yet, on a processor that could use it."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    monkeypatch.setattr(cpu_library, "missing_instructions", lambda: ())
     found = tmp_path / "sources" / "kernels.so", tmp_path / "cache" / "kernels.so"
     monkeypatch.setattr(cpu_build, "_library_paths", lambda: found)
     return found
@@ -61,7 +59,7 @@ def test_a_library_that_cannot_be_loaded_is_no_reason_to_fail(
 def test_other_processors_are_told_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    monkeypatch.setattr(cpu_library, "missing_instructions", lambda: ("avx512_vnni",))
     assert find_anew() is None
     assert not caplog.records
 

@@ -80,6 +80,25 @@ def test_a_broken_file_is_none(content: str, measured: list[str], tmp_path: Path
     assert Tuner(CUDA, tmp_path).fastest("a product", ["slow", "fast"], str) == "fast"
 
 
+def test_what_others_may_have_written_is_measured_anew(
+    measured: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fastest() -> str:
+        tuner = Tuner(CUDA, tmp_path / "gpu")
+        choice = tuner.fastest("a product", ["slow", "fast"], str)
+        tuner.save()
+        return choice
+
+    fastest()
+    (path,) = (tmp_path / "gpu").iterdir()
+    path.write_text(json.dumps({"a product": "slow"}))
+    assert fastest() == "slow"
+    path.chmod(0o666)
+    assert fastest() == "fast"
+    assert f"{path} are not used: others may write to {path}" in caplog.text
+    assert json.loads(path.read_text()) == {"a product": "fast"} and fastest() == "fast"
+
+
 def test_without_a_folder_nothing_is_kept(measured: list[str]) -> None:
     tuner = Tuner(CUDA, None)
     tuner.fastest("a product", ["fast"], str)

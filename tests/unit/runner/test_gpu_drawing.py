@@ -15,7 +15,8 @@ from engine_service.runner.gpu.drawing import Draw, change_logits, draw_all, pac
 from engine_service.runner.sampling.grammar_masks import GrammarMasks
 from engine_service.runner.sampling.logits_processors import process_logits
 from engine_service.runner.sampling.sampler import sample
-from folovllm.sampling_params import SamplingParams, StructuredOutput
+from folovllm.parameters.structured_output import StructuredOutput
+from folovllm.sampling_params import SamplingParams
 from support.builders.grammar_walks import demo_compiler
 from support.twins.gpu_draws import SMALL
 from support.twins.gpu_twins import DEVICE

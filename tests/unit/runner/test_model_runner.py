@@ -12,13 +12,15 @@ from engine_service.core.outputs import ScheduledSequence, SchedulerOutput
 from engine_service.models.torch_decoder import TorchDecoder
 from engine_service.runner.build import BuiltRunner, build_runner
 from engine_service.runner.model_runner import TorchModelRunner
-from folovllm.errors import ConfigError, ServerError
+from engine_service.runner.sampling.not_finite import not_finite
+from folovllm.errors import ConfigError
 from folovllm.sampling_params import SamplingParams
 from support.builders.tiny_models import EOS_TOKEN_ID, VOCAB_SIZE, make_checkpoint
 
 GREEDY = SamplingParams(temperature=0.0)
 RANDOM = SamplingParams(temperature=1.0, top_p=0.9)
 BLOCK_SIZE = 4
+POISON = VOCAB_SIZE - 1
 NUM_BLOCKS = 256
 
 
@@ -178,15 +180,39 @@ def test_forbidden_ids_reach_the_sampler(built: BuiltRunner) -> None:
     assert again != drawn
 
 
-def test_logits_that_are_not_numbers_raise(tmp_path: Path) -> None:
-    folder = make_checkpoint("qwen3_tied", tmp_path)
-    built = build_runner(engine_config(), folder, show_progress=False)
+def test_a_part_of_a_prompt_that_is_nan_fails_before_it_draws(tmp_path: Path) -> None:
+    built = build_runner(engine_config(), make_checkpoint("qwen3_grouped", tmp_path), False)
     assert isinstance(built.runner, TorchModelRunner)
     model = built.runner.model
     assert isinstance(model, TorchDecoder)
-    dict(model.weights())["model.norm.weight"].fill_(float("nan"))
-    with pytest.raises(ServerError, match="sequence 9 at position 5 are not finite"):
-        step(built, [Running(9, prompt(9, 5))], list(range(4)))
+    dict(model.weights())["model.embed_tokens.weight"][POISON] = float("nan")
+    free_blocks = list(range(NUM_BLOCKS))
+    running = [
+        Running(7, [POISON, *prompt(7, 8)], chunk=5),
+        Running(8, prompt(8, 8), chunk=5),
+        Running(9, [2, POISON]),
+        Running(10, [2, 3, 4]),
+    ]
+    parts = tuple(sequence.schedule(free_blocks) for sequence in running)
+    output = built.runner.execute(SchedulerOutput(parts))
+    assert [len(drawn) for drawn in output.sampled_token_ids] == [0, 0, 0, 1]
+    assert {i: str(error) for i, error in output.failures.items()} == {
+        0: str(not_finite(5)),
+        2: str(not_finite(2)),
+    }
+
+
+def test_an_error_of_one_draw_is_its_own(built: BuiltRunner) -> None:
+    free_blocks = list(range(NUM_BLOCKS))
+    params = (GREEDY, GREEDY.clone(logit_bias={VOCAB_SIZE: 1.0}), RANDOM)
+    parts = tuple(
+        Running(i, prompt(i, 5), each).schedule(free_blocks) for i, each in enumerate(params)
+    )
+    output = built.runner.execute(SchedulerOutput(parts))
+    assert [len(drawn) for drawn in output.sampled_token_ids] == [1, 0, 1]
+    assert isinstance(output.failures[1], IndexError) and len(output.failures) == 1
+    alone = [built.runner.execute(SchedulerOutput((part,))) for part in parts]
+    assert output.sampled_token_ids == [each.sampled_token_ids[0] for each in alone]
 
 
 def test_build_reports_what_it_found(folder: Path) -> None:

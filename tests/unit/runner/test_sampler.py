@@ -25,7 +25,6 @@ from engine_service.runner.sampling.filters import (
 )
 from engine_service.runner.sampling.sampler import sample
 from engine_service.seeding import new_seed, uniform
-from folovllm.errors import ServerError
 from folovllm.sampling_params import SamplingParams
 from support.twins.exact_sampling import exact_distribution, p_value
 
@@ -259,11 +258,15 @@ def test_a_cold_temperature_is_the_greedy_choice() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("params", [GREEDY, SamplingParams(top_k=2), SamplingParams()])
-def test_logits_that_are_not_numbers_raise(bad: float, params: SamplingParams) -> None:
-    logits = torch.zeros(2, 8)
+def test_from_logits_that_are_not_numbers_nothing_is_drawn(
+    bad: float, params: SamplingParams
+) -> None:
+    rows = [sequence(params, position=position) for position in (3, 5, 7)]
+    logits = torch.randn(3, 64, generator=torch.Generator().manual_seed(2))
+    expected = sample(logits.clone(), rows)
     logits[1, 3] = bad
-    with pytest.raises(ServerError, match="sequence 5 at position 5 are not finite"):
-        sample(logits, [sequence(params), sequence(params, position=5)])
+    assert sample(logits.clone(), rows) == [expected[0], [], expected[2]]
+    assert sample(logits[1:2].clone(), rows[1:2]) == [[]]
 
 
 def test_where_all_that_is_allowed_is_forbidden_the_forbidden_may_be_drawn() -> None:

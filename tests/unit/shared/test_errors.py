@@ -53,6 +53,15 @@ def test_a_dead_engine_is_unavailable() -> None:
     assert errors.status_code(errors.EngineDeadError("x")) is grpc.StatusCode.UNAVAILABLE
 
 
+def test_what_is_known_of_a_failure_comes_back() -> None:
+    blamed = there_and_back(errors.RequestFailedError("NaN", "a"))
+    assert isinstance(blamed, errors.RequestFailedError) and blamed.request_id == "a"
+    assert errors.status_code(blamed) is grpc.StatusCode.INTERNAL
+    for scheduled in (False, True):
+        dead = there_and_back(errors.EngineDeadError("gone", scheduled))
+        assert isinstance(dead, errors.EngineDeadError) and dead.scheduled is scheduled
+
+
 def test_foreign_codes_and_missing_details_have_an_error_too() -> None:
     assert type(errors.from_status(grpc.StatusCode.DATA_LOSS, "x")) is errors.ServerError
     invalid = errors.from_status(grpc.StatusCode.INVALID_ARGUMENT, "x")

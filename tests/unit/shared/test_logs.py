@@ -1,11 +1,12 @@
 import json
 import logging
+import sys
 from collections.abc import Iterator
 
 import pytest
 import structlog
 
-from folovllm.serving.logs import configure_logging, forward_logging
+from folovllm.serving.logs import LogConfig, LogFormat, configure_logging, forward_logging
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +17,7 @@ def restored() -> Iterator[None]:
 
 
 def test_given_fields_are_on_every_line(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging("json", pid=7)
+    configure_logging(LogConfig("json"), pid=7)
     structlog.get_logger("of this test").info("ready", port=1)
     line = json.loads(capsys.readouterr().err)
     assert (line["event"], line["port"], line["pid"]) == ("ready", 1, 7)
@@ -25,7 +26,7 @@ def test_given_fields_are_on_every_line(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_package_that_logs_by_the_standard_library_writes_such_lines(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    configure_logging("json")
+    configure_logging(LogConfig("json"))
     forward_logging("a_package")
     log = logging.getLogger("a_package.a_module")
     log.debug("unheard")
@@ -40,3 +41,25 @@ def test_a_package_that_logs_by_the_standard_library_writes_such_lines(
         ("failed", "error"),
     ]
     assert "exception" not in lines[0] and "ValueError: broken" in lines[1]["exception"]
+
+
+@pytest.mark.parametrize(
+    ("log_format", "terminal", "as_json"),
+    [("auto", True, False), ("auto", False, True), ("text", False, False), ("json", True, True)],
+)
+def test_lines_are_json_where_nobody_reads_them_unless_a_format_is_given(
+    log_format: LogFormat, terminal: bool, as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    assert LogConfig(log_format).as_json is as_json
+
+
+def test_only_lines_of_the_level_and_above_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LogConfig("json", "warning"))
+    log = structlog.get_logger("of this test")
+    for level in ("debug", "info", "warning", "error"):
+        getattr(log, level)(level)
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == [
+        "warning",
+        "error",
+    ]

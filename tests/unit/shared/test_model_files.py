@@ -28,20 +28,54 @@ def test_a_path_that_is_no_folder_is_said_in_one_line(model: str) -> None:
     assert model in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            "models/Qwen3-0.6",
+            "there is no folder models/Qwen3-0.6; did you mean models/Qwen3-0.6B?",
+        ),
+        ("models/x", "there is no folder models/x; give a model's folder, or a hub id such as Q"),
+        ("./Models", r"there is no folder ./Models; did you mean models\?"),
+        (
+            "models/a.gguf",
+            "models/a.gguf is a file; give the folder of a model, which holds config",
+        ),
+        ("a.gguf", "a.gguf is a file"),
+    ],
+)
+def test_a_path_with_a_mistake_is_not_asked_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, message: str
+) -> None:
+    (tmp_path / "models" / "Qwen3-0.6B").mkdir(parents=True)
+    (tmp_path / "models" / "a.gguf").touch()
+    (tmp_path / "a.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        resolve_model(model, ())
+
+
 def test_a_hub_id_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
 
-    def snapshot_download(model: str, allow_patterns: list[str]) -> str:
-        calls.append((model, allow_patterns))
+    def snapshot_download(model: str, revision: str | None, allow_patterns: list[str]) -> str:
+        calls.append((model, revision, allow_patterns))
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert resolve_model("org/name", ("*.json",)) == tmp_path
-    assert calls == [("org/name", ["*.json"])]
+    assert resolve_model("org/name", ("*.json",), "v2") == tmp_path
+    assert calls == [("org/name", None, ["*.json"]), ("org/name", "v2", ["*.json"])]
+
+
+@pytest.mark.parametrize("is_embedded", [True, False])
+def test_a_revision_is_of_the_hub(tmp_path: Path, is_embedded: bool) -> None:
+    with pytest.raises(ConfigError, match="revision v2 is of a model on the hub; .* is a folder"):
+        resolve_model(None if is_embedded else str(tmp_path), (), "v2")
 
 
 def test_a_hub_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def snapshot_download(model: str, allow_patterns: list[str]) -> str:
+    def snapshot_download(model: str, **options: object) -> str:
         raise OSError("no route\nto host")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)

@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folovllm.errors import InvalidRequestError
-from folovllm.sampling_params import Reasoning, SamplingParams, StructuredOutput
+from folovllm.parameters.local_fields import sent_fields
+from folovllm.parameters.reasoning import Reasoning
+from folovllm.parameters.structured_output import StructuredOutput
+from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import types_pb2
 
 
@@ -28,7 +31,7 @@ from folovllm.v1 import types_pb2
         ("top_k", -2),
         ("min_p", -0.1),
         ("min_p", 1.1),
-        ("seed", -1),
+        ("seed", -2),
         ("seed", 2**64),
         ("max_tokens", 0),
         ("min_tokens", -1),
@@ -38,6 +41,8 @@ from folovllm.v1 import types_pb2
         ("stop", ["a"] * 17),
         ("stop", ["a" * 257]),
         ("stop", [3]),
+        ("stop", 3),
+        ("logit_bias", 3),
         ("stop_token_ids", [-1]),
         ("stop_token_ids", ["a"]),
         ("stop_token_ids", range(129)),
@@ -178,7 +183,7 @@ def test_a_round_trip_over_the_wire_changes_nothing(params: SamplingParams) -> N
 
 
 def test_every_field_of_the_contract_has_its_field_here_and_back() -> None:
-    ours = {field.name for field in dataclasses.fields(SamplingParams) if field.init}
+    ours = {field.name for field in sent_fields(SamplingParams)}
     message = types_pb2.SamplingParams.DESCRIPTOR
     union = {field.name for field in message.oneofs_by_name["structured_output"].fields}
     theirs = {field.name for field in message.fields} - union | {"structured_output"}

@@ -1,12 +1,17 @@
 """Options of a service from its command line and its environment."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 
+import engine_service.config
+from engine_service.config import EngineServiceConfig, SchedulerConfig
 from folovllm.errors import ConfigError
-from folovllm.serving.args import option, parse
+from folovllm.serving.args import arguments, option, parse, settings, warn_of_unknown_variables
 from folovllm.serving.server import ServerConfig
+from folovllm.serving.variables import unknown_variables, variable_names
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
 
 
@@ -21,8 +26,8 @@ class Config:
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOST", "PORT", "ENGINE", "WORKERS"):
-        monkeypatch.delenv(f"FOLOVLLM_{name}", raising=False)
+    for name in [name for name in os.environ if name.startswith("FOLOVLLM_")]:
+        monkeypatch.delenv(name)
 
 
 def read(*argv: str) -> Config:
@@ -153,20 +158,123 @@ def test_the_tokenizer_services_defaults(monkeypatch: pytest.MonkeyPatch) -> Non
     assert parse_args([]).workers == 4
 
 
+@pytest.mark.parametrize("address", ["here", "here:99999", "http://here:50052"])
+def test_a_bad_address_is_one_line_with_what_to_type(address: str) -> None:
+    with pytest.raises(ConfigError, match="^--engine must be HOST:PORT; .* type here:50052$"):
+        parse_args(["--engine", address])
+
+
 @pytest.mark.parametrize(
-    ("argv", "message"),
+    ("flag", "message"),
     [
-        (["--engine", "here"], "--engine must be HOST:PORT, got 'here'"),
-        (["--engine", "a:b"], "--engine must be HOST:PORT, got 'a:b'"),
-        (["--max-prompt-bytes", "0"], "--max-prompt-bytes must be at least 1, got 0"),
-        (["--workers", "0"], "--workers must be at least 1, got 0"),
+        ("--workers=0", "error: Invalid value for '--workers': 0 is not in the range x>=1.\n"),
+        (
+            "--log-level=all",
+            "error: Invalid value for '--log-level': 'all' is not one of "
+            "'debug', 'info', 'warning', 'error'.\n",
+        ),
     ],
 )
-def test_a_bad_configuration_is_one_clear_line(argv: list[str], message: str) -> None:
+def test_a_bad_value_is_one_line_that_says_what_may_be(
+    flag: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_args([flag])
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TokenizerServiceConfig(workers=0), "workers must be at least 1, got 0"),
+        (lambda: ServerConfig(port=-1), r"port must be in \[0, 65535\], got -1"),
+        (lambda: SchedulerConfig(speculation="all"), "speculation must be one of .*, got 'all'"),
+    ],
+)
+def test_a_configuration_made_in_python_has_the_limits_of_its_flags(
+    make: Callable[[], object], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_args(argv)
+        make()
 
 
 def test_no_engine_is_no_configuration() -> None:
     with pytest.raises(ConfigError, match="at least one engine"):
         TokenizerServiceConfig(engines=())
+
+
+def test_a_process_is_told_what_differs_from_its_defaults() -> None:
+    config = Config(ServerConfig(port=9, reflection=False), ("a", "b"), 3, keep=False)
+    argv = [*arguments(config, Config())]
+    assert argv == [
+        *("--port=9", "--no-reflection", "--item=a", "--item=b", "--limit=3", "--no-keep"),
+    ]
+    assert read(*argv) == config
+    assert [*arguments(Config(), Config())] == []
+
+
+def test_the_engines_variables_have_its_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {
+        "PORT": "1",
+        "MODEL": "shared",
+        "LOG_LEVEL": "debug",
+        "DTYPE": "float16",
+        "MAX_NUM_SEQS": "7",
+        "ENGINE_PORT": "2",
+        "ENGINE_LOG_LEVEL": "error",
+        "ENGINE_DTYPE": "bfloat16",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"FOLOVLLM_{name}", value)
+    config = engine_service.config.parse_args([])
+    assert (config.server.port, config.logs.log_level) == (2, "error")
+    assert (config.engine.model.model, config.engine.model.dtype) == ("shared", "bfloat16")
+    assert config.engine.scheduler.max_num_seqs == 7
+    tokenizer = parse_args([])
+    assert (tokenizer.server.port, tokenizer.logs.log_level) == (1, "debug")
+
+
+def test_the_engines_error_names_the_variable_that_was_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FOLOVLLM_ENGINE_PORT", "x")
+    with pytest.raises(SystemExit):
+        engine_service.config.parse_args([])
+    assert "'--port' (FOLOVLLM_ENGINE_PORT): 'x' is not a valid" in capsys.readouterr().err
+
+
+def warnings(service: str, **variables: str) -> list[str]:
+    """What a service by itself says of an environment."""
+    found: list[str] = []
+    config: TokenizerServiceConfig | EngineServiceConfig
+    config = EngineServiceConfig() if service else TokenizerServiceConfig()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        warn_of_unknown_variables(config, service, found.append)
+    return found
+
+
+def test_a_misspelled_variable_is_warned_of() -> None:
+    assert warnings("", FOLOVLLM_PROT="1", FOLOVLLM_PORT="1", OTHER_PROT="1") == [
+        "unknown variable FOLOVLLM_PROT; did you mean FOLOVLLM_PORT?"
+    ]
+    assert warnings("engine", FOLOVLLM_ENGINE_PROT="1", FOLOVLLM_DTYP="1") == [
+        "unknown variable FOLOVLLM_DTYP; did you mean FOLOVLLM_DTYPE?",
+        "unknown variable FOLOVLLM_ENGINE_PROT; did you mean FOLOVLLM_ENGINE_PORT?",
+    ]
+    assert len(warnings("engine", FOLOVLLM_ENGINE_XYZ="1")) == 1
+
+
+def test_a_service_says_nothing_of_what_may_belong_to_others() -> None:
+    tokenizer, engine = TokenizerServiceConfig(), EngineServiceConfig()
+    theirs = {name: "1" for row in settings(tokenizer) for name in variable_names(row.flags)}
+    assert warnings("engine", **theirs, FOLOVLLM_SERVER="a:1", FOLOVLLM_SERVICE_HOST="a") == []
+    theirs = {name: "1" for row in settings(engine) for name in variable_names(row.flags, "engine")}
+    assert warnings("", **theirs, FOLOVLLM_SERVICE_HOST="a") == []
+
+
+def test_whoever_knows_all_flags_warns_of_every_other_variable() -> None:
+    environ = {"FOLOVLLM_XYZ": "1", "FOLOVLLM_SERVER": "a:1", "FOLOVLLM_PORT": "1", "PATH": ""}
+    [line] = unknown_variables(["FOLOVLLM_PORT"], environ=environ)
+    assert line.startswith("unknown variable FOLOVLLM_XYZ;")

@@ -3,12 +3,11 @@
 import pytest
 
 from folovllm.chat_outputs import ChatFinishReason, ChatResult, ContentDelta
+from folovllm.logprobs import Logprob, PositionLogprobs
 from folovllm.model_files import DEMO_MODEL
 from folovllm.outputs import (
     CompletionOutput,
     FinishReason,
-    Logprob,
-    PositionLogprobs,
     RequestMetrics,
     Usage,
 )

@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from folovllm.logprobs import Logprob, PositionLogprobs
 from folovllm.outputs import (
     CompletionOutput,
     FinishReason,
-    Logprob,
-    PositionLogprobs,
     RequestInfo,
     RequestMetrics,
     RequestOutput,
@@ -51,8 +50,14 @@ def run(
         output, stops = processor.process(message)
         outputs += [] if output is None else [output]
         aborts += [message.index] if stops else []
-    assert sorted(o.index for o in outputs if o.finished) == [*range(params.n)]
+    assert sorted(o.index for o in outputs if o.finished()) == [*range(params.n)]
     return outputs, aborts
+
+
+def test_without_detokenize_there_are_token_ids_alone() -> None:
+    outputs, aborts = run([delta(b"he"), final(b"y")], SamplingParams(detokenize=False))
+    assert [(o.text, o.token_ids) for o in outputs] == [("", [*b"he"]), ("", [*b"y"])]
+    assert outputs[-1].finish_reason is FinishReason.LENGTH and aborts == []
 
 
 def test_text_and_token_ids_stream_together() -> None:

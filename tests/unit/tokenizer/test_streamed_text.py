@@ -1,6 +1,6 @@
 """Streamed text is the whole decode up to the first stop string: any ids, splits, stop strings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -99,7 +99,7 @@ def stop_strings(case: Case, whole: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def expected(whole: str, stops: tuple[str, ...], include: bool) -> tuple[str, str | None]:
+def expected(whole: str, stops: Sequence[str], include: bool) -> tuple[str, str | None]:
     """The text up to where a stop string is first complete, and the longest such."""
     end = min((whole.find(stop) + len(stop) for stop in stops if stop in whole), default=None)
     if end is None:
@@ -123,7 +123,7 @@ def check(tokenizer: Tokenizer, case: Case) -> None:
         out += output.text
         # What is out is never taken back: no half a character, no beginning of a stop string.
         assert text.startswith(out)
-        if output.finished:
+        if output.finished():
             finished = True
             assert output.stop_reason == stop
     assert out == text

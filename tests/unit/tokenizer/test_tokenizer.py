@@ -3,6 +3,7 @@ import json
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers
@@ -29,6 +30,13 @@ def test_encodes_with_merges_and_decodes_back(tokenizer: Tokenizer) -> None:
     token_ids = tokenizer.encode("hello world")
     assert token_ids == [259, 260, *b"orld"]
     assert tokenizer.decode(token_ids) == "hello world"
+
+
+def test_decodes_one_id_and_arrays(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode(ord("h")) == "h"
+    assert tokenizer.decode(np.array([*b"hey"])) == tokenizer.decode(b"hey") == "hey"
+    with pytest.raises(InvalidRequestError, match="token id -1"):
+        tokenizer.decode(np.array([-1]))
 
 
 def test_special_tokens_are_left_out_unless_asked_for(tokenizer: Tokenizer) -> None:

@@ -21,7 +21,7 @@ from folovllm_client.api.chat_requests import (
 )
 from folovllm_client.api.tool_rounds import ToolRounds
 from folovllm_client.api.tools import Toolbox
-from folovllm_client.cli.answer_printer import AnswerPrinter
+from folovllm_client.cli.chat.answer_printer import AnswerPrinter
 from folovllm_client.cli.stream_stats import StreamStats
 
 
@@ -122,6 +122,9 @@ class ChatSession:
                 self.messages = [*rounds.messages, said]
             raise
         rounds.add(result)
-        self._printer.end_line()
-        if self._show_figures and not rounds.pending:
+        if rounds.pending:
+            self._printer.end_line()
+            return
+        self._printer.end_turn(result)
+        if self._show_figures:
             self._printer.figures(stats)

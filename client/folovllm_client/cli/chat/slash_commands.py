@@ -24,14 +24,16 @@ class SlashCommands:
             ("/load FILE", "go on with a saved conversation", self._load),
             ("/retry", "ask the last question again", self._retry),
             ("/undo", "take the last turn back", self._undo),
-            ("/exit", "end; so do Ctrl-D, and Ctrl-C on an empty line", self._exit),
+            ("/exit", "end; so do exit, quit, Ctrl-D, and Ctrl-C on an empty line", self._exit),
         )
         self._commands = {command[0].split()[0]: command for command in commands}
+        self._other_names = dict.fromkeys(("/quit", "/bye"), "/exit")
         self.ended = False
 
     def run(self, line: str) -> None:
         """Runs a line; `ended` is set when it was the last. Raises FolovError."""
         name, _, argument = line.partition(" ")
+        name = self._other_names.get(name, name)
         if name not in self._commands:
             raise InvalidRequestError("", f"there is no {name}; /help lists the commands")
         _usage, _summary, run = self._commands[name]

@@ -7,6 +7,9 @@ from folovllm_client.cli.chat.session import ChatSession
 from folovllm_client.cli.chat.slash_commands import SlashCommands
 from folovllm_client.cli.console import CommandError, failure_text, note
 
+_EXITS = {"exit": "/exit", "quit": "/exit"}
+"""What people type to leave; from a pipe, these are questions as any."""
+
 
 def answer_lines(
     lines: Iterable[str], session: ChatSession, ask: Callable[[str], None], *, typed: bool
@@ -17,11 +20,12 @@ def answer_lines(
     everything.
     """
     commands = SlashCommands(session, ask)
+    exits = _EXITS if typed else {}
     went_well = True
     for line in map(str.strip, lines):
         try:
-            if line.startswith("/"):
-                commands.run(line)
+            if line.startswith("/") or line in exits:
+                commands.run(exits.get(line, line))
             elif line:
                 ask(line)
         except FolovError as error:

@@ -1,0 +1,1 @@
+"""`folovllm serve`: both services in the foreground, and what a terminal shows of them."""

@@ -1,0 +1,1 @@
+"""What SamplingParams is made of: its larger values, and the checks of all of them."""
