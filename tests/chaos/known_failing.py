@@ -11,42 +11,23 @@ def _in_all_states(fault: str, why: str) -> dict[str, str]:
 
 
 _NOT_NOTICED = "a silent peer is noticed after 38 to 60 s"
-_HANGS = "nothing watches the engine's thread"
-_NAN = "a row that is not finite fails the whole step"
 _LOG_RAISES = "writing a log line raises in the call"
 _LOG_BLOCKS = "writing a log line blocks the event loop"
 _NAMES_ONLY = "the fingerprint covers samples of the weights files, not the tensors"
-_NOT_CHECKED = "owner and mode of cached code are not looked at"
 _MALFORMED = "bytes that do not parse are gRPC's UNKNOWN, or an unexpected error of ours"
 
 KNOWN_FAILING: dict[str, str] = {
     **_in_all_states("stopped", _NOT_NOTICED),
-    **_in_all_states("hung step", _HANGS),
-    "matrix: hung step: engine after": _HANGS,
-    "matrix: hung step: neighbours": _HANGS,
-    **_in_all_states("NaN", _NAN),
-    "matrix: NaN: engine after": _NAN,
-    "matrix: NaN: neighbours": _NAN,
-    "nan: its own status": _NAN,
-    "nan: neighbours": _NAN,
-    "nan: engines live": "the request is tried again at the next engine, and ends that too",
-    "nan: those who come after": "both engines have ended",
-    "nan: all weights": "the warm-up's error is not told in one line",
     "logs: full disk: *": _LOG_RAISES,
     "logs: dead reader: *": _LOG_RAISES,
     "logs: blocked reader: *": _LOG_BLOCKS,
     "logs: supervisor killed": "the drain's own log line raises",
-    "engine death: panic: *": "a BaseException ends the thread without a word",
-    "engine death: stuck step: *": _HANGS,
-    "engine death: stuck step by default: *": _HANGS,
     "silence: engine stopped while idle: *": _NOT_NOTICED,
     "silence: packets dropped while idle: *": _NOT_NOTICED,
     "silence: dropped while streaming: new requests": _NOT_NOTICED,
     "silence: dropped while streaming: streams": _NOT_NOTICED,
     "silence: one worker of four stopped": "only a worker that has ended is replaced",
     "identity: other weights: *": _NAMES_ONLY,
-    "files: weights truncated in place": "weights are mapped, so that reading them is SIGBUS",
-    "files: cached code *": _NOT_CHECKED,
     "malformed: *": _MALFORMED,
     "session writer: new requests": "the writer ends in silence, the session looks open",
     "session writer: afterwards": "the writer ends in silence, the session looks open",

@@ -1,6 +1,8 @@
 """The proxy does what it says, on real sockets."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,8 +12,15 @@ from chaos.processes.proxy import Proxy
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Sends back what comes, until "die" makes it reset the connection."""
     try:
         while piece := await reader.read(1024):
+            if piece == b"die":
+                no_wait = struct.pack("ii", 1, 0)
+                found = writer.get_extra_info("socket")
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_wait)
+                writer.transport.abort()
+                return
             writer.write(piece)
             await writer.drain()
         writer.write(b"end")
@@ -77,6 +86,13 @@ async def test_a_half_close_lets_the_other_direction_go_on() -> None:
 async def test_a_reset_is_one() -> None:
     async with connected() as (proxy, reader, _):
         proxy.reset()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+
+
+async def test_a_reset_of_one_side_reaches_the_other() -> None:
+    async with connected() as (_, reader, writer):
+        writer.write(b"die")
         with pytest.raises(ConnectionResetError):
             await reader.read()
 

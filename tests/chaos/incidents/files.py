@@ -64,19 +64,26 @@ async def weights_truncated(report: Report) -> None:
 
 
 async def cached_code_of_others(report: Report) -> None:
-    """Compiled code in a folder, or of an owner, that is not ours."""
-    for name, mode, owner in (
-        ("owned by another", 0o644, _NOBODY),
-        ("writable by all", 0o666, os.getuid()),
+    """Compiled code that others own or may write, or whose folder they may; and our own."""
+    ours = os.getuid()
+    for name, owner, mode, folder_mode, expected in (
+        ("owned by another", _NOBODY, 0o644, 0o700, False),
+        ("writable by all", ours, 0o666, 0o700, False),
+        ("in a folder writable by all", ours, 0o644, 0o777, False),
+        ("of our own", ours, 0o644, 0o700, True),
     ):
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             path = Path(folder) / "kernels.so"
             path.write_bytes(b"no library")
             path.chmod(mode)
-            if os.getuid() == 0:
+            path.parent.chmod(folder_mode)
+            if owner != ours:
+                if ours != 0:
+                    continue  # only root gives files away
                 os.chown(path, owner, owner)
-            found = await asyncio.to_thread(_loads, path)
-            report.add(f"files: cached code {name}", ["it is loaded"] if found else [])
+            loaded = await asyncio.to_thread(_loads, path)
+            found = [] if loaded is expected else [f"loaded: {loaded}"]
+            report.add(f"files: cached code {name}", found)
 
 
 def _loads(path: Path) -> bool:

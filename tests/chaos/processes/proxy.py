@@ -146,8 +146,13 @@ class Proxy:
         ]
         self._tasks.update(copies)
         try:
-            await asyncio.gather(*copies, return_exceptions=True)
+            await asyncio.gather(*copies)
+        except OSError:
+            if not (up.dropped or down.dropped):
+                connection.reset()  # as one side has done
         finally:
+            for copy in copies:
+                copy.cancel()
             self._tasks.difference_update(copies)
             self.connections.remove(connection)
             for each in (writer, far_writer):
@@ -162,16 +167,15 @@ def _copy(flow: Flow) -> Flow:
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flow: Flow) -> None:
-    """Moves one direction until its end, which it passes on."""
-    with suppress(OSError):
-        while piece := await reader.read(_PIECE):
-            await flow.running.wait()
-            if flow.delay:
-                await asyncio.sleep(flow.delay)
-            if flow.throttle is not None:
-                await asyncio.sleep(len(piece) / flow.throttle)
-            if not flow.dropped:
-                writer.write(piece)
-                await writer.drain()
+    """Moves one direction until its end, which it passes on. Raises OSError."""
+    while piece := await reader.read(_PIECE):
+        await flow.running.wait()
+        if flow.delay:
+            await asyncio.sleep(flow.delay)
+        if flow.throttle is not None:
+            await asyncio.sleep(len(piece) / flow.throttle)
         if not flow.dropped:
-            writer.write_eof()
+            writer.write(piece)
+            await writer.drain()
+    if not flow.dropped:
+        writer.write_eof()
