@@ -31,7 +31,7 @@ async def _all(args: argparse.Namespace, report: Report) -> None:
     await run_matrix(report, [*FAULTS], 20 if args.full else 5, Limits())
     print(table(report, [*FAULTS]), flush=True)
     await run_incidents(report, [*INCIDENTS, *(THOROUGH if args.full else ())])
-    await soak(report, args.seed, 200_000 if args.full else 5_000, args.width, Floor())
+    await soak(report, args.seed, 200_000 if args.full else 15_000, args.width, Floor())
     if args.checkout is not None:
         await price(report, args.checkout, args.pairs)
 

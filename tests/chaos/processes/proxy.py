@@ -150,6 +150,8 @@ class Proxy:
         except OSError:
             if not (up.dropped or down.dropped):
                 connection.reset()  # as one side has done
+        except asyncio.CancelledError:
+            pass  # the proxy is closed
         finally:
             for copy in copies:
                 copy.cancel()
