@@ -31,7 +31,7 @@ class Fault:
 
     name: str
     strike: Strike
-    """Strikes while the engine is held, and lets it go on where it can."""
+    """Strikes while the engine is held; lets it go on if that is what strikes."""
     codes: frozenset[StatusCode]
     """With which victims may end."""
     codes_without_output: frozenset[StatusCode] | None = None
@@ -42,7 +42,11 @@ class Fault:
     """Seconds after which a new request is answered as ever."""
     neighbours: frozenset[StatusCode] = _OK
     """With which requests that came to the engine directly may end."""
+    bystander: frozenset[StatusCode] = _OK
+    """With which a request that shares the victims' session may end, though no victim itself."""
     after: After = "answers"
+    frees: bool = False
+    """Whether the engine frees its victims within a few steps, before they would end."""
     spares_front_end: bool = True
     waits: bool = False
     """Whether a round is mostly waiting, so that others may run beside it."""
@@ -57,28 +61,23 @@ class Fault:
 async def _cancel(site: Site, scene: Scene) -> None:
     for call in scene.victims.values():
         call.cancel()
-    await scene.release()
 
 
 async def _deadline(site: Site, scene: Scene) -> None:
     assert scene.expires_at is not None
     await asyncio.sleep(max(0.0, scene.expires_at - time.monotonic()))
-    await scene.release()
 
 
 async def _reset(site: Site, scene: Scene) -> None:
     site.caller_proxy.reset()
-    await scene.release()
 
 
 async def _link_reset(site: Site, scene: Scene) -> None:
     scene.engine.proxy.reset()
-    await scene.release()
 
 
 async def _front_end_killed(site: Site, scene: Scene) -> None:
     site.front_end.signal(signal.SIGKILL)
-    await scene.release()
 
 
 async def _engine_killed(site: Site, scene: Scene) -> None:
@@ -107,11 +106,18 @@ async def _drain(site: Site, scene: Scene) -> None:
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("cancel", _cancel, frozenset({StatusCode.CANCELLED})),
-        Fault("deadline", _deadline, frozenset({StatusCode.DEADLINE_EXCEEDED})),
-        Fault("reset", _reset, _LOST),
-        Fault("link reset", _link_reset, _LOST, _OK),
-        Fault("front end killed", _front_end_killed, _LOST, spares_front_end=False),
+        Fault("cancel", _cancel, frozenset({StatusCode.CANCELLED}), frees=True),
+        Fault("deadline", _deadline, frozenset({StatusCode.DEADLINE_EXCEEDED}), frees=True),
+        Fault("reset", _reset, _LOST, frees=True),
+        Fault("link reset", _link_reset, _LOST, _OK, bystander=_LOST, frees=True),
+        Fault(
+            "front end killed",
+            _front_end_killed,
+            _LOST,
+            bystander=_LOST,
+            frees=True,
+            spares_front_end=False,
+        ),
         Fault(
             "engine killed",
             _engine_killed,
@@ -120,6 +126,7 @@ FAULTS = {
             within=8.0,
             probe_after=1.0,
             neighbours=_LOST,
+            bystander=_LOST,
             after="is gone",
         ),
         Fault(
@@ -130,6 +137,7 @@ FAULTS = {
             within=DETECTION_SECONDS + _SLACK,
             probe_after=2.5,
             neighbours=_LOST_OR_OK,
+            bystander=_LOST,
             after="goes on",
             waits=True,
         ),
@@ -141,6 +149,7 @@ FAULTS = {
             within=WATCHDOG_SECONDS + DETECTION_SECONDS,
             probe_after=WATCHDOG_SECONDS + _SLACK,
             neighbours=_LOST,
+            bystander=_LOST,
             after="dies",
             waits=True,
         ),

@@ -22,7 +22,7 @@ from chaos.checks.rest import Rest
 from chaos.checks.streams import problems
 from chaos.checks.verdicts import Report
 from chaos.matrix.faults import Fault
-from chaos.matrix.scene import NEIGHBOURS, STATES, Scene, SceneError
+from chaos.matrix.scene import BYSTANDER, NEIGHBOURS, STATES, Scene, SceneError
 from chaos.processes.service import ControlError
 from chaos.processes.site import Engine, Site, front_end_stub
 
@@ -70,7 +70,7 @@ class Round:
             front_end_stub(site.front_end.address) as stub,
         ):
             try:
-                scene = await self._scene(through_proxy)
+                scene = await self._scene(through_proxy, stub)
             except SceneError as error:
                 self._report.add(self._name("scene"), [str(error)[:500]])
                 await self._restore()
@@ -90,6 +90,9 @@ class Round:
         """Strikes, and judges what the engine and its requests do then."""
         self._struck_at = time.monotonic()
         await self._fault.strike(self._site, scene)
+        if self._fault.frees:
+            self._report.add(self._name("freed"), await scene.until_freed(), quiet=True)
+            await scene.release()
         await self._check_new_request(stub)
         await scene.until_ended(self._fault.within - (time.monotonic() - self._struck_at))
         self._judge_victims(scene)
@@ -105,13 +108,13 @@ class Round:
     def _name(self, part: str) -> str:
         return f"matrix: {self._fault.name}: {part}"
 
-    async def _scene(self, stub: object) -> Scene:
+    async def _scene(self, stub: object, own_stub: object) -> Scene:
         """A scene that stands. Raises SceneError."""
         for attempt in range(_SCENES):
             expires_at = None
             if self._fault.name == "deadline":
                 expires_at = time.monotonic() + _DEADLINE_SECONDS * (1 + attempt)
-            scene = Scene(stub, self._attacked, expires_at)
+            scene = Scene(stub, own_stub, self._attacked, expires_at)
             try:
                 await scene.build()
                 return scene
@@ -175,8 +178,14 @@ class Round:
         return [*problems(call.record, expected, _OK)]
 
     async def _judge_neighbours(self, scene: Scene) -> None:
-        """Requests of the same engine that came another way."""
-        await asyncio.wait([call.task for call in scene.neighbours], timeout=DETECTION_SECONDS)
+        """Requests of the same engine, of the victims' session and not of it."""
+        bystander = scene.bystander
+        assert bystander is not None
+        tasks = [call.task for call in (bystander, *scene.neighbours)]
+        await asyncio.wait(tasks, timeout=DETECTION_SECONDS)
+        reference = self._references[BYSTANDER]
+        found = [*problems(bystander.record, reference, self._fault.bystander)]
+        self._report.add(self._name("same session"), found, quiet=True)
         found = [
             problem
             for call, ask in zip(scene.neighbours, NEIGHBOURS, strict=True)

@@ -11,7 +11,7 @@ from chaos.checks.rest import at_rest
 from chaos.checks.verdicts import Report
 from chaos.matrix.faults import FAULTS
 from chaos.matrix.round import CANARY, PROBE, Round, new_name
-from chaos.matrix.scene import ASKS, ENGINE_FLAGS, NEIGHBOURS
+from chaos.matrix.scene import ASKS, BYSTANDER, ENGINE_FLAGS, NEIGHBOURS
 from chaos.processes.site import Site, front_end_stub, running_site
 
 SITE_FLAGS = ((*ENGINE_FLAGS, *watchdog_flags()), watchdog_flags())
@@ -60,7 +60,7 @@ async def strike(site: Site, report: Report, faults: Sequence[str], limits: Limi
 async def _references(site: Site) -> dict[Ask, Reference]:
     """What every request answers undisturbed."""
     async with front_end_stub(site.front_end.address) as stub:
-        asks = (*ASKS.values(), CANARY, PROBE)
+        asks = (*ASKS.values(), BYSTANDER, CANARY, PROBE)
         found = {ask: await reference_of(stub, ask, new_name("reference")) for ask in asks}
     for ask in NEIGHBOURS:
         found[ask] = await reference_of(site.engines[0].stub, ask, new_name("reference"))

@@ -1,7 +1,8 @@
 """Scene: one request in each of seven states, in one engine, at one moment.
 
 The engine is held between two steps while the scene stands, so that a fault hits all seven. They
-come through a front end that knows this engine alone; two neighbours come to the engine directly.
+come through a front end that knows this engine alone; so does a bystander, over a connection of its
+own, while two neighbours come to the engine directly.
 A scene that cannot be brought about fails, and counts for nothing.
 """
 
@@ -23,6 +24,9 @@ ENGINE_FLAGS = (
 _TOKENS = 96
 _FORK_TOKENS = 32
 _MAX_STEPS = 200
+_HELD_SECONDS = 5.0
+_FREEING_STEPS, _FREEING_SECONDS = 20, 0.02
+"""Each pause is so much longer than the one before; together they are some seconds."""
 _PRIORITIES = {"preempted": 5, "queued": 9}
 ASKS: Mapping[str, Ask] = {
     "queued": generate("queued", 40, params(24)),
@@ -36,6 +40,7 @@ NEIGHBOURS = (
     direct(generate("neighbour", 24, params(_TOKENS))),
     direct(generate("seeded neighbour", 24, params(_TOKENS, temperature=1.0, seed=12))),
 )
+BYSTANDER = generate("bystander", 24, params(_TOKENS))
 _numbers = count()
 
 
@@ -46,16 +51,19 @@ class SceneError(Exception):
 class Scene:
     """The requests in flight."""
 
-    def __init__(self, stub: Any, engine: Engine, expires_at: float | None = None) -> None:
-        """`stub` leads to a front end that knows this engine alone.
+    def __init__(
+        self, stub: Any, own_stub: Any, engine: Engine, expires_at: float | None = None
+    ) -> None:
+        """Both stubs lead to a front end that knows this engine alone.
 
-        With `expires_at`, by the monotonic clock, that is every victim's deadline.
+        `own_stub` is the bystander's connection. With `expires_at`, by the monotonic clock, that is every victim's deadline.
         """
         self.victims: dict[str, Call] = {}
         self.neighbours: list[Call] = []
+        self.bystander: Call | None = None
         self.engine = engine
         self.expires_at = expires_at
-        self._stub = stub
+        self._stub, self._own_stub = stub, own_stub
         self._number = next(_numbers)
 
     @property
@@ -79,8 +87,9 @@ class Scene:
         for number, neighbour in enumerate(NEIGHBOURS):
             name = f"neighbour {number} of {self._number}"
             self.neighbours.append(Call(self.engine.stub, neighbour, name))
+        self.bystander = Call(self._own_stub, BYSTANDER, f"bystander of {self._number}")
         begun = [self.victims[state] for state in ("grammar", "n = 4", "decode", "preempted")]
-        names = [call.record.name for call in (*begun, *self.neighbours)]
+        names = [call.record.name for call in (*begun, self.bystander, *self.neighbours)]
         await self._step_until(lambda found: all(_decodes(found, name, 2) for name in names))
         self._start("forked", fork(self.victims["decode"].record.name, _FORK_TOKENS))
         self._start("prefill", ASKS["prefill"])
@@ -95,18 +104,33 @@ class Scene:
         await self.engine.service.ask("give_blocks_back")
         await self.engine.service.ask("allow", None)
 
+    async def until_freed(self) -> list[str]:
+        """Lets the engine make a few steps; the victims that it still has after them."""
+        service, names = self.engine.service, {*self.names}
+        left: set[str] = set()
+        for number in range(_FREEING_STEPS):
+            await asyncio.sleep(_FREEING_SECONDS * number)  # the fault must reach the engine
+            await service.ask("allow", 1)
+            if not await service.ask("wait_held", _HELD_SECONDS):
+                return ["the engine makes no steps"]
+            left = {each["name"] for each in await service.ask("snapshot")} & names
+            if not left:
+                return []
+        return [f"after {_FREEING_STEPS} steps the engine still has {name}" for name in left]
+
     async def until_ended(self, within: float) -> None:
         """Returns when every victim has ended, or after so many seconds; gives up the rest."""
         tasks = [call.task for call in self.victims.values()]
         await asyncio.wait(tasks, timeout=within)
 
     async def abandon(self) -> None:
-        """Ends all calls that still run; their records stay without an end."""
-        for call in (*self.victims.values(), *self.neighbours):
+        """Ends all calls that still run."""
+        calls = [*self.victims.values(), *self.neighbours]
+        calls += [self.bystander] if self.bystander is not None else []
+        for call in calls:
             call.task.cancel()
             call.cancel()
-        tasks = [call.task for call in (*self.victims.values(), *self.neighbours)]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(call.task for call in calls), return_exceptions=True)
 
     def _start(self, state: str, ask: Ask) -> None:
         manner = PLAIN
@@ -128,7 +152,7 @@ class Scene:
         found: list[dict[str, Any]] = []
         for _ in range(_MAX_STEPS):
             await service.ask("allow", 1)
-            if not await service.ask("wait_held", 5.0):
+            if not await service.ask("wait_held", _HELD_SECONDS):
                 break
             found = await service.ask("snapshot")
             if condition(found):

@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from chaos.checks.verdicts import Report
 from chaos.matrix.scene import STATES
 
-_BESIDE = ("new request", "engine after", "neighbours", "canary", "health", "at rest")
+_BESIDE = (
+    "freed",
+    "new request",
+    "engine after",
+    "same session",
+    "neighbours",
+    "canary",
+    "health",
+    "at rest",
+)
 _MARKS = {"ok": "", "known": " known", "FAILED": " FAILED", "MENDED": " MENDED"}
 
 
