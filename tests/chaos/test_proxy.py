@@ -4,35 +4,47 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
 from chaos.processes.proxy import Proxy
 
 
-async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Sends back what comes, until "die" makes it reset the connection."""
-    try:
-        while piece := await reader.read(1024):
-            if piece == b"die":
+class Echo:
+    """Sends back what comes, and "end" at its end; "die" makes it reset the connection."""
+
+    def __init__(self) -> None:
+        self.handlers: list[asyncio.Task[None]] = []
+
+    async def start(self) -> asyncio.Server:
+        return await asyncio.start_server(self._accept, "127.0.0.1", 0)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.handlers.append(asyncio.ensure_future(self._handle(reader, writer)))
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while (piece := await reader.read(1024)) not in (b"", b"die"):
+                writer.write(piece)
+                await writer.drain()
+            if piece:
                 no_wait = struct.pack("ii", 1, 0)
                 found = writer.get_extra_info("socket")
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_wait)
                 writer.transport.abort()
-                return
-            writer.write(piece)
-            await writer.drain()
-        writer.write(b"end")
+            else:
+                writer.write(b"end")
         writer.close()
-    except OSError:
-        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[tuple[Proxy, asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to an echo through a proxy, with one answer behind it."""
-    server = await asyncio.start_server(_echo, "127.0.0.1", 0)
+    echo = Echo()
+    server = await echo.start()
     proxy = Proxy(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
     await proxy.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
@@ -44,6 +56,7 @@ async def connected() -> AsyncIterator[tuple[Proxy, asyncio.StreamReader, asynci
         writer.close()
         await proxy.close()
         server.close()
+        await asyncio.gather(*echo.handlers)
 
 
 async def test_what_is_dropped_is_lost_and_the_connection_stays() -> None:
@@ -103,5 +116,7 @@ async def test_it_refuses_as_if_nothing_were_there_and_comes_back() -> None:
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", proxy.port)
         await proxy.start()
-        _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(b"again")
+        assert await reader.readexactly(5) == b"again"
         writer.close()

@@ -22,9 +22,13 @@ class Limits:
     """For an answer about health."""
     new_request: float = 5.0
     """For a small request that comes after a fault."""
+    detection: float = DETECTION_SECONDS
+    """From what is detected to what is right again."""
+    patience: float = 1.0
+    """A factor on the time in which the victims of a fault end."""
 
 
-PATIENT = Limits(canary_gap=60.0, health=60.0, new_request=60.0)
+PATIENT = Limits(canary_gap=60.0, health=60.0, new_request=60.0, detection=60.0, patience=10.0)
 """Of a machine that does many other things."""
 
 

@@ -17,7 +17,7 @@ import grpc
 from chaos.callers.ask import Ask, Reference, direct, generate, params
 from chaos.callers.call import Call, Manner
 from chaos.checks.canary import Canary, HealthProbe
-from chaos.checks.limits import DETECTION_SECONDS, Limits
+from chaos.checks.limits import Limits
 from chaos.checks.rest import Rest
 from chaos.checks.streams import problems
 from chaos.checks.verdicts import Report
@@ -94,7 +94,8 @@ class Round:
             self._report.add(self._name("freed"), await scene.until_freed(), quiet=True)
             await scene.release()
         await self._check_new_request(stub)
-        await scene.until_ended(self._fault.within - (time.monotonic() - self._struck_at))
+        elapsed = time.monotonic() - self._struck_at
+        await scene.until_ended(self._fault.within * self._limits.patience - elapsed)
         self._judge_victims(scene)
         if self._fault.after == "goes on":
             self._attacked.service.signal(signal.SIGCONT)
@@ -123,7 +124,7 @@ class Round:
                 await scene.abandon()
                 if attempt == _SCENES - 1:
                     raise
-                await self._rest.problems(self._site, DETECTION_SECONDS)
+                await self._rest.problems(self._site, self._limits.detection)
         raise AssertionError
 
     async def _start_canary(self, stub: object) -> Canary:
@@ -159,20 +160,20 @@ class Round:
         if after == "is gone":
             return []
         if after == "drains":
-            code = await service.wait_ended(DETECTION_SECONDS)
+            code = await service.wait_ended(self._limits.detection)
             return [] if code == 0 else [f"the drained engine's exit code is {code}"]
         if after == "dies":
-            code = await service.wait_ended(DETECTION_SECONDS)
+            code = await service.wait_ended(self._limits.detection)
             return [] if code else [f"the engine whose step hangs has the exit code {code}"]
         found = await self._check_answers(self._attacked)
-        if found and after == "goes on" and await service.wait_ended(DETECTION_SECONDS):
+        if found and after == "goes on" and await service.wait_ended(self._limits.detection):
             return []
         return found
 
     async def _check_answers(self, engine: Engine) -> list[str]:
         """Whether an engine answers within the limit."""
         name = new_name("direct probe")
-        call = Call(engine.stub, direct(PROBE), name, Manner(timeout=DETECTION_SECONDS))
+        call = Call(engine.stub, direct(PROBE), name, Manner(timeout=self._limits.detection))
         await call.task
         expected = Reference(self._references[PROBE].token_ids, ())
         return [*problems(call.record, expected, _OK)]
@@ -182,7 +183,7 @@ class Round:
         bystander = scene.bystander
         assert bystander is not None
         tasks = [call.task for call in (bystander, *scene.neighbours)]
-        await asyncio.wait(tasks, timeout=DETECTION_SECONDS)
+        await asyncio.wait(tasks, timeout=self._limits.detection)
         reference = self._references[BYSTANDER]
         found = [*problems(bystander.record, reference, self._fault.bystander)]
         self._report.add(self._name("same session"), found, quiet=True)
@@ -215,16 +216,18 @@ class Round:
             await site.restart_front_end()
         try:
             await self._until_ready({self._attacked.proxy.address})
-            found = await self._rest.problems(site, DETECTION_SECONDS)
+            found = await self._rest.problems(site, self._limits.detection)
         except TimeoutError:
             ready = await site.front_end.ask("ready_engines")
-            found = [f"the front end's engines are {ready}, {DETECTION_SECONDS:g} s afterwards"]
+            found = [
+                f"the front end's engines are {ready}, {self._limits.detection:g} s afterwards"
+            ]
             await self._attacked.restart()
             await site.restart_front_end()
         self._report.add(self._name("at rest"), found, quiet=True)
 
     async def _until_ready(self, addresses: set[str]) -> None:
         """Returns when the front end knows these engines. Raises TimeoutError."""
-        async with asyncio.timeout(DETECTION_SECONDS):
+        async with asyncio.timeout(self._limits.detection):
             while {*await self._site.front_end.ask("ready_engines")} != addresses:
                 await asyncio.sleep(0.05)

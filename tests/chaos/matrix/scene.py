@@ -56,7 +56,8 @@ class Scene:
     ) -> None:
         """Both stubs lead to a front end that knows this engine alone.
 
-        `own_stub` is the bystander's connection. With `expires_at`, by the monotonic clock, that is every victim's deadline.
+        `own_stub` is the bystander's connection. With `expires_at`, by the monotonic clock, that is
+        every victim's deadline.
         """
         self.victims: dict[str, Call] = {}
         self.neighbours: list[Call] = []

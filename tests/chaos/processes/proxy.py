@@ -77,6 +77,7 @@ class Proxy:
         self._target = target
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._accepted: set[asyncio.Task[None]] = set()
         self.port = 0
         self.connections: list[Connection] = []
         self.defaults: dict[Direction, Flow] = {"up": Flow(), "down": Flow()}
@@ -98,7 +99,7 @@ class Proxy:
             self.refuse()
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._accepted, return_exceptions=True)
 
     def retarget(self, target: str) -> None:
         """Connects to another address from now on."""
@@ -130,7 +131,12 @@ class Proxy:
         for connection in list(self.connections):
             connection.reset()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer), name="proxied connection")
+        self._accepted.add(task)
+        task.add_done_callback(self._accepted.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = self._target.rpartition(":")
         try:
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
@@ -156,9 +162,12 @@ class Proxy:
             for copy in copies:
                 copy.cancel()
             self._tasks.difference_update(copies)
-            self.connections.remove(connection)
             for each in (writer, far_writer):
                 each.close()
+            for each in (writer, far_writer):
+                with suppress(OSError):
+                    await each.wait_closed()
+            self.connections.remove(connection)
 
 
 def _copy(flow: Flow) -> Flow:
