@@ -88,7 +88,7 @@ async def _run(
     ):
         # A slow network is a part of it.
         for flow in site.caller_proxy.flows():
-            flow.delay = 0.001
+            flow.delay, flow.throttle = 0.001, 4e6
         population = Population((first, second, third, fourth), references, seed, width)
         started = time.monotonic()
         running = asyncio.create_task(population.run(numbers(total), lambda: True))

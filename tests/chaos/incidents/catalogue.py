@@ -20,6 +20,7 @@ from chaos.incidents.silence import (
     dropped_while_idle,
     dropped_while_streaming,
     long_step,
+    short_stall,
     stopped_while_idle,
     stopped_worker,
 )
@@ -40,6 +41,7 @@ INCIDENTS: dict[str, Incident] = {
         dropped_while_idle,
         dropped_while_streaming,
         long_step,
+        short_stall,
         stopped_worker,
         other_weights_pooled,
         weights_truncated,

@@ -25,7 +25,7 @@ CPU = ("--device", "cpu")
 NOTICED_SECONDS, ENDED_SECONDS = 2.0, 10.0
 _SLACK = 1.0
 _ANSWER_SECONDS = 3.0
-_LONG_STEP_SECONDS = 4.0
+_LONG_STEP_SECONDS = _STALL_SECONDS = 4.0
 
 
 async def stopped_while_idle(report: Report) -> None:
@@ -95,6 +95,26 @@ async def dropped_while_streaming(report: Report) -> None:
 async def _streams_of(site: Site, calls: list[Call]) -> int:
     """How many of the calls run in the first engine."""
     return int((await site.engines[0].load()).num_requests)
+
+
+async def short_stall(report: Report) -> None:
+    """A network that stands still for seconds, and then delivers everything."""
+    async with (
+        running_site(CPU, fake=True, real_flags=()) as site,
+        front_end_stub(site.front_end.address) as stub,
+    ):
+        engine = site.engines[0]
+        await engine.service.ask("pace", 0.005)
+        expected = await reference_of(stub, STREAM, new_name("reference"))
+        calls = start(stub, STREAM, 4)
+        await asyncio.gather(*(call.until_pieces(2) for call in calls))
+        for flow in engine.proxy.flows():
+            flow.stop()
+        await asyncio.sleep(_STALL_SECONDS)
+        for flow in engine.proxy.flows():
+            flow.go_on()
+        records = await records_of(calls, within=60)
+        report.add("silence: a short stall is none", all_problems(records, expected))
 
 
 async def long_step(report: Report) -> None:

@@ -76,6 +76,11 @@ async def _link_reset(site: Site, scene: Scene) -> None:
     scene.engine.proxy.reset()
 
 
+async def _half_close(site: Site, scene: Scene) -> None:
+    for connection in list(scene.engine.proxy.connections):
+        connection.half_close("up")
+
+
 async def _front_end_killed(site: Site, scene: Scene) -> None:
     site.front_end.signal(signal.SIGKILL)
 
@@ -110,6 +115,7 @@ FAULTS = {
         Fault("deadline", _deadline, frozenset({StatusCode.DEADLINE_EXCEEDED}), frees=True),
         Fault("reset", _reset, _LOST, frees=True),
         Fault("link reset", _link_reset, _LOST, _OK, bystander=_LOST, frees=True),
+        Fault("half-close", _half_close, _LOST, _OK, bystander=_LOST, frees=True),
         Fault(
             "front end killed",
             _front_end_killed,

@@ -101,10 +101,6 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._accepted, return_exceptions=True)
 
-    def retarget(self, target: str) -> None:
-        """Connects to another address from now on."""
-        self._target = target
-
     def refuse(self) -> None:
         """Listens no more, and resets all connections, as if nothing were there."""
         assert self._server is not None
@@ -121,10 +117,6 @@ class Proxy:
         """Drops what comes, in all connections and in those to come."""
         for flow in self.flows(*directions):
             flow.dropped = True
-
-    def deliver(self) -> None:
-        """New connections work again. What was dropped is lost, so old ones stay broken."""
-        self.defaults = {"up": Flow(), "down": Flow()}
 
     def reset(self) -> None:
         """Resets all connections."""
