@@ -31,5 +31,4 @@ KNOWN_FAILING: dict[str, str] = {
     "malformed: *": _MALFORMED,
     "session writer: new requests": "the writer ends in silence, the session looks open",
     "session writer: afterwards": "the writer ends in silence, the session looks open",
-    "memory: two engines": "each plans a share of the same free memory, which is touched later",
 }

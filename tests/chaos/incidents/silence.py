@@ -25,6 +25,8 @@ CPU = ("--device", "cpu")
 NOTICED_SECONDS, ENDED_SECONDS = 2.0, 10.0
 _SLACK = 1.0
 _ANSWER_SECONDS = 3.0
+_ANY_WORKER = 24
+"""New connections that are all but certain to meet each of four workers."""
 _LONG_STEP_SECONDS = _STALL_SECONDS = 4.0
 
 
@@ -142,7 +144,7 @@ async def stopped_worker(report: Report) -> None:
     await engine.service.wait_serving()
     front_end = Service("tokenizer_service", "--engine", engine.service.address, "--workers", "4")
     try:
-        await front_end.wait_serving()
+        await _until_all_serve(front_end.address)
         async with front_end_stub(front_end.address) as stub:
             expected = await reference_of(stub, SMALL, new_name("reference"))
         workers = psutil.Process(front_end.pid).children()
@@ -153,6 +155,13 @@ async def stopped_worker(report: Report) -> None:
     finally:
         await engine.close()
         await front_end.close()
+
+
+async def _until_all_serve(address: str) -> None:
+    """Returns when connections, which go to any of the workers, find only those that serve."""
+    async with asyncio.timeout(60):
+        while {await health_of(address) for _ in range(_ANY_WORKER)} != {"SERVING"}:
+            await asyncio.sleep(0.1)
 
 
 async def _ask_anew(address: str, expected: Reference, number: int) -> list[str]:
