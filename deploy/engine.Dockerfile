@@ -19,8 +19,7 @@ COPY pyproject.toml ./
 COPY folovllm/version.py folovllm/version.py
 RUN touch README.md LICENSE \
     && pip --python /venv/bin/python install --no-cache-dir --constraint lock.txt ".[engine]" \
-    && pip --python /venv/bin/python uninstall --yes folovllm \
-    && mkdir /cache
+    && pip --python /venv/bin/python uninstall --yes folovllm
 
 # The CPU kernels. Without them, as on processors other than x86-64, plain torch computes, and where
 # a processor could use them the engine says so.
@@ -33,6 +32,8 @@ COPY folovllm/__init__.py folovllm/version.py folovllm/
 COPY folovllm/installation folovllm/installation
 COPY engine_service/__init__.py engine_service/
 COPY engine_service/kernels engine_service/kernels
+# A checkout may let a group write; kernels that others could have replaced are neither built nor used.
+RUN chmod -R go-w /app
 RUN [ "$(uname -m)" != x86_64 ] || /venv/bin/python -B -m engine_service.kernels.cpu.build || true
 
 FROM ${BASE_IMAGE}
@@ -42,8 +43,8 @@ RUN [ -z "${COMPILER}" ] || { apt-get update \
     && apt-get install --yes --no-install-recommends ${COMPILER} \
     && rm -rf /var/lib/apt/lists/*; }
 COPY --from=dependencies /venv /venv
-# Where models named by hub id are kept.
-COPY --from=dependencies --chown=65532:65532 /cache /cache
+# Where models named by hub id are kept. A new volume takes over its owner and mode.
+RUN install --directory --owner=65532 --group=65532 --mode=700 /cache
 ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -55,7 +56,7 @@ WORKDIR /app
 COPY folovllm folovllm
 COPY engine_service engine_service
 COPY --from=kernels /app/engine_service/kernels engine_service/kernels
-RUN python -m compileall -q .
+RUN chmod -R go-w /app && python -m compileall -q .
 USER 65532:65532
 EXPOSE 50052
 HEALTHCHECK --interval=10s --timeout=8s --start-period=300s --retries=3 \

@@ -11,13 +11,12 @@ COPY pyproject.toml requirements/lock.txt ./
 COPY folovllm/version.py folovllm/version.py
 RUN touch README.md LICENSE \
     && pip --python /venv/bin/python install --no-cache-dir --constraint lock.txt ".[tokenizer]" \
-    && pip --python /venv/bin/python uninstall --yes folovllm \
-    && mkdir /cache
+    && pip --python /venv/bin/python uninstall --yes folovllm
 
 FROM ${BASE_IMAGE}
 COPY --from=dependencies /venv /venv
-# Where models named by hub id are kept.
-COPY --from=dependencies --chown=65532:65532 /cache /cache
+# Where models named by hub id are kept. A new volume takes over its owner and mode.
+RUN install --directory --owner=65532 --group=65532 --mode=700 /cache
 ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -21,9 +21,11 @@ from engine_service.config import SERVICE, EngineServiceConfig, parse_args
 from engine_service.distributed.rank import Rank
 from folovllm.errors import ConfigError, FolovError
 from folovllm.serving.args import warn_of_unknown_variables
+from folovllm.serving.channel import ENGINE_SERVER_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging, forward_logging
 from folovllm.serving.memory import collector_paused, settle_memory
+from folovllm.serving.output.standard_streams import exit_now
 from folovllm.serving.ports import host_and_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1 import engine_service_pb2_grpc
@@ -37,7 +39,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("engine_service")
 
 async def serve(config: EngineServiceConfig, rank: Rank) -> int:
     """Runs the service until it is told to stop; returns the exit status. Raises ConfigError."""
-    server = GrpcServer(config.server, ENGINE_SERVICE)
+    server = GrpcServer(config.server, ENGINE_SERVICE, ENGINE_SERVER_OPTIONS)
     port = server.bind()
     _set_libraries()
     # Imported after the port is ours: it imports torch, which takes a second.
@@ -62,7 +64,7 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
     await server.start()
     try:
         if not await _finishes_before_stop(engine.start(), server):
-            os._exit(0)  # the thread that loads the model cannot be interrupted
+            exit_now(0)  # the thread that loads the model cannot be interrupted
         info = engine.info
         settle_memory()
         await server.set_serving(True)
@@ -86,7 +88,7 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
     watchdog.stop()
     # Requests that are left have had their time.
     if not await engine.stop(0.0 if server.ends_at_once or engine.num_requests else _STOP_LIMIT):
-        os._exit(int(died))  # a step that does not end
+        exit_now(int(died))  # a step that does not end
     if not died:
         ranks.stop()
     return int(died)

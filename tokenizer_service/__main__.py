@@ -18,6 +18,7 @@ import structlog
 from folovllm.errors import ConfigError
 from folovllm.model_files import CONFIG_PATTERNS, resolve_model
 from folovllm.serving.args import warn_of_unknown_variables
+from folovllm.serving.background_tasks import first, start_background
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.logs import configure_logging
 from folovllm.serving.memory import settle_memory
@@ -28,13 +29,19 @@ from tokenizer_service.config import TokenizerServiceConfig, parse_args
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.model import TextModel
 from tokenizer_service.servicer import TokenizerServicer
-from tokenizer_service.workers import Workers
+from tokenizer_service.workers.parent import WorkerLimits, Workers
+from tokenizer_service.workers.worker import Heart
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("tokenizer_service")
 
 
-async def serve(config: TokenizerServiceConfig, model: TextModel) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. Raises ConfigError if the port is in use."""
+async def serve(
+    config: TokenizerServiceConfig, model: TextModel, heart: Heart | None = None
+) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; the heart beats meanwhile.
+
+    Raises ConfigError if the port is in use.
+    """
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
     engines = EnginePool(config.engines, model.fingerprints)
     servicer = TokenizerServicer(
@@ -45,15 +52,19 @@ async def serve(config: TokenizerServiceConfig, model: TextModel) -> None:
         port = server.bind()
         await server.start()
         engines.start()
-        warm_up = asyncio.create_task(_warm_up(servicer))
-        health = asyncio.create_task(_follow_health(engines, server))
+        beside = [start_background(_warm_up(servicer), "warm up")]
+        if heart is not None:
+            beside.append(start_background(heart.keep_beating(), "heart"))
         log.info(
             "ready", address=host_and_port(config.server.host, port), engines=len(config.engines)
         )
-        await server.wait_for_stop()
-        await server.drain()
-        health.cancel()
-        warm_up.cancel()
+        try:
+            # A service that cannot tell its health any more must end.
+            await first(server.wait_for_stop(), _follow_health(engines, server))
+        finally:
+            await server.drain()
+            for task in beside:
+                task.cancel()
     finally:
         await engines.close()
 
@@ -70,10 +81,10 @@ async def _follow_health(engines: EnginePool, server: GrpcServer) -> None:
         await server.set_serving(ready)
 
 
-def run(config: TokenizerServiceConfig, model: TextModel) -> None:
+def run(config: TokenizerServiceConfig, model: TextModel, heart: Heart | None = None) -> None:
     """Serves in this process; otherwise as serve."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(config, model))
+        runner.run(serve(config, model, heart))
 
 
 def run_workers(config: TokenizerServiceConfig, model: TextModel) -> int:
@@ -81,12 +92,13 @@ def run_workers(config: TokenizerServiceConfig, model: TextModel) -> int:
     with reserved_port(config.server.host, config.server.port) as port:
         server = replace(config.server, port=port, share_port=True)
         work = partial(_work, replace(config, server=server), model)
-        return Workers(config.workers, work).run()
+        limits = WorkerLimits(server.hang_timeout, server.stop_timeout)
+        return Workers(config.workers, work, limits).run()
 
 
-def _work(config: TokenizerServiceConfig, model: TextModel) -> int:
+def _work(config: TokenizerServiceConfig, model: TextModel, heart: Heart) -> int:
     configure_logging(config.logs, pid=os.getpid())
-    run(config, model)
+    run(config, model, heart)
     return 0
 
 
@@ -103,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the service and returns the exit status."""
     try:
         config = parse_args(argv)
-        configure_logging(config.logs)
+        configure_logging(config.logs, threaded=config.workers == 1)
         # A logger of its own: workers set up theirs anew before its first use.
         warn_of_unknown_variables(config, "", structlog.get_logger("variables").warning)
         model = TextModel.from_folder(resolve_model(config.model, CONFIG_PATTERNS))

@@ -97,6 +97,9 @@ def check(compose: Compose, address: str) -> None:
         if user == "0":
             raise CheckError(f"{service} runs as root")
         say(f"{service} runs as user {user}")
+        cache = output(["docker", "exec", container, "stat", "--format", "%u %a", "/cache"])
+        if cache != f"{user} 700":
+            raise CheckError(f"others than {service} may use its /cache: owner and mode {cache}")
 
     compose.run("stop")
     for service, container in containers.items():

@@ -1,7 +1,6 @@
 """EngineRanks: one engine in as many processes as there are ranks, one on each device."""
 
 import logging
-import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from engine_service.engine.llm_engine import LLMEngine
 from engine_service.layers.parallel import TensorParallel
 from folovllm.errors import ConfigError, EngineDeadError
 from folovllm.outputs import CompletionOutput
+from folovllm.serving.output.standard_streams import exit_now
 
 log = logging.getLogger(__name__)
 
@@ -124,4 +124,4 @@ class EngineRanks:
 def _end(reason: str) -> None:
     """Ends a rank that waits for another, which nothing can interrupt."""
     log.error("the rank ends: %s", reason)
-    os._exit(1)
+    exit_now(1)

@@ -6,7 +6,6 @@ the interpreter's lock, a timer outside of Python writes the stacks and ends the
 """
 
 import faulthandler
-import os
 import sys
 import tempfile
 import threading
@@ -15,6 +14,7 @@ from collections.abc import Callable
 import structlog
 
 from engine_service.engine.async_engine import AsyncEngine
+from folovllm.serving.output.standard_streams import exit_now
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("engine")
 
@@ -30,7 +30,7 @@ _COMPILERS = ("triton.compiler", "triton.backends", "triton.runtime.build", "tor
 class Watchdog:
     """Watches an engine from a thread of its own, which sleeps while nothing is computed."""
 
-    def __init__(self, engine: AsyncEngine, end: Callable[[int], object] = os._exit) -> None:
+    def __init__(self, engine: AsyncEngine, end: Callable[[int], object] = exit_now) -> None:
         """`end` ends the process with a status, whatever its threads do."""
         self._engine = engine
         self._clock = engine.step_clock
@@ -68,7 +68,7 @@ class Watchdog:
     def _arm(self) -> float:
         """The limit of the present step; the process ends if this is not called for so long."""
         limit = self._clock.limit(self._engine.num_step_tokens)
-        if self._end is os._exit and sys.__stderr__ is not None:
+        if self._end is exit_now and sys.__stderr__ is not None:
             seconds = limit + 2 * self._interval
             faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
         return limit
@@ -77,7 +77,6 @@ class Watchdog:
         ending = threading.Timer(_END_LIMIT, self._end, (1,))
         ending.daemon = True
         ending.start()
-        # Logging may block.
         self._engine.fail("the engine is stuck in a step")
         faulthandler.cancel_dump_traceback_later()
         log.error(

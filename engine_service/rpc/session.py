@@ -18,8 +18,9 @@ from engine_service.engine.commands import Fork, Generate, Matchers
 from engine_service.rpc.load_reporter import LoadReporter
 from engine_service.rpc.request_reader import read_fork, read_generate
 from engine_service.rpc.session_call import SessionCall
-from folovllm.errors import FolovError, InvalidRequestError, status_code, to_status
+from folovllm.errors import FolovError, InvalidRequestError, ServerError, status_code, to_status
 from folovllm.serving.active_calls import ActiveCalls
+from folovllm.serving.background_tasks import start_background
 from folovllm.serving.call_log import as_folov_error
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.serving.request_names import check_name
@@ -129,9 +130,11 @@ class Session:
             self._running[name] = call
             if command.follows_grammar:
                 self._engine.check_admissible(len(self._compiling))
-                task = asyncio.ensure_future(self._submit_with_grammars(call, command))
-                task.add_done_callback(lambda _: self._compiling.pop(call))
-                self._compiling[call] = task
+                self._compiling[call] = start_background(
+                    self._submit_with_grammars(call, command),
+                    f"grammars of {name}",
+                    functools.partial(self._end_compiling, call),
+                )
             else:
                 self._submit(call, command)
         except Exception as error:
@@ -142,6 +145,12 @@ class Session:
             self._submit(call, command, await self._engine.make_matchers(command))
         except Exception as error:
             self._fail(call, error)
+
+    def _end_compiling(self, call: SessionCall, error: BaseException | None) -> None:
+        del self._compiling[call]
+        if error is not None and call.code is None:
+            # It is no Exception, or it would be the request's failure already.
+            self._fail(call, ServerError("internal error; the server's log says more"))
 
     def _submit(self, call: SessionCall, command: Generate | Fork, matchers: Matchers = ()) -> None:
         call.stream = self._engine.submit(command, matchers)

@@ -1,5 +1,9 @@
 """From a configuration and a model's folder to a runner that is ready to step."""
 
+import logging
+import os
+import platform
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,13 +12,19 @@ import torch
 from engine_service.config import EngineConfig
 from engine_service.core.outputs import ModelRunner
 from engine_service.device import free_memory, resolve_device, resolve_dtype
+from engine_service.host_memory import FreeMemory, free_beside
 from engine_service.layers.parallel import SINGLE, TensorParallel
+from engine_service.memory_claims import HeldClaim, planning
+from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.loader import load_model
 from engine_service.models.model_options import ModelOptions
-from engine_service.runner.kv_cache import bytes_per_block, num_blocks_that_fit
+from engine_service.runner.kv_cache import bytes_per_block, describe_free, num_blocks_that_fit
 from engine_service.runner.model_runner import TorchModelRunner
 from folovllm.errors import ConfigError
+from folovllm.installation.cache_folder import cache_folder
+
+log = logging.getLogger(__name__)
 
 # From this number of weights on, several threads gain more than synchronizing at every operator
 # costs. If another process has one of the cores, a small model's threads wait for it each time.
@@ -74,16 +84,7 @@ def build_runner(
         runner: ModelRunner
         runner, num_blocks = build_gpu_runner(config, model, options, show_progress)
     else:
-        # Ranks that compute on the CPU share its memory.
-        free_bytes = free_memory(device) // (parallel.size if device.type == "cpu" else 1)
-        num_blocks = num_blocks_that_fit(
-            config,
-            options,
-            max_model_len=max_model_len,
-            block_bytes=bytes_per_block(model.config, block_size, dtype),
-            free_bytes=free_bytes,
-        )
-        runner = TorchModelRunner(model, num_blocks, block_size)
+        runner, num_blocks = _build_torch_runner(config, model, options, max_model_len)
     return BuiltRunner(
         runner=runner,
         kernels=model.kernels,
@@ -94,6 +95,36 @@ def build_runner(
         block_size=block_size,
         max_model_len=max_model_len,
     )
+
+
+def _build_torch_runner(
+    config: EngineConfig, model: CausalModel, options: ModelOptions, max_model_len: int
+) -> tuple[TorchModelRunner, int]:
+    """The runner, and its number of blocks: what is left beside other engines on the host."""
+    block_bytes = bytes_per_block(model.config, options.block_size, model.dtype)
+
+    def fit(free: FreeMemory) -> int:
+        return num_blocks_that_fit(
+            config, options, max_model_len=max_model_len, block_bytes=block_bytes, free=free
+        )
+
+    claim: HeldClaim | None = None
+    if options.device.type == "cpu":
+        owner = options.parallel.all_reduce_min(os.getpid())
+        with planning(cache_folder() / "memory" / platform.node(), owner) as plan:
+            # Ranks that compute on the CPU share its memory.
+            free = free_beside(plan.others).shared_by(options.parallel.size)
+            fitting = fit(free)
+            claim = plan.claim(fitting * block_bytes)
+        if fitting < fit(free._replace(claimed=0)):
+            log.info("the KV cache is smaller: %s", describe_free(free, options.device))
+    else:
+        fitting = fit(FreeMemory(free_memory(options.device)))
+    num_blocks = options.parallel.all_reduce_min(fitting)
+    runner = TorchModelRunner(model, num_blocks, options.block_size)
+    if claim is not None:
+        weakref.finalize(runner, claim.release)
+    return runner, num_blocks
 
 
 def _resolve_max_model_len(configured: int | None, decoder_config: DecoderConfig) -> int:

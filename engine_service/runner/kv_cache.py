@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from engine_service.config import EngineConfig
+from engine_service.host_memory import FreeMemory
 from engine_service.layers.attention.backend import KVCache
 from engine_service.models.causal_model import CausalModel
 from engine_service.models.decoder_config import DecoderConfig
@@ -30,36 +31,49 @@ def num_blocks_that_fit(
     *,
     max_model_len: int,
     block_bytes: int,
-    free_bytes: int,
+    free: FreeMemory,
 ) -> int:
-    """Blocks of the pool, on all ranks the same: as configured, or the share of the free memory.
+    """Blocks of this rank's pool: as configured, or the share of the free memory.
 
     Never more than max_num_seqs sequences of max_model_len can use. Raises ConfigError, with the
     numbers, if the memory does not hold the configured pool or one sequence of max_model_len.
     """
     cache, device = config.cache, options.device
+    unclaimed = free.left - free.claimed
+    others = ", or that engine's --memory-utilization" if free.claimed else ""
+    rest = "the rest" if free.claimed else "that"
     if cache.num_blocks is not None:
-        if cache.num_blocks * block_bytes > free_bytes:
+        if cache.num_blocks * block_bytes > unclaimed:
             raise ConfigError(
-                f"num_blocks {cache.num_blocks} needs {_mib(cache.num_blocks, block_bytes)} of KV "
-                f"cache; {device} has {free_bytes // _MIB} MiB free: lower num_blocks to at most "
-                f"{free_bytes // block_bytes}"
+                f"num_blocks {cache.num_blocks} needs {_mib(cache.num_blocks * block_bytes)} of KV "
+                f"cache; {describe_free(free, device)}: lower num_blocks to at most "
+                f"{unclaimed // block_bytes}{others}"
             )
-        return options.parallel.all_reduce_min(cache.num_blocks)
+        return cache.num_blocks
     share = cache.memory_utilization
     if share is None:
         share = _CPU_UTILIZATION if device.type == "cpu" else _GPU_UTILIZATION
     blocks_of_sequence = -(-max_model_len // options.block_size)
-    fitting = int(free_bytes * share) // block_bytes
+    fitting = int(unclaimed * share) // block_bytes
     if fitting < blocks_of_sequence:
         raise ConfigError(
             f"a sequence of max_model_len {max_model_len} needs "
-            f"{_mib(blocks_of_sequence, block_bytes)} of KV cache; "
-            f"{share:.0%} of the {free_bytes // _MIB} MiB free on {device} hold "
-            f"{fitting * options.block_size} tokens: lower max_model_len to that, or free memory"
+            f"{_mib(blocks_of_sequence * block_bytes)} of KV cache; "
+            f"{describe_free(free, device)}; {share:.0%} of {rest} hold "
+            f"{fitting * options.block_size} tokens: lower max_model_len to that"
+            f"{others or ', or free memory'}"
         )
     max_num_seqs = config.scheduler.step_size_on(device.type).max_num_seqs
-    return options.parallel.all_reduce_min(min(fitting, max_num_seqs * blocks_of_sequence))
+    return min(fitting, max_num_seqs * blocks_of_sequence)
+
+
+def describe_free(free: FreeMemory, device: torch.device) -> str:
+    """Such as "cpu has 40 MiB free, of which another engine (pid 7) has planned 20 MiB"."""
+    text = f"{device} has {free.left // _MIB} MiB free"
+    if not free.claimed:
+        return text
+    plans = " and ".join(f"{claim} has planned {_mib(claim.untouched)}" for claim in free.claims)
+    return f"{text}, of which {plans}"
 
 
 def allocate_kv_caches(
@@ -103,5 +117,5 @@ def _at_once(block_copies: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int
         yield group
 
 
-def _mib(num_blocks: int, block_bytes: int) -> str:
-    return f"{-(-num_blocks * block_bytes // _MIB)} MiB"
+def _mib(num_bytes: int) -> str:
+    return f"{-(-num_bytes // _MIB)} MiB"

@@ -1,8 +1,10 @@
 """How a channel is opened, and the options that both of its ends agree on.
 
 Keepalive finds a peer that vanished without a word: a long prefill sends no data, so pings must be
-allowed without it. The server's lowest interval stays below the client's ping interval, or the
-server would close the connection for too many pings.
+allowed without it. Between the services a silent peer is given up within ten seconds, idle or not;
+users' connections get 40, since they may be slow. Pings are answered outside of Python, so a busy
+peer is not a silent one. The server's lowest interval stays below the clients' ping intervals, or
+it would close the connection for too many pings.
 """
 
 from collections.abc import Sequence
@@ -15,16 +17,14 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 _COMMON: list[tuple[str, int]] = [
     # Services are reached directly; a proxy of the environment is meant for the web.
     ("grpc.enable_http_proxy", 0),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 ]
 
-CLIENT_OPTIONS: list[tuple[str, int]] = [
+_CLIENT: list[tuple[str, int]] = [
     *_COMMON,
-    ("grpc.http2.max_pings_without_data", 0),
     # A server that comes back is found again within a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     # Despite its name, the time limit of one attempt to connect, which a busy or distant machine
@@ -33,12 +33,32 @@ CLIENT_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
-SERVER_OPTIONS: list[tuple[str, int]] = [
+_SERVER: list[tuple[str, int]] = [
     *_COMMON,
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
     ("grpc.max_concurrent_streams", 4096),
     ("grpc.server_handshake_timeout_ms", 10_000),
 ]
+
+
+def _keepalive(interval_ms: int, timeout_ms: int) -> list[tuple[str, int]]:
+    """A ping after each interval without data, whose answer, like any data's, may take so long."""
+    return [
+        ("grpc.keepalive_time_ms", interval_ms),
+        # Of data that the peer's system does not acknowledge.
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        # Of a ping that the peer itself does not answer, or gRPC waits for a minute.
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+    ]
+
+
+# Between a user and a service.
+CLIENT_OPTIONS = [*_CLIENT, *_keepalive(30_000, 10_000)]
+SERVER_OPTIONS = [*_SERVER, *_keepalive(30_000, 10_000)]
+
+# Between the services.
+ENGINE_CLIENT_OPTIONS = [*_CLIENT, *_keepalive(6_000, 3_500)]
+ENGINE_SERVER_OPTIONS = [*_SERVER, *_keepalive(6_000, 3_500)]
 
 
 def open_channel(

@@ -2,19 +2,26 @@
 
 Errors become statuses by the table in folovllm.errors, calls are counted for draining unless they
 count themselves, and each call leaves one line in the log. Calls of other services (health,
-reflection) pass untouched.
+reflection) pass. Malformed messages are the caller's error in all of them.
 """
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
-from folovllm.errors import DETAILS_KEY, status_code, to_status
+from folovllm.errors import (
+    DETAILS_KEY,
+    InvalidRequestError,
+    status_code,
+    to_status,
+)
 from folovllm.serving.active_calls import ActiveCalls, is_counted, is_like_a_stream
 from folovllm.serving.call_log import as_folov_error, log_end
 
@@ -31,6 +38,8 @@ _MAKE_HANDLER: dict[str, Callable[..., "grpc.RpcMethodHandler[Any, Any]"]] = {
 # None if the method is unknown.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Context = grpc.aio.ServicerContext[Any, Any]
+# What happens around a call, given its context.
+Around = Callable[[Context], AbstractAsyncContextManager[None]]
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -46,40 +55,77 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> Handler:
         """Wraps the method's handler."""
         handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or not method.startswith(_PREFIX):
+        if handler is None:
             return handler
+        method = handler_call_details.method
         kind = next(kind for kind in _MAKE_HANDLER if getattr(handler, kind) is not None)
-        wrap = self._stream if handler.response_streaming else self._unary
-        return _MAKE_HANDLER[kind](
-            wrap(method, getattr(handler, kind), streams=kind != "unary_unary"),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+        behavior = getattr(handler, kind)
+        around: Around = _refusing
+        generates = inspect.isasyncgenfunction(behavior)
+        if method.startswith(_PREFIX):
+            around = self._around(method, behavior, streams=kind != "unary_unary")
+            generates = handler.response_streaming
+        read: Any = _reader(handler.request_deserializer)
+        if not handler.request_streaming:
+            # Reads within the call, as a stream does: outside, gRPC makes any error UNKNOWN.
+            behavior, read = _reading(behavior, read), None
+        wrap = _generator if generates else _coroutine
+        return _MAKE_HANDLER[kind](wrap(behavior, around), read, handler.response_serializer)
 
-    def _unary(self, method: str, behavior: Any, streams: bool) -> Any:
-        async def unary(request: Any, context: Context) -> Any:
+    def _around(self, method: str, behavior: Any, streams: bool) -> Around:
+        counted = is_counted(behavior)
+        streams = streams or is_like_a_stream(behavior)
+
+        @asynccontextmanager
+        async def around(context: Context) -> AsyncIterator[None]:
             async with _observed(method, context):
-                with self._counted(behavior, streams):
-                    return await behavior(request, context)
+                with self._active_calls.entered(stream=streams) if counted else nullcontext():
+                    yield
 
-        return unary
+        return around
 
-    def _stream(self, method: str, behavior: Any, streams: bool) -> Any:
-        async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with _observed(method, context):
-                with self._counted(behavior, streams):
-                    # Closed as soon as the call ends, not when memory is collected.
-                    async with aclosing(behavior(request, context)) as responses:
-                        async for response in responses:
-                            yield response
 
-        return stream
+def _coroutine(behavior: Any, around: Around) -> Any:
+    async def coroutine(request: Any, context: Context) -> Any:
+        async with around(context):
+            return await behavior(request, context)
 
-    def _counted(self, behavior: Any, streams: bool) -> AbstractContextManager[None]:
-        if is_counted(behavior):
-            return self._active_calls.entered(stream=streams or is_like_a_stream(behavior))
-        return nullcontext()
+    return coroutine
+
+
+def _generator(behavior: Any, around: Around) -> Any:
+    async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
+        # Closed as soon as the call ends, not when memory is collected.
+        async with around(context), aclosing(behavior(request, context)) as responses:
+            async for response in responses:
+                yield response
+
+    return generator
+
+
+def _reading(behavior: Any, read: Callable[[bytes], Any]) -> Any:
+    return lambda data, context: behavior(read(data), context)
+
+
+def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Reads a message. Raises InvalidRequestError for malformed bytes."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return data if deserialize is None else deserialize(data)
+        except DecodeError:
+            raise InvalidRequestError("", "the message is not valid protobuf of its type") from None
+
+    return read
+
+
+@asynccontextmanager
+async def _refusing(context: Context) -> AsyncIterator[None]:
+    """For calls of other services, which answer their own errors."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        await context.abort(status_code(error), str(error))
 
 
 @asynccontextmanager

@@ -1,14 +1,22 @@
-"""Structured logs: key=value for people, one JSON object a line for machines. Never prompt text."""
+"""Structured logs: key=value for people, one JSON object a line for machines. Never prompt text.
 
+Nothing that happens to a line, or to who reads it, reaches who logs it; see `output`.
+"""
+
+import faulthandler
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import click
 import structlog
+from structlog.typing import EventDict, Processor
 
 from folovllm.serving.args import check, option
+from folovllm.serving.output.line_stream import LineStream
+from folovllm.serving.output.standard_streams import unblock_standard_streams
 
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -46,30 +54,57 @@ def text_renderer() -> structlog.dev.ConsoleRenderer:
     )
 
 
-def configure_logging(config: LogConfig, **fields: object) -> None:
+def configure_logging(config: LogConfig, *, threaded: bool = True, **fields: object) -> None:
     """Sets up structlog for the whole process, writing to standard error.
 
-    Every line has `fields`, for example to identify one of several processes.
+    Every line has `fields`, for example to identify one of several processes. Whatever else is
+    printed takes the same way, in its order, except for the stacks that a crash leaves. A process
+    that forks is not `threaded`.
     """
     as_json = config.as_json
-    renderer = structlog.processors.JSONRenderer() if as_json else text_renderer()
-    before = [structlog.processors.format_exc_info] if as_json else []
-    structlog.configure(
-        processors=[
+    render = _Rendering(
+        [
             structlog.contextvars.merge_contextvars,
             lambda _logger, _method, entry: {**entry, **fields},
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *before,
-            renderer,
-        ],
+            *([structlog.processors.format_exc_info] if as_json else []),
+            structlog.processors.JSONRenderer() if as_json else text_renderer(),
+        ]
+    )
+    unblock_standard_streams(render.dropped_line, threaded=threaded)
+    if isinstance(sys.stderr, LineStream):
+        faulthandler.enable(sys.stderr)
+    structlog.configure(
+        processors=[render],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[config.log_level.upper()]
         ),
-        # Writes each line in one call, so that lines of several processes do not mix.
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    forward_logging("folovllm", config.log_level)
+
+
+class _Rendering:
+    """Makes an entry a line. Where that fails, the line says so instead."""
+
+    def __init__(self, processors: Sequence[Processor]) -> None:
+        self._processors = processors
+
+    def __call__(self, logger: object, method: str, entry: EventDict) -> str:
+        event = entry.get("event")
+        try:
+            rendered: object = entry
+            for processor in self._processors:
+                rendered = processor(logger, method, cast(EventDict, rendered))
+            return str(rendered)
+        except Exception as error:
+            return f"warning: the line of {event!r} failed: {type(error).__name__}"
+
+    def dropped_line(self, count: int) -> str:
+        """Says how many lines were dropped."""
+        return self(None, "warning", {"event": "lines dropped", "lines": count}) + "\n"
 
 
 def forward_logging(package: str, level: str = "info") -> None:
@@ -86,6 +121,8 @@ def forward_logging(package: str, level: str = "info") -> None:
 
 class _Forwarder(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger(record.name).log(
-            record.levelno, record.getMessage(), exc_info=record.exc_info
-        )
+        try:
+            message = record.getMessage()
+        except Exception:  # its arguments do not fit its text
+            message = f"a message of {record.name} that cannot be formatted"
+        structlog.get_logger(record.name).log(record.levelno, message, exc_info=record.exc_info)

@@ -9,6 +9,7 @@ finish within the grace period, then the server stops. A second signal ends the 
 import asyncio
 import math
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
@@ -18,6 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.args import Seconds, check, option
+from folovllm.serving.background_tasks import first
 from folovllm.serving.channel import SERVER_OPTIONS
 from folovllm.serving.interceptor import CallInterceptor
 from folovllm.serving.ports import host_and_port, require_free_port
@@ -46,6 +48,14 @@ class ServerConfig:
         type=Seconds(0),
         metavar="SECONDS",
     )
+    hang_timeout: float = option(
+        15.0,
+        "Time without a sign of life after which `folovllm serve`, or the parent of --workers, "
+        "replaces the process.",
+        own=True,
+        type=Seconds(3),
+        metavar="SECONDS",
+    )
     reflection: bool = option(
         True, "Do not serve the schema to tools such as grpcurl.", "--no-reflection", own=True
     )
@@ -55,18 +65,28 @@ class ServerConfig:
     def __post_init__(self) -> None:
         check(self)
 
+    @property
+    def stop_timeout(self) -> float:
+        """Seconds after SIGTERM in which it has ended, unless it hangs."""
+        return self.grace_period + 5 * _LAST_GRACE
+
 
 class GrpcServer:
     """One grpc.aio server with health, reflection, interceptor and drain."""
 
-    def __init__(self, config: ServerConfig, service_name: str) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        service_name: str,
+        options: Sequence[tuple[str, int]] = SERVER_OPTIONS,
+    ) -> None:
         self._config = config
         self._service_name = service_name
         self.active_calls = ActiveCalls()
         # By default gRPC would let a second server share the port silently.
-        options = [*SERVER_OPTIONS, ("grpc.so_reuseport", int(config.share_port))]
+        share = ("grpc.so_reuseport", int(config.share_port))
         self.grpc = grpc.aio.server(
-            interceptors=[CallInterceptor(self.active_calls)], options=options
+            interceptors=[CallInterceptor(self.active_calls)], options=[*options, share]
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
@@ -116,13 +136,8 @@ class GrpcServer:
         """Ends the server as the module's docstring says, in no more than `max_grace` seconds."""
         await self._health.enter_graceful_shutdown()
         log.info("draining", calls=len(self.active_calls))
-        finished = asyncio.ensure_future(
-            self.active_calls.drain(min(self._config.grace_period, max_grace))
-        )
-        hard_stop = asyncio.ensure_future(self._hard_stop.wait())
-        await asyncio.wait({finished, hard_stop}, return_when=asyncio.FIRST_COMPLETED)
-        hard_stop.cancel()
-        finished.cancel()
+        grace_period = min(self._config.grace_period, max_grace)
+        await first(self.active_calls.drain(grace_period), self._hard_stop.wait())
         # Health watches never end by themselves; they are cancelled.
         await self.grpc.stop(grace=_LAST_GRACE)
         # Their tasks end in the loop's next round; if it ended first, each would print a traceback.

@@ -128,7 +128,7 @@ async def serve_beside(fake: FakeEngine, engine_port: int, screen: Screen) -> No
     commands = {"tokenizer service": [*fake_tokenizer, str(options.tokenizer.server.port)]}
     logs = LogLines(LogConfig())
     services = Supervisor(commands, options.address, logs)
-    serving = asyncio.create_task(supervise(services, options, live=logs.live))
+    serving = asyncio.create_task(supervise(services, options, logs))
     await screen.until("running 0 · waiting 0 · 0 requests · 0 tokens · KV 0 %")
     fake.set_load(
         Load(num_running=3, num_admitted=1, num_generated_tokens=1532, kv_cache_usage=0.123)

@@ -14,12 +14,14 @@ from click.testing import CliRunner
 
 import folovllm_client.cli.demo
 import folovllm_client.cli.serve.run
+from folovllm.serving.logs import LogConfig
 from folovllm_client.cli.commands import commands
+from folovllm_client.cli.serve.log_lines import LogLines
 from folovllm_client.cli.serve.run import supervise
 from folovllm_client.launch import child
 from folovllm_client.launch.service_commands import ServeOptions, free_ports
+from folovllm_client.launch.service_process import ServiceEndedError
 from folovllm_client.launch.supervisor import (
-    ServiceEndedError,
     Supervisor,
     run_services,
     until_serving,
@@ -208,7 +210,7 @@ async def test_serve_says_where_it_listens(capsys: pytest.CaptureFixture[str]) -
             asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
 
     services, options = supervisor(ENGINE, Log(), StoppedWhenReady)
-    await supervise(services, options)
+    await supervise(services, options, LogLines(LogConfig()))
     shown = capsys.readouterr().out
     assert options.address in shown and options.engine_address in shown
     assert f"generate --server {options.address}" in shown

@@ -14,7 +14,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+import tokenizer_service.__main__
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
+from folovllm.serving.server import ServerConfig
 from folovllm.v1 import (
     engine_service_pb2,
     engine_service_pb2_grpc,
@@ -24,6 +26,10 @@ from folovllm.v1 import (
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.fakes.engine import FakeEngine, engine_process, running
+from tokenizer_service.config import TokenizerServiceConfig
+from tokenizer_service.engines.pool import EnginePool
+from tokenizer_service.model import TextModel
+from tokenizer_service.servicer import TokenizerServicer
 from tokenizer_service.text.tokenizer import Tokenizer
 
 Request = messages.GenerateRequest
@@ -138,3 +144,21 @@ async def test_a_port_in_use_is_one_clear_line(model: Path) -> None:
 async def test_a_folder_without_a_tokenizer_is_one_clear_line(tmp_path: Path) -> None:
     line = await _failed_start("--port", "0", "--model", str(tmp_path))
     assert line == f"error: {tmp_path} has no tokenizer.json; is it a model's folder?\n"
+
+
+async def test_a_service_that_cannot_tell_its_health_any_more_ends(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(pool: EnginePool) -> AsyncIterator[bool]:
+        yield False
+        raise KeyError("a bug")
+
+    async def no_warm_up(servicer: TokenizerServicer) -> None:
+        """It would exempt what this process holds from being collected."""
+
+    monkeypatch.setattr(EnginePool, "readiness", broken)
+    monkeypatch.setattr(tokenizer_service.__main__, "_warm_up", no_warm_up)
+    config = TokenizerServiceConfig(server=ServerConfig(port=0))
+    with pytest.raises(KeyError, match="a bug"):
+        async with asyncio.timeout(30):
+            await tokenizer_service.__main__.serve(config, TextModel.from_folder(model))

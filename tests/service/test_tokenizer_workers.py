@@ -33,26 +33,31 @@ NO_ENGINE = "127.0.0.1:1"
 
 FAILING = """
 from folovllm.serving.logs import LogConfig, configure_logging
-from tokenizer_service.workers import Workers
-configure_logging(LogConfig("json"))
-Workers(2, lambda: 3).run()
+from tokenizer_service.workers.parent import WorkerLimits, Workers
+configure_logging(LogConfig("json"), threaded=False)
+Workers(2, lambda heart: 3, WorkerLimits(9, 9)).run()
 """
 FAILING_AT_THE_END = """
 import signal, sys
 from folovllm.serving.logs import LogConfig, configure_logging
-from tokenizer_service.workers import Workers
+from tokenizer_service.workers.parent import WorkerLimits, Workers
 
 def stop(*_):
     raise RuntimeError("no good end")
 
-def work():
+def work(heart):
     signal.signal(signal.SIGTERM, stop)
     print('{"event": "ready"}', file=sys.stderr, flush=True)
     while True:
         signal.pause()
 
-configure_logging(LogConfig("json"))
-sys.exit(Workers(1, work).run())
+configure_logging(LogConfig("json"), threaded=False)
+sys.exit(Workers(1, work, WorkerLimits(9, 9)).run())
+"""
+STOP_NEVER = """
+def stop_never():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
 """
 
 
@@ -228,3 +233,37 @@ async def test_a_worker_that_fails_while_it_stops_is_told() -> None:
         said = await service.ended()
         assert await service.process.wait() == 1
     assert "RuntimeError: no good end" in said and '"restarted": false' in said
+
+
+async def test_a_worker_that_hangs_is_replaced() -> None:
+    async with two_workers(NO_ENGINE, "--hang-timeout", "3") as service:
+        stopped, other = service.workers
+        os.kill(stopped, signal.SIGSTOP)
+        hanging = await service.event("worker hangs")
+        assert hanging["pid"] == stopped
+        ended = await service.event("worker ended")
+        assert (ended["pid"], ended["cause"], ended["restarted"]) == (stopped, "SIGABRT", True)
+        ready = await service.event("ready")
+        service.workers = [other, ready["pid"]]
+        async with AsyncExitStack() as stack:
+            await service.connect_to_all(stack)
+
+
+async def test_workers_that_only_fail_end_the_parent_in_one_last_line() -> None:
+    program = FAILING.replace("Workers(2", "parent._RESTART_INTERVAL = 0.001\nWorkers(2")
+    program = "from tokenizer_service.workers import parent\n" + program
+    async with started("-c", program) as service:
+        said = await service.ended()
+        assert await service.process.wait() == 1
+    assert said.splitlines()[-1].endswith("10 workers in a row ended at their start: exit code 3")
+
+
+async def test_a_worker_that_does_not_stop_is_killed() -> None:
+    program = FAILING_AT_THE_END.replace("signal.signal(signal.SIGTERM, stop)", "stop_never()")
+    program = program.replace("def work", STOP_NEVER + "def work").replace("(9, 9)", "(9, 0.1)")
+    async with started("-c", program) as service:
+        await service.event("ready")
+        service.process.terminate()
+        assert (await service.event("worker does not stop"))["level"] == "error"
+        assert (await service.event("worker ended"))["cause"] == "SIGKILL"
+        assert await service.process.wait() == 1

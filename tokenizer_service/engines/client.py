@@ -13,7 +13,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.errors import FolovError, UnavailableError, from_rpc_error
-from folovllm.serving.channel import open_channel
+from folovllm.serving.channel import ENGINE_CLIENT_OPTIONS, open_channel
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.v1 import engine_service_pb2_grpc, types_pb2
 from tokenizer_service.engines.fingerprints import Fingerprints
@@ -41,7 +41,7 @@ class EngineClient:
         self._model_info: types_pb2.ModelInfo | None = None
         self._agrees = False
         self._session: EngineSession | None = None
-        self._channel = open_channel(address)
+        self._channel = open_channel(address, options=ENGINE_CLIENT_OPTIONS)
         self._engine: engine_service_pb2_grpc.EngineServiceAsyncStub = (
             engine_service_pb2_grpc.EngineServiceStub(self._channel)
         )
@@ -83,6 +83,9 @@ class EngineClient:
                 await self._watch(on_change)
             except FolovError as error:
                 self._lose(str(error))
+            except Exception as error:
+                log.error("engine cannot be followed", engine=self.address, exc_info=error)
+                self._lose("it cannot be followed; the log says more")
             on_change()
             await asyncio.sleep(_WATCH_BACKOFF)
 

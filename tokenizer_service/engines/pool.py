@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 
 from folovllm.errors import ModelMismatchError, NotFoundError, QueueFullError, UnavailableError
+from folovllm.serving.background_tasks import start_background
 from folovllm.v1 import engine_service_pb2, types_pb2
 from tokenizer_service.engines.client import EngineClient
 from tokenizer_service.engines.fingerprints import Fingerprints
@@ -36,7 +37,7 @@ class EnginePool:
     def start(self) -> None:
         """Begins to connect, and follows the engines until close."""
         self._followers = [
-            asyncio.create_task(engine.follow(self._notify), name=f"follow {engine.address}")
+            start_background(engine.follow(self._notify), f"follow {engine.address}")
             for engine in self._engines
         ]
 

@@ -1,7 +1,8 @@
 """EngineSession: one call that carries all requests of this service to one engine.
 
 One task distributes what the engine sends: a whole message first, then its readers run. Another
-sends commands in order. When the call breaks, every request in it fails with UnavailableError.
+sends commands in order. When the call breaks, or either task fails, every request in it fails with
+UnavailableError, and the call ends.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from folovllm.errors import (
     from_status_bytes,
 )
 from folovllm.request_id import new_request_id
+from folovllm.serving.background_tasks import start_background
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.serving.request_names import check_name
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
@@ -70,9 +72,11 @@ class EngineSession:
         self.end_reason = ""
         """Why it ended, in words; empty while it is open."""
         self._receive(first)
-        self.ended = asyncio.create_task(self._read(messages), name=f"read {address}")
+        self.ended = start_background(
+            self._read(messages), f"read {address}", lambda _: self._end("its session ended")
+        )
         """Done when the session has ended."""
-        self._writer = asyncio.create_task(self._write(), name=f"write {address}")
+        self._writer = start_background(self._write(), f"write {address}", self._end_unwritten)
 
     @property
     def is_open(self) -> bool:
@@ -129,7 +133,6 @@ class EngineSession:
     async def close(self) -> None:
         """Ends the call; what still runs fails with UnavailableError and ends at the engine."""
         self._end("the session was closed")
-        self._call.cancel()
         self.ended.cancel()
         await asyncio.gather(self.ended, self._writer, return_exceptions=True)
 
@@ -154,20 +157,21 @@ class EngineSession:
         del self._wire_names[stream.name]
 
     async def _read(self, messages: AsyncIterator[Events]) -> None:
-        reason = "its session ended"
         try:
             async for events in messages:
                 self._receive(events)
         except grpc.aio.AioRpcError as error:
-            reason = str(from_rpc_error(error))
-        finally:
-            self._end(reason)
+            self._end(str(from_rpc_error(error)))
 
     async def _write(self) -> None:
         # If the call has broken, the reader reports it.
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
             while True:
                 await self._call.write(await self._commands.get())
+
+    def _end_unwritten(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._end("its commands cannot be written")
 
     def _receive(self, events: Events) -> None:
         """Distributes a message to the streams."""
@@ -204,11 +208,12 @@ class EngineSession:
         return UnavailableError(f"engine {self.address}: {reason}")  # which of several
 
     def _end(self, reason: str) -> None:
-        """Fails every stream; only the first call has an effect."""
+        """Fails every stream and ends the call; only the first time has an effect."""
         if self.end_reason:
             return
         self.end_reason = reason
         self._writer.cancel()
+        self._call.cancel()
         for stream in list(self._streams.values()):
             self._remove(stream)
             stream.fail(self._unavailable(reason))

@@ -18,7 +18,7 @@ from folovllm_client.launch.service_commands import (
     require_services,
     service_commands,
 )
-from folovllm_client.launch.supervisor import ServiceEndedError
+from folovllm_client.launch.service_process import ServiceEndedError
 
 # What a model is often tried with. All else comes from the environment, as with `serve`.
 _SERVICE_OPTIONS = {

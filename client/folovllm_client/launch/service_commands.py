@@ -12,6 +12,7 @@ from folovllm import version
 from folovllm.errors import ConfigError
 from folovllm.installation.parts import missing_line
 from folovllm.serving.ports import host_and_port
+from folovllm_client.launch.service_keeper import Upkeep
 
 LOOPBACK = "127.0.0.1"
 
@@ -86,6 +87,18 @@ def service_commands(options: ServeOptions) -> dict[str, list[str]]:
     return {
         "engine service": [*_module("engine_service"), *engine],
         "tokenizer service": [*_module("tokenizer_service"), *tokenizer],
+    }
+
+
+def upkeeps(options: ServeOptions) -> dict[str, Upkeep]:
+    """How the services are watched, by the same names."""
+    watched = {
+        "engine service": (options.engine_address, options.engine.server),
+        "tokenizer service": (options.address, options.tokenizer.server),
+    }
+    return {
+        name: Upkeep(address, server.hang_timeout, server.stop_timeout)
+        for name, (address, server) in watched.items()
     }
 
 

@@ -1,26 +1,23 @@
 """Supervisor: both services as child processes that live and end together.
 
-Children have sessions of their own, so that a terminal's Ctrl-C reaches only the parent, which then
-ends them in order: the tokenizer service drains while its engine still runs. What they print is
-passed on line by line. `folovllm_client.launch.child` ends them when the parent vanishes. They see
-no FOLOVLLM_* variable: their command lines say everything.
+They are ended in order: the tokenizer service drains while its engine still runs.
+`folovllm_client.launch.child` ends them when the parent vanishes.
 """
 
 import asyncio
-import os
 import signal
-from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from folovllm.errors import FolovError, from_rpc_error
+from folovllm.errors import from_rpc_error
+from folovllm.serving.background_tasks import first
 from folovllm.serving.channel import open_channel
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
-from folovllm.serving.variables import PREFIX
-from folovllm_client.launch.failure_reason import FailureReason
+from folovllm_client.launch.liveness import Liveness
+from folovllm_client.launch.service_keeper import ServiceKeeper, Upkeep
+from folovllm_client.launch.service_process import ServiceEndedError, ServiceProcess
 
 # Reconnects quickly to a server that is just starting.
 _PROBE_OPTIONS = [
@@ -28,13 +25,9 @@ _PROBE_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),
 ]
-# Seconds for the last lines of a service that has ended.
-_LAST_LINES = 1.0
+# Seconds after SIGTERM: more than the services' default grace period.
+_STOP_TIMEOUT = 40.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class ServiceEndedError(FolovError):
-    """One of the services ended unexpectedly; the message has the service's own reason."""
 
 
 class Supervisor:
@@ -47,69 +40,67 @@ class Supervisor:
     def __init__(
         self, commands: Mapping[str, Sequence[str]], address: str, on_log: Callable[[str], None]
     ) -> None:
-        self._commands = commands
         self._address = address
-        self._on_log = on_log
-        self._processes: dict[str, Process] = {}
-        self._reasons = {name: FailureReason() for name in commands}
-        self._relays: dict[str, asyncio.Task[None]] = {}
+        self._services = {
+            name: ServiceProcess(name, command, on_log) for name, command in commands.items()
+        }
+        self._upkeeps: Mapping[str, Upkeep] = {}
 
     async def start(self) -> None:
         """Starts them; returns before they are ready."""
-        env = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
-        for name, command in self._commands.items():
-            process = await asyncio.create_subprocess_exec(
-                *command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, start_new_session=True, env=env
-            )
-            assert process.stdout is not None
-            self._processes[name] = process
-            relay = self._relay(process.stdout, self._reasons[name])
-            self._relays[name] = asyncio.create_task(relay)
+        for service in self._services.values():
+            await service.start()
 
     async def ready(self) -> None:
         """Returns when the tokenizer service is SERVING. Raises ServiceEndedError."""
-        await _first(until_serving(self._address), self.ended())
+        await first(until_serving(self._address), self.ended())
 
     async def ended(self) -> None:
         """Waits for a service to end, and then raises ServiceEndedError."""
-        await _first(*(self._end_of(name) for name in self._processes))
+        await first(*map(self._end_of, self._services.values()))
+
+    async def keep_running(
+        self, upkeeps: Mapping[str, Upkeep], on_restart: Callable[[str], None]
+    ) -> None:
+        """Starts each service again that ends or hangs; `upkeeps` has each by name.
+
+        `on_restart` gets a line about each start. Raises ServiceEndedError if one does not settle.
+        """
+        self._upkeeps = upkeeps
+        keepers = [
+            ServiceKeeper(service, upkeeps[name], on_restart)
+            for name, service in self._services.items()
+        ]
+        await first(*(keeper.keep() for keeper in keepers))
 
     async def stop(self) -> None:
-        """Ends the tokenizer service, then the engine service; each finishes its streams first."""
-        for process in reversed(self._processes.values()):
-            _send(process, signal.SIGTERM)
-            await process.wait()
-        await asyncio.gather(*self._relays.values())
+        """Ends the tokenizer service, then the engine service; each finishes its streams first.
+
+        One that hangs meanwhile is ended, so that the other need not wait for it.
+        """
+        watched = self._services.keys() & self._upkeeps
+        watches = [asyncio.create_task(self._end_silent(name)) for name in watched]
+        try:
+            for name, service in reversed(self._services.items()):
+                upkeep = self._upkeeps.get(name)
+                await service.stop(upkeep.stop_timeout if upkeep else _STOP_TIMEOUT)
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+
+    async def _end_silent(self, name: str) -> None:
+        upkeep = self._upkeeps[name]
+        await Liveness(upkeep.address, has_started=True).until_silent(upkeep.hang_timeout)
+        await self._services[name].abort()
 
     def kill(self) -> None:
         """Ends both at once."""
-        for process in self._processes.values():
-            _send(process, signal.SIGKILL)
+        for service in self._services.values():
+            service.kill()
 
-    async def _end_of(self, name: str) -> None:
-        code = await self._processes[name].wait()
-        # What a process of its own that it left behind has to say is not waited for.
-        await asyncio.wait([self._relays[name]], timeout=_LAST_LINES)
-        reason = self._reasons[name].text
-        if code < 0:
-            reason = f"{signal.Signals(-code).name} killed it"
-        elif code == 0 or reason is None:
-            reason = f"exit code {code}"
-        raise ServiceEndedError(f"the {name} ended: {reason}")
-
-    async def _relay(self, stream: asyncio.StreamReader, reason: FailureReason) -> None:
-        pending = b""
-        while chunk := await stream.read(65536):
-            *lines, pending = (pending + chunk).split(b"\n")
-            for line in lines:
-                self._pass_on(line, reason)
-        if pending:
-            self._pass_on(pending, reason)
-
-    def _pass_on(self, line: bytes, reason: FailureReason) -> None:
-        text = line.decode(errors="replace")
-        reason.read(text)
-        self._on_log(text)
+    async def _end_of(self, service: ServiceProcess) -> None:
+        raise ServiceEndedError(f"the {service.name} ended: {await service.ended()}")
 
 
 async def run_services(
@@ -131,7 +122,7 @@ async def run_services(
         loop.add_signal_handler(number, on_signal)
     try:
         await services.start()
-        await _first(body(), stop_requested.wait())
+        await first(body(), stop_requested.wait())
     finally:
         await services.stop()
         for number in _SIGNALS:
@@ -158,22 +149,3 @@ async def until_serving(address: str) -> None:
                     raise from_rpc_error(error) from error
             finally:
                 watch.cancel()
-
-
-async def _first(*awaitables: Awaitable[object]) -> None:
-    """Waits for the first to end, cancels the others, and raises what the first one raised."""
-    tasks = [*map(asyncio.ensure_future, awaitables)]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
-
-
-def _send(process: Process, number: signal.Signals) -> None:
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.send_signal(number)

@@ -4,6 +4,7 @@ import torch
 
 from engine_service.config import EngineConfig
 from engine_service.device import free_memory
+from engine_service.host_memory import FreeMemory
 from engine_service.kernels.gpu.compiled_cache import use_trusted_cache
 from engine_service.layers.linear.tuner import Tuner
 from engine_service.models.causal_model import CausalModel
@@ -41,13 +42,14 @@ def build_gpu_runner(
             f"a step of max_num_batched_tokens {step.max_num_batched_tokens} does not fit into the "
             f"memory that is free on {model.device}; lower it"
         ) from None
-    num_blocks = num_blocks_that_fit(
+    fitting = num_blocks_that_fit(
         config,
         options,
         max_model_len=max_model_len,
         block_bytes=bytes_per_block(model.config, block_size, cache_dtype),
-        free_bytes=max(0, free_memory(model.device) - _STEPS_IN_MEMORY * peak),
+        free=FreeMemory(max(0, free_memory(model.device) - _STEPS_IN_MEMORY * peak)),
     )
+    num_blocks = options.parallel.all_reduce_min(fitting)
     runner = GpuModelRunner(
         model=model,
         num_blocks=num_blocks,

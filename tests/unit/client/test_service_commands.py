@@ -85,7 +85,7 @@ def typed(setting: Setting) -> list[str]:
     if isinstance(kind, click.Choice):
         return [flag, next(choice for choice in kind.choices if choice != setting.value)]
     if isinstance(kind, click.FloatRange):
-        return [flag, "0.25"]
+        return [flag, str((kind.min or 0) + 0.25)]
     if isinstance(kind, click.IntRange):
         return [flag, "4321"]
     return [flag, "there:4321" if flag == "--engine" else "there"]

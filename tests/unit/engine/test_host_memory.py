@@ -1,12 +1,19 @@
 """Free memory of the host under control group limits."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from engine_service import host_memory
-from engine_service.host_memory import cgroup_free_memory, free_host_memory
+from engine_service.host_memory import (
+    FreeMemory,
+    cgroup_free_memory,
+    free_beside,
+    free_host_memory,
+)
+from engine_service.memory_claims import Claim
 
 
 def write(folder: Path, **files: str) -> None:
@@ -61,3 +68,28 @@ def test_the_lower_of_machine_and_limit_counts(monkeypatch: pytest.MonkeyPatch) 
     assert 0 < free_host_memory() <= psutil.virtual_memory().total
     monkeypatch.setattr(host_memory, "cgroup_free_memory", lambda *_: 12345)
     assert free_host_memory() == 12345
+
+
+def test_a_claim_counts_in_the_groups_of_its_process(tmp_path: Path) -> None:
+    own, brother, stranger = (tmp_path / name for name in ("own", "brother", "stranger"))
+    own.write_text("0::/pod/container\n")
+    brother.write_text("0::/pod/sidecar\n")
+    stranger.write_text("0::/\n")
+    write(tmp_path / "pod", memory__max="500", memory__current="100")
+    write(tmp_path / "pod/container", memory__max="300", memory__current="100")
+    assert cgroup_free_memory(tmp_path, own, [(stranger, 390)]) == 200
+    assert cgroup_free_memory(tmp_path, own, [(brother, 190)]) == 200
+    assert cgroup_free_memory(tmp_path, own, [(brother, 390), (stranger, 390)]) == 10
+    assert cgroup_free_memory(tmp_path, own, [(own, 190)]) == 10
+    assert cgroup_free_memory(tmp_path, own, [(brother, 1000)]) == 0
+
+
+def test_what_is_claimed_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_memory, "cgroup_free_memory", lambda *_: None)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    claims = Claim(1, 300), Claim(2, 200)
+    assert free_host_memory(claims) == 500
+    assert free_beside(claims) == FreeMemory(1000, 500, claims)
+    assert free_beside((Claim(1, 3000),)).claimed == 1000
+    halves = Claim(1, 150), Claim(2, 100)
+    assert free_beside(claims).shared_by(2) == FreeMemory(500, 250, halves)

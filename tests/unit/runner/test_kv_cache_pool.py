@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from engine_service.config import CacheConfig, EngineConfig, SchedulerConfig
+from engine_service.host_memory import FreeMemory
+from engine_service.memory_claims import Claim
 from engine_service.models.decoder_config import DecoderConfig
 from engine_service.models.model_options import ModelOptions
 from engine_service.models.torch_decoder import TorchDecoder
@@ -19,6 +21,8 @@ from support.builders.tiny_models import make_checkpoint
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 MIB = 2**20
+NO_PID = 2**31 - 1
+"""Of no process."""
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +39,7 @@ def fit(
     device: torch.device = CPU,
     max_num_seqs: int = 1000,
     max_model_len: int = 160,
+    claimed: int = 0,
 ) -> int:
     """Blocks that fit where one block takes 1 MiB and holds 16 tokens."""
     step = SchedulerConfig(max_num_seqs, max_num_batched_tokens=max_num_seqs)
@@ -43,7 +48,7 @@ def fit(
         ModelOptions(torch.bfloat16, device, block_size=16),
         max_model_len=max_model_len,
         block_bytes=MIB,
-        free_bytes=free,
+        free=FreeMemory(free, claimed, (Claim(NO_PID, claimed),)),
     )
 
 
@@ -68,8 +73,8 @@ def test_one_sequence_must_fit() -> None:
     with pytest.raises(ConfigError) as caught:
         fit(CacheConfig(), 19 * MIB)
     assert str(caught.value) == (
-        "a sequence of max_model_len 160 needs 10 MiB of KV cache; 50% of the 19 MiB free on cpu "
-        "hold 144 tokens: lower max_model_len to that, or free memory"
+        "a sequence of max_model_len 160 needs 10 MiB of KV cache; cpu has 19 MiB free; 50% of "
+        "that hold 144 tokens: lower max_model_len to that, or free memory"
     )
 
 
@@ -78,6 +83,25 @@ def test_a_configured_number_of_blocks_is_taken_as_it_is() -> None:
     assert fit(CacheConfig(num_blocks=100), 100 * MIB) == 100
     with pytest.raises(ConfigError, match="num_blocks 101 needs 101 MiB .* to at most 100"):
         fit(CacheConfig(num_blocks=101), 100 * MIB)
+
+
+def test_what_another_engine_has_planned_is_not_planned_again() -> None:
+    assert fit(CacheConfig(), 100 * MIB, claimed=40 * MIB) == 30
+    assert fit(CacheConfig(num_blocks=60), 100 * MIB, claimed=40 * MIB) == 60
+    with pytest.raises(ConfigError) as caught:
+        fit(CacheConfig(num_blocks=61), 100 * MIB, claimed=40 * MIB)
+    assert str(caught.value) == (
+        "num_blocks 61 needs 61 MiB of KV cache; cpu has 100 MiB free, of which another engine "
+        "(pid 2147483647) has planned 40 MiB: lower num_blocks to at most 60, or that engine's "
+        "--memory-utilization"
+    )
+    with pytest.raises(ConfigError) as caught:
+        fit(CacheConfig(), 100 * MIB, claimed=81 * MIB)
+    assert str(caught.value) == (
+        "a sequence of max_model_len 160 needs 10 MiB of KV cache; cpu has 100 MiB free, of which "
+        "another engine (pid 2147483647) has planned 81 MiB; 50% of the rest hold 144 tokens: "
+        "lower max_model_len to that, or that engine's --memory-utilization"
+    )
 
 
 def test_an_untouched_pool_takes_no_memory(config: DecoderConfig) -> None:

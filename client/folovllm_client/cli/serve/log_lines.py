@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 from folovllm.serving.call_log import EVENT
@@ -19,11 +20,20 @@ class LogLines:
     """
 
     def __init__(self, config: LogConfig) -> None:
+        self._as_json = config.as_json
         self._as_text = config.log_format == "auto" and sys.stderr.isatty()
         self.live = self._as_text and open_console(err=True).is_interactive
         """Whether a status line is to stand for the lines of requests."""
         self._with_requests = not self.live or config.log_level == "debug"
         self._renderer = text_renderer()
+
+    def warn(self, text: str) -> None:
+        """Writes a line of its own, as the services would."""
+        if self._as_json or self._as_text:
+            now = datetime.now(UTC).isoformat()
+            self(json.dumps({"event": text, "level": "warning", "timestamp": now}))
+        else:
+            self(f"warning: {text}")
 
     def __call__(self, line: str) -> None:
         """Writes a line, or what it becomes."""

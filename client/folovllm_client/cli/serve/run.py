@@ -1,4 +1,4 @@
-"""Runs both services in the foreground until a signal or the end of one of them."""
+"""Runs both services in the foreground until a signal, or until one of them cannot be kept up."""
 
 import asyncio
 import time
@@ -8,6 +8,7 @@ from rich.text import Text
 
 from folovllm.errors import ConfigError
 from folovllm.serving.address import DEFAULT_PORT
+from folovllm.serving.output.standard_streams import unblock_standard_streams
 from folovllm.serving.ports import host_and_port, require_free_port
 from folovllm.version import __version__
 from folovllm_client.cli.console import command_name, open_console, progress
@@ -18,6 +19,7 @@ from folovllm_client.launch.service_commands import (
     ServeOptions,
     require_services,
     service_commands,
+    upkeeps,
 )
 from folovllm_client.launch.supervisor import Supervisor, run_services
 
@@ -25,19 +27,22 @@ from folovllm_client.launch.supervisor import Supervisor, run_services
 def serve(options: ServeOptions) -> None:
     """Runs both services until SIGINT or SIGTERM.
 
-    Raises ConfigError if they cannot start, ServiceEndedError if one of them ended.
+    Raises ConfigError or ServiceEndedError if they cannot start, ServiceEndedError if one of them
+    ended again and again.
     """
+    # Whoever reads what is printed must not hold up the services by stopping.
+    unblock_standard_streams()
     require_services()
     _require_free_ports(options)
     logs = LogLines(options.tokenizer.logs)
     services = Supervisor(service_commands(options), options.address, on_log=logs)
-    asyncio.run(supervise(services, options, live=logs.live))
+    asyncio.run(supervise(services, options, logs))
 
 
-async def supervise(services: Supervisor, options: ServeOptions, live: bool = False) -> None:
-    """Starts the services, says when and where they are ready, and waits for the end.
+async def supervise(services: Supervisor, options: ServeOptions, logs: LogLines) -> None:
+    """Starts the services, says when and where they are ready, and keeps them running.
 
-    Shows what they are doing meanwhile if `live`.
+    Shows what they are doing meanwhile where the log is live.
     """
 
     async def body() -> None:
@@ -45,8 +50,8 @@ async def supervise(services: Supervisor, options: ServeOptions, live: bool = Fa
         with progress(f"loading {options.model or 'the embedded model'}"):
             await services.ready()
         open_console(err=False).print(ready_text(options, time.monotonic() - started))
-        with status_line(options.engine_address) if live else nullcontext():
-            await services.ended()
+        with status_line(options.engine_address) if logs.live else nullcontext():
+            await services.keep_running(upkeeps(options), logs.warn)
 
     await run_services(services, body)
 

@@ -1,0 +1,1 @@
+"""Processes that serve on one port together: `Workers` is their parent."""
