@@ -162,5 +162,4 @@ async def test_a_service_that_cannot_tell_its_health_any_more_ends(
     config = TokenizerServiceConfig(server=ServerConfig(port=0))
     with pytest.raises(KeyError, match="a bug"):
         async with asyncio.timeout(30):
-            text_model = TextModel.from_folder(model)
-            await tokenizer_service.__main__.serve(config, text_model, Replicas())
+            await tokenizer_service.__main__.serve(config, TextModel.from_folder(model), Replicas())

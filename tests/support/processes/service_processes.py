@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 
 import grpc
 import psutil
@@ -17,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from folovllm.serving.channel import CLIENT_OPTIONS
 
 ENGINE_FLAGS = ("--dtype", "float32", "--device", "cpu")
+NO_CHANGES: Mapping[str, str] = MappingProxyType({})
 
 
 # Below those that systems hand out by themselves: a service binds its port seconds after it was
@@ -35,15 +37,27 @@ class ServiceProcess:
     """One service; `log` holds what it wrote."""
 
     def __init__(
-        self, module: str, *flags: str, port: int | None = None, launcher: Sequence[str] = ()
+        self,
+        module: str,
+        *flags: str,
+        port: int | None = None,
+        launcher: Sequence[str] = (),
+        stderr: int | None = None,
+        environment: Mapping[str, str] = NO_CHANGES,
     ) -> None:
-        """`launcher` is a module, with its arguments, that starts the service's module."""
+        """`launcher` is a module, with its arguments, that starts the service's module.
+
+        What it writes goes to the descriptor `stderr` instead of the log, if that is given.
+        """
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._log = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 - closed by kill
         command = [sys.executable, "-m", *launcher, module, "--port", str(self.port), *flags]
-        environment = os.environ | {"PYTHONFAULTHANDLER": "1"}  # a crash tells where
-        self.process = subprocess.Popen(command, stderr=self._log, env=environment)
+        # A crash tells where.
+        env = {**os.environ, "PYTHONFAULTHANDLER": "1", **environment}
+        self.process = subprocess.Popen(
+            command, stderr=self._log if stderr is None else stderr, env=env
+        )
 
     @property
     def log(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from folovllm.errors import UnavailableError
-from folovllm.liveness import DEFAULT_LIVENESS
+from folovllm.liveness import LivenessConfig
 from folovllm.serving.background_tasks import first, start_background
 from folovllm.v1 import engine_service_pb2
 from support.builders.engine_pools import request
@@ -48,14 +48,14 @@ class BrokenCall:
     ("broken", "reason", "task"),
     [
         ("reader", "its session ended", "read there:1"),
-        ("writer", "its session failed; the log says more", "write there:1"),
+        ("writer", "its session failed", "write there:1"),
     ],
 )
 async def test_a_bug_in_one_half_of_a_session_ends_the_whole(
     broken: str, reason: str, task: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     call: Any = BrokenCall(broken)
-    session = await EngineSession.open(call, "there:1", DEFAULT_LIVENESS, lambda: None)
+    session = await EngineSession.open(call, "there:1", LivenessConfig(), on_change=lambda: None)
     stream = EngineStream("r", 2, 1)
     session.generate(stream, request())
     with pytest.raises(UnavailableError, match=f"engine there:1: {reason}"):

@@ -1,0 +1,1 @@
+"""Requests of every kind, what they must answer, and callers of all manners."""

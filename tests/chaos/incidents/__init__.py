@@ -1,0 +1,1 @@
+"""Faults of whole processes, one class of them a file; `catalogue` has them all by name."""

@@ -1,0 +1,1 @@
+"""Services as processes, the network between them, and the files that they load."""
