@@ -27,22 +27,30 @@ class WeightsFingerprint:
     """The fingerprint of the weights in a model's folder. It is made while in its context."""
 
     def __init__(self, folder: Path, cache: Path | None = None) -> None:
-        """`cache` is the folder for what was found. Raises ConfigError if there are no weights."""
+        """`cache` is the folder for what was found."""
         self._cache = cache or cache_folder() / "fingerprints"
-        self._paths = weight_files(folder)
+        self._folder = folder
+        self._files: list[_File] = []
         self._executor = ThreadPoolExecutor(
             min(_MAX_THREADS, max(1, (os.cpu_count() or 1) // 2)), "fingerprint"
         )
 
     def __enter__(self) -> "WeightsFingerprint":
-        self._files = [_File(path, self._cache, self._executor) for path in self._paths]
+        with suppress(ConfigError):  # whoever loads says first what is wrong; else the result does
+            paths = weight_files(self._folder)
+            self._files = [_File(path, self._cache, self._executor) for path in paths]
         return self
 
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def result(self) -> str:
-        """The fingerprint, as hex, once it is known. Raises ConfigError if a file is unreadable."""
+        """The fingerprint, as hex, once it is known.
+
+        Raises ConfigError if there are no weights, or a file is unreadable.
+        """
+        if not self._files:
+            weight_files(self._folder)
         return _hash([file.digest() for file in self._files])
 
 

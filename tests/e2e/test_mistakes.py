@@ -204,7 +204,7 @@ def test_a_mistake_is_answered_in_a_line(
         name, _, variables[name] = words.pop(0).partition("=")
     result = CliRunner(env=variables).invoke(commands, words[1:], input="")
     assert result.exception is None or isinstance(result.exception, SystemExit)
-    printed = result.stderr.replace(command_name(), "folovllm")
+    printed = result.stderr.replace(f"`{command_name()} ", "`folovllm ")
     assert re.fullmatch(f"error: {pattern(mistake.line.format(**places))}\n", printed), printed
     assert (result.exit_code, result.stdout.strip()) == (mistake.exit_code, "")
 

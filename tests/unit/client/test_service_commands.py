@@ -88,7 +88,8 @@ def typed(setting: Setting) -> list[str]:
         return [flag, str((kind.min or 0) + 0.25)]
     if isinstance(kind, click.IntRange):
         return [flag, "4321"]
-    return [flag, "there:4321" if flag == "--engine" else "there"]
+    values = {"--engine": "there:4321", "--expect-fingerprint": "ab" * 32}
+    return [flag, values.get(flag, "there")]
 
 
 def value_of(setting: Setting, config: Config) -> object:
