@@ -1,9 +1,9 @@
 """How a channel is opened, and the options that both of its ends agree on.
 
 Keepalive finds a peer that vanished without a word: a long prefill sends no data, so pings must be
-allowed without it. Between the services a silent peer is given up within ten seconds, idle or not;
-users' connections get 40, since they may be slow. Pings are answered outside of Python, so a busy
-peer is not a silent one. The server's lowest interval stays below the clients' ping intervals, or
+allowed without it. Between the services, heartbeats notice a silent peer first (folovllm/liveness.py);
+pings are for peers that have none. Users' connections get 40 seconds, since they may be slow. Pings
+are answered outside of Python, so a busy peer is not a silent one. The server's lowest interval stays below the clients' ping intervals, or
 it would close the connection for too many pings.
 """
 
@@ -57,8 +57,8 @@ CLIENT_OPTIONS = [*_CLIENT, *_keepalive(30_000, 10_000)]
 SERVER_OPTIONS = [*_SERVER, *_keepalive(30_000, 10_000)]
 
 # Between the services.
-ENGINE_CLIENT_OPTIONS = [*_CLIENT, *_keepalive(6_000, 3_500)]
-ENGINE_SERVER_OPTIONS = [*_SERVER, *_keepalive(6_000, 3_500)]
+ENGINE_CLIENT_OPTIONS = [*_CLIENT, *_keepalive(6_000, 10_000)]
+ENGINE_SERVER_OPTIONS = [*_SERVER, *_keepalive(6_000, 10_000)]
 
 
 def open_channel(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from folovllm.liveness import LivenessConfig
 from folovllm.serving.channel import (
     CLIENT_OPTIONS,
     ENGINE_CLIENT_OPTIONS,
@@ -21,8 +22,10 @@ def test_no_server_takes_a_clients_pings_for_too_many(client: Options, server: O
 
 
 @pytest.mark.parametrize("options", [ENGINE_CLIENT_OPTIONS, ENGINE_SERVER_OPTIONS])
-def test_services_notice_each_others_silence_within_ten_seconds(options: Options) -> None:
+def test_pings_leave_silence_to_heartbeats_first(options: Options) -> None:
     settings = dict(options)
     assert len(settings) == len(options), "an option is given twice"
+    lost = LivenessConfig().lost
+    # gRPC pings by itself while data flows, so its limit alone may end a stream.
     for answer in ("grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms"):
-        assert settings["grpc.keepalive_time_ms"] + settings[answer] <= 10_000
+        assert lost * 1000 <= settings[answer] <= 2 * lost * 1000
