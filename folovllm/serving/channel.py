@@ -1,10 +1,10 @@
 """How a channel is opened, and the options that both of its ends agree on.
 
 Keepalive finds a peer that vanished without a word: a long prefill sends no data, so pings must be
-allowed without it. Between the services, heartbeats notice a silent peer first (folovllm/liveness.py);
+allowed without it. Between the services, heartbeats notice a silent peer first (folovllm/liveness);
 pings are for peers that have none. Users' connections get 40 seconds, since they may be slow. Pings
-are answered outside of Python, so a busy peer is not a silent one. The server's lowest interval stays below the clients' ping intervals, or
-it would close the connection for too many pings.
+are answered outside of Python, so a busy peer is not a silent one. The server's lowest interval
+stays below the clients' ping intervals, or it would close the connection for too many pings.
 """
 
 from collections.abc import Sequence
