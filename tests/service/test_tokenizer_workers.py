@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
@@ -27,6 +28,7 @@ from folovllm.v1 import tokenizer_service_pb2 as messages
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.fakes.engine import engine_process
 from tokenizer_service.text.tokenizer import Tokenizer
+from tokenizer_service.workers.worker import Heart, Worker
 
 ROOT = Path(__file__).parents[2]
 NO_ENGINE = "127.0.0.1:1"
@@ -235,8 +237,36 @@ async def test_a_worker_that_fails_while_it_stops_is_told() -> None:
     assert "RuntimeError: no good end" in said and '"restarted": false' in said
 
 
-async def test_a_worker_that_hangs_is_replaced() -> None:
-    async with two_workers(NO_ENGINE, "--hang-timeout", "3") as service:
+IGNORE_ABORT = """
+import signal, time
+signal.signal(signal.SIGABRT, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("beats", [0, 5])
+def test_a_worker_that_hangs_is_ended_in_the_end(beats: int) -> None:
+    reading, writing = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", IGNORE_ABORT], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process, process.stdout:
+        process.stdout.readline()
+        worker = Worker(process.pid, reading)
+        for _ in range(beats):
+            Heart(writing).beat()
+            assert not worker.tick(2)
+            worker.hear()
+        assert [worker.tick(2) for _ in range(2)] == [False, True]
+        worker.end()
+        assert not any(worker.tick(2) for _ in range(2))
+        assert process.wait() == -signal.SIGKILL
+    worker.close()
+    os.close(writing)
+
+
+async def test_a_worker_that_is_stopped_is_replaced_at_once() -> None:
+    async with two_workers(NO_ENGINE, "--hang-timeout", "600") as service:
         stopped, other = service.workers
         os.kill(stopped, signal.SIGSTOP)
         hanging = await service.event("worker hangs")

@@ -37,6 +37,8 @@ _MAX_FAILURES = 5
 # Seconds between the second signal and the end of a worker that does not heed it.
 _LAST_GRACE = 2.0
 _TICK = 1.0
+# Seconds for which a worker may be stopped by a signal, which is no long computation.
+_MAX_STOPPED = 3.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("workers")
 
@@ -130,10 +132,14 @@ class Workers:
         if now < self._next_tick:
             return
         self._next_tick = now + _TICK
-        limit = math.ceil(self._limits.hang_timeout / _TICK)
         for worker in self._workers.values():
-            if worker.tick(limit):
-                log.error("worker hangs", pid=worker.pid, silent_for=self._limits.hang_timeout)
+            seconds = self._limits.hang_timeout
+            if worker.is_stopped:
+                seconds = min(seconds, _MAX_STOPPED)
+            if worker.tick(math.ceil(seconds / _TICK)):
+                # Before its stacks, which it writes to the same place.
+                log.error("worker hangs", pid=worker.pid, silent_for=worker.silent_for)
+                worker.end()
 
     def _start_missing(self) -> None:
         """Starts missing workers, unless it is too soon."""
@@ -182,8 +188,11 @@ class Workers:
 
     def _reap(self) -> None:
         for worker in list(self._workers.values()):
-            ended, status = os.waitpid(worker.pid, os.WNOHANG)
-            if not ended:
+            changed, status = os.waitpid(worker.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if not changed:
+                continue
+            if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+                worker.is_stopped = os.WIFSTOPPED(status)
                 continue
             del self._workers[worker.pid]
             worker.close()

@@ -22,6 +22,9 @@ class Worker:
         self.started_at = time.monotonic()
         self.silent_for = 0
         """Seconds without a sign of life in which the parent itself ran."""
+        self.is_stopped = False
+        """Whether a signal stopped it, so that it does not run until another one."""
+        self._last_words: int | None = None  # seconds until it is killed, once it is ended
 
     @property
     def age(self) -> float:
@@ -34,16 +37,20 @@ class Worker:
             self.silent_for = 0
 
     def tick(self, limit: int) -> bool:
-        """Counts a second; True when it has been silent for `limit` of them, and is ended."""
+        """Counts a second; True when it has been silent for `limit` of them, and is to be ended."""
         self.silent_for += 1
-        if self.silent_for == limit + _LAST_WORDS:
+        if self._last_words is None:
+            return self.silent_for >= limit
+        self._last_words -= 1
+        if self._last_words == 0:
             self.send(signal.SIGKILL)
-        if self.silent_for != limit:
-            return False
-        # Leaves the stacks of its threads in the log; one that was stopped has to go on for that.
+        return False
+
+    def end(self) -> None:
+        """Ends it: SIGABRT leaves the stacks of its threads in the log, SIGKILL comes later."""
+        self._last_words = _LAST_WORDS
         self.send(signal.SIGABRT)
-        self.send(signal.SIGCONT)
-        return True
+        self.send(signal.SIGCONT)  # one that was stopped has to go on for that
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal."""
