@@ -25,6 +25,8 @@ from folovllm.serving.interceptor import CallInterceptor
 from folovllm.serving.ports import host_and_port, require_free_port
 from folovllm.serving.reflection import enable_reflection
 
+# Seconds for calls that are on their way when the last stream has ended.
+_LAST_ARRIVALS = 0.1
 # Seconds for the last messages of streams that have just ended to reach their clients.
 _LAST_GRACE = 1.0
 
@@ -138,6 +140,8 @@ class GrpcServer:
         log.info("draining", calls=len(self.active_calls))
         grace_period = min(self._config.grace_period, max_grace)
         await first(self.active_calls.drain(grace_period), self._hard_stop.wait())
+        # What has arrived by now is refused with UNAVAILABLE; gRPC's stop would cancel it.
+        await first(asyncio.sleep(_LAST_ARRIVALS), self._hard_stop.wait())
         # Health watches never end by themselves; they are cancelled.
         await self.grpc.stop(grace=_LAST_GRACE)
         # Their tasks end in the loop's next round; if it ended first, each would print a traceback.
