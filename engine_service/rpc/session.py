@@ -259,7 +259,7 @@ class Session:
             num_bytes += size
         if num_bytes or self._load_reporter.due or self._front_end.answer_due or self._scheduled:
             message = self._message(outputs, failures)
-            if message.ByteSize():
+            if num_bytes or message.ByteSize():  # which takes time to count
                 yield message
 
     def _parts(self) -> Iterator[types_pb2.CompletionOutput | SessionFailure]:
