@@ -45,8 +45,9 @@ class StepResults:
     ) -> list[SequenceOutput]:
         """See Scheduler.update_from_output."""
         changes: list[SequenceOutput] = []
+        running = self._states.running
         for index, part in enumerate(output.scheduled):
-            seq = self._states.running.get(part.seq_id)
+            seq = running.get(part.seq_id)
             if seq is None:
                 continue
             try:
@@ -158,7 +159,9 @@ class StepResults:
             self._advance(seq, 1)
             status = self._append(change, token_ids[count], logprobs[count] if logprobs else None)
             count += 1
-        change.token_ids, change.logprobs = tuple(token_ids[:count]), tuple(logprobs[:count])
+        change.token_ids = tuple(token_ids[:count])
+        if logprobs:
+            change.logprobs = tuple(logprobs[:count])
         if status is not None:
             change.finished = True
             self.finish(seq, status)
@@ -176,7 +179,9 @@ class StepResults:
             assert logprobs.token.logprob is not None
             seq.cumulative_logprob += logprobs.token.logprob
         params, matcher = seq.request.sampling_params, seq.matcher
-        if seq.num_output_tokens > params.min_tokens:
+        num_tokens = len(seq.token_ids)
+        num_output_tokens = num_tokens - len(seq.request.prompt_token_ids)
+        if num_output_tokens > params.min_tokens:
             if token_id in eos_token_ids and not params.ignore_eos:
                 return RequestStatus.FINISHED_STOPPED
             if token_id in params.stop_token_ids:
@@ -189,7 +194,6 @@ class StepResults:
                 return RequestStatus.FINISHED_STOPPED
             if matcher.is_spent:
                 seq.matcher = None
-        if seq.num_output_tokens == params.max_tokens:
+        if num_output_tokens == params.max_tokens or num_tokens >= self._limits.max_model_len:
             return RequestStatus.FINISHED_LENGTH
-        full = seq.num_tokens >= self._limits.max_model_len
-        return RequestStatus.FINISHED_LENGTH if full else None
+        return None

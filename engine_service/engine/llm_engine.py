@@ -251,14 +251,14 @@ class LLMEngine:
 
     def _outputs(self, changes: Iterable[SequenceOutput]) -> list[CompletionOutput]:
         """What changed, as outputs; starts requests that waited for one that ended."""
-        outputs = []
+        outputs, failed = [], RequestStatus.FINISHED_FAILED
         for change in changes:
-            seq, request = change.seq, change.seq.request
-            if seq.status is RequestStatus.FINISHED_FAILED:
+            seq = change.seq
+            request = seq.request
+            if seq.status is failed:
                 continue  # later in the same step
-            output = completion_output(
-                change, *self._parents.name_of(request.request_id, seq.index)
-            )
+            name, index = self._parents.name_of(request.request_id, seq.index)
+            output = completion_output(change, name, index)
             if seq.index == 0 and request.request_id in self._unannounced:
                 self._unannounced.remove(request.request_id)
                 output.info = request_info(seq.group, self.info)
