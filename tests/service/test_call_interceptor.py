@@ -127,7 +127,7 @@ async def test_a_stream_holds_a_drain_up_and_one_that_carries_requests_does_not(
     drained = asyncio.ensure_future(calls.drained())
     await asyncio.sleep(0)
     with pytest.raises(UnavailableError):
-        await fixture.call("stream_stream", b"late")
+        await fixture.call("unary_stream", b"late")
     assert not drain.done() and not drained.done()
     await stream.write(b"b")
     assert await stream.read() == b"b"

@@ -91,7 +91,8 @@ class ServiceProcess:
     def _send(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                # Not its own method, which may take the exit status that asyncio waits for.
+                os.kill(self._process.pid, number)
 
     async def _last_lines(self, seconds: float) -> None:
         """Returns when no process is left that could print, or after so many seconds."""
