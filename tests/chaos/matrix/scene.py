@@ -3,7 +3,7 @@
 The engine is held between two steps while the scene stands, so that a fault hits all seven. They
 come through a front end that knows this engine alone; so does a bystander, over a connection of its
 own, while two neighbours come to the engine directly.
-A scene that cannot be brought about fails, and counts for nothing.
+A scene that cannot be brought about fails and is no evidence.
 """
 
 import asyncio
