@@ -7,6 +7,8 @@ tokens in any batch, chunking, preemption or replica. Nothing else may influence
 import random
 import secrets
 
+from folovllm.errors import InvalidRequestError
+
 _MASK = 2**64 - 1
 _GAMMA = 0x9E3779B97F4A7C15
 
@@ -19,8 +21,11 @@ def new_seed() -> int:
 def set_random_seed(seed: int) -> None:
     """Seeds Python, numpy and torch, for draws of the caller's own.
 
-    What a request draws depends on its own seed and on nothing that is set here.
+    What a request draws depends on its own seed and on nothing that is set here. Raises
+    InvalidRequestError for a seed that is no whole number from 0 to 2**64 - 1.
     """
+    if not isinstance(seed, int) or not 0 <= seed <= _MASK:
+        raise InvalidRequestError("seed", f"seed must be a whole number from 0 on, got {seed!r}")
     import numpy as np
     import torch
 

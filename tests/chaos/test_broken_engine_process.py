@@ -12,7 +12,7 @@ import pytest
 
 from folovllm.errors import EngineDeadError, from_rpc_error
 from folovllm.serving.channel import CLIENT_OPTIONS
-from folovllm.v1 import engine_service_pb2_grpc, types_pb2
+from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
 from support.processes.service_processes import ENGINE_FLAGS, ServiceProcess
 
 REQUEST = types_pb2.Request(
@@ -67,12 +67,15 @@ def test_every_stream_ends_and_the_process_does(way: str) -> None:
 def test_a_step_that_hangs_does_not_hold_up_the_end(signals: int) -> None:
     grace = ("--grace-period", "2" if signals == 1 else "60")
     with breakable("hang", *grace) as (service, channel):
-        stream = engine_service_pb2_grpc.EngineServiceStub(channel).Generate(REQUEST)
-        time.sleep(0.2)
+        stub = engine_service_pb2_grpc.EngineServiceStub(channel)
+        stream = stub.Generate(REQUEST)
+        while not stub.GetLoad(engine_service_pb2.GetLoadRequest()).num_requests:
+            pass
         began = time.monotonic()
         for _ in range(signals):
             service.process.send_signal(signal.SIGTERM)
-            time.sleep(0.1)
+            while "draining" not in service.log:  # the second must not merge with the first
+                assert time.monotonic() - began < 4
         service.process.wait(timeout=20)
         assert time.monotonic() - began < 4
         assert stream.code() is not grpc.StatusCode.OK

@@ -8,24 +8,16 @@ import grpc
 import pytest
 
 from engine_service.core.outputs import ModelRunnerOutput, ScheduledSequence, SchedulerOutput
-from engine_service.engine.async_engine import AsyncEngine
-from engine_service.engine.llm_engine import LLMEngine
-from engine_service.servicer import EngineServicer
 from folovllm.errors import InvalidRequestError, NotFoundError, from_rpc_error
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.score import ScoreOutput
-from folovllm.serving.healthcheck import ENGINE_SERVICE, TOKENIZER_SERVICE
-from folovllm.serving.server import GrpcServer, ServerConfig
-from folovllm.v1 import engine_service_pb2_grpc, tokenizer_service_pb2_grpc, types_pb2
 from folovllm.v1 import tokenizer_service_pb2 as messages
-from support.builders.engine_pools import num_running, until_ready
+from folovllm.v1 import types_pb2
+from support.builders.engine_pools import num_running
 from support.builders.sample_tokenizers import save_byte_tokenizer
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import FakeModelRunner, expected_logprobs
-from support.integrity import check_integrity
-from tokenizer_service.engines.fingerprints import Fingerprints
-from tokenizer_service.engines.pool import EnginePool
-from tokenizer_service.servicer import TokenizerServicer
+from support.processes.joined_services import JoinedServices
 from tokenizer_service.text.tokenizer import Tokenizer
 
 Params = types_pb2.SamplingParams
@@ -53,47 +45,14 @@ class Parrot(FakeModelRunner):
     """Output tokens of the parent at the fork."""
 
 
-class Service:
-    """Both services, each on a socket."""
+class Service(JoinedServices):
+    runner: Parrot
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = Tokenizer.from_folder(folder)
-        made, _ = make_engine(tokenizer_fingerprint=self.tokenizer.fingerprint)
-        self.runner = Parrot(4)
-        made.runner = self.runner
-        self.llm_engine: LLMEngine = made
-        self.engine = AsyncEngine(lambda: self.llm_engine, 100)
-        self.engine_server = GrpcServer(ServerConfig(), ENGINE_SERVICE)
-        engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
-            EngineServicer(self.engine, self.engine_server.active_calls), self.engine_server.grpc
-        )
-        address = f"127.0.0.1:{self.engine_server.bind()}"
-        self.pool = EnginePool([address], Fingerprints(self.tokenizer.fingerprint, ""))
-        self.server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
-        tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(
-            TokenizerServicer(self.tokenizer, self.pool, 3000), self.server.grpc
-        )
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.server.bind()}")
-        self.stub: tokenizer_service_pb2_grpc.TokenizerServiceAsyncStub = (
-            tokenizer_service_pb2_grpc.TokenizerServiceStub(self.channel)
-        )
-
-    async def start(self) -> None:
-        await self.engine_server.start()
-        await self.engine.start()
-        await self.engine_server.set_serving(True)
-        self.pool.start()
-        await until_ready(self.pool)
-        await self.server.start()
-
-    async def stop(self) -> None:
-        self.runner.release()
-        await self.channel.close()
-        await self.server.drain()
-        await self.pool.close()
-        await self.engine_server.drain()
-        await self.engine.stop()
-        check_integrity(self.llm_engine.scheduler)
+        llm_engine, _ = make_engine(tokenizer_fingerprint=self.tokenizer.fingerprint)
+        llm_engine.runner = runner = Parrot(4)
+        super().__init__(llm_engine, runner, self.tokenizer, max_prompt_bytes=3000)
 
     async def parent(self, num_steps: int) -> AsyncIterator[types_pb2.CompletionOutput]:
         """A running request "a" that is held in that step; its messages after the first."""

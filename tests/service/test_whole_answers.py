@@ -1,6 +1,5 @@
 """GenerateOnce and ChatOnce on real sockets: the joined stream, its errors, and what they free."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -9,32 +8,24 @@ import grpc
 import pytest
 
 from engine_service.core.outputs import ScheduledSequence
-from engine_service.engine.async_engine import AsyncEngine
-from engine_service.servicer import EngineServicer
 from folovllm.chat import ToolCall
 from folovllm.chat_outputs import ChatOutput, ChatResult
 from folovllm.errors import InvalidRequestError, from_rpc_error
 from folovllm.model_files import DEMO_MODEL
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
-from folovllm.serving.healthcheck import ENGINE_SERVICE, TOKENIZER_SERVICE
-from folovllm.serving.server import GrpcServer, ServerConfig
-from folovllm.v1 import engine_service_pb2_grpc, tokenizer_service_pb2_grpc, types_pb2
 from folovllm.v1 import tokenizer_service_pb2 as messages
+from folovllm.v1 import types_pb2
 from folovllm.v1.tokenizer_service_pb2 import (
     ChatRequest,
     ChatResponse,
     GenerateRequest,
     GenerateResponse,
 )
-from support.builders.engine_pools import until_ready
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import FakeModelRunner
-from support.integrity import check_integrity
-from tokenizer_service.engines.fingerprints import Fingerprints
-from tokenizer_service.engines.pool import EnginePool
+from support.processes.joined_services import JoinedServices
 from tokenizer_service.handlers import whole_answers
 from tokenizer_service.model import TextModel
-from tokenizer_service.servicer import TokenizerServicer
 
 MODEL = TextModel.from_folder(DEMO_MODEL)
 Params = types_pb2.SamplingParams
@@ -64,64 +55,20 @@ class Speaker(FakeModelRunner):
         return [ids[done % len(ids)] for ids in said]
 
 
-class Service:
-    """Both services, each on a socket."""
-
+class Service(JoinedServices):
     def __init__(self) -> None:
-        fingerprint, vocab_size = MODEL.tokenizer.fingerprint, 2048
-        self.runner = Speaker(4, vocab_size)
-        self.llm_engine, _ = make_engine(
-            runner=self.runner,
-            vocab_size=vocab_size,
+        runner = Speaker(4, 2048)
+        llm_engine, _ = make_engine(
+            runner=runner,
+            vocab_size=2048,
             num_blocks=NUM_BLOCKS,
             max_model_len=1024,
             max_num_batched_tokens=1024,
             eos_token_ids=(ids_of("<|im_end|>")[0],),
-            tokenizer_fingerprint=fingerprint,
+            tokenizer_fingerprint=MODEL.tokenizer.fingerprint,
             speculation="none",
         )
-        self.engine = AsyncEngine(lambda: self.llm_engine, 100)
-        self.engine_server = GrpcServer(ServerConfig(), ENGINE_SERVICE)
-        engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
-            EngineServicer(self.engine, self.engine_server.active_calls), self.engine_server.grpc
-        )
-        address = f"127.0.0.1:{self.engine_server.bind()}"
-        self.pool = EnginePool([address], Fingerprints(fingerprint, ""))
-        self.server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
-        tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(
-            TokenizerServicer(MODEL.tokenizer, self.pool, 10_000, MODEL.chat_template),
-            self.server.grpc,
-        )
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.server.bind()}")
-        self.stub: tokenizer_service_pb2_grpc.TokenizerServiceAsyncStub = (
-            tokenizer_service_pb2_grpc.TokenizerServiceStub(self.channel)
-        )
-
-    async def start(self) -> None:
-        await self.engine_server.start()
-        await self.engine.start()
-        await self.engine_server.set_serving(True)
-        self.pool.start()
-        await until_ready(self.pool)
-        await self.server.start()
-
-    async def stop(self) -> None:
-        self.runner.release()
-        await self.channel.close()
-        await self.server.drain()
-        await self.pool.close()
-        await self.engine_server.drain()
-        await self.engine.stop()
-        check_integrity(self.llm_engine.scheduler)
-
-    async def until_running(self) -> None:
-        while not self.engine.num_requests:
-            await asyncio.sleep(0)
-
-    async def until_free(self) -> None:
-        """Returns when no request runs and every block is free; pytest's timeout bounds it."""
-        while self.engine.num_requests or self.engine.load.num_free_kv_blocks != NUM_BLOCKS:
-            await asyncio.sleep(0)
+        super().__init__(llm_engine, runner, MODEL.tokenizer, MODEL.chat_template)
 
 
 @pytest.fixture
@@ -306,7 +253,7 @@ async def test_a_caller_that_leaves_frees_the_blocks(service: Service, chats: bo
     call.cancel()
     assert await call.code() is grpc.StatusCode.CANCELLED
     service.runner.release()
-    await service.until_free()
+    await service.until_free(NUM_BLOCKS)
 
 
 async def test_a_deadline_ends_it(service: Service) -> None:
@@ -314,7 +261,7 @@ async def test_a_deadline_ends_it(service: Service) -> None:
     call = endless(service, chats=False, timeout=0.1)
     assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     service.runner.release()
-    await service.until_free()
+    await service.until_free(NUM_BLOCKS)
 
 
 @pytest.mark.parametrize("chats", [False, True])
@@ -351,7 +298,7 @@ async def test_what_grows_too_large_is_given_up_while_it_runs(
     request = GenerateRequest(text="hello", sampling_params=params)
     code, _, _ = await error_of(service.stub.GenerateOnce(request))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    await service.until_free()
+    await service.until_free(NUM_BLOCKS)
     assert len(service.runner.steps) < 300
 
 

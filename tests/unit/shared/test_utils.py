@@ -1,4 +1,5 @@
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 import folovllm
 import folovllm.utils
-from folovllm.errors import ConfigError
+from folovllm.errors import ConfigError, InvalidRequestError
 from folovllm.installation.parts import MissingPackagesError
 from folovllm.utils import gpu_memory, new_request_id, random_uuid, resolve_device, set_random_seed
 
@@ -64,3 +65,9 @@ def test_without_a_gpu_its_memory_is_not_known(monkeypatch: pytest.MonkeyPatch) 
     assert resolve_device("auto").type == "cpu"
     with pytest.raises(ConfigError, match="torch finds no CUDA device"):
         gpu_memory()
+
+
+@pytest.mark.parametrize("seed", ["x", -1, 1.5, 2**64])
+def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
+    with pytest.raises(InvalidRequestError, match="seed must be a whole number from 0 on, got"):
+        set_random_seed(seed)

@@ -26,7 +26,7 @@ async def follow_load(address: str, report: Callable[[Load], None]) -> None:
         reporting = asyncio.ensure_future(_report(stub, changed, report))
         try:
             with suppress(grpc.aio.AioRpcError):
-                # A session that asks for nothing is told the load.
+                # A session without requests still gets the load.
                 async for _ in stub.Session(_no_commands()):
                     changed.set()
         finally:
