@@ -109,8 +109,8 @@ class Session:
 
     async def _read(self, commands: AsyncIterator[SessionCommand]) -> None:
         async for command in commands:
-            if command.ByteSize() > LONG_BYTES:
-                await self._turns.take()
+            if command.generate.ByteSize() > LONG_BYTES:
+                await self._turns.take()  # it is read at once; a fork pauses by itself
             self._execute(command)
             while self._outbox.is_full:
                 self._may_read.clear()
@@ -179,7 +179,7 @@ class Session:
             try:
                 with held:
                     await self._preparations.wait_for(parent)
-                    read = await self._turns.run(steps) if command is None else command
+                    read = await self._read_on(steps) if command is None else command
                     self._submit(call, read, await self._engine.make_matchers(read))
             except Exception as error:
                 self._fail(call, error)
@@ -190,6 +190,10 @@ class Session:
                 self._fail(call, ServerError("internal error; the server's log says more"))
 
         self._preparations.start(call, submit(), end)
+
+    async def _read_on(self, steps: Steps) -> Generate | Fork:
+        await self._turns.take()
+        return await self._turns.run(steps)
 
     def _submit(self, call: SessionCall, command: Generate | Fork, matchers: Matchers = ()) -> None:
         call.stream = self._engine.submit(command, matchers)
