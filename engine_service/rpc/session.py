@@ -155,7 +155,7 @@ class Session:
             command = read()
             self._running[name] = call
             if command.follows_grammar:
-                self._engine.check_admissible(len(self._compiling))
+                call.ticket = self._engine.reserve(command)
                 self._compiling[call] = start_background(
                     self._submit_with_grammars(call, command),
                     f"grammars of {name}",
@@ -179,7 +179,7 @@ class Session:
             self._fail(call, ServerError("internal error; the server's log says more"))
 
     def _submit(self, call: SessionCall, command: Generate | Fork, matchers: Matchers = ()) -> None:
-        call.stream = self._engine.submit(command, matchers)
+        call.stream = self._engine.submit(command, matchers, call.ticket)
         call.stream.notify = functools.partial(self._set_changed, call)
         for indexes in call.aborts:
             self._engine.abort(call.name, indexes)
@@ -221,6 +221,8 @@ class Session:
         self._changed.pop(call, None)
         if call.stream is not None:
             self._engine.release(call.stream)
+        elif call.ticket is not None:
+            self._engine.withdraw(call.ticket)
 
     def _close(self, ended: list[SessionCall]) -> None:
         """Closes requests that have nothing left to write, and empties the list."""

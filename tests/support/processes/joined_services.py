@@ -4,6 +4,7 @@ import asyncio
 
 import grpc
 
+from engine_service.config import SchedulerConfig
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.servicer import EngineServicer
@@ -32,7 +33,7 @@ class JoinedServices:
         """`runner` is that of the engine."""
         self.llm_engine = llm_engine
         self.runner = runner
-        self.engine = AsyncEngine(lambda: llm_engine, 100)
+        self.engine = AsyncEngine(lambda: llm_engine, SchedulerConfig(max_num_waiting=100))
         self.engine_server = GrpcServer(ServerConfig(), ENGINE_SERVICE)
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
             EngineServicer(self.engine, self.engine_server.active_calls), self.engine_server.grpc

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from engine_service.config import SchedulerConfig
 from engine_service.core.request import Request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Generate
@@ -29,7 +30,9 @@ class Fixture:
         self.llm_engine: LLMEngine
         self.runner: FakeModelRunner
         self.llm_engine, self.runner = make_overlapping_engine() if overlapping else make_engine()
-        self.engine = AsyncEngine(lambda: self.llm_engine, max_num_waiting)
+        self.engine = AsyncEngine(
+            lambda: self.llm_engine, SchedulerConfig(max_num_waiting=max_num_waiting)
+        )
 
     async def read(self, stream: OutputStream) -> RequestOutput:
         result = RequestOutput()
@@ -173,7 +176,7 @@ async def test_a_model_that_cannot_be_loaded_ends_the_start() -> None:
         raise ConfigError("no weights")
 
     with pytest.raises(ConfigError, match="no weights"):
-        await AsyncEngine(build, 1).start()
+        await AsyncEngine(build, None).start()
 
 
 async def test_the_model_lives_on_one_thread() -> None:
@@ -190,7 +193,7 @@ async def test_the_model_lives_on_one_thread() -> None:
         threads.add(threading.get_ident())
         return llm_engine
 
-    engine = AsyncEngine(build, 10)
+    engine = AsyncEngine(build, None)
     await engine.start()
     async for _ in engine.submit(request()):
         assert threading.get_ident() not in threads
