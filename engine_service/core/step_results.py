@@ -58,7 +58,7 @@ class StepResults:
 
     def fail(self, group: SequenceGroup, error: Exception) -> None:
         """Ends all sequences of a request."""
-        for seq in group.get_unfinished_seqs():
+        for seq in group.unfinished_seqs():
             self._kv.uncache(seq)
             self.finish(seq, RequestStatus.FINISHED_FAILED)
         self._failures.append((group.request, error))
@@ -120,15 +120,16 @@ class StepResults:
         logprobs: SequenceOf["PositionLogprobs"],
     ) -> list[SequenceOutput]:
         """Lets the sequences of a request run on their own from the computed prompt."""
-        leader.group.forked = True
-        for child in leader.group.get_unfinished_seqs():
-            if child is not leader:
-                self._states.branch(leader, child)
-        seqs = leader.group.get_seqs()
+        group = leader.group
+        group.forked = True
+        unfinished = group.unfinished_indexes()
+        for index in unfinished:
+            if index != leader.index:
+                self._states.branch(leader, group, index)
         return [
-            self._continue(seqs[index], (), token_ids[drawn:], logprobs[drawn:])
+            self._continue(group.seq(index), (), token_ids[drawn:], logprobs[drawn:])
             for drawn, index in enumerate(part.sample_indexes)
-            if not seqs[index].status.finished
+            if index in unfinished
         ]
 
     def _advance(self, seq: Sequence, num_tokens: int) -> None:
@@ -174,13 +175,13 @@ class StepResults:
     ) -> RequestStatus | None:
         """Appends a token to a sequence; returns the status that it ends with, if it does."""
         seq, eos_token_ids = change.seq, self._limits.eos_token_ids
-        seq.token_ids.append(token_id)
+        seq.append(token_id)
         if logprobs is not None:
             assert logprobs.token.logprob is not None
             seq.cumulative_logprob += logprobs.token.logprob
         params, matcher = seq.request.sampling_params, seq.matcher
-        num_tokens = len(seq.token_ids)
-        num_output_tokens = num_tokens - len(seq.request.prompt_token_ids)
+        num_tokens = seq.num_tokens
+        num_output_tokens = num_tokens - seq.num_prompt_tokens
         if num_output_tokens > params.min_tokens:
             if token_id in eos_token_ids and not params.ignore_eos:
                 return RequestStatus.FINISHED_STOPPED
