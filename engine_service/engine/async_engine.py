@@ -330,6 +330,7 @@ class AsyncEngine:
         """
         applied: list[Command] = []
         while True:
+            applied += self._end_overdue(engine)
             idle = not engine.has_unfinished_requests()
             if idle:
                 self.step_clock.rest()
@@ -350,6 +351,16 @@ class AsyncEngine:
             if outputs:
                 self._load = engine.load()
                 self._call_soon(self._deliver, outputs)
+
+    def _end_overdue(self, engine: LLMEngine) -> list[Command]:
+        """Ends what has waited too long; returns what other ranks have to do about it."""
+        if self._queue_config is None:
+            return []
+        overdue = engine.end_overdue(self._queue_config.max_queue_seconds, self._clock())
+        if overdue:
+            self._load = engine.load()
+            self._call_soon(self._deliver, [], overdue)
+        return [Abort(failure.name) for failure in overdue]
 
     def _call_soon(self, function: Callable[..., object], *arguments: object) -> None:
         """Calls a function on the event loop, unless that is closed and nobody is left to tell."""

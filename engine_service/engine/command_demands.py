@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from engine_service.engine.commands import Fork, Generate, Score, StreamCommand
+from engine_service.engine.commands import Fork, Score, StreamCommand
 from engine_service.overload.demand import Demand
 from folovllm.model_info import ModelInfo
 
@@ -16,8 +16,8 @@ def demand_of(command: StreamCommand, parent_length: int, info: ModelInfo) -> De
     `parent_length` is the max_length of what a fork branches. Takes no longer for a long prompt.
     """
     if isinstance(command, Score):
-        length = command.requests[0].scored_from or 0
-        num_tokens = length + sum(len(each.prompt_token_ids) - length for each in command.requests)
+        scored = command.request
+        num_tokens = len(scored.prompt_token_ids) + sum(map(len, scored.continuations))
         return Demand(_num_bytes(num_tokens, command.num_outputs), num_tokens)
     most = info.max_model_len
     if isinstance(command, Fork):
@@ -37,22 +37,18 @@ def demand_of(command: StreamCommand, parent_length: int, info: ModelInfo) -> De
 
 def arrival_of(command: StreamCommand) -> float:
     """When it came."""
-    if isinstance(command, Generate):
-        return command.request.arrival_time
-    return command.arrival_time if isinstance(command, Fork) else command.requests[0].arrival_time
+    return command.arrival_time if isinstance(command, Fork) else command.request.arrival_time
 
 
 def arrived_at(command: StreamCommand, time: float) -> StreamCommand:
     """The command as if it had come at that time."""
     if arrival_of(command) == time:
         return command
-    if isinstance(command, Generate):
-        return Generate(replace(command.request, arrival_time=time))
     if isinstance(command, Fork):
         return replace(command, arrival_time=time)
-    return replace(
-        command, requests=tuple(replace(each, arrival_time=time) for each in command.requests)
-    )
+    if isinstance(command, Score):
+        return replace(command, request=replace(command.request, arrival_time=time))
+    return replace(command, request=replace(command.request, arrival_time=time))
 
 
 def _num_bytes(num_tokens: int, num_sequences: int) -> int:
