@@ -25,8 +25,9 @@ from engine_service.engine.open_streams import OpenStreams
 from engine_service.engine.output_stream import OutputStream
 from engine_service.engine.step_clock import StepClock
 from engine_service.host_memory import free_host_memory
-from engine_service.overload.admission import Admission, Ticket
+from engine_service.overload.admission import Admission
 from engine_service.overload.queue_limits import UNLIMITED, queue_limits
+from engine_service.overload.ticket import Ticket
 from folovllm.errors import EngineDeadError, InvalidRequestError, ServerError, UnavailableError
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from engine_service.engine.failures import RequestFailure
 from engine_service.engine.output_stream import OutputStream
-from engine_service.overload.admission import Admission, Ticket
+from engine_service.overload.admission import Admission
+from engine_service.overload.ticket import Ticket
 from folovllm.errors import FolovError, QueueFullError
 from folovllm.outputs import CompletionOutput
 

@@ -6,14 +6,14 @@ fill the queue; one that stays long is kept short. Whatever the limits are, a re
 nothing is before it.
 """
 
-from dataclasses import dataclass
-
 from engine_service.overload.demand import Demand
 from engine_service.overload.queue_limits import QueueLimits
 from engine_service.overload.recent_mean import RecentMean
 from engine_service.overload.refused_requests import RefusedRequests, Turn
 from engine_service.overload.standing_queue import StandingQueue
+from engine_service.overload.ticket import Ticket
 from engine_service.overload.turns import Turns
+from engine_service.overload.waiting_work import WaitingWork
 from engine_service.overload.work_rate import WorkRate
 from folovllm.errors import QueueFullError
 
@@ -27,22 +27,6 @@ _TARGET_SECONDS = 2.0
 _UNKNOWN_WAIT = 1.0
 # What is told of numbers without a limit.
 _MANY = 2**31 - 1
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """An admitted request, until it has ended."""
-
-    demand: Demand
-    num_tokens: float
-    """Its work, as it is reckoned with."""
-    arrival_time: float
-    """When it came for the first time; it waits behind what came before."""
-    submitted: bool = False
-    """Whether the engine has it; before that it can be withdrawn."""
-    began: float | None = None
-    """When its first output came."""
-    ended: bool = False
 
 
 class Admission:
@@ -60,9 +44,7 @@ class Admission:
         self._offered_bytes = RecentMean(0.0)
         self._num_tickets = 0
         self._num_bytes = 0
-        self._num_tokens = 0.0  # of those that wait
-        self.num_waiting = 0
-        """Requests that were admitted and have no output yet."""
+        self._waiting = WaitingWork()
 
     def admit(self, name: str, demand: Demand, arrival_time: float, now: float) -> Ticket:
         """Takes a request on. Raises QueueFullError with the time that is left until its turn.
@@ -77,20 +59,20 @@ class Admission:
         turn = self._refused.find(name, now)
         if turn is not None and not demand.is_within(turn.demand):
             turn = None
-        if turn is not None and now < turn.time and self.num_waiting:
+        if turn is not None and now < turn.time and self._waiting.num_requests:
             raise self._refusal(turn.time - now)
-        wait = self._wait(demand, num_tokens, self._share(turn))
+        ticket = Ticket(demand, num_tokens, arrival_time if turn is None else turn.arrival)
+        wait = self._wait(ticket, returns=turn is not None)
         if wait > 0:
-            arrival_time = arrival_time if turn is None else turn.arrival
-            raise self._refusal(self._book(name, demand, num_tokens, arrival_time, wait, now))
+            raise self._refusal(self._book(name, ticket, wait, now))
         self._refused.forget(name)
-        if turn is not None:
-            arrival_time = min(arrival_time, turn.arrival)
         self._num_tickets += 1
-        self.num_waiting += 1
         self._num_bytes += demand.num_bytes
-        self._num_tokens += num_tokens
-        return Ticket(demand, num_tokens, arrival_time)
+        if self._is_heavy(num_tokens):
+            self._waiting.add_heavy(ticket, now, self._seconds(1.0))
+        else:
+            self._waiting.add(ticket)
+        return ticket
 
     def begin(self, ticket: Ticket, now: float) -> int:
         """Its first output has come. Returns the work that this was: its prompt's tokens."""
@@ -120,33 +102,29 @@ class Admission:
 
     def give_up(self, name: str, ticket: Ticket, now: float) -> float:
         """The seconds after which a request may return that has waited too long."""
-        demand, num_tokens = ticket.demand, ticket.num_tokens
-        wait = max(self._wait(demand, num_tokens, _NEWCOMERS_SHARE), _UNKNOWN_WAIT)
-        return self._book(name, demand, num_tokens, ticket.arrival_time, wait, now)
+        wait = max(self._wait(ticket, returns=False), _UNKNOWN_WAIT)
+        return self._book(name, ticket, wait, now)
 
     @property
     def num_admissible(self) -> int:
-        """Requests like the latest ones that would be admitted now, if they came first."""
-        share, limits = self._share(None), self._limits
-        num_tokens = max(1.0, self._offered_tokens.value)
-        num_bytes = max(1.0, self._offered_bytes.value)
-        share_of_size = share * self._size_share(num_tokens)
+        """Ordinary requests of the size of the latest ones that would be admitted now."""
+        share, waiting = self._newcomers_share, self._waiting
+        num_tokens = max(1.0, min(self._offered_tokens.value, self._limits.ordinary_num_tokens))
         number = min(
-            self._max_num_waiting(share) - self.num_waiting,
-            (limits.max_num_bytes * share_of_size - self._num_bytes) / num_bytes,
-            (self._max_num_tokens(share_of_size) - self._num_tokens) / num_tokens,
+            self._max_num_waiting(share) - waiting.num_requests,
+            (self._limits.max_num_bytes * share - self._num_bytes) / self._offered_bytes.value,
+            (self._max_num_tokens(share) - waiting.num_tokens_ahead) / num_tokens,
         )
-        at_least = 0 if self.num_waiting else 1
-        return max(at_least, int(min(number, _MANY)))
+        return max(0 if waiting.num_requests else 1, int(min(number, _MANY)))
 
-    def _share(self, turn: Turn | None) -> float:
-        """The part of each limit that a request may use, by whether it returns."""
-        is_contested = self.num_waiting and len(self._refused)
-        return _NEWCOMERS_SHARE if turn is None and is_contested else 1.0
+    @property
+    def _newcomers_share(self) -> float:
+        """The part of each limit that those may use who come for the first time."""
+        is_contested = self._waiting.num_requests and len(self._refused)
+        return _NEWCOMERS_SHARE if is_contested else 1.0
 
-    def _size_share(self, num_tokens: float) -> float:
-        """The part of each limit that a request of this size may use: it leaves room for others."""
-        return min(1.0, self._limits.ordinary_num_tokens / max(1.0, num_tokens))
+    def _is_heavy(self, num_tokens: float) -> bool:
+        return num_tokens > self._limits.ordinary_num_tokens
 
     def _max_num_waiting(self, share: float) -> float:
         return max(1, self._limits.max_num_waiting * share)
@@ -169,18 +147,28 @@ class Admission:
             given = max(_TARGET_SECONDS, self._run_seconds.value)
         return min(given, self._limits.max_seconds)
 
-    def _wait(self, demand: Demand, num_tokens: float, share: float) -> float:
-        """Seconds until there will be room for a request; 0 if there is."""
-        share_of_size = share * self._size_share(num_tokens)
+    def _wait(self, ticket: Ticket, returns: bool) -> float:
+        """Seconds until there will be room for a request; 0 if there is.
+
+        One of much work that comes for the first time leaves room for others.
+        """
+        waiting = self._waiting
+        share = 1.0 if returns else self._newcomers_share
+        num_tokens = waiting.num_tokens_ahead
+        if self._is_heavy(ticket.num_tokens) and not returns:
+            num_tokens = waiting.num_tokens
+            share_of_size = share * self._limits.ordinary_num_tokens / ticket.num_tokens
+        else:
+            share_of_size = share
         waits = [0.0]
         if self._num_tickets:
-            num_bytes = self._num_bytes + demand.num_bytes
+            num_bytes = self._num_bytes + ticket.demand.num_bytes
             if num_bytes > self._limits.max_num_bytes * share_of_size:
                 waits.append(_UNKNOWN_WAIT)
-        if self.num_waiting:
-            if self.num_waiting + 1 > self._max_num_waiting(share):
-                waits.append(self._seconds(self._num_tokens / self.num_waiting))
-            excess = self._num_tokens + num_tokens - self._max_num_tokens(share_of_size)
+        if waiting.num_requests:
+            if waiting.num_requests + 1 > self._max_num_waiting(share):
+                waits.append(self._seconds(waiting.num_tokens / waiting.num_requests))
+            excess = num_tokens - self._max_num_tokens(share_of_size)
             if excess > 0:
                 waits.append(self._seconds(excess))
         return max(waits)
@@ -188,38 +176,30 @@ class Admission:
     def _seconds(self, num_tokens: float) -> float:
         """How long so much work takes."""
         rate = self._rate.per_second
-        return _UNKNOWN_WAIT if rate is None else num_tokens / rate
+        if rate is None:  # as if all that waits took so long
+            return _UNKNOWN_WAIT * num_tokens / max(self._waiting.num_tokens, num_tokens)
+        return num_tokens / rate
 
-    def _book(
-        self,
-        name: str,
-        demand: Demand,
-        num_tokens: float,
-        arrival_time: float,
-        wait: float,
-        now: float,
-    ) -> float:
-        rate = self._rate.per_second
-        seconds = _UNKNOWN_WAIT / max(1, self.num_waiting) if rate is None else num_tokens / rate
+    def _book(self, name: str, ticket: Ticket, wait: float, now: float) -> float:
+        """Gives a refused request its turn; returns the seconds until then."""
+        seconds = self._seconds(ticket.num_tokens)
         time = self._turns.book(now, wait, seconds, self._refused.returning_share)
-        self._refused.remember(name, Turn(time, arrival_time, demand))
+        self._refused.remember(name, Turn(time, ticket.arrival_time, ticket.demand))
         return time - now
 
     def _refusal(self, seconds: float) -> QueueFullError:
         return QueueFullError(
-            f"{self.num_waiting} requests wait for their first token already; come back in "
+            f"{self._waiting.num_requests} requests wait for their first token already; come back in "
             f"{seconds:.1f} s under the same request_id",
             seconds,
         )
 
     def _leave_queue(self, ticket: Ticket, now: float) -> None:
         ticket.began = now
-        self.num_waiting -= 1
-        # Exactly 0 when nothing waits, however the sums were rounded.
-        self._num_tokens = self._num_tokens - ticket.num_tokens if self.num_waiting else 0.0
+        self._waiting.remove(ticket)
 
     def _update_queue(self, now: float) -> None:
-        seconds = 0.0
-        if self._rate.per_second is not None:
-            seconds = self._num_tokens / self._rate.per_second
+        self._waiting.advance(now)
+        known = self._rate.per_second is not None
+        seconds = self._seconds(self._waiting.num_tokens_ahead) if known else 0.0
         self._queue.update(now, seconds, self._target_seconds)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from engine_service.engine.output_stream import OutputStream
-from engine_service.overload.admission import Ticket
+from engine_service.overload.ticket import Ticket
 from folovllm.serving.call_log import log_end
 from folovllm.serving.request_names import MAX_NAME_BYTES
 
