@@ -204,6 +204,9 @@ class SequenceGroup:
         self.forked = params.n == 1
         """Whether every sequence runs on its own."""
         self.looks_back = params.looks_back
+        self._num_prompt_tokens = len(request.prompt_token_ids)
+        # Nothing comes after the last token that is scored, so it needs no KV.
+        self._num_first_tokens = self._num_prompt_tokens - (request.scored_from is not None)
         self._matcher = matcher
         self._made: dict[int, Sequence] = {}  # those that have not ended, by index
         self._ended: set[int] = set()
@@ -213,7 +216,7 @@ class SequenceGroup:
         """Whether log-probabilities of the prompt are wanted and not all computed."""
         if self.request.sampling_params.prompt_logprobs is None:
             return False
-        num_wanted = len(self.request.prompt_token_ids) - 1 - self._first_logprob_position
+        num_wanted = self._num_prompt_tokens - 1 - self._first_logprob_position
         return len(self.prompt_logprobs) < num_wanted
 
     @property
@@ -229,7 +232,7 @@ class SequenceGroup:
         if not self.lacks_prompt_logprobs:
             return _NO_POSITIONS
         first = max(start, self._first_logprob_position + len(self.prompt_logprobs))
-        return range(first, max(first, min(end, len(self.request.prompt_token_ids) - 1)))
+        return range(first, max(first, min(end, self._num_prompt_tokens - 1)))
 
     @property
     def _first_logprob_position(self) -> int:
@@ -279,12 +282,6 @@ class SequenceGroup:
         """Whether every sequence has ended."""
         return len(self._ended) == self.request.sampling_params.n
 
-    @property
-    def _num_first_tokens(self) -> int:
-        """Tokens that a sequence begins with."""
-        # Nothing comes after the last token that is scored, so it needs no KV.
-        return len(self.request.token_ids) - (self.request.scored_from is not None)
-
     def _make(self, index: int, matcher: "TokenMatcher | None") -> Sequence:
         request = self.request
         token_ids = request.token_ids
@@ -296,7 +293,7 @@ class SequenceGroup:
             index=index,
             seq_id=self.first_seq_id + index,
             token_ids=token_ids,
-            num_prompt_tokens=len(request.token_ids),
+            num_prompt_tokens=self._num_prompt_tokens,
             num_tokens=self._num_first_tokens,
             matcher=matcher,
         )

@@ -85,7 +85,12 @@ class StepResults:
         """Adds what changes with one part of a step. Raises what went wrong with it."""
         group = seq.group
         if index in runner_output.failures:
-            self._drop_drafts(seq, part, runner_output.failures[index])
+            if part.draft_token_ids and self._speculator is not None:
+                # A token that is only guessed may be to blame: the step is repeated without any.
+                self._speculator.stop(seq)
+                self._kv.trim(seq)
+            else:  # not raised: its traceback would hold the prompt
+                self.fail(group, runner_output.failures[index])
             return
         if index in runner_output.prompt_logprobs:
             group.prompt_logprobs += runner_output.prompt_logprobs[index]
@@ -101,16 +106,6 @@ class StepResults:
                 changes.append(self._continue(seq, part.draft_token_ids, token_ids, logprobs))
             else:
                 changes += self._fork(seq, part, token_ids, logprobs)
-
-    def _drop_drafts(self, seq: Sequence, part: ScheduledSequence, error: Exception) -> None:
-        """Raises the error of a step without drafts.
-
-        With drafts a token that is only guessed may be to blame: the step is repeated without.
-        """
-        if not part.draft_token_ids or self._speculator is None:
-            raise error
-        self._speculator.stop(seq)
-        self._kv.trim(seq)
 
     def _fork(
         self,

@@ -177,6 +177,7 @@ class LLMEngine:
         That is over `max_seconds` by the scheduler's clock. What has run once may wait for as long
         as it takes. Returns what ended them. Other ranks have to be told to abort them.
         """
+        self._announce_started()
         overdue = self.scheduler.overdue_requests(max_seconds, now)
         names = dict.fromkeys(self._parents.name_of(each.request_id, 0)[0] for each in overdue)
         for name in names:
@@ -272,15 +273,20 @@ class LLMEngine:
     def _planned(self, planned: SchedulerOutput) -> SchedulerOutput:
         """Tells of a step that is computed next."""
         self.num_step_tokens = planned.num_tokens
-        started = self.scheduler.drain_started()
-        if started:
-            names = [self._parents.name_of(each.request_id, 0)[0] for each in started]
-            for name in names:
-                for child in self._parents.begin(name):
-                    self.scheduler.let_wait(child)
-            if self.on_scheduled is not None:
-                self.on_scheduled(names)
+        self._announce_started()
         return planned
+
+    def _announce_started(self) -> None:
+        """Tells of requests that have started, and lets what is left of their calls wait."""
+        started = self.scheduler.drain_started()
+        if not started:
+            return
+        names = [self._parents.name_of(each.request_id, 0)[0] for each in started]
+        for name in names:
+            for child in self._parents.begin(name):
+                self.scheduler.let_wait(child)
+        if self.on_scheduled is not None:
+            self.on_scheduled(names)
 
     def _outputs(self, changes: Iterable[SequenceOutput]) -> list[CompletionOutput]:
         """What changed, as outputs; starts requests that waited for one that ended."""
