@@ -17,11 +17,11 @@ from functools import partial
 import structlog
 
 from engine_service.config import SchedulerConfig
-from engine_service.engine.command_demands import arrival_of, arrived_at, demand_of
 from engine_service.engine.commands import Abort, Command, Fork, Matchers, StreamCommand
 from engine_service.engine.failures import RequestFailure, request_failure
+from engine_service.engine.intake.command_demands import arrival_of, demand_of, placed
+from engine_service.engine.intake.open_streams import OpenStreams
 from engine_service.engine.llm_engine import EngineLoad, LLMEngine
-from engine_service.engine.open_streams import OpenStreams
 from engine_service.engine.output_stream import OutputStream
 from engine_service.engine.step_clock import StepClock
 from engine_service.host_memory import free_host_memory
@@ -193,7 +193,7 @@ class AsyncEngine:
         ticket.submitted = True
         stream = self._streams.open(command.name, command.num_outputs, ticket)
         self._notify_load_watchers()
-        self._inbox.put((arrived_at(command, ticket.arrival_time), matchers))
+        self._inbox.put((placed(command, ticket), matchers))
         return stream
 
     def _admit(self, command: StreamCommand) -> Ticket:

@@ -21,6 +21,8 @@ from folovllm.errors import QueueFullError
 _NEWCOMERS_SHARE = 0.625
 # Tokens that a sequence generates, before any has ended.
 _FIRST_GUESS = 64.0
+# Bytes that a request holds, before any has come.
+_FIRST_GUESS_BYTES = 8192.0
 # Seconds that may pass until a request starts while more comes than goes, unless one runs longer.
 _TARGET_SECONDS = 2.0
 # Seconds until there may be room, while nothing tells.
@@ -41,7 +43,7 @@ class Admission:
         self._output_tokens = RecentMean(_FIRST_GUESS)  # of a sequence
         self._run_seconds = RecentMean(0.0)  # from the first output to the end
         self._offered_tokens = RecentMean(_FIRST_GUESS)
-        self._offered_bytes = RecentMean(0.0)
+        self._offered_bytes = RecentMean(_FIRST_GUESS_BYTES)
         self._num_tickets = 0
         self._num_bytes = 0
         self._waiting = WaitingWork()
@@ -52,7 +54,7 @@ class Admission:
         One that comes before its turn keeps it. One that comes later than its turn is good for, or
         asks for more than then, is like any that comes for the first time.
         """
-        num_tokens = demand.num_tokens(self._output_tokens.value)
+        num_tokens = max(1.0, demand.num_tokens(self._output_tokens.value))
         self._offered_tokens.add(num_tokens)
         self._offered_bytes.add(demand.num_bytes)
         self._update_queue(now)
@@ -189,8 +191,8 @@ class Admission:
 
     def _refusal(self, seconds: float) -> QueueFullError:
         return QueueFullError(
-            f"{self._waiting.num_requests} requests wait for their first token already; come back in "
-            f"{seconds:.1f} s under the same request_id",
+            f"{self._waiting.num_requests} requests wait for their first token already; return "
+            f"in {seconds:.1f} s under the same request_id",
             seconds,
         )
 
