@@ -156,7 +156,7 @@ class SchedulerConfig:
     target_queue_seconds: float | None = option(
         None,
         "The same while more comes than can be served, which is when the queue was longer than "
-        "this for 2 s. Default: 2, or as long as a request runs on average if that is longer.",
+        "this for 2 s. Default: 2, or 1.5 times as long as a request runs on average.",
         type=Seconds(0.1),
         metavar="SECONDS",
     )

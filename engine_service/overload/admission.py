@@ -13,7 +13,7 @@ from engine_service.overload.refused_requests import RefusedRequests, Turn
 from engine_service.overload.standing_queue import StandingQueue
 from engine_service.overload.ticket import Ticket
 from engine_service.overload.turns import Turns
-from engine_service.overload.waiting_work import WaitingWork
+from engine_service.overload.waiting_work import HEAVY_SHARE, WaitingWork
 from engine_service.overload.work_rate import WorkRate
 from folovllm.errors import QueueFullError
 
@@ -23,8 +23,9 @@ _NEWCOMERS_SHARE = 0.625
 _FIRST_GUESS = 64.0
 # Bytes that a request holds, before any has come.
 _FIRST_GUESS_BYTES = 8192.0
-# Seconds that may pass until a request starts while more comes than goes, unless one runs longer.
-_TARGET_SECONDS = 2.0
+# Seconds that may pass until a request starts while more comes than goes: so many, or so many times
+# as many as one runs.
+_TARGET_SECONDS, _TARGET_RUNS = 2.0, 1.5
 # Seconds until there may be room, while nothing tells.
 _UNKNOWN_WAIT = 1.0
 # What is told of numbers without a limit.
@@ -71,7 +72,8 @@ class Admission:
         self._num_tickets += 1
         self._num_bytes += demand.num_bytes
         if self._is_heavy(num_tokens):
-            self._waiting.add_heavy(ticket, now, self._seconds(1.0))
+            rate = self._rate.per_second or self._limits.ordinary_num_tokens
+            self._waiting.add_heavy(ticket, now, 1 / rate)
         else:
             self._waiting.add(ticket)
         return ticket
@@ -146,7 +148,7 @@ class Admission:
     def _target_seconds(self) -> float:
         given = self._limits.target_seconds
         if given is None:
-            given = max(_TARGET_SECONDS, self._run_seconds.value)
+            given = max(_TARGET_SECONDS, _TARGET_RUNS * self._run_seconds.value)
         return min(given, self._limits.max_seconds)
 
     def _wait(self, ticket: Ticket, returns: bool) -> float:
@@ -155,13 +157,11 @@ class Admission:
         One of much work that comes for the first time leaves room for others.
         """
         waiting = self._waiting
-        share = 1.0 if returns else self._newcomers_share
+        share_of_size = share = 1.0 if returns else self._newcomers_share
         num_tokens = waiting.num_tokens_ahead
         if self._is_heavy(ticket.num_tokens) and not returns:
             num_tokens = waiting.num_tokens
-            share_of_size = share * self._limits.ordinary_num_tokens / ticket.num_tokens
-        else:
-            share_of_size = share
+            share_of_size *= HEAVY_SHARE * self._limits.ordinary_num_tokens / ticket.num_tokens
         waits = [0.0]
         if self._num_tickets:
             num_bytes = self._num_bytes + ticket.demand.num_bytes

@@ -27,7 +27,7 @@ class QueueLimits:
     max_seconds: float = math.inf
     """For the first step of a request."""
     target_seconds: float | None = None
-    """The same while more comes than can be served. None: 2 s, or as long as requests run."""
+    """The same while more comes than can be served. None: 2 s, or longer if requests run long."""
     ordinary_num_tokens: float = math.inf
     """Work up to which a request may use all of each limit. One of more has a smaller part."""
 

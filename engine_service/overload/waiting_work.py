@@ -2,8 +2,8 @@
 
 from engine_service.overload.ticket import Ticket
 
-# The part of an engine's work that heavy requests may ask for while others wait.
-_HEAVY_SHARE = 0.5
+HEAVY_SHARE = 0.5
+"""The part of an engine's work that heavy requests may ask for while others wait."""
 
 
 class WaitingWork:
@@ -29,7 +29,7 @@ class WaitingWork:
 
     def add_heavy(self, ticket: Ticket, now: float, seconds_per_token: float) -> None:
         """Queues a heavy one, which gets its handicap."""
-        place = now + self._heavy_tokens * seconds_per_token / _HEAVY_SHARE
+        place = now + self._heavy_tokens * seconds_per_token / HEAVY_SHARE
         if self._heavy:
             place = max(place, next(reversed(self._heavy.values())))
         ticket.handicap = place - min(now, ticket.arrival_time)
