@@ -28,7 +28,13 @@ from engine_service.host_memory import free_host_memory
 from engine_service.overload.admission import Admission
 from engine_service.overload.queue_limits import UNLIMITED, queue_limits
 from engine_service.overload.ticket import Ticket
-from folovllm.errors import EngineDeadError, InvalidRequestError, ServerError, UnavailableError
+from folovllm.errors import (
+    EngineDeadError,
+    InvalidRequestError,
+    QueueFullError,
+    ServerError,
+    UnavailableError,
+)
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
@@ -166,6 +172,14 @@ class AsyncEngine:
         if not ticket.submitted:
             self._admission.end(ticket, self._clock())
             self._notify_load_watchers()
+
+    def check_admissible(self, num_ahead: int) -> None:
+        """Raises QueueFullError if no more than `num_ahead` requests would be admitted now.
+
+        For what cannot be reserved for, since it was not read to its end.
+        """
+        if self.num_admissible <= num_ahead:
+            raise QueueFullError("too many requests wait already")
 
     async def make_matchers(self, command: StreamCommand) -> Matchers:
         """Compiles the grammars of a command, blocking neither the loop nor the engine's thread.

@@ -6,7 +6,6 @@ from folovllm.v1.tokenizer_service_pb2 import GenerateRequest, GenerateResponse
 from tokenizer_service.handlers.generate import generate
 from tokenizer_service.handlers.services import Services
 from tokenizer_service.handlers.whole_answers import check_fits, join
-from tokenizer_service.text.offload import offload_if_large
 
 
 async def generate_once(request: GenerateRequest, services: Services) -> GenerateResponse:
@@ -16,12 +15,9 @@ async def generate_once(request: GenerateRequest, services: Services) -> Generat
     def add(delta: types_pb2.CompletionOutput) -> None:
         joined.add(CompletionOutput.from_proto(delta))
 
-    size = await join(generate(request, services), response.info, add)
-    await offload_if_large(size, _fill, response, joined)
-    return response
-
-
-def _fill(response: GenerateResponse, joined: RequestOutput) -> None:
+    await join(generate(request, services), response.info, response.outputs, add)
     response.request_id = joined.request_id
-    response.outputs.extend(output.to_proto() for output in joined.outputs)
+    for message, output in zip(response.outputs, joined.outputs, strict=True):
+        message.MergeFrom(output.to_proto())
     check_fits(response)
+    return response

@@ -1,7 +1,8 @@
 """Services: what all handlers work with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from folovllm.serving.turns import Turns
 from tokenizer_service.chat.markers import ChatMarkers
 from tokenizer_service.chat.renderer import Renderer
 from tokenizer_service.engines.pool import EnginePool
@@ -18,6 +19,8 @@ class Services:
     renderer: Renderer
     markers: ChatMarkers
     engines: EnginePool
+    turns: Turns = field(default_factory=Turns)
+    """For all long work."""
 
     @property
     def vocab_size(self) -> int:
