@@ -50,7 +50,11 @@ async def serve(
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
     engines = EnginePool(config.engines, model.fingerprints, replicas)
     servicer = TokenizerServicer(
-        model.tokenizer, engines, config.max_prompt_bytes, model.chat_template
+        model.tokenizer,
+        engines,
+        config.max_prompt_bytes,
+        model.chat_template,
+        config.max_rendering_seconds,
     )
     add_TokenizerServiceServicer_to_server(servicer, server.grpc)
     try:
@@ -71,6 +75,7 @@ async def serve(
             for task in beside:
                 task.cancel()
     finally:
+        await servicer.close()
         await engines.close()
 
 

@@ -6,7 +6,6 @@ from folovllm.v1.tokenizer_service_pb2 import ChatRequest, ChatResponse
 from tokenizer_service.handlers.chat import chat
 from tokenizer_service.handlers.services import Services
 from tokenizer_service.handlers.whole_answers import check_fits, join
-from tokenizer_service.text.offload import offload_if_large
 
 
 async def chat_once(request: ChatRequest, services: Services) -> ChatResponse:
@@ -16,8 +15,8 @@ async def chat_once(request: ChatRequest, services: Services) -> ChatResponse:
     def add(event: tokenizer_service_pb2.ChatOutput) -> None:
         joined.add(ChatOutput.from_proto(event))
 
-    size = await join(chat(request, services), response.info, add)
-    await offload_if_large(size, _fill, response, joined)
+    size = await join(chat(request, services), response.info, add, services.offload)
+    await services.offload.run(size, _fill, response, joined)
     return response
 
 

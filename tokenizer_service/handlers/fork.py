@@ -1,6 +1,5 @@
 """Fork: the branches of a running request, from the caller's message to the engine's and back."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 
 import structlog
@@ -26,7 +25,9 @@ async def fork(
     command.fork.request_id = request.request_id
     command.fork.index = request.index
     command.fork.fork_id = fork_id
-    params = await asyncio.to_thread(_add_branches, command.fork, request, services.tokenizer)
+    params = await services.offload.run(
+        request.ByteSize(), _add_branches, command.fork, request, services.tokenizer
+    )
     processors: dict[int, OutputProcessor] = {}
     infos: dict[int, types_pb2.RequestInfo] = {}
     with services.engines.fork(command) as stream:

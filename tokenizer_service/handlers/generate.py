@@ -13,7 +13,6 @@ from folovllm.v1.tokenizer_service_pb2 import GenerateRequest
 from tokenizer_service.engines.stream import EngineStream
 from tokenizer_service.handlers.engine_messages import detach_info, generate_command
 from tokenizer_service.handlers.services import Services
-from tokenizer_service.text.offload import offload_if_large
 from tokenizer_service.text.output_processor import OutputProcessor
 
 
@@ -66,7 +65,7 @@ async def _prompt_token_ids(request: GenerateRequest, services: Services) -> Seq
         services.limits.check_num_token_ids(token_ids)
     else:
         services.limits.check_text(request.text)
-        token_ids = await offload_if_large(
+        token_ids = await services.offload.run(
             len(request.text), services.tokenizer.encode, request.text
         )
     if not token_ids:

@@ -6,7 +6,6 @@ from folovllm.v1.tokenizer_service_pb2 import GenerateRequest, GenerateResponse
 from tokenizer_service.handlers.generate import generate
 from tokenizer_service.handlers.services import Services
 from tokenizer_service.handlers.whole_answers import check_fits, join
-from tokenizer_service.text.offload import offload_if_large
 
 
 async def generate_once(request: GenerateRequest, services: Services) -> GenerateResponse:
@@ -16,8 +15,8 @@ async def generate_once(request: GenerateRequest, services: Services) -> Generat
     def add(delta: types_pb2.CompletionOutput) -> None:
         joined.add(CompletionOutput.from_proto(delta))
 
-    size = await join(generate(request, services), response.info, add)
-    await offload_if_large(size, _fill, response, joined)
+    size = await join(generate(request, services), response.info, add, services.offload)
+    await services.offload.run(size, _fill, response, joined)
     return response
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from folovllm.errors import InvalidRequestError
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.v1 import tokenizer_service_pb2, types_pb2
-from tokenizer_service.text.offload import offload_if_large
+from tokenizer_service.text.offload import Offload
 
 # What a streamed message has beyond its part of the whole answer, besides the request's id: tags,
 # lengths and the index.
@@ -23,7 +23,10 @@ M = TypeVar("M", types_pb2.CompletionOutput, tokenizer_service_pb2.ChatOutput)
 
 
 async def join(
-    stream: AsyncGenerator[M, None], info: types_pb2.RequestInfo, add: Callable[[M], None]
+    stream: AsyncGenerator[M, None],
+    info: types_pb2.RequestInfo,
+    add: Callable[[M], None],
+    offload: Offload,
 ) -> int:
     """Adds every message of a stream; returns their bytes, without what joining them saves.
 
@@ -42,7 +45,7 @@ async def join(
             if size > _MAX_STREAMED_BYTES:
                 raise _too_large()
             # An engine that is ahead has large ones ready, one after the other.
-            await offload_if_large(num_bytes, add, message)
+            await offload.run(num_bytes, add, message)
     return size
 
 
