@@ -210,7 +210,7 @@ async def test_logprobs_stream_with_their_tokens(service: Service) -> None:
 async def test_no_message_grows_over_its_limit(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_service.engine.output_stream._MAX_LOGPROBS", 4)
+    monkeypatch.setattr("engine_service.engine.output_stream._MAX_IDS", 4)
     merged = asyncio.Event()
     put = OutputStream.put
 

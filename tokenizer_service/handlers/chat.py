@@ -8,13 +8,13 @@ from folovllm.errors import errors_named_for
 from folovllm.outputs import CompletionOutput
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
-from folovllm.v1 import types_pb2
 from folovllm.v1.tokenizer_service_pb2 import ChatOutput, ChatRequest
 from tokenizer_service.chat.chat_processor import ChatProcessor
 from tokenizer_service.chat.constraints import AnswerConstraints
 from tokenizer_service.chat.markers import ThinkingState
 from tokenizer_service.chat.parser import ChatParser
-from tokenizer_service.handlers.engine_messages import detach_info, generate_command
+from tokenizer_service.handlers.engine_messages import generate_command, is_long
+from tokenizer_service.handlers.info_relay import InfoRelay, has_more
 from tokenizer_service.handlers.services import Services
 
 
@@ -48,17 +48,21 @@ async def chat(request: ChatRequest, services: Services) -> AsyncGenerator[ChatO
             max_model_len = services.engines.model_info().max_model_len
             sent.max_tokens = max_model_len - len(prompt_token_ids)
         await services.offload.run(size, constraints.constrain, sent, services.markers, thinking)
-        info: types_pb2.RequestInfo | None = None
+        relay = InfoRelay(params)
         with services.engines.generate(command) as stream:
             async for output in stream:
+                if is_long(output):
+                    await services.turns.take()
                 if output.HasField("info"):
-                    info = detach_info(output, params)
+                    for part in relay.take(output):
+                        yield ChatOutput(request_id=request_id, index=output.index, info=part)
+                    if not has_more(output):
+                        continue
                 events, stops = processor.process(CompletionOutput.from_proto(output))
                 if stops:
                     stream.abort([output.index])
                 for event in events:
                     reply = event.to_proto()
-                    if info is not None and event.index == 0:
-                        reply.info.CopyFrom(info)
-                        info = None
+                    if event.index == 0:
+                        relay.attach(reply)
                     yield reply

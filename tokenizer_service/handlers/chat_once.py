@@ -15,12 +15,9 @@ async def chat_once(request: ChatRequest, services: Services) -> ChatResponse:
     def add(event: tokenizer_service_pb2.ChatOutput) -> None:
         joined.add(ChatOutput.from_proto(event))
 
-    size = await join(chat(request, services), response.info, add, services.offload)
-    await services.offload.run(size, _fill, response, joined)
-    return response
-
-
-def _fill(response: ChatResponse, joined: ChatResult) -> None:
+    await join(chat(request, services), response.info, response.answers, add)
     response.request_id = joined.request_id
-    response.answers.extend(answer.to_proto() for answer in joined.answers)
+    for message, answer in zip(response.answers, joined.answers, strict=True):
+        message.MergeFrom(answer.to_proto())
     check_fits(response)
+    return response

@@ -10,6 +10,11 @@ from tokenizer_service.text.bad_words import resolve_bad_words
 from tokenizer_service.text.offload import part_size
 from tokenizer_service.text.tokenizer import Tokenizer
 
+# Token ids that are converted without taking a turn, and positions with log-probabilities, which
+# may have 21 candidates each.
+_MAX_SHORT = 256
+_MAX_SHORT_POSITIONS = 32
+
 
 async def generate_command(
     request: tokenizer_service_pb2.GenerateRequest | tokenizer_service_pb2.ChatRequest,
@@ -65,17 +70,6 @@ def copy_without_text(
         target.bad_words_token_ids.add(ids=ids)
 
 
-def detach_info(
-    output: types_pb2.CompletionOutput, params: SamplingParams
-) -> types_pb2.RequestInfo:
-    """Takes the RequestInfo out of an output and adds the parameters that the engine never saw.
-
-    It stays a message: with a prompt's log-probabilities it may hold 200,000 entries, and
-    converting those would block all other streams.
-    """
-    info = types_pb2.RequestInfo()
-    info.CopyFrom(output.info)
-    output.ClearField("info")
-    info.sampling_params.stop.extend(params.stop)
-    info.sampling_params.bad_words.extend(params.bad_words)
-    return info
+def is_long(output: types_pb2.CompletionOutput) -> bool:
+    """Whether an output takes so long to convert that it needs a turn; see Turns."""
+    return len(output.token_ids) > _MAX_SHORT or len(output.logprobs) > _MAX_SHORT_POSITIONS

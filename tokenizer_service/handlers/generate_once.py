@@ -15,12 +15,9 @@ async def generate_once(request: GenerateRequest, services: Services) -> Generat
     def add(delta: types_pb2.CompletionOutput) -> None:
         joined.add(CompletionOutput.from_proto(delta))
 
-    size = await join(generate(request, services), response.info, add, services.offload)
-    await services.offload.run(size, _fill, response, joined)
-    return response
-
-
-def _fill(response: GenerateResponse, joined: RequestOutput) -> None:
+    await join(generate(request, services), response.info, response.outputs, add)
     response.request_id = joined.request_id
-    response.outputs.extend(output.to_proto() for output in joined.outputs)
+    for message, output in zip(response.outputs, joined.outputs, strict=True):
+        message.MergeFrom(output.to_proto())
     check_fits(response)
+    return response

@@ -7,6 +7,7 @@ import structlog
 from folovllm.errors import InvalidRequestError
 from folovllm.request_id import new_request_id
 from folovllm.score import MAX_CONTINUATIONS, ScoreOutput
+from folovllm.serving.turns import LONG_BYTES
 from folovllm.v1 import types_pb2
 from tokenizer_service.handlers.services import Services
 from tokenizer_service.text.offload import part_size
@@ -32,6 +33,8 @@ async def score(
     for token_ids in encoded.continuations:
         sent.continuations.add().token_ids.ids.extend(token_ids)
     response = await services.engines.score(sent, timeout)
+    if response.ByteSize() > LONG_BYTES:
+        await services.turns.take()
     return encoded.scores(ScoreOutput.from_proto(response)).to_proto()
 
 

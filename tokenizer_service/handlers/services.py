@@ -1,8 +1,9 @@
 """Services: what all handlers work with."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from folovllm.serving.turns import Turns
 from tokenizer_service.chat.markers import ChatMarkers
 from tokenizer_service.chat.renderer import Renderer
 from tokenizer_service.engines.pool import EnginePool
@@ -21,6 +22,8 @@ class Services:
     markers: ChatMarkers
     engines: EnginePool
     offload: Offload
+    turns: Turns = field(default_factory=Turns)
+    """For all long work on the event loop."""
     caller: Hashable = None
     """Whose call it is, for work that is done in turns: the connection that it came on."""
 

@@ -6,12 +6,14 @@ time. Near the limit its exact size decides, once it is complete.
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from folovllm.errors import InvalidRequestError
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.v1 import tokenizer_service_pb2, types_pb2
-from tokenizer_service.text.offload import Offload
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 # What a streamed message has beyond its part of the whole answer, besides the request's id: tags,
 # lengths and the index.
@@ -19,34 +21,44 @@ _FRAME_BYTES = 32
 # Twice as much, since a tool call is streamed piece by piece and again when it is complete.
 _MAX_STREAMED_BYTES = 2 * MAX_MESSAGE_BYTES
 
-M = TypeVar("M", types_pb2.CompletionOutput, tokenizer_service_pb2.ChatOutput)
+ChatOutput = tokenizer_service_pb2.ChatOutput
+M = TypeVar("M", types_pb2.CompletionOutput, ChatOutput)
+Wholes: TypeAlias = (
+    "RepeatedCompositeFieldContainer[types_pb2.CompletionOutput]"
+    " | RepeatedCompositeFieldContainer[tokenizer_service_pb2.ChatAnswer]"
+)
 
 
 async def join(
     stream: AsyncGenerator[M, None],
     info: types_pb2.RequestInfo,
+    wholes: Wholes,
     add: Callable[[M], None],
-    offload: Offload,
-) -> int:
-    """Adds every message of a stream; returns their bytes, without what joining them saves.
+) -> None:
+    """Adds every message of a stream to the whole answers, one for each index.
 
-    The RequestInfo is moved to `info` as the message that it is, since it may hold a long prompt's
-    log-probabilities. Raises as the stream does, and InvalidRequestError for too large an answer.
+    RequestInfo, token ids and log-probabilities are moved as the messages that they are, since they
+    may be long; `add` gets what remains of a message. Raises as the stream does, and
+    InvalidRequestError for too large an answer.
     """
     size = 0
     async with aclosing(stream) as messages:
         async for message in messages:
-            if message.HasField("info"):
-                info.CopyFrom(message.info)
-                message.ClearField("info")
-                size += info.ByteSize()
-            num_bytes = message.ByteSize()
-            size += max(0, num_bytes - _FRAME_BYTES - len(message.request_id.encode()))
+            size += max(0, message.ByteSize() - _FRAME_BYTES - len(message.request_id.encode()))
             if size > _MAX_STREAMED_BYTES:
                 raise _too_large()
-            # An engine that is ahead has large ones ready, one after the other.
-            await offload.run(num_bytes, add, message)
-    return size
+            if message.HasField("info"):
+                info.MergeFrom(message.info)
+                message.ClearField("info")
+                if isinstance(message, ChatOutput) and message.WhichOneof("event") is None:
+                    continue  # a part of a long info, by itself
+            while len(wholes) <= message.index:
+                wholes.add()
+            wholes[message.index].token_ids.extend(message.token_ids)
+            wholes[message.index].logprobs.extend(message.logprobs)
+            message.ClearField("token_ids")
+            message.ClearField("logprobs")
+            add(message)
 
 
 def check_fits(

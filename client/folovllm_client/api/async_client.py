@@ -24,6 +24,7 @@ from folovllm.v1 import (
 from folovllm_client.api.async_tokenizing import AsyncTokenizingCalls
 from folovllm_client.api.calls.async_calls import open_channel, run_all
 from folovllm_client.api.calls.running_calls import RunningCalls
+from folovllm_client.api.calls.stream_readers import chat_reader, completion_reader
 from folovllm_client.api.chat_requests import (
     MAX_TOOL_ROUNDS,
     ChatOptions,
@@ -134,7 +135,7 @@ class AsyncClient(AsyncTokenizingCalls):
         self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
     ) -> AsyncGenerator[CompletionOutput, None]:
         """Sends a protobuf message as it is; otherwise the same as `stream`."""
-        return self._stream(self._stub.Generate, request, timeout, CompletionOutput.from_proto)
+        return self._stream(self._stub.Generate, request, timeout, completion_reader())
 
     async def chat(
         self,
@@ -170,7 +171,7 @@ class AsyncClient(AsyncTokenizingCalls):
         self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
     ) -> AsyncGenerator[ChatOutput, None]:
         """Sends a protobuf message as it is; otherwise the same as `stream_chat`."""
-        return self._stream(self._stub.Chat, request, timeout, ChatOutput.from_proto)
+        return self._stream(self._stub.Chat, request, timeout, chat_reader())
 
     async def chat_with_tools(
         self,
@@ -219,7 +220,7 @@ class AsyncClient(AsyncTokenizingCalls):
             with errors_within(f"branches[{number}]"), field_errors("sampling_params"):
                 request.branches.append(branch.to_proto())
         set_fields(request, {"request_id": request_id, "index": index, "fork_id": fork_id})
-        return self._stream(self._stub.Fork, request, timeout, CompletionOutput.from_proto)
+        return self._stream(self._stub.Fork, request, timeout, completion_reader())
 
     async def score(
         self,
@@ -277,9 +278,7 @@ class AsyncClient(AsyncTokenizingCalls):
         """The whole answer to a request that is one of `calls`; errors begin with its place."""
         output = empty_output(prompt)
         with errors_at(place):
-            pieces = self._stream(
-                self._stub.Generate, request, timeout, CompletionOutput.from_proto, calls
-            )
+            pieces = self._stream(self._stub.Generate, request, timeout, completion_reader(), calls)
             async with aclosing(pieces):
                 async for piece in pieces:
                     output.add(piece)

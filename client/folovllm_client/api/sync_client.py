@@ -23,6 +23,7 @@ from folovllm.v1 import (
     types_pb2,
 )
 from folovllm_client.api.calls.running_calls import RunningCalls
+from folovllm_client.api.calls.stream_readers import chat_reader, completion_reader
 from folovllm_client.api.calls.sync_calls import open_channel, run_all
 from folovllm_client.api.chat_requests import (
     MAX_TOOL_ROUNDS,
@@ -134,7 +135,7 @@ class Client(TokenizingCalls):
         self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
     ) -> Generator[CompletionOutput, None, None]:
         """Sends a protobuf message as it is; otherwise the same as `stream`."""
-        return self._stream(self._stub.Generate, request, timeout, CompletionOutput.from_proto)
+        return self._stream(self._stub.Generate, request, timeout, completion_reader())
 
     def chat(
         self,
@@ -170,7 +171,7 @@ class Client(TokenizingCalls):
         self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
     ) -> Generator[ChatOutput, None, None]:
         """Sends a protobuf message as it is; otherwise the same as `stream_chat`."""
-        return self._stream(self._stub.Chat, request, timeout, ChatOutput.from_proto)
+        return self._stream(self._stub.Chat, request, timeout, chat_reader())
 
     def chat_with_tools(
         self,
@@ -217,7 +218,7 @@ class Client(TokenizingCalls):
             with errors_within(f"branches[{number}]"), field_errors("sampling_params"):
                 request.branches.append(branch.to_proto())
         set_fields(request, {"request_id": request_id, "index": index, "fork_id": fork_id})
-        return self._stream(self._stub.Fork, request, timeout, CompletionOutput.from_proto)
+        return self._stream(self._stub.Fork, request, timeout, completion_reader())
 
     def score(
         self,
@@ -275,9 +276,7 @@ class Client(TokenizingCalls):
         """The whole answer to a request that is one of `calls`; errors begin with its place."""
         output = empty_output(prompt)
         with errors_at(place):
-            pieces = self._stream(
-                self._stub.Generate, request, timeout, CompletionOutput.from_proto, calls
-            )
+            pieces = self._stream(self._stub.Generate, request, timeout, completion_reader(), calls)
             with closing(pieces):
                 for piece in pieces:
                     output.add(piece)
