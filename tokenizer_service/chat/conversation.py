@@ -1,4 +1,4 @@
-"""Reads a request's conversation, whose counts and size are checked first."""
+"""Reads a request's conversation, whose size is checked first."""
 
 from collections.abc import Iterator
 
@@ -8,28 +8,18 @@ from folovllm.v1 import tokenizer_service_pb2 as messages
 
 ConversationRequest = messages.ChatRequest | messages.ApplyChatTemplateRequest
 
-# Messages, their tool calls, and tools. With the bytes they bound the work: a template takes ten
-# microseconds for a call, however short it is. Each call is answered by a message of its own, so
-# twice the limit on messages is enough for all that make sense.
-MAX_PARTS = 8192
 # What the encoding of a message, a call or a tool adds to its texts at most: tags and lengths.
 _MAX_FRAME_BYTES = 64
 _CHAT, _APPLY_TEMPLATE = b"c", b"a"
 
 
 def count_parts(request: ConversationRequest) -> int:
-    """The number of messages, tool calls and tools. Raises InvalidRequestError for too many.
+    """The number of messages, tool calls and tools, each of which costs a template something.
 
-    Looks at no text; calls are counted only if there are few enough messages.
+    Looks at no text. The contract bounds what it counts.
     """
-    num_parts = len(request.messages) + len(request.tools)
-    if num_parts <= MAX_PARTS:
-        num_parts += sum(len(message.tool_calls) for message in request.messages)
-    if num_parts > MAX_PARTS:
-        raise InvalidRequestError(
-            "messages", f"messages, tool calls and tools are over the limit of {MAX_PARTS} in all"
-        )
-    return num_parts
+    num_calls = sum(len(message.tool_calls) for message in request.messages)
+    return len(request.messages) + num_calls + len(request.tools)
 
 
 def request_bytes(request: ConversationRequest) -> bytes:
@@ -74,7 +64,6 @@ def check_encoded_size(request: ConversationRequest, num_parts: int, max_bytes: 
 
 def read_conversation(request: ConversationRequest, max_bytes: int) -> Conversation:
     """The request's conversation. Raises InvalidRequestError naming the field."""
-    count_parts(request)
     check_size(request, max_bytes)
     return Conversation.from_proto(request)
 

@@ -98,7 +98,6 @@ class Renderer:
 
     async def read_tools(self, request: ConversationRequest) -> tuple[Tool, ...]:
         """A conversation's tools. Raises InvalidRequestError naming the field."""
-        count_parts(request)
         size = sum(tool.ByteSize() for tool in request.tools)
         return await self._offload.run(size, read_tools, request)
 

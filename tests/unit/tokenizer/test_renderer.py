@@ -12,7 +12,6 @@ from folovllm.v1.tokenizer_service_pb2 import ApplyChatTemplateRequest as Reques
 from folovllm.v1.tokenizer_service_pb2 import ChatMessage as Message
 from folovllm.v1.tokenizer_service_pb2 import Tool, ToolCall
 from support.builders.sample_tokenizers import byte_tokenizer
-from tokenizer_service.chat.conversation import MAX_PARTS
 from tokenizer_service.chat.renderer import Renderer
 from tokenizer_service.chat.template import ChatTemplate
 from tokenizer_service.text.tokenizer import Tokenizer
@@ -49,8 +48,8 @@ def user(content: str, *tools: Tool, count: int = 1) -> Request:
     return Request(messages=[one] * count, tools=tools)
 
 
-def assistant(arguments: str, count: int = 1) -> Request:
-    calls = [ToolCall(name="f", arguments=arguments)] * count
+def assistant(arguments: str) -> Request:
+    calls = [ToolCall(name="f", arguments=arguments)]
     return Request(messages=[Message(role=messages.ROLE_ASSISTANT, tool_calls=calls)])
 
 
@@ -98,24 +97,6 @@ async def test_what_is_rendered_is_bounded(renderer: Make) -> None:
         error = await refusal(twice, user(content))
         assert isinstance(error, InvalidRequestError) and error.field == "messages"
         assert str(error) == "rendered they are over the limit of 100 bytes"
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        assistant("{}", MAX_PARTS),
-        user("x", count=MAX_PARTS + 1),
-        user("x", *[Tool(name="f")] * MAX_PARTS),
-    ],
-)
-async def test_the_parts_are_counted_before_anything_else(
-    renderer: Make, request_: Request
-) -> None:
-    plain = renderer(PLAIN)
-    for refused in (plain.render(request_), plain.read_tools(request_)):
-        with pytest.raises(InvalidRequestError, match="over the limit of 8192 in all") as error:
-            await refused
-        assert error.value.field == "messages"
 
 
 async def test_half_a_surrogate_pair_is_refused(renderer: Make) -> None:
