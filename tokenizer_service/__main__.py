@@ -22,7 +22,8 @@ from folovllm.serving.args import warn_of_unknown_variables
 from folovllm.serving.background_tasks import first, start_background
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.logs import configure_logging
-from folovllm.serving.memory import settle_memory
+from folovllm.serving.memory.settling import keep_large_blocks_apart, settle_memory
+from folovllm.serving.memory.upkeep import keep_memory_low
 from folovllm.serving.ports import host_and_port, reserved_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
@@ -61,7 +62,7 @@ async def serve(
         port = server.bind()
         await server.start()
         engines.start()
-        beside = [start_background(_warm_up(servicer), "warm up")]
+        beside = [start_background(_warm_up(servicer), "warm up and memory")]
         if heart is not None:
             beside.append(start_background(heart.keep_beating(), "heart"))
         log.info(
@@ -80,9 +81,13 @@ async def serve(
 
 
 async def _warm_up(servicer: TokenizerServicer) -> None:
-    """Loads, in parallel to the first calls, what a conversation would wait for."""
+    """Loads, in parallel to the first calls, what a conversation would wait for.
+
+    Then it looks after the memory.
+    """
     await servicer.warm_up()
     settle_memory()
+    await keep_memory_low()
 
 
 async def _follow_health(engines: EnginePool, server: GrpcServer) -> None:
@@ -136,6 +141,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the service and returns the exit status."""
     try:
         config = parse_args(argv)
+        keep_large_blocks_apart()
         configure_logging(config.logs, threaded=config.workers == 1)
         # A logger of its own: workers set up theirs anew before its first use.
         warn_of_unknown_variables(config, "", structlog.get_logger("variables").warning)

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from folovllm.serving.lanes.frames import JOB, REPLY, SETUP, Outcome
 from folovllm.serving.lanes.limits import OverTime, TimeLimit, limit_memory
 from folovllm.serving.lanes.work import Job, Prepare
-from folovllm.serving.memory import return_free_memory, settle_memory
+from folovllm.serving.memory.settling import return_free_memory, settle_memory
 
 # The memory that smaller jobs leave free is used again by the next one.
 _LARGE_JOB = 64 * 1024
