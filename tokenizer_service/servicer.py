@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import grpc
 
-from folovllm.serving.active_calls import lasts_like_a_stream
+from folovllm.serving.active_calls import current_call, lasts_like_a_stream
 from folovllm.serving.lanes.lanes import MAX_SECONDS
 from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
 from folovllm.v1.tokenizer_service_pb2 import StreamDetokenizeRequest, StreamDetokenizeResponse
@@ -44,7 +44,7 @@ def _served_by(handler: Callable[[Request, Services], Reply]) -> _Method[Request
     """An RPC that does what its handler does."""
 
     def method(self: "TokenizerServicer", request: Request, context: Context) -> Reply:
-        return handler(request, replace(self._services, caller=context.peer()))
+        return handler(request, replace(self._services, caller=current_call.get().peer))
 
     return cast(_Method[Request, Reply], method)
 
@@ -106,7 +106,7 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     async def Score(
         self, request: types_pb2.ScoreRequest, context: Context
     ) -> types_pb2.ScoreResponse:
-        return await score(request, self._services, context.time_remaining())
+        return await score(request, self._services, current_call.get().time_remaining())
 
     async def GetModelInfo(
         self, request: types_pb2.GetModelInfoRequest, context: Context
