@@ -140,8 +140,8 @@ def _reader(deserialize: Callable[[bytes], Any] | None, *, checks: bool) -> Call
         try:
             check_bounds(message)
         except InvalidRequestError as error:
-            # While the caller is told, its traceback would hold the message: up to 200 MB.
-            refused = error.with_traceback(None)
+            # While the caller is told, tracebacks would hold the message: up to 200 MB.
+            refused = InvalidRequestError(error.field, str(error))
             del message
         else:
             return message
