@@ -21,6 +21,7 @@ from engine_service.rpc.outbox import Outbox
 from engine_service.rpc.preparations import Preparations
 from engine_service.rpc.request_reader import fork_steps, read_generate
 from engine_service.rpc.session_call import SessionCall
+from folovllm.bounds.check_bounds import check_bounds
 from folovllm.errors import (
     InvalidRequestError,
     ServerError,
@@ -138,6 +139,7 @@ class Session:
         try:
             call.counted.enter_context(self._active_calls.entered(stream=True))
             check_name(name_field, name)
+            check_bounds(message)
             if name in self._running:
                 raise InvalidRequestError(name_field, f"{name} is running already")
             steps = self._steps(message)
@@ -215,6 +217,10 @@ class Session:
 
     def _abort(self, message: engine_service_pb2.AbortRequest) -> None:
         """Aborts any request that the engine runs, or will run once it is prepared."""
+        try:
+            check_bounds(message)
+        except InvalidRequestError:
+            return  # it has no answer of its own, and names nothing that can run
         call = self._running.get(message.request_id)
         if call is not None and call in self._preparations:
             call.abort(message.indexes)

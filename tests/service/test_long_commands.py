@@ -117,8 +117,9 @@ async def test_its_abort_does_not_overtake_it(
 ) -> None:
     await client.send(fork=long_fork("parent", "f"))
     await gate.until_paused()
-    for index in indexes or [None]:
-        await client.send(abort=Abort(request_id="f", indexes=[] if index is None else [index]))
+    aborts = [Abort(request_id="f", indexes=[index]) for index in indexes]
+    for abort in aborts or [Abort(request_id="f")]:
+        await client.send(abort=abort)
     await client.send(generate=ask("last", max_tokens=1))
     await fixture.until_requests(2)
     gate.open()
