@@ -37,11 +37,9 @@ class OpenSessions:
 
     @contextmanager
     def holding(self, num_bytes: int) -> Iterator[None]:
-        """Counts a request's message while it is read. Raises QueueFullError if too many bytes do."""
+        """Counts a message while it is read. Raises QueueFullError if too many bytes are."""
         if self._num_held_bytes + num_bytes > MAX_HELD_BYTES:
-            raise QueueFullError(
-                f"requests of {self._num_held_bytes} bytes are being read already"
-            )
+            raise QueueFullError(f"requests of {self._num_held_bytes} bytes are being read already")
         self._num_held_bytes += num_bytes
         try:
             yield

@@ -1,8 +1,8 @@
 """GenerateOnce and ChatOnce: what Generate and Chat stream, in one answer.
 
-A stream is read to its end, and must fit in one message. An answer that cannot fit is given up while
-it grows, so that it takes no more memory and engine time. Near the limit its exact size decides,
-once it is complete.
+A stream is read to its end, and must fit in one message. An answer that cannot fit is given up
+while it grows, so that it takes no more memory and engine time. Near the limit its exact size
+decides, once it is complete.
 """
 
 from collections.abc import AsyncGenerator, Callable

@@ -47,7 +47,7 @@ class Fronts:
 
 @pytest.fixture
 async def engine() -> AsyncIterator[AsyncEngine]:
-    yield AsyncEngine(lambda: make_engine()[0])
+    yield AsyncEngine(lambda: make_engine()[0], None)
 
 
 async def test_a_few_are_told_of_each_change_at_once(engine: AsyncEngine) -> None:
