@@ -139,7 +139,7 @@ def _message_check(message: Descriptor, bounds: FieldBounds) -> DeepCheck | None
 
     def check(token_ids: Any, totals: Totals) -> None:
         if not low <= (count := len(token_ids.ids)) <= high:
-            raise ViolationError(counted(low, high, count)).under("ids")
+            raise ViolationError(counted(low, high, count))
         for total in totals:
             total.take(count)
 
