@@ -36,9 +36,7 @@ def with_nested(messages: Iterable[Descriptor]) -> Iterator[Descriptor]:
 
 
 MESSAGES = [
-    message
-    for file in FILES
-    for message in with_nested(file.message_types_by_name.values())  # type: ignore[attr-defined]
+    message for file in FILES for message in with_nested(file.message_types_by_name.values())
 ]
 FIELDS = [field for message in MESSAGES for field in message.fields]
 
@@ -79,7 +77,12 @@ def test_no_message_holds_its_own_type_so_that_none_nests_deeper_than_the_contra
 
 def described_field(options: bytes) -> FieldDescriptor:
     """A string field with these bytes as its options."""
-    field = FieldDescriptorProto(name="field", number=1, label="LABEL_OPTIONAL", type="TYPE_STRING")
+    field = FieldDescriptorProto(
+        name="field",
+        number=1,
+        label=FieldDescriptorProto.LABEL_OPTIONAL,
+        type=FieldDescriptorProto.TYPE_STRING,
+    )
     field.options.MergeFromString(options)
     file = FileDescriptorProto(name="test.proto", package="test", syntax="proto3")
     file.message_type.append(DescriptorProto(name="Message", field=[field]))
@@ -100,7 +103,7 @@ def test_a_rule_that_nothing_checks_is_an_error() -> None:
 def stated(bounds: FieldBounds) -> set[float]:
     """The numbers of a field's bounds."""
     each = bounds.each or FieldBounds()
-    numbers = [
+    numbers: list[float | None] = [
         *(bounds.min_count, bounds.max_count, bounds.min_bytes, bounds.max_bytes),
         *(bounds.min_ids, bounds.max_ids, bounds.max_elements, bounds.max_total_bytes),
         *(each.min_bytes, each.max_bytes),

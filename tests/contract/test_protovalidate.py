@@ -88,6 +88,7 @@ def refused_field(message: Message) -> str | None:
 def path_of(violation: protovalidate.Violation) -> str:
     """Protovalidate's path, written as ours."""
     path = ""
+    assert violation.proto.field is not None
     for element in violation.proto.field.elements:
         path += f"{'.' if path else ''}{element.field_name}"
         if element.subscript is not None:
