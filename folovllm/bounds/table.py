@@ -55,6 +55,11 @@ def is_map(field: FieldDescriptor) -> bool:
     return entry is not None and entry.GetOptions().map_entry
 
 
+def is_list(field: FieldDescriptor) -> bool:
+    """Whether a field is repeated, as maps are too."""
+    return field.default_value == []  # in all versions of protobuf; those from 6 on can say it
+
+
 def _stated(name: str, limit: int | None) -> int:
     if limit is None:
         raise ValueError(f"the contract has no such bound for {name}")

@@ -77,15 +77,16 @@ def test_a_wheel_holds_the_packages_the_contract_and_the_licence() -> None:
 )
 def test_a_wheel_without_a_file_is_refused(missing: str) -> None:
     names = [name for name in WHOLE_WHEEL if name != missing]
-    assert wheel_faults(names, expected_in_wheel(TRACKED, PACKAGES, INCLUDED)) == [
-        f"lacks {missing}"
-    ]
+    expected = expected_in_wheel(TRACKED, PACKAGES, INCLUDED)
+    assert wheel_faults(names, expected) == [f"lacks {missing}"]
 
 
 def test_types_are_required_of_a_package_where_git_has_none_either() -> None:
     tracked = [path for path in TRACKED if path != "base/py.typed"]
     names = [name for name in WHOLE_WHEEL if name != "base/py.typed"]
-    assert wheel_faults(names, expected_in_wheel(tracked, PACKAGES)) == ["lacks base/py.typed"]
+    assert wheel_faults(names, expected_in_wheel(tracked, PACKAGES, INCLUDED)) == [
+        "lacks base/py.typed"
+    ]
 
 
 def test_a_wheel_without_the_licence_is_refused() -> None:
