@@ -57,7 +57,8 @@ def is_map(field: FieldDescriptor) -> bool:
 
 def is_list(field: FieldDescriptor) -> bool:
     """Whether a field is repeated, as maps are too."""
-    return field.default_value == []  # in all versions of protobuf; those from 6 on can say it
+    # In all versions of protobuf; is_repeated is newer than some that a client may have.
+    return isinstance(field.default_value, list)
 
 
 def _stated(name: str, limit: int | None) -> int:
