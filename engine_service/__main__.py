@@ -54,7 +54,7 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
     ranks = EngineRanks(config.engine, rank, config.watchdog.max_step_seconds)
     engine = AsyncEngine(
         ranks.build,
-        config.engine.scheduler.max_num_waiting,
+        config.engine.scheduler,
         ranks.step,
         config.watchdog.max_step_seconds,
     )

@@ -16,17 +16,16 @@ from tokenizer_service.chat.template import ChatTemplate
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.handlers.apply_chat_template import apply_chat_template
 from tokenizer_service.handlers.chat import chat
-from tokenizer_service.handlers.chat_once import chat_once
 from tokenizer_service.handlers.count_tokens import count_tokens
 from tokenizer_service.handlers.detokenize import detokenize
 from tokenizer_service.handlers.fork import fork
 from tokenizer_service.handlers.generate import generate
-from tokenizer_service.handlers.generate_once import generate_once
 from tokenizer_service.handlers.get_tokenizer import get_tokenizer
 from tokenizer_service.handlers.score import score
 from tokenizer_service.handlers.services import Services
 from tokenizer_service.handlers.stream_detokenize import stream_detokenize
 from tokenizer_service.handlers.tokenize import tokenize
+from tokenizer_service.handlers.whole_answers import chat_once, generate_once
 from tokenizer_service.text.limits import Limits
 from tokenizer_service.text.offload import Offload
 from tokenizer_service.text.tokenizer import Tokenizer

@@ -36,6 +36,8 @@ class OutputStream:
         """Whether there was any output."""
         self.scheduled = False
         """Whether a step has begun that computes it; see `set_scheduled`."""
+        self.num_tokens = 0
+        """Tokens that have come so far."""
 
     @property
     def complete(self) -> bool:
@@ -45,6 +47,7 @@ class OutputStream:
     def put(self, output: CompletionOutput) -> None:
         """Adds a piece, after those that have not been read."""
         self.started = True
+        self.num_tokens += len(output.token_ids)
         self._num_unfinished -= output.finished()
         if self._closed:
             return

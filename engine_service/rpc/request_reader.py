@@ -10,12 +10,12 @@ from engine_service.core.request import Branch, Request
 from engine_service.engine.admission import check_branch, check_prompt_length, check_request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Fork, Generate, Score
-from engine_service.engine.score_requests import score_requests
+from engine_service.engine.score_requests import score_request
 from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError
 from folovllm.model_info import ModelInfo
 from folovllm.request_id import new_request_id
-from folovllm.sampling_params import MAX_N, SamplingParams
+from folovllm.sampling_params import SamplingParams
 from folovllm.serving.turns import LONG_BYTES
 from folovllm.v1 import types_pb2
 
@@ -44,10 +44,6 @@ def fork_steps(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Generator
     Only the running parent tells how long the branches may be.
     """
     info = engine.info
-    if not 1 <= len(message.branches) <= MAX_N:
-        raise InvalidRequestError(
-            "branches", f"give 1 to {MAX_N} branches, got {len(message.branches)}"
-        )
     branches, num_bytes = [], 0
     for index, params in enumerate(message.branches):
         size = params.ByteSize()
@@ -69,7 +65,7 @@ def fork_steps(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Generator
 
 
 def read_score(message: types_pb2.ScoreRequest, engine: AsyncEngine) -> Score:
-    """A request for each continuation of a message."""
+    """The prompt and the continuations of a message."""
     info = engine.info
     if message.WhichOneof("prompt") == "text":
         raise InvalidRequestError("text", "text is for the tokenizer service")
@@ -78,14 +74,14 @@ def read_score(message: types_pb2.ScoreRequest, engine: AsyncEngine) -> Score:
             raise InvalidRequestError(
                 f"continuations[{index}].text", "text is for the tokenizer service"
             )
-    requests = score_requests(
+    request = score_request(
         message.token_ids.ids,
         [continuation.token_ids.ids for continuation in message.continuations],
         info,
         priority=message.priority,
         cache_salt=message.cache_salt,
     )
-    return Score(message.request_id or new_request_id(), tuple(requests))
+    return Score(message.request_id or new_request_id(), request)
 
 
 def _refuse_text(message: types_pb2.SamplingParams) -> None:

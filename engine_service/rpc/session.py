@@ -110,8 +110,8 @@ class Session:
 
     async def _read(self, commands: AsyncIterator[SessionCommand]) -> None:
         async for command in commands:
-            if command.ByteSize() > LONG_BYTES:
-                await self._turns.take()
+            if command.generate.ByteSize() > LONG_BYTES:
+                await self._turns.take()  # it is read at once; a fork pauses by itself
             self._execute(command)
             while self._outbox.is_full:
                 self._may_read.clear()
@@ -174,15 +174,19 @@ class Session:
         command: Generate | Fork | None,
     ) -> None:
         """Submits a request that is not read to its end, or whose grammars are not compiled."""
-        self._engine.check_admissible(len(self._preparations))
-        parent, held = self._parent_of(message), self._sessions.holding(message.ByteSize())
+        if command is None:
+            self._engine.check_admissible(len(self._preparations))
+        else:
+            call.ticket = self._engine.reserve(command)
+        parent = self._parent_of(message)
 
         async def submit() -> None:
             try:
-                with held:
-                    await self._preparations.wait_for(parent)
-                    read = await self._turns.run(steps) if command is None else command
-                    self._submit(call, read, await self._engine.make_matchers(read))
+                read = command
+                if read is None:
+                    read = await self._read_on(message, steps, parent)
+                    call.ticket = self._engine.reserve(read)
+                self._submit(call, read, await self._engine.make_matchers(read))
             except Exception as error:
                 self._fail(call, error)
 
@@ -193,8 +197,16 @@ class Session:
 
         self._preparations.start(call, submit(), end)
 
+    async def _read_on(
+        self, message: StartMessage, steps: Steps, parent: SessionCall | None
+    ) -> Generate | Fork:
+        with self._sessions.holding(message.ByteSize()):
+            await self._preparations.wait_for(parent)
+            await self._turns.take()
+            return await self._turns.run(steps)
+
     def _submit(self, call: SessionCall, command: Generate | Fork, matchers: Matchers = ()) -> None:
-        call.stream = self._engine.submit(command, matchers)
+        call.stream = self._engine.submit(command, matchers, call.ticket)
         call.stream.notify = functools.partial(self._set_changed, call)
         if call.aborted is not None:
             self._engine.abort(call.name, call.aborted)
@@ -238,6 +250,8 @@ class Session:
         self._outbox.forget(call)
         if call.stream is not None:
             self._engine.release(call.stream)
+        elif call.ticket is not None:
+            self._engine.withdraw(call.ticket)
 
     def _close(self, ended: list[SessionCall]) -> None:
         """Closes requests that have nothing left to write, and empties the list."""

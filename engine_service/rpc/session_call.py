@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from engine_service.engine.output_stream import OutputStream
+from engine_service.overload.ticket import Ticket
 from folovllm.sampling_params import MAX_N
 from folovllm.serving.call_log import log_end
 from folovllm.serving.request_names import MAX_NAME_BYTES
@@ -24,6 +25,8 @@ class SessionCall:
     started: float = field(default_factory=time.monotonic)
     counted: ExitStack = field(default_factory=ExitStack)
     """Delays a drain of the server until it is closed."""
+    ticket: Ticket | None = None
+    """Its admission, while it waits for its grammars."""
     stream: OutputStream | None = None
     """Its outputs, once the engine has admitted the request."""
     scheduled_told: bool = False

@@ -9,9 +9,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.chat import ChatMessage
 from folovllm.chat_outputs import ChatOutput, ChatResult
-from folovllm.errors import WrongServiceError, errors_at, errors_within
+from folovllm.errors import QueueFullError, WrongServiceError, errors_at, errors_within
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ScoreOutput
 from folovllm.serving.address import check_address
@@ -22,7 +23,8 @@ from folovllm.v1 import (
     types_pb2,
 )
 from folovllm_client.api.async_tokenizing import AsyncTokenizingCalls
-from folovllm_client.api.calls.async_calls import open_channel, run_all
+from folovllm_client.api.calls.async_calls import open_channel, pause, run_all
+from folovllm_client.api.calls.patience import Patience
 from folovllm_client.api.calls.running_calls import RunningCalls
 from folovllm_client.api.calls.stream_readers import chat_reader, completion_reader
 from folovllm_client.api.chat_requests import (
@@ -108,13 +110,14 @@ class AsyncClient(AsyncTokenizingCalls):
     ) -> list[RequestOutput]:
         """The complete continuations of every prompt, in the order of the prompts.
 
-        At most `max_concurrency` requests run at a time; `timeout` is for each. If one fails, the
-        others are cancelled, and the error says which prompt it was.
+        At most `max_concurrency` requests run at a time; `timeout` is for each. One that is refused
+        because too much waits is sent again when the server says. If one fails, the others are
+        cancelled, and the error says which prompt it was.
         """
         requests = many_requests(prompts, sampling_params, max_concurrency, **options)
         calls = RunningCalls()
         jobs = [
-            partial(self._complete, request, prompt, timeout, calls, f"prompts[{index}]")
+            partial(self._complete_in_turn, request, prompt, timeout, calls, f"prompts[{index}]")
             for index, (prompt, request) in enumerate(requests)
         ]
         with self._calls.running(calls):
@@ -283,3 +286,23 @@ class AsyncClient(AsyncTokenizingCalls):
                 async for piece in pieces:
                     output.add(piece)
         return output
+
+    async def _complete_in_turn(
+        self,
+        request: tokenizer_service_pb2.GenerateRequest,
+        prompt: Prompt,
+        timeout: float | None,
+        calls: RunningCalls,
+        place: str,
+    ) -> RequestOutput:
+        """As `_complete`; what there is no room for is sent again, under its name, at its turn."""
+        with errors_at(place):
+            patience = Patience(self._deadline(timeout))
+        request.request_id = request.request_id or new_request_id()
+        while True:
+            try:
+                return await self._complete(request, prompt, patience.seconds_left, calls, place)
+            except QueueFullError as refusal:
+                seconds = patience.delay(refusal)
+            async with self._errors(None):
+                await pause(seconds, calls)

@@ -1,7 +1,6 @@
 """AsyncLLM: many callers of an event loop share a model; vLLM's class of this name."""
 
 import asyncio
-import sys
 from collections.abc import AsyncGenerator, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -139,7 +138,7 @@ class AsyncLLM:
 
         build = partial(load_engine, self._args, self._text_model)
         # Callers bound what they send by themselves, as vLLM's do.
-        self._engine = AsyncEngine(build, max_num_waiting=sys.maxsize)
+        self._engine = AsyncEngine(build, queue_config=None)
         return asyncio.get_running_loop().create_task(self._start(self._engine))
 
     async def _start(self, engine: "AsyncEngine") -> "RequestBuilder":
