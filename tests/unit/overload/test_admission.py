@@ -209,4 +209,4 @@ def told(check: Callable[[], object]) -> str:
 def test_the_refusal_says_what_to_do() -> None:
     admission, _ = filled()
     message = told(lambda: admission.admit("a", SMALL, 0.0, 0.0))
-    assert "8 requests wait" in message and "under the same request_id" in message
+    assert "8 requests wait" in message and "with the same request_id" in message
