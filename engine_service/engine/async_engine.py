@@ -88,9 +88,7 @@ class AsyncEngine:
         self._thread.start()
         self._engine = await self._ready
         if self._queue_config is not None:
-            info = self._engine.info
-            num_kv_tokens = info.num_kv_blocks * info.block_size
-            limits = queue_limits(self._queue_config, num_kv_tokens, free_host_memory())
+            limits = queue_limits(self._queue_config, self._engine.info, free_host_memory())
             self._streams.admission = Admission(limits)
 
     @property
