@@ -11,8 +11,8 @@ from folovllm.serving.turns import Turns
 MAX_SESSIONS = 1024
 """Open sessions of an engine: one for each process of a tokenizer service."""
 MAX_HELD_BYTES = 32 * 1024 * 1024
-"""Of requests that are still being read or wait for their grammars, as messages. Read, they need
-about ten times as much."""
+"""Of requests that are still being read, as messages; what is read counts for admission. Read,
+they need about ten times as much."""
 
 
 class OpenSessions:
@@ -37,11 +37,9 @@ class OpenSessions:
 
     @contextmanager
     def holding(self, num_bytes: int) -> Iterator[None]:
-        """Counts a request's message that waits. Raises QueueFullError if too many bytes do."""
+        """Counts a message while it is read. Raises QueueFullError if too many bytes are."""
         if self._num_held_bytes + num_bytes > MAX_HELD_BYTES:
-            raise QueueFullError(
-                f"requests of {self._num_held_bytes} bytes are being read or wait for grammars"
-            )
+            raise QueueFullError(f"requests of {self._num_held_bytes} bytes are being read already")
         self._num_held_bytes += num_bytes
         try:
             yield

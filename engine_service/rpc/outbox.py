@@ -15,8 +15,8 @@ from folovllm.errors import FolovError, to_status
 from folovllm.v1 import engine_service_pb2, types_pb2
 
 # Of a message, unless it is one part. With log-probabilities it then takes a few milliseconds to
-# make; a step of a thousand requests is one.
-_MAX_BYTES = 64 * 1024
+# make; a step of five hundred requests is one.
+_MAX_BYTES = 32 * 1024
 # What a part costs beyond its bytes.
 _PART_BYTES = 32
 # Failures that wait to be written; no command is read while there are more.

@@ -21,6 +21,7 @@ from engine_service.rpc.outbox import Outbox
 from engine_service.rpc.preparations import Preparations
 from engine_service.rpc.request_reader import fork_steps, read_generate
 from engine_service.rpc.session_call import SessionCall
+from folovllm.bounds.check_bounds import check_bounds
 from folovllm.errors import (
     InvalidRequestError,
     ServerError,
@@ -109,8 +110,8 @@ class Session:
 
     async def _read(self, commands: AsyncIterator[SessionCommand]) -> None:
         async for command in commands:
-            if command.ByteSize() > LONG_BYTES:
-                await self._turns.take()
+            if command.generate.ByteSize() > LONG_BYTES:
+                await self._turns.take()  # it is read at once; a fork pauses by itself
             self._execute(command)
             while self._outbox.is_full:
                 self._may_read.clear()
@@ -138,6 +139,7 @@ class Session:
         try:
             call.counted.enter_context(self._active_calls.entered(stream=True))
             check_name(name_field, name)
+            check_bounds(message)
             if name in self._running:
                 raise InvalidRequestError(name_field, f"{name} is running already")
             steps = self._steps(message)
@@ -176,15 +178,15 @@ class Session:
             self._engine.check_admissible(len(self._preparations))
         else:
             call.ticket = self._engine.reserve(command)
-        parent, held = self._parent_of(message), self._sessions.holding(message.ByteSize())
+        parent = self._parent_of(message)
 
         async def submit() -> None:
             try:
-                with held:
-                    await self._preparations.wait_for(parent)
-                    read = await self._turns.run(steps) if command is None else command
-                    call.ticket = call.ticket or self._engine.reserve(read)
-                    self._submit(call, read, await self._engine.make_matchers(read))
+                read = command
+                if read is None:
+                    read = await self._read_on(message, steps, parent)
+                    call.ticket = self._engine.reserve(read)
+                self._submit(call, read, await self._engine.make_matchers(read))
             except Exception as error:
                 self._fail(call, error)
 
@@ -194,6 +196,14 @@ class Session:
                 self._fail(call, ServerError("internal error; the server's log says more"))
 
         self._preparations.start(call, submit(), end)
+
+    async def _read_on(
+        self, message: StartMessage, steps: Steps, parent: SessionCall | None
+    ) -> Generate | Fork:
+        with self._sessions.holding(message.ByteSize()):
+            await self._preparations.wait_for(parent)
+            await self._turns.take()
+            return await self._turns.run(steps)
 
     def _submit(self, call: SessionCall, command: Generate | Fork, matchers: Matchers = ()) -> None:
         call.stream = self._engine.submit(command, matchers, call.ticket)
@@ -207,6 +217,10 @@ class Session:
 
     def _abort(self, message: engine_service_pb2.AbortRequest) -> None:
         """Aborts any request that the engine runs, or will run once it is prepared."""
+        try:
+            check_bounds(message)
+        except InvalidRequestError:
+            return  # it has no answer of its own, and names nothing that can run
         call = self._running.get(message.request_id)
         if call is not None and call in self._preparations:
             call.abort(message.indexes)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 R = TypeVar("R")
 
-MAX_ENTRIES = 4096
+MAX_ENTRIES = 2048
 """Log-probabilities that are converted without a pause, which takes a few milliseconds."""
 MAX_IDS = 16_384
 """Token ids that are copied without a pause, which takes about one."""

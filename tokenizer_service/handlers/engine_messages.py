@@ -7,7 +7,7 @@ from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import engine_service_pb2, tokenizer_service_pb2, types_pb2
 from tokenizer_service.handlers.services import Services
 from tokenizer_service.text.bad_words import resolve_bad_words
-from tokenizer_service.text.offload import offload_if_large
+from tokenizer_service.text.offload import part_size
 from tokenizer_service.text.tokenizer import Tokenizer
 
 # Token ids that are converted without taking a turn, and positions with log-probabilities, which
@@ -41,8 +41,8 @@ async def generate_command(
     sent.prompt_token_ids.extend(prompt_token_ids)
     sent.priority = request.priority
     sent.cache_salt = request.cache_salt
-    await offload_if_large(
-        sum(map(len, params.bad_words)),
+    await services.offload.run(
+        sum(map(part_size, params.bad_words)) + request.sampling_params.ByteSize(),
         copy_without_text,
         request.sampling_params,
         sent.sampling_params,

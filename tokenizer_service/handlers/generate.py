@@ -14,7 +14,6 @@ from tokenizer_service.engines.stream import EngineStream
 from tokenizer_service.handlers.engine_messages import generate_command, is_long
 from tokenizer_service.handlers.info_relay import InfoRelay, has_more
 from tokenizer_service.handlers.services import Services
-from tokenizer_service.text.offload import offload_if_large
 from tokenizer_service.text.output_processor import OutputProcessor
 
 Piece = types_pb2.CompletionOutput
@@ -71,7 +70,7 @@ async def _prompt_token_ids(request: GenerateRequest, services: Services) -> Seq
         services.limits.check_num_token_ids(token_ids)
     else:
         services.limits.check_text(request.text)
-        token_ids = await offload_if_large(
+        token_ids = await services.offload.run(
             len(request.text), services.tokenizer.encode, request.text
         )
     if not token_ids:

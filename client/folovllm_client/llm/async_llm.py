@@ -31,12 +31,14 @@ class AsyncLLM:
         require_services()
         from folovllm_client.llm.chat_tokenizer import ChatTokenizer
         from folovllm_client.llm.loading import load_text_model
+        from tokenizer_service.text.offload import Offload
 
         engine_args.engine_config()
         self._args = engine_args
         self._text_model = load_text_model(engine_args)
         self.tokenizer = ChatTokenizer(self._text_model)
         """Of the model; what `get_tokenizer` returns."""
+        self._offload = Offload()
         self._engine: AsyncEngine | None = None
         self._loading: asyncio.Task[RequestBuilder] | None = None
         try:
@@ -65,12 +67,11 @@ class AsyncLLM:
         EngineDeadError if the engine fails.
         """
         from engine_service.engine.commands import Generate
-        from tokenizer_service.text.offload import offload_if_large
 
         engine, requests = await self._loaded()
         parts = PromptParts.read(prompt)
         size = len(parts.text_or_ids)
-        request, state = await offload_if_large(
+        request, state = await self._offload.run(
             size, requests.request, request_id, parts, sampling_params, priority
         )
         async with engine.running(Generate(request)) as stream:
