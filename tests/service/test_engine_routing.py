@@ -188,6 +188,8 @@ async def test_a_score_is_tried_again_too(engines: Engines) -> None:
 
 async def test_a_score_that_all_refuse_is_told_the_shortest_time(engines: Engines) -> None:
     scored = types_pb2.ScoreRequest(request_id="s")
+    scored.token_ids.ids.extend([1, 2])
+    scored.continuations.add().token_ids.ids.append(3)
     for fake, seconds in zip(engines.fakes, (7, 3), strict=True):
         fake.refuse_with = QueueFullError("full", retry_after=seconds)
     with pytest.raises(QueueFullError) as caught:
