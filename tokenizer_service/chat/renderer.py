@@ -37,6 +37,8 @@ from tokenizer_service.text.tokenizer import Tokenizer
 # What is small takes about five milliseconds at the most: for its parts, or for JSON in it.
 _MAX_SMALL_BYTES = 64 * 1024
 _MAX_SMALL_PARTS = 128
+# A message or a call takes as long as so many bytes.
+_COST_PER_PART = 300
 # Small conversations only: no more than these can be hurt by a template that does not end.
 _NUM_THREADS = 2
 # Of a child, beyond what it has loaded; a conversation of a mebibyte takes about fifty.
@@ -115,7 +117,8 @@ class Renderer:
             text = await self._render_here(request)
         else:
             check_encoded_size(request, num_parts, self._max_bytes)
-            text = await self._render_in_child(request, caller)
+            cost = size + num_parts * _COST_PER_PART
+            text = await self._render_in_child(request, caller, cost)
         # The template has written the special tokens already.
         token_ids = await self._offload.run(len(text), self._tokenizer.encode, text, False)
         return Rendered(text, token_ids)
@@ -137,9 +140,11 @@ class Renderer:
                 self._small_are_slow = True
                 log.warning("the chat template is slow", seconds=round(seconds, 2))
 
-    async def _render_in_child(self, request: ConversationRequest, caller: Hashable) -> str:
+    async def _render_in_child(
+        self, request: ConversationRequest, caller: Hashable, cost: float
+    ) -> str:
         try:
-            return text_of(await self._lanes.run(partial(request_bytes, request), caller))
+            return text_of(await self._lanes.run(partial(request_bytes, request), caller, cost))
         except (OverTimeError, OverMemoryError) as error:
             raise InvalidRequestError("messages", f"rendering them: {error}") from None
         except QueueFullError as error:

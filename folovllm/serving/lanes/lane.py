@@ -21,6 +21,7 @@ class Job:
 
     payload: Callable[[], bytes]
     caller: Hashable
+    cost: float
     result: asyncio.Future[bytes]
 
     def fail(self, error: Exception) -> None:
@@ -56,7 +57,7 @@ class Lane:
 
     def push(self, job: Job) -> None:
         """Adds a job. If too many wait, one of the caller with the most is refused."""
-        refused = self._waiting.push(job.caller, job)
+        refused = self._waiting.push(job.caller, job, job.cost)
         if refused is None:
             self._num_waiting.release()
         else:

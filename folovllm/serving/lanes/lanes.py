@@ -56,15 +56,17 @@ class Lanes:
             max_waiting=max_waiting,
         )
 
-    async def run(self, payload: Callable[[], bytes], caller: Hashable = None) -> bytes:
+    async def run(
+        self, payload: Callable[[], bytes], caller: Hashable = None, cost: float = 1.0
+    ) -> bytes:
         """The result of a job. Cancelling this drops a job that waits; one that has begun goes on.
 
-        `payload` makes what the child gets, when it is the job's turn. Callers take turns. Raises
-        OverTimeError, OverMemoryError, QueueFullError, UnavailableError, and RuntimeError if the
-        work fails.
+        `payload` makes what the child gets, when it is the job's turn. Callers take turns, who asks
+        for less before who asks for more; `cost` is an estimate, in any unit. Raises OverTimeError,
+        OverMemoryError, QueueFullError, UnavailableError, and RuntimeError if the work fails.
         """
         self._short.start()
-        job = Job(payload, caller, asyncio.get_running_loop().create_future())
+        job = Job(payload, caller, cost, asyncio.get_running_loop().create_future())
         self._short.push(job)
         return await job.result
 

@@ -118,7 +118,7 @@ async def test_a_child_without_a_job_ends_and_the_next_job_gets_another() -> Non
     lane.start()
     pids = set()
     for _ in range(2):
-        job = Job(lambda: b"pid", "", asyncio.get_running_loop().create_future())
+        job = Job(lambda: b"pid", "", 1.0, asyncio.get_running_loop().create_future())
         lane.push(job)
         pids.add(await job.result)
     await lane.close()
