@@ -1,8 +1,9 @@
 """Which token ids a sequence must not draw next."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 
+from engine_service.core.bad_words import BadWords
 from engine_service.core.request import Sequence
 
 
@@ -14,28 +15,20 @@ def forbidden_token_ids(
     With `drafts`, what must not follow them if they follow the sequence's tokens. One of them may
     be PENDING_TOKEN if no bad word has several ids, since min_tokens only counts.
     """
-    params = seq.request.sampling_params
+    params, bad_words = seq.request.sampling_params, seq.group.bad_words
     forbidden: tuple[int, ...] = ()
-    if not params.min_tokens and not params.bad_words_token_ids:
+    if not params.min_tokens and bad_words is None:
         return forbidden
     if seq.num_output_tokens + len(drafts) < params.min_tokens:
         eos = () if params.ignore_eos else eos_token_ids
         forbidden = (*params.stop_token_ids, *eos)
-    if params.bad_words_token_ids:
-        forbidden += tuple(_completions(seq, params.bad_words_token_ids, drafts))
+    if bad_words is not None:
+        forbidden += bad_words.completions(_end_of_output(seq, bad_words), drafts)
     return forbidden
 
 
-def _completions(
-    seq: Sequence, bad_words: Iterable[SequenceOf[int]], drafts: SequenceOf[int]
-) -> Iterator[int]:
-    """The last id of each bad word whose other ids end the output, a parent's included."""
-    num_output_tokens = seq.num_output_tokens + seq.request.num_parent_output_tokens + len(drafts)
-    for *begun, last in bad_words:
-        if len(begun) > num_output_tokens:
-            continue
-        from_drafts = min(len(begun), len(drafts))
-        start = seq.num_tokens + from_drafts - len(begun)
-        end = [*seq.token_ids[start:], *drafts[len(drafts) - from_drafts :]]
-        if end == begun:
-            yield last
+def _end_of_output(seq: Sequence, bad_words: BadWords) -> SequenceOf[int]:
+    """What a bad word may begin with: the output's last ids, a parent's included."""
+    num_output_tokens = seq.num_output_tokens + seq.request.num_parent_output_tokens
+    num_tokens = len(seq.token_ids)
+    return seq.token_ids[num_tokens - min(num_output_tokens, bad_words.longest) :]

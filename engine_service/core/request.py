@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from engine_service.core.bad_words import BadWords
+from engine_service.core.runner_state import RunnerState
 from engine_service.core.sequence_data import SequenceData
 from folovllm.parameters.local_fields import LOCAL
 from folovllm.request_id import new_request_id
@@ -109,6 +111,8 @@ class Sequence:
     num_preemptions: int = 0
     first_token_time: float | None = None
     finish_time: float | None = None
+    runner_state: RunnerState | None = field(default_factory=RunnerState)
+    """None once it has ended."""
 
     def get_len(self) -> int:
         """Tokens of prompt and output, as num_tokens."""
@@ -191,6 +195,8 @@ class SequenceGroup:
         self.forked = params.n == 1
         """Whether every sequence runs on its own."""
         self.looks_back = params.looks_back
+        bad_words = params.bad_words_token_ids
+        self.bad_words = BadWords(bad_words) if bad_words else None
         self._seqs = [
             Sequence(
                 group=self,

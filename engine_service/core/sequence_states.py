@@ -58,6 +58,8 @@ class SequenceStates:
 
     def branch(self, parent: Sequence, child: Sequence) -> None:
         """Runs a sequence with its parent's tokens on its parent's KV, or else queues it."""
+        if parent.runner_state is not None:
+            child.runner_state = parent.runner_state.fork()
         if parent.seq_id in self.running and self.has_capacity and self._kv.fork(parent, child):
             self._run(child)
         else:
@@ -81,6 +83,7 @@ class SequenceStates:
             self.waiting.remove(seq)
         seq.status = status
         seq.finish_time = self.clock()
+        seq.runner_state = None
         if seq.group.finished:
             del self.groups[seq.request.request_id]
 

@@ -8,9 +8,12 @@ from engine_service.core.scheduler import Scheduler
 
 
 def check_integrity(scheduler: Scheduler) -> None:
-    """Asserts that every block is accounted for, and that nothing is held once all has ended."""
+    """Asserts that every block is accounted for, and that nothing is held of what has ended."""
     states, kv = scheduler._states, scheduler._kv
     check_pool(kv._pool, (seq.block_table for seq in states.running.values()))
+    for group in states.groups.values():
+        for seq in group.get_seqs():
+            assert (seq.runner_state is None) == seq.status.finished
     if not states.groups:
         assert not states.running and not states.waiting
         assert kv.usage == 0
