@@ -18,8 +18,8 @@ class BadWords:
     def __init__(self, words: Iterable[SequenceOf[int]]) -> None:
         """Each has at least one id."""
         lasts: dict[tuple[int, ...], list[int]] = {}
-        for *begun, last in words:
-            lasts.setdefault(tuple(begun[::-1]), []).append(last)
+        for word in map(tuple, words):
+            lasts.setdefault(word[-2::-1] if len(word) > 1 else (), []).append(word[-1])
         self._always = tuple(lasts.pop((), ()))
         self._begun = sorted(lasts)
         self._lasts = [tuple(lasts[begun]) for begun in self._begun]

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 
-from engine_service.core.bad_words import BadWords
 from engine_service.core.request import Sequence
 
 
@@ -15,20 +14,21 @@ def forbidden_token_ids(
     With `drafts`, what must not follow them if they follow the sequence's tokens. One of them may
     be PENDING_TOKEN if no bad word has several ids, since min_tokens only counts.
     """
-    params, bad_words = seq.request.sampling_params, seq.group.bad_words
+    params = seq.request.sampling_params
     forbidden: tuple[int, ...] = ()
-    if not params.min_tokens and bad_words is None:
+    if not params.min_tokens and not params.bad_words_token_ids:
         return forbidden
     if seq.num_output_tokens + len(drafts) < params.min_tokens:
         eos = () if params.ignore_eos else eos_token_ids
         forbidden = (*params.stop_token_ids, *eos)
-    if bad_words is not None:
-        forbidden += bad_words.completions(_end_of_output(seq, bad_words), drafts)
+    if params.bad_words_token_ids:
+        bad_words = seq.group.bad_words
+        ending = _end_of_output(seq, bad_words.longest)
+        forbidden += bad_words.completions(ending, drafts)
     return forbidden
 
 
-def _end_of_output(seq: Sequence, bad_words: BadWords) -> SequenceOf[int]:
-    """What a bad word may begin with: the output's last ids, a parent's included."""
+def _end_of_output(seq: Sequence, max_tokens: int) -> SequenceOf[int]:
+    """The last ids of the output, a parent's included."""
     num_output_tokens = seq.num_output_tokens + seq.request.num_parent_output_tokens
-    num_tokens = len(seq.token_ids)
-    return seq.token_ids[num_tokens - min(num_output_tokens, bad_words.longest) :]
+    return seq.token_ids[seq.num_tokens - min(num_output_tokens, max_tokens) :]

@@ -36,26 +36,21 @@ class SchedulerOutputBuilder:
         following = _PENDING if pending else ()
         sample_indexes: tuple[int, ...] = ()
         forbidden: tuple[int, ...] = ()
-        if end == len(seq.token_ids) + len(following) and request.scored_from is None:
-            if group.forked:
-                sample_indexes = (seq.index,)
-            else:
-                sample_indexes = tuple(each.index for each in group.get_unfinished_seqs())
+        if end == seq.num_tokens + len(following) and request.scored_from is None:
+            sample_indexes = (seq.index,) if group.forked else tuple(group.unfinished_indexes())
             # Sequences that draw together have the same tokens so far.
             forbidden = forbidden_token_ids(seq, self._eos_token_ids, following)
         self._scheduled[seq] = ScheduledSequence(
             seq_id=seq.seq_id,
-            token_ids=following or seq.token_ids[start:end],
+            token_ids=following or seq.token_ids.part(start, end),
             num_computed_tokens=start,
             block_table=seq.block_table,
             sampling_params=request.sampling_params,
             seed=request.seed,
             sample_indexes=sample_indexes,
             forbidden_token_ids=forbidden,
-            token_history=(
-                seq.token_ids if request.scored_from is None else request.prompt_token_ids
-            ),
-            num_prompt_tokens=len(request.prompt_token_ids) - request.num_parent_output_tokens,
+            token_history=seq.token_ids,
+            num_prompt_tokens=seq.num_prompt_tokens - request.num_parent_output_tokens,
             prompt_logprob_positions=group.prompt_logprob_positions(start, end),
             matcher=seq.matcher if sample_indexes else None,
             runner_state=seq.runner_state,

@@ -9,7 +9,7 @@ from engine_service.core.request import Branch, Request
 from engine_service.engine.admission import check_branch, check_request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Fork, Generate, Score
-from engine_service.engine.score_requests import score_requests
+from engine_service.engine.score_requests import score_request
 from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError
 from folovllm.model_info import ModelInfo
@@ -58,7 +58,7 @@ def read_fork(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Fork:
 
 
 def read_score(message: types_pb2.ScoreRequest, engine: AsyncEngine) -> Score:
-    """A request for each continuation of a message."""
+    """The prompt and the continuations of a message."""
     info = engine.info
     if message.WhichOneof("prompt") == "text":
         raise InvalidRequestError("text", "text is for the tokenizer service")
@@ -67,14 +67,14 @@ def read_score(message: types_pb2.ScoreRequest, engine: AsyncEngine) -> Score:
             raise InvalidRequestError(
                 f"continuations[{index}].text", "text is for the tokenizer service"
             )
-    requests = score_requests(
+    request = score_request(
         message.token_ids.ids,
         [continuation.token_ids.ids for continuation in message.continuations],
         info,
         priority=message.priority,
         cache_salt=message.cache_salt,
     )
-    return Score(message.request_id or new_request_id(), tuple(requests))
+    return Score(message.request_id or new_request_id(), request)
 
 
 def _refuse_text(message: types_pb2.SamplingParams) -> None:

@@ -5,6 +5,7 @@ edited or a document that is quoted, occurred before, so no second model has to 
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 MIN_MATCH = 2
@@ -50,8 +51,8 @@ class NgramProposer:
         return Proposal(proposed, num_matched)
 
     def _add(self, token_ids: Sequence[int]) -> None:
-        for index in range(len(self._previous), len(token_ids)):
-            pair = token_ids[index - 1], token_ids[index]
+        first = len(self._previous)
+        for index, pair in enumerate(pairwise(token_ids[first - 1 :]), first):
             self._previous.append(self._latest.get(pair, 0))
             self._latest[pair] = index
 

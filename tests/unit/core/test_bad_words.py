@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine_service.core.bad_words import BadWords
 from engine_service.core.forbidden_tokens import forbidden_token_ids
-from engine_service.core.request import Branch, Request, SequenceGroup
+from engine_service.core.request import Branch, Request
 from folovllm.sampling_params import SamplingParams
 
 Words = list[list[int]]
@@ -62,15 +62,15 @@ def test_only_output_begins_a_bad_word_also_that_of_a_branchs_parents(
     )
     done = 0
     for cut in cuts:
-        (parent,) = SequenceGroup(request).get_seqs()
+        (parent,) = request.get_seqs()
         for token_id in output[done:cut]:
-            parent.token_ids.append(token_id)
+            parent.append(token_id)
         done = cut
         (request,) = parent.branch_requests([Branch(params)])
-    (seq,) = SequenceGroup(request).get_seqs()
+    (seq,) = request.get_seqs()
     num_drafts = data.draw(st.integers(0, len(output) - done))
     for token_id in output[done : len(output) - num_drafts]:
-        seq.token_ids.append(token_id)
+        seq.append(token_id)
     drafts = output[len(output) - num_drafts :]
     assert sorted(forbidden_token_ids(seq, [99], drafts)) == by_definition(words, output)
 

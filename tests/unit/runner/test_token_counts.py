@@ -175,7 +175,7 @@ def test_nothing_is_kept_of_what_has_ended_however_it_ended(folder: Path, specul
         engine.step()
         groups = engine.scheduler._states.groups
         preempted = max(
-            [preempted, *(s.num_preemptions for g in groups.values() for s in g.get_seqs())]
+            [preempted, *(s.num_preemptions for g in groups.values() for s in g.made_seqs())]
         )
         if number == 4:
             engine.fork_request("a", 1, "f", [Branch(params), Branch(params.clone(seed=5))])
