@@ -1,4 +1,4 @@
-"""Counts that are kept from step to step: the same penalties, each token looked at once, no rest."""
+"""Counts kept from step to step: the same penalties, each token looked at once, nothing left."""
 
 import gc
 from collections import Counter
