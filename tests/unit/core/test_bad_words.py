@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_service.core.bad_words import BadWords
 from engine_service.core.forbidden_tokens import forbidden_token_ids
 from engine_service.core.request import Branch, Request
+from engine_service.core.sequence_parts.bad_words import BadWords
 from folovllm.sampling_params import SamplingParams
 
 Words = list[list[int]]

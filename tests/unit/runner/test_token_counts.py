@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.core.request import Branch, Request
-from engine_service.core.runner_state import RunnerState
+from engine_service.core.sequence_parts.runner_state import RunnerState
 from engine_service.engine.factory import build_engine
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.runner.sampling.logits_processors import process_logits
