@@ -208,6 +208,7 @@ class SequenceGroup:
         self.forked = params.n == 1
         """Whether every sequence runs on its own."""
         self.looks_back = params.looks_back
+        self._wants_prompt_logprobs = params.prompt_logprobs is not None
         self._num_prompt_tokens = len(request.prompt_token_ids)
         # Nothing comes after the last token that is scored, so it needs no KV.
         self._num_first_tokens = self._num_prompt_tokens - (request.scored_from is not None)
@@ -226,7 +227,7 @@ class SequenceGroup:
     @property
     def lacks_prompt_logprobs(self) -> bool:
         """Whether log-probabilities of the prompt are wanted and not all computed."""
-        if self.request.sampling_params.prompt_logprobs is None:
+        if not self._wants_prompt_logprobs:
             return False
         num_wanted = self._num_prompt_tokens - 1 - self._first_logprob_position
         return len(self.prompt_logprobs) < num_wanted
@@ -241,7 +242,7 @@ class SequenceGroup:
 
     def prompt_logprob_positions(self, start: int, end: int) -> range:
         """The positions from `start` to before `end` whose next prompt token lacks its own."""
-        if not self.lacks_prompt_logprobs:
+        if not (self._wants_prompt_logprobs and self.lacks_prompt_logprobs):
             return _NO_POSITIONS
         first = max(start, self._first_logprob_position + len(self.prompt_logprobs))
         return range(first, max(first, min(end, self._num_prompt_tokens - 1)))

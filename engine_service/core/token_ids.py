@@ -36,9 +36,10 @@ class SharedTokenIds:
 
 
 class TokenIds(Sequence[int]):
-    """Shared ids, then own ones. Only the sequence that it belongs to appends to `own`.
+    """Shared ids, then own ones. It equals every sequence of the same ids.
 
-    A part of it is an array. It equals every sequence of the same ids.
+    Only the sequence that it belongs to appends to `own`, of which nothing else may keep a
+    memoryview. A slice is a copy, as an array.
     """
 
     __slots__ = ("own", "shared")

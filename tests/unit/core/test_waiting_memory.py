@@ -34,14 +34,14 @@ LONG = SamplingParams(
 )
 
 
-def engine_that_is_busy(**options: int) -> tuple[LLMEngine, FakeModelRunner]:
+def busy_engine() -> LLMEngine:
     """One that has no room for another request."""
-    engine, runner = make_engine(
-        max_num_seqs=1, max_model_len=MAX_MODEL_LEN, num_blocks=9000, block_size=16, **options
+    engine, _ = make_engine(
+        max_num_seqs=1, max_model_len=MAX_MODEL_LEN, num_blocks=9000, block_size=16
     )
     engine.add_request(Request("busy", range(300, 320), SamplingParams(max_tokens=1000)))
     engine.step()
-    return engine, runner
+    return engine
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ KINDS = [
 
 def held_bytes(kind: Kind, count: int = 4) -> float:
     """What one of them holds while it waits."""
-    engine, _ = engine_that_is_busy()
+    engine = busy_engine()
     kind.add(engine, "first")
     tracemalloc.start()
     try:
@@ -132,7 +132,7 @@ class CountedMatcher(FakeMatcher):
 
 
 def test_no_sequence_is_made_before_it_runs() -> None:
-    engine, _ = engine_that_is_busy()
+    engine = busy_engine()
     matcher = CountedMatcher(9)
     engine.add_request(Request("n", range(30), GREEDY.clone(n=128)), matcher)
     engine.fork_request("busy", 0, "fork", [Branch(GREEDY)] * 5)
@@ -226,10 +226,13 @@ def test_a_prompt_is_let_go_at_every_end(
 @pytest.mark.parametrize("kind", ["n", "fork", "score"])
 def test_a_shared_prompt_is_hashed_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     digests: list[bytes] = []
-    digest = kv_cache_manager._digest
-    monkeypatch.setattr(
-        kv_cache_manager, "_digest", lambda data: (digests.append(data), digest(data))[1]
-    )
+    plain = kv_cache_manager._digest
+
+    def digest(data: bytes) -> bytes:
+        digests.append(data)
+        return plain(data)
+
+    monkeypatch.setattr(kv_cache_manager, "_digest", digest)
     engine, _ = make_engine(num_blocks=12, max_num_seqs=2, block_size=4)
     prompt = [*range(1, 26)]
     if kind == "n":
