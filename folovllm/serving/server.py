@@ -105,7 +105,7 @@ class GrpcServer:
         connections = ("grpc.max_allowed_incoming_connections", config.max_connections)
         self.grpc = grpc.aio.server(
             interceptors=[CallInterceptor(self.active_calls)],
-            options=[*options, share, algorithms, connections],
+            options=[*options, share, connections, algorithms],
             maximum_concurrent_rpcs=MAX_CALLS,
         )
         self._health = health.aio.HealthServicer()
