@@ -7,16 +7,15 @@ from typing import Any
 
 from folovllm.parameters.reasoning import Reasoning
 from folovllm.parameters.structured_output import StructuredOutput
-from folovllm.sampling_params import (
-    MAX_ALLOWED_TOKEN_IDS,
-    MAX_BAD_WORDS_TOKEN_IDS,
-    MAX_LOGIT_BIAS,
-    MAX_LOGPROBS,
-    MAX_N,
-    MAX_STOP_TOKEN_IDS,
-)
+from folovllm.sampling_params import MAX_N
 
 MAX_TOKEN_ID = 150_000
+# What protos/folovllm/v1/types.proto allows.
+_MAX_LOGIT_BIAS = 1024
+_MAX_ALLOWED_TOKEN_IDS = 1024
+_MAX_STOP_TOKEN_IDS = 128
+_MAX_BAD_WORDS = 512
+_MAX_LOGPROBS = 20
 _LONG = 40_000
 _SHORT = 16
 # All bad words together may have some 70,000 ids.
@@ -49,7 +48,7 @@ def _ids(count: int, seed: int = 0) -> list[int]:
 
 
 def _bad_words(*words: list[int], repeats: bool = False) -> Case:
-    num_tokens = 2 * MAX_BAD_WORDS_TOKEN_IDS if repeats else _SHORT
+    num_tokens = 2 * _MAX_BAD_WORDS if repeats else _SHORT
     return Case({"bad_words_token_ids": words}, num_tokens, repeats)
 
 
@@ -59,12 +58,11 @@ def _random(**params: Any) -> Case:
 
 _PENALTIES = {"presence_penalty": 0.1, "frequency_penalty": 0.1, "repetition_penalty": 1.1}
 _LIMITED = {
-    "logit_bias": dict.fromkeys(_ids(MAX_LOGIT_BIAS), 0.5),
-    "allowed_token_ids": _ids(MAX_ALLOWED_TOKEN_IDS),
-    "stop_token_ids": _ids(MAX_STOP_TOKEN_IDS),
+    "logit_bias": dict.fromkeys(_ids(_MAX_LOGIT_BIAS), 0.5),
+    "allowed_token_ids": _ids(_MAX_ALLOWED_TOKEN_IDS),
+    "stop_token_ids": _ids(_MAX_STOP_TOKEN_IDS),
     "min_tokens": MAX_TOKEN_ID,
 }
-_LENGTH = MAX_BAD_WORDS_TOKEN_IDS
 # What has no end for a while.
 _LONG_JSON = '{"type":"string","minLength":1000}'
 _LONG_TEXT = "(.|\\n){1000,2000}"
@@ -87,16 +85,16 @@ CASES = {
     "min_tokens, stop_token_ids": Case(
         {name: _LIMITED[name] for name in ("stop_token_ids", "min_tokens")}
     ),
-    "bad words of one id": _bad_words(*([token_id] for token_id in _ids(_LENGTH))),
-    "bad words, long": _bad_words(*(_ids(_LENGTH, seed) for seed in range(_MAX_LONG_WORDS))),
+    "bad words of one id": _bad_words(*([token_id] for token_id in _ids(_MAX_BAD_WORDS))),
+    "bad words, long": _bad_words(*(_ids(_MAX_BAD_WORDS, seed) for seed in range(_MAX_LONG_WORDS))),
     "bad words, long matches": _bad_words(
-        *([*[_REPEATED] * (_LENGTH - 1), token_id] for token_id in range(_MAX_LONG_WORDS)),
+        *([*[_REPEATED] * (_MAX_BAD_WORDS - 1), token_id] for token_id in range(_MAX_LONG_WORDS)),
         repeats=True,
     ),
     "bad words, many matches": _bad_words(
         *([*[_REPEATED] * length, length] for length in range(_MAX_NESTED_WORDS)), repeats=True
     ),
-    "logprobs": Case({"logprobs": MAX_LOGPROBS}),
+    "logprobs": Case({"logprobs": _MAX_LOGPROBS}),
     "json": Case({"structured_output": StructuredOutput("json_schema", _LONG_JSON)}),
     "regex": Case({"structured_output": StructuredOutput("regex", _LONG_TEXT)}),
     "reasoning": Case({"reasoning": Reasoning(_REPEATED, max_tokens=MAX_TOKEN_ID)}),
@@ -108,16 +106,16 @@ CASES = {
             "min_p": 0.001,
             "top_k": 100_000,
             "top_p": 0.99,
-            "bad_words_token_ids": [_ids(_LENGTH, seed) for seed in range(_MAX_LONG_WORDS)],
-            "logprobs": MAX_LOGPROBS,
+            "bad_words_token_ids": [_ids(_MAX_BAD_WORDS, seed) for seed in range(_MAX_LONG_WORDS)],
+            "logprobs": _MAX_LOGPROBS,
             "structured_output": StructuredOutput("regex", _LONG_TEXT),
         },
         _LONG,
     ),
-    "prompt_logprobs": Case({"prompt_logprobs": MAX_LOGPROBS}, of_prompts=True),
+    "prompt_logprobs": Case({"prompt_logprobs": _MAX_LOGPROBS}, of_prompts=True),
     "n": Case({"n": MAX_N, "temperature": 1.0}, of_prompts=True),
     "n, logprobs": Case(
-        {"n": MAX_N, "temperature": 1.0, "logprobs": MAX_LOGPROBS}, of_prompts=True
+        {"n": MAX_N, "temperature": 1.0, "logprobs": _MAX_LOGPROBS}, of_prompts=True
     ),
 }
 """By what a line says."""
