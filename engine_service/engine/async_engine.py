@@ -18,6 +18,7 @@ import structlog
 from engine_service.engine.commands import Abort, Command, Matchers, StreamCommand
 from engine_service.engine.failures import RequestFailure, request_failure
 from engine_service.engine.llm_engine import EngineLoad, LLMEngine
+from engine_service.engine.matcher_maker import MatcherMaker
 from engine_service.engine.output_stream import OutputStream
 from engine_service.engine.step_clock import StepClock
 from folovllm.errors import (
@@ -69,6 +70,7 @@ class AsyncEngine:
         self.num_generated_tokens = 0
         """Tokens that were generated since the start."""
         self._engine: LLMEngine | None = None
+        self._matcher_maker = MatcherMaker()
         self._load = EngineLoad()
         self._load_watchers: set[Callable[[], None]] = set()
         self._died = asyncio.Event()
@@ -142,15 +144,16 @@ class AsyncEngine:
                 f"{self._num_waiting + num_ahead} requests wait for their first token already"
             )
 
-    async def make_matchers(self, command: StreamCommand) -> Matchers:
+    async def make_matchers(self, command: StreamCommand, caller: str = "") -> Matchers:
         """Compiles the grammars of a command, blocking neither the loop nor the engine's thread.
 
-        Raises InvalidRequestError that names the field, and QueueFullError.
+        `caller` is whose turn it takes where grammars queue. Raises InvalidRequestError that names
+        the field, QueueFullError, UnavailableError.
         """
         if not command.follows_grammar:
             return ()
         assert self._engine
-        return await asyncio.to_thread(command.make_matchers, self._engine)
+        return await self._matcher_maker.make(self._engine, command, caller)
 
     def submit(self, command: StreamCommand, matchers: Matchers = ()) -> OutputStream:
         """Starts a command, with what `make_matchers` returned for it.
@@ -224,6 +227,7 @@ class AsyncEngine:
         False if its step has not ended after `max_seconds`. It lives on then, without streams.
         """
         self.begin_to_stop()
+        self._matcher_maker.close()
         await asyncio.to_thread(self._thread.join, max_seconds)
         if self._thread.is_alive():
             self._fail_all("the engine was stopped")

@@ -168,7 +168,8 @@ class Session:
 
     async def _submit_with_grammars(self, call: SessionCall, command: Generate | Fork) -> None:
         try:
-            self._submit(call, command, await self._engine.make_matchers(command))
+            matchers = await self._engine.make_matchers(command, self._peer)
+            self._submit(call, command, matchers)
         except Exception as error:
             self._fail(call, error)
 

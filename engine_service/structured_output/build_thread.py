@@ -1,16 +1,12 @@
-"""BuildThread: runs one build at a time, on a large stack, and waits for it within a limit."""
+"""Threads for native code that recurses deeply: one that a caller waits for, and a pool."""
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from engine_service.structured_output.library import STACK_BYTES
 from folovllm.errors import QueueFullError
-
-# The library's compiler recurses with the text: 2,000 rules that name each other overflow the usual
-# 8 MiB, which ends the process. The longest text that a request may have needs about 64 MiB. Only
-# pages that are touched use memory.
-_STACK_BYTES = 256 * 2**20
 
 # The stack size is a setting of the whole process; this keeps two builds from interfering.
 _STACK_SIZE_LOCK = threading.Lock()
@@ -37,7 +33,10 @@ class BuildThread:
         if not self._running.acquire(timeout=self.time_limit):
             raise QueueFullError("the grammar compiler is busy", retry_after=self.time_limit)
         future: Future[Built] = Future()
-        _start_with_large_stack(lambda: self._fulfil(future, build))
+        thread = threading.Thread(
+            target=lambda: self._fulfil(future, build), name="grammar-build", daemon=True
+        )
+        with_large_stack(thread.start)
         return future.result(self.time_limit)
 
     def _fulfil(self, future: Future[Built], build: Callable[[], Built]) -> None:
@@ -51,11 +50,26 @@ class BuildThread:
             future.set_result(result)
 
 
-def _start_with_large_stack(work: Callable[[], None]) -> None:
-    thread = threading.Thread(target=work, name="grammar-build", daemon=True)
+class BuildPool:
+    """One thread for builds of known cost, in their order; it starts with the first."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, "grammar-build")
+
+    def submit(self, build: Callable[[], Built]) -> Future[Built]:
+        """What `build` returns or raises, on that thread."""
+        return with_large_stack(lambda: self._executor.submit(build))
+
+    def close(self) -> None:
+        """Drops what has not begun, and lets the thread end."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def with_large_stack(start: Callable[[], Built]) -> Built:
+    """What `start` returns; threads that it starts have STACK_BYTES."""
     with _STACK_SIZE_LOCK:
-        usual = threading.stack_size(_STACK_BYTES)
+        usual = threading.stack_size(STACK_BYTES)
         try:
-            thread.start()
+            return start()
         finally:
             threading.stack_size(usual)
