@@ -219,6 +219,7 @@ class AsyncEngine:
 
     def begin_to_stop(self) -> None:
         """Ends the thread after its present step; running streams end with EngineDeadError."""
+        self._matcher_maker.close()
         self._inbox.put(None)
 
     async def stop(self, max_seconds: float = 10.0) -> bool:
@@ -227,7 +228,6 @@ class AsyncEngine:
         False if its step has not ended after `max_seconds`. It lives on then, without streams.
         """
         self.begin_to_stop()
-        self._matcher_maker.close()
         await asyncio.to_thread(self._thread.join, max_seconds)
         if self._thread.is_alive():
             self._fail_all("the engine was stopped")

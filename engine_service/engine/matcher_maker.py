@@ -5,7 +5,7 @@ from engine_service.engine.commands import Matchers, StreamCommand
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.structured_output.refusals import no_grammars
 from engine_service.structured_output.rehearsed_compiler import RehearsedCompiler
-from folovllm.errors import errors_within
+from folovllm.errors import UnavailableError, errors_within
 from folovllm.sampling_params import SamplingParams
 
 
@@ -17,9 +17,12 @@ class MatcherMaker:
 
     def __init__(self) -> None:
         self._compiler: RehearsedCompiler | None = None
+        self._closed = False
 
     async def make(self, engine: LLMEngine, command: StreamCommand, caller: str) -> Matchers:
         """What `command.apply` needs. See RehearsedCompiler.compile for what it raises."""
+        if self._closed:
+            raise UnavailableError("the engine is stopping")
         matchers: list[TokenMatcher | None] = []
         for place, params in command.sampling_params:
             with errors_within(place):
@@ -27,7 +30,8 @@ class MatcherMaker:
         return matchers
 
     def close(self) -> None:
-        """Ends what compiles, if anything does."""
+        """Ends what compiles; nothing does afterwards."""
+        self._closed = True
         if self._compiler is not None:
             self._compiler.close()
 

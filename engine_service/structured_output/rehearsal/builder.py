@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -60,7 +61,7 @@ def _rehearse(tokenizer: LLTokenizer, setting: Setting, order: Order) -> Outcome
         return Outcome(order.number, refusal=f"its compiler fails: {error}"[:_MAX_REFUSAL])
     taken = _memory()[1] - resident
     del built
-    return Outcome(order.number, num_bytes=max(0, taken))
+    return Outcome(order.number, seconds=time.process_time(), num_bytes=max(0, taken))
 
 
 def _yield_to_others(niceness: int) -> None:

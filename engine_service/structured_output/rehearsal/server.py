@@ -13,7 +13,6 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from engine_service.structured_output.library import read_tokenizer
@@ -96,16 +95,13 @@ class Server:
         self._selector.unregister(pipe)
         os.close(pipe)
         number, pid = self._builders.pop(pipe)
-        # What ends by itself has nothing left to do.
-        _, status, usage = os.wait4(pid, 0)
         if line:
-            outcome = Outcome(**json.loads(line))
-        elif os.WIFSIGNALED(status):
-            outcome = Outcome(number, signal=os.WTERMSIG(status))
-        else:
-            outcome = Outcome(number, refusal="its compiler fails")
-        seconds = usage.ru_utime + usage.ru_stime
-        self._engine.sendall(encode(replace(outcome, seconds=seconds)))
+            self._engine.sendall(line)  # before its memory is taken down
+        _, status = os.waitpid(pid, 0)  # it has nothing left to do but to end
+        if not line:
+            number_of_signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+            refusal = None if number_of_signal else "its compiler fails"
+            self._engine.sendall(encode(Outcome(number, refusal, number_of_signal)))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -102,6 +103,8 @@ class ServerProcess:
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            # Else each thread sets addresses aside, which would count as what a build takes.
+            env={**os.environ, "MALLOC_ARENA_MAX": "1"},
         )
 
     def _send(self, order: Order) -> None:

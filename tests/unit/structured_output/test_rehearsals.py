@@ -96,12 +96,12 @@ async def test_what_takes_too_much_processor_time_is_refused_and_remembered() ->
 
 
 async def test_what_takes_too_much_memory_is_refused() -> None:
-    limits = RehearsalLimits(60.0, 60.0, wall_seconds=60.0, memory_bytes=24 * 2**20)
+    limits = RehearsalLimits(60.0, 60.0, 1, 60.0, memory_bytes=12 * 2**20, kept_bytes=2**20)
     async with rehearsed(limits) as compiler:
-        assert "takes more than 24 MiB to compile" in await refused(compiler, ENDLESS)
-    async with rehearsed(RehearsalLimits(kept_bytes=2**18)) as compiler:
-        options = StructuredOutput("choice", tuple(f"option {i}" for i in range(3000)))
-        assert "once it is compiled" in await refused(compiler, options)
+        assert "takes more than 12 MiB to compile" in await refused(compiler, ENDLESS)
+        options = StructuredOutput("choice", tuple(f"option {i}" for i in range(2000)))
+        assert "takes more than 1 MiB once it is compiled" in await refused(compiler, options)
+        assert await compiler.compile(DIGITS, None)
 
 
 async def test_what_is_ours_or_has_passed_starts_no_process_and_waits_for_none() -> None:
