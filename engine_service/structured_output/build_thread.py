@@ -1,12 +1,14 @@
-"""Threads for native code that recurses deeply: one that a caller waits for, and a pool."""
+"""Threads for native code that recurses deeply: one that a caller waits for, and a lane."""
 
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 from engine_service.structured_output.library import STACK_BYTES
 from folovllm.errors import QueueFullError
+from folovllm.serving.memory import return_free_memory
 
 # The stack size is a setting of the whole process; this keeps two builds from interfering.
 _STACK_SIZE_LOCK = threading.Lock()
@@ -50,19 +52,53 @@ class BuildThread:
             future.set_result(result)
 
 
-class BuildPool:
-    """One thread for builds of known cost, in their order; it starts with the first."""
+class BuildLane:
+    """Runs builds of known cost one after another, on a thread that lives while there are any.
+
+    So the pages of a deep stack are given back, and what the allocator has kept of the builds.
+    """
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, "grammar-build")
+        self._lock = threading.Lock()
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._running = False
 
     def submit(self, build: Callable[[], Built]) -> Future[Built]:
-        """What `build` returns or raises, on that thread."""
-        return with_large_stack(lambda: self._executor.submit(build))
+        """What `build` returns or raises; one that is cancelled in time is not run."""
+        future: Future[Built] = Future()
+        with self._lock:
+            self._waiting.append(lambda: _fulfil(future, build))
+            if not self._running:
+                self._running = True
+                thread = threading.Thread(target=self._run, name="grammar-build", daemon=True)
+                with_large_stack(thread.start)
+        return future
 
     def close(self) -> None:
-        """Drops what has not begun, and lets the thread end."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Drops what has not begun."""
+        with self._lock:
+            self._waiting.clear()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._running = False
+                    break
+                work = self._waiting.popleft()
+            work()
+        return_free_memory()
+
+
+def _fulfil(future: Future[Built], build: Callable[[], Built]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = build()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def with_large_stack(start: Callable[[], Built]) -> Built:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from engine_service.structured_output.build_thread import BuildPool
+from engine_service.structured_output.build_thread import BuildLane
 from engine_service.structured_output.grammar import Grammar
 from engine_service.structured_output.grammar_compiler import GrammarCompiler, grammar_spec
 from engine_service.structured_output.grammar_spec import GrammarSpec
@@ -59,7 +59,7 @@ class RehearsedCompiler:
         self.rehearsals = Rehearsals(setting, limits)
         self._verdicts: OrderedDict[bytes, Passed | Refused] = OrderedDict()
         self._flights: dict[GrammarSpec, _Flight] = {}
-        self._soon, self._later = BuildPool(), BuildPool()
+        self._soon, self._later = BuildLane(), BuildLane()
 
     async def compile(
         self, output: StructuredOutput | None, reasoning: Reasoning | None, caller: str = ""
@@ -132,5 +132,5 @@ class RehearsedCompiler:
         while len(self._verdicts) > _MAX_VERDICTS:
             self._verdicts.popitem(last=False)
 
-    async def _run(self, pool: BuildPool, work: Callable[[], T]) -> T:
-        return await asyncio.wrap_future(pool.submit(work))
+    async def _run(self, lane: BuildLane, work: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(lane.submit(work))

@@ -28,6 +28,11 @@ def settle_memory() -> None:
     Searching all of it for garbage later would block every stream, each time for up to 0.1 s.
     """
     gc.freeze()
+    return_free_memory()
+
+
+def return_free_memory() -> None:
+    """Returns to the system what the allocator keeps of memory that was freed."""
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):  # the GNU library's alone
         library.malloc_trim(0)

@@ -1,10 +1,13 @@
 """Campaign: a flood of generated grammars, and those beside it who must not notice."""
 
 import asyncio
+import gc
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import psutil
@@ -15,9 +18,12 @@ from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from engine_service.structured_output.rehearsed_compiler import RehearsedCompiler
 from folovllm.errors import InvalidRequestError, QueueFullError
 from folovllm.parameters.structured_output import StructuredOutput
+from folovllm.serving.memory import return_free_memory
 
 _NUM_CALLERS = 16
 _NUM_STEPS = 6
+# After which threads, stacks and arenas are there.
+_NUM_FIRST = 200
 _CANARY_INTERVAL = 0.2
 _PASSED = StructuredOutput(
     "json_schema", '{"type": "object", "properties": {"a": {"type": "null"}}}'
@@ -37,7 +43,7 @@ class Findings:
     steps: list[float] = field(default_factory=list)
     """Processor time of a mask and a token of each that was compiled, at most."""
     memory: tuple[float, float] = (0.0, 0.0)
-    """Of the engine's process before and after; the caches are empty at both times."""
+    """Of the engine's process after the first few and after all, each time with empty caches."""
 
     def lines(self) -> list[str]:
         """The figures, one a line."""
@@ -47,7 +53,7 @@ class Findings:
             f"start of json_object and of what has passed: {_spread(self.starts)}",
             f"lag of the event loop: {_spread(self.lags)}",
             f"processor time of a step: {_spread(self.steps)}",
-            f"memory: {self.memory[0]:.0f} MiB before, {self.memory[1]:.0f} MiB after",
+            f"memory: {self.memory[0]:.0f} MiB after the first, {self.memory[1]:.0f} MiB after all",
             *(f"FAULT {fault}" for fault in self.faults),
         ]
 
@@ -58,22 +64,28 @@ class Campaign:
     def __init__(self, compiler: GrammarCompiler, rehearsed: RehearsedCompiler) -> None:
         self._compiler = compiler
         self._rehearsed = rehearsed
+        self._steps = ThreadPoolExecutor(1)  # as the engine has one for its steps
         self.findings = Findings()
 
     async def run(self, outputs: Iterable[tuple[StructuredOutput, bool]]) -> Findings:
         """Returns when every grammar was compiled or refused."""
         await self._rehearsed.compile(_PASSED, None)
-        before = self._memory()
         beside = asyncio.gather(self._canary(), self._watch_lag())
         remaining = iter(outputs)
-        await asyncio.gather(*(self._caller(remaining) for _ in range(_NUM_CALLERS)))
+        await self._ask_all(islice(remaining, _NUM_FIRST))
+        before = self._memory()
+        await self._ask_all(remaining)
         beside.cancel()
         await asyncio.gather(beside, return_exceptions=True)
+        self._steps.shutdown()
         self.findings.memory = before, self._memory()
         self._check_rest()
         return self.findings
 
-    async def _caller(self, remaining: Iterable[tuple[StructuredOutput, bool]]) -> None:
+    async def _ask_all(self, outputs: Iterator[tuple[StructuredOutput, bool]]) -> None:
+        await asyncio.gather(*(self._caller(outputs) for _ in range(_NUM_CALLERS)))
+
+    async def _caller(self, remaining: Iterator[tuple[StructuredOutput, bool]]) -> None:
         for output, is_costly in remaining:
             outcome = await self._ask(output)
             self.findings.outcomes[f"{'costly' if is_costly else 'harmless'} {outcome}"] += 1
@@ -94,7 +106,8 @@ class Campaign:
                 self._fault(output, repr(error))
                 return "failed"
             else:
-                self._follow(grammar)
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._steps, self._follow, grammar)
                 return "compiled"
 
     def _follow(self, grammar: Grammar) -> None:
@@ -144,6 +157,8 @@ class Campaign:
 
     def _memory(self) -> float:
         self._compiler.cache = GrammarCache(0)
+        gc.collect()
+        return_free_memory()
         return psutil.Process().memory_info().rss / _MIB
 
     def _fault(self, output: StructuredOutput, what: str) -> None:
