@@ -46,7 +46,7 @@ fmt: .venv/.installed-dev ## Format the Python, the C++ and the contract, and me
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
 	@$(BIN)/clang-format -i $(CXX_SOURCES)
-	@$(BIN)/buf format -w protos
+	@$(BIN)/buf format -w protos --exclude-path protos/buf
 
 hooks: .venv/.installed-dev ## Let git run `make lint` before each commit
 	@$(BIN)/pre-commit install
@@ -57,7 +57,7 @@ lint: .venv/.installed-dev client-sync-check ## Check style, types, import rules
 	@$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/buf format --diff --exit-code protos
+	@$(BIN)/buf format --diff --exit-code protos --exclude-path protos/buf
 	@$(BIN)/buf lint protos
 
 client-sync: .venv/.installed-dev ## Generate the synchronous client from the asynchronous one

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from folovllm.bounds.table import message_bounds
 from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.message_fields import MessageFields
 from folovllm.v1 import tokenizer_service_pb2 as wire
 
-MAX_MESSAGES = 4096
-MAX_TOOLS = 128
+_BOUNDS = message_bounds(wire.ChatRequest.DESCRIPTOR)
 
 
 class Role(StrEnum):
@@ -24,6 +24,9 @@ class Role(StrEnum):
     USER = "user"
     ASSISTANT = "assistant"
     TOOL = "tool"
+
+
+_ROLES = {wire.Role.Value(f"ROLE_{role.name}"): role for role in Role}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +88,10 @@ class ChatMessage:
     @classmethod
     def from_proto(cls, message: wire.ChatMessage) -> "ChatMessage":
         """Reads a message of the contract."""
-        names = {wire.Role.Value(f"ROLE_{role.name}"): role for role in Role}
-        if message.role not in names:
+        if message.role not in _ROLES:
             raise InvalidRequestError("role", f"role must be one of {', '.join(Role)}")
         return cls(
-            names[message.role],
+            _ROLES[message.role],
             message.content,
             message.reasoning_content,
             tuple(_each("tool_calls", message.tool_calls, ToolCall.from_proto)),
@@ -138,13 +140,14 @@ class Conversation:
     continue_final_message: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.messages) <= MAX_MESSAGES:
+        max_messages, max_tools = _BOUNDS.max_count("messages"), _BOUNDS.max_count("tools")
+        if not 1 <= len(self.messages) <= max_messages:
             raise InvalidRequestError(
-                "messages", f"give 1 to {MAX_MESSAGES} messages, got {len(self.messages)}"
+                "messages", f"give 1 to {max_messages} messages, got {len(self.messages)}"
             )
-        if len(self.tools) > MAX_TOOLS:
+        if len(self.tools) > max_tools:
             raise InvalidRequestError(
-                "tools", f"give at most {MAX_TOOLS} tools, got {len(self.tools)}"
+                "tools", f"give at most {max_tools} tools, got {len(self.tools)}"
             )
         seen: set[str] = set()
         for index, tool in enumerate(self.tools):
@@ -168,11 +171,16 @@ class Conversation:
             add_generation_prompt = request.add_generation_prompt
         return cls(
             tuple(_each("messages", request.messages, ChatMessage.from_proto)),
-            tuple(_each("tools", request.tools, Tool.from_proto)),
+            read_tools(request),
             request.enable_thinking if request.HasField("enable_thinking") else None,
             add_generation_prompt and not request.continue_final_message,
             request.continue_final_message,
         )
+
+
+def read_tools(request: wire.ChatRequest | wire.ApplyChatTemplateRequest) -> tuple[Tool, ...]:
+    """The tools of a request."""
+    return tuple(_each("tools", request.tools, Tool.from_proto))
 
 
 def _each(field: str, values: Iterable[Any], read: Any) -> Iterator[Any]:

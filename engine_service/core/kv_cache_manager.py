@@ -2,10 +2,10 @@
 
 Prefix cache: a block's hash covers its tokens and the hash of the block before it, so equal hashes
 mean equal KV from the start of the prompt. The first link of the chain is the request's cache_salt.
-Only full blocks are shared, and nothing writes to a full block, so sharing needs no copies.
+Only full blocks are shared, and nothing writes to a full block, so sharing needs no copies. The
+hashes of tokens that sequences share are computed once for all of them.
 """
 
-from array import array
 from hashlib import blake2b
 
 from engine_service.core.block_pool import BlockPool
@@ -85,9 +85,9 @@ class KVCacheManager:
         end = seq.num_computed_tokens // self.block_size
         if first == end:
             return
-        self._extend_hashes(seq, end)
-        for index in range(first, end):
-            self._pool.cache(seq.block_table[index], seq.block_hashes[index])
+        hashes = self._hashes(seq, first, end)
+        for block_id, block_hash in zip(seq.block_table[first:end], hashes, strict=True):
+            self._pool.cache(block_id, block_hash)
 
     def fork(self, parent: Sequence, child: Sequence) -> bool:
         """Lets `child` share the parent's full blocks and have a copy of the partial one.
@@ -108,7 +108,8 @@ class KVCacheManager:
             self._pending_copies.append((parent.block_table[num_full], target))
             child.block_table.append(target)
         child.num_computed_tokens = parent.num_computed_tokens
-        child.block_hashes = list(parent.block_hashes)
+        if self._enable_prefix_caching:
+            self._inherit_hashes(parent, child)
         return True
 
     def free(self, seq: Sequence) -> None:
@@ -140,25 +141,40 @@ class KVCacheManager:
         """The blocks of the longest cached prefix of at most so many tokens."""
         if not self._enable_prefix_caching:
             return []
-        num_full = max_tokens // self.block_size
-        self._extend_hashes(seq, num_full)
         blocks = []
-        for block_hash in seq.block_hashes[:num_full]:
+        for block_hash in self._hashes(seq, 0, max_tokens // self.block_size):
             block_id = self._pool.lookup(block_hash)
             if block_id is None:
                 break
             blocks.append(block_id)
         return blocks
 
-    def _extend_hashes(self, seq: Sequence, num_full: int) -> None:
-        """Continues the hash chain up to so many full blocks."""
-        hashes = seq.block_hashes
-        previous = hashes[-1] if hashes else _digest(seq.request.cache_salt.encode())
-        for index in range(len(hashes), num_full):
+    def _hashes(self, seq: Sequence, first: int, end: int) -> list[bytes]:
+        """Those of the full blocks from `first` to before `end`, which the sequence has."""
+        token_ids, own = seq.token_ids, seq.block_hashes
+        shared = self._shared_hashes(seq)
+        num_shared = len(token_ids.shared.ids) // self.block_size
+        for index in range(len(shared) + len(own), end):
+            hashes = shared if index < num_shared else own
+            previous = (own or shared or [_digest(seq.request.cache_salt.encode())])[-1]
             start = index * self.block_size
-            tokens = array("I", seq.token_ids[start : start + self.block_size])
-            previous = _digest(previous + tokens.tobytes())
-            hashes.append(previous)
+            tokens = token_ids.part(start, start + self.block_size)
+            hashes.append(_digest(previous + tokens.tobytes()))
+        if end <= num_shared:
+            return shared[first:end]
+        return shared[first:] + own[max(first - num_shared, 0) : end - num_shared]
+
+    def _shared_hashes(self, seq: Sequence) -> list[bytes]:
+        """The hashes of full blocks of the tokens that a sequence shares, as far as computed."""
+        key = self.block_size, seq.request.cache_salt
+        return seq.token_ids.shared.block_hashes.setdefault(key, [])
+
+    def _inherit_hashes(self, parent: Sequence, child: Sequence) -> None:
+        """Takes over what is known of the blocks of a parent, if all its tokens are now shared."""
+        hashes = self._shared_hashes(child)
+        if not hashes and child.token_ids.shared is not parent.token_ids.shared:
+            hashes += self._shared_hashes(parent)
+            hashes += parent.block_hashes
 
 
 def _digest(data: bytes) -> bytes:

@@ -5,8 +5,8 @@
                  ▼ │
               PREEMPTED        any state but FINISHED_* ─▶ FINISHED_ABORTED, FINISHED_FAILED
 
-A request has n sequences. The first computes the prompt; then the others fork from it, and from
-there each runs on its own.
+A request has n sequences, each of which is made when it first runs. The first computes the prompt;
+then the others fork from it, and from there each runs on its own.
 """
 
 import time
@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from engine_service.core.sequence_data import SequenceData
+from engine_service.core.token_ids import SharedTokenIds, TokenIds
 from folovllm.parameters.local_fields import LOCAL
 from folovllm.request_id import new_request_id
 
@@ -34,13 +35,17 @@ class Request:
 
     request_id: str
     prompt_token_ids: SequenceOf[int]
-    """Kept as a tuple."""
+    """Kept as TokenIds, which are shared by all that continue them."""
     sampling_params: "SamplingParams"
     seed: int = field(default=0, kw_only=True)
     """That of sampling_params, if it has one."""
     priority: int = field(default=0, kw_only=True)
     cache_salt: str = field(default="", kw_only=True)
     arrival_time: float = field(default_factory=time.monotonic, kw_only=True)
+    """By time.monotonic. Of equal priorities the earliest goes first, so one that was refused and
+    has come again keeps its place with the time at which it first came."""
+    handicap: float = field(default=0.0, kw_only=True)
+    """Seconds by which it is queued as if it had come later."""
     num_parent_output_tokens: int = field(default=0, kw_only=True)
     """Of a branch: how many of the prompt's last tokens its parent generated."""
     scored_from: int | None = field(default=None, kw_only=True)
@@ -50,13 +55,20 @@ class Request:
     """The caller's note of what the ids say. It goes nowhere and nothing here reads it."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prompt_token_ids", tuple(self.prompt_token_ids))
+        object.__setattr__(self, "prompt_token_ids", TokenIds.of(self.prompt_token_ids))
         if self.sampling_params.seed is not None:
             object.__setattr__(self, "seed", self.sampling_params.seed)
 
+    @property
+    def token_ids(self) -> TokenIds:
+        """prompt_token_ids as what they are kept as."""
+        assert isinstance(self.prompt_token_ids, TokenIds)
+        return self.prompt_token_ids
+
     def get_seqs(self) -> list["Sequence"]:
         """The n sequences as they begin; a scheduler makes its own."""
-        return SequenceGroup(self).get_seqs()
+        group = SequenceGroup(self)
+        return [group.seq(index) for index in range(self.sampling_params.n)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +105,12 @@ class Sequence:
     index: int
     seq_id: int
     """Given by the scheduler; unique in its life. Before that, the index."""
-    token_ids: list[int]
-    """Prompt and output."""
+    token_ids: TokenIds
+    """Prompt and output. Of a sequence that is scored, also the last one, which is not computed."""
+    num_prompt_tokens: int
+    """Tokens that the request came with."""
+    num_tokens: int
+    """Tokens of prompt and output; of a sequence that is scored, those that are computed."""
     matcher: "TokenMatcher | None" = None
     """The state of the grammar that the output must follow, if there is one."""
     status: RequestStatus = RequestStatus.WAITING
@@ -103,58 +119,47 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     """Block ids that hold the KV, in order. Only the KV cache manager changes it."""
     block_hashes: list[bytes] = field(default_factory=list)
-    """Hash chain over the full blocks seen so far. Only the KV cache manager changes it."""
+    """Hash chain over the full blocks seen so far that are not all of shared tokens. Only the KV
+    cache manager changes it."""
     cumulative_logprob: float = 0.0
     """Sum of the log-probabilities of the output, if the request asks for them."""
     num_preemptions: int = 0
     first_token_time: float | None = None
     finish_time: float | None = None
 
+    def append(self, token_id: int) -> None:
+        """Adds a token to the output."""
+        self.token_ids.own.append(token_id)
+        self.num_tokens += 1
+
     def get_len(self) -> int:
         """Tokens of prompt and output, as num_tokens."""
-        return len(self.token_ids)
+        return self.num_tokens
 
     @property
     def data(self) -> SequenceData:
         """The tokens as they are now."""
-        return SequenceData(
-            self.request.prompt_token_ids, tuple(self.token_ids[self.num_prompt_tokens :])
-        )
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of prompt and output."""
-        return len(self.token_ids)
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Tokens that the request came with."""
-        return len(self.request.prompt_token_ids)
+        return SequenceData(self.request.prompt_token_ids, self.token_ids[self.num_prompt_tokens :])
 
     @property
     def num_output_tokens(self) -> int:
         """Tokens generated so far."""
-        return len(self.token_ids) - len(self.request.prompt_token_ids)
+        return self.num_tokens - self.num_prompt_tokens
 
     @property
     def num_uncomputed_tokens(self) -> int:
         """Tokens whose KV is still to be computed; 1 for a sequence that decodes."""
-        return len(self.token_ids) - self.num_computed_tokens
-
-    @property
-    def order(self) -> tuple[int, int, int]:
-        """The lowest runs first and is preempted last: by priority, arrival, index."""
-        return self.request.priority, self.group.arrival_order, self.index
+        return self.num_tokens - self.num_computed_tokens
 
     def branch_requests(
         self, branches: SequenceOf[Branch], arrival_time: float | None = None
     ) -> list[Request]:
-        """A request for each branch, with all tokens so far as its prompt.
+        """A request for each branch, with all tokens so far as its prompt, which they share.
 
         So a branch draws what a new request with this prompt would. Penalties and bad words still
         treat this sequence's output as output.
         """
-        token_ids = tuple(self.token_ids)
+        token_ids = TokenIds(SharedTokenIds(self.token_ids[:]))
         arrival_time = time.monotonic() if arrival_time is None else arrival_time
         return [
             replace(
@@ -176,11 +181,21 @@ class Sequence:
 class SequenceGroup:
     """The sequences of one request, and what they have in common."""
 
-    def __init__(self, request: Request, matcher: "TokenMatcher | None" = None) -> None:
-        """`matcher` is at the start of the grammar that the outputs must follow."""
+    def __init__(
+        self,
+        request: Request,
+        matcher: "TokenMatcher | None" = None,
+        arrival_order: int = 0,
+        first_seq_id: int = 0,
+    ) -> None:
+        """`matcher` is at the start of the grammar that the outputs must follow.
+
+        The scheduler counts requests by `arrival_order`; its sequences are numbered from
+        `first_seq_id` on.
+        """
         self.request = request
-        self.arrival_order = -1
-        """Given by the scheduler."""
+        self.arrival_order = arrival_order
+        self.first_seq_id = first_seq_id
         self.first_scheduled_time: float | None = None
         self.num_cached_tokens = 0
         """Prompt tokens that the prefix cache or a branch's parent provided at the first start."""
@@ -191,27 +206,20 @@ class SequenceGroup:
         self.forked = params.n == 1
         """Whether every sequence runs on its own."""
         self.looks_back = params.looks_back
-        self._seqs = [
-            Sequence(
-                group=self,
-                request=request,
-                index=index,
-                seq_id=index,
-                token_ids=list(request.prompt_token_ids),
-                matcher=matcher.copy() if matcher and index else matcher,
-            )
-            for index in range(params.n)
-        ]
-        if request.scored_from is not None:
-            # Nothing comes after the last token that is scored, so it needs no KV.
-            self._seqs[0].token_ids.pop()
+        self._wants_prompt_logprobs = params.prompt_logprobs is not None
+        self._num_prompt_tokens = len(request.prompt_token_ids)
+        # Nothing comes after the last token that is scored, so it needs no KV.
+        self._num_first_tokens = self._num_prompt_tokens - (request.scored_from is not None)
+        self._matcher = matcher
+        self._made: dict[int, Sequence] = {}  # those that have not ended, by index
+        self._ended: set[int] = set()
 
     @property
     def lacks_prompt_logprobs(self) -> bool:
         """Whether log-probabilities of the prompt are wanted and not all computed."""
-        if self.request.sampling_params.prompt_logprobs is None:
+        if not self._wants_prompt_logprobs:
             return False
-        num_wanted = len(self.request.prompt_token_ids) - 1 - self._first_logprob_position
+        num_wanted = self._num_prompt_tokens - 1 - self._first_logprob_position
         return len(self.prompt_logprobs) < num_wanted
 
     @property
@@ -224,25 +232,71 @@ class SequenceGroup:
 
     def prompt_logprob_positions(self, start: int, end: int) -> range:
         """The positions from `start` to before `end` whose next prompt token lacks its own."""
-        if not self.lacks_prompt_logprobs:
+        if not (self._wants_prompt_logprobs and self.lacks_prompt_logprobs):
             return _NO_POSITIONS
         first = max(start, self._first_logprob_position + len(self.prompt_logprobs))
-        return range(first, max(first, min(end, len(self.request.prompt_token_ids) - 1)))
+        return range(first, max(first, min(end, self._num_prompt_tokens - 1)))
 
     @property
     def _first_logprob_position(self) -> int:
         """The first position after which a log-probability may be wanted."""
         return 0 if self.request.scored_from is None else self.request.scored_from - 1
 
-    def get_seqs(self) -> list[Sequence]:
-        """The n sequences, by index."""
-        return list(self._seqs)
+    def seq(self, index: int) -> Sequence:
+        """A sequence that has not ended, made now if it was not."""
+        if index not in self._made:
+            # The last one that is made could have the original, but which it is is not known.
+            matcher = self._matcher
+            if matcher is not None and self.request.sampling_params.n > 1:
+                matcher = matcher.copy()
+            self._made[index] = self._make(index, matcher)
+        return self._made[index]
 
-    def get_unfinished_seqs(self) -> list[Sequence]:
-        """Those that have not ended, by index."""
-        return [seq for seq in self._seqs if not seq.status.finished]
+    def num_uncomputed_tokens(self, index: int) -> int:
+        """Those of a sequence that has not ended, without making it."""
+        seq = self._made.get(index)
+        return self._num_first_tokens if seq is None else seq.num_uncomputed_tokens
+
+    def unfinished_indexes(self) -> list[int]:
+        """Of the sequences that have not ended."""
+        ended = self._ended
+        return [index for index in range(self.request.sampling_params.n) if index not in ended]
+
+    def made_seqs(self) -> list[Sequence]:
+        """Those that were made and have not ended."""
+        return list(self._made.values())
+
+    def unfinished_seqs(self) -> list[Sequence]:
+        """Those that have not ended, by index, in order to end them.
+
+        One that was not made before has no grammar, and cannot run.
+        """
+        return [
+            self._made.get(index) or self._make(index, None) for index in self.unfinished_indexes()
+        ]
+
+    def end(self, index: int) -> None:
+        """Forgets a sequence that has ended."""
+        self._made.pop(index, None)
+        self._ended.add(index)
 
     @property
     def finished(self) -> bool:
         """Whether every sequence has ended."""
-        return all(seq.status.finished for seq in self._seqs)
+        return len(self._ended) == self.request.sampling_params.n
+
+    def _make(self, index: int, matcher: "TokenMatcher | None") -> Sequence:
+        request = self.request
+        token_ids = request.token_ids
+        if request.scored_from is None:  # and so has an output
+            token_ids = TokenIds(token_ids.shared, token_ids.own)
+        return Sequence(
+            group=self,
+            request=request,
+            index=index,
+            seq_id=self.first_seq_id + index,
+            token_ids=token_ids,
+            num_prompt_tokens=self._num_prompt_tokens,
+            num_tokens=self._num_first_tokens,
+            matcher=matcher,
+        )

@@ -4,9 +4,10 @@ There is no prefill phase and no decode phase. Each sequence's num_computed_toke
 its tokens under one token budget; chunked prefill, prefix caching and recomputing after a
 preemption are all that one rule. (The idea is vLLM's.)
 
-Order is by priority, then arrival. Sequences that decode go first, so that a long prompt delays
-them by one bounded step and never starves them. When the pool runs out, the last in order frees its
-blocks and waits to be recomputed; the first in order therefore always advances.
+Order is a policy's, by default by priority, then arrival (`core.waiting`). Sequences that decode go
+first, so that a long prompt delays them by one bounded step and never starves them. When the pool
+runs out, the last in order frees its blocks and waits to be recomputed; the first in order
+therefore always advances.
 
 A step may be planned while the one before is in flight, see `core.async_scheduling`. Blocks are
 freed all the same when a sequence ends, though a step in flight may still compute a token of it:
@@ -15,18 +16,21 @@ that; and nothing else in the step in flight touches what is written then, since
 full belongs to one sequence alone, and a full one is not written to.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from itertools import takewhile
 
 from engine_service.core.async_scheduling import schedule_running_ahead
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.outputs import ModelRunnerOutput, SchedulerOutput, SequenceOutput
-from engine_service.core.request import Request, RequestStatus, Sequence, SequenceGroup
+from engine_service.core.request import Request, RequestStatus, Sequence
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.scheduler_output_builder import SchedulerOutputBuilder
 from engine_service.core.sequence_states import SequenceStates
 from engine_service.core.spec_decode.speculator import Speculator
 from engine_service.core.step_results import StepResults
 from engine_service.core.token_matcher import TokenMatcher
+from engine_service.core.waiting.scheduling_policy import PriorityThenArrival, SchedulingPolicy
 
 
 class Scheduler:
@@ -37,12 +41,18 @@ class Scheduler:
         limits: SchedulerLimits,
         kv_cache_manager: KVCacheManager,
         speculator: Speculator | None = None,
+        policy: SchedulingPolicy | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Without a speculator each step adds at most one token to a sequence."""
+        """Without a speculator each step adds at most one token to a sequence.
+
+        The default policy is PriorityThenArrival. `clock` is in seconds.
+        """
         self._limits = limits
         self._kv = kv_cache_manager
         self._speculator = speculator
-        self._states = SequenceStates(limits.max_num_seqs, kv_cache_manager)
+        policy = policy or PriorityThenArrival()
+        self._states = SequenceStates(limits.max_num_seqs, kv_cache_manager, policy, clock)
         self._results = StepResults(limits, kv_cache_manager, self._states, speculator)
 
     @property
@@ -64,20 +74,23 @@ class Scheduler:
         """Whether another step has anything to do."""
         return bool(self._states.groups)
 
-    def add_request(self, request: Request, matcher: TokenMatcher | None = None) -> None:
+    def add_request(
+        self, request: Request, matcher: TokenMatcher | None = None, *, may_wait: bool = False
+    ) -> None:
         """Queues a request that the engine has admitted; its id is not in use.
 
-        `matcher` is at the start of the grammar that its outputs must follow.
+        `matcher` is at the start of the grammar that its outputs must follow. One that `may_wait`
+        is never overdue. Costs the same for every prompt and every n.
         """
-        group = SequenceGroup(request, matcher)
-        self._states.register(group)
-        self._states.waiting.add(group.get_seqs()[0])
+        group = self._states.register(request, matcher, may_wait)
+        self._states.waiting.add(group, 0)
 
     def find_unfinished(self, request_id: str, index: int) -> Sequence | None:
         """A sequence that has not ended, if there is one of this index."""
         group = self._states.groups.get(request_id)
-        unfinished = group.get_unfinished_seqs() if group else []
-        return next((seq for seq in unfinished if seq.index == index), None)
+        if group is None or index not in group.unfinished_indexes():
+            return None
+        return group.seq(index)
 
     def fork_request(
         self, parent: Sequence, branch: Request, matcher: TokenMatcher | None = None
@@ -87,9 +100,21 @@ class Scheduler:
         It runs at once on its parent's KV, before all that wait, since that KV may be gone later.
         If the parent has none now, or there is no capacity or block, it queues as any request.
         """
-        group = SequenceGroup(branch, matcher)
-        self._states.register(group)
-        self._states.branch(parent, group.get_seqs()[0])
+        group = self._states.register(branch, matcher, may_wait=False)
+        self._states.branch(parent, group, 0)
+
+    def overdue_requests(self, max_seconds: float, now: float) -> list[Request]:
+        """Those of which nothing has run and that were added over `max_seconds` before `now`.
+
+        `now` is by the scheduler's clock. Costs no more than the answer is long.
+        """
+        added = self._states.queued_since.items()
+        overdue = takewhile(lambda each: now - each[1] > max_seconds, added)
+        return [self._states.groups[request_id].request for request_id, _ in overdue]
+
+    def let_wait(self, request_id: str) -> None:
+        """Lets a request wait for as long as it takes: it is never overdue."""
+        self._states.queued_since.pop(request_id, None)
 
     def abort_request(self, request_id: str, indexes: Iterable[int] = ()) -> list[SequenceOutput]:
         """Ends a request, or the named sequences of it, and frees their blocks at once.
@@ -100,7 +125,7 @@ class Scheduler:
         if group is None:
             return []
         chosen = set(indexes)
-        aborted = [seq for seq in group.get_unfinished_seqs() if not chosen or seq.index in chosen]
+        aborted = [seq for seq in group.unfinished_seqs() if not chosen or seq.index in chosen]
         for seq in aborted:
             self._results.finish(seq, RequestStatus.FINISHED_ABORTED)
         self._states.elect_leader(group)
@@ -194,7 +219,7 @@ class Scheduler:
 
     def _give_up(self, builder: SchedulerOutputBuilder, seq: Sequence, error: Exception) -> None:
         """Ends the request of a sequence that cannot be added to a step."""
-        for each in seq.group.get_unfinished_seqs():
+        for each in seq.group.made_seqs():
             builder.remove(each)
         self._results.fail(seq.group, error)
 

@@ -33,29 +33,31 @@ class SchedulerOutputBuilder:
         request, group = seq.request, seq.group
         start = seq.num_computed_tokens + num_in_flight
         end = start + num_new_tokens
-        following = _PENDING if pending else ()
+        num_known = seq.num_tokens
+        token_ids: SequenceOf[int]
+        if pending:
+            token_ids, num_known = _PENDING, num_known + 1
+        elif num_new_tokens == 1 and end == num_known > seq.num_prompt_tokens:  # most often
+            token_ids = (seq.token_ids.own[-1],)
+        else:
+            token_ids = seq.token_ids.part(start, end)
         sample_indexes: tuple[int, ...] = ()
         forbidden: tuple[int, ...] = ()
-        if end == len(seq.token_ids) + len(following) and request.scored_from is None:
-            if group.forked:
-                sample_indexes = (seq.index,)
-            else:
-                sample_indexes = tuple(each.index for each in group.get_unfinished_seqs())
+        if end == num_known and request.scored_from is None:
+            sample_indexes = (seq.index,) if group.forked else tuple(group.unfinished_indexes())
             # Sequences that draw together have the same tokens so far.
-            forbidden = forbidden_token_ids(seq, self._eos_token_ids, following)
+            forbidden = forbidden_token_ids(seq, self._eos_token_ids, _PENDING if pending else ())
         self._scheduled[seq] = ScheduledSequence(
             seq_id=seq.seq_id,
-            token_ids=following or seq.token_ids[start:end],
+            token_ids=token_ids,
             num_computed_tokens=start,
             block_table=seq.block_table,
             sampling_params=request.sampling_params,
             seed=request.seed,
             sample_indexes=sample_indexes,
             forbidden_token_ids=forbidden,
-            token_history=(
-                seq.token_ids if request.scored_from is None else request.prompt_token_ids
-            ),
-            num_prompt_tokens=len(request.prompt_token_ids) - request.num_parent_output_tokens,
+            token_history=seq.token_ids,
+            num_prompt_tokens=seq.num_prompt_tokens - request.num_parent_output_tokens,
             prompt_logprob_positions=group.prompt_logprob_positions(start, end),
             matcher=seq.matcher if sample_indexes else None,
         )

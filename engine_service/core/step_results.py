@@ -58,7 +58,7 @@ class StepResults:
 
     def fail(self, group: SequenceGroup, error: Exception) -> None:
         """Ends all sequences of a request."""
-        for seq in group.get_unfinished_seqs():
+        for seq in group.unfinished_seqs():
             self._kv.uncache(seq)
             self.finish(seq, RequestStatus.FINISHED_FAILED)
         self._failures.append((group.request, error))
@@ -85,7 +85,12 @@ class StepResults:
         """Adds what changes with one part of a step. Raises what went wrong with it."""
         group = seq.group
         if index in runner_output.failures:
-            self._drop_drafts(seq, part, runner_output.failures[index])
+            if part.draft_token_ids and self._speculator is not None:
+                # A token that is only guessed may be to blame: the step is repeated without any.
+                self._speculator.stop(seq)
+                self._kv.trim(seq)
+            else:  # not raised: its traceback would hold the prompt
+                self.fail(group, runner_output.failures[index])
             return
         if index in runner_output.prompt_logprobs:
             group.prompt_logprobs += runner_output.prompt_logprobs[index]
@@ -102,16 +107,6 @@ class StepResults:
             else:
                 changes += self._fork(seq, part, token_ids, logprobs)
 
-    def _drop_drafts(self, seq: Sequence, part: ScheduledSequence, error: Exception) -> None:
-        """Raises the error of a step without drafts.
-
-        With drafts a token that is only guessed may be to blame: the step is repeated without.
-        """
-        if not part.draft_token_ids or self._speculator is None:
-            raise error
-        self._speculator.stop(seq)
-        self._kv.trim(seq)
-
     def _fork(
         self,
         leader: Sequence,
@@ -120,15 +115,16 @@ class StepResults:
         logprobs: SequenceOf["PositionLogprobs"],
     ) -> list[SequenceOutput]:
         """Lets the sequences of a request run on their own from the computed prompt."""
-        leader.group.forked = True
-        for child in leader.group.get_unfinished_seqs():
-            if child is not leader:
-                self._states.branch(leader, child)
-        seqs = leader.group.get_seqs()
+        group = leader.group
+        group.forked = True
+        unfinished = group.unfinished_indexes()
+        for index in unfinished:
+            if index != leader.index:
+                self._states.branch(leader, group, index)
         return [
-            self._continue(seqs[index], (), token_ids[drawn:], logprobs[drawn:])
+            self._continue(group.seq(index), (), token_ids[drawn:], logprobs[drawn:])
             for drawn, index in enumerate(part.sample_indexes)
-            if not seqs[index].status.finished
+            if index in unfinished
         ]
 
     def _advance(self, seq: Sequence, num_tokens: int) -> None:
@@ -174,13 +170,13 @@ class StepResults:
     ) -> RequestStatus | None:
         """Appends a token to a sequence; returns the status that it ends with, if it does."""
         seq, eos_token_ids = change.seq, self._limits.eos_token_ids
-        seq.token_ids.append(token_id)
+        seq.append(token_id)
         if logprobs is not None:
             assert logprobs.token.logprob is not None
             seq.cumulative_logprob += logprobs.token.logprob
         params, matcher = seq.request.sampling_params, seq.matcher
-        num_tokens = len(seq.token_ids)
-        num_output_tokens = num_tokens - len(seq.request.prompt_token_ids)
+        num_tokens = seq.num_tokens
+        num_output_tokens = num_tokens - seq.num_prompt_tokens
         if num_output_tokens > params.min_tokens:
             if token_id in eos_token_ids and not params.ignore_eos:
                 return RequestStatus.FINISHED_STOPPED

@@ -6,6 +6,7 @@ of a command: a caller that has them passes them to `apply`, else the engine com
 """
 
 import json
+from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
@@ -14,8 +15,10 @@ from types import UnionType
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from engine_service.core.request import Branch, Request
+from engine_service.core.token_ids import TokenIds
 from engine_service.core.token_matcher import TokenMatcher
 from engine_service.engine.llm_engine import LLMEngine
+from engine_service.engine.score_requests import ScoreRequest
 from folovllm.errors import InvalidRequestError, ServerError, errors_within
 from folovllm.outputs import CompletionOutput
 from folovllm.parameters.local_fields import sent_fields
@@ -113,18 +116,18 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Runs requests that only score, with a common prompt; each leads to one output."""
+    """Scores continuations of a prompt; each leads to one output."""
 
     name: str
-    requests: tuple[Request, ...]
+    request: ScoreRequest
     name_field: ClassVar = "request_id"
     follows_grammar: ClassVar = False
     sampling_params: ClassVar[Sequence[tuple[str, SamplingParams]]] = ()
 
     @property
     def num_outputs(self) -> int:
-        """One for each request."""
-        return len(self.requests)
+        """One for each continuation."""
+        return len(self.request.continuations)
 
     def make_matchers(self, engine: LLMEngine) -> Matchers:
         """None is needed."""
@@ -132,7 +135,7 @@ class Score:
 
     def apply(self, engine: LLMEngine, matchers: Matchers = ()) -> list[CompletionOutput]:
         """See Generate."""
-        engine.add_scores(self.name, self.requests)
+        engine.add_scores(self.name, self.request)
         return []
 
 
@@ -175,7 +178,9 @@ def _kind(name: str) -> type[Command]:
     return _KINDS[name]
 
 
-def _fields(value: Any) -> dict[str, object]:
+def _fields(value: Any) -> object:
+    if isinstance(value, TokenIds | array):
+        return list(value)
     return {name: getattr(value, name) for name in _types(value.__class__)}
 
 

@@ -10,6 +10,7 @@ So the device always has its next step, and the host's work costs no time of its
 runner, each step is read before the next is planned.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,13 +29,21 @@ from engine_service.core.scheduler import Scheduler
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.spec_decode.speculator import Speculator
 from engine_service.core.token_matcher import TokenMatcher
+from engine_service.core.waiting.scheduling_policy import SchedulingPolicy
 from engine_service.engine.admission import check_lengths
 from engine_service.engine.completion_outputs import completion_output, request_info
 from engine_service.engine.failures import FailureJudge, RequestFailure, request_failure
 from engine_service.engine.parent_requests import ParentRequests
+from engine_service.engine.score_requests import ScoreRequest
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from engine_service.structured_output.refusals import no_grammars
-from folovllm.errors import ConfigError, InvalidRequestError, NotFoundError, ServerError
+from folovllm.errors import (
+    ConfigError,
+    InvalidRequestError,
+    NotFoundError,
+    QueueFullError,
+    ServerError,
+)
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
@@ -64,8 +73,14 @@ class LLMEngine:
         info: ModelInfo,
         default_sampling_params: SamplingParams | None = None,
         grammar_compiler: GrammarCompiler | None = None,
+        *,
+        policy: SchedulingPolicy | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`info` describes the runner: its number of KV blocks, block size and context."""
+        """`info` describes the runner: its number of KV blocks, block size and context.
+
+        `policy` and `clock` are the scheduler's.
+        """
         self.grammar_compiler = grammar_compiler
         """None for an engine without a vocabulary."""
         self.info = info
@@ -81,7 +96,7 @@ class LLMEngine:
         )
         speculates = config.scheduler.speculates_on(device_type)
         speculator = Speculator(self._kv, limits) if speculates else None
-        self.scheduler = Scheduler(limits, self._kv, speculator)
+        self.scheduler = Scheduler(limits, self._kv, speculator, policy, clock)
         self.runner = runner
         self._overlapping = runner if isinstance(runner, OverlappingRunner) else None
         self._in_flight: tuple[SchedulerOutput, LaunchedStep] | None = None
@@ -146,23 +161,37 @@ class LLMEngine:
             self._unannounced.add(request.request_id)
             self.scheduler.fork_request(parent, request, matcher)
 
-    def add_scores(self, name: str, requests: Iterable[Request]) -> None:
-        """Adds requests that only score, with a common prompt; outputs have the name and an index.
+    def add_scores(self, name: str, request: ScoreRequest) -> None:
+        """Adds a request that `score_requests.check_scores` admits; outputs have the name.
 
-        The first runs ahead; when it ends the others start together, and find the prompt's full
-        blocks in the prefix cache. Each leads to one output with all log-probabilities.
+        The first continuation runs ahead; when it ends the others start together, and find the
+        prompt's full blocks in the prefix cache. Each leads to one output, at its index, with all
+        log-probabilities.
         """
-        leader, *followers = requests
+        leader, *followers = request.requests()
         self._parents.add(name, [leader, *followers], followers)
         self.scheduler.add_request(leader)
+
+    def end_overdue(self, max_seconds: float, now: float) -> list[RequestFailure]:
+        """Ends every call of which nothing has run and that was added too long before `now`.
+
+        That is over `max_seconds` by the scheduler's clock. What has run once may wait for as long
+        as it takes. Returns what ended them. Other ranks have to be told to abort them.
+        """
+        self._announce_started()
+        overdue = self.scheduler.overdue_requests(max_seconds, now)
+        names = dict.fromkeys(self._parents.name_of(each.request_id, 0)[0] for each in overdue)
+        for name in names:
+            self.abort_request(name)
+        message = f"the request has waited in the queue for over {max_seconds:g} s"
+        return [RequestFailure(name, QueueFullError(message)) for name in names]
 
     def abort_request(self, request_id: str, indexes: Iterable[int] = ()) -> list[CompletionOutput]:
         """Ends a request, or the named sequences of it; returns their final outputs."""
         if request_id not in self._parents:
             return self._outputs(self.scheduler.abort_request(request_id, indexes))
         outputs: list[CompletionOutput] = []
-        for follower in self._parents.pop_followers(request_id):
-            self.scheduler.add_request(follower)
+        self._add_followers(self._parents.pop_followers(request_id))
         for child in self._parents.children(request_id, indexes):
             outputs += self._outputs(self.scheduler.abort_request(child))
         return outputs
@@ -245,10 +274,20 @@ class LLMEngine:
     def _planned(self, planned: SchedulerOutput) -> SchedulerOutput:
         """Tells of a step that is computed next."""
         self.num_step_tokens = planned.num_tokens
-        started = self.scheduler.drain_started()
-        if started and self.on_scheduled is not None:
-            self.on_scheduled([self._parents.name_of(each.request_id, 0)[0] for each in started])
+        self._announce_started()
         return planned
+
+    def _announce_started(self) -> None:
+        """Tells of requests that have started, and lets what is left of their calls wait."""
+        started = self.scheduler.drain_started()
+        if not started:
+            return
+        names = [self._parents.name_of(each.request_id, 0)[0] for each in started]
+        for name in names:
+            for child in self._parents.begin(name):
+                self.scheduler.let_wait(child)
+        if self.on_scheduled is not None:
+            self.on_scheduled(names)
 
     def _outputs(self, changes: Iterable[SequenceOutput]) -> list[CompletionOutput]:
         """What changed, as outputs; starts requests that waited for one that ended."""
@@ -265,9 +304,13 @@ class LLMEngine:
                 output.info = request_info(seq.group, self.info)
             outputs.append(output)
             if change.finished and seq.group.finished:
-                for follower in self._parents.discard(request.request_id):
-                    self.scheduler.add_request(follower)
+                self._add_followers(self._parents.discard(request.request_id))
         return outputs
+
+    def _add_followers(self, followers: Iterable[Request]) -> None:
+        """Adds those that waited for the first of their call, which has begun with it."""
+        for follower in followers:
+            self.scheduler.add_request(follower, may_wait=True)
 
     def _start_probe(self, name: str) -> None:
         params = SamplingParams(temperature=0.0, max_tokens=1)

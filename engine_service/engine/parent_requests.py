@@ -17,6 +17,7 @@ class ParentRequests:
         self._children: dict[str, dict[int, str]] = {}  # parent to unfinished children, by index
         self._followers: dict[str, Sequence[Request]] = {}  # parent to those that wait
         self._names: dict[str, tuple[str, int]] = {}  # child to parent and index
+        self._begun: set[str] = set()  # parents with a child that has run
 
     def __contains__(self, name: str) -> bool:
         return name in self._children
@@ -45,6 +46,13 @@ class ParentRequests:
         """The name and index by which the caller knows a sequence of a request."""
         return self._names.get(request_id, (request_id, index))
 
+    def begin(self, name: str) -> Iterable[str]:
+        """Notes that a child of a parent runs; returns its unfinished children the first time."""
+        if name in self._begun or name not in self._children:
+            return ()
+        self._begun.add(name)
+        return self._children[name].values()
+
     def pop_followers(self, name: str) -> Sequence[Request]:
         """The children of a parent that still wait, which now wait no longer."""
         return self._followers.pop(name, ())
@@ -58,4 +66,5 @@ class ParentRequests:
         del self._children[name][index]
         if not self._children[name]:
             del self._children[name]
+            self._begun.discard(name)
         return followers

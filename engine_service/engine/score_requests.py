@@ -5,9 +5,12 @@ the common prompt on the log-probability of the next one is kept; everything bef
 from the prefix cache.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from engine_service.core.request import Request
+from engine_service.core.token_ids import SharedTokenIds, TokenIds, token_array
 from engine_service.engine.admission import check_ids, check_kv_fits
 from folovllm.errors import InvalidRequestError
 from folovllm.model_info import ModelInfo
@@ -18,33 +21,58 @@ from folovllm.score import MAX_CONTINUATIONS, MAX_SCORED_TOKENS
 _PARAMS = SamplingParams(temperature=0.0, prompt_logprobs=0)
 
 
-def score_requests(
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreRequest:
+    """A prompt, of which there is one copy, and the continuations to score."""
+
+    prompt_token_ids: Sequence[int]
+    """Kept as an array, as is each continuation."""
+    continuations: Sequence[Sequence[int]]
+    priority: int = field(default=0, kw_only=True)
+    cache_salt: str = field(default="", kw_only=True)
+    arrival_time: float = field(default_factory=time.monotonic, kw_only=True)
+    handicap: float = field(default=0.0, kw_only=True)
+    """Request's."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt_token_ids", token_array(self.prompt_token_ids))
+        continuations = tuple(map(token_array, self.continuations))
+        object.__setattr__(self, "continuations", continuations)
+
+    def requests(self) -> Iterator[Request]:
+        """One for each continuation, in their order; only the scheduler sees their ids."""
+        shared = SharedTokenIds(self.prompt_token_ids)
+        for continuation in self.continuations:
+            yield Request(
+                new_request_id(),
+                TokenIds(shared, continuation),
+                _PARAMS,
+                priority=self.priority,
+                cache_salt=self.cache_salt,
+                arrival_time=self.arrival_time,
+                handicap=self.handicap,
+                scored_from=len(self.prompt_token_ids),
+            )
+
+
+def score_request(
     prompt_token_ids: Sequence[int],
     continuations: Sequence[Sequence[int]],
     info: ModelInfo,
     *,
     priority: int = 0,
     cache_salt: str = "",
-) -> list[Request]:
-    """The requests, in the continuations' order; only the scheduler sees their ids.
-
-    Raises InvalidRequestError if the model can never serve them.
-    """
+) -> ScoreRequest:
+    """The request. Raises InvalidRequestError if the model can never serve it."""
     _check_size(prompt_token_ids, continuations)
-    check_ids("prompt", prompt_token_ids, info)
-    for index, continuation in enumerate(continuations):
-        _check_continuation(f"continuations[{index}]", prompt_token_ids, continuation, info)
-    return [
-        Request(
-            new_request_id(),
-            (*prompt_token_ids, *continuation),
-            _PARAMS,
-            priority=priority,
-            cache_salt=cache_salt,
-            scored_from=len(prompt_token_ids),
-        )
-        for continuation in continuations
-    ]
+    request = ScoreRequest(
+        prompt_token_ids, continuations, priority=priority, cache_salt=cache_salt
+    )
+    prompt = request.prompt_token_ids
+    check_ids("prompt", prompt, info)
+    for index, continuation in enumerate(request.continuations):
+        _check_continuation(f"continuations[{index}]", prompt, continuation, info)
+    return request
 
 
 def _check_size(prompt: Sequence[int], continuations: Sequence[Sequence[int]]) -> None:

@@ -4,17 +4,19 @@ Every function raises InvalidRequestError that names the field, and as AsyncEngi
 """
 
 import time
+from collections.abc import Generator
 
 from engine_service.core.request import Branch, Request
-from engine_service.engine.admission import check_branch, check_request
+from engine_service.engine.admission import check_branch, check_prompt_length, check_request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Fork, Generate, Score
-from engine_service.engine.score_requests import score_requests
+from engine_service.engine.score_requests import score_request
 from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError
 from folovllm.model_info import ModelInfo
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import MAX_N, SamplingParams
+from folovllm.serving.turns import LONG_BYTES
 from folovllm.v1 import types_pb2
 
 
@@ -23,6 +25,7 @@ def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
     info = engine.info
     _refuse_text(message.sampling_params)
     params = SamplingParams.from_proto(message.sampling_params, engine.default_sampling_params)
+    check_prompt_length(len(message.prompt_token_ids), info)  # before they are copied
     request = Request(
         message.request_id or new_request_id(),
         message.prompt_token_ids,
@@ -35,15 +38,23 @@ def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
     return Generate(request)
 
 
-def read_fork(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Fork:
-    """The fork of a message; only the running parent tells how long its branches may be."""
+def fork_steps(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Generator[None, None, Fork]:
+    """The fork of a message, in steps if its branches are long; see Turns.
+
+    Only the running parent tells how long the branches may be.
+    """
     info = engine.info
     if not 1 <= len(message.branches) <= MAX_N:
         raise InvalidRequestError(
             "branches", f"give 1 to {MAX_N} branches, got {len(message.branches)}"
         )
-    branches = []
+    branches, num_bytes = [], 0
     for index, params in enumerate(message.branches):
+        size = params.ByteSize()
+        if num_bytes and num_bytes + size > LONG_BYTES:
+            yield
+            num_bytes = 0
+        num_bytes += size
         try:
             branches.append(_read_branch(params, info, engine.default_sampling_params))
         except InvalidRequestError as error:
@@ -58,7 +69,7 @@ def read_fork(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Fork:
 
 
 def read_score(message: types_pb2.ScoreRequest, engine: AsyncEngine) -> Score:
-    """A request for each continuation of a message."""
+    """The prompt and the continuations of a message."""
     info = engine.info
     if message.WhichOneof("prompt") == "text":
         raise InvalidRequestError("text", "text is for the tokenizer service")
@@ -67,14 +78,14 @@ def read_score(message: types_pb2.ScoreRequest, engine: AsyncEngine) -> Score:
             raise InvalidRequestError(
                 f"continuations[{index}].text", "text is for the tokenizer service"
             )
-    requests = score_requests(
+    request = score_request(
         message.token_ids.ids,
         [continuation.token_ids.ids for continuation in message.continuations],
         info,
         priority=message.priority,
         cache_salt=message.cache_salt,
     )
-    return Score(message.request_id or new_request_id(), tuple(requests))
+    return Score(message.request_id or new_request_id(), request)
 
 
 def _refuse_text(message: types_pb2.SamplingParams) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from engine_service.structured_output.library import STACK_BYTES
 from folovllm.errors import QueueFullError
-from folovllm.serving.memory import return_free_memory
+from folovllm.serving.memory.settling import return_free_memory
 
 # The stack size is a setting of the whole process; this keeps two builds from interfering.
 _STACK_SIZE_LOCK = threading.Lock()

@@ -1,8 +1,9 @@
 """CallInterceptor: what happens around every call of our services.
 
-Errors become statuses by the table in folovllm.errors, calls are counted for draining unless they
-count themselves, and each call leaves one line in the log. Calls of other services (health,
-reflection) pass. Malformed messages are the caller's error in all of them.
+Messages are checked against the contract's bounds before anything else sees them. Errors become
+statuses by the table in folovllm.errors, calls are counted for draining, and each call leaves one
+line in the log. A call that carries many requests counts and checks each of them itself. Calls of
+other services (health, reflection) pass. Malformed messages are the caller's error in all of them.
 """
 
 import asyncio
@@ -16,9 +17,17 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from folovllm.bounds.check_bounds import check_bounds
 from folovllm.errors import InvalidRequestError, status_code, trailing_metadata
-from folovllm.serving.active_calls import ActiveCalls, is_counted, is_like_a_stream
+from folovllm.serving.active_calls import (
+    ActiveCalls,
+    CurrentCall,
+    current_call,
+    is_counted,
+    is_like_a_stream,
+)
 from folovllm.serving.call_log import as_folov_error, log_end
+from folovllm.serving.turns import LONG_BYTES, Turns
 
 _PREFIX = "/folovllm."
 
@@ -42,6 +51,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, active_calls: ActiveCalls) -> None:
         self._active_calls = active_calls
+        self._turns = Turns()
 
     async def intercept_service(
         self,
@@ -57,15 +67,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         behavior = getattr(handler, kind)
         around: Around = _refusing
         generates = inspect.isasyncgenfunction(behavior)
+        checks = False
         if method.startswith(_PREFIX):
             around = self._around(method, behavior, streams=kind != "unary_unary")
             generates = handler.response_streaming
-        read: Any = _reader(handler.request_deserializer)
+            checks = handler.request_deserializer is not None and is_counted(behavior)
+        read: Any = _reader(handler.request_deserializer, checks=checks)
         if not handler.request_streaming:
             # Reads within the call, as a stream does: outside, gRPC makes any error UNKNOWN.
             behavior, read = _reading(behavior, read), None
         wrap = _generator if generates else _coroutine
-        return _MAKE_HANDLER[kind](wrap(behavior, around), read, handler.response_serializer)
+        wrapped = wrap(behavior, around, self._turns)
+        return _MAKE_HANDLER[kind](wrapped, read, handler.response_serializer)
 
     def _around(self, method: str, behavior: Any, streams: bool) -> Around:
         counted = is_counted(behavior)
@@ -80,36 +93,59 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return around
 
 
-def _coroutine(behavior: Any, around: Around) -> Any:
+def _coroutine(behavior: Any, around: Around, turns: Turns) -> Any:
     async def coroutine(request: Any, context: Context) -> Any:
         async with around(context):
+            await _turn_for(request, turns)
             return await behavior(request, context)
 
     return coroutine
 
 
-def _generator(behavior: Any, around: Around) -> Any:
+def _generator(behavior: Any, around: Around, turns: Turns) -> Any:
     async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
-        # Closed as soon as the call ends, not when memory is collected.
-        async with around(context), aclosing(behavior(request, context)) as responses:
-            async for response in responses:
-                yield response
+        async with around(context):
+            await _turn_for(request, turns)
+            # Closed as soon as the call ends, not when memory is collected.
+            async with aclosing(behavior(request, context)) as responses:
+                async for response in responses:
+                    yield response
 
     return generator
+
+
+async def _turn_for(request: Any, turns: Turns) -> None:
+    """Waits until a long message may be read: two million entries take a tenth of a second."""
+    if isinstance(request, bytes) and len(request) > LONG_BYTES:
+        await turns.take()
 
 
 def _reading(behavior: Any, read: Callable[[bytes], Any]) -> Any:
     return lambda data, context: behavior(read(data), context)
 
 
-def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """Reads a message. Raises InvalidRequestError for malformed bytes."""
+def _reader(deserialize: Callable[[bytes], Any] | None, *, checks: bool) -> Callable[[bytes], Any]:
+    """Reads a message and may check it.
+
+    Raises InvalidRequestError for malformed bytes, and for a message out of the contract's bounds.
+    """
 
     def read(data: bytes) -> Any:
         try:
-            return data if deserialize is None else deserialize(data)
+            message: Any = data if deserialize is None else deserialize(data)
         except DecodeError:
             raise InvalidRequestError("", "the message is not valid protobuf of its type") from None
+        if not checks:
+            return message
+        try:
+            check_bounds(message)
+        except InvalidRequestError as error:
+            # While the caller is told, tracebacks would hold the message: up to 200 MB.
+            refused = InvalidRequestError(error.field, str(error))
+            del message
+        else:
+            return message
+        raise refused
 
     return read
 
@@ -133,6 +169,8 @@ async def _observed(method: str, context: Context) -> AsyncIterator[None]:
     structlog.contextvars.clear_contextvars()
     peer, time_remaining = context.peer(), context.time_remaining()
     started = time.monotonic()
+    deadline = None if time_remaining is None else started + time_remaining
+    current_call.set(CurrentCall(peer, deadline))
     code = grpc.StatusCode.OK
     try:
         yield

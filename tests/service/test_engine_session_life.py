@@ -289,7 +289,7 @@ async def test_an_idle_session_sends_nothing_and_has_no_timer(
 def timers_of_load() -> list[asyncio.TimerHandle]:
     """What the event loop will call for a session's load."""
     scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
-    return [timer for timer in scheduled if "LoadReporter" in repr(timer)]
+    return [timer for timer in scheduled if "LoadReports" in repr(timer)]
 
 
 async def test_before_the_model_is_loaded_there_is_no_session() -> None:

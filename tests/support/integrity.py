@@ -11,6 +11,13 @@ def check_integrity(scheduler: Scheduler) -> None:
     """Asserts that every block is accounted for, and that nothing is held once all has ended."""
     states, kv = scheduler._states, scheduler._kv
     check_pool(kv._pool, (seq.block_table for seq in states.running.values()))
+    for group in states.groups.values():
+        for seq in group.made_seqs():
+            is_scored = seq.request.scored_from is not None
+            assert seq.num_tokens == len(seq.token_ids) - is_scored
+            assert seq.seq_id not in states.running or seq.seq_id not in states.waiting
+            assert seq.seq_id in states.running or not seq.block_table
+    assert states.queued_since.keys() <= states.groups.keys()
     if not states.groups:
         assert not states.running and not states.waiting
         assert kv.usage == 0

@@ -8,9 +8,6 @@ from google.protobuf.message import Message
 from folovllm.errors import InvalidRequestError
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 
-# Texts or sequences in one call.
-MAX_BATCH = 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -35,18 +32,40 @@ class Limits:
             )
 
     def check_batch(self, sizes: Sequence[int], field: str) -> None:
-        """Checks the number of texts or sequences, and their bytes or token ids together."""
-        if not 1 <= len(sizes) <= MAX_BATCH:
-            raise InvalidRequestError(field, f"give 1 to {MAX_BATCH} {field}, got {len(sizes)}")
+        """Checks the bytes of texts, or the token ids of sequences, together."""
         if sum(sizes) > self.max_prompt_bytes:
             raise InvalidRequestError(
                 field, f"together the {field} are over the limit of {self.max_prompt_bytes}"
             )
 
 
+class ResponseSize:
+    """The bytes of an answer while it grows. Its checks raise InvalidRequestError naming `field`,
+    so that an answer that does not fit into a message is given up as soon as that is known.
+    """
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+        self._num_bytes = 0
+
+    def add(self, num_bytes: int) -> None:
+        """Counts a part that is complete."""
+        self.check_growth(num_bytes)
+        self._num_bytes += num_bytes
+
+    def check_growth(self, num_bytes: int) -> None:
+        """Checks a part that has at least so many bytes, and is not counted yet."""
+        if self._num_bytes + num_bytes > MAX_MESSAGE_BYTES:
+            raise _too_large(self._field)
+
+
 def check_response_size(response: Message, field: str) -> None:
     """Raises InvalidRequestError naming `field` if the response is too large for a message."""
     if response.ByteSize() > MAX_MESSAGE_BYTES:
-        raise InvalidRequestError(
-            field, f"the answer is over the limit of {MAX_MESSAGE_BYTES} bytes; send less at once"
-        )
+        raise _too_large(field)
+
+
+def _too_large(field: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        field, f"the answer is over the limit of {MAX_MESSAGE_BYTES} bytes; send less at once"
+    )

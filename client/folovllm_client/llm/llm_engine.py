@@ -12,8 +12,9 @@ from folovllm_client.launch.service_commands import require_services
 from folovllm_client.llm.engine_args import EngineArgs
 
 if TYPE_CHECKING:
-    from engine_service.core.request import Branch, Request
+    from engine_service.core.request import Branch
     from engine_service.core.token_matcher import TokenMatcher
+    from engine_service.engine.score_requests import ScoreRequest
     from folovllm.outputs import CompletionOutput
     from folovllm_client.llm.chat_tokenizer import ChatTokenizer
     from folovllm_client.llm.request_state import RequestState, ScoreState
@@ -105,13 +106,13 @@ class LLMEngine:
                 matchers.append(self._engine.make_matcher(branch.sampling_params))
         return matchers
 
-    def add_scores(self, name: str, requests: "Sequence[Request]") -> "ScoreState":
-        """Adds requests that only score; they are complete when the state is finished."""
+    def add_scores(self, name: str, request: "ScoreRequest") -> "ScoreState":
+        """Adds a request that only scores; it is complete when the state is finished."""
         from folovllm_client.llm.request_state import ScoreState
 
         self._check_unused(name)
-        state = ScoreState(len(requests))
-        self._engine.add_scores(name, requests)
+        state = ScoreState(len(request.continuations))
+        self._engine.add_scores(name, request)
         self._states[name] = state
         return state
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from engine_service.core.request import Branch, Request
 from engine_service.engine.admission import check_branch, check_lengths, check_request
-from engine_service.engine.score_requests import score_requests
+from engine_service.engine.score_requests import ScoreRequest, score_request
 from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.model_info import ModelInfo
@@ -95,18 +95,18 @@ class RequestBuilder:
 
     def scores(
         self, prompt: PromptParts, continuations: Sequence[PromptParts]
-    ) -> tuple[EncodedScore, list[Request]]:
-        """Requests that score continuations, and how to read their scores."""
+    ) -> tuple[EncodedScore, ScoreRequest]:
+        """A request that scores continuations, and how to read their scores."""
         encoded = encode_score(
             self._tokenizer,
             prompt.text_or_ids,
             [continuation.text_or_ids for continuation in continuations],
             self._info.max_model_len,
         )
-        requests = score_requests(
+        request = score_request(
             encoded.prompt_token_ids,
             encoded.continuations,
             self._info,
             cache_salt=prompt.cache_salt,
         )
-        return encoded, requests
+        return encoded, request

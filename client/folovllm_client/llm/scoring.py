@@ -10,11 +10,11 @@ from folovllm_client.llm.llm_engine import LLMEngine
 
 def score(engine: LLMEngine, prompt: Prompt, continuations: Sequence[Prompt]) -> ScoreOutput:
     """See LLM.score."""
-    encoded, requests = engine.requests.scores(
+    encoded, request = engine.requests.scores(
         PromptParts.read(prompt), [PromptParts.read(each) for each in continuations]
     )
     name = new_request_id()
-    state = engine.add_scores(name, requests)
+    state = engine.add_scores(name, request)
     try:
         while not state.finished:
             engine.step()

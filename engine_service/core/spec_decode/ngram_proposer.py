@@ -4,13 +4,17 @@ Prompt lookup: A. Saxena, "Prompt Lookup Decoding", 2023. Text that is copied, s
 edited or a document that is quoted, occurred before, so no second model has to guess it.
 """
 
+from array import array
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 MIN_MATCH = 2
 """Tokens at the end that must have occurred before."""
 MAX_MATCH = 4
 """Tokens at the end that are compared."""
+MAX_ADDED = 4096
+"""Tokens that one call takes in, so that a long prompt delays no step; it may need several."""
 # Earlier occurrences of the last two tokens that are compared; those before them are ignored.
 _MAX_OCCURRENCES = 16
 
@@ -31,17 +35,19 @@ class NgramProposer:
 
     def __init__(self) -> None:
         self._latest: dict[tuple[int, int], int] = {}
-        self._previous: list[int] = [0]
+        self._previous = array("I", [0])
         """By the index of a pair's second token; 0, which cannot be one, means none."""
 
     def propose(self, token_ids: Sequence[int], num_tokens: int) -> Proposal | None:
-        """The `num_tokens` tokens that may follow; None if the end has not occurred before.
+        """The `num_tokens` tokens that may follow; None if the end is not known to have occurred.
 
         `token_ids` is what it was at the last call, and perhaps more. The occurrence that matches
         most of the end, up to four tokens, counts, and of equals the latest. What followed it is
         assumed to repeat once it reaches the end.
         """
         self._add(token_ids)
+        if len(self._previous) < len(token_ids):
+            return None
         index, num_matched = self._best_match(token_ids)
         if not index:
             return None
@@ -50,8 +56,8 @@ class NgramProposer:
         return Proposal(proposed, num_matched)
 
     def _add(self, token_ids: Sequence[int]) -> None:
-        for index in range(len(self._previous), len(token_ids)):
-            pair = token_ids[index - 1], token_ids[index]
+        first = len(self._previous)
+        for index, pair in enumerate(pairwise(token_ids[first - 1 : first + MAX_ADDED]), first):
             self._previous.append(self._latest.get(pair, 0))
             self._latest[pair] = index
 

@@ -10,7 +10,7 @@ def snapshot(engine: "LLMEngine") -> list[dict[str, Any]]:
     """Every sequence that has not ended, as plain values."""
     found = []
     for group in list(engine.scheduler._states.groups.values()):
-        for seq in group.get_unfinished_seqs():
+        for seq in group.unfinished_seqs():
             name, index = engine._parents.name_of(seq.request.request_id, seq.index)
             found.append(
                 {

@@ -18,7 +18,7 @@ from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from engine_service.structured_output.rehearsed_compiler import RehearsedCompiler
 from folovllm.errors import InvalidRequestError, QueueFullError
 from folovllm.parameters.structured_output import StructuredOutput
-from folovllm.serving.memory import return_free_memory
+from folovllm.serving.memory.settling import return_free_memory
 
 _NUM_CALLERS = 16
 _NUM_STEPS = 6

@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Literal
 
-from folovllm.parameters.structured_output import MAX_GRAMMAR_BYTES, StructuredOutput
+from folovllm.parameters.structured_output import StructuredOutput
 from fuzz.grammars import schemas
+
+MAX_GRAMMAR_BYTES = 65_536
+"""What the contract allows for a text."""
 
 _Make = Callable[[Random], str]
 

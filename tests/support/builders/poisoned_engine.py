@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from engine_service.core.request import Branch, Request
 from engine_service.engine.llm_engine import LLMEngine
-from engine_service.engine.score_requests import score_requests
+from engine_service.engine.score_requests import score_request
 from folovllm.errors import FolovError, RequestFailedError
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
@@ -67,8 +67,8 @@ def neighbours(
     ]
     if poison:
         scored = [1, 2, POISON, 3]
-        requests = score_requests(prompt("scores", 20), [[5, 6], scored, [7]], engine.info)
-        engine.add_scores("p scores", requests)
+        request = score_request(prompt("scores", 20), [[5, 6], scored, [7]], engine.info)
+        engine.add_scores("p scores", request)
     while arrivals or engine.has_unfinished_requests():
         for name, params in arrivals[: 2 if poison else 1]:
             tokens = prompt(name, 20 + len(name))

@@ -1,9 +1,12 @@
 """LLMEngine on the fake model: the real scheduler, cache manager and engine without torch."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.request import Sequence
+from engine_service.core.waiting.scheduling_policy import SchedulingPolicy
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.model_info import ModelInfo
 from support.fakes.model_runner import VOCAB_SIZE, FakeModelRunner
@@ -25,6 +28,8 @@ def make_engine(
     vocab_size: int = VOCAB_SIZE,
     speculation: str = "ngram",
     runner: FakeModelRunner | None = None,
+    policy: SchedulingPolicy | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[LLMEngine, FakeModelRunner]:
     """A small engine; by default with no end-of-sequence token, so that lengths are exact."""
     config = EngineConfig(
@@ -42,7 +47,7 @@ def make_engine(
         tokenizer_fingerprint=tokenizer_fingerprint,
     )
     runner = runner or FakeModelRunner(block_size, vocab_size)
-    return LLMEngine(runner, config, info), runner
+    return LLMEngine(runner, config, info, policy=policy, clock=clock), runner
 
 
 def sequence_of(engine: LLMEngine, request_id: str) -> Sequence:

@@ -18,6 +18,7 @@ from engine_service.distributed.broadcast import BroadcastChannel
 from engine_service.distributed.leader import Leader, follow
 from engine_service.engine.commands import Abort, Fork, Generate, Score
 from engine_service.engine.factory import build_engine
+from engine_service.engine.score_requests import ScoreRequest
 from engine_service.layers.parallel import TensorParallel
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.parameters.structured_output import StructuredOutput
@@ -33,7 +34,6 @@ DIGITS = SamplingParams(
     max_tokens=24,
     structured_output=StructuredOutput("regex", "[0-9]{4,30}x"),
 )
-SCORING = SamplingParams(temperature=0.0, prompt_logprobs=0)
 
 
 def join(store_path: Path, rank: int, size: int) -> tuple[TensorParallel, BroadcastChannel]:
@@ -91,11 +91,8 @@ def play(engine: CommandedEngine) -> dict[str, RequestOutput]:
         engine.apply(Fork("greedy", 0, "branches", branches, time.monotonic()))
 
     def score() -> None:
-        requests = tuple(
-            Request(f"score {i}", [*prompts[2], *prompts[1][: 3 + i]], SCORING, scored_from=50)
-            for i in range(3)
-        )
-        engine.apply(Score("scores", requests))
+        request = ScoreRequest(prompts[2], [prompts[1][: 3 + i] for i in range(3)])
+        engine.apply(Score("scores", request))
 
     outputs: list[CompletionOutput] = []
     events: dict[int, Callable[[], object]] = {

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_service.core.request import Request
-from engine_service.engine.score_requests import score_requests
+from engine_service.engine.score_requests import score_request
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.builders.random_arrivals import EOS, Arrival, ArrivalRun, arrivals, ids, prompts
@@ -97,7 +97,7 @@ def test_scores_are_the_same_too(
         for number in range(num_decoding):
             params = SamplingParams(max_tokens=9)
             engine.add_request(Request(str(number), [number], params, priority=number - 1))
-        engine.add_scores("scores", score_requests(prompt, continuations, engine.info))
+        engine.add_scores("scores", score_request(prompt, continuations, engine.info))
         results: dict[tuple[str, int], RequestOutput] = {}
         while engine.has_unfinished_requests():
             for output in engine.step():

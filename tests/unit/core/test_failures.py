@@ -6,7 +6,7 @@ from engine_service.core import scheduler_output_builder
 from engine_service.core.forbidden_tokens import forbidden_token_ids
 from engine_service.core.request import Branch, Request, Sequence
 from engine_service.engine.llm_engine import LLMEngine
-from engine_service.engine.score_requests import score_requests
+from engine_service.engine.score_requests import score_request
 from folovllm.errors import (
     ConfigError,
     FolovError,
@@ -88,14 +88,14 @@ def test_one_branch_that_fails_ends_its_fork_and_not_the_parent() -> None:
 def test_one_score_that_fails_ends_the_call(part: int) -> None:
     engine, runner = make_engine(max_num_seqs=4, speculation="none")
     add(engine, "neighbour", max_tokens=30)
-    requests = score_requests(PROMPT, [[1, 2], [3, 4], [5]], engine.info)
-    engine.add_scores("scores", requests)
+    request = score_request(PROMPT, [[1, 2], [3, 4], [5]], engine.info)
+    engine.add_scores("scores", request)
     # The first is computed by itself, then the others together.
     runner.poison = {(0, 1)} if part == 0 else {(1, part)}
     results, failures = run(engine)
     assert set(failures) == {"scores"}
     check_neighbour(results)
-    engine.add_scores("scores", requests)
+    engine.add_scores("scores", request)
     assert run(engine)[1] == {}
 
 

@@ -3,13 +3,14 @@
 import pytest
 
 from engine_service.core.forbidden_tokens import forbidden_token_ids
-from engine_service.core.request import Request, Sequence, SequenceGroup
+from engine_service.core.request import Request, Sequence
 from folovllm.sampling_params import SamplingParams
 
 
 def sequence(output: list[int], **params: object) -> Sequence:
-    (seq,) = SequenceGroup(Request("r", [1, 2], SamplingParams().clone(**params))).get_seqs()
-    seq.token_ids += output
+    (seq,) = Request("r", [1, 2], SamplingParams().clone(**params)).get_seqs()
+    for token_id in output:
+        seq.append(token_id)
     return seq
 
 

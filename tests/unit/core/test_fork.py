@@ -57,7 +57,7 @@ def test_branches_go_on_from_every_state_of_their_parent(num_steps: int, budget:
     results: Results = {}
     for _ in range(num_steps):
         join(results, engine.step())
-    had = parent.token_ids.copy()
+    had = list(parent.token_ids)
     fork(engine, "a", [3, 4, 3], max_tokens=5)
     check_integrity(engine.scheduler)
     run(engine, results)
@@ -94,7 +94,7 @@ def test_a_branch_of_a_preempted_parent_is_computed_again() -> None:
     parent = seqs[2]
     while parent.status is not RequestStatus.PREEMPTED:
         join(results, engine.step())
-    had = parent.token_ids.copy()
+    had = list(parent.token_ids)
     fork(engine, "2", [5, 6], max_tokens=4)
     run(engine, results)
     assert [b.token_ids for b in results["f"].outputs] == [says(had, 4, seed) for seed in (5, 6)]
@@ -273,7 +273,7 @@ def test_forks_at_any_moment_change_no_token(
                 seeds = list(range(moment.count))
                 fork(engine, target, seeds, moment.index, name, max_tokens=moment.max_tokens)
                 for i in seeds:
-                    expected[name, i] = says(parent.token_ids, moment.max_tokens, i)
+                    expected[name, i] = says(list(parent.token_ids), moment.max_tokens, i)
             num_calls += 1
         check_integrity(engine.scheduler)
         if engine.has_unfinished_requests():

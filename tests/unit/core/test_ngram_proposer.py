@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_service.core.spec_decode.ngram_proposer import NgramProposer
+from engine_service.core.spec_decode.ngram_proposer import MAX_ADDED, NgramProposer, Proposal
 
 
 def propose(token_ids: list[int], most: int = 4) -> tuple[list[int], int] | None:
@@ -27,6 +27,12 @@ def test_without_two_tokens_that_were_there_before_nothing_is_proposed() -> None
 def test_what_followed_is_taken_to_repeat_itself() -> None:
     assert propose([4, 4, 4]) == ([4, 4, 4, 4], 2)
     assert propose([9, 1, 2, 1, 2], 5) == ([1, 2, 1, 2, 1], 2)
+
+
+def test_a_long_text_is_taken_in_by_several_calls() -> None:
+    text = [4, 5, 6] * MAX_ADDED
+    proposer = NgramProposer()
+    assert [proposer.propose(text, 2) for _ in range(4)] == [None, None, *[Proposal([4, 5], 4)] * 2]
 
 
 def searched(token_ids: list[int], most: int) -> tuple[list[int], int] | None:

@@ -28,7 +28,8 @@ def test_sequences_are_numbered_by_their_index_until_a_scheduler_does() -> None:
 def test_a_sequence_shows_its_tokens() -> None:
     seq = NOTED.get_seqs()[0]
     before = seq.data
-    seq.token_ids += [7, 8]
+    seq.append(7)
+    seq.append(8)
     data = seq.data
     assert (data.get_prompt_len(), data.get_output_len(), data.get_len()) == (3, 2, 5)
     assert data.get_token_ids() == [1, 2, 3, 7, 8] and data.get_last_token_id() == 8

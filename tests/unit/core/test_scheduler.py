@@ -268,12 +268,11 @@ def test_a_pool_too_small_for_all_still_finishes_all_of_n() -> None:
 
 def test_metrics_add_up() -> None:
     now = itertools.count(100.0)
-    engine, _ = make_engine()
-    engine.scheduler._states.clock = lambda: next(now)
+    engine, _ = make_engine(clock=lambda: next(now))
     request = Request("a", PROMPT, SamplingParams(max_tokens=2), arrival_time=90.0)
     engine.add_request(request)
     metrics = run(engine)["a"].outputs[0].metrics
-    assert metrics and metrics.queue == 10.0
+    assert metrics and metrics.queue == 11.0  # the clock is read when it is added, too
     assert metrics.time_to_first_token == metrics.queue + metrics.prefill
     assert metrics.decode > 0
 

@@ -1,11 +1,14 @@
 """Whatever comes in whatever order: every token is right, and nothing is left behind."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_service.core.request import Request
+from engine_service.core.request import Request, Sequence
+from engine_service.core.waiting.scheduling_policy import PriorityThenArrival, SchedulingPolicy
+from engine_service.core.waiting.waiting_sequence import WaitingSequence
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine
@@ -24,6 +27,7 @@ class Arrival:
     priority: int
     abort_after: int | None
     abort_index: int | None
+    arrival_time: float
 
 
 # Few distinct tokens and lengths, so that prefixes are often equal.
@@ -36,7 +40,24 @@ arrivals = st.builds(
     priority=st.integers(-1, 1),
     abort_after=st.none() | st.integers(0, 6),
     abort_index=st.none() | st.integers(0, 3),
+    arrival_time=st.sampled_from((1.0, 2.0)),
 )
+
+
+class LatestFirst(PriorityThenArrival):
+    """Another order, for those that wait and those that run."""
+
+    def add(self, waiting: WaitingSequence) -> None:
+        self._waiting.append(waiting)
+
+    def remove(self, waiting: WaitingSequence) -> None:
+        self._waiting.remove(waiting)
+
+    def first(self) -> WaitingSequence:
+        return max(self._waiting, key=lambda each: (each.group.arrival_order, -each.index))
+
+    def last(self, running: Iterable[Sequence]) -> Sequence:
+        return min(running, key=lambda each: (each.group.arrival_order, -each.index))
 
 
 @settings(max_examples=300, deadline=None)
@@ -46,9 +67,15 @@ arrivals = st.builds(
     st.integers(1, 20),
     st.integers(11, 40),
     st.booleans(),
+    st.sampled_from((PriorityThenArrival, LatestFirst)),
 )
 def test_every_request_gets_its_own_answer(
-    plan: list[Arrival], max_num_seqs: int, extra_budget: int, num_blocks: int, caching: bool
+    plan: list[Arrival],
+    max_num_seqs: int,
+    extra_budget: int,
+    num_blocks: int,
+    caching: bool,
+    policy: type[SchedulingPolicy],
 ) -> None:
     engine, runner = make_engine(
         num_blocks=num_blocks,
@@ -56,6 +83,7 @@ def test_every_request_gets_its_own_answer(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_seqs + extra_budget,
         enable_prefix_caching=caching,
+        policy=policy(),
     )
     results = {str(number): RequestOutput() for number in range(len(plan))}
     step = 0
@@ -64,9 +92,15 @@ def test_every_request_gets_its_own_answer(
             name = str(number)
             if arrival.step == step:
                 params = SamplingParams(n=arrival.n, max_tokens=arrival.max_tokens)
-                engine.add_request(
-                    Request(name, arrival.prompt, params, seed=3, priority=arrival.priority)
+                request = Request(
+                    name,
+                    arrival.prompt,
+                    params,
+                    seed=3,
+                    priority=arrival.priority,
+                    arrival_time=arrival.arrival_time,
                 )
+                engine.add_request(request)
             if arrival.abort_after is not None and arrival.step + arrival.abort_after == step:
                 indexes = () if arrival.abort_index is None else (arrival.abort_index,)
                 for output in engine.abort_request(name, indexes):

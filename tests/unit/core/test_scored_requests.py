@@ -4,7 +4,7 @@ import pytest
 
 from engine_service.core.request import Request
 from engine_service.engine.llm_engine import LLMEngine
-from engine_service.engine.score_requests import score_requests
+from engine_service.engine.score_requests import score_request
 from folovllm.logprobs import PositionLogprobs
 from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
@@ -19,7 +19,7 @@ CONTINUATIONS = [[30], [31, 32, 33, 34, 35, 36], [30], PROMPT, [31, 32]]
 def score(
     engine: LLMEngine, name: str = "s", continuations: list[list[int]] = CONTINUATIONS
 ) -> list[list[PositionLogprobs]]:
-    engine.add_scores(name, score_requests(PROMPT, continuations, engine.info))
+    engine.add_scores(name, score_request(PROMPT, continuations, engine.info))
     found: dict[int, list[PositionLogprobs]] = {}
     while engine.has_unfinished_requests():
         for output in engine.step():
@@ -65,7 +65,7 @@ def test_preemption_repeats_no_token() -> None:
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 4])
 def test_an_abort_frees_all_also_those_that_have_not_begun(num_steps: int) -> None:
     engine, _ = make_engine(max_num_batched_tokens=8, max_num_seqs=4)
-    engine.add_scores("s", score_requests(PROMPT, CONTINUATIONS, engine.info))
+    engine.add_scores("s", score_request(PROMPT, CONTINUATIONS, engine.info))
     outputs: list[CompletionOutput] = []
     for _ in range(num_steps):
         outputs += engine.step()

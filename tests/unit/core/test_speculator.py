@@ -74,7 +74,7 @@ def drafts(step: SchedulerOutput) -> list[int]:
 
 
 def output_of(seq: Sequence) -> list[int]:
-    return seq.token_ids[seq.num_prompt_tokens :]
+    return list(seq.token_ids[seq.num_prompt_tokens :])
 
 
 def cycle(position: int) -> int:
@@ -182,7 +182,7 @@ def test_the_prefix_cache_gets_only_what_was_right() -> None:
     text = Text(lambda position: cycle(position) if position % 9 else 5)
     seq = text.add("a", TEXT * 2, max_tokens=60)
     text.run()
-    tokens = seq.token_ids
+    tokens = list(seq.token_ids)
     again = text.add("b", tokens, max_tokens=1)
     text.step()
     assert again.group.num_cached_tokens == (len(tokens) - 1) // 4 * 4

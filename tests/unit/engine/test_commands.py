@@ -15,6 +15,7 @@ from engine_service.engine.commands import (
     decode_commands,
     encode_commands,
 )
+from engine_service.engine.score_requests import ScoreRequest
 from folovllm.errors import ServerError
 from folovllm.parameters.reasoning import Reasoning
 from folovllm.parameters.structured_output import StructuredOutput
@@ -36,7 +37,7 @@ COMMANDS: list[Command] = [
     Generate(Request("a", range(5), PARAMS, seed=1, priority=-3, cache_salt="ü")),
     Generate(Request("b", [1], PARAMS.clone(structured_output=StructuredOutput("regex", "x")))),
     Fork("a", 1, "f", (Branch(PARAMS.clone(n=1), 4), Branch(SamplingParams(), 5)), 1.25),
-    Score("s", (Request("1", [1, 2], SamplingParams(prompt_logprobs=0), scored_from=1),)),
+    Score("s", ScoreRequest([1, 2], [[3], [4, 5]], priority=2, cache_salt="x")),
     Abort("a"),
     Abort("b", (0, 2)),
 ]

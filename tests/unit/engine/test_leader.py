@@ -16,6 +16,7 @@ from engine_service.distributed.broadcast import BroadcastChannel
 from engine_service.distributed.leader import Leader, follow
 from engine_service.engine.commands import Abort, Command, Fork, Generate, Score
 from engine_service.engine.llm_engine import LLMEngine
+from engine_service.engine.score_requests import ScoreRequest
 from folovllm.errors import EngineDeadError, InvalidRequestError, NotFoundError, ServerError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
@@ -106,18 +107,12 @@ def fork(parent: str, *branches: Branch) -> Fork:
     return Fork(parent, 0, "branches", branches, time.monotonic())
 
 
-SCORING = SamplingParams(temperature=0.0, prompt_logprobs=0)
 COMMANDS: dict[str, list[Command]] = {
     "generate": [
         generate("b", range(3, 30), sampling_params=GREEDY.clone(n=3, temperature=1.0), seed=5)
     ],
     "fork": [fork("a", Branch(GREEDY, 1), Branch(GREEDY.clone(temperature=1.0), 2))],
-    "score": [
-        Score(
-            "scores",
-            tuple(Request(f"s{i}", [1, 2, 3, 4, 5, i], SCORING, scored_from=5) for i in range(3)),
-        )
-    ],
+    "score": [Score("scores", ScoreRequest([1, 2, 3, 4, 5], [[i] for i in range(3)]))],
     "abort": [Abort("a", (0,))],
     "more than one broadcast holds": [
         generate(f"long {number}", range(40 + number), cache_salt="x") for number in range(80)

@@ -1,0 +1,1 @@
+"""Sequences that wait: in what order, and how much is queued."""
