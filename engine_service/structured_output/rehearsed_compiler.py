@@ -54,6 +54,7 @@ class RehearsedCompiler:
             vocabulary.vocab_size,
             vocabulary.eos_token_ids,
             limits.memory_bytes,
+            limits.token_seconds,
         )
         self._compiler = compiler
         self.rehearsals = Rehearsals(setting, limits)

@@ -16,7 +16,13 @@ from llguidance import LLTokenizer
 
 from engine_service.structured_output.grammar_source import grammar_sources
 from engine_service.structured_output.grammar_spec import GrammarSpec
-from engine_service.structured_output.library import STACK_BYTES, GrammarError, build, is_panic
+from engine_service.structured_output.library import (
+    STACK_BYTES,
+    GrammarError,
+    build,
+    is_panic,
+    seconds_a_token,
+)
 from engine_service.structured_output.rehearsal.messages import Order, Outcome, Setting, encode
 
 _STATUS = Path("/proc/self/statm")
@@ -51,6 +57,9 @@ def _rehearse(tokenizer: LLTokenizer, setting: Setting, order: Order) -> Outcome
         spec = GrammarSpec.decode(order.spec)
         sources = grammar_sources(spec, setting.eos_token_ids)
         built = [build(tokenizer, source, setting.eos_token_ids) for source in sources]
+        if seconds_a_token(built[-1], setting.eos_token_ids) > setting.token_seconds:
+            most = f"{setting.token_seconds * 1e3:g} ms of processor time"
+            raise GrammarError(f"takes more than {most} a token")
     except GrammarError as error:
         return Outcome(order.number, refusal=str(error)[:_MAX_REFUSAL])
     except MemoryError:

@@ -20,6 +20,8 @@ class RehearsalLimits:
     """Of one build, at any time."""
     kept_bytes: int = 48 * 2**20
     """Of what a build leaves, which the engine will hold. A grammar that takes more is refused."""
+    token_seconds: float = 0.02
+    """Processor time of a token, for which all others wait. Most take less than 2 ms."""
     max_queued: int = 256
     max_queued_bytes: int = 8 * 2**20
     max_wait_seconds: float = 10.0

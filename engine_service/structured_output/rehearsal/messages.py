@@ -12,6 +12,7 @@ class Setting:
     vocab_size: int
     eos_token_ids: tuple[int, ...]
     memory_bytes: int
+    token_seconds: float
     niceness: int = 5
 
 

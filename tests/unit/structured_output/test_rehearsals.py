@@ -82,7 +82,7 @@ async def test_what_passes_is_built_and_what_fails_is_refused_in_the_librarys_wo
         assert "excludes quotes" in await refused(
             compiler, StructuredOutput("json_schema", '{"pattern": "[^\\""}')
         )
-        assert not builders(compiler)
+        await until(lambda: not builders(compiler))
 
 
 async def test_what_takes_too_much_processor_time_is_refused_and_remembered() -> None:
@@ -101,6 +101,13 @@ async def test_what_takes_too_much_memory_is_refused() -> None:
         assert "takes more than 12 MiB to compile" in await refused(compiler, ENDLESS)
         options = StructuredOutput("choice", tuple(f"option {i}" for i in range(2000)))
         assert "takes more than 1 MiB once it is compiled" in await refused(compiler, options)
+        assert await compiler.compile(DIGITS, None)
+
+
+async def test_what_takes_too_much_time_a_token_is_refused() -> None:
+    costly = StructuredOutput("grammar", 'start: x{38,768058}\nx: "a" | x "b" | ""')
+    async with rehearsed(RehearsalLimits(token_seconds=0.005)) as compiler:
+        assert "takes more than 5 ms of processor time a token" in await refused(compiler, costly)
         assert await compiler.compile(DIGITS, None)
 
 
@@ -160,6 +167,7 @@ async def test_a_builder_that_is_killed_harms_only_its_own_request() -> None:
         with pytest.raises(InvalidRequestError, match="was killed"):
             await lost
         assert await other
+        await until(lambda: not builders(compiler))
         again = compiling(compiler, ENDLESS)  # it is not remembered
         await until(lambda: builders(compiler))
         builders(compiler)[0].send_signal(signal.SIGSEGV)
