@@ -17,9 +17,9 @@ from functools import partial
 import structlog
 
 from engine_service.config import SchedulerConfig
-from engine_service.engine.commands import Abort, Command, Fork, Matchers, StreamCommand
+from engine_service.engine.commands import Abort, Command, Matchers, StreamCommand
 from engine_service.engine.failures import RequestFailure, request_failure
-from engine_service.engine.intake.command_demands import arrival_of, demand_of, placed
+from engine_service.engine.intake.command_demands import placed
 from engine_service.engine.intake.open_streams import OpenStreams
 from engine_service.engine.llm_engine import EngineLoad, LLMEngine
 from engine_service.engine.matcher_maker import MatcherMaker
@@ -27,11 +27,10 @@ from engine_service.engine.output_stream import OutputStream
 from engine_service.engine.step_clock import StepClock
 from engine_service.host_memory import free_host_memory
 from engine_service.overload.admission import Admission
-from engine_service.overload.queue_limits import UNLIMITED, queue_limits
+from engine_service.overload.queue_limits import queue_limits
 from engine_service.overload.ticket import Ticket
 from folovllm.errors import (
     EngineDeadError,
-    InvalidRequestError,
     QueueFullError,
     ServerError,
     UnavailableError,
@@ -70,7 +69,6 @@ class AsyncEngine:
         self.step_clock = StepClock(min_stuck_seconds)
         self._build = build
         self._queue_config = queue_config
-        self._admission = Admission(UNLIMITED)  # until the engine's size is known
         self._clock = clock
         self._step = step
         # None stops the thread.
@@ -92,10 +90,8 @@ class AsyncEngine:
         self._thread.start()
         self._engine = await self._ready
         if self._queue_config is not None:
-            info = self._engine.info
-            num_kv_tokens = info.num_kv_blocks * info.block_size
-            limits = queue_limits(self._queue_config, num_kv_tokens, free_host_memory())
-            self._admission = Admission(limits)
+            limits = queue_limits(self._queue_config, self._engine.info, free_host_memory())
+            self._streams.admission = Admission(limits)
 
     @property
     def info(self) -> ModelInfo:
@@ -145,7 +141,7 @@ class AsyncEngine:
     @property
     def num_admissible(self) -> int:
         """Requests like the latest ones that would still be admitted."""
-        return self._admission.num_admissible
+        return self._streams.admission.num_admissible
 
     @contextmanager
     def load_watched(self, changed: Callable[[], None]) -> Iterator[None]:
@@ -165,14 +161,14 @@ class AsyncEngine:
         Raises QueueFullError, which says when it may come again, EngineDeadError, and
         InvalidRequestError if the name is in use.
         """
-        ticket = self._admit(command)
+        ticket = self._streams.admit(command, self.info)
         self._notify_load_watchers()
         return ticket
 
     def withdraw(self, ticket: Ticket) -> None:
         """Gives back what was reserved, unless it was submitted."""
         if not ticket.submitted:
-            self._admission.end(ticket, self._clock())
+            self._streams.withdraw(ticket)
             self._notify_load_watchers()
 
     def check_admissible(self, num_ahead: int) -> None:
@@ -203,26 +199,13 @@ class AsyncEngine:
         of a fork raises NotFoundError if the parent does not run, and InvalidRequestError if a
         branch would be too long. One that waits for too long raises QueueFullError.
         """
-        assert self.info
+        info = self.info
         if ticket is None:
-            ticket = self._admit(command)
-        self._check_unused(command)
-        ticket.submitted = True
-        stream = self._streams.open(command.name, command.num_outputs, ticket)
+            ticket = self._streams.admit(command, info)
+        stream = self._streams.open(command, ticket)
         self._notify_load_watchers()
         self._inbox.put((placed(command, ticket), matchers))
         return stream
-
-    def _admit(self, command: StreamCommand) -> Ticket:
-        info = self.info
-        self._check_unused(command)
-        parent = command.parent if isinstance(command, Fork) else ""
-        demand = demand_of(command, self._streams.max_length(parent), info)
-        return self._admission.admit(command.name, demand, arrival_of(command), self._clock())
-
-    def _check_unused(self, command: StreamCommand) -> None:
-        if command.name in self._streams:
-            raise InvalidRequestError(command.name_field, f"{command.name} is running already")
 
     def release(self, stream: OutputStream) -> None:
         """Ends the reading of a stream, and its request if that still runs.
@@ -293,7 +276,7 @@ class AsyncEngine:
         if not self._ready.done():
             self._ready.set_exception(self.dead_error)
         self._died.set()
-        self._streams.fail_all(partial(EngineDeadError, reason), self._admission)
+        self._streams.fail_all(partial(EngineDeadError, reason))
         self._notify_load_watchers()
 
     def _notify_load_watchers(self) -> None:
@@ -303,8 +286,8 @@ class AsyncEngine:
     def _deliver(
         self, outputs: list[CompletionOutput], failures: Sequence[RequestFailure] = ()
     ) -> None:
-        self._streams.deliver(outputs, self._admission, saturated=self._load.num_waiting > 0)
-        self._streams.fail(failures, self._admission)
+        self._streams.deliver(outputs, saturated=self._load.num_waiting > 0)
+        self._streams.fail(failures)
         self._notify_load_watchers()
 
     def _set_start_failed(self, error: Exception) -> None:

@@ -191,8 +191,8 @@ class Admission:
 
     def _refusal(self, seconds: float) -> QueueFullError:
         return QueueFullError(
-            f"{self._waiting.num_requests} requests wait for their first token already; return "
-            f"in {seconds:.1f} s under the same request_id",
+            f"the engine is busy: {self._waiting.num_requests} requests wait for their first "
+            f"token; return in {seconds:.1f} s, with the same request_id to go before others",
             seconds,
         )
 

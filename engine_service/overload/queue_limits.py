@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass
 
 from engine_service.config import SchedulerConfig
+from folovllm.model_info import ModelInfo
 
 # Tokens of work that may wait, whatever is known of the engine's speed: as many for each request
 # that may wait, or as many times the KV cache.
-_TOKENS_A_REQUEST = 1024
+_TOKENS_A_REQUEST = 2048
 _NUM_KV_CACHES = 16
 # The part of the host's free memory that requests may hold, within bounds.
 _MEMORY_SHARE = 1 / 16
@@ -36,8 +37,10 @@ UNLIMITED = QueueLimits()
 """For callers in the engine's own process, who know what they ask for."""
 
 
-def queue_limits(config: SchedulerConfig, num_kv_tokens: int, free_bytes: int) -> QueueLimits:
-    """The limits of an engine whose KV cache holds so many tokens, on a host with so much left."""
+def queue_limits(config: SchedulerConfig, info: ModelInfo, free_bytes: int) -> QueueLimits:
+    """The limits of an engine that serves a model, on a host with so much memory left."""
+    num_kv_tokens = info.num_kv_blocks * info.block_size
+    step_size = config.step_size_on(info.device.partition(":")[0])
     return QueueLimits(
         max_num_waiting=config.max_num_waiting,
         max_num_tokens=max(
@@ -46,5 +49,5 @@ def queue_limits(config: SchedulerConfig, num_kv_tokens: int, free_bytes: int) -
         max_num_bytes=min(max(_MIN_BYTES, int(free_bytes * _MEMORY_SHARE)), _MAX_BYTES),
         max_seconds=config.max_queue_seconds,
         target_seconds=config.target_queue_seconds,
-        ordinary_num_tokens=config.step_size_on("cpu").max_num_batched_tokens,
+        ordinary_num_tokens=step_size.max_num_batched_tokens,
     )

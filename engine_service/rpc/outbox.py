@@ -115,7 +115,8 @@ class Outbox:
                 yield call.name
         try:
             for piece in pieces:
-                for part in output_messages(piece):
+                # Most have no info, and a generator for each of them would take time.
+                for part in (piece.to_proto(),) if piece.info is None else output_messages(piece):
                     yield part
                     if call.code is not None:  # it was cancelled meanwhile
                         return
@@ -130,9 +131,9 @@ class Outbox:
 
 
 def _add(message: SessionEvents, part: Part) -> None:
-    if isinstance(part, str):
-        message.scheduled.append(part)
+    if isinstance(part, types_pb2.CompletionOutput):
+        message.outputs.append(part)
     elif isinstance(part, SessionFailure):
         message.failures.append(part)
     else:
-        message.outputs.append(part)
+        message.scheduled.append(part)

@@ -15,7 +15,7 @@ from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError
 from folovllm.model_info import ModelInfo
 from folovllm.request_id import new_request_id
-from folovllm.sampling_params import MAX_N, SamplingParams
+from folovllm.sampling_params import SamplingParams
 from folovllm.serving.turns import LONG_BYTES
 from folovllm.v1 import types_pb2
 
@@ -44,10 +44,6 @@ def fork_steps(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Generator
     Only the running parent tells how long the branches may be.
     """
     info = engine.info
-    if not 1 <= len(message.branches) <= MAX_N:
-        raise InvalidRequestError(
-            "branches", f"give 1 to {MAX_N} branches, got {len(message.branches)}"
-        )
     branches, num_bytes = [], 0
     for index, params in enumerate(message.branches):
         size = params.ByteSize()

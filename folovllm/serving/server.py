@@ -70,6 +70,11 @@ class ServerConfig:
     reflection: bool = option(
         True, "Do not serve the schema to tools such as grpcurl.", "--no-reflection", own=True
     )
+    allow_compression: bool = option(
+        False,
+        "Take compressed messages too. A small one may then be a large one, up to 4 MiB.",
+        own=True,
+    )
     share_port: bool = False
     """Share the port with other processes that do the same; it must be reserved."""
 
@@ -96,10 +101,11 @@ class GrpcServer:
         self.active_calls = ActiveCalls()
         # By default gRPC would let a second server share the port silently.
         share = ("grpc.so_reuseport", int(config.share_port))
+        algorithms = ("grpc.compression_enabled_algorithms_bitset", _compressions(config))
         connections = ("grpc.max_allowed_incoming_connections", config.max_connections)
         self.grpc = grpc.aio.server(
             interceptors=[CallInterceptor(self.active_calls)],
-            options=[*options, share, connections],
+            options=[*options, share, algorithms, connections],
             maximum_concurrent_rpcs=MAX_CALLS,
         )
         self._health = health.aio.HealthServicer()
@@ -164,3 +170,13 @@ class GrpcServer:
         # Their tasks end in the loop's next round; if it ended first, each would print a traceback.
         await asyncio.sleep(0)
         log.info("stopped", cut_off=len(self.active_calls))
+
+
+def _compressions(config: ServerConfig) -> int:
+    """The bits of the algorithms that are enabled; the first is none.
+
+    gRPC refuses calls that use another one with UNIMPLEMENTED. Of a compressed message it tells
+    nobody the size before it has made it large, and a limit on how much larger there is not.
+    """
+    taken = grpc.Compression if config.allow_compression else [grpc.Compression.NoCompression]
+    return sum(1 << int(algorithm) for algorithm in taken)

@@ -186,6 +186,21 @@ async def test_a_score_is_tried_again_too(engines: Engines) -> None:
     assert [engine.session.outstanding_tokens for engine in engines.pool._engines] == [0, 0]
 
 
+async def test_a_score_that_all_refuse_is_told_the_shortest_time(engines: Engines) -> None:
+    scored = types_pb2.ScoreRequest(request_id="s")
+    scored.token_ids.ids.extend([1, 2])
+    scored.continuations.add().token_ids.ids.append(3)
+    for fake, seconds in zip(engines.fakes, (7, 3), strict=True):
+        fake.refuse_with = QueueFullError("full", retry_after=seconds)
+    with pytest.raises(QueueFullError) as caught:
+        await engines.pool.score(scored, timeout=20)
+    assert caught.value.retry_after == 3
+    assert [len(fake.scores) for fake in engines.fakes] == [1, 1]
+    engines.fakes[1].refuse_with = None
+    await engines.pool.score(scored, timeout=20)  # where that was said
+    assert [len(fake.scores) for fake in engines.fakes] == [1, 2]
+
+
 async def test_a_score_that_is_tried_again_gets_the_time_that_remains(
     engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,13 +280,13 @@ async def test_what_is_too_large_to_send_harms_no_other_request(engines: Engines
     with pytest.raises(InvalidRequestError, match="over the limit") as caught:
         engines.pool.fork(Command(fork=fork))
     assert caught.value.field == "branches"
-    large = request("large", *[150_000] * 1_500_000)
+    large = request("large", *[2_100_000] * 1_050_000)
     with pytest.raises(InvalidRequestError, match="over the limit") as caught:
         engines.pool.generate(large)
     assert caught.value.field == "sampling_params"
     run.abort([0])
     assert (await anext(run)).finish_reason == types_pb2.FINISH_REASON_ABORT
-    largest = request("largest", *[150_000] * 1_397_000)
+    largest = request("largest", *[2_100_000] * 1_048_000)
     await begin(engines.pool, largest)
 
 

@@ -167,7 +167,7 @@ BAD: list[tuple[dict[str, list[int]], dict[str, object], str]] = [
     ({}, {"logit_bias": {1: 101.0}}, "sampling_params.logit_bias[1]"),
     ({}, {"logit_bias": {1: 1.0, 1000: 1.0}}, "sampling_params.logit_bias"),
     ({}, {"allowed_token_ids": [1, 1000]}, "sampling_params.allowed_token_ids"),
-    ({}, {"bad_words_token_ids": sequences([1], [])}, "sampling_params.bad_words_token_ids[1].ids"),
+    ({}, {"bad_words_token_ids": sequences([1], [])}, "sampling_params.bad_words_token_ids[1]"),
     ({}, {"bad_words_token_ids": sequences([1, 1000])}, "sampling_params.bad_words_token_ids"),
     ({}, {"bad_words_token_ids": sequences(*[[1]] * 513)}, "sampling_params.bad_words_token_ids"),
     ({}, {"regex": "a"}, "sampling_params.regex"),

@@ -27,16 +27,23 @@ TRACKED = [
     "tests/unit/test_a.py",
     "protos/buf.yaml",
     "protos/base/v1/a.proto",
+    "protos/theirs/b.proto",
     "base/__init__.py",
     "base/py.typed",
     "base/v1/a_pb2.py",
     "client/base_client/__init__.py",
     "client/base_client/py.typed",
 ]
-PACKAGES = {"base": "base", "protos/base": "base", "client/base_client": "base_client"}
+PACKAGES = {
+    "base": "base",
+    "protos/base": "base",
+    "protos/theirs": "base/imports/theirs",
+    "client/base_client": "base_client",
+}
 LICENCE = "base-1.0.dist-info/licenses/LICENSE"
 WHOLE_WHEEL = [
     "base/__init__.py",
+    "base/imports/theirs/b.proto",
     "base/py.typed",
     "base/v1/a.proto",
     "base/v1/a_pb2.py",
@@ -63,7 +70,14 @@ def test_a_wheel_holds_the_packages_the_contract_and_the_licence() -> None:
 
 
 @pytest.mark.parametrize(
-    "missing", ["base/py.typed", "base_client/py.typed", "base/v1/a.proto", "base/v1/a_pb2.py"]
+    "missing",
+    [
+        "base/py.typed",
+        "base_client/py.typed",
+        "base/v1/a.proto",
+        "base/v1/a_pb2.py",
+        "base/imports/theirs/b.proto",
+    ],
 )
 def test_a_wheel_without_a_file_is_refused(missing: str) -> None:
     names = [name for name in WHOLE_WHEEL if name != missing]
@@ -110,6 +124,7 @@ def test_names_are_read_from_both_archives(tmp_path: Path) -> None:
 def test_our_own_packages_are_found_with_their_names() -> None:
     assert packages()["client/folovllm_client"] == "folovllm_client"
     assert packages()["protos/folovllm"] == "folovllm"
+    assert packages()["protos/buf"] == "folovllm/imports/buf"
 
 
 def test_the_oldest_versions_of_an_installed_client(tmp_path: Path) -> None:

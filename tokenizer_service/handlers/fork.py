@@ -5,9 +5,9 @@ from collections.abc import AsyncGenerator, Generator
 
 import structlog
 
-from folovllm.errors import InvalidRequestError, errors_within
+from folovllm.errors import errors_within
 from folovllm.request_id import new_request_id
-from folovllm.sampling_params import MAX_N, SamplingParams
+from folovllm.sampling_params import SamplingParams
 from folovllm.serving.turns import LONG_BYTES
 from folovllm.v1 import engine_service_pb2, types_pb2
 from tokenizer_service.handlers.engine_messages import copy_without_text, is_long
@@ -61,10 +61,6 @@ def _add_branches(
     target: types_pb2.ForkRequest, request: types_pb2.ForkRequest, tokenizer: Tokenizer
 ) -> Generator[None, None, list[SamplingParams]]:
     """Adds the branches for the engine, in steps if they are long; returns their parameters."""
-    if not 1 <= len(request.branches) <= MAX_N:
-        raise InvalidRequestError(
-            "branches", f"give 1 to {MAX_N} branches, got {len(request.branches)}"
-        )
     branches, size = [], 0
     for index, branch in enumerate(request.branches):
         branch_size = branch.ByteSize() + _WORD_BYTES * len(branch.bad_words)

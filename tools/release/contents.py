@@ -1,7 +1,7 @@
 """What the distributions have to hold, and nothing else: the files that git tracks.
 
-The wheel holds the packages, each typed, the contract beside its stubs, and the licence. The sdist
-holds everything but what runs on the project's own machines.
+The wheel holds the packages, each typed, the contract beside its stubs, what that imports, and the
+licence. The sdist holds everything but what runs on the project's own machines.
 """
 
 import tarfile
@@ -17,7 +17,7 @@ _METADATA_OF_SDIST = {"PKG-INFO"}
 def expected_in_wheel(tracked: Iterable[str], packages: Mapping[str, str]) -> set[str]:
     """The paths in the wheel, without its metadata, for the paths that git tracks.
 
-    `packages` are the names that folders have in it.
+    `packages` are the names that folders have in it; those inside of others are no packages.
     """
     paths = [PurePosixPath(path) for path in tracked]
     expected = {
@@ -26,7 +26,7 @@ def expected_in_wheel(tracked: Iterable[str], packages: Mapping[str, str]) -> se
         for path in paths
         if path.is_relative_to(folder)
     }
-    return expected | {f"{name}/py.typed" for name in packages.values()}
+    return expected | {f"{name}/py.typed" for name in packages.values() if "/" not in name}
 
 
 def wheel_faults(names: Collection[str], expected: Collection[str]) -> list[str]:

@@ -61,5 +61,5 @@ def check_contents(built: Distributions) -> None:
 def packages() -> dict[str, str]:
     """The names that folders of the repository have in the wheel."""
     configuration = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    folders = configuration["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    return {folder: Path(folder).name for folder in folders}
+    wheel = configuration["tool"]["hatch"]["build"]["targets"]["wheel"]
+    return {folder: wheel["sources"].get(folder, folder) for folder in wheel["only-include"]}

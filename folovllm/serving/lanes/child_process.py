@@ -1,9 +1,15 @@
-"""ChildProcess: one spawned process that does jobs, as the service sees it."""
+"""ChildProcess: one spawned process that does jobs, as the service sees it.
+
+It is not the event loop that spawns it: uvloop forks, at which gRPC's handlers would stop its
+threads for as long as a call runs. The standard library's Popen runs no handlers.
+"""
 
 import asyncio
 import os
+import socket
+import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
 from pathlib import Path
 
 from folovllm.errors import FolovError, UnavailableError
@@ -28,19 +34,27 @@ class OverMemoryError(FolovError):
 class ChildProcess:
     """A child, which does one job at a time. Belongs to one event loop."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
         self._process = process
+        self._reader = reader
+        self._writer = writer
 
     @classmethod
     async def start(cls, work: Work) -> "ChildProcess":
         """Spawns a child and waits until it has loaded its work. Raises UnavailableError."""
+        ours, its = socket.socketpair()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *_command(work), stdin=PIPE, stdout=PIPE, env=_environment()
-            )
+            with its:
+                process = _spawn(work, its)
         except OSError as error:  # no memory, or too many processes
+            ours.close()
             raise UnavailableError(f"no process can be started: {error.strerror}") from None
-        child = cls(process)
+        child = cls(process, *await asyncio.open_connection(sock=ours))
         try:
             async with asyncio.timeout(_START_TIMEOUT):
                 await child._exchange(SETUP.pack(work.max_bytes, len(work.setup)) + work.setup)
@@ -89,12 +103,15 @@ class ChildProcess:
     @property
     def alive(self) -> bool:
         """Whether it can do another job."""
-        return self._process.returncode is None
+        return self._process.poll() is None
 
     async def end(self) -> None:
         """Ends it at once, and waits until it has ended."""
         self._kill()
-        await self._process.communicate()  # closes the pipes too
+        self._writer.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
+        await asyncio.to_thread(self._process.wait)
 
     def _kill(self) -> None:
         if self.alive:
@@ -102,20 +119,20 @@ class ChildProcess:
 
     async def _exchange(self, frame: bytes) -> tuple[Outcome, bytes]:
         """Sends a frame and waits for the reply. Raises _EndedError."""
-        assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            self._process.stdin.write(frame)
-            await self._process.stdin.drain()
-            number, length = REPLY.unpack(await self._process.stdout.readexactly(REPLY.size))
-            return Outcome(number), await self._process.stdout.readexactly(length)
+            self._writer.write(frame)
+            await self._writer.drain()
+            number, length = REPLY.unpack(await self._reader.readexactly(REPLY.size))
+            return Outcome(number), await self._reader.readexactly(length)
         except (asyncio.IncompleteReadError, ConnectionError):
-            raise _EndedError(await self._process.wait()) from None
+            raise _EndedError(await asyncio.to_thread(self._process.wait)) from None
 
 
-def _command(work: Work) -> list[str]:
+def _spawn(work: Work, jobs: socket.socket) -> "subprocess.Popen[bytes]":
     module = "folovllm.serving.lanes.job_server"
     # -P keeps the working directory, where anything may lie, off the path.
-    return [sys.executable, "-P", "-m", module, str(_NICENESS), work.prepare]
+    command = [sys.executable, "-P", "-m", module, str(_NICENESS), work.prepare]
+    return subprocess.Popen(command, stdin=jobs.fileno(), stdout=jobs.fileno(), env=_environment())
 
 
 def _environment() -> dict[str, str]:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from struct import Struct
 from typing import BinaryIO
@@ -77,10 +78,10 @@ def main() -> None:
     niceness, name = sys.argv[1:]
     os.nice(int(niceness))
     module, _, function = name.partition(":")
-    try:
+    # Raised when nobody waits for the reply any more.
+    with suppress(BrokenPipeError, ConnectionResetError):
         serve_jobs(getattr(import_module(module), function), jobs, replies)
-    except BrokenPipeError:  # nobody waits for the reply any more
-        os._exit(0)
+    os._exit(0)  # at once: there is nothing to tidy up
 
 
 if __name__ == "__main__":

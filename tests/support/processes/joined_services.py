@@ -47,7 +47,8 @@ class JoinedServices:
             TokenizerServicer(tokenizer, self.pool, max_prompt_bytes, chat_template),
             self.server.grpc,
         )
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.server.bind()}")
+        self.address = f"127.0.0.1:{self.server.bind()}"
+        self.channel = grpc.aio.insecure_channel(self.address)
         self.stub: tokenizer_service_pb2_grpc.TokenizerServiceAsyncStub = (
             tokenizer_service_pb2_grpc.TokenizerServiceStub(self.channel)
         )

@@ -7,9 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_service.rpc.output_messages import output_messages
+from folovllm.bounds.table import message_bounds
 from folovllm.logprobs import Logprob, PositionLogprobs
 from folovllm.outputs import CompletionOutput, FinishReason, RequestInfo, RequestOutput, Usage
+from folovllm.parameters.structured_output import StructuredOutput
 from folovllm.sampling_params import SamplingParams
+from folovllm.score import MAX_SCORED_TOKENS, ContinuationScore, ScoreOutput
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.v1 import types_pb2
 from folovllm_client.api.calls.stream_readers import completion_reader
@@ -81,6 +84,27 @@ def test_joined_they_are_the_output(num_positions: int, num_tops: int, num_ids: 
     assert CompletionOutput.from_proto(merged) == output
     read = completion_reader()
     assert [each for message in messages if (each := read(message))] == [output]
+
+
+def test_the_largest_parameters_and_scores_fit() -> None:
+    """What is not split: the echo of the parameters, and Score's answer."""
+    bounds = message_bounds(types_pb2.SamplingParams.DESCRIPTOR)
+    ids = tuple(range(LARGEST - bounds.max_count("stop_token_ids"), LARGEST))
+    words = bounds.max_elements("bad_words_token_ids") // 512
+    params = SamplingParams(
+        stop_token_ids=ids,
+        logit_bias=tuple((LARGEST - i, -0.5) for i in range(bounds.max_count("logit_bias"))),
+        bad_words_token_ids=(tuple(range(LARGEST - 512, LARGEST)),) * words,
+        structured_output=StructuredOutput("json_schema", "s" * bounds.max_bytes("json_schema")),
+    )
+    info = RequestInfo(params, "model", "tokenizer", prompt_tokens=LARGEST)
+    (message,) = output_messages(replace(long_output(0, 0, 0), info=info))
+    assert MAX_MESSAGE_BYTES // 16 < message.ByteSize() < MAX_MESSAGE_BYTES // 4
+    most = MAX_SCORED_TOKENS
+    score = ContinuationScore((LARGEST,) * most, (-0.5,) * most, (LARGEST,) * most).to_proto()
+    assert (
+        ScoreOutput("é" * 128, ()).to_proto().ByteSize() + score.ByteSize() < MAX_MESSAGE_BYTES // 2
+    )
 
 
 def test_a_short_output_is_one_message() -> None:

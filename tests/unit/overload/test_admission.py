@@ -13,6 +13,7 @@ from engine_service.overload.demand import Demand
 from engine_service.overload.queue_limits import UNLIMITED, QueueLimits, queue_limits
 from engine_service.overload.ticket import Ticket
 from folovllm.errors import QueueFullError
+from folovllm.model_info import ModelInfo
 
 LIMITS = QueueLimits(8, 10_000, 100_000, 600.0, None, 1000)
 SMALL = Demand(1000, 10, 1, 10, 20)
@@ -141,11 +142,13 @@ def test_without_limits_everything_is_admitted() -> None:
 
 def test_limits_are_sized_by_the_model_and_the_host() -> None:
     config = SchedulerConfig(max_num_waiting=100, max_queue_seconds=7)
-    limits = queue_limits(config, num_kv_tokens=10**6, free_bytes=16 * 2**30)
+    large = ModelInfo(num_kv_blocks=10**5, block_size=10, device="cuda:0")
+    limits = queue_limits(config, large, free_bytes=32 * 2**30)
     assert (limits.max_num_waiting, limits.max_num_tokens) == (100, 16 * 10**6)
     assert (limits.max_num_bytes, limits.max_seconds) == (2**30, 7)
-    small = queue_limits(config, num_kv_tokens=16, free_bytes=2**20)
-    assert (small.max_num_tokens, small.max_num_bytes) == (102_400, 64 * 2**20)
+    assert limits.ordinary_num_tokens == 8192
+    small = queue_limits(config, ModelInfo(num_kv_blocks=1, block_size=16), free_bytes=2**20)
+    assert (small.max_num_tokens, small.max_num_bytes) == (204_800, 64 * 2**20)
 
 
 actions = st.lists(
@@ -209,4 +212,4 @@ def told(check: Callable[[], object]) -> str:
 def test_the_refusal_says_what_to_do() -> None:
     admission, _ = filled()
     message = told(lambda: admission.admit("a", SMALL, 0.0, 0.0))
-    assert "8 requests wait" in message and "under the same request_id" in message
+    assert "8 requests wait" in message and "with the same request_id" in message

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
@@ -9,6 +10,7 @@ import pytest
 
 from folovllm.errors import QueueFullError, UnavailableError
 from folovllm.serving.lanes.child_process import OverMemoryError, OverTimeError
+from folovllm.serving.lanes.frames import REPLY, SETUP, Outcome
 from folovllm.serving.lanes.lane import Job, Lane
 from folovllm.serving.lanes.lanes import Lanes
 from folovllm.serving.lanes.work import Work
@@ -98,6 +100,17 @@ async def test_a_caller_that_has_left_costs_no_job(make: Make) -> None:
     await asyncio.sleep(0)
     left.cancel()
     assert await stays == b"so: hello"
+
+
+async def test_a_child_ends_with_its_input_whatever_happened_to_the_service() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "folovllm.serving.lanes.job_server", "0", WORK.prepare),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    said, _ = await process.communicate(SETUP.pack(2**30, 1) + b":")
+    assert (process.returncode, said) == (0, REPLY.pack(Outcome.DONE, 0))
 
 
 async def test_a_child_without_a_job_ends_and_the_next_job_gets_another() -> None:

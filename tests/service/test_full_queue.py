@@ -51,7 +51,7 @@ async def test_a_refusal_says_when_to_return_and_keeps_its_word(service: JoinedS
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await generate(service, name)
         error = from_rpc_error(refused.value)
-        assert isinstance(error, QueueFullError) and "under the same request_id" in str(error)
+        assert isinstance(error, QueueFullError) and "with the same request_id" in str(error)
         metadata = dict(refused.value.trailing_metadata() or ())
         # What gRPC itself retries by is the same.
         assert metadata["grpc-retry-pushback-ms"] == str(math.ceil(error.retry_after * 1e3))
