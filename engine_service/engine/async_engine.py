@@ -22,6 +22,7 @@ from engine_service.engine.failures import RequestFailure, request_failure
 from engine_service.engine.intake.command_demands import placed
 from engine_service.engine.intake.open_streams import OpenStreams
 from engine_service.engine.llm_engine import EngineLoad, LLMEngine
+from engine_service.engine.matcher_maker import MatcherMaker
 from engine_service.engine.output_stream import OutputStream
 from engine_service.engine.step_clock import StepClock
 from engine_service.host_memory import free_host_memory
@@ -74,6 +75,7 @@ class AsyncEngine:
         self._inbox: queue.SimpleQueue[tuple[Command, Matchers] | None] = queue.SimpleQueue()
         self._streams = OpenStreams(clock)
         self._engine: LLMEngine | None = None
+        self._matcher_maker = MatcherMaker()
         self._load = EngineLoad()
         self._load_watchers: set[Callable[[], None]] = set()
         self._died = asyncio.Event()
@@ -177,15 +179,16 @@ class AsyncEngine:
         if self.num_admissible <= num_ahead:
             raise QueueFullError("too many requests wait already")
 
-    async def make_matchers(self, command: StreamCommand) -> Matchers:
+    async def make_matchers(self, command: StreamCommand, caller: str = "") -> Matchers:
         """Compiles the grammars of a command, blocking neither the loop nor the engine's thread.
 
-        Raises InvalidRequestError that names the field, and QueueFullError.
+        `caller` is whose turn it takes where grammars queue. Raises InvalidRequestError that names
+        the field, QueueFullError, UnavailableError.
         """
         if not command.follows_grammar:
             return ()
         assert self._engine
-        return await asyncio.to_thread(command.make_matchers, self._engine)
+        return await self._matcher_maker.make(self._engine, command, caller)
 
     def submit(
         self, command: StreamCommand, matchers: Matchers = (), ticket: Ticket | None = None
@@ -252,6 +255,7 @@ class AsyncEngine:
 
     def begin_to_stop(self) -> None:
         """Ends the thread after its present step; running streams end with EngineDeadError."""
+        self._matcher_maker.close()
         self._inbox.put(None)
 
     async def stop(self, max_seconds: float = 10.0) -> bool:

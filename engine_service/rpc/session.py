@@ -186,7 +186,8 @@ class Session:
                 if read is None:
                     read = await self._read_on(message, steps, parent)
                     call.ticket = self._engine.reserve(read)
-                self._submit(call, read, await self._engine.make_matchers(read))
+                matchers = await self._engine.make_matchers(read, self._peer)
+                self._submit(call, read, matchers)
             except Exception as error:
                 self._fail(call, error)
 
