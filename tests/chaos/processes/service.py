@@ -70,6 +70,17 @@ class Service:
         """What it has written, unless that went elsewhere."""
         return self._log.read_text(errors="replace")
 
+    def log_after(self, size: int) -> str:
+        """What it has written after so many bytes."""
+        with self._log.open("rb") as file:
+            file.seek(size)
+            return file.read().decode(errors="replace")
+
+    @property
+    def log_size(self) -> int:
+        """How many bytes it has written."""
+        return self._log.stat().st_size
+
     @property
     def exit_code(self) -> int | None:
         """None while it runs; minus the signal's number if one ended it."""

@@ -1,0 +1,48 @@
+"""The command: `python -m fuzz NAME [options]`; see docs/chaos.md."""
+
+import argparse
+import asyncio
+import sys
+
+from chaos.checks.verdicts import Report
+from chaos.processes.descendants import no_process_left
+from fuzz.messages import fuzz_messages, replay
+
+
+def main() -> int:
+    """Runs what the command line names and returns the exit status."""
+    args = _parse_args()
+    report = Report({})
+    with no_process_left():
+        asyncio.run(args.run(args, report))
+    report.print_summary()
+    return report.exit_code
+
+
+async def _all(args: argparse.Namespace, report: Report) -> None:
+    await fuzz_messages(report, 500_000, args.seed)
+
+
+async def _messages(args: argparse.Namespace, report: Report) -> None:
+    if args.only is not None:
+        await replay(report, args.seed, args.only)
+    else:
+        await fuzz_messages(report, args.count, args.seed)
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m fuzz", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    everything = commands.add_parser("all", help="all of them, in full; hours")
+    everything.set_defaults(run=_all)
+    messages = commands.add_parser("messages", help="to every method of both services")
+    messages.add_argument("--count", type=int, default=500_000, help="(%(default)s)")
+    messages.add_argument("--only", type=int, metavar="NUMBER", help="one case again, alone")
+    messages.set_defaults(run=_messages)
+    for command in (everything, messages):
+        command.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
