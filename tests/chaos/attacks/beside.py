@@ -2,6 +2,7 @@
 
 import asyncio
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -97,11 +98,19 @@ class Beside:
         await self._stack.aclose()
         self._sum_up()
 
+    async def until_running(self) -> None:
+        """Returns when the canary's first stream has begun."""
+        await self._canary.until_running()
+
     def _sum_up(self) -> None:
         seen, records = self.seen, self._canary.records
+        now = time.monotonic()
         pauses = [gap for record in records for gap in gaps(record)]
-        seen.gap, seen.usual_gap = max(pauses, default=0.0), statistics.median(pauses or [0.0])
-        firsts = [each.first_at - each.started for each in records if each.first_at is not None]
+        seen.usual_gap = statistics.median(pauses or [0.0])
+        # The last stream is cut off, perhaps while it waits for a message.
+        cut = [(record.ended or now) - record.pieces[-1].at for record in records if record.pieces]
+        seen.gap = max([*pauses, *cut], default=0.0)
+        firsts = [(each.first_at or each.ended or now) - each.started for each in records]
         seen.start = max(firsts, default=0.0)
         for name, probe in self._probes.items():
             seen.health[name] = probe.longest

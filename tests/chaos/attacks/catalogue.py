@@ -32,21 +32,23 @@ ATTACKS: dict[str, Attack] = {
         Attack("score-texts", scores_of_texts, width=32),
         Attack("bombs", bombs, width=4, magazine=12),
         Attack("large-forks", large_forks, width=4, magazine=8, parent=parents),
-        Attack("many-logprobs", many_logprobs, width=8),
-        Attack("many-scores", many_scores, width=8),
-        Attack("many-of-long", many_of_long, width=200, magazine=200),
+        Attack("many-logprobs", many_logprobs, width=8, fills_queue=True),
+        Attack("many-scores", many_scores, width=8, fills_queue=True),
+        Attack("many-of-long", many_of_long, width=200, magazine=200, fills_queue=True),
         Attack("huge-chats", huge_chats, width=8, magazine=16),
         Attack("long-names", long_names, width=16, magazine=40),
         Attack("named-requests", named_requests, width=16, magazine=40),
         Attack("burst-of-calls", small_calls, width=5000, burst=True),
-        Attack("burst-of-requests", small_requests, width=5000, burst=True),
-        Attack("bad-words", bad_words, twin=plain),
-        Attack("penalties", penalties, twin=plain),
-        Attack("everything", everything, twin=plain),
+        Attack("burst-of-requests", small_requests, width=5000, burst=True, fills_queue=True),
+        Attack("bad-words", bad_words, twin=plain, fills_queue=True),
+        Attack("penalties", penalties, twin=plain, fills_queue=True),
+        Attack("everything", everything, twin=plain, fills_queue=True),
         Attack("sessions", sessions, width=1500, magazine=1500),
         Attack("idle-sessions", idle_sessions, width=2000, magazine=1),
         Attack("idle-streams", idle_streams, width=2000, magazine=1),
-        Attack("many-of-longest", many_of_longest, width=60, magazine=60, fake=True),
+        Attack(
+            "many-of-longest", many_of_longest, width=60, magazine=60, fake=True, fills_queue=True
+        ),
     )
 }
 

@@ -1,6 +1,5 @@
 """Ground: a site that is warm, and what is seen beside a load that does no harm."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from chaos.callers.call import reference_of
 from chaos.processes.site import Site, front_end_stub, running_site
 
 HARMLESS = "harmless"
-MODEL_LEN, LONG_MODEL_LEN = 2048, 40_960
-"""Contexts of the embedded model and of the one that costs nothing."""
+_LONG_MODEL_LEN = 40_960
+"""The context of the model that costs nothing."""
 _STEP_SECONDS = 0.01
 """Between two steps: what callers on one host with the services take of its processors must not
 decide what is seen."""
@@ -22,9 +21,12 @@ _FLAGS = (
     # A prompt of any length holds up the streams beside it for less than what is looked for.
     *("--max-num-batched-tokens", "256"),
 )
-_FAKE_FLAGS = ("--device", "cpu", "--speculation", "none", "--max-model-len", str(LONG_MODEL_LEN))
-_WARM_UP_CALLS = 3
-_CANARY_TOKENS = 1000
+_FAKE_FLAGS = ("--device", "cpu", "--speculation", "none", "--max-model-len", str(_LONG_MODEL_LEN))
+_WARM_UP_CALLS = 10
+_MIN_HARMLESS_SECONDS = 10.0
+"""Until then allocators and caches still find their size."""
+_CANARY_TOKENS = 2000
+"""Of one stream: where the queue is full, the next one waits."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,16 @@ async def running_ground(fake: bool, seconds: float, seed: int) -> AsyncIterator
     """A site, warmed up, on which harmless load ran for so many seconds."""
     real_flags = {"real_flags": _FAKE_FLAGS} if fake else {}
     async with running_site(_FLAGS, fake=fake, **real_flags) as site:
-        await site.engines[0].service.ask("pace", _STEP_SECONDS)
         canary = generate("canary", 24, params(_CANARY_TOKENS))
-        asks = [canary, *_innocent_asks(fake)]
         async with front_end_stub(site.front_end.address) as stub:
+            references = {canary: await reference_of(stub, canary, "reference of the canary")}
+            asks = _innocent_asks(fake)
             for number in range(_WARM_UP_CALLS):
-                answers = await asyncio.gather(
-                    *(reference_of(stub, ask, f"warm-up {number} {ask.label}") for ask in asks)
-                )
-        references = dict(zip(asks, answers, strict=True))
-        seen = await seen_beside(site, references, canary, HARMLESS, seconds, seed)
+                for ask in asks:
+                    references[ask] = await reference_of(stub, ask, f"warm-up {number}")
+        await site.engines[0].service.ask("pace", _STEP_SECONDS)
+        lasting = max(seconds, _MIN_HARMLESS_SECONDS)
+        seen = await seen_beside(site, references, canary, HARMLESS, lasting, seed)
         if seen.canary or seen.refused:
             raise AssertionError(f"beside harmless load: {[*seen.canary, *seen.refused][:3]}")
         yield Ground(site, references, canary, seen)
@@ -67,6 +69,7 @@ async def seen_beside(
 ) -> Seen:
     """What is seen beside a load that is no attack."""
     async with Squad(site, load, seed) as squad, Beside(site, references, canary, load) as beside:
+        await beside.until_running()
         squad.go()
         await watched(beside, seconds)
         await squad.stop()

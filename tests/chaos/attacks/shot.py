@@ -71,5 +71,7 @@ class Attack:
     """The same requests without what is costly, in place of the usual harmless load."""
     magazine: int = 64
     """How many different shots are made."""
+    fills_queue: bool = False
+    """The model has so much to do that others may wait: who came first is served first."""
     fake: bool = False
     """On a model that costs nothing and has a long context, for what the embedded one's lacks."""

@@ -55,6 +55,7 @@ async def strike(ground: Ground, attack: Attack, seconds: float, seed: int, repo
         Squad(site, attack.name, seed) as squad,
         Beside(site, ground.references, ground.canary, attack.name) as beside,
     ):
+        await beside.until_running()
         squad.go()
         in_time = await watched(beside, seconds)
         await squad.stop()
@@ -70,7 +71,7 @@ async def strike(ground: Ground, attack: Attack, seconds: float, seed: int, repo
 
 def problems_of(attack: Attack, seen: Seen, harmless: Seen, sent: Sent) -> dict[str, list[str]]:
     """The problems of each kind that show at once."""
-    found = problems_beside(seen, harmless)
+    found = problems_beside(seen, harmless, waits=not attack.fills_queue)
     if attack.twin is not None:
         found["canary"] += _slower_than_twin(seen, harmless)
     return found | {"calls": _problems_of_calls(sent), "logs": _problems_of_logs(sent)}

@@ -8,8 +8,11 @@ MAX_WAIT_OVER_HARMLESS = 5.0
 """Seconds, of which none is a matter of processors."""
 
 
-def problems_beside(seen: Seen, harmless: Seen) -> dict[str, list[str]]:
-    """What was worse than beside harmless load, by what it concerns."""
+def problems_beside(seen: Seen, harmless: Seen, waits: bool = True) -> dict[str, list[str]]:
+    """What was worse than beside harmless load, by what it concerns.
+
+    How long others waited for their answers counts only if `waits`.
+    """
     gap = seen.gap - harmless.gap
     slow = [f"{gap * 1e3:.0f} ms over harmless load"] if gap > MAX_GAP_OVER_HARMLESS else []
     health = [
@@ -17,8 +20,9 @@ def problems_beside(seen: Seen, harmless: Seen) -> dict[str, list[str]]:
         for name, longest in seen.health.items()
         if longest > MAX_HEALTH
     ]
-    waited = seen.wait - harmless.wait
-    late = [f"an answer came {waited:.1f} s late"] if waited > MAX_WAIT_OVER_HARMLESS else []
+    waited = max(seen.wait - harmless.wait, seen.start - harmless.start)
+    is_late = waits and waited > MAX_WAIT_OVER_HARMLESS
+    late = [f"an answer came {waited:.1f} s late"] if is_late else []
     return {
         "canary": [*slow, *seen.canary],
         "health": [*health, *seen.unhealthy],
