@@ -20,13 +20,21 @@ def no_process_left() -> Iterator[None]:
     """
     # Whoever loses its parent becomes a child of this process.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    before = {*psutil.Process().children(recursive=True)}
+    before = children_of(os.getpid())
     previous = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-        kill_all([each for each in psutil.Process().children(recursive=True) if each not in before])
+        kill_all([each for each in children_of(os.getpid()) if each not in before])
+
+
+def children_of(pid: int) -> list[psutil.Process]:
+    """The processes that one has started, and those that they have."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def kill_all(processes: list[psutil.Process]) -> None:
