@@ -44,8 +44,9 @@ chaos: .venv/.installed-dev ## Break real services for a quarter of an hour; CHA
 chaos-full: .venv/.installed-dev ## The same in full, for hours; CHAOS="--checkout ../before" adds the price
 	@PYTHONPATH=tests $(BIN)/python -m chaos all --full $(CHAOS)
 
-fuzz: .venv/.installed-dev ## Send 500,000 messages to real services; FUZZ="--seed 7" sends others
-	@PYTHONPATH=tests $(BIN)/python -m fuzz all $(FUZZ)
+fuzz: .venv/.installed-dev ## Send 500,000 messages and 4,000 grammars; FUZZ="--seed 7" sends others
+	@PYTHONPATH=tests $(BIN)/python -m fuzz.grammars $(FUZZ)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz messages $(FUZZ)
 
 fmt: .venv/.installed-dev ## Format the Python, the C++ and the contract, and mend what ruff can
 	@$(BIN)/ruff check --fix-only

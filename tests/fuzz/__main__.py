@@ -1,4 +1,4 @@
-"""The command: `python -m fuzz NAME [options]`; see docs/chaos.md."""
+"""The command: `python -m fuzz messages [options]`; see docs/chaos.md."""
 
 import argparse
 import asyncio
@@ -19,10 +19,6 @@ def main() -> int:
     return report.exit_code
 
 
-async def _all(args: argparse.Namespace, report: Report) -> None:
-    await fuzz_messages(report, 500_000, args.seed)
-
-
 async def _messages(args: argparse.Namespace, report: Report) -> None:
     if args.only is not None:
         await replay(report, args.seed, args.only)
@@ -33,14 +29,11 @@ async def _messages(args: argparse.Namespace, report: Report) -> None:
 def _parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m fuzz", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    everything = commands.add_parser("all", help="all of them, in full; hours")
-    everything.set_defaults(run=_all)
     messages = commands.add_parser("messages", help="to every method of both services")
     messages.add_argument("--count", type=int, default=500_000, help="(%(default)s)")
+    messages.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     messages.add_argument("--only", type=int, metavar="NUMBER", help="one case again, alone")
     messages.set_defaults(run=_messages)
-    for command in (everything, messages):
-        command.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     return parser.parse_args()
 
 
