@@ -96,7 +96,7 @@ def test_each_rule_of_overload(failed: set[str], change: dict[str, object]) -> N
         "wrong": [],
     } | change
     report, run = Report({}), Run(wrong=parts["wrong"])  # type: ignore[arg-type]
-    run.firsts = [parts["admitted"], parts["refused"]] * 50  # type: ignore[assignment,list-item]
+    run.firsts = [parts["admitted"], parts["refused"]] * 50  # type: ignore[list-item]
     run.returns = [parts["returned"]] * 20  # type: ignore[list-item]
     judge(report, run, 30.0, parts["goodput"], parts["share"])  # type: ignore[arg-type]
     found = {name for name, check in report.checks.items() if check.num_failed}
