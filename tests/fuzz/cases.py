@@ -15,6 +15,8 @@ from fuzz.wire import huge_count, mutated, with_unknown, wrong_text
 METHODS: tuple[tuple[str, MethodDescriptor], ...] = tuple(
     (target, method) for target, service in SERVICES.items() for method in service.methods
 )
+_METHOD_WEIGHTS = [1.0 if method.input_type.fields else 0.2 for _, method in METHODS]
+"""There is little to be wrong in a message without fields."""
 _MAX_SHOWN = 600
 _MAX_BYTES = 4 * 2**20 - 1024
 
@@ -96,7 +98,7 @@ _WEIGHTS = [weight for _, weight in KINDS.values()]
 def case(seed: int, number: int) -> Case:
     """One case, always the same."""
     rng = random.Random(f"{seed} {number}")
-    target, method = rng.choice(METHODS)
+    [(target, method)] = rng.choices(METHODS, _METHOD_WEIGHTS)
     [kind] = rng.choices(_NAMES, _WEIGHTS)
     make, _ = KINDS[kind]
     count = rng.randint(1, 4) if method.client_streaming else 1

@@ -36,6 +36,17 @@ _MAX_DEPTH = 6
 _MAX_TOKEN_ID = 250
 """Of every vocabulary that is fuzzed."""
 
+_NEEDED = frozenset(
+    {"ids", "role", "name", "content", "sampling_params", "max_tokens", "request_id", "fork_id"}
+)
+_RARE = frozenset(
+    {
+        *("tool_calls", "reasoning_content", "tool_call_id", "tools", "tool_choice", "reasoning"),
+        *("stop", "bad_words", "prompt_logprobs", "allowed_token_ids", "continue_final_message"),
+    }
+)
+"""What is sound only together with something else."""
+
 Sane = Callable[[random.Random], object]
 
 
@@ -44,9 +55,11 @@ def _text(rng: random.Random) -> str:
 
 
 _BY_NAME: Mapping[str, Sane] = {
-    "request_id": lambda rng: rng.choice(("", "", "a", "b", f"r{rng.randrange(50)}")),
-    "fork_id": lambda rng: rng.choice(("", f"f{rng.randrange(50)}")),
-    "cancel": lambda rng: f"r{rng.randrange(50)}",
+    "request_id": lambda rng: rng.choice("abcdefgh"),
+    "fork_id": lambda rng: rng.choice(("", "i", "j", "k")),
+    "cancel": lambda rng: rng.choice("abcdefghijk"),
+    "name": lambda rng: rng.choice("fg"),
+    "id": lambda rng: rng.choice(("c1", "c2")),
     "json_schema": lambda rng: rng.choice(_SCHEMAS),
     "parameters": lambda rng: rng.choice(_SCHEMAS),
     "arguments": lambda rng: rng.choice(("{}", '{"a": 1}')),
@@ -63,7 +76,7 @@ _BY_NAME: Mapping[str, Sane] = {
     "repetition_penalty": lambda rng: rng.uniform(0.5, 2),
     "index": lambda rng: rng.randrange(2),
     "priority": lambda rng: rng.randint(-2, 2),
-    "role": lambda rng: rng.randint(1, 4),
+    "role": lambda rng: rng.choice((1, 2, 2, 2, 3, 3, 4)),
 }
 
 
@@ -87,7 +100,7 @@ class Filler:
             oneof = each.containing_oneof
             if oneof is not None and len(oneof.fields) > 1:
                 continue
-            if rng.random() < (0.95 if _is_needed(each) else 0.25):
+            if rng.random() < _presence(each):
                 self._set(message, each, depth)
 
     def _set(self, message: Message, each: FieldDescriptor, depth: int) -> None:
@@ -178,13 +191,14 @@ def _share(oneof: Any) -> float:
     return 0.1 if oneof.name == "structured_output" else 0.95
 
 
-def _is_needed(each: FieldDescriptor) -> bool:
-    """Whether a message hardly makes sense without the field."""
-    repeated = each.is_repeated
+def _presence(each: FieldDescriptor) -> float:
+    """How often a field is set: nearly always where a message hardly makes sense without it."""
     owner: Any = each.containing_type
-    parameters = owner.name == "SamplingParams"
-    names = ("ids", "role", "name", "sampling_params", "max_tokens")
-    return (repeated and not parameters) or each.name in names
+    if each.name in _RARE:
+        return 0.03
+    if each.name in _NEEDED or (each.is_repeated and owner.name != "SamplingParams"):
+        return 0.98
+    return 0.2
 
 
 def _is_map(descriptor: Descriptor | None) -> bool:
