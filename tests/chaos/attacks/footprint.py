@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import psutil
 
+from chaos.processes.descendants import children_of
 from chaos.processes.site import Site
 
 _MIB = 2**20
@@ -22,7 +23,11 @@ class Footprint:
 
     def memory(self) -> dict[str, int]:
         """Bytes of resident memory, by service, those of its child processes included."""
-        return {name: _memory_of(service.pid) for name, service in self._site.services.items()}
+        return {name: sum(_sizes(service.pid)) for name, service in self._site.services.items()}
+
+    def _by_process(self, name: str) -> str:
+        sizes = _sizes(self._site.services[name].pid)
+        return " + ".join(f"{size / _MIB:.0f}" for size in sizes)
 
     def logged(self) -> int:
         """Bytes that all of them have logged."""
@@ -33,7 +38,8 @@ class Footprint:
         deadline = time.monotonic() + within
         while True:
             found = [
-                f"{name} takes {size / _MIB:.0f} MiB, and took {before[name] / _MIB:.0f} MiB before"
+                f"{name} takes {size / _MIB:.0f} MiB, and took {before[name] / _MIB:.0f} MiB "
+                f"before; by process now {self._by_process(name)}"
                 for name, size in self.memory().items()
                 if size > before[name] * _MAX_SHARE
             ]
@@ -42,11 +48,11 @@ class Footprint:
             await asyncio.sleep(_SECONDS_BETWEEN)
 
 
-def _memory_of(pid: int) -> int:
-    size = 0
+def _sizes(pid: int) -> list[int]:
+    """Bytes of resident memory of a process, and of those that it has started."""
+    sizes = []
     with suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        for process in (root, *root.children(recursive=True)):
+        for process in (psutil.Process(pid), *children_of(pid)):
             with suppress(psutil.NoSuchProcess):
-                size += process.memory_info().rss
-    return size
+                sizes.append(process.memory_info().rss)
+    return sizes

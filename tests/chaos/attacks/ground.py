@@ -9,6 +9,7 @@ from chaos.attacks.squad import Squad
 from chaos.callers.ask import Ask, Reference, chat, generate, grammar, once, params
 from chaos.callers.call import reference_of
 from chaos.processes.site import Site, front_end_stub, running_site
+from folovllm.v1 import types_pb2
 
 HARMLESS = "harmless"
 _LONG_MODEL_LEN = 40_960
@@ -84,4 +85,12 @@ def _innocent_asks(fake: bool) -> list[Ask]:
         generate("seeded", 20, params(12, temperature=1.0, seed=5, n=2)),
         chat("chat", 12),
     ]
-    return asks if fake else [*asks, grammar("grammar", 8)]
+    if fake:
+        return asks
+    schema = '{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}'
+    return [
+        *asks,
+        grammar("grammar", 8),
+        generate("schema", 16, params(8, json_schema=schema)),
+        generate("any object", 16, params(8, json_object=types_pb2.AnyJsonObject())),
+    ]
