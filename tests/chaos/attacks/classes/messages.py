@@ -46,8 +46,8 @@ def large_forks(rng: random.Random) -> Iterator[Shot]:
             branch = params(1, temperature=1.0)
             for _ in range(rng.choice((1024, 512))):
                 branch.logit_bias[rng.randrange(2000)] = rng.uniform(-1, 1)
-            for _ in range(rng.choice((0, 200))):
-                branch.bad_words_token_ids.add(ids=prompt(str(rng.random()), 12))
+            for _ in range(rng.choice((0, 400))):
+                branch.bad_words_token_ids.add(ids=rng.choices(range(300, 1900), k=24))
             branches.append(branch)
         request = types_pb2.ForkRequest(request_id=_PARENT, branches=branches)
         while request.ByteSize() > _MAX_BYTES:
@@ -65,10 +65,10 @@ def parents(rng: random.Random) -> Iterator[Shot]:
 
 
 def huge_chats(rng: random.Random) -> Iterator[Shot]:
-    """Conversations of up to a million messages, tool calls or tools."""
+    """Conversations of hundreds to a million messages, tool calls or tools."""
     makers: tuple[Callable[[random.Random, int], bytes], ...] = (_messages, _tool_calls, _tools)
     while True:
-        size = int(_MAX_BYTES * rng.uniform(0.2, 1.0))
+        size = int(_MAX_BYTES ** rng.uniform(0.6, 1.0))
         data = rng.choice(makers)(rng, size)
         method = rng.choice(("Chat", "ChatOnce", "ApplyChatTemplate", "CountTokens"))
         if not method.startswith("Chat"):

@@ -14,12 +14,13 @@ _PROMPT = 400
 
 
 def bad_words(rng: random.Random) -> Iterator[Shot]:
-    """512 sequences of up to 512 ids that must not come, most of them beginning alike."""
+    """Up to 512 sequences of up to 512 ids that must not come, most of them beginning alike."""
     while True:
-        start = prompt(str(rng.random()), rng.choice((1, 8, 511)))
+        count, length = rng.choice((512, 512, 64, 16)), rng.choice((512, 64, 16, 2))
+        start = prompt(str(rng.random()), rng.choice((1, length // 2, length - 1)))
         words = [
-            types_pb2.TokenIds(ids=[*start, *prompt(str(rng.random()), 512)][:512])
-            for _ in range(512)
+            types_pb2.TokenIds(ids=[*start, *rng.choices(range(300, 1900), k=length)][:length])
+            for _ in range(count)
         ]
         yield _long(rng, bad_words_token_ids=words)
 
