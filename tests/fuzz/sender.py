@@ -10,14 +10,11 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2, status_pb2
 
-from chaos.checks.statuses import ALLOWED
+from chaos.checks.statuses import ALLOWED, is_allowed, status_of
 from folovllm.v1 import engine_service_pb2
 from fuzz.cases import Case, case
 
 _TIMEOUT = 5.0
-_WRITTEN_TOO_LATE = "Internal error from Core"
-"""What grpc.aio's client says where a call ended while more was written to it. The call's own
-status is then lost."""
 _PATIENCE = 30.0
 """Seconds after which a call hangs, whatever its deadline."""
 
@@ -67,10 +64,8 @@ class Sender:
                     if sent.cancels:
                         break
         except grpc.aio.AioRpcError as error:
-            if error.details() == _WRITTEN_TOO_LATE:
-                return "ended before it was read", _problems(sent, answers)
-            name = error.code().name
-            wrong = [] if name in ALLOWED else [f"{name} {error.details()!r}"]
+            name = status_of(error)
+            wrong = [] if is_allowed(error) else [f"{name} {error.details()!r}"]
             return name, [*wrong, *_problems(sent, answers)]
         finally:
             call.cancel()

@@ -20,9 +20,10 @@ import grpc
 
 from chaos.attacks.catalogue import attack_of
 from chaos.attacks.shot import Attack, Shot
+from chaos.checks.statuses import status_of
 from chaos.processes.site import OWN_CONNECTION
 
-_NEVER = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+_NEVER = ("INTERNAL", "UNKNOWN")
 _MAX_COMPLAINTS = 3
 _MAX_BYTES = 48 * 2**20
 _PAUSE = 0.02
@@ -106,16 +107,16 @@ class Attacker:
         call = each.start(self._channels[each.target])
         self.num_open += 1
         try:
-            code, details = grpc.StatusCode.OK, ""
+            status, details = "OK", ""
             try:
                 await _finish(call, each)
             except grpc.aio.AioRpcError as error:
-                code, details = error.code(), error.details() or ""
-            self.ended[code.name] += 1
+                status, details = status_of(error), error.details() or ""
+            self.ended[status] += 1
             self.num_open -= 1
-            if code in _NEVER and self.ended[code.name] <= _MAX_COMPLAINTS:
-                print(f"{each.method}: {code.name}: {details[:300]}", file=sys.stderr, flush=True)
-            if code is not grpc.StatusCode.OK and not self._attack.burst:
+            if status in _NEVER and self.ended[status] <= _MAX_COMPLAINTS:
+                print(f"{each.method}: {status}: {details[:300]}", file=sys.stderr, flush=True)
+            if status != "OK" and not self._attack.burst:
                 await asyncio.sleep(_PAUSE)
         finally:
             call.cancel()

@@ -13,7 +13,9 @@ from chaos.checks.rest import at_rest
 from chaos.checks.statuses import ALLOWED
 from chaos.checks.verdicts import Report
 
-MAX_RATIO_OVER_TWIN = 2.0
+MAX_RATIO_OVER_TWIN = 4.0
+"""A step of the embedded model is so small that sampling weighs more in it than in any model of
+use, of which `benchmarks/micro` says what each parameter costs."""
 _SPARE_GAP = 0.005
 """Seconds that a usual gap may differ from its twin's on a machine that does other things too."""
 MAX_LOG_BYTES = 2048
