@@ -25,7 +25,10 @@ def _methods(rng: random.Random) -> tuple[Target, str, Descriptor]:
 
 
 def bombs(rng: random.Random) -> Iterator[Shot]:
-    """Any repeated field of any method, with more than a million empty entries in 4 KB of gzip."""
+    """Any repeated field of any method, with more than a million empty entries.
+
+    Most are 4 KB of gzip, the others as large as a message may be.
+    """
     while True:
         target, name, descriptor = _methods(rng)
         found = [*paths(descriptor, {FieldDescriptor.TYPE_MESSAGE}, repeated=True)]
@@ -35,7 +38,8 @@ def bombs(rng: random.Random) -> Iterator[Shot]:
         entry = field(last, b"")
         # The outer fields' tags and lengths take some bytes too.
         count = (rng.choice((1_390_000, 2_000_000)) * 2) // len(entry)
-        yield Shot(target, name, nested(outer, entry * count)[:_MAX_BYTES], compressed=True)
+        data = nested(outer, entry * count)[:_MAX_BYTES]
+        yield Shot(target, name, data, compressed=rng.random() < 0.7)
 
 
 def large_forks(rng: random.Random) -> Iterator[Shot]:
