@@ -43,12 +43,12 @@ def bombs(rng: random.Random) -> Iterator[Shot]:
 
 
 def large_forks(rng: random.Random) -> Iterator[Shot]:
-    """Forks whose branches together are as large as a message may be."""
+    """Forks whose branches together are as large as a message may be, or as bounds allow."""
     while True:
         branches = []
-        for _ in range(128):
+        for _ in range(rng.choice((128, 64, 16))):
             branch = params(1, temperature=1.0)
-            for _ in range(rng.choice((1024, 512))):
+            for _ in range(rng.choice((1024, 512, 64))):
                 branch.logit_bias[rng.randrange(2000)] = rng.uniform(-1, 1)
             for _ in range(rng.choice((0, 400))):
                 branch.bad_words_token_ids.add(ids=rng.choices(range(300, 1900), k=24))
