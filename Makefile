@@ -9,6 +9,8 @@ PYTHON ?=
 BENCH ?=
 # Options of chaos and chaos-full, such as --seed 7 or --checkout ../before.
 CHAOS ?=
+# Options of the fuzz, such as --seed 7.
+FUZZ ?=
 # The interpreter of .venv-tools, if not the first fitting one; see requirements/tools.txt.
 TOOLS_PYTHON ?=
 export TORCH TORCH_INDEX PYTHON TOOLS_PYTHON
@@ -16,7 +18,7 @@ export TORCH TORCH_INDEX PYTHON TOOLS_PYTHON
 BIN := .venv/bin
 # Tests and import-linter look for their helpers on the PATH. Not for demo and serve, which print
 # commands to type in a shell that has no such PATH.
-test chaos chaos-full lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
+test chaos chaos-full fuzz lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # Those for which protoc generates messages by itself.
 CLIENT_LANGUAGES := cpp csharp java kotlin objc python ruby
@@ -25,7 +27,7 @@ CXX_SOURCES := $(wildcard engine_service/kernels/cpu/*.cpp engine_service/kernel
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test chaos chaos-full fmt hooks lint client-sync client-sync-check protos protos-check release lock compose-test demo-model bench-cpu bench-gpu
+.PHONY: help demo serve test chaos chaos-full fuzz fmt hooks lint client-sync client-sync-check protos protos-check release lock compose-test demo-model bench-cpu bench-gpu
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -39,11 +41,15 @@ serve: .venv/.installed ## Serve the embedded model on localhost:50051 until Ctr
 test: .venv/.installed-dev ## Run the whole suite, with coverage
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-chaos: .venv/.installed-dev ## Break real services for ten minutes; CHAOS="--seed 7" or other options
+chaos: .venv/.installed-dev ## Break real services for a quarter of an hour; CHAOS="--seed 7" or other options
 	@PYTHONPATH=tests $(BIN)/python -m chaos all $(CHAOS)
 
 chaos-full: .venv/.installed-dev ## The same in full, for hours; CHAOS="--checkout ../before" adds the price
 	@PYTHONPATH=tests $(BIN)/python -m chaos all --full $(CHAOS)
+
+fuzz: .venv/.installed-dev ## Send 500,000 messages and 4,000 grammars; FUZZ="--seed 7" sends others
+	@PYTHONPATH=tests $(BIN)/python -m fuzz.grammars $(FUZZ)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz messages $(FUZZ)
 
 fmt: .venv/.installed-dev ## Format the Python, the C++ and the contract, and mend what ruff can
 	@$(BIN)/ruff check --fix-only

@@ -5,6 +5,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+from chaos.attacks.catalogue import ATTACKS
+from chaos.attacks.run import run_attacks
 from chaos.checks.limits import Limits
 from chaos.checks.verdicts import Report
 from chaos.incidents.catalogue import INCIDENTS, THOROUGH
@@ -13,7 +15,9 @@ from chaos.known_failing import KNOWN_FAILING
 from chaos.matrix.faults import FAULTS
 from chaos.matrix.run import run_matrix
 from chaos.matrix.table import table
-from chaos.price import price
+from chaos.overload import overload
+from chaos.price import UNITS, price
+from chaos.processes.descendants import no_process_left
 from chaos.soak import Floor, replay, soak
 
 
@@ -21,16 +25,20 @@ def main() -> int:
     """Runs what the command line names and returns the exit status."""
     args = _parse_args()
     report = Report(KNOWN_FAILING)
-    asyncio.run(args.run(args, report))
+    with no_process_left():
+        asyncio.run(args.run(args, report))
     report.print_summary()
     return report.exit_code
 
 
 async def _all(args: argparse.Namespace, report: Report) -> None:
     """All but the price, unless there is a checkout to compare with."""
+    attack_seconds, overload_seconds = (60.0, 60.0) if args.full else (4.0, 20.0)
     await run_matrix(report, [*FAULTS], 20 if args.full else 5, Limits())
     print(table(report, [*FAULTS]), flush=True)
     await run_incidents(report, [*INCIDENTS, *(THOROUGH if args.full else ())])
+    await run_attacks(report, ATTACKS, attack_seconds, args.seed)
+    await overload(report, overload_seconds, args.seed)
     await soak(report, args.seed, 200_000 if args.full else 15_000, args.width, Floor())
     if args.checkout is not None:
         await price(report, args.checkout, args.pairs)
@@ -49,6 +57,17 @@ async def _incidents(args: argparse.Namespace, report: Report) -> None:
     await run_incidents(report, args.names or INCIDENTS)
 
 
+async def _attacks(args: argparse.Namespace, report: Report) -> None:
+    unknown = {*args.names} - {*ATTACKS}
+    if unknown:
+        sys.exit(f"error: there is no attack {', '.join(unknown)}; see --help")
+    await run_attacks(report, args.names or ATTACKS, args.seconds, args.seed)
+
+
+async def _overload(args: argparse.Namespace, report: Report) -> None:
+    await overload(report, args.seconds, args.seed)
+
+
 async def _soak(args: argparse.Namespace, report: Report) -> None:
     if args.only is not None:
         await replay(report, args.seed, args.only)
@@ -57,13 +76,13 @@ async def _soak(args: argparse.Namespace, report: Report) -> None:
 
 
 async def _price(args: argparse.Namespace, report: Report) -> None:
-    await price(report, args.checkout, args.pairs)
+    await price(report, args.checkout, args.pairs, args.of or UNITS)
 
 
 def _parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m chaos", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    everything = commands.add_parser("all", help="matrix, incidents and soak; ten minutes")
+    everything = commands.add_parser("all", help="all of them; a quarter of an hour")
     everything.add_argument("--full", action="store_true", help="in full, for hours")
     _add_population(everything)
     _add_price(everything, "--checkout")
@@ -77,13 +96,23 @@ def _parse_args() -> argparse.Namespace:
         "names", nargs="*", metavar="NAME", help=", ".join([*INCIDENTS, *THOROUGH])
     )
     incidents.set_defaults(run=_incidents)
+    attacks = commands.add_parser("attacks", help="what one caller can send to hurt others")
+    attacks.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ATTACKS))
+    attacks.add_argument("--seconds", type=float, default=60, help="of each (%(default)s)")
+    attacks.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    attacks.set_defaults(run=_attacks)
+    overloading = commands.add_parser("overload", help="four times as much as can be served")
+    overloading.add_argument("--seconds", type=float, default=60, help="(%(default)s)")
+    overloading.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    overloading.set_defaults(run=_overload)
     soaking = commands.add_parser("soak", help="many requests for long")
     _add_population(soaking)
     soaking.add_argument("--requests", type=int, default=5_000, help="(%(default)s)")
     soaking.add_argument("--only", type=int, metavar="NUMBER", help="one caller again, alone")
     soaking.set_defaults(run=_soak)
-    pricing = commands.add_parser("price", help="processor time a token over another checkout")
+    pricing = commands.add_parser("price", help="processor time over another checkout")
     _add_price(pricing, "checkout")
+    pricing.add_argument("--of", action="append", choices=UNITS, help="may be repeated")
     pricing.set_defaults(run=_price)
     return parser.parse_args()
 

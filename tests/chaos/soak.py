@@ -76,10 +76,7 @@ async def _run(
     site: Site, references: dict[Ask, Reference], seed: int, total: int, width: int
 ) -> tuple[Population, float, MemoryWatch]:
     """The population when all is done, the seconds that took, and the memory meanwhile."""
-    services = {"front end": site.front_end} | {
-        f"engine {number}": engine.service for number, engine in enumerate(site.engines)
-    }
-    memory = MemoryWatch(services)
+    memory = MemoryWatch(site.services)
     async with (
         front_end_stub(site.caller_proxy.address) as first,
         front_end_stub(site.caller_proxy.address) as second,

@@ -15,6 +15,7 @@ from chaos.processes.site import OWN_CONNECTION
 
 _PROBE_INTERVAL, _PROBE_TIMEOUT = 0.1, 5.0
 _OK = frozenset({grpc.StatusCode.OK})
+_CUT = _OK | {grpc.StatusCode.CANCELLED}
 
 
 class Canary:
@@ -24,6 +25,7 @@ class Canary:
         self.records: list[Record] = []
         self._stub, self._ask, self._reference, self._name = stub, ask, reference, name
         self._stopping = False
+        self._call: Call | None = None
         self._task = asyncio.create_task(self._run(), name=name)
 
     async def until_running(self) -> None:
@@ -31,12 +33,19 @@ class Canary:
         while not any(record.pieces for record in self.records):
             await asyncio.sleep(0.01)
 
-    async def stop(self) -> list[str]:
-        """Ends it after its present stream; what was wrong."""
+    async def stop(self, now: bool = False) -> list[str]:
+        """Ends it after its present stream, or `now`, within that; what was wrong."""
         self._stopping = True
+        cut = self._call if now else None
+        if cut is not None:
+            cut.cancel()
         await self._task
         return [
-            problem for each in self.records for problem in problems(each, self._reference, _OK)
+            problem
+            for each in self.records
+            for problem in problems(
+                each, self._reference, _CUT if cut is not None and each is cut.record else _OK
+            )
         ]
 
     @property
@@ -56,7 +65,7 @@ class Canary:
             if self._stopping:
                 return
             name = f"{self._name}-{number}"
-            call = Call(self._stub, self._ask, name, Manner(timeout=60))
+            self._call = call = Call(self._stub, self._ask, name, Manner(timeout=60))
             self.records.append(call.record)
             await call.task
             if call.record.code is not grpc.StatusCode.OK:

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from chaos.processes.descendants import children_of, kill_all
 from support.processes.service_processes import NO_CHANGES, ServiceProcess
 
 ROOT = Path(__file__).parents[3]
@@ -70,6 +71,17 @@ class Service:
         """What it has written, unless that went elsewhere."""
         return self._log.read_text(errors="replace")
 
+    def log_after(self, size: int) -> str:
+        """What it has written after so many bytes."""
+        with self._log.open("rb") as file:
+            file.seek(size)
+            return file.read().decode(errors="replace")
+
+    @property
+    def log_size(self) -> int:
+        """How many bytes it has written."""
+        return self._log.stat().st_size
+
     @property
     def exit_code(self) -> int | None:
         """None while it runs; minus the signal's number if one ended it."""
@@ -92,10 +104,14 @@ class Service:
             self._process.process.send_signal(number)
 
     async def close(self) -> None:
-        """Kills it, whatever state it is in."""
-        self.signal(signal.SIGCONT)
-        await asyncio.to_thread(self._process.kill)
+        """Kills it and all that it has started, whatever state they are in."""
+        await asyncio.to_thread(self._kill)
         self._folder.cleanup()
+
+    def _kill(self) -> None:
+        started = children_of(self.pid)
+        self._process.kill()
+        kill_all(started)
 
     async def ask(self, command: str, *arguments: object, within: float = 10.0) -> Any:
         """Gives the control a command and returns its result. Raises ControlError."""

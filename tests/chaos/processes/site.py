@@ -72,6 +72,12 @@ class Site:
         flags = [flag for each in self.engines for flag in ("--engine", each.proxy.address)]
         return Service("tokenizer_service", *flags, port=port)
 
+    @property
+    def services(self) -> dict[str, Service]:
+        """All services, by what they are called."""
+        engines = {f"engine {number}": each.service for number, each in enumerate(self.engines)}
+        return {"front end": self.front_end, **engines}
+
     async def restart_front_end(self) -> None:
         """As Engine.restart."""
         await self.front_end.close()

@@ -40,8 +40,8 @@ class JoinedServices:
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
             EngineServicer(self.engine, self.engine_server.active_calls), self.engine_server.grpc
         )
-        address = f"127.0.0.1:{self.engine_server.bind()}"
-        self.pool = EnginePool([address], Fingerprints(tokenizer.fingerprint, ""))
+        self.engine_address = f"127.0.0.1:{self.engine_server.bind()}"
+        self.pool = EnginePool([self.engine_address], Fingerprints(tokenizer.fingerprint, ""))
         self.server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
         tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(
             TokenizerServicer(tokenizer, self.pool, max_prompt_bytes, chat_template),
