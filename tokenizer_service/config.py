@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from folovllm.errors import ConfigError
 from folovllm.serving.address import DEFAULT_ENGINE_PORT, DEFAULT_PORT, check_address
 from folovllm.serving.args import POSITIVE, Seconds, check, option, parse
-from folovllm.serving.lanes.lanes import MAX_SECONDS
+from folovllm.serving.lanes.limits import MAX_SECONDS
 from folovllm.serving.logs import LogConfig
 from folovllm.serving.server import ServerConfig
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar, cast
 import grpc
 
 from folovllm.serving.active_calls import current_call, lasts_like_a_stream
-from folovllm.serving.lanes.lanes import MAX_SECONDS
+from folovllm.serving.lanes.limits import MAX_SECONDS
 from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
 from folovllm.v1.tokenizer_service_pb2 import StreamDetokenizeRequest, StreamDetokenizeResponse
 from tokenizer_service.chat.markers import ChatMarkers

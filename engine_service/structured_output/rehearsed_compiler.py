@@ -53,11 +53,11 @@ class RehearsedCompiler:
             str(vocabulary.path),
             vocabulary.vocab_size,
             vocabulary.eos_token_ids,
-            limits.memory_bytes,
             limits.token_seconds,
         )
         self._compiler = compiler
-        self.rehearsals = Rehearsals(setting, limits)
+        self._rehearsals = Rehearsals(setting, limits)
+        self.lanes = self._rehearsals.lanes
         self._verdicts: OrderedDict[bytes, Passed | Refused] = OrderedDict()
         self._flights: dict[GrammarSpec, _Flight] = {}
         self._soon, self._later = BuildLane(), BuildLane()
@@ -92,7 +92,7 @@ class RehearsedCompiler:
             flight.task.cancel()
         self._soon.close()
         self._later.close()
-        self.rehearsals.close()
+        self._rehearsals.close()
 
     def _land(self, spec: GrammarSpec, flight: _Flight) -> None:
         """Lets the next one that asks for it begin anew."""
@@ -107,7 +107,7 @@ class RehearsedCompiler:
         known = verdict = self._verdicts.get(digest)
         if verdict is None:
             await self._load_vocabulary(spec)  # without one, no process has to try
-            verdict = await self.rehearsals.rehearse(spec, caller)
+            verdict = await self._rehearsals.rehearse(spec, caller)
         self._remember(digest, verdict)
         if isinstance(verdict, Refused):
             raise refusal(spec.name, verdict.message)

@@ -2,8 +2,8 @@
 
 A small conversation is rendered in this process, on a thread: its size bounds the time (0.25 ms,
 a few milliseconds at the most), and compared to that the switch costs next to nothing. A larger one
-is rendered by a child, which takes a third of a millisecond more, holds nobody up meanwhile and can
-be ended. Should a template turn out to be slow even with little, it has children do all of it.
+is rendered by a process of its own, which takes some milliseconds more, holds nobody up meanwhile
+and can be ended. Should a template turn out to be slow even with little, they all are.
 """
 
 import asyncio
@@ -16,9 +16,10 @@ from functools import partial
 import structlog
 
 from folovllm.chat import Tool, read_tools
-from folovllm.errors import FolovError, InvalidRequestError, QueueFullError
-from folovllm.serving.lanes.child_process import OverMemoryError, OverTimeError
-from folovllm.serving.lanes.lanes import MAX_SECONDS, SHORT_SECONDS, Lanes
+from folovllm.errors import FolovError, InvalidRequestError
+from folovllm.serving.lanes.errors import OverLimitError
+from folovllm.serving.lanes.lanes import Lanes
+from folovllm.serving.lanes.limits import MAX_SECONDS, SHORT_SECONDS, JobLimits
 from folovllm.serving.lanes.work import Work
 from tokenizer_service.chat.conversation import (
     ConversationRequest,
@@ -41,8 +42,10 @@ _MAX_SMALL_PARTS = 128
 _COST_PER_PART = 300
 # Small conversations only: no more than these can be hurt by a template that does not end.
 _NUM_THREADS = 2
-# Of a child, beyond what it has loaded; a conversation of a mebibyte takes about fifty.
-_MAX_CHILD_BYTES = 512 * 1024 * 1024
+# What is small shows it, see above.
+_SECONDS_PER_BYTE = 1e-7
+# On a machine that has other things to do; and ten times the limit of processor time.
+_WALL_SECONDS = 30.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("renderer")
 
@@ -79,15 +82,13 @@ class Renderer:
         self._small_are_slow = False
         self._threads = DaemonThreadPool(_NUM_THREADS, "render")
         self._imported: asyncio.Task[None] | None = None
-        work = Work(
-            "tokenizer_service.chat.rendering:prepare_rendering",
-            self._rendering.setup(),
-            _MAX_CHILD_BYTES,
-        )
-        self._lanes = Lanes(work, max_seconds)
+        prepare = "tokenizer_service.chat.rendering:prepare_rendering"
+        work = Work("large conversations", prepare, self._rendering.setup())
+        wall_seconds = _WALL_SECONDS + 10 * max_seconds
+        self._lanes = Lanes(work, JobLimits(long_seconds=max_seconds, wall_seconds=wall_seconds))
 
     async def warm_up(self) -> None:
-        """Renders once, so that no caller waits for an import, the compiler or a child."""
+        """Renders once, so that no caller waits for an import, the compiler or a process."""
         if not self._template.text:
             return
         self._lanes.warm_up()
@@ -95,8 +96,8 @@ class Renderer:
             await self.render(short_request())
 
     async def close(self) -> None:
-        """Ends the children."""
-        await self._lanes.close()
+        """Ends the processes."""
+        self._lanes.close()
 
     async def read_tools(self, request: ConversationRequest) -> tuple[Tool, ...]:
         """A conversation's tools. Raises InvalidRequestError naming the field."""
@@ -117,8 +118,8 @@ class Renderer:
             text = await self._render_here(request)
         else:
             check_encoded_size(request, num_parts, self._max_bytes)
-            cost = size + num_parts * _COST_PER_PART
-            text = await self._render_in_child(request, caller, cost)
+            seconds = (size + num_parts * _COST_PER_PART) * _SECONDS_PER_BYTE
+            text = await self._render_elsewhere(request, size, caller, seconds)
         # The template has written the special tokens already.
         token_ids = await self._offload.run(len(text), self._tokenizer.encode, text, False)
         return Rendered(text, token_ids)
@@ -140,14 +141,11 @@ class Renderer:
                 self._small_are_slow = True
                 log.warning("the chat template is slow", seconds=round(seconds, 2))
 
-    async def _render_in_child(
-        self, request: ConversationRequest, caller: Hashable, cost: float
+    async def _render_elsewhere(
+        self, request: ConversationRequest, size: int, caller: Hashable, seconds: float
     ) -> str:
+        payload = partial(request_bytes, request)
         try:
-            return text_of(await self._lanes.run(partial(request_bytes, request), caller, cost))
-        except (OverTimeError, OverMemoryError) as error:
+            return text_of(await self._lanes.run(payload, size, caller, seconds))
+        except OverLimitError as error:
             raise InvalidRequestError("messages", f"rendering them: {error}") from None
-        except QueueFullError as error:
-            raise QueueFullError(
-                "too many large conversations wait to be rendered", error.retry_after
-            ) from None

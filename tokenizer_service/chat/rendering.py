@@ -1,14 +1,20 @@
 """Rendering: a request's conversation to text, bounded in size; what it takes depends on both.
 
-The same in the service's own process, for small conversations, and in a child, for the others.
+The same in the service's own process, for small conversations, and in a worker, for the others.
 """
 
 import json
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from folovllm.errors import FolovError, InvalidRequestError, from_status_bytes, to_status
-from tokenizer_service.chat.conversation import ConversationRequest, read_conversation, request_from
+from folovllm.serving.lanes.work import Job
+from tokenizer_service.chat.conversation import (
+    ConversationRequest,
+    read_conversation,
+    request_from,
+    short_request,
+)
 from tokenizer_service.chat.template import ChatTemplate, import_transformers
 
 _TEXT, _ERROR = b"t", b"e"
@@ -35,7 +41,7 @@ class Rendering:
         return text
 
     def setup(self) -> bytes:
-        """What `prepare_rendering` makes the same of in a child."""
+        """What `prepare_rendering` makes the same of in another process."""
         template = self.template
         setup = {
             "text": template.text,
@@ -45,12 +51,14 @@ class Rendering:
         return json.dumps(setup).encode()
 
 
-def prepare_rendering(setup: bytes) -> Callable[[bytes], bytes]:
-    """What a child does with what `request_bytes` made; `text_of` reads it."""
+def prepare_rendering(setup: bytes) -> Job:
+    """What a worker does with what `request_bytes` made; `text_of` reads it."""
     import_transformers()
     given = json.loads(setup)
     template = ChatTemplate(given["text"], given["special_tokens"])
     rendering = Rendering(template, given["max_bytes"])
+    with suppress(FolovError):  # each caller gets it
+        rendering.render(short_request())  # compiles the template, for all workers
 
     def render(payload: bytes) -> bytes:
         try:
@@ -63,7 +71,7 @@ def prepare_rendering(setup: bytes) -> Callable[[bytes], bytes]:
 
 
 def text_of(reply: bytes) -> str:
-    """What was rendered. Raises what rendering raised in the child."""
+    """What was rendered. Raises what rendering raised in the worker."""
     if reply[:1] == _ERROR:
         raise from_status_bytes(reply[1:])
     return reply[1:].decode()

@@ -1,6 +1,8 @@
-"""Work that a caller can make as costly as it likes, in spawned processes that can be killed.
+"""Work that a caller can make as costly as it likes, in processes that may be lost.
 
-    caller ─▶ Lanes ─▶ FairQueue ─▶ ChildProcess ═pipes═▶ job_server: the work itself
+    Lanes ─▶ Lane ─▶ FairQueue
+      └────▶ ServerProcess ══ socket ══ fork_server ─▶ worker, a process for each job
 
-Others use `lanes` and, for what happens in a child, `work`. Nothing here knows what the work is.
+Others use `lanes`, `limits`, `errors` and `work`. `fork_server` and `worker` run over there and
+import little, no gRPC. Nothing here knows what the work is.
 """

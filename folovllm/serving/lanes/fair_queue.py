@@ -1,68 +1,133 @@
-"""FairQueue: what waits, ordered so that all who wait get the same share of the work.
+"""FairQueue: what waits, ordered so that all callers who wait get the same share of the time.
 
-As if everybody's work went on at once, each at the same rate: whoever would be done first comes
-first. So who brings little goes before those who bring much, whoever brings a thousand things waits
-behind its own, and nobody waits for ever.
+A tokenizer service is one caller of an engine, whoever calls it. So a caller's claims are told
+apart by their size, and share its time alike: whoever asks for little waits for others who do, and
+not for a flood of large ones. When the queue is full, who fills most of it loses his newest.
 """
 
 from collections import deque
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from folovllm.serving.lanes.shares import Shares
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting(Generic[T]):
+@dataclass(frozen=True)
+class Claim(Generic[T]):
+    """An item that waits: who wants it, how many bytes it has, and about what time it takes."""
+
     item: T
-    cost: float
-    due: float
-    """Until when each waiting caller would have had so much work done."""
+    caller: Hashable = None
+    num_bytes: int = 0
+    seconds: float = 0.0
+    """Only needs to be about right; 0 if nobody knows."""
+
+    @property
+    def size(self) -> int:
+        """The same for sizes up to twice as large."""
+        return self.num_bytes.bit_length()
+
+
+@dataclass
+class _Caller(Generic[T]):
+    """The claims of one caller who waits, by their size."""
+
+    sizes: dict[int, deque[Claim[T]]] = field(default_factory=dict)
+    shares: Shares[int] = field(default_factory=Shares)
+
+    def claims(self) -> Iterator[Claim[T]]:
+        for claims in self.sizes.values():
+            yield from claims
+
+    def next(self) -> Claim[T]:
+        size = self.shares.first({size: each[0].seconds for size, each in self.sizes.items()})
+        return self.sizes[size][0]
 
 
 class FairQueue(Generic[T]):
-    """Holds at most `max_size` items; costs are in any unit, and need only be about right."""
+    """Claims by caller and size. What they took is forgotten when nobody waits."""
 
-    def __init__(self, max_size: int) -> None:
-        self._max_size = max_size
-        self._size = 0
-        self._waiting: dict[Hashable, deque[_Waiting[T]]] = {}  # nobody without an item
-        self._done = 0.0
-        """The work that was done for each who has always waited."""
+    def __init__(self, max_claims: int, max_bytes: int) -> None:
+        self._max_claims = max_claims
+        self._max_bytes = max_bytes
+        self._callers: dict[Hashable, _Caller[T]] = {}  # nobody without a claim
+        self._shares: Shares[Hashable] = Shares()
+        self._num_bytes = 0
+        self._num_claims = 0
 
     def __len__(self) -> int:
-        return self._size
+        return self._num_claims
 
-    def push(self, caller: Hashable, item: T, cost: float = 1.0) -> T | None:
-        """Adds an item behind the caller's others.
+    def push(self, claim: Claim[T]) -> list[Claim[T]]:
+        """Adds a claim; returns those that the queue has no room for, perhaps itself."""
+        if claim.caller not in self._callers:
+            self._shares.join(claim.caller, self._callers)
+            self._callers[claim.caller] = _Caller()
+        caller = self._callers[claim.caller]
+        if claim.size not in caller.sizes:
+            caller.shares.join(claim.size, caller.sizes)
+            caller.sizes[claim.size] = deque()
+        caller.sizes[claim.size].append(claim)
+        self._num_claims += 1
+        self._num_bytes += claim.num_bytes
+        dropped = []
+        while self._num_claims > self._max_claims or self._num_bytes > self._max_bytes:
+            dropped.append(self._newest_of_most(claim))
+            self.remove(dropped[-1])
+        return dropped
 
-        If that is one too many, the last item of whoever has the most is taken out and returned:
-        often the very same.
-        """
-        items = self._waiting.setdefault(caller, deque())
-        begin = items[-1].due if items else self._done
-        items.append(_Waiting(item, cost, begin + cost))
-        self._size += 1
-        if self._size <= self._max_size:
-            return None
-        # Of those with equally many, the caller: it came last.
-        greediest = max(self._waiting, key=lambda each: (len(self._waiting[each]), each == caller))
-        removed = self._waiting[greediest].pop()
-        self._taken(greediest)
-        return removed.item
-
-    def pop(self) -> T:
-        """Takes out the item whose turn it is. Raises IndexError if there is none."""
-        if not self._waiting:
+    def pop(self) -> Claim[T]:
+        """Takes the next claim and counts its estimate. Raises IndexError if there is none."""
+        if not self._callers:
             raise IndexError("nothing waits")
-        caller = min(self._waiting, key=lambda each: self._waiting[each][0].due)
-        taken = self._waiting[caller].popleft()
-        self._done += taken.cost / len(self._waiting)
-        self._taken(caller)
-        return taken.item
+        nexts = {name: caller.next() for name, caller in self._callers.items()}
+        claim = nexts[self._shares.first({name: each.seconds for name, each in nexts.items()})]
+        self._count(claim, claim.seconds)
+        self.remove(claim)
+        return claim
 
-    def _taken(self, caller: Hashable) -> None:
-        self._size -= 1
-        if not self._waiting[caller]:
-            del self._waiting[caller]
+    def charge(self, claim: Claim[T], seconds: float) -> None:
+        """Counts what a claim has taken, in place of the estimate."""
+        self._count(claim, seconds - claim.seconds)
+        if not self._callers:
+            self._shares.forget()
+
+    def remove(self, claim: Claim[T]) -> None:
+        """Takes a claim out, if it still waits."""
+        caller = self._callers.get(claim.caller)
+        claims = caller and caller.sizes.get(claim.size)
+        if not caller or not claims or claim not in claims:
+            return
+        claims.remove(claim)
+        self._num_claims -= 1
+        self._num_bytes -= claim.num_bytes
+        if not claims:
+            del caller.sizes[claim.size]
+        if not caller.sizes:
+            del self._callers[claim.caller]
+
+    def _count(self, claim: Claim[T], seconds: float) -> None:
+        self._shares.charge(claim.caller, seconds, len(self._callers))
+        caller = self._callers.get(claim.caller)
+        if caller is not None:
+            caller.shares.charge(claim.size, seconds, len(caller.sizes))
+
+    def _newest_of_most(self, pushed: Claim[T]) -> Claim[T]:
+        """The last claim of the size that takes most, of the caller who takes most.
+
+        Of equals, that of the claim that has come last.
+        """
+        name = max(
+            self._callers,
+            key=lambda each: (self._weight(self._callers[each].claims()), each == pushed.caller),
+        )
+        sizes = self._callers[name].sizes
+        size = max(sizes, key=lambda each: (self._weight(sizes[each]), each == pushed.size))
+        return sizes[size][-1]
+
+    def _weight(self, claims: Iterable[Claim[T]]) -> float:
+        """The part of the queue that claims fill, by number and bytes."""
+        return sum(1 / self._max_claims + claim.num_bytes / self._max_bytes for claim in claims)

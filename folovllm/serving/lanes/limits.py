@@ -1,65 +1,29 @@
-"""A child's own limits: on the processor time of one job and on the memory of all.
+"""JobLimits: what a job may take, of which nobody knows what it costs."""
 
-A job over its time is ended from within, by a signal whose handler raises, so that the child lives
-on. Code that does not heed that, such as a long call into a library, ends with the process: another
-timer's signal has no handler.
-"""
+from dataclasses import dataclass
 
-import resource
-import signal
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
-
-# Times the limit of a job, after which a child that does not heed it is ended.
-_LAST_GRACE = 2
-ENDED_BY = signal.SIGVTALRM
-"""The signal that ends it."""
-
-T = TypeVar("T")
+SHORT_SECONDS = 0.2
+MAX_SECONDS = 2.0
 
 
-class OverTime(BaseException):
-    """The job is over its processor time."""
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """Times in seconds. Processor time counts where a job runs, whatever runs beside it."""
 
-
-class TimeLimit:
-    """The limit of one job at a time. Belongs to the main thread, which gets the signals."""
-
-    def __init__(self) -> None:
-        self._armed = False
-        signal.signal(signal.SIGPROF, self._expire)
-        signal.signal(ENDED_BY, signal.SIG_DFL)
-
-    def run(self, work: Callable[[], T], seconds: float) -> T:
-        """What `work` returns or raises. Raises OverTime if it takes more processor time."""
-        try:
-            self._armed = True
-            signal.setitimer(signal.ITIMER_PROF, seconds)
-            signal.setitimer(signal.ITIMER_VIRTUAL, seconds * _LAST_GRACE)
-            return work()
-        finally:
-            # First: a signal that has come by now is the job's, one that comes later is not heeded.
-            self._armed = False
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-
-    def _expire(self, *_: object) -> None:
-        if self._armed:
-            raise OverTime
-
-
-def limit_memory(num_bytes: int) -> None:
-    """Lets the process map so many bytes more than it has; beyond them, allocations fail.
-
-    Only on Linux: elsewhere the system does not tell how much it has, or does not heed the limit.
-    """
-    if sys.platform != "linux":
-        return
-    num_pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = num_pages * resource.getpagesize() + num_bytes
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    short_seconds: float = SHORT_SECONDS
+    """Of processor time in the short lane, where every job begins."""
+    long_seconds: float = MAX_SECONDS
+    """Of processor time in the long lanes, to which those go that take longer."""
+    num_long_lanes: int = 2
+    wall_seconds: float = 10.0
+    """For a job that gets too little of the processor."""
+    start_seconds: float = 60.0
+    """For the process from which workers are forked, to prepare the work."""
+    memory_bytes: int = 512 * 2**20
+    """Of one job, at any time, beyond what was prepared."""
+    max_waiting: int = 256
+    max_waiting_bytes: int = 256 * 2**20
+    max_wait_seconds: float | None = None
+    """Until a job begins in a lane; after that, it is refused for now."""
+    idle_seconds: float | None = None
+    """Without a job until the process ends; the next one starts it again."""

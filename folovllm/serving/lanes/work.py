@@ -1,4 +1,4 @@
-"""Work: what a child does with a job, and what it may take. Both ends of the pipes know it."""
+"""Work: what is to be done with a job. The service and its processes know it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +11,13 @@ Prepare = Callable[[bytes], Job]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The work of a child that is to be spawned."""
+    """The work of a process that is to be spawned."""
 
+    jobs: str
+    """What errors call the jobs: a plural."""
     prepare: str
-    """`module:function`, a Prepare. A child calls it once, before its first job."""
+    """`module:function`, a Prepare. The process calls it once, before its first job."""
     setup: bytes
     """What `prepare` is given."""
-    max_bytes: int
-    """Memory that jobs may take beyond what `prepare` has loaded."""
+    stack_bytes: int = 0
+    """Of the thread that does a job; 0 for the usual."""

@@ -147,11 +147,11 @@ class Campaign:
 
     def _check_rest(self) -> None:
         """What must hold once all have been answered."""
-        rehearsals = self._rehearsed.rehearsals
-        for lanes in (rehearsals.fast, rehearsals.slow):
-            if lanes.num_running or lanes.num_waiting:
+        lanes = self._rehearsed.lanes
+        for lane in (lanes.short, lanes.long):
+            if lane.num_running or lane.num_waiting:
                 self.findings.faults.append("a lane is taken by nobody")
-        pid = rehearsals.server.pid
+        pid = lanes.server.pid
         if pid is not None and psutil.Process(pid).children():
             self.findings.faults.append("a builder is left")
 

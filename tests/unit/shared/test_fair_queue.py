@@ -2,53 +2,128 @@
 
 import pytest
 
-from folovllm.serving.lanes.fair_queue import FairQueue
+from folovllm.serving.lanes.fair_queue import Claim, FairQueue
 
 
-def drained(queue: FairQueue[str]) -> list[str]:
-    return [queue.pop() for _ in range(len(queue))]
+def queue_of(*claims: Claim[str], max_claims: int = 100, max_bytes: int = 10**7) -> FairQueue[str]:
+    queue: FairQueue[str] = FairQueue(max_claims, max_bytes)
+    for claim in claims:
+        assert queue.push(claim) == []
+    return queue
 
 
-def test_callers_take_turns_whatever_each_has_brought() -> None:
-    queue: FairQueue[str] = FairQueue(100)
-    for item in ("a1", "a2", "a3", "b1", "c1", "c2"):
-        assert queue.push(item[0], item) is None
-    assert [queue.pop(), queue.pop()] == ["a1", "b1"]
-    queue.push("b", "b2")
-    assert drained(queue) == ["c1", "b2", "a2", "c2", "a3"]
-    assert len(queue) == 0
+def estimated(item: str, seconds: float = 1.0) -> Claim[str]:
+    return Claim(item, item.split()[0], seconds=seconds)
+
+
+def drain(queue: FairQueue[str], seconds: float | None = None) -> list[str]:
+    """The items in their order, each of which takes its turn for so long, or as estimated."""
+    items = []
+    while len(queue):
+        claim = queue.pop()
+        queue.charge(claim, claim.seconds if seconds is None else seconds)
+        items.append(claim.item)
+    return items
+
+
+def test_callers_take_turns_however_much_one_asks_for() -> None:
+    flood = [Claim(f"flood {i}", "attacker", 100) for i in range(50)]
+    queue = queue_of(*flood, Claim("first", "a", 100), Claim("second", "b", 100))
+    order = drain(queue, seconds=1.0)
+    assert {"first", "second"} <= set(order[:3])
+    assert [item for item in order if item.startswith("flood")] == [c.item for c in flood]
     with pytest.raises(IndexError):
         queue.pop()
 
 
+def test_small_requests_of_a_caller_do_not_wait_for_a_flood_of_large_ones() -> None:
+    flood = [Claim(f"flood {i}", "tokenizer", 50_000) for i in range(50)]
+    order = drain(queue_of(*flood, Claim("small", "tokenizer", 300)), seconds=1.0)
+    assert "small" in order[:2]
+
+
+def test_who_used_less_time_is_next() -> None:
+    queue = queue_of(*(Claim(f"{caller} {i}", caller, 100) for caller in "ab" for i in range(6)))
+    seconds = {"a": 5.0, "b": 1.0}
+    order = []
+    while len(queue):
+        claim = queue.pop()
+        queue.charge(claim, seconds[str(claim.caller)])
+        order.append(claim.caller)
+    assert order[:7] == ["a", "b", "b", "b", "b", "b", "a"]
+
+
+def test_what_an_estimate_has_missed_is_counted() -> None:
+    queue = queue_of(*(estimated(f"{caller} {i}") for caller in "ab" for i in range(4)))
+    queue.charge(queue.pop(), 3.0)
+    assert drain(queue) == ["b 0", "b 1", "b 2", "a 1", "b 3", "a 2", "a 3"]
+
+
+def test_who_comes_late_has_saved_nothing() -> None:
+    queue = queue_of(*(Claim(f"a {i}", "a", 100) for i in range(10)))
+    for _ in range(5):
+        queue.charge(queue.pop(), 1.0)
+    for i in range(5):
+        queue.push(Claim(f"b {i}", "b", 100))
+    order = [item[0] for item in drain(queue, seconds=1.0)]
+    assert order[:4].count("a") == order[:4].count("b") == 2
+
+
 def test_who_brings_little_goes_before_those_who_bring_much() -> None:
-    queue: FairQueue[str] = FairQueue(100)
-    for number in range(50):
-        queue.push(f"greedy {number}", "much", cost=100.0)
+    queue = queue_of(*(estimated(f"greedy{number}", 100.0) for number in range(50)))
     for _ in range(10):
-        assert queue.pop() == "much"
-    queue.push("modest", "little", cost=10.0)
-    queue.push("another", "less", cost=70.0)
-    queue.push("late", "as much", cost=95.0)
-    assert [queue.pop(), queue.pop()] == ["little", "less"]
-    assert drained(queue) == ["much"] * 40 + ["as much"], "they have waited for longer"
+        assert queue.pop().item.startswith("greedy")
+    for item, seconds in (("modest", 10.0), ("another", 70.0), ("late", 95.0)):
+        queue.push(estimated(item, seconds))
+    order = drain(queue)
+    assert order[:2] == ["modest", "another"]
+    assert order[-1] == "late", "the others have waited for longer"
 
 
 def test_who_brings_much_is_not_passed_by_for_ever() -> None:
-    queue: FairQueue[str] = FairQueue(100)
-    queue.push("greedy", "much", cost=100.0)
+    queue = queue_of(estimated("greedy", 100.0))
     order = []
     for number in range(300):
-        queue.push(f"modest {number}", "little")
-        order.append(queue.pop())
-    assert 100 < order.index("much") < 250
+        queue.push(estimated(f"modest{number}"))
+        order.append(queue.pop().item)
+    assert 100 < order.index("greedy") < 250
 
 
-def test_the_last_of_whoever_has_the_most_has_to_leave() -> None:
-    queue: FairQueue[str] = FairQueue(3)
-    for item in ("a1", "a2", "b1"):
-        queue.push(item[0], item)
-    assert queue.push("c", "c1") == "a2"
-    assert queue.push("b", "b2") == "b2", "its own, since nobody has more"
-    assert queue.push("d", "d1") == "d1"
-    assert drained(queue) == ["a1", "b1", "c1"]
+def test_a_full_queue_drops_the_newest_of_who_fills_it() -> None:
+    flood = [Claim(f"flood {i}", "attacker", 100) for i in range(3)]
+    queue = queue_of(*flood, Claim("other", "a", 100), max_claims=4)
+    assert queue.push(Claim("late", "b", 100)) == [flood[2]]
+    for caller in ("attacker", "a"):
+        more = Claim("more", caller, 100)
+        assert queue.push(more) == [more], "nobody else has more"
+    last = Claim("last", "c", 200)
+    assert queue.push(last) == [flood[1]]
+    assert queue.push(Claim("equal", "d", 200)) == [Claim("equal", "d", 200)], "it came last"
+    assert set(drain(queue)) == {"flood 0", "other", "late", "last"}
+
+
+def test_a_full_queue_counts_bytes_too() -> None:
+    queue = queue_of(Claim("large", "a", 900), Claim("small", "b", 50), max_bytes=1000)
+    dropped = queue.push(Claim("next", "b", 100))
+    assert [claim.item for claim in dropped] == ["large"]
+    assert drain(queue) == ["small", "next"]
+
+
+def test_what_is_removed_is_gone_and_may_be_removed_again() -> None:
+    claims = [Claim(str(i), "a", 100) for i in range(3)]
+    queue = queue_of(*claims)
+    for _ in range(2):
+        queue.remove(claims[1])
+    assert len(queue) == 2
+    assert drain(queue) == ["0", "2"]
+
+
+def test_callers_who_are_gone_are_forgotten() -> None:
+    queue = queue_of(Claim("waits", "waits", 100))
+    for i in range(5000):
+        claim = Claim(str(i), str(i), 100)
+        queue.push(claim)
+        queue.remove(claim)
+    assert len(queue._shares) < 2000
+    assert drain(queue) == ["waits"]
+    assert not len(queue._shares)

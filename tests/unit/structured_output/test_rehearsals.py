@@ -61,7 +61,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def builders(compiler: RehearsedCompiler) -> list[psutil.Process]:
-    pid = compiler.rehearsals.server.pid
+    pid = compiler.lanes.server.pid
     return [] if pid is None else psutil.Process(pid).children()
 
 
@@ -73,7 +73,7 @@ def compiling(
 
 async def test_what_passes_is_built_and_what_fails_is_refused_in_the_librarys_words() -> None:
     async with rehearsed() as compiler:
-        assert compiler.rehearsals.server.pid is None
+        assert compiler.lanes.server.pid is None
         grammar = await compiler.compile(DIGITS, None)
         assert grammar.matcher().must_stop is False
         assert 0 < grammar.num_bytes < 32 * 2**20
@@ -89,9 +89,9 @@ async def test_what_takes_too_much_processor_time_is_refused_and_remembered() ->
     async with rehearsed(BRIEF) as compiler:
         message = await refused(compiler, ENDLESS)
         assert "takes more than 0.04 s of processor time" in message
-        number = compiler.rehearsals.server.num_outcomes
+        number = compiler.lanes.server.num_replies
         assert await refused(compiler, ENDLESS) == message
-        assert compiler.rehearsals.server.num_outcomes == number
+        assert compiler.lanes.server.num_replies == number
         assert await compiler.compile(DIGITS, None)
 
 
@@ -116,15 +116,15 @@ async def test_what_is_ours_or_has_passed_starts_no_process_and_waits_for_none()
         assert await compiler.compile(JSON_OBJECT, None)
         assert await compiler.compile(None, Reasoning(2047, 2046, 100))
         assert await compiler.compile(JSON_OBJECT, Reasoning(2047, 2046))
-        assert compiler.rehearsals.server.pid is None
+        assert compiler.lanes.server.pid is None
         await compiler.compile(DIGITS, None)
         compiler._compiler.cache = type(compiler._compiler.cache)(0)  # which forgets it
         floods = [compiling(compiler, endless(i)) for i in range(8)]
-        await until(lambda: compiler.rehearsals.fast.num_waiting)
-        waiting = compiler.rehearsals.fast.num_waiting
+        await until(lambda: compiler.lanes.short.num_waiting)
+        waiting = compiler.lanes.short.num_waiting
         assert await compiler.compile(DIGITS, None)
         assert await compiler.compile(None, Reasoning(2047, 2046, 7))
-        assert compiler.rehearsals.fast.num_waiting == waiting
+        assert compiler.lanes.short.num_waiting == waiting
         for flood in floods:
             flood.cancel()
         await asyncio.gather(*floods, return_exceptions=True)
@@ -134,14 +134,14 @@ async def test_slow_builds_leave_the_first_lane_to_others() -> None:
     limits = RehearsalLimits(0.02, 60.0, wall_seconds=60.0, max_wait_seconds=60.0)
     async with rehearsed(limits) as compiler:
         floods = [compiling(compiler, endless(i)) for i in range(4)]
-        await until(lambda: compiler.rehearsals.slow.num_waiting == 2)
-        assert compiler.rehearsals.slow.num_running == 2
+        await until(lambda: compiler.lanes.long.num_waiting == 2)
+        assert compiler.lanes.long.num_running == 2
         assert await compiler.compile(DIGITS, None)
         for flood in floods:
             flood.cancel()
         await asyncio.gather(*floods, return_exceptions=True)
         await until(lambda: not builders(compiler))
-        assert compiler.rehearsals.slow.num_running == compiler.rehearsals.slow.num_waiting == 0
+        assert compiler.lanes.long.num_running == compiler.lanes.long.num_waiting == 0
 
 
 async def test_a_build_ends_when_nobody_waits_for_it_and_not_before() -> None:
@@ -181,10 +181,10 @@ async def test_a_process_that_is_lost_is_replaced_once_for_each_request() -> Non
         task = compiling(compiler, ENDLESS)
         for _ in range(2):
             await until(lambda: builders(compiler))
-            pid = compiler.rehearsals.server.pid
+            pid = compiler.lanes.server.pid
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
-            await until(lambda pid=pid: compiler.rehearsals.server.pid != pid)  # type: ignore[misc]
+            await until(lambda pid=pid: compiler.lanes.server.pid != pid)  # type: ignore[misc]
         with pytest.raises(UnavailableError, match="lost"):
             await task
         assert await compiler.compile(DIGITS, None)
@@ -194,7 +194,7 @@ async def test_a_process_that_does_not_start_is_told_of() -> None:
     async with rehearsed(RehearsalLimits(start_seconds=0.0)) as compiler:
         with pytest.raises(UnavailableError, match="lost"):
             await compiler.compile(DIGITS, None)
-        assert compiler.rehearsals.server.pid is None
+        assert compiler.lanes.server.pid is None
 
 
 async def test_without_the_processor_a_request_is_refused_for_now() -> None:
@@ -206,18 +206,18 @@ async def test_without_the_processor_a_request_is_refused_for_now() -> None:
 
 
 async def test_the_queue_is_bounded_in_number_and_time() -> None:
-    limits = RehearsalLimits(60.0, 60.0, wall_seconds=60.0, max_queued=2, max_wait_seconds=0.05)
+    limits = RehearsalLimits(60.0, 60.0, wall_seconds=60.0, max_waiting=2, max_wait_seconds=0.05)
     async with rehearsed(limits) as compiler:
         running = compiling(compiler, ENDLESS)
         await until(lambda: builders(compiler))
         waiting = [compiling(compiler, one_of(3 + i), "attacker") for i in range(3)]
-        with pytest.raises(QueueFullError, match="wait for the compiler already") as caught:
+        with pytest.raises(QueueFullError, match="too many grammars wait already") as caught:
             await waiting[2]
         assert 1.0 <= caught.value.retry_after <= 10.0
         for task in waiting[:2]:
             with pytest.raises(QueueFullError, match="take too long"):
                 await task
-        assert compiler.rehearsals.fast.num_waiting == 0
+        assert compiler.lanes.short.num_waiting == 0
         running.cancel()
         await until(lambda: not builders(compiler))
         assert await compiler.compile(DIGITS, None)
@@ -227,9 +227,9 @@ async def test_a_request_may_be_given_up_in_the_queue() -> None:
     limits = RehearsalLimits(60.0, 60.0, wall_seconds=60.0, max_wait_seconds=60.0)
     async with rehearsed(limits) as compiler:
         running, queued = compiling(compiler, ENDLESS), compiling(compiler, DIGITS)
-        await until(lambda: compiler.rehearsals.fast.num_waiting)
+        await until(lambda: compiler.lanes.short.num_waiting)
         queued.cancel()
-        await until(lambda: not compiler.rehearsals.fast.num_waiting)
+        await until(lambda: not compiler.lanes.short.num_waiting)
         next_one = compiling(compiler, one_of(5))
         running.cancel()
         assert await next_one
@@ -239,41 +239,12 @@ async def test_an_idle_process_ends_and_starts_again_when_it_is_needed() -> None
     async with rehearsed(RehearsalLimits(idle_seconds=0.0)) as compiler:
         for number in (4, 5):
             assert await compiler.compile(one_of(number), None)
-            await until(lambda: compiler.rehearsals.server.pid is None)
-
-
-_ENGINE = """
-import asyncio, sys
-from engine_service.structured_output.rehearsed_compiler import RehearsedCompiler
-from folovllm.parameters.structured_output import StructuredOutput
-from support.builders.grammar_walks import demo_compiler
-
-async def main():
-    compiler = RehearsedCompiler(demo_compiler())
-    await compiler.compile(StructuredOutput("regex", "a"), None)
-    print(compiler.rehearsals.server.pid, flush=True)
-    await asyncio.sleep(60)
-
-asyncio.run(main())
-"""
-
-
-def test_no_process_outlives_an_engine_that_is_killed() -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", _ENGINE], env=environment, stdout=subprocess.PIPE
-    ) as engine:
-        assert engine.stdout is not None
-        server = psutil.Process(int(engine.stdout.readline()))
-        engine.kill()
-    server.wait(timeout=60)
+            await until(lambda: compiler.lanes.server.pid is None)
 
 
 def test_the_process_imports_no_more_than_it_needs() -> None:
-    program = (
-        "import sys, engine_service.structured_output.rehearsal.server as server\n"
-        "print(*sys.modules)"
-    )
+    builder = "engine_service.structured_output.rehearsal.builder"
+    program = f"import sys, folovllm.serving.lanes.fork_server, {builder}\nprint(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, check=True
