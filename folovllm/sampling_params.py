@@ -116,6 +116,8 @@ class SamplingParams(VllmNames):
     )
     greedy: bool = _derived()
     """Whether the most probable token is always taken."""
+    penalises: bool = _derived()
+    """Whether the logits of tokens that occurred before change."""
     alters_logits: bool = _derived()
     """Whether the logits change before the temperature is applied."""
     looks_back: bool = _derived()
@@ -144,6 +146,7 @@ class SamplingParams(VllmNames):
         alters_logits = penalises or self.logit_bias != () or self.allowed_token_ids != ()
         looks_back = penalises or any(len(ids) > 1 for ids in self.bad_words_token_ids)
         object.__setattr__(self, "greedy", self.temperature == 0.0)
+        object.__setattr__(self, "penalises", penalises)
         object.__setattr__(self, "alters_logits", alters_logits)
         object.__setattr__(self, "looks_back", looks_back)
 

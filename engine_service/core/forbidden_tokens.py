@@ -1,6 +1,6 @@
 """Which token ids a sequence must not draw next."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 
 from engine_service.core.request import Sequence
@@ -22,20 +22,13 @@ def forbidden_token_ids(
         eos = () if params.ignore_eos else eos_token_ids
         forbidden = (*params.stop_token_ids, *eos)
     if params.bad_words_token_ids:
-        forbidden += tuple(_completions(seq, params.bad_words_token_ids, drafts))
+        bad_words = seq.group.bad_words
+        ending = _end_of_output(seq, bad_words.longest)
+        forbidden += bad_words.completions(ending, drafts)
     return forbidden
 
 
-def _completions(
-    seq: Sequence, bad_words: Iterable[SequenceOf[int]], drafts: SequenceOf[int]
-) -> Iterator[int]:
-    """The last id of each bad word whose other ids end the output, a parent's included."""
-    num_output_tokens = seq.num_output_tokens + seq.request.num_parent_output_tokens + len(drafts)
-    for *begun, last in bad_words:
-        if len(begun) > num_output_tokens:
-            continue
-        from_drafts = min(len(begun), len(drafts))
-        start = seq.num_tokens + from_drafts - len(begun)
-        end = [*seq.token_ids[start:], *drafts[len(drafts) - from_drafts :]]
-        if end == begun:
-            yield last
+def _end_of_output(seq: Sequence, max_tokens: int) -> SequenceOf[int]:
+    """The last ids of the output, a parent's included."""
+    num_output_tokens = seq.num_output_tokens + seq.request.num_parent_output_tokens
+    return seq.token_ids[seq.num_tokens - min(num_output_tokens, max_tokens) :]

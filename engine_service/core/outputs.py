@@ -13,6 +13,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
+from engine_service.core.runner_state import RunnerState
 from engine_service.core.token_matcher import TokenMatcher
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class ScheduledSequence:
 
     The KV of `token_ids` is written to positions num_computed_tokens, num_computed_tokens + 1, …;
     everything before is in the cache already, or will be once the step before has run.
-    `block_table`, `token_history` and `matcher` are the sequence's own and change afterwards: they
-    are valid until the runner's execute() or launch() returns.
+    `block_table`, `token_history`, `matcher` and `runner_state` are the sequence's own and change
+    afterwards: they are valid until the runner's execute() or launch() returns.
     """
 
     seq_id: int
@@ -64,6 +65,10 @@ class ScheduledSequence:
     any, the one sample index draws a token after the last certain one and after each draft."""
     draft_forbidden_token_ids: tuple[tuple[int, ...], ...] = ()
     """For each draft the ids that must not be drawn after it."""
+    assumed_token_ids: tuple[int, ...] = ()
+    """In one of `draws`: the drafts that follow token_history as if they were certain."""
+    runner_state: RunnerState | None = None
+    """What the runner may keep of the sequence until its next step. None keeps nothing."""
 
     def draws(self) -> list["ScheduledSequence"]:
         """One for each position after which tokens are drawn, as if it were the last of the step.
@@ -79,9 +84,7 @@ class ScheduledSequence:
                 self,
                 token_ids=self.token_ids[: num_certain + count],
                 forbidden_token_ids=forbidden[count],
-                token_history=[*self.token_history, *self.draft_token_ids[:count]]
-                if self.sampling_params.alters_logits
-                else (),  # not read, and copying a long one takes time
+                assumed_token_ids=self.draft_token_ids[:count],
                 draft_token_ids=(),
                 draft_forbidden_token_ids=(),
             )

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from engine_service.core.bad_words import BadWords
+from engine_service.core.runner_state import RunnerState
 from engine_service.core.sequence_data import SequenceData
 from engine_service.core.token_ids import SharedTokenIds, TokenIds
 from folovllm.parameters.local_fields import LOCAL
@@ -124,6 +126,8 @@ class Sequence:
     num_preemptions: int = 0
     first_token_time: float | None = None
     finish_time: float | None = None
+    runner_state: RunnerState | None = field(default_factory=RunnerState)
+    """None once it has ended."""
 
     def append(self, token_id: int) -> None:
         """Adds a token to the output."""
@@ -211,6 +215,14 @@ class SequenceGroup:
         self._matcher = matcher
         self._made: dict[int, Sequence] = {}  # those that have not ended, by index
         self._ended: set[int] = set()
+        self._bad_words: BadWords | None = None
+
+    @property
+    def bad_words(self) -> BadWords:
+        """Those of its parameters; made when they are first asked for, so not while it waits."""
+        if self._bad_words is None:
+            self._bad_words = BadWords(self.request.sampling_params.bad_words_token_ids)
+        return self._bad_words
 
     @property
     def lacks_prompt_logprobs(self) -> bool:

@@ -60,6 +60,7 @@ class SchedulerOutputBuilder:
             num_prompt_tokens=seq.num_prompt_tokens - request.num_parent_output_tokens,
             prompt_logprob_positions=group.prompt_logprob_positions(start, end),
             matcher=seq.matcher if sample_indexes else None,
+            runner_state=seq.runner_state,
         )
         self._count(num_new_tokens)
 

@@ -80,6 +80,8 @@ class SequenceStates:
         if parent.seq_id in self.running and self.has_capacity:
             child = group.seq(index)
             if self._kv.fork(parent, child):
+                if parent.runner_state is not None:
+                    child.runner_state = parent.runner_state.fork()
                 self._run(child)
                 return
         self.waiting.add(group, index)
@@ -102,6 +104,7 @@ class SequenceStates:
             self.waiting.remove(seq.seq_id)
         seq.status = status
         seq.finish_time = self.clock()
+        seq.runner_state = None
         group = seq.group
         group.end(seq.index)
         if group.finished:

@@ -8,11 +8,12 @@ from engine_service.core.scheduler import Scheduler
 
 
 def check_integrity(scheduler: Scheduler) -> None:
-    """Asserts that every block is accounted for, and that nothing is held once all has ended."""
+    """Asserts that every block is accounted for, and that nothing is held of what has ended."""
     states, kv = scheduler._states, scheduler._kv
     check_pool(kv._pool, (seq.block_table for seq in states.running.values()))
     for group in states.groups.values():
         for seq in group.made_seqs():
+            assert seq.runner_state is not None
             is_scored = seq.request.scored_from is not None
             assert seq.num_tokens == len(seq.token_ids) - is_scored
             assert seq.seq_id not in states.running or seq.seq_id not in states.waiting

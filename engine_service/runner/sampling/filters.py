@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from engine_service.runner.sampling.ordering import kth_largest, sorted_falling
 from folovllm.sampling_params import SamplingParams
 
 NEVER = float("-inf")
@@ -18,13 +19,15 @@ _MIN_TEMPERATURE = 1e-30
 _MIN_WEIGHT = torch.finfo(torch.float32).smallest_normal
 # So many of the most probable tokens nearly always hold the mass of a top_p.
 _LIKELY_ENOUGH = 1024
+# So many candidates of a top_k are taken out of their row; with more that is slower.
+_MAX_CANDIDATES = 2048
 # Values of which only the maximum is looked at first.
 _BLOCK = 64
 
 
-def cuts_to_top_k(params: SamplingParams, vocab_size: int) -> bool:
-    """Whether top_k leaves out anything."""
-    return 0 < params.top_k < vocab_size
+def has_candidates(params: SamplingParams, vocab_size: int) -> bool:
+    """Whether top_k leaves so few tokens that they are taken out of their row."""
+    return 0 < params.top_k < vocab_size and params.top_k <= _MAX_CANDIDATES
 
 
 def filtered_weights(
@@ -32,17 +35,29 @@ def filtered_weights(
 ) -> tuple[Tensor, Tensor | None]:
     """The weight of each token that the filters keep, and 0 of others: [rows, columns], float32.
 
-    `logits` is [rows, vocab_size], each row with a finite value; no row is greedy, and top_k cuts
-    all of them or none. If it does, the columns are candidates, whose ids come second; else ids.
+    `logits` is [rows, vocab_size], each row with a finite value; no row is greedy, and all of them
+    have candidates or none. If they do, those are the columns, and their ids come second.
     """
     token_ids = None
-    if cuts_to_top_k(params[0], logits.shape[-1]):
+    if has_candidates(params[0], logits.shape[-1]):
         logits, token_ids = top_k_candidates(logits, [p.top_k for p in params])
+    else:
+        logits = _keep_top_k(logits, [p.top_k for p in params])
     weights = _relative_weights(logits, [p.temperature for p in params])
     if any(p.min_p for p in params):
         _drop_below(weights, weights.new_tensor([p.min_p for p in params])[:, None])
     _keep_top_p(weights, [p.top_p for p in params])
     return weights, token_ids
+
+
+def _keep_top_k(logits: Tensor, top_ks: Sequence[int]) -> Tensor:
+    """The logits, with -inf for what is under the k-th largest of its row."""
+    vocab_size = logits.shape[-1]
+    if not any(0 < k < vocab_size for k in top_ks):
+        return logits
+    logits = logits.float()
+    thresholds = kth_largest(logits, [k if 0 < k < vocab_size else vocab_size for k in top_ks])
+    return torch.where(logits >= thresholds, logits, NEVER)
 
 
 def top_k_candidates(
@@ -108,7 +123,7 @@ def _keep_top_p(weights: Tensor, top_ps: Sequence[float]) -> None:
     """Sets to 0, in place, what is less probable than the token at which the mass reaches top_p.
 
     Only the rows whose top_p is under 1 are sorted, and wholly only if the mass of the first
-    `_LIKELY_ENOUGH` falls short.
+    `_LIKELY_ENOUGH`, whose weights are at most 1, falls short.
     """
     rows = [row for row, top_p in enumerate(top_ps) if top_p < 1.0]
     if not rows:
@@ -116,11 +131,14 @@ def _keep_top_p(weights: Tensor, top_ps: Sequence[float]) -> None:
     own = weights if len(rows) == len(weights) else weights[rows]
     mass = _cumulative(own)
     goal = mass[:, -1:] * mass.new_tensor([top_ps[row] for row in rows])[:, None]
-    likely, _ = top_k_candidates(own, [_LIKELY_ENOUGH] * len(rows), min_value=_MIN_WEIGHT)
-    ordered = likely.clamp_(min=0.0).sort(dim=-1, descending=True).values
-    mass = _cumulative(ordered)
-    if bool((mass[:, -1:] < goal).any()):
-        ordered = own.sort(dim=-1, descending=True).values
+    enough = bool((goal <= _LIKELY_ENOUGH).all())
+    if enough:
+        likely, _ = top_k_candidates(own, [_LIKELY_ENOUGH] * len(rows), min_value=_MIN_WEIGHT)
+        ordered = likely.clamp_(min=0.0).sort(dim=-1, descending=True).values
+        mass = _cumulative(ordered)
+        enough = not bool((mass[:, -1:] < goal).any())
+    if not enough:
+        ordered = sorted_falling(own)
         mass = _cumulative(ordered)
     # The first token whose mass, with all before it, is enough; in this order the whole mass may
     # be rounded to just under the goal.

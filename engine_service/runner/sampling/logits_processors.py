@@ -13,10 +13,12 @@ from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.runner.sampling.filters import NEVER
+from engine_service.runner.sampling.token_counts import Ids, TokenCounts, counts_of
 
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 NO_MASKS: Mapping[int, Tensor] = {}
 _Rows = Mapping[int, ScheduledSequence]
+_Counts = Mapping[int, TokenCounts]
 
 
 def process_logits(
@@ -32,15 +34,16 @@ def process_logits(
     altered = {row: s for row, s in enumerate(sequences) if s.sampling_params.alters_logits}
     limited = list(grammar_masks)
     if altered:
-        logits = logits.float()
+        logits = logits.float().contiguous()
         limited += _allow(logits, altered, grammar_masks)
     for row, mask in grammar_masks.items():
         logits[row].masked_fill_(~mask.to(logits.device), NEVER)
     _forbid(logits, [sequence.forbidden_token_ids for sequence in sequences], limited)
     if altered:
         _add_bias(logits, altered)
-        _penalise_repetition(logits, altered)
-        _penalise_frequency_and_presence(logits, altered)
+        counts = {row: counts_of(s) for row, s in altered.items() if s.sampling_params.penalises}
+        _penalise_repetition(logits, counts, altered)
+        _penalise_frequency_and_presence(logits, counts, altered)
     return logits
 
 
@@ -99,40 +102,48 @@ def _add_bias(logits: Tensor, altered: _Rows) -> None:
         logits[rows, columns] += logits.new_tensor(values)
 
 
-def _penalise_repetition(logits: Tensor, altered: _Rows) -> None:
+def _penalise_repetition(logits: Tensor, counts: _Counts, altered: _Rows) -> None:
     """Divides the positive and multiplies the negative logits of the ids in prompt and output.
 
     Keskar et al., "CTRL", 2019, section 4.1; here as in vLLM and transformers.
     """
-    penalties = {row: s.sampling_params.repetition_penalty for row, s in altered.items()}
-    penalties = {row: penalty for row, penalty in penalties.items() if penalty != 1.0}
-    if penalties:
-        history = {row: altered[row].token_history for row in penalties}
-        rows, columns, _ = _counts(history, logits)
-        strength = _by_row(logits, penalties)[rows]
-        values = logits[rows, columns]
+    penalties = {row: altered[row].sampling_params.repetition_penalty for row in counts}
+    seen = {
+        row: np.concatenate(counts[row].seen(altered[row].token_history))
+        for row, penalty in penalties.items()
+        if penalty != 1.0
+    }
+    if seen:
+        cells = _flat_cells(seen, logits)
+        strength = _for_cells(seen, penalties, logits)
+        flat = logits.view(-1)
+        values = flat[cells]
         values = torch.where(values > 0, values / strength, values * strength)
         # A very small penalty takes a logit out of the range of float32.
-        logits[rows, columns] = values.clamp_(max=_FLOAT32_MAX)
+        flat[cells] = values.clamp_(max=_FLOAT32_MAX)
 
 
-def _penalise_frequency_and_presence(logits: Tensor, altered: _Rows) -> None:
+def _penalise_frequency_and_presence(logits: Tensor, counts: _Counts, altered: _Rows) -> None:
     """As in OpenAI's API: logit -= count * frequency_penalty + (count > 0) * presence_penalty.
 
     The output alone is counted.
     """
-    params = {row: sequence.sampling_params for row, sequence in altered.items()}
+    params = {row: altered[row].sampling_params for row in counts}
     outputs = {
-        row: sequence.token_history[sequence.num_prompt_tokens :]
-        for row, sequence in altered.items()
-        if (params[row].frequency_penalty or params[row].presence_penalty)
-        and len(sequence.token_history) > sequence.num_prompt_tokens
+        row: counts[row].output()
+        for row in counts
+        if params[row].frequency_penalty or params[row].presence_penalty
     }
     if outputs:
-        rows, columns, counts = _counts(outputs, logits)
-        frequency = _by_row(logits, {row: params[row].frequency_penalty for row in outputs})[rows]
-        presence = _by_row(logits, {row: params[row].presence_penalty for row in outputs})[rows]
-        logits[rows, columns] -= counts * frequency + presence
+        ids = {row: own for row, (own, _) in outputs.items()}
+        cells = _flat_cells(ids, logits)
+        occurrences = np.concatenate([own for _, own in outputs.values()])
+        frequency = {row: params[row].frequency_penalty for row in outputs}
+        presence = {row: params[row].presence_penalty for row in outputs}
+        found = torch.from_numpy(occurrences).to(logits.device)
+        logits.view(-1)[cells] -= found * _for_cells(ids, frequency, logits) + _for_cells(
+            ids, presence, logits
+        )
 
 
 def _cells(token_ids: Mapping[int, Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -146,16 +157,20 @@ def _cells(token_ids: Mapping[int, Sequence[int]], device: torch.device) -> tupl
     return packed[0], packed[1]
 
 
-def _counts(
-    token_ids: Mapping[int, Sequence[int]], logits: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, column and count of each distinct id of each row, all [distinct ids]."""
-    rows, columns = _cells(token_ids, logits.device)
+def _flat_cells(token_ids: Mapping[int, Ids], logits: Tensor) -> Tensor:
+    """The indexes of the ids of each row in all the logits as one row, [ids]."""
     vocab_size = logits.shape[-1]
-    cells, counts = torch.unique(rows * vocab_size + columns, return_counts=True)
-    return cells // vocab_size, cells % vocab_size, counts
+    cells = np.empty(sum(map(len, token_ids.values())), dtype=np.int64)
+    start = 0
+    for row, ids in token_ids.items():
+        end = start + len(ids)
+        np.add(ids, row * vocab_size, out=cells[start:end])
+        start = end
+    return torch.from_numpy(cells).to(logits.device)
 
 
-def _by_row(logits: Tensor, values: Mapping[int, float]) -> Tensor:
-    """A value for every row of the logits, 0 for those not named, [rows of logits]."""
-    return logits.new_tensor([values.get(row, 0.0) for row in range(len(logits))])
+def _for_cells(token_ids: Mapping[int, Ids], values: Mapping[int, float], like: Tensor) -> Tensor:
+    """Each row's value for each of its ids, [ids], of the type of `like`."""
+    lengths = [len(ids) for ids in token_ids.values()]
+    by_row = np.array([values[row] for row in token_ids], dtype=np.float32)
+    return torch.from_numpy(np.repeat(by_row, lengths)).to(like)

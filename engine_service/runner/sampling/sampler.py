@@ -23,7 +23,7 @@ from torch import Tensor
 
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.models.causal_model import torch_argmax
-from engine_service.runner.sampling.filters import cuts_to_top_k, filtered_weights, inverse_cdf
+from engine_service.runner.sampling.filters import filtered_weights, has_candidates, inverse_cdf
 from engine_service.runner.sampling.logits_processors import NO_MASKS, process_logits
 from engine_service.seeding import uniform
 
@@ -60,15 +60,15 @@ def sample(
 def _groups(
     random: list[int], sequences: Sequence[ScheduledSequence], vocab_size: int
 ) -> list[list[int]]:
-    """The rows that are drawn at random: those that top_k cuts, then the others in bounded groups.
+    """The rows that are drawn at random: those with candidates, then the others in bounded groups.
 
-    What top_k leaves is small; the others have a weight for each id of the vocabulary.
+    Candidates are few; the others have a weight for each id of the vocabulary.
     """
-    cut = [i for i in random if cuts_to_top_k(sequences[i].sampling_params, vocab_size)]
-    whole = sorted({*random} - {*cut}) if cut else random
+    few = [i for i in random if has_candidates(sequences[i].sampling_params, vocab_size)]
+    whole = sorted({*random} - {*few}) if few else random
     size = max(1, _MAX_WEIGHTS // vocab_size)
     groups = [whole[start : start + size] for start in range(0, len(whole), size)]
-    return [cut, *groups] if cut else groups
+    return [few, *groups] if few else groups
 
 
 def _greedy(
@@ -87,7 +87,7 @@ def _greedy(
 
 
 def _random(logits: Tensor, sequences: Sequence[ScheduledSequence]) -> list[list[int]]:
-    """Random draws for rows that top_k cuts, all of them or none."""
+    """Random draws for rows that have candidates, all of them or none."""
     weights, token_ids = filtered_weights(logits, [s.sampling_params for s in sequences])
     columns = inverse_cdf(weights, _uniforms(sequences, logits.device))
     drawn = columns if token_ids is None else token_ids.gather(-1, columns)

@@ -77,6 +77,31 @@ def expected_tokens(
     return tokens
 
 
+class SeenTokens:
+    """What the fake model keeps of a sequence whose parameters look at its tokens."""
+
+    def __init__(self, num_prompt_tokens: int, token_ids: Sequence[int]) -> None:
+        self.num_prompt_tokens = num_prompt_tokens
+        self.token_ids = list(token_ids)
+
+    def fork(self) -> "SeenTokens":
+        return SeenTokens(self.num_prompt_tokens, self.token_ids)
+
+
+def _check_state(draw: ScheduledSequence) -> None:
+    """Asserts that what was kept is what the sequence begins with; keeps all of it now."""
+    state = draw.runner_state
+    assert state is not None
+    seen, history = state.token_counts, draw.token_history
+    if seen is None:
+        state.token_counts = SeenTokens(draw.num_prompt_tokens, history)
+        return
+    assert isinstance(seen, SeenTokens)
+    assert seen.num_prompt_tokens == draw.num_prompt_tokens
+    assert seen.token_ids == list(history[: len(seen.token_ids)])
+    seen.token_ids += history[len(seen.token_ids) :]
+
+
 class FakeModelRunner:
     """Keeps its KV in numbered slots, as a paged cache does.
 
@@ -156,7 +181,9 @@ class FakeModelRunner:
         if isinstance(draw.matcher, FakeMatcher):
             forbidden |= {each for each in range(self._vocab_size) if draw.matcher.bans(each)}
         if draw.sampling_params.alters_logits:
-            for token_id in (draw.num_prompt_tokens, *draw.token_history):
+            known = (*draw.token_history, *draw.assumed_token_ids)
+            _check_state(draw)
+            for token_id in (draw.num_prompt_tokens, *known):
                 kv = _number(_mix(kv, token_id))
         return [
             _draw(kv, draw.seed, index, forbidden, self._vocab_size)

@@ -20,6 +20,7 @@ parameters = st.builds(
         tuple
     ),
     logprobs=st.none() | st.integers(0, 2),
+    repetition_penalty=st.sampled_from((1.0, 1.0, 1.5)),
 )
 
 

@@ -257,7 +257,7 @@ def test_draws_of_drafts_see_the_drafts_before_them() -> None:
     )
     draws = scheduled.draws()
     assert [draw.num_tokens for draw in draws] == [5, 6, 7]
-    assert [list(draw.token_history)[4:] for draw in draws] == [[3], [3, 7], [3, 7, 8]]
+    assert [draw.assumed_token_ids for draw in draws] == [(), (7,), (7, 8)]
     assert [draw.forbidden_token_ids for draw in draws] == [(1,), (2,), ()]
     assert not any(draw.draft_token_ids for draw in draws)
 
