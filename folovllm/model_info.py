@@ -42,3 +42,4 @@ class ModelInfo(MessageFields[types_pb2.ModelInfo]):
     weights_fingerprint: str = ""
     replica_fingerprint: str = ""
     engines: tuple[EngineState, ...] = ()
+    numerics_fingerprint: str = ""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from engine_service.config import EngineConfig
 from engine_service.engine.llm_engine import LLMEngine
+from engine_service.engine.numerics import Numerics
 from engine_service.layers.parallel import SINGLE, TensorParallel
 from engine_service.models.decoder_config import load_generation_defaults
 from engine_service.runner.build import build_runner
@@ -41,6 +42,17 @@ def build_engine(
         weights = "" if fingerprint is None else fingerprint.result()
     quantization = config.model.quantization
     dtype = str(built.dtype).removeprefix("torch.")
+    replica = replica_fingerprint(
+        folder, weights, dtype, quantization, config.cache.dtype, built.kernels
+    )
+    numerics = Numerics(
+        replica=replica,
+        kernels=built.kernels,
+        device=built.device,
+        block_size=built.block_size,
+        num_ranks=parallel.size,
+        deterministic=config.model.deterministic,
+    )
     info = ModelInfo(
         model_id=config.model.model or folder.name,
         architecture=built.decoder_config.architecture,
@@ -58,9 +70,8 @@ def build_engine(
         max_n=MAX_N,
         kernels=built.kernels,
         weights_fingerprint=weights,
-        replica_fingerprint=replica_fingerprint(
-            folder, weights, dtype, quantization, config.cache.dtype, built.kernels
-        ),
+        replica_fingerprint=replica,
+        numerics_fingerprint=numerics.fingerprint(),
     )
     time_limit = _GRAMMAR_TIME_LIMIT if parallel.rank == 0 else _FOLLOWER_GRAMMAR_TIME_LIMIT
     compiler = GrammarCompiler(folder, info.vocab_size, info.eos_token_ids, time_limit=time_limit)

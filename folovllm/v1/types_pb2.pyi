@@ -1017,6 +1017,7 @@ class ModelInfo(_message.Message):
     WEIGHTS_FINGERPRINT_FIELD_NUMBER: _builtins.int
     REPLICA_FINGERPRINT_FIELD_NUMBER: _builtins.int
     ENGINES_FIELD_NUMBER: _builtins.int
+    NUMERICS_FINGERPRINT_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The path or hub id that the service was started with."""
     architecture: _builtins.str
@@ -1051,6 +1052,12 @@ class ModelInfo(_message.Message):
     """SHA-256 over weights_fingerprint, config.json, generation_config.json, and the types and kernels
     in use. Only engines that have the same one stand in for each other.
     """
+    numerics_fingerprint: _builtins.str
+    """SHA-256 over all that an engine's results depend on beside the request: replica_fingerprint, the
+    size of KV blocks, the device, the instruction set, the number of threads, torch's version, and
+    the numerics version of the software. Engines that have the same one give a request the same
+    tokens and log-probabilities, whatever runs beside it. Empty where results are not reproducible.
+    """
     @_builtins.property
     def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens that end a continuation."""
@@ -1082,10 +1089,11 @@ class ModelInfo(_message.Message):
         weights_fingerprint: _builtins.str = ...,
         replica_fingerprint: _builtins.str = ...,
         engines: _abc.Iterable[Global___EngineState] | None = ...,
+        numerics_fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "block_size", b"block_size", "chat_template_fingerprint", b"chat_template_fingerprint", "device", b"device", "dtype", b"dtype", "engines", b"engines", "eos_token_ids", b"eos_token_ids", "kernels", b"kernels", "max_model_len", b"max_model_len", "max_n", b"max_n", "model_fingerprint", b"model_fingerprint", "model_id", b"model_id", "num_kv_blocks", b"num_kv_blocks", "replica_fingerprint", b"replica_fingerprint", "server_version", b"server_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size", "weights_fingerprint", b"weights_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "block_size", b"block_size", "chat_template_fingerprint", b"chat_template_fingerprint", "device", b"device", "dtype", b"dtype", "engines", b"engines", "eos_token_ids", b"eos_token_ids", "kernels", b"kernels", "max_model_len", b"max_model_len", "max_n", b"max_n", "model_fingerprint", b"model_fingerprint", "model_id", b"model_id", "num_kv_blocks", b"num_kv_blocks", "numerics_fingerprint", b"numerics_fingerprint", "replica_fingerprint", b"replica_fingerprint", "server_version", b"server_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size", "weights_fingerprint", b"weights_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,6 +25,7 @@ def info(server: str) -> None:
         served = client.model_info()
     values = {"service": service} | dataclasses.asdict(served)
     del values["engines"]
+    values["numerics_fingerprint"] = served.numerics_fingerprint or "not reproducible"
     values |= {f"engine {engine.address}": engine.state for engine in served.engines}
     width = max(map(len, values))
     for name, value in values.items():
