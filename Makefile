@@ -18,6 +18,9 @@ BIN := .venv/bin
 # commands to type in a shell that has no such PATH.
 test chaos chaos-full lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# Those for which protoc generates messages by itself.
+CLIENT_LANGUAGES := cpp csharp java kotlin objc python ruby
+
 CXX_SOURCES := $(wildcard engine_service/kernels/cpu/*.cpp engine_service/kernels/cpu/*.h)
 
 .DEFAULT_GOAL := help
@@ -46,7 +49,7 @@ fmt: .venv/.installed-dev ## Format the Python, the C++ and the contract, and me
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
 	@$(BIN)/clang-format -i $(CXX_SOURCES)
-	@$(BIN)/buf format -w protos
+	@$(BIN)/buf format -w protos --exclude-path protos/buf
 
 hooks: .venv/.installed-dev ## Let git run `make lint` before each commit
 	@$(BIN)/pre-commit install
@@ -57,7 +60,7 @@ lint: .venv/.installed-dev client-sync-check ## Check style, types, import rules
 	@$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/buf format --diff --exit-code protos
+	@$(BIN)/buf format --diff --exit-code protos --exclude-path protos/buf
 	@$(BIN)/buf lint protos
 
 client-sync: .venv/.installed-dev ## Generate the synchronous client from the asynchronous one
@@ -69,11 +72,15 @@ client-sync-check: .venv/.installed-dev ## Fail where the synchronous client is 
 protos: .venv-tools/.installed ## Generate folovllm/v1 from protos/
 	@.venv-tools/bin/python -m tools.generate_protos
 
-protos-check: .venv-tools/.installed ## Fail where folovllm/v1 is not what protos/ generates
+protos-check: .venv-tools/.installed ## Fail where folovllm/v1 is not what protos/ generates, or others cannot
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
 	.venv-tools/bin/python -m tools.generate_protos "$$fresh" && \
 	{ diff -r -x __init__.py -x __pycache__ "$$fresh/folovllm/v1" folovllm/v1 || \
 	{ echo "error: folovllm/v1 is not what protos/ generates; run 'make protos'" >&2; exit 1; }; }
+	@clients=$$(mktemp -d) && trap 'rm -rf "$$clients"' EXIT && .venv-tools/bin/protoc -I protos \
+	$(foreach language,$(CLIENT_LANGUAGES),--$(language)_out="$$clients") \
+	$$(cd protos && find buf folovllm -name '*.proto') && \
+	{ [ -n "$$(ls "$$clients")" ] || { echo "error: protoc has generated nothing" >&2; exit 1; }; }
 
 release: .venv/.installed-release ## Build the distributions and check them as a user meets them
 	@$(BIN)/python -m tools.release

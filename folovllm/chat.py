@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from folovllm.bounds.table import message_bounds
 from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.message_fields import MessageFields
 from folovllm.v1 import tokenizer_service_pb2 as wire
 
-MAX_MESSAGES = 4096
-MAX_TOOLS = 128
+_BOUNDS = message_bounds(wire.ChatRequest.DESCRIPTOR)
 
 
 class Role(StrEnum):
@@ -138,13 +138,14 @@ class Conversation:
     continue_final_message: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.messages) <= MAX_MESSAGES:
+        max_messages, max_tools = _BOUNDS.max_count("messages"), _BOUNDS.max_count("tools")
+        if not 1 <= len(self.messages) <= max_messages:
             raise InvalidRequestError(
-                "messages", f"give 1 to {MAX_MESSAGES} messages, got {len(self.messages)}"
+                "messages", f"give 1 to {max_messages} messages, got {len(self.messages)}"
             )
-        if len(self.tools) > MAX_TOOLS:
+        if len(self.tools) > max_tools:
             raise InvalidRequestError(
-                "tools", f"give at most {MAX_TOOLS} tools, got {len(self.tools)}"
+                "tools", f"give at most {max_tools} tools, got {len(self.tools)}"
             )
         seen: set[str] = set()
         for index, tool in enumerate(self.tools):

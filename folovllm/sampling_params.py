@@ -1,7 +1,7 @@
 """SamplingParams: how to choose tokens and when to stop.
 
-The one definition of every parameter's default and range, and the one converter to and from the
-contract. Meaning, ranges and defaults are vLLM's.
+The one definition of every parameter's default, and the one converter to and from the contract,
+which states the ranges. Meaning, ranges and defaults are vLLM's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +9,11 @@ from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from operator import is_not
 from typing import Any
 
+from folovllm.bounds.table import message_bounds
 from folovllm.parameters.checked_fields import checked, checks_of
 from folovllm.parameters.checks import (
+    ANY_UINT32,
+    ANY_UINT64,
     UINT32,
     check_bool,
     check_float,
@@ -36,19 +39,10 @@ from folovllm.v1 import types_pb2
 from folovllm.vllm_names import VLLM_DEFAULTS, VllmNames, read_vllm_names
 from folovllm.vllm_names import RequestOutputKind as RequestOutputKind
 
-MAX_N = 128
-MAX_STOP_STRINGS = 16
-MAX_STOP_STRING_BYTES = 256
-MAX_STOP_TOKEN_IDS = 128
-MAX_LOGPROBS = 20
-MAX_LOGIT_BIAS = 1024
-MAX_ALLOWED_TOKEN_IDS = 1024
-MAX_BAD_WORDS = 128
-MAX_BAD_WORDS_TOKEN_IDS = 512
+_BOUNDS = message_bounds(types_pb2.SamplingParams.DESCRIPTOR)
+MAX_N = int(_BOUNDS.range("n").high)
 UNTIL_CONTEXT_ENDS = UINT32
 """In the contract, where an unset max_tokens is the default: that of max_tokens None."""
-
-_UINT64 = 2**64 - 1
 
 
 def _derived() -> Any:
@@ -57,9 +51,11 @@ def _derived() -> Any:
 
 
 def _check_bias(name: str, pairs: tuple[tuple[int, float], ...]) -> None:
-    check_ids(name, [token_id for token_id, _ in pairs], MAX_LOGIT_BIAS)
-    for _, bias in pairs:
-        check_float(name, bias, -100.0, 100.0)
+    bounds = _BOUNDS.fields[name]
+    check_ids(name, [token_id for token_id, _ in pairs], bounds)
+    assert bounds.each is not None and bounds.each.range is not None
+    for token_id, bias in pairs:
+        check_float(f"{name}[{token_id}]", bias, bounds.each.range)
 
 
 def _check_output_kind(name: str, kind: object) -> None:
@@ -82,35 +78,37 @@ class SamplingParams(VllmNames):
     them.
     """
 
-    n: int = checked(1, check_int, 1, MAX_N)
-    presence_penalty: float = checked(0.0, check_float, -2.0, 2.0)
-    frequency_penalty: float = checked(0.0, check_float, -2.0, 2.0)
-    repetition_penalty: float = checked(1.0, check_float, 0.0, 100.0, False)
-    temperature: float = checked(1.0, check_float, 0.0, 100.0)
+    n: int = checked(1, check_int, _BOUNDS.range("n"))
+    presence_penalty: float = checked(0.0, check_float, _BOUNDS.range("presence_penalty"))
+    frequency_penalty: float = checked(0.0, check_float, _BOUNDS.range("frequency_penalty"))
+    repetition_penalty: float = checked(1.0, check_float, _BOUNDS.range("repetition_penalty"))
+    temperature: float = checked(1.0, check_float, _BOUNDS.range("temperature"))
     _: KW_ONLY  # so far in vLLM's order
-    top_p: float = checked(1.0, check_float, 0.0, 1.0, False)
-    top_k: int = checked(0, check_int, -1, 2**31 - 1)
-    min_p: float = checked(0.0, check_float, 0.0, 1.0)
-    seed: int | None = checked(None, check_int, 0, _UINT64, True)
-    max_tokens: int | None = checked(16, check_int, 1, UINT32, True)
-    min_tokens: int = checked(0, check_int, 0, UINT32)
-    stop: Sequence[str] = checked((), check_strings, MAX_STOP_STRINGS, MAX_STOP_STRING_BYTES)
-    stop_token_ids: Sequence[int] = checked((), check_ids, MAX_STOP_TOKEN_IDS)
+    top_p: float = checked(1.0, check_float, _BOUNDS.range("top_p"))
+    top_k: int = checked(0, check_int, _BOUNDS.range("top_k"))
+    min_p: float = checked(0.0, check_float, _BOUNDS.range("min_p"))
+    seed: int | None = checked(None, check_int, ANY_UINT64, True)
+    max_tokens: int | None = checked(16, check_int, _BOUNDS.range("max_tokens"), True)
+    min_tokens: int = checked(0, check_int, ANY_UINT32)
+    stop: Sequence[str] = checked((), check_strings, _BOUNDS.fields["stop"])
+    stop_token_ids: Sequence[int] = checked((), check_ids, _BOUNDS.fields["stop_token_ids"])
     ignore_eos: bool = checked(False, check_bool)
     include_stop_str_in_output: bool = checked(False, check_bool)
     skip_special_tokens: bool = checked(True, check_bool)
     logit_bias: tuple[tuple[int, float], ...] = checked((), _check_bias)
-    allowed_token_ids: Sequence[int] = checked((), check_ids, MAX_ALLOWED_TOKEN_IDS)
-    bad_words: Sequence[str] = checked((), check_strings, MAX_BAD_WORDS, MAX_STOP_STRING_BYTES)
+    allowed_token_ids: Sequence[int] = checked((), check_ids, _BOUNDS.fields["allowed_token_ids"])
+    bad_words: Sequence[str] = checked((), check_strings, _BOUNDS.fields["bad_words"])
     bad_words_token_ids: tuple[tuple[int, ...], ...] = checked(
-        (), check_sequences, MAX_BAD_WORDS_TOKEN_IDS
+        (), check_sequences, _BOUNDS.fields["bad_words_token_ids"]
     )
-    logprobs: int | None = checked(None, check_int, 0, MAX_LOGPROBS, True)
-    prompt_logprobs: int | None = checked(None, check_int, 0, MAX_LOGPROBS, True)
+    logprobs: int | None = checked(None, check_int, _BOUNDS.range("logprobs"), True)
+    prompt_logprobs: int | None = checked(None, check_int, _BOUNDS.range("prompt_logprobs"), True)
     structured_output: StructuredOutput | None = checked(None, check_structured_output)
     reasoning: Reasoning | None = None
     detokenize: bool = checked(True, check_bool, **LOCAL)
-    truncate_prompt_tokens: int | None = checked(None, check_int, 1, UINT32, True, **LOCAL)
+    truncate_prompt_tokens: int | None = checked(
+        None, check_int, _BOUNDS.range("max_tokens"), True, **LOCAL
+    )
     output_kind: RequestOutputKind = checked(
         RequestOutputKind.CUMULATIVE, _check_output_kind, **LOCAL
     )

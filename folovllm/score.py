@@ -7,12 +7,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from folovllm.bounds.table import message_bounds
 from folovllm.logprobs import PositionLogprobs
 from folovllm.message_fields import MessageFields
 from folovllm.v1 import types_pb2
 
-MAX_CONTINUATIONS = 128
-MAX_SCORED_TOKENS = 100_000
+_BOUNDS = message_bounds(types_pb2.ScoreRequest.DESCRIPTOR)
+MAX_CONTINUATIONS = _BOUNDS.max_count("continuations")
+MAX_SCORED_TOKENS = _BOUNDS.max_elements("continuations")
 """In a prompt and all its continuations."""
 
 

@@ -19,6 +19,7 @@ from engine_service.rpc.front_end import FrontEnd
 from engine_service.rpc.load_reporter import LoadReporter
 from engine_service.rpc.request_reader import read_fork, read_generate
 from engine_service.rpc.session_call import SessionCall
+from folovllm.bounds.check_bounds import check_bounds
 from folovllm.errors import (
     FolovError,
     InvalidRequestError,
@@ -131,18 +132,20 @@ class Session:
             self._abort(message.abort)
         elif kind == "fork":
             name = message.fork.fork_id
-            self._start("Fork", "fork_id", name, lambda: self._read_fork(message.fork))
+            read_it = functools.partial(read_fork, message.fork, self._engine)
+            self._start("Fork", "fork_id", name, message.fork, read_it)
         else:
             name = message.generate.request_id
             read = functools.partial(read_generate, message.generate, self._engine)
-            self._start("Generate", "request_id", name, read)
-
-    def _read_fork(self, message: types_pb2.ForkRequest) -> Fork:
-        check_name("request_id", message.request_id)
-        return read_fork(message, self._engine)
+            self._start("Generate", "request_id", name, message.generate, read)
 
     def _start(
-        self, method: str, name_field: str, name: str, read: Callable[[], Generate | Fork]
+        self,
+        method: str,
+        name_field: str,
+        name: str,
+        message: types_pb2.Request | types_pb2.ForkRequest,
+        read: Callable[[], Generate | Fork],
     ) -> None:
         """Starts a request; anything wrong with it becomes its failure."""
         call = SessionCall(_METHOD + method, name[:_MAX_ECHO])
@@ -150,6 +153,7 @@ class Session:
         try:
             call.counted.enter_context(self._active_calls.entered(stream=True))
             check_name(name_field, name)
+            check_bounds(message)
             if name in self._running:
                 raise InvalidRequestError(name_field, f"{name} is running already")
             command = read()
@@ -190,6 +194,10 @@ class Session:
 
     def _abort(self, message: engine_service_pb2.AbortRequest) -> None:
         """Aborts any request that the engine runs, or will run once its grammars are compiled."""
+        try:
+            check_bounds(message)
+        except InvalidRequestError:
+            return  # it has no answer of its own, and names nothing that can run
         indexes = tuple(message.indexes)
         call = self._running.get(message.request_id)
         if call is not None and call in self._compiling:

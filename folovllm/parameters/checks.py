@@ -1,13 +1,18 @@
 """Checks of the values in SamplingParams.
 
-Each raises InvalidRequestError for `name`, the field's path below sampling_params.
+Each raises InvalidRequestError for `name`, the field's path below sampling_params. The bounds are
+the contract's, so that what is sent and what stays in the process is told the same.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence, Sized
 
+from folovllm.bounds.checks import counted, num_bytes, sized
+from folovllm.bounds.field_bounds import FieldBounds, Range
 from folovllm.errors import InvalidRequestError
 
 UINT32 = 2**32 - 1
+ANY_UINT32 = Range(0, UINT32, is_width=True)
+ANY_UINT64 = Range(0, 2**64 - 1, is_width=True)
 
 
 def invalid(name: str, message: str) -> InvalidRequestError:
@@ -21,56 +26,69 @@ def check_bool(name: str, value: object) -> None:
         raise invalid(name, "must be true or false")
 
 
-def check_float(name: str, value: object, low: float, high: float, closed: bool = True) -> None:
-    """A number from low to high; low itself only if `closed`."""
-    bounds = f"{low:g} and {high:g}" if closed else f"{low:g} (excluded) and {high:g}"
+def check_float(name: str, value: object, bounds: Range) -> None:
+    """A number in the range."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(name, f"must be a number between {bounds}, got {value!r}")
-    # Written so that NaN fails.
-    if not (low <= value <= high) or (value == low and not closed):
-        raise invalid(name, f"must be between {bounds}, got {value:g}")
+        raise invalid(name, f"must be a number {bounds}, got {value!r:.40}")
+    if value not in bounds:
+        raise invalid(name, bounds.problem(value))
 
 
-def check_int(name: str, value: object, low: int, high: int, nullable: bool = False) -> None:
-    """A whole number from low to high, both included; None only if `nullable`."""
+def check_int(name: str, value: object, bounds: Range, nullable: bool = False) -> None:
+    """A whole number in the range; None only if `nullable`."""
     if value is None and nullable:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise invalid(name, f"must be a whole number, got {value!r}")
-    if value < low and high >= UINT32:  # only the width of its field bounds it
-        raise invalid(name, f"must be at least {low}, got {value}")
-    if not low <= value <= high:
-        raise invalid(name, f"must be between {low} and {high}, got {value}")
+        raise invalid(name, f"must be a whole number, got {value!r:.40}")
+    if value not in bounds:
+        raise invalid(name, bounds.problem(value))
 
 
-def check_strings(name: str, strings: tuple[str, ...], max_count: int, max_bytes: int) -> None:
-    """At most max_count strings of at most max_bytes bytes of UTF-8 each, none empty."""
-    if len(strings) > max_count:
-        raise invalid(name, f"may hold at most {max_count} strings, got {len(strings)}")
-    for string in strings:
-        if not isinstance(string, str) or not string:
-            raise invalid(name, f"must hold strings that are not empty, got {string!r}")
-        if len(string.encode(errors="replace")) > max_bytes:
-            raise invalid(name, f"may hold strings of at most {max_bytes} bytes")
+def check_count(name: str, values: Sized, bounds: FieldBounds) -> None:
+    """As many elements as the bounds allow."""
+    assert bounds.max_count is not None
+    if not bounds.min_count <= len(values) <= bounds.max_count:
+        raise invalid(name, counted(bounds.min_count, bounds.max_count, len(values)))
 
 
-def check_ids(name: str, ids: Iterable[int], max_count: int) -> None:
-    """At most max_count ids of 32 bits; whether the model has them is checked by the engine."""
-    ids = tuple(ids)
-    if len(ids) > max_count:
-        raise invalid(name, f"may hold at most {max_count} token ids, got {len(ids)}")
+def check_strings(name: str, strings: Sequence[str], bounds: FieldBounds) -> None:
+    """Strings whose number and bytes of UTF-8, of each and together, are within the bounds."""
+    check_count(name, strings, bounds)
+    assert bounds.each is not None
+    for index, string in enumerate(strings):
+        if not isinstance(string, str):
+            raise invalid(name, f"must hold strings, got {string!r:.40}")
+        problem = sized(bounds.each.min_bytes, bounds.each.max_bytes, string)
+        if problem is not None:
+            raise invalid(f"{name}[{index}]", problem)
+    total = bounds.max_total_bytes
+    if total is not None and sum(map(num_bytes, strings)) > total:
+        raise invalid(name, f"may have at most {total} bytes together")
+
+
+def check_ids(name: str, ids: Collection[int], bounds: FieldBounds) -> None:
+    """Ids of 32 bits, as many as the bounds allow; whether the model has them the engine checks."""
+    check_count(name, ids, bounds)
+    _check_each_id(name, ids)
+
+
+def check_sequences(name: str, sequences: Sequence[Sequence[int]], bounds: FieldBounds) -> None:
+    """Sequences of ids whose number and lengths, of each and together, are within the bounds."""
+    check_count(name, sequences, bounds)
+    assert bounds.max_ids is not None and bounds.max_elements is not None
+    for index, ids in enumerate(sequences):
+        if not bounds.min_ids <= len(ids) <= bounds.max_ids:
+            problem = counted(bounds.min_ids, bounds.max_ids, len(ids))
+            raise invalid(f"{name}[{index}]", problem)
+    if sum(map(len, sequences)) > bounds.max_elements:
+        raise invalid(name, f"may hold at most {bounds.max_elements} token ids together")
+    for ids in sequences:
+        _check_each_id(name, ids)
+
+
+def _check_each_id(name: str, ids: Iterable[int]) -> None:
     for token_id in ids:
         if isinstance(token_id, bool) or not isinstance(token_id, int):
-            raise invalid(name, f"must hold token ids, got {token_id!r}")
-        if not 0 <= token_id <= UINT32:
+            raise invalid(name, f"must hold token ids, got {token_id!r:.40}")
+        if token_id not in ANY_UINT32:
             raise invalid(name, f"must hold token ids that are not negative, got {token_id}")
-
-
-def check_sequences(name: str, sequences: tuple[tuple[int, ...], ...], max_count: int) -> None:
-    """At most max_count sequences of 1 to max_count ids each."""
-    if len(sequences) > max_count:
-        raise invalid(name, f"may hold at most {max_count} sequences, got {len(sequences)}")
-    for ids in sequences:
-        if not ids:
-            raise invalid(name, "must hold sequences that are not empty")
-        check_ids(name, ids, max_count)

@@ -3,7 +3,7 @@
 from dataclasses import MISSING, dataclass
 
 from folovllm.parameters.checked_fields import checked, checks_of
-from folovllm.parameters.checks import UINT32, check_int
+from folovllm.parameters.checks import ANY_UINT32, check_int
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +14,9 @@ class Reasoning:
     end_token_id ends it, and is generated after max_tokens ids in between; None is no bound.
     """
 
-    end_token_id: int = checked(MISSING, check_int, 0, UINT32)
-    start_token_id: int | None = checked(None, check_int, 0, UINT32, True)
-    max_tokens: int | None = checked(None, check_int, 0, UINT32, True)
+    end_token_id: int = checked(MISSING, check_int, ANY_UINT32)
+    start_token_id: int | None = checked(None, check_int, ANY_UINT32, True)
+    max_tokens: int | None = checked(None, check_int, ANY_UINT32, True)
 
     def __post_init__(self) -> None:
         for name, _, check, limits in checks_of(Reasoning):

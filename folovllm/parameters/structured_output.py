@@ -5,9 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from folovllm.parameters.checks import invalid
+from folovllm.bounds.checks import sized
+from folovllm.bounds.table import message_bounds
+from folovllm.parameters.checks import check_strings, invalid
+from folovllm.v1 import types_pb2
 
-MAX_GRAMMAR_BYTES = 65536
+_TEXT_BOUNDS = message_bounds(types_pb2.SamplingParams.DESCRIPTOR).fields
+_CHOICE_BOUNDS = message_bounds(types_pb2.SamplingParams.Choice.DESCRIPTOR).fields["options"]
 
 _Kind = Literal["json_schema", "json_object", "regex", "choice", "grammar"]
 OUTPUT_KINDS = get_args(_Kind)
@@ -111,16 +115,19 @@ def read_structured_output(name: str, given: AnyStructuredOutput) -> StructuredO
 
 
 def check_structured_output(name: str, output: StructuredOutput | None) -> None:
-    """Of a known kind, and neither empty nor over MAX_GRAMMAR_BYTES."""
-    if output is None:
+    """Of a known kind, and neither empty nor over the contract's bounds."""
+    if output is None or output.kind == "json_object":
         return
     if output.kind not in OUTPUT_KINDS:
         raise invalid(name, f"must be one of {', '.join(OUTPUT_KINDS)}")
-    texts = output.value if isinstance(output.value, tuple) else (output.value,)
-    if output.kind != "json_object" and not all(isinstance(t, str) and t for t in texts):
-        raise invalid(output.kind, "must not be empty")
-    if not texts:
-        raise invalid(output.kind, "must hold at least one option")
-    size = sum(len(text.encode(errors="replace")) for text in texts if isinstance(text, str))
-    if size > MAX_GRAMMAR_BYTES:
-        raise invalid(output.kind, f"may hold at most {MAX_GRAMMAR_BYTES} bytes, got {size}")
+    if output.kind == "choice":
+        if not isinstance(output.value, tuple):
+            raise invalid("choice", "must hold several strings")
+        check_strings("choice.options", output.value, _CHOICE_BOUNDS)
+        return
+    if not isinstance(output.value, str):
+        raise invalid(output.kind, "must be a string")
+    bounds = _TEXT_BOUNDS[output.kind]
+    problem = sized(bounds.min_bytes, bounds.max_bytes, output.value)
+    if problem is not None:
+        raise invalid(output.kind, problem)

@@ -68,7 +68,8 @@ class ActiveCalls:
 def counts_its_requests(method: Method) -> Method:
     """Marks a servicer's method whose calls may last as long as the server does.
 
-    A drain does not wait for such a call; the call counts each request that it carries instead.
+    A drain does not wait for such a call, and its messages are not checked for it: the call counts
+    each request that it carries, and checks its bounds, so that one of them cannot end the others.
     """
     setattr(method, _COUNTS_ITS_REQUESTS, True)
     return method

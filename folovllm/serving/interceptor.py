@@ -1,8 +1,9 @@
 """CallInterceptor: what happens around every call of our services.
 
-Errors become statuses by the table in folovllm.errors, calls are counted for draining unless they
-count themselves, and each call leaves one line in the log. Calls of other services (health,
-reflection) pass. Malformed messages are the caller's error in all of them.
+Messages are checked against the contract's bounds before anything else sees them. Errors become
+statuses by the table in folovllm.errors, calls are counted for draining, and each call leaves one
+line in the log. A call that carries many requests counts and checks each of them itself. Calls of
+other services (health, reflection) pass. Malformed messages are the caller's error in all of them.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from folovllm.bounds.check_bounds import check_bounds
 from folovllm.errors import InvalidRequestError, status_code, trailing_metadata
 from folovllm.serving.active_calls import ActiveCalls, is_counted, is_like_a_stream
 from folovllm.serving.call_log import as_folov_error, log_end
@@ -57,10 +59,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         behavior = getattr(handler, kind)
         around: Around = _refusing
         generates = inspect.isasyncgenfunction(behavior)
+        checks = False
         if method.startswith(_PREFIX):
             around = self._around(method, behavior, streams=kind != "unary_unary")
             generates = handler.response_streaming
-        read: Any = _reader(handler.request_deserializer)
+            checks = handler.request_deserializer is not None and is_counted(behavior)
+        read: Any = _reader(handler.request_deserializer, checks=checks)
         if not handler.request_streaming:
             # Reads within the call, as a stream does: outside, gRPC makes any error UNKNOWN.
             behavior, read = _reading(behavior, read), None
@@ -102,14 +106,20 @@ def _reading(behavior: Any, read: Callable[[bytes], Any]) -> Any:
     return lambda data, context: behavior(read(data), context)
 
 
-def _reader(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """Reads a message. Raises InvalidRequestError for malformed bytes."""
+def _reader(deserialize: Callable[[bytes], Any] | None, *, checks: bool) -> Callable[[bytes], Any]:
+    """Reads a message and may check it.
+
+    Raises InvalidRequestError for malformed bytes, and for a message out of the contract's bounds.
+    """
 
     def read(data: bytes) -> Any:
         try:
-            return data if deserialize is None else deserialize(data)
+            message: Any = data if deserialize is None else deserialize(data)
         except DecodeError:
             raise InvalidRequestError("", "the message is not valid protobuf of its type") from None
+        if checks:
+            check_bounds(message)
+        return message
 
     return read
 

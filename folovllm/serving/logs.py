@@ -1,6 +1,7 @@
 """Structured logs: key=value for people, one JSON object a line for machines. Never prompt text.
 
-Nothing that happens to a line, or to who reads it, reaches who logs it; see `output`.
+A line is short, whatever is in it: names and errors may hold what a caller sent. Nothing that
+happens to a line, or to who reads it, reaches who logs it; see `output`.
 """
 
 import faulthandler
@@ -17,6 +18,10 @@ from structlog.typing import EventDict, Processor
 from folovllm.serving.args import check, option
 from folovllm.serving.output.line_stream import LineStream
 from folovllm.serving.output.standard_streams import unblock_standard_streams
+
+# Characters in a line of one value, and of a traceback.
+_MAX_VALUE = 1024
+_MAX_TRACEBACK = 16384
 
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -68,7 +73,8 @@ def configure_logging(config: LogConfig, *, threaded: bool = True, **fields: obj
             lambda _logger, _method, entry: {**entry, **fields},
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([structlog.processors.format_exc_info] if as_json else []),
+            structlog.processors.format_exc_info,
+            shorten,
             structlog.processors.JSONRenderer() if as_json else text_renderer(),
         ]
     )
@@ -86,6 +92,19 @@ def configure_logging(config: LogConfig, *, threaded: bool = True, **fields: obj
     forward_logging("folovllm", config.log_level)
 
 
+def shorten(_logger: object, _method: str, entry: EventDict) -> EventDict:
+    """Cuts each value to 1024 characters, and a traceback to 16384: its begin and its end."""
+    for name, value in entry.items():
+        if value is None or isinstance(value, bool | int | float):
+            continue
+        limit = _MAX_TRACEBACK if name == "exception" else _MAX_VALUE
+        text = value if isinstance(value, str) else repr(value)
+        if len(text) > limit:
+            half = limit // 2
+            entry[name] = f"{text[:half]} … {len(text) - 2 * half} characters … {text[-half:]}"
+    return entry
+
+
 class _Rendering:
     """Makes an entry a line. Where that fails, the line says so instead."""
 
@@ -100,7 +119,7 @@ class _Rendering:
                 rendered = processor(logger, method, cast(EventDict, rendered))
             return str(rendered)
         except Exception as error:
-            return f"warning: the line of {event!r} failed: {type(error).__name__}"
+            return f"warning: the line of {event!r:.200} failed: {type(error).__name__}"
 
     def dropped_line(self, count: int) -> str:
         """Says how many lines were dropped."""

@@ -61,6 +61,11 @@ class ServerConfig:
     reflection: bool = option(
         True, "Do not serve the schema to tools such as grpcurl.", "--no-reflection", own=True
     )
+    allow_compression: bool = option(
+        False,
+        "Take compressed messages too. A small one may then be a large one, up to 4 MiB.",
+        own=True,
+    )
     share_port: bool = False
     """Share the port with other processes that do the same; it must be reserved."""
 
@@ -87,8 +92,9 @@ class GrpcServer:
         self.active_calls = ActiveCalls()
         # By default gRPC would let a second server share the port silently.
         share = ("grpc.so_reuseport", int(config.share_port))
+        algorithms = ("grpc.compression_enabled_algorithms_bitset", _compressions(config))
         self.grpc = grpc.aio.server(
-            interceptors=[CallInterceptor(self.active_calls)], options=[*options, share]
+            interceptors=[CallInterceptor(self.active_calls)], options=[*options, share, algorithms]
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
@@ -147,3 +153,13 @@ class GrpcServer:
         # Their tasks end in the loop's next round; if it ended first, each would print a traceback.
         await asyncio.sleep(0)
         log.info("stopped", cut_off=len(self.active_calls))
+
+
+def _compressions(config: ServerConfig) -> int:
+    """The bits of the algorithms that are enabled; the first is none.
+
+    gRPC refuses calls that use another one with UNIMPLEMENTED. Of a compressed message it tells
+    nobody the size before it has made it large, and a limit on how much larger there is not.
+    """
+    taken = grpc.Compression if config.allow_compression else [grpc.Compression.NoCompression]
+    return sum(1 << int(algorithm) for algorithm in taken)

@@ -3,6 +3,10 @@
 isort:skip_file
 The messages that both services speak: what is asked (Request, SamplingParams) and what streams
 back (CompletionOutput). Field numbers, once landed, are never reused.
+
+Options state the bounds of all fields. A request that breaks one is refused with INVALID_ARGUMENT
+that names the field, before anything is done with it. Those of an answer say what it has at most;
+no client has to check them. All messages have at most 4 MiB.
 """
 
 from collections import abc as _abc
@@ -249,7 +253,7 @@ class SamplingParams(_message.Message):
     @_builtins.property
     def bad_words_token_ids(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenIds]:
         """Where the output ends with all but the last id of one of these, that last id is not generated.
-        At most 512 of 1 to 512 ids each.
+        At most 512 of 1 to 512 ids each, together at most 70000.
         """
 
     @_builtins.property
@@ -801,10 +805,11 @@ class ForkRequest(_message.Message):
     """
     @_builtins.property
     def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___SamplingParams]:
-        """One for each branch, 1 to 128 of them, each with n = 1 and without prompt_logprobs. Lengths
-        count the branch's own tokens, and a stop string lies in its own text; penalties and bad words
-        see the parent's output as output. Seeds that are not set are drawn anew for each branch; equal
-        parameters with equal seeds make equal branches.
+        """One for each branch, 1 to 128 of them, each with n = 1 and without prompt_logprobs; the lists and
+        maps of all of them together hold at most 100000 elements. Lengths count the branch's own tokens,
+        and a stop string lies in its own text; penalties and bad words see the parent's output as
+        output. Seeds that are not set are drawn anew for each branch; equal parameters with equal seeds
+        make equal branches.
         """
 
     def __init__(

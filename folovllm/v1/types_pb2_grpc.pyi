@@ -3,6 +3,10 @@
 isort:skip_file
 The messages that both services speak: what is asked (Request, SamplingParams) and what streams
 back (CompletionOutput). Field numbers, once landed, are never reused.
+
+Options state the bounds of all fields. A request that breaks one is refused with INVALID_ARGUMENT
+that names the field, before anything is done with it. Those of an answer say what it has at most;
+no client has to check them. All messages have at most 4 MiB.
 """
 
 from collections import abc as _abc

@@ -27,6 +27,8 @@ class Echo:
             raise InvalidRequestError("message", "bad is not good")
         if message == b"bug":
             raise KeyError("bug")
+        if message == b"quote":
+            raise InvalidRequestError("message", "it begins with " + "\u00e4" * 1_000_000)
         return message
 
     async def unary_unary(self, message: bytes, context: Context) -> bytes:
@@ -112,6 +114,15 @@ async def test_each_kind_is_served_logged_and_has_its_errors(fixture: Fixture, k
     assert codes == ["OK", "INVALID_ARGUMENT", "INTERNAL"]
     assert {line["method"] for line in lines} == {f"/folovllm.test.Echo/{kind}"}
     assert len(fixture.server.active_calls) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_error_that_quotes_the_caller_is_cut_and_arrives(
+    fixture: Fixture, kind: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match="it begins with ä{400,600} …$") as refused:
+        await fixture.call(kind, b"quote")
+    assert refused.value.field == "message"
 
 
 async def test_a_stream_holds_a_drain_up_and_one_that_carries_requests_does_not(

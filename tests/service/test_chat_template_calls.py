@@ -91,7 +91,8 @@ async def test_a_text_is_counted(serve: Serve) -> None:
             Request(messages=[USER], tools=[Tool(name="f", parameters="[]")]),
             "tools[0].parameters",
         ),
-        (Request(messages=[USER], tools=[Tool(name="f" * 3000)]), "tools"),
+        (Request(messages=[USER], tools=[Tool(name="f" * 257)]), "tools[0].name"),
+        (Request(messages=[USER], tools=[Tool(name="f", description="d" * 3000)]), "tools"),
         (Request(messages=[USER], continue_final_message=True), "continue_final_message"),
     ],
 )

@@ -243,13 +243,13 @@ async def test_scores_of_given_continuations(service: Service) -> None:
 
 
 BAD_SCORES = [
-    (ask_score([1], token_ids={"ids": []}), "prompt"),
+    (ask_score([1], token_ids={"ids": []}), "token_ids"),
     (ask_score([1], token_ids={"ids": [1000]}), "prompt"),
-    (types_pb2.ScoreRequest(text="a"), "text"),
+    (types_pb2.ScoreRequest(text="a", continuations=[Continuation(text="b")]), "text"),
     (ask_score(), "continuations"),
     (ask_score(*[[1]] * 129), "continuations"),
     (ask_score(*[[1] * 1000] * 100), "continuations"),
-    (ask_score([1], []), "continuations[1]"),
+    (ask_score([1], []), "continuations[1].token_ids"),
     (ask_score([1], [1000]), "continuations[1]"),
     (ask_score([1] * 124), "continuations[0]"),
     (

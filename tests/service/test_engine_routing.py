@@ -226,13 +226,13 @@ async def test_what_is_too_large_to_send_harms_no_other_request(engines: Engines
     with pytest.raises(InvalidRequestError, match="over the limit") as caught:
         engines.pool.fork(Command(fork=fork))
     assert caught.value.field == "branches"
-    large = request("large", *[150_000] * 1_500_000)
+    large = request("large", *[2_100_000] * 1_050_000)
     with pytest.raises(InvalidRequestError, match="over the limit") as caught:
         engines.pool.generate(large)
     assert caught.value.field == "sampling_params"
     run.abort([0])
     assert (await anext(run)).finish_reason == types_pb2.FINISH_REASON_ABORT
-    largest = request("largest", *[150_000] * 1_397_000)
+    largest = request("largest", *[2_100_000] * 1_048_000)
     await begin(engines.pool, largest)
 
 

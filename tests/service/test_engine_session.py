@@ -171,6 +171,25 @@ async def test_abort_ends_with_final_messages(fixture: EngineFixture, client: Fr
     assert not client.failures
 
 
+async def test_an_abort_that_is_out_of_bounds_ends_nothing(
+    fixture: EngineFixture, client: FrontEnd
+) -> None:
+    fixture.runner.hold(after=1)
+    await client.send(generate=ask("good", max_tokens=3))
+    await client.until(lambda: "good" in client.outputs)
+    for abort in (
+        engine_service_pb2.AbortRequest(request_id="good", indexes=range(129)),
+        engine_service_pb2.AbortRequest(request_id="n" * 3_000_000),
+    ):
+        await client.send(abort=abort)
+    await client.send(generate=ask("next", max_tokens=3))
+    fixture.runner.release()
+    await client.until(lambda: client.finished("good") and client.finished("next"))
+    for name in ("good", "next"):
+        assert client.outputs[name].outputs[0].finish_reason == "length"
+    assert not client.failures
+
+
 async def test_cancel_frees_within_a_step_and_nothing_more_comes(
     fixture: EngineFixture, client: FrontEnd
 ) -> None:
@@ -195,6 +214,7 @@ async def test_cancel_frees_within_a_step_and_nothing_more_comes(
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"generate": ask("x", top_p=1.5)}, "sampling_params.top_p"),
     ({"generate": ask("x", stop=["text"])}, "sampling_params.stop"),
+    ({"generate": ask("x", stop_token_ids=range(129))}, "sampling_params.stop_token_ids"),
     ({"generate": ask("x", max_tokens=1000)}, "sampling_params.max_tokens"),
     ({"generate": ask("x", regex="a")}, "sampling_params.regex"),
     ({"generate": types_pb2.Request(request_id="x")}, "prompt_token_ids"),
@@ -207,6 +227,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"fork": ask_fork("good", "good")}, "fork_id"),
     ({"fork": ask_fork("p" * 3_000_000, "x")}, "request_id"),
     ({"fork": ask_fork("good", "x", n=2)}, "branches[0].n"),
+    ({"fork": types_pb2.ForkRequest(request_id="good", fork_id="x")}, "branches"),
     ({"fork": ask_fork("good", "x", max_tokens=1000)}, "branches[0].max_tokens"),
 ]
 

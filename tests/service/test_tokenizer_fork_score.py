@@ -195,7 +195,7 @@ async def test_text_is_scored(service: Service) -> None:
         ({"text": "a", "continuations": [{"text": "a"}] * 129}, "continuations"),
         ({"text": "a" * 2990, "continuations": [{"text": "a" * 11}]}, "continuations"),
         ({"text": "a" * 200, "continuations": [{"text": "a"}]}, "prompt"),
-        ({"text": "a", "continuations": [{"text": "b"}, {}]}, "continuations[1]"),
+        ({"text": "a", "continuations": [{"text": "b"}, {}]}, "continuations[1].continuation"),
         ({"text": "a", "continuations": [{"text": "b" * 128}]}, "continuations[0]"),
         ({"text": "a", "continuations": [{"token_ids": {"ids": [1000]}}]}, "continuations[0]"),
     ],

@@ -286,7 +286,7 @@ async def test_nothing_is_left_after_many_calls(serve: Callable[..., Any]) -> No
         ),
         (Request(text="a", sampling_params=Params(n=0)), "sampling_params.n"),
         (Request(text="a", sampling_params=Params(n=129)), "sampling_params.n"),
-        (Request(text="a", sampling_params=Params(stop=[""])), "sampling_params.stop"),
+        (Request(text="a", sampling_params=Params(stop=[""])), "sampling_params.stop[0]"),
         (Request(text="a", sampling_params=Params(stop=["a"] * 17)), "sampling_params.stop"),
         (Request(text="a", sampling_params=Params(max_tokens=0)), "sampling_params.max_tokens"),
     ],

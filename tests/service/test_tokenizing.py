@@ -234,7 +234,7 @@ async def test_many_ids_at_once(stub: Any) -> None:
         ([[1] * (MAX_PROMPT_BYTES + 1)], "token_ids"),
         ([[1], Options()], "options"),
         ([Options(), Options()], "options"),
-        ([Options(stop=[""])], "options.stop"),
+        ([Options(stop=[""])], "options.stop[0]"),
         ([Options(stop=["a"] * 17)], "options.stop"),
         ([Options(preceding_token_ids=[VOCAB_SIZE])], "options.preceding_token_ids"),
     ],

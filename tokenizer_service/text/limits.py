@@ -8,9 +8,6 @@ from google.protobuf.message import Message
 from folovllm.errors import InvalidRequestError
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 
-# Texts or sequences in one call.
-MAX_BATCH = 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -35,9 +32,7 @@ class Limits:
             )
 
     def check_batch(self, sizes: Sequence[int], field: str) -> None:
-        """Checks the number of texts or sequences, and their bytes or token ids together."""
-        if not 1 <= len(sizes) <= MAX_BATCH:
-            raise InvalidRequestError(field, f"give 1 to {MAX_BATCH} {field}, got {len(sizes)}")
+        """Checks the bytes of texts, or the token ids of sequences, together."""
         if sum(sizes) > self.max_prompt_bytes:
             raise InvalidRequestError(
                 field, f"together the {field} are over the limit of {self.max_prompt_bytes}"

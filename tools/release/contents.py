@@ -1,7 +1,7 @@
 """What the distributions have to hold, and nothing else: the files that git tracks.
 
-The wheel holds the packages, each typed, the contract beside its stubs, and the licence. The sdist
-holds everything but what runs on the project's own machines.
+The wheel holds the packages, each typed, the contract beside its stubs, what that imports, and the
+licence. The sdist holds everything but what runs on the project's own machines.
 """
 
 import tarfile
@@ -14,15 +14,17 @@ UNPUBLISHED = (".ci/",)
 _METADATA_OF_SDIST = {"PKG-INFO"}
 
 
-def expected_in_wheel(tracked: Iterable[str], packages: Mapping[str, str]) -> set[str]:
+def expected_in_wheel(
+    tracked: Iterable[str], packages: Mapping[str, str], included: Mapping[str, str]
+) -> set[str]:
     """The paths in the wheel, without its metadata, for the paths that git tracks.
 
-    `packages` are the names that folders have in it.
+    `packages` are the names that folders have in it, `included` those of folders that are none.
     """
     paths = [PurePosixPath(path) for path in tracked]
     expected = {
         str(PurePosixPath(name, path.relative_to(folder)))
-        for folder, name in packages.items()
+        for folder, name in (*packages.items(), *included.items())
         for path in paths
         if path.is_relative_to(folder)
     }

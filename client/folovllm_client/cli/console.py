@@ -95,7 +95,7 @@ def failure_text(error: FolovError) -> str:
         return f"{error}; start it with `{command_name()} serve`, or choose another with --server"
     text = str(error)
     if isinstance(error, InvalidRequestError):
-        return _with_flags(text, error.field.rpartition(".")[2])
+        return _with_flags(text, error.field.rpartition(".")[2].partition("[")[0])
     return _with_flags(text, text.partition(" ")[0]) if isinstance(error, ConfigError) else text
 
 
@@ -106,7 +106,7 @@ def _with_flags(text: str, field: str) -> str:
     """
     for name, flag in _flags().items():
         if name == field:
-            text = re.sub(rf"\A(sampling_params\.)?{name}\b", flag, text)
+            text = re.sub(rf"\A(sampling_params\.)?{name}\b(\[\w+\])?", flag, text)
         if "_" in name:  # no word that may mean something else
             text = re.sub(rf"(?<![\w-]){name}\b", flag, text)
     return text

@@ -226,7 +226,7 @@ AT_LEAST_1 = "must be at least 1, or -1 for as many as the context has room for"
         ("--top-p", "0", "must be between 0 (excluded) and 1, got 0"),
         ("--logprobs", "21", "must be between 0 and 20, got 21"),
         ("--n", "0", "must be between 1 and 128, got 0"),
-        ("--stop", "", "must hold strings that are not empty, got ''"),
+        ("--stop", "", "must not be empty"),
     ],
 )
 def test_a_number_out_of_its_range_names_its_flag(

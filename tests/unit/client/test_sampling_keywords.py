@@ -86,7 +86,7 @@ def test_log_probabilities_as_openai_and_vllm_ask_for_them(
         ({"top_logprobs": 2}, "logprobs", "top_logprobs=2 needs logprobs=True"),
         ({"logprobs": 3, "top_logprobs": 2}, "logprobs", "needs logprobs=True"),
         ({"logit_bias": {"a": 1}}, "logit_bias", "must have token ids as keys"),
-        ({"logit_bias": {"1": 101}}, "logit_bias", "logit_bias must be "),
+        ({"logit_bias": {"1": 101}}, "logit_bias[1]", "must be between -100 and 100"),
         ({"seed": 1, "sampling_params": SamplingParams(seed=2)}, "seed", "seed is given twice"),
         ({"sampling_params": SamplingParams(detokenize=False)}, "detokenize", "no server takes it"),
         (

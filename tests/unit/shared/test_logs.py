@@ -63,3 +63,20 @@ def test_only_lines_of_the_level_and_above_are_written(capsys: pytest.CaptureFix
         "warning",
         "error",
     ]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_line_is_short_whatever_is_in_it(
+    log_format: LogFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging(LogConfig(log_format))
+    log = structlog.get_logger("of this test")
+    log.info("e" * 5000, name="n" * 3_000_000, names=["n" * 9] * 200_000, count=7)
+    try:
+        raise ValueError("begin" + "q" * 3_000_000 + "the end")
+    except ValueError:
+        log.exception("failed")
+    output = capsys.readouterr().err
+    assert len(output) < 22_000
+    assert "count" in output and "begin" in output and "the end" in output
+    assert "2998976 characters" in output  # of the name

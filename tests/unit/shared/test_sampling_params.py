@@ -60,7 +60,7 @@ from folovllm.v1 import types_pb2
 def test_a_value_out_of_range_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(InvalidRequestError, match=field) as refused:
         SamplingParams().clone(**{field: value})
-    assert refused.value.field == f"sampling_params.{field}"
+    assert refused.value.field.partition("[")[0] == f"sampling_params.{field}"
     assert isinstance(refused.value, ValueError)
 
 
