@@ -14,9 +14,9 @@ from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+from engine_service.core.constraints.token_matcher import TokenMatcher
 from engine_service.core.request import Branch, Request
 from engine_service.core.token_ids import TokenIds
-from engine_service.core.token_matcher import TokenMatcher
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.score_requests import ScoreRequest
 from folovllm.errors import InvalidRequestError, ServerError
@@ -42,7 +42,7 @@ class Generate:
     @property
     def num_outputs(self) -> int:
         """Continuations that it leads to."""
-        return self.request.sampling_params.n
+        return self.request.num_outputs
 
     @property
     def follows_grammar(self) -> bool:
@@ -50,8 +50,8 @@ class Generate:
         return self.request.sampling_params.follows_grammar
 
     def make_matchers(self, engine: LLMEngine) -> Matchers:
-        """What `apply` needs; see LLMEngine.make_matcher."""
-        return (engine.make_matcher(self.request.sampling_params),)
+        """What `apply` needs; see LLMEngine.make_matchers."""
+        return engine.make_matchers(self.request)
 
     def apply(self, engine: LLMEngine, matchers: Matchers = ()) -> list[CompletionOutput]:
         """Tells an engine; returns what this ends at once."""

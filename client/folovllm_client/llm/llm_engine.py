@@ -13,7 +13,7 @@ from folovllm_client.llm.engine_args import EngineArgs
 
 if TYPE_CHECKING:
     from engine_service.core.request import Branch
-    from engine_service.core.token_matcher import TokenMatcher
+    from engine_service.core.constraints.token_matcher import TokenMatcher
     from engine_service.engine.score_requests import ScoreRequest
     from folovllm.outputs import CompletionOutput
     from folovllm_client.llm.chat_tokenizer import ChatTokenizer

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_service.core.bad_words import BadWords
+from engine_service.core.constraints.bad_words import BadWords
 from engine_service.core.forbidden_tokens import forbidden_token_ids
 from engine_service.core.request import Branch, Request
 from folovllm.sampling_params import SamplingParams

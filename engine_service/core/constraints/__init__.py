@@ -1,0 +1,1 @@
+"""What limits or ends an output: grammars, bad words and stop tokens."""
