@@ -90,7 +90,9 @@ def test_what_does_not_fit_beside_the_others_waits(caching: bool) -> None:
     rest, received = cut(request, undisturbed, (11, 10, 9))
     assert rest is not None
     engine, _ = make_engine(num_blocks=9, enable_prefix_caching=caching)
-    assert_equal(run(engine, rest, received), undisturbed)
+    found = run(engine, rest, received)
+    assert_equal(found, undisturbed)
+    assert [output.metrics and output.metrics.preemptions for output in found.outputs] == [0, 0, 0]
     engine, _ = make_engine(max_num_seqs=1, enable_prefix_caching=caching)
     rest, received = cut(request, undisturbed, (11, 10, 9))
     assert rest is not None

@@ -31,7 +31,7 @@ plans = arrivals(
 
 
 @pytest.mark.parametrize("make", [make_engine, make_overlapping_engine])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     plan=plans,
     vocab_size=st.integers(1, 3),
