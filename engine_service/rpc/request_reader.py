@@ -49,13 +49,13 @@ def read_continued(message: types_pb2.Request) -> Continued:
     for name in ("seed", "max_tokens"):
         if not message.sampling_params.HasField(name):
             raise InvalidRequestError(
-                f"sampling_params.{name}", f"a continued request needs the {name} of its RequestInfo"
+                f"sampling_params.{name}", f"a continued request needs the {name} it ran with"
             )
     continued = message.continued
-    outputs = [
+    outputs = tuple(
         ContinuedOutput(output.index, output.token_ids, logprobs=output.logprobs)
         for output in continued.outputs
-    ]
+    )
     return Continued(outputs, branch_index=continued.branch_index)
 
 

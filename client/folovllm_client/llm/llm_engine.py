@@ -12,8 +12,8 @@ from folovllm_client.launch.service_commands import require_services
 from folovllm_client.llm.engine_args import EngineArgs
 
 if TYPE_CHECKING:
-    from engine_service.core.request import Branch
     from engine_service.core.constraints.token_matcher import TokenMatcher
+    from engine_service.core.request import Branch
     from engine_service.engine.score_requests import ScoreRequest
     from folovllm.outputs import CompletionOutput
     from folovllm_client.llm.chat_tokenizer import ChatTokenizer
@@ -77,6 +77,17 @@ class LLMEngine:
         self._check_unused(request_id)
         parts = PromptParts.read(prompt)
         request, state = self.requests.request(request_id, parts, params, priority)
+        self._engine.add_request(request)
+        self._states[request_id] = state
+        return request_id
+
+    def resume_request(self, request_id: str, output: RequestOutput, *, priority: int = 0) -> str:
+        """Goes on with an output from the next step on; otherwise as `add_request`.
+
+        LLM.resume says which output.
+        """
+        self._check_unused(request_id)
+        request, state = self.requests.resumed(request_id, output, priority)
         self._engine.add_request(request)
         self._states[request_id] = state
         return request_id

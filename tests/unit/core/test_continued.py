@@ -186,7 +186,8 @@ def test_a_branch_goes_on_under_its_index_and_draws_as_the_first() -> None:
         deltas += engine.step()
     own = [each for each in deltas if each.request_id == rest.request_id]
     assert {each.index for each in own} == {2}
-    assert own[0].info and own[0].info.parent_output_token_ids == tuple(parent.prompt_token_ids[-3:])
+    assert own[0].info
+    assert own[0].info.parent_output_token_ids == tuple(parent.prompt_token_ids[-3:])
     for each in own:
         each.index = 0
         received.add(each)

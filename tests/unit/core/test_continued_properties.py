@@ -1,12 +1,16 @@
 """Cut anywhere and continued in any company: what came before and after equals the undisturbed."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine_service.engine.llm_engine import LLMEngine
 from folovllm.sampling_params import SamplingParams
 from support.builders.random_arrivals import EOS, Arrival, ArrivalRun, arrivals, ids
 from support.fakes.engine_factory import make_engine, make_overlapping_engine
+from support.fakes.model_runner import FakeModelRunner
 
 parameters = st.builds(
     SamplingParams,
@@ -41,7 +45,13 @@ plans = arrivals(
     caching=st.booleans(),
 )
 def test_what_is_continued_equals_what_was_never_cut(
-    make, plan: list[Arrival], vocab_size, max_num_seqs, extra_budget, num_blocks, caching
+    make: Callable[..., tuple[LLMEngine, FakeModelRunner]],
+    plan: list[Arrival],
+    vocab_size: int,
+    max_num_seqs: int,
+    extra_budget: int,
+    num_blocks: int,
+    caching: bool,
 ) -> None:
     engine, _ = make(
         num_blocks=num_blocks,
