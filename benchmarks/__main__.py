@@ -10,6 +10,10 @@ BENCHMARKS = {
     "gpu": ("gpu.command", "this NVIDIA GPU: our engine, its kernels, other engines"),
     "services": ("services.tokenizer", "the tokenizer service: deltas, chats, memory"),
     "start-up": ("services.start_up", "`folovllm serve`: time to serving, and memory"),
+    "parameters": (
+        "micro.parameter_costs",
+        "a step with each parameter over one without",
+    ),
     "speculation": ("micro.speculation", "decoding with and without speculation"),
     "checkouts": ("checkouts", "this checkout over another one, in turns"),
     "report": ("results.report", "tables and a plot of files written by --json"),

@@ -13,8 +13,8 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
-from engine_service.core.constraints.token_matcher import TokenMatcher
-from engine_service.core.runner_state import RunnerState
+from engine_service.core.sequence_parts.runner_state import RunnerState
+from engine_service.core.token_matcher import TokenMatcher
 
 if TYPE_CHECKING:
     from engine_service.core.request import Sequence

@@ -15,16 +15,16 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from engine_service.core.constraints.bad_words import BadWords
 from engine_service.core.continued import Continued
-from engine_service.core.runner_state import RunnerState
 from engine_service.core.sequence_data import SequenceData
+from engine_service.core.sequence_parts.bad_words import BadWords
+from engine_service.core.sequence_parts.runner_state import RunnerState
 from engine_service.core.token_ids import SharedTokenIds, TokenIds
 from folovllm.parameters.local_fields import LOCAL
 from folovllm.request_id import new_request_id
 
 if TYPE_CHECKING:
-    from engine_service.core.constraints.token_matcher import TokenMatcher
+    from engine_service.core.token_matcher import TokenMatcher
     from folovllm.logprobs import PositionLogprobs
     from folovllm.sampling_params import SamplingParams
 

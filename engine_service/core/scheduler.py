@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 
 from engine_service.core.async_scheduling import schedule_running_ahead
-from engine_service.core.constraints.token_matcher import TokenMatcher
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.outputs import ModelRunnerOutput, SchedulerOutput, SequenceOutput
 from engine_service.core.request import Request, RequestStatus, Sequence
@@ -30,6 +29,7 @@ from engine_service.core.scheduler_output_builder import SchedulerOutputBuilder
 from engine_service.core.sequence_states import SequenceStates
 from engine_service.core.spec_decode.speculator import Speculator
 from engine_service.core.step_results import StepResults
+from engine_service.core.token_matcher import TokenMatcher
 from engine_service.core.waiting.scheduling_policy import PriorityThenArrival, SchedulingPolicy
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 
-from engine_service.core.constraints.token_matcher import TokenMatcher
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.request import Request, RequestStatus, Sequence, SequenceGroup
+from engine_service.core.token_matcher import TokenMatcher
 from engine_service.core.waiting.scheduling_policy import SchedulingPolicy
 from engine_service.core.waiting.waiting_queue import WaitingQueue
 

@@ -8,7 +8,7 @@ itself.
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
-from engine_service.core.constraints.stop_tokens import ends_output, is_eos
+from engine_service.core.forbidden_tokens import ends_output, is_eos
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.outputs import (
     ModelRunnerOutput,

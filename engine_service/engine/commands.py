@@ -14,9 +14,9 @@ from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
-from engine_service.core.constraints.token_matcher import TokenMatcher
 from engine_service.core.request import Branch, Request
 from engine_service.core.token_ids import TokenIds
+from engine_service.core.token_matcher import TokenMatcher
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.score_requests import ScoreRequest
 from folovllm.errors import InvalidRequestError, ServerError

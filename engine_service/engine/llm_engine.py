@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from engine_service.config import EngineConfig
-from engine_service.core.constraints.token_matcher import TokenMatcher
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.outputs import (
     LaunchedStep,
@@ -29,6 +28,7 @@ from engine_service.core.request import Branch, Request, RequestStatus
 from engine_service.core.scheduler import Scheduler
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.spec_decode.speculator import Speculator
+from engine_service.core.token_matcher import TokenMatcher
 from engine_service.core.waiting.scheduling_policy import SchedulingPolicy
 from engine_service.engine.admission import check_lengths
 from engine_service.engine.completion_outputs import completion_output, request_info

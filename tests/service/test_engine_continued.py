@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from engine_service.core.constraints.token_matcher import TokenMatcher
+from engine_service.core.token_matcher import TokenMatcher
 from folovllm.errors import InvalidRequestError
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams

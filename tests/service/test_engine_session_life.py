@@ -8,7 +8,7 @@ import grpc
 import pytest
 import structlog
 
-from engine_service.core.constraints.token_matcher import TokenMatcher
+from engine_service.core.token_matcher import TokenMatcher
 from folovllm.errors import InvalidRequestError, QueueFullError, UnavailableError, from_rpc_error
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import engine_service_pb2, types_pb2

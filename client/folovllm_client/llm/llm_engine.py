@@ -12,8 +12,8 @@ from folovllm_client.launch.service_commands import require_services
 from folovllm_client.llm.engine_args import EngineArgs
 
 if TYPE_CHECKING:
-    from engine_service.core.constraints.token_matcher import TokenMatcher
     from engine_service.core.request import Branch
+    from engine_service.core.token_matcher import TokenMatcher
     from engine_service.engine.score_requests import ScoreRequest
     from folovllm.outputs import CompletionOutput
     from folovllm_client.llm.chat_tokenizer import ChatTokenizer

@@ -7,8 +7,8 @@ what a grammar does not accept is found where its state is computed, see `matche
 from collections.abc import Sequence
 from math import isfinite
 
-from engine_service.core.constraints.stop_tokens import ends_output
 from engine_service.core.continued import Continued, ContinuedOutput
+from engine_service.core.forbidden_tokens import ends_output
 from engine_service.core.request import Request
 from engine_service.engine.admission import check_branch, check_ids
 from folovllm.errors import InvalidRequestError, errors_within

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from engine_service.core.constraints.token_matcher import TokenMatcher
 from engine_service.core.continued import Continued
+from engine_service.core.token_matcher import TokenMatcher
 from folovllm.errors import InvalidRequestError
 
 

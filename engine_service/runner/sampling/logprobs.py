@@ -5,12 +5,17 @@ larger; tokens of equal logits share a rank and are listed by id.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from engine_service.runner.sampling.filters import NEVER, top_k_candidates
+from engine_service.runner.sampling.ordering import sorted_falling
 from folovllm.logprobs import Logprob, PositionLogprobs
+
+# The ranks of more values are found in the sorted row.
+_FEW = 16
 
 
 def position_logprobs(
@@ -26,7 +31,7 @@ def position_logprobs(
     width = max(1, *map(len, token_ids))
     columns = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in token_ids])
     values = logits.gather(-1, columns.to(logits.device)).float()
-    totals, ranks = _totals_and_ranks(logits, values)
+    totals, ranks = _totals_and_ranks(logits, values, [*map(len, token_ids)])
     finite = totals.isfinite()[:, 0]
     if not bool(finite.all()):
         rows = finite.nonzero()[:, 0].tolist()
@@ -42,27 +47,38 @@ def position_logprobs(
             PositionLogprobs(Logprob(token_id, logprob, int(rank)), top)
             for token_id, logprob, rank in zip(ids, row_logprobs, row_ranks, strict=False)
         ]
-        for ids, row_logprobs, row_ranks, top in zip(
-            token_ids, logprobs, ranks.tolist(), tops, strict=True
-        )
+        for ids, row_logprobs, row_ranks, top in zip(token_ids, logprobs, ranks, tops, strict=True)
     ]
 
 
-def _totals_and_ranks(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The logsumexp of each row, [rows, 1], and the ranks of its values, [rows, values].
+def _totals_and_ranks(
+    logits: Tensor, values: Tensor, num_values: Sequence[int]
+) -> tuple[Tensor, list[list[float]]]:
+    """The logsumexp of each row, [rows, 1], and the ranks of its first `num_values` values.
 
-    Row by row, so that what one row needs stays in a processor's cache. The sum of a float32 mask
-    is many times as fast as that of a bool one, and exact up to 2**24.
+    Row by row, so that what one row needs stays in a processor's cache.
     """
     totals: list[Tensor] = []
     counts: list[Tensor] = []
     mask = torch.empty_like(logits[0], dtype=torch.float32)
-    for row, row_values in zip(logits, values, strict=True):
+    for row, row_values, count in zip(logits, values, num_values, strict=True):
         wide = row.float()
         totals.append(wide.logsumexp(dim=-1))
-        counts.extend(torch.gt(wide, value, out=mask).sum() for value in row_values)
-    ranks = 1 + torch.stack(counts).view(values.shape)
-    return torch.stack(totals)[:, None], ranks
+        counts.append(_num_larger(wide, row_values[:count], mask))
+    ranks = iter((1 + torch.cat(counts)).tolist())
+    return torch.stack(totals)[:, None], [list(islice(ranks, count)) for count in num_values]
+
+
+def _num_larger(row: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """How many of a row are larger than each value, [values].
+
+    A few are compared one by one: the sum of a float32 mask is many times as fast as that of a bool
+    one, and exact up to 2**24.
+    """
+    if len(values) > _FEW:
+        return torch.searchsorted(-sorted_falling(row[None])[0], -values)
+    counts = [torch.gt(row, value, out=mask).sum() for value in values]
+    return torch.stack(counts) if counts else values
 
 
 def _tops(logits: Tensor, totals: Tensor, num_tops: Sequence[int]) -> list[tuple[Logprob, ...]]:

@@ -78,7 +78,7 @@ def expected_tokens(
 
 
 class SeenTokens:
-    """What the fake model keeps of a sequence whose parameters look at its tokens."""
+    """What the fake model keeps of a sequence from step to step."""
 
     def __init__(self, num_prompt_tokens: int, token_ids: Sequence[int]) -> None:
         self.num_prompt_tokens = num_prompt_tokens
@@ -124,6 +124,8 @@ class FakeModelRunner:
         """A token's KV is NaN if its hash is a multiple of this, and so is all that reads it."""
         self.sees_chunks = True
         """Whether it notices NaN in what draws nothing."""
+        self.keeps_tokens = False
+        """Whether it keeps the tokens of each sequence, and asserts that they stay its own."""
         self.poison: Poison = frozenset()
         self.num_poisoned = 0
         """The sequences of steps that `poison` has met."""
@@ -177,12 +179,13 @@ class FakeModelRunner:
         return ModelRunnerOutput(sampled, logprobs, prompt_logprobs, failures)
 
     def _draw(self, kv: int, draw: ScheduledSequence) -> list[int]:
+        if self.keeps_tokens:
+            _check_state(draw)
         forbidden = set(draw.forbidden_token_ids)
         if isinstance(draw.matcher, FakeMatcher):
             forbidden |= {each for each in range(self._vocab_size) if draw.matcher.bans(each)}
         if draw.sampling_params.alters_logits:
             known = (*draw.token_history, *draw.assumed_token_ids)
-            _check_state(draw)
             for token_id in (draw.num_prompt_tokens, *known):
                 kv = _number(_mix(kv, token_id))
         return [

@@ -58,6 +58,7 @@ def test_async_scheduling_changes_nothing_but_the_steps(
         eos_token_ids=(EOS,),
         vocab_size=vocab_size,
     )
+    runner.keeps_tokens = True
 
     def check_step() -> None:
         assert num_scheduled_tokens(runner.launched[-1]) <= max_num_seqs + extra_budget

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_service.core.constraints.bad_words import BadWords
 from engine_service.core.forbidden_tokens import forbidden_token_ids
 from engine_service.core.request import Branch, Request
+from engine_service.core.sequence_parts.bad_words import BadWords
 from folovllm.sampling_params import SamplingParams
 
 Words = list[list[int]]
@@ -26,11 +26,12 @@ def by_definition(words: Words, output: Sequence[int]) -> list[int]:
 
 @st.composite
 def words_and_outputs(draw: st.DrawFn) -> tuple[Words, list[int]]:
-    """Of few ids, so that words begin, end and contain each other; the output is likely to match."""
+    """Of few ids, so that words begin, end and contain each other, and the output matches."""
     words = draw(st.lists(st.lists(few_ids, min_size=1, max_size=7), max_size=12))
     output = draw(st.lists(few_ids, max_size=6))
-    if words and draw(st.booleans()):
-        output += draw(st.sampled_from(words))[:-1]
+    if words:
+        begun: list[int] = draw(st.sampled_from([[], *(word[:-1] for word in words)]))
+        output += begun
     return words, output
 
 

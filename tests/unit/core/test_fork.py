@@ -12,7 +12,7 @@ from folovllm.errors import InvalidRequestError, NotFoundError
 from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine, sequence_of
-from support.fakes.model_runner import expected_tokens, num_scheduled_tokens
+from support.fakes.model_runner import SeenTokens, expected_tokens, num_scheduled_tokens
 from support.integrity import check_integrity
 
 PROMPT = list(range(1, 24))
@@ -241,7 +241,7 @@ moments = st.builds(
 def test_forks_at_any_moment_change_no_token(
     plan: list[Moment], max_num_seqs: int, extra_budget: int, num_blocks: int, caching: bool
 ) -> None:
-    engine, _ = make_engine(
+    engine, runner = make_engine(
         num_blocks=num_blocks,
         block_size=2,
         max_num_seqs=max_num_seqs,
@@ -249,6 +249,7 @@ def test_forks_at_any_moment_change_no_token(
         max_model_len=2 * num_blocks,
         enable_prefix_caching=caching,
     )
+    runner.keeps_tokens = True
     add(engine, "0", [1, 0, 1], n=2, max_tokens=8)
     results: Results = {}
     expected = {("0", index): says([1, 0, 1], 8, index=index) for index in range(2)}
@@ -288,3 +289,26 @@ def test_forks_at_any_moment_change_no_token(
         assert output.token_ids == whole[: len(output.token_ids)]
         assert output.finish_reason == "abort" or len(output.token_ids) == len(whole)
     assert engine.load().num_free_kv_blocks == num_blocks
+
+
+def test_branches_and_others_of_n_begin_with_what_the_runner_keeps_and_lose_it_at_their_end() -> (
+    None
+):
+    engine, runner = make_engine()
+    runner.keeps_tokens = True
+    parent = add(engine, "a", PROMPT, n=2, max_tokens=9)
+    while parent.num_output_tokens < 3:
+        engine.step()
+    fork(engine, "a", [1, 2], max_tokens=4)
+    names = [("a", 0), ("a", 1), *(engine._parents.child("f", index) for index in range(2))]
+    seqs = [engine.scheduler.find_unfinished(*name) for name in names]
+    kept = [seq.runner_state.token_counts for seq in seqs if seq and seq.runner_state]
+    assert len({id(each) for each in kept}) == 4
+    assert [each.token_ids for each in kept if isinstance(each, SeenTokens)] == [
+        [*PROMPT, *says(PROMPT, 2)],
+        [*PROMPT, *says(PROMPT, 2, index=1)],
+        [*PROMPT, *says(PROMPT, 2)],
+        [*PROMPT, *says(PROMPT, 2)],
+    ]
+    run(engine)
+    assert [seq.runner_state for seq in seqs if seq] == [None] * 4

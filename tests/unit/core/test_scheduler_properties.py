@@ -85,6 +85,7 @@ def test_every_request_gets_its_own_answer(
         enable_prefix_caching=caching,
         policy=policy(),
     )
+    runner.keeps_tokens = True
     results = {str(number): RequestOutput() for number in range(len(plan))}
     step = 0
     while step <= 20 or engine.has_unfinished_requests():

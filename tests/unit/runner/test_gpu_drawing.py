@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine_service.core.constraints.token_matcher import TokenMatcher
 from engine_service.core.outputs import ScheduledSequence
+from engine_service.core.token_matcher import TokenMatcher
 from engine_service.draw_fields import DRAW_PARAMS, DRAW_WORDS
 from engine_service.kernels.gpu.sampling.sampler import make_workspace
 from engine_service.runner.gpu.drawing import Draw, change_logits, draw_all, pack_draws

@@ -77,3 +77,14 @@ def test_tokens_without_probability_are_no_candidates() -> None:
     ((position,),) = finite_logprobs(logits, [[1]], [3])
     assert position.token.logprob == float("-inf") and position.token.rank == 3
     assert [(top.token_id, top.rank) for top in position.top] == [(2, 1), (0, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_tokens_of_a_row_have_the_ranks_that_each_has_alone(dtype: torch.dtype) -> None:
+    logits = torch.randn(3, 300, generator=torch.Generator().manual_seed(3)).to(dtype)
+    logits[0, 20:60] = float("-inf")
+    token_ids = [[*range(300)], [5], [299, 3] * 20]
+    found = finite_logprobs(logits, token_ids, [2, 0, 1])
+    for row, ids in enumerate(token_ids):
+        alone = [finite_logprobs(logits[row : row + 1], [[i]], [(2, 0, 1)[row]])[0] for i in ids]
+        assert [[each] for each in found[row]] == alone

@@ -1,5 +1,6 @@
 """The sampler draws exactly the distribution that its parameters define, reproducibly."""
 
+import itertools
 from collections.abc import Sequence
 from typing import cast
 
@@ -18,11 +19,14 @@ from transformers import (
 )
 
 from engine_service.core.outputs import ScheduledSequence
+from engine_service.runner.sampling import filters
 from engine_service.runner.sampling.filters import (
+    NEVER,
     filtered_weights,
     inverse_cdf,
     top_k_candidates,
 )
+from engine_service.runner.sampling.ordering import kth_largest, sorted_falling
 from engine_service.runner.sampling.sampler import sample
 from engine_service.seeding import new_seed, uniform
 from folovllm.sampling_params import SamplingParams
@@ -130,6 +134,53 @@ def test_filters_keep_what_transformers_keeps(
     scores = warpers(cast(torch.LongTensor, logits.long()), cast(torch.FloatTensor, logits))
     expected = [row.isfinite().nonzero().flatten().tolist() for row in scores]
     assert kept_tokens(logits, temperature, min_p, top_k, top_p) == expected
+
+
+@pytest.mark.parametrize("top_k", [0, 2048, 2049, 5999])
+@pytest.mark.parametrize("temperature", [0.7, 50.0])
+def test_filters_that_keep_much_of_a_vocabulary_keep_what_transformers_keeps(
+    temperature: float, top_k: int
+) -> None:
+    logits = torch.randn(3, 6000, generator=torch.Generator().manual_seed(6))
+    logits[1, ::7] = float("-inf")
+    warpers = LogitsProcessorList(
+        [TemperatureLogitsWarper(temperature), TopKLogitsWarper(top_k or 6000)]
+    )
+    warpers.append(TopPLogitsWarper(0.9))
+    scores = warpers(cast(torch.LongTensor, logits.long()), cast(torch.FloatTensor, logits))
+    kept = kept_tokens(logits, temperature, 0.0, top_k, 0.9)
+    for row, ids in zip(scores, kept, strict=True):
+        expected = row.isfinite().nonzero().flatten().tolist()
+        # Whether the last one is kept hangs on the rounding of thousands of sums.
+        assert len({*ids} ^ {*expected}) <= 1
+
+
+def test_candidates_that_stay_in_their_row_are_drawn_as_those_taken_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logits = torch.randn(4, 6000, generator=torch.Generator().manual_seed(7)).bfloat16()
+    hot = SamplingParams(temperature=5.0)
+    params = [
+        hot.clone(top_k=3000),
+        hot.clone(top_k=5999, top_p=0.9),
+        hot.clone(top_k=2100, min_p=0.1),
+        hot,
+    ]
+    rows = [sequence(each, indexes=tuple(range(50))) for each in params]
+    in_row = sample(logits.clone(), rows)
+    monkeypatch.setattr(filters, "_MAX_CANDIDATES", 6000)
+    assert sample(logits.clone(), rows) == in_row
+
+
+def test_rows_are_ordered_with_equals_and_what_cannot_be_drawn() -> None:
+    values = torch.tensor([[1.0, 3.0, NEVER, 3.0, 2.0], [NEVER, 0.5, -1.0, NEVER, NEVER]])
+    falling = values.sort(dim=-1, descending=True).values
+    assert torch.equal(sorted_falling(values.clone()), falling)
+    for ks in itertools.product(range(1, 6), repeat=2):
+        assert kth_largest(values, ks).tolist() == [
+            [falling[0, ks[0] - 1]],
+            [falling[1, ks[1] - 1]],
+        ]
 
 
 def test_filters_keep_or_drop_equal_logits_together() -> None:

@@ -1,4 +1,4 @@
-"""Counts that are kept from step to step: the same penalties, each token looked at once, no rest."""
+"""Counts kept from step to step: the same penalties, each token looked at once, nothing left."""
 
 import gc
 from collections import Counter
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.core.request import Branch, Request
-from engine_service.core.runner_state import RunnerState
+from engine_service.core.sequence_parts.runner_state import RunnerState
 from engine_service.engine.factory import build_engine
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.runner.sampling.logits_processors import process_logits

@@ -1,1 +1,0 @@
-"""What limits or ends an output: grammars, bad words and stop tokens."""
