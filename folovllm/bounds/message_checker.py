@@ -21,7 +21,7 @@ from folovllm.bounds.checks import (
     value_check,
 )
 from folovllm.bounds.field_bounds import FieldBounds
-from folovllm.bounds.table import is_map, message_bounds
+from folovllm.bounds.table import is_list, is_map, message_bounds
 from folovllm.bounds.violation import Total, TotalExceededError, ViolationError
 
 Totals = tuple[Total, ...]
@@ -38,7 +38,7 @@ class MessageChecker:
         bounds = message_bounds(message)
         self._shallow: dict[FieldDescriptor, Check] = {}
         self._deep: dict[FieldDescriptor, DeepCheck] = {}
-        self._lists = frozenset(field for field in message.fields if field.is_repeated)
+        self._lists = frozenset(field for field in message.fields if is_list(field))
         self._required_oneofs = bounds.required_oneofs
         # Fields whose value when they are not set breaks a bound, and how.
         self._required: list[tuple[str, str]] = []
@@ -81,7 +81,7 @@ class MessageChecker:
                 raise error.under(field.name) from None
 
     def _add(self, field: FieldDescriptor, bounds: FieldBounds) -> None:
-        if is_map(field) or field.is_repeated:
+        if is_list(field):
             self._add_list(field, bounds)
         elif field.message_type is not None:
             check = _message_check(field.message_type, bounds)

@@ -55,6 +55,12 @@ def is_map(field: FieldDescriptor) -> bool:
     return entry is not None and entry.GetOptions().map_entry
 
 
+def is_list(field: FieldDescriptor) -> bool:
+    """Whether a field is repeated, as maps are too."""
+    # In all versions of protobuf; is_repeated is newer than some that a client may have.
+    return isinstance(field.default_value, list)
+
+
 def _stated(name: str, limit: int | None) -> int:
     if limit is None:
         raise ValueError(f"the contract has no such bound for {name}")

@@ -4,7 +4,7 @@ Each raises InvalidRequestError for `name`, the field's path below sampling_para
 the contract's, so that what is sent and what stays in the process is told the same.
 """
 
-from collections.abc import Collection, Iterable, Sequence, Sized
+from collections.abc import Collection, Sequence, Sized
 
 from folovllm.bounds.checks import counted, num_bytes, sized
 from folovllm.bounds.field_bounds import FieldBounds, Range
@@ -86,7 +86,9 @@ def check_sequences(name: str, sequences: Sequence[Sequence[int]], bounds: Field
         _check_each_id(name, ids)
 
 
-def _check_each_id(name: str, ids: Iterable[int]) -> None:
+def _check_each_id(name: str, ids: Collection[int]) -> None:
+    if set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) <= UINT32:
+        return  # the same as below, for many at once
     for token_id in ids:
         if isinstance(token_id, bool) or not isinstance(token_id, int):
             raise invalid(name, f"must hold token ids, got {token_id!r:.40}")

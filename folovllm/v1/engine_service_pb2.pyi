@@ -208,7 +208,7 @@ class SessionFailure(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The request_id or fork_id."""
+    """The request_id or fork_id; where it was refused for its length, its first 256 characters."""
     status: _builtins.bytes
     """A serialized google.rpc.Status, as grpc-status-details-bin carries it."""
     def __init__(
@@ -270,7 +270,7 @@ class GetLoadResponse(_message.Message):
     num_requests: _builtins.int
     """Requests that were admitted and have not ended."""
     num_admissible: _builtins.int
-    """Requests that the engine would still admit."""
+    """Requests of the size of the latest ones that the engine would still admit. 0: it refuses."""
     num_admitted: _builtins.int
     """Requests that were admitted since the start, those that have ended included."""
     num_generated_tokens: _builtins.int

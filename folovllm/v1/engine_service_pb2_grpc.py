@@ -9,11 +9,13 @@ from folovllm.v1 import types_pb2 as folovllm_dot_v1_dot_types__pb2
 class EngineServiceStub(object):
     """Runs the model. Holds no tokenizer and sees no text.
 
-    Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field, RESOURCE_EXHAUSTED with
-    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains. A
-    google.rpc.ErrorInfo of the domain "folovllm" tells what a code does not: INTERNAL with the reason
-    REQUEST_FAILED blames the request, whose request_id is in the metadata; UNAVAILABLE with the
-    reason ENGINE_DEAD says in the metadata whether it had been scheduled, "true" or "false".
+    Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field; RESOURCE_EXHAUSTED with
+    google.rpc.RetryInfo, and grpc-retry-pushback-ms in the trailing metadata, when too much waits: the
+    request may return then, and under the same request_id within 5 seconds it goes before those that
+    come for the first time; UNAVAILABLE when the engine died or drains. A google.rpc.ErrorInfo of the
+    domain "folovllm" tells what a code does not: INTERNAL with the reason REQUEST_FAILED blames the
+    request, whose request_id is in the metadata; UNAVAILABLE with the reason ENGINE_DEAD says in the
+    metadata whether it had been scheduled, "true" or "false".
     """
 
     def __init__(self, channel):
@@ -62,11 +64,13 @@ class EngineServiceStub(object):
 class EngineServiceServicer(object):
     """Runs the model. Holds no tokenizer and sees no text.
 
-    Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field, RESOURCE_EXHAUSTED with
-    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains. A
-    google.rpc.ErrorInfo of the domain "folovllm" tells what a code does not: INTERNAL with the reason
-    REQUEST_FAILED blames the request, whose request_id is in the metadata; UNAVAILABLE with the
-    reason ENGINE_DEAD says in the metadata whether it had been scheduled, "true" or "false".
+    Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field; RESOURCE_EXHAUSTED with
+    google.rpc.RetryInfo, and grpc-retry-pushback-ms in the trailing metadata, when too much waits: the
+    request may return then, and under the same request_id within 5 seconds it goes before those that
+    come for the first time; UNAVAILABLE when the engine died or drains. A google.rpc.ErrorInfo of the
+    domain "folovllm" tells what a code does not: INTERNAL with the reason REQUEST_FAILED blames the
+    request, whose request_id is in the metadata; UNAVAILABLE with the reason ENGINE_DEAD says in the
+    metadata whether it had been scheduled, "true" or "false".
     """
 
     def Generate(self, request, context):
@@ -173,11 +177,13 @@ def add_EngineServiceServicer_to_server(servicer, server):
 class EngineService(object):
     """Runs the model. Holds no tokenizer and sees no text.
 
-    Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field, RESOURCE_EXHAUSTED with
-    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains. A
-    google.rpc.ErrorInfo of the domain "folovllm" tells what a code does not: INTERNAL with the reason
-    REQUEST_FAILED blames the request, whose request_id is in the metadata; UNAVAILABLE with the
-    reason ENGINE_DEAD says in the metadata whether it had been scheduled, "true" or "false".
+    Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field; RESOURCE_EXHAUSTED with
+    google.rpc.RetryInfo, and grpc-retry-pushback-ms in the trailing metadata, when too much waits: the
+    request may return then, and under the same request_id within 5 seconds it goes before those that
+    come for the first time; UNAVAILABLE when the engine died or drains. A google.rpc.ErrorInfo of the
+    domain "folovllm" tells what a code does not: INTERNAL with the reason REQUEST_FAILED blames the
+    request, whose request_id is in the metadata; UNAVAILABLE with the reason ENGINE_DEAD says in the
+    metadata whether it had been scheduled, "true" or "false".
     """
 
     @staticmethod

@@ -30,11 +30,13 @@ GRPC_VERSION: str
 class EngineServiceStub:
     """Runs the model. Holds no tokenizer and sees no text.
 
-    Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field, RESOURCE_EXHAUSTED with
-    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains. A
-    google.rpc.ErrorInfo of the domain "folovllm" tells what a code does not: INTERNAL with the reason
-    REQUEST_FAILED blames the request, whose request_id is in the metadata; UNAVAILABLE with the
-    reason ENGINE_DEAD says in the metadata whether it had been scheduled, "true" or "false".
+    Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field; RESOURCE_EXHAUSTED with
+    google.rpc.RetryInfo, and grpc-retry-pushback-ms in the trailing metadata, when too much waits: the
+    request may return then, and under the same request_id within 5 seconds it goes before those that
+    come for the first time; UNAVAILABLE when the engine died or drains. A google.rpc.ErrorInfo of the
+    domain "folovllm" tells what a code does not: INTERNAL with the reason REQUEST_FAILED blames the
+    request, whose request_id is in the metadata; UNAVAILABLE with the reason ENGINE_DEAD says in the
+    metadata whether it had been scheduled, "true" or "false".
     """
 
     @_typing.overload
@@ -71,11 +73,13 @@ class EngineServiceStub:
 class EngineServiceAsyncStub(EngineServiceStub):
     """Runs the model. Holds no tokenizer and sees no text.
 
-    Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field, RESOURCE_EXHAUSTED with
-    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains. A
-    google.rpc.ErrorInfo of the domain "folovllm" tells what a code does not: INTERNAL with the reason
-    REQUEST_FAILED blames the request, whose request_id is in the metadata; UNAVAILABLE with the
-    reason ENGINE_DEAD says in the metadata whether it had been scheduled, "true" or "false".
+    Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field; RESOURCE_EXHAUSTED with
+    google.rpc.RetryInfo, and grpc-retry-pushback-ms in the trailing metadata, when too much waits: the
+    request may return then, and under the same request_id within 5 seconds it goes before those that
+    come for the first time; UNAVAILABLE when the engine died or drains. A google.rpc.ErrorInfo of the
+    domain "folovllm" tells what a code does not: INTERNAL with the reason REQUEST_FAILED blames the
+    request, whose request_id is in the metadata; UNAVAILABLE with the reason ENGINE_DEAD says in the
+    metadata whether it had been scheduled, "true" or "false".
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -108,11 +112,13 @@ class EngineServiceAsyncStub(EngineServiceStub):
 class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs the model. Holds no tokenizer and sees no text.
 
-    Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field, RESOURCE_EXHAUSTED with
-    google.rpc.RetryInfo when the queue is full, UNAVAILABLE when the engine died or drains. A
-    google.rpc.ErrorInfo of the domain "folovllm" tells what a code does not: INTERNAL with the reason
-    REQUEST_FAILED blames the request, whose request_id is in the metadata; UNAVAILABLE with the
-    reason ENGINE_DEAD says in the metadata whether it had been scheduled, "true" or "false".
+    Errors: INVALID_ARGUMENT with google.rpc.BadRequest naming the field; RESOURCE_EXHAUSTED with
+    google.rpc.RetryInfo, and grpc-retry-pushback-ms in the trailing metadata, when too much waits: the
+    request may return then, and under the same request_id within 5 seconds it goes before those that
+    come for the first time; UNAVAILABLE when the engine died or drains. A google.rpc.ErrorInfo of the
+    domain "folovllm" tells what a code does not: INTERNAL with the reason REQUEST_FAILED blames the
+    request, whose request_id is in the metadata; UNAVAILABLE with the reason ENGINE_DEAD says in the
+    metadata whether it had been scheduled, "true" or "false".
     """
 
     @_abc_1.abstractmethod

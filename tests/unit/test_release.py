@@ -16,7 +16,7 @@ from tools.release.contents import (
     sdist_faults,
     wheel_faults,
 )
-from tools.release.distributions import included, packages
+from tools.release.distributions import packages
 from tools.release.services import is_cancelled_call
 from tools.release.steps import ReleaseError, run
 from tools.release.tag import check_tags
@@ -34,8 +34,12 @@ TRACKED = [
     "client/base_client/__init__.py",
     "client/base_client/py.typed",
 ]
-PACKAGES = {"base": "base", "protos/base": "base", "client/base_client": "base_client"}
-INCLUDED = {"protos/theirs": "base/imports/theirs"}
+PACKAGES = {
+    "base": "base",
+    "protos/base": "base",
+    "protos/theirs": "base/imports/theirs",
+    "client/base_client": "base_client",
+}
 LICENCE = "base-1.0.dist-info/licenses/LICENSE"
 WHOLE_WHEEL = [
     "base/__init__.py",
@@ -62,7 +66,7 @@ def test_a_tag_of_another_version_is_refused(tags: list[str]) -> None:
 
 
 def test_a_wheel_holds_the_packages_the_contract_and_the_licence() -> None:
-    assert wheel_faults(WHOLE_WHEEL, expected_in_wheel(TRACKED, PACKAGES, INCLUDED)) == []
+    assert wheel_faults(WHOLE_WHEEL, expected_in_wheel(TRACKED, PACKAGES)) == []
 
 
 @pytest.mark.parametrize(
@@ -77,9 +81,7 @@ def test_a_wheel_holds_the_packages_the_contract_and_the_licence() -> None:
 )
 def test_a_wheel_without_a_file_is_refused(missing: str) -> None:
     names = [name for name in WHOLE_WHEEL if name != missing]
-    assert wheel_faults(names, expected_in_wheel(TRACKED, PACKAGES, INCLUDED)) == [
-        f"lacks {missing}"
-    ]
+    assert wheel_faults(names, expected_in_wheel(TRACKED, PACKAGES)) == [f"lacks {missing}"]
 
 
 def test_types_are_required_of_a_package_where_git_has_none_either() -> None:
@@ -90,14 +92,14 @@ def test_types_are_required_of_a_package_where_git_has_none_either() -> None:
 
 def test_a_wheel_without_the_licence_is_refused() -> None:
     names = [name for name in WHOLE_WHEEL if name != LICENCE]
-    assert wheel_faults(names, expected_in_wheel(TRACKED, PACKAGES, INCLUDED)) == ["lacks LICENSE"]
+    assert wheel_faults(names, expected_in_wheel(TRACKED, PACKAGES)) == ["lacks LICENSE"]
 
 
 @pytest.mark.parametrize(
     "extra", ["tests/unit/test_a.py", "base/__pycache__/a.cpython-311.pyc", "base/kernel.so"]
 )
 def test_a_wheel_with_tests_caches_or_what_is_compiled_is_refused(extra: str) -> None:
-    faults = wheel_faults([*WHOLE_WHEEL, extra], expected_in_wheel(TRACKED, PACKAGES, INCLUDED))
+    faults = wheel_faults([*WHOLE_WHEEL, extra], expected_in_wheel(TRACKED, PACKAGES))
     assert faults == [f"holds {extra}, which git does not track"]
 
 
@@ -122,7 +124,7 @@ def test_names_are_read_from_both_archives(tmp_path: Path) -> None:
 def test_our_own_packages_are_found_with_their_names() -> None:
     assert packages()["client/folovllm_client"] == "folovllm_client"
     assert packages()["protos/folovllm"] == "folovllm"
-    assert included()["protos/buf"] == "folovllm/imports/buf"
+    assert packages()["protos/buf"] == "folovllm/imports/buf"
 
 
 def test_the_oldest_versions_of_an_installed_client(tmp_path: Path) -> None:

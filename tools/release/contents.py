@@ -14,21 +14,19 @@ UNPUBLISHED = (".ci/",)
 _METADATA_OF_SDIST = {"PKG-INFO"}
 
 
-def expected_in_wheel(
-    tracked: Iterable[str], packages: Mapping[str, str], included: Mapping[str, str]
-) -> set[str]:
+def expected_in_wheel(tracked: Iterable[str], packages: Mapping[str, str]) -> set[str]:
     """The paths in the wheel, without its metadata, for the paths that git tracks.
 
-    `packages` are the names that folders have in it, `included` those of folders that are none.
+    `packages` are the names that folders have in it; those inside of others are no packages.
     """
     paths = [PurePosixPath(path) for path in tracked]
     expected = {
         str(PurePosixPath(name, path.relative_to(folder)))
-        for folder, name in (*packages.items(), *included.items())
+        for folder, name in packages.items()
         for path in paths
         if path.is_relative_to(folder)
     }
-    return expected | {f"{name}/py.typed" for name in packages.values()}
+    return expected | {f"{name}/py.typed" for name in packages.values() if "/" not in name}
 
 
 def wheel_faults(names: Collection[str], expected: Collection[str]) -> list[str]:

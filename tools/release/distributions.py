@@ -4,7 +4,6 @@ import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tools.release.contents import (
     expected_in_wheel,
@@ -52,8 +51,7 @@ def check_contents(built: Distributions) -> None:
     run(sys.executable, "-m", "check_wheel_contents", built.wheel, advice=advice)
     clone = "a release is built in a clone of the repository"
     tracked = run("git", "ls-files", advice=clone).split("\n")
-    expected = expected_in_wheel(tracked, packages(), included())
-    wheel = wheel_faults(names_in_wheel(built.wheel), expected)
+    wheel = wheel_faults(names_in_wheel(built.wheel), expected_in_wheel(tracked, packages()))
     sdist = sdist_faults(names_in_sdist(built.sdist), tracked)
     faults = [f"the wheel {fault}" for fault in wheel] + [f"the sdist {fault}" for fault in sdist]
     if faults:
@@ -62,16 +60,6 @@ def check_contents(built: Distributions) -> None:
 
 def packages() -> dict[str, str]:
     """The names that folders of the repository have in the wheel."""
-    return {folder: Path(folder).name for folder in _wheel_target()["packages"]}
-
-
-def included() -> dict[str, str]:
-    """The names of further folders in the wheel, which are no packages."""
-    folders: dict[str, str] = _wheel_target()["force-include"]
-    return folders
-
-
-def _wheel_target() -> dict[str, Any]:
     configuration = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    target: dict[str, Any] = configuration["tool"]["hatch"]["build"]["targets"]["wheel"]
-    return target
+    wheel = configuration["tool"]["hatch"]["build"]["targets"]["wheel"]
+    return {folder: wheel["sources"].get(folder, folder) for folder in wheel["only-include"]}
