@@ -74,9 +74,9 @@ class Request:
         return self.sampling_params.n if self.continued is None else len(self.continued.outputs)
 
     def get_seqs(self) -> list["Sequence"]:
-        """The n sequences as they begin; a scheduler makes its own."""
+        """The sequences as they begin; a scheduler makes its own."""
         group = SequenceGroup(self)
-        return [group.seq(index) for index in range(self.sampling_params.n)]
+        return [group.seq(index) for index in group.unfinished_indexes()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Requests that come with the output they had elsewhere, with a fake model."""
 
 from collections.abc import Sequence
+from math import inf
 
 import pytest
 
@@ -105,6 +106,7 @@ def test_it_waits_with_all_tokens_and_is_made_when_it_runs() -> None:
     engine.step()
     engine.add_request(Request("a", PROMPT, PARAMS, continued=given(range(5))))
     assert engine.load().num_queued_tokens == len(PROMPT) + 5
+    assert engine.end_overdue(0.0, inf) == []  # it has waited elsewhere
     (output,) = engine.abort_request("a")
     assert output.usage and output.usage.completion_tokens == 5
     assert output.finish_reason is FinishReason.ABORT and not output.token_ids
