@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from collections.abc import Sequence as SequenceOf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from engine_service.core.request import Sequence
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from folovllm.sampling_params import SamplingParams
 
 
-def ends_output(
+def stop_kind(
     token_id: int, num_output_tokens: int, params: "SamplingParams", eos_token_ids: Collection[int]
-) -> bool:
-    """Whether a token ends the output of which it is the last, the `num_output_tokens`-th."""
+) -> Literal["eos", "stop"] | None:
+    """How a token ends the output of which it is the `num_output_tokens`-th; None if it does not.
+
+    As the model's end of a sequence, or as one of the request's stop tokens.
+    """
     if num_output_tokens <= params.min_tokens:
-        return False
-    return token_id in params.stop_token_ids or is_eos(token_id, params, eos_token_ids)
-
-
-def is_eos(token_id: int, params: "SamplingParams", eos_token_ids: Collection[int]) -> bool:
-    """Whether a token ends an output as the model's end of a sequence."""
-    return token_id in eos_token_ids and not params.ignore_eos
+        return None
+    if token_id in eos_token_ids and not params.ignore_eos:
+        return "eos"
+    return "stop" if token_id in params.stop_token_ids else None
 
 
 def forbidden_token_ids(

@@ -8,7 +8,7 @@ itself.
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
-from engine_service.core.forbidden_tokens import ends_output, is_eos
+from engine_service.core.forbidden_tokens import stop_kind
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.outputs import (
     ModelRunnerOutput,
@@ -184,8 +184,9 @@ class StepResults:
         params, matcher = seq.request.sampling_params, seq.matcher
         num_tokens = seq.num_tokens
         num_output_tokens = num_tokens - seq.num_prompt_tokens
-        if ends_output(token_id, num_output_tokens, params, eos_token_ids):
-            if not is_eos(token_id, params, eos_token_ids):
+        stop = stop_kind(token_id, num_output_tokens, params, eos_token_ids)
+        if stop is not None:
+            if stop == "stop":
                 change.stop_token_id = token_id
             return RequestStatus.FINISHED_STOPPED
         if matcher is not None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import isfinite
 
 from engine_service.core.continued import Continued, ContinuedOutput
-from engine_service.core.forbidden_tokens import ends_output
+from engine_service.core.forbidden_tokens import stop_kind
 from engine_service.core.request import Request
 from engine_service.engine.admission import check_branch, check_ids
 from folovllm.errors import InvalidRequestError, errors_within
@@ -79,7 +79,7 @@ def _check_token_ids(token_ids: Sequence[int], request: Request, info: ModelInfo
     if suspects.isdisjoint(token_ids):
         return
     for count, token_id in enumerate(token_ids, 1):
-        if token_id in suspects and ends_output(token_id, count, params, eos_token_ids):
+        if token_id in suspects and stop_kind(token_id, count, params, eos_token_ids):
             raise InvalidRequestError(
                 f"{field}[{count - 1}]", f"id {token_id} ends the output, so nothing follows it"
             )
