@@ -226,7 +226,7 @@ class RequestOutput:
     def add(self, delta: CompletionOutput) -> None:
         """Adds a streamed delta to its continuation."""
         self.request_id = delta.request_id
-        if delta.info is not None and self.info is None:
+        if delta.info is not None:
             self.info = delta.info
             if delta.info.prompt_token_ids:
                 self.prompt_token_ids = list(delta.info.prompt_token_ids)

@@ -16,7 +16,7 @@ from folovllm.parameters.structured_output import StructuredOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm_client.llm.engine_args import EngineArgs
 from folovllm_client.llm.loading import load_engine, load_text_model
-from support.builders.cut_requests import cut
+from support.builders.cut_requests import add, cut
 
 # Tensors as small as these gain nothing from threads.
 torch.set_num_threads(1)
@@ -131,7 +131,7 @@ def differences(
     while engine.has_unfinished_requests():
         for output in engine.step():
             output.index -= indexes[output.request_id]
-            results[output.request_id][1].add(output)
+            add(results[output.request_id][1], output)
     for found, received in results.values():
         pairs = zip(received.outputs, found.whole.outputs, strict=True)
         if any(facts(one) != facts(other) for one, other in pairs):

@@ -15,7 +15,7 @@ from folovllm.model_info import ModelInfo
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm_client.api.prompt_parts import PromptParts
-from folovllm_client.llm.request_state import GenerationState
+from folovllm_client.llm.request_state import GenerationState, ResumedState
 from folovllm_client.llm.resuming import continued_outputs, take_received
 from tokenizer_service.text.bad_words import resolve_bad_words
 from tokenizer_service.text.output_processor import OutputProcessor
@@ -89,7 +89,7 @@ class RequestBuilder:
         check_continued(request, self._info)
         result = replace(output, request_id=request_id)
         processors = [OutputProcessor(self._tokenizer, params, preceding)] * params.n
-        state = GenerationState(result, self._tokenizer, processors, params.output_kind)
+        state = ResumedState(result, self._tokenizer, processors, params.output_kind)
         take_received(state, output)
         return request, state
 

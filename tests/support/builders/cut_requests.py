@@ -15,7 +15,7 @@ def cut(
 
     Each output is cut before its token of the number in `cuts`, modulo one more than it has; where
     that is past its last token it has ended. There is no request if all have. To what came before
-    the deltas of the request can be added; all together should equal `whole`.
+    the deltas of the request can be added with `add`; all together should equal `whole`.
     """
     received = RequestOutput(request.request_id)
     given = []
@@ -34,6 +34,13 @@ def cut(
     # They are found by their index, not by their place.
     continued = Continued(given[::-1], branch_index=branch_index)
     return replace(request, continued=continued) if given else None, received
+
+
+def add(received: RequestOutput, delta: CompletionOutput) -> None:
+    """Adds what follows; of what is known of the request, the first counts."""
+    if received.info is not None:
+        delta.info = None
+    received.add(delta)
 
 
 def _beginning(output: CompletionOutput, count: int) -> CompletionOutput:

@@ -14,7 +14,7 @@ from engine_service.engine.llm_engine import LLMEngine
 from folovllm.errors import InvalidRequestError, NotFoundError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
-from support.builders.cut_requests import cut
+from support.builders.cut_requests import add, cut
 from support.fakes.engine_factory import make_engine, sequence_of
 from support.fakes.matcher import FakeMatcher
 from support.integrity import check_integrity
@@ -153,7 +153,7 @@ class ArrivalRun:
 
     def _add(self, outputs: Sequence[CompletionOutput]) -> None:
         for output in outputs:
-            self._results[output.request_id].add(output)
+            add(self._results[output.request_id], output)
 
 
 def alone(
