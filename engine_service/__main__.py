@@ -21,10 +21,12 @@ from engine_service.config import SERVICE, EngineServiceConfig, parse_args
 from engine_service.distributed.rank import Rank
 from folovllm.errors import ConfigError, FolovError
 from folovllm.serving.args import warn_of_unknown_variables
+from folovllm.serving.background_tasks import start_background
 from folovllm.serving.channel import ENGINE_SERVER_OPTIONS
 from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging, forward_logging
-from folovllm.serving.memory import collector_paused, settle_memory
+from folovllm.serving.memory.settling import collector_paused, settle_memory
+from folovllm.serving.memory.upkeep import keep_memory_low
 from folovllm.serving.output.standard_streams import exit_now
 from folovllm.serving.ports import host_and_port
 from folovllm.serving.server import GrpcServer
@@ -52,7 +54,7 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
     ranks = EngineRanks(config.engine, rank, config.watchdog.max_step_seconds)
     engine = AsyncEngine(
         ranks.build,
-        config.engine.scheduler.max_num_waiting,
+        config.engine.scheduler,
         ranks.step,
         config.watchdog.max_step_seconds,
     )
@@ -67,6 +69,7 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
             exit_now(0)  # the thread that loads the model cannot be interrupted
         info = engine.info
         settle_memory()
+        upkeep = start_background(keep_memory_low(), "memory")
         await server.set_serving(True)
         watchdog.start()
         log.info(
@@ -81,6 +84,7 @@ async def serve(config: EngineServiceConfig, rank: Rank) -> int:
             kv_tokens=info.num_kv_blocks * info.block_size,
         )
         await _finishes_before_stop(engine.wait_died(), server)
+        upkeep.cancel()
     finally:
         # The streams of an engine that has died have ended.
         await server.drain(_DEATH_GRACE if engine.has_died else math.inf)

@@ -146,6 +146,20 @@ class SchedulerConfig:
         type=POSITIVE,
         metavar="N",
     )
+    max_queue_seconds: float = option(
+        600.0,
+        "Max seconds that a request may wait to be computed. What can be expected to wait longer "
+        "is refused at once, what has waited longer ends, both with RESOURCE_EXHAUSTED.",
+        type=Seconds(0.1),
+        metavar="SECONDS",
+    )
+    target_queue_seconds: float | None = option(
+        None,
+        "The same while more comes than can be served, which is when the queue was longer than "
+        "this for 2 s. Default: 2, or 1.5 times as long as a request runs on average.",
+        type=Seconds(0.1),
+        metavar="SECONDS",
+    )
     speculation: str = option(
         "auto",
         "ngram guesses tokens that repeat earlier ones, so that a step gives several; auto does "

@@ -26,6 +26,9 @@ class Role(StrEnum):
     TOOL = "tool"
 
 
+_ROLES = {wire.Role.Value(f"ROLE_{role.name}"): role for role in Role}
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall(MessageFields[wire.ToolCall]):
     """A tool call of the assistant; `arguments` is a JSON object as text."""
@@ -85,11 +88,10 @@ class ChatMessage:
     @classmethod
     def from_proto(cls, message: wire.ChatMessage) -> "ChatMessage":
         """Reads a message of the contract."""
-        names = {wire.Role.Value(f"ROLE_{role.name}"): role for role in Role}
-        if message.role not in names:
+        if message.role not in _ROLES:
             raise InvalidRequestError("role", f"role must be one of {', '.join(Role)}")
         return cls(
-            names[message.role],
+            _ROLES[message.role],
             message.content,
             message.reasoning_content,
             tuple(_each("tool_calls", message.tool_calls, ToolCall.from_proto)),
@@ -169,11 +171,16 @@ class Conversation:
             add_generation_prompt = request.add_generation_prompt
         return cls(
             tuple(_each("messages", request.messages, ChatMessage.from_proto)),
-            tuple(_each("tools", request.tools, Tool.from_proto)),
+            read_tools(request),
             request.enable_thinking if request.HasField("enable_thinking") else None,
             add_generation_prompt and not request.continue_final_message,
             request.continue_final_message,
         )
+
+
+def read_tools(request: wire.ChatRequest | wire.ApplyChatTemplateRequest) -> tuple[Tool, ...]:
+    """The tools of a request."""
+    return tuple(_each("tools", request.tools, Tool.from_proto))
 
 
 def _each(field: str, values: Iterable[Any], read: Any) -> Iterator[Any]:

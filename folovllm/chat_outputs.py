@@ -11,6 +11,7 @@ from folovllm.outputs import (
     RequestInfo,
     RequestMetrics,
     Usage,
+    join_info,
     read_stop_reason,
     set_stop_reason,
 )
@@ -195,7 +196,8 @@ class ChatResult:
     def add(self, output: ChatOutput) -> None:
         """Adds a streamed event to its answer."""
         self.request_id = output.request_id
-        self.info = output.info or self.info
+        if output.info is not None:
+            self.info = join_info(self.info, output.info)
         while len(self.answers) <= output.index:
             self.answers.append(ChatAnswer(len(self.answers)))
         self.answers[output.index].add(output)

@@ -3,6 +3,7 @@
 One table maps both ways: servers turn these into statuses, clients turn statuses into these.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -74,7 +75,11 @@ class UnsupportedError(FolovError):
 
 
 class QueueFullError(FolovError):
-    """The queue is full; the request may be retried after `retry_after` seconds."""
+    """No more can be served now.
+
+    The request may return after `retry_after` seconds. If it then has the same request_id, it goes
+    before those that come for the first time.
+    """
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
@@ -160,8 +165,8 @@ _DOMAIN = "folovllm"
 _REQUEST_FAILED = "REQUEST_FAILED"
 _ENGINE_DEAD = "ENGINE_DEAD"
 _REQUEST_LOST = "REQUEST_LOST"
-# Tells clients of gRPC that retry by themselves not to.
-_NO_RETRY = ("grpc-retry-pushback-ms", "-1")
+# Tells clients of gRPC that retry by themselves when to; a negative number, not to (gRFC A6).
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _ERRORS = {code: error for error, code in _CODES.items()}
 
 
@@ -199,8 +204,11 @@ def to_status(error: FolovError) -> status_pb2.Status:
 def trailing_metadata(error: FolovError) -> tuple[tuple[str, str | bytes], ...]:
     """What accompanies the status of a call that ends with an error: its details."""
     details = (DETAILS_KEY, to_status(error).SerializeToString())
-    final = isinstance(error, RequestFailedError | RequestLostError)
-    return (details, _NO_RETRY) if final else (details,)
+    if isinstance(error, RequestFailedError | RequestLostError):
+        return details, (_PUSHBACK_KEY, "-1")
+    if isinstance(error, QueueFullError):
+        return details, (_PUSHBACK_KEY, str(math.ceil(error.retry_after * 1e3)))
+    return (details,)
 
 
 def from_status(

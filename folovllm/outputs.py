@@ -4,7 +4,7 @@ A CompletionOutput is a delta while it streams, and the whole continuation insid
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -93,6 +93,15 @@ class RequestInfo(MessageFields[types_pb2.RequestInfo]):
     prompt_token_ids: tuple[int, ...] = ()
     parent_output_token_ids: tuple[int, ...] = ()
 
+    def joined(self, more: "RequestInfo") -> "RequestInfo":
+        """This one with the lists of the next message's, which has nothing else."""
+        return replace(
+            self,
+            prompt_logprobs=self.prompt_logprobs + more.prompt_logprobs,
+            prompt_token_ids=self.prompt_token_ids + more.prompt_token_ids,
+            parent_output_token_ids=self.parent_output_token_ids + more.parent_output_token_ids,
+        )
+
 
 @dataclass(slots=True)
 class CompletionOutput:
@@ -134,7 +143,7 @@ class CompletionOutput:
         if delta.cumulative_logprob is not None:
             self.cumulative_logprob = delta.cumulative_logprob
         if delta.info is not None:
-            self.info = delta.info
+            self.info = join_info(self.info, delta.info)
 
     def to_proto(self) -> types_pb2.CompletionOutput:
         """The message of the contract."""
@@ -226,14 +235,15 @@ class RequestOutput:
     def add(self, delta: CompletionOutput) -> None:
         """Adds a streamed delta to its continuation."""
         self.request_id = delta.request_id
-        if delta.info is not None:
-            self.info = delta.info
-            if delta.info.prompt_token_ids:
-                self.prompt_token_ids = list(delta.info.prompt_token_ids)
         while len(self.outputs) <= delta.index:
             index = len(self.outputs)
             self.outputs.append(CompletionOutput(request_id=delta.request_id, index=index))
-        self.outputs[delta.index].append(delta)
+        output = self.outputs[delta.index]
+        output.append(delta)
+        if delta.info is not None and output.info is not None:
+            self.info = output.info
+            if self.info.prompt_token_ids:
+                self.prompt_token_ids = list(self.info.prompt_token_ids)
 
     @classmethod
     def join(cls, deltas: Iterable[CompletionOutput]) -> "RequestOutput":
@@ -242,6 +252,11 @@ class RequestOutput:
         for delta in deltas:
             output.add(delta)
         return output
+
+
+def join_info(info: RequestInfo | None, more: RequestInfo) -> RequestInfo:
+    """What a stream has told of its request, with what its next message tells."""
+    return more if info is None else info.joined(more)
 
 
 def _finish_reason(value: types_pb2.FinishReason.ValueType) -> FinishReason | None:

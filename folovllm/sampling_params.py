@@ -5,6 +5,7 @@ which states the ranges. Meaning, ranges and defaults are vLLM's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from operator import is_not
 from typing import Any
@@ -194,6 +195,12 @@ class SamplingParams(VllmNames):
         if changes.keys() & {"structured_outputs", "guided_decoding"}:
             changes.setdefault("structured_output", None)
         return replace(self, **{"structured_outputs": None, **changes})
+
+    def with_seed(self, seed: int) -> "SamplingParams":
+        """A copy with a seed of the contract. Nothing is checked again, which may take long."""
+        copied = copy(self)
+        object.__setattr__(copied, "seed", seed)
+        return copied
 
     def to_proto(self) -> types_pb2.SamplingParams:
         """The message with every field set, so that it means the same to any server.

@@ -22,7 +22,8 @@ from folovllm.serving.args import warn_of_unknown_variables
 from folovllm.serving.background_tasks import first, start_background
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.serving.logs import configure_logging
-from folovllm.serving.memory import settle_memory
+from folovllm.serving.memory.settling import keep_large_blocks_apart, settle_memory
+from folovllm.serving.memory.upkeep import keep_memory_low
 from folovllm.serving.ports import host_and_port, reserved_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
@@ -50,14 +51,18 @@ async def serve(
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
     engines = EnginePool(config.engines, model.fingerprints, replicas)
     servicer = TokenizerServicer(
-        model.tokenizer, engines, config.max_prompt_bytes, model.chat_template
+        model.tokenizer,
+        engines,
+        config.max_prompt_bytes,
+        model.chat_template,
+        config.max_rendering_seconds,
     )
     add_TokenizerServiceServicer_to_server(servicer, server.grpc)
     try:
         port = server.bind()
         await server.start()
         engines.start()
-        beside = [start_background(_warm_up(servicer), "warm up")]
+        beside = [start_background(_warm_up(servicer), "warm up and memory")]
         if heart is not None:
             beside.append(start_background(heart.keep_beating(), "heart"))
         log.info(
@@ -71,13 +76,18 @@ async def serve(
             for task in beside:
                 task.cancel()
     finally:
+        await servicer.close()
         await engines.close()
 
 
 async def _warm_up(servicer: TokenizerServicer) -> None:
-    """Loads, in parallel to the first calls, what a conversation would wait for."""
+    """Loads, in parallel to the first calls, what a conversation would wait for.
+
+    Then it looks after the memory.
+    """
     await servicer.warm_up()
     settle_memory()
+    await keep_memory_low()
 
 
 async def _follow_health(engines: EnginePool, server: GrpcServer) -> None:
@@ -131,6 +141,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the service and returns the exit status."""
     try:
         config = parse_args(argv)
+        keep_large_blocks_apart()
         configure_logging(config.logs, threaded=config.workers == 1)
         # A logger of its own: workers set up theirs anew before its first use.
         warn_of_unknown_variables(config, "", structlog.get_logger("variables").warning)

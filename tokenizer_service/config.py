@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from folovllm.errors import ConfigError
 from folovllm.serving.address import DEFAULT_ENGINE_PORT, DEFAULT_PORT, check_address
-from folovllm.serving.args import POSITIVE, check, option, parse
+from folovllm.serving.args import POSITIVE, Seconds, check, option, parse
+from folovllm.serving.lanes.lanes import MAX_SECONDS
 from folovllm.serving.logs import LogConfig
 from folovllm.serving.server import ServerConfig
 
@@ -38,6 +39,12 @@ class TokenizerServiceConfig:
     )
     max_prompt_bytes: int = option(
         DEFAULT_MAX_PROMPT_BYTES, "Max bytes of a text in UTF-8.", type=POSITIVE, metavar="N"
+    )
+    max_rendering_seconds: float = option(
+        MAX_SECONDS,
+        "Max processor time in which the chat template renders a conversation.",
+        type=Seconds(0.1),
+        metavar="SECONDS",
     )
     workers: int = option(
         1, "Processes that share the port, one for each core to use.", type=POSITIVE, metavar="N"

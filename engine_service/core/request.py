@@ -47,6 +47,8 @@ class Request:
     arrival_time: float = field(default_factory=time.monotonic, kw_only=True)
     """By time.monotonic. Of equal priorities the earliest goes first, so one that was refused and
     has come again keeps its place with the time at which it first came."""
+    handicap: float = field(default=0.0, kw_only=True)
+    """Seconds by which it is queued as if it had come later."""
     num_parent_output_tokens: int = field(default=0, kw_only=True)
     """Of a branch: how many of the prompt's last tokens its parent generated."""
     continued: Continued | None = field(default=None, kw_only=True)

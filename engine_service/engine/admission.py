@@ -102,15 +102,20 @@ def check_branch(params: SamplingParams, info: ModelInfo) -> None:
 
 def check_prompt(prompt_token_ids: Sequence[int], info: ModelInfo) -> None:
     """Raises InvalidRequestError if a prompt is empty, too long or has unknown ids."""
-    if not prompt_token_ids:
+    check_prompt_length(len(prompt_token_ids), info)
+    check_ids("prompt_token_ids", prompt_token_ids, info)
+
+
+def check_prompt_length(num_tokens: int, info: ModelInfo) -> None:
+    """Raises InvalidRequestError if a prompt of so many tokens is empty or too long."""
+    if num_tokens == 0:
         raise InvalidRequestError("prompt_token_ids", "the prompt is empty")
-    if len(prompt_token_ids) >= info.max_model_len:
+    if num_tokens >= info.max_model_len:
         raise InvalidRequestError(
             "prompt_token_ids",
-            f"the prompt has {len(prompt_token_ids)} tokens; the model takes at most "
+            f"the prompt has {num_tokens} tokens; the model takes at most "
             f"{info.max_model_len} with the answer",
         )
-    check_ids("prompt_token_ids", prompt_token_ids, info)
 
 
 def check_ids(field: str, token_ids: Sequence[int], info: ModelInfo) -> None:

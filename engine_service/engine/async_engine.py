@@ -9,20 +9,28 @@ request.
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 
 import structlog
 
+from engine_service.config import SchedulerConfig
 from engine_service.engine.commands import Abort, Command, Matchers, StreamCommand
 from engine_service.engine.failures import RequestFailure, request_failure
+from engine_service.engine.intake.command_demands import placed
+from engine_service.engine.intake.open_streams import OpenStreams
 from engine_service.engine.llm_engine import EngineLoad, LLMEngine
+from engine_service.engine.matcher_maker import MatcherMaker
 from engine_service.engine.output_stream import OutputStream
 from engine_service.engine.step_clock import StepClock
+from engine_service.host_memory import free_host_memory
+from engine_service.overload.admission import Admission
+from engine_service.overload.queue_limits import queue_limits
+from engine_service.overload.ticket import Ticket
 from folovllm.errors import (
     EngineDeadError,
-    InvalidRequestError,
     QueueFullError,
     ServerError,
     UnavailableError,
@@ -48,27 +56,26 @@ class AsyncEngine:
     def __init__(
         self,
         build: Callable[[], LLMEngine],
-        max_num_waiting: int,
+        queue_config: SchedulerConfig | None,
         step: Step = step_alone,
         min_stuck_seconds: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """The engine's own thread calls `build`, so that all device objects live there.
 
-        `min_stuck_seconds` is the floor of the `step_clock`.
+        `queue_config` says how long the queue may grow; None is without limits.
+        `min_stuck_seconds` is the floor of the `step_clock`. `clock` is that of arrival times.
         """
         self.step_clock = StepClock(min_stuck_seconds)
         self._build = build
-        self._max_num_waiting = max_num_waiting
+        self._queue_config = queue_config
+        self._clock = clock
         self._step = step
         # None stops the thread.
         self._inbox: queue.SimpleQueue[tuple[Command, Matchers] | None] = queue.SimpleQueue()
-        self._streams: dict[str, OutputStream] = {}
-        self._num_waiting = 0
-        self.num_admitted = 0
-        """Requests that were admitted since the start."""
-        self.num_generated_tokens = 0
-        """Tokens that were generated since the start."""
+        self._streams = OpenStreams(clock)
         self._engine: LLMEngine | None = None
+        self._matcher_maker = MatcherMaker()
         self._load = EngineLoad()
         self._load_watchers: set[Callable[[], None]] = set()
         self._died = asyncio.Event()
@@ -82,6 +89,9 @@ class AsyncEngine:
         """Loads the model and warms up; raises what that raises."""
         self._thread.start()
         self._engine = await self._ready
+        if self._queue_config is not None:
+            limits = queue_limits(self._queue_config, self._engine.info, free_host_memory())
+            self._streams.admission = Admission(limits)
 
     @property
     def info(self) -> ModelInfo:
@@ -119,9 +129,19 @@ class AsyncEngine:
         return len(self._streams)
 
     @property
+    def num_admitted(self) -> int:
+        """Requests that were admitted since the start."""
+        return self._streams.num_opened
+
+    @property
+    def num_generated_tokens(self) -> int:
+        """Tokens that were generated since the start."""
+        return self._streams.num_generated_tokens
+
+    @property
     def num_admissible(self) -> int:
-        """Requests that would still be admitted."""
-        return self._max_num_waiting - self._num_waiting
+        """Requests like the latest ones that would still be admitted."""
+        return self._streams.admission.num_admissible
 
     @contextmanager
     def load_watched(self, changed: Callable[[], None]) -> Iterator[None]:
@@ -135,41 +155,56 @@ class AsyncEngine:
         finally:
             self._load_watchers.remove(changed)
 
-    def check_admissible(self, num_ahead: int = 0) -> None:
-        """Raises QueueFullError if no more than `num_ahead` requests would be admitted now."""
-        if self.num_admissible <= num_ahead:
-            raise QueueFullError(
-                f"{self._num_waiting + num_ahead} requests wait for their first token already"
-            )
+    def reserve(self, command: StreamCommand) -> Ticket:
+        """Admits a command that is to be submitted, or withdrawn.
 
-    async def make_matchers(self, command: StreamCommand) -> Matchers:
+        Raises QueueFullError, which says when it may come again, EngineDeadError, and
+        InvalidRequestError if the name is in use.
+        """
+        ticket = self._streams.admit(command, self.info)
+        self._notify_load_watchers()
+        return ticket
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Gives back what was reserved, unless it was submitted."""
+        if not ticket.submitted:
+            self._streams.withdraw(ticket)
+            self._notify_load_watchers()
+
+    def check_admissible(self, num_ahead: int) -> None:
+        """Raises QueueFullError if no more than `num_ahead` requests would be admitted now.
+
+        For what cannot be reserved for, since it was not read to its end.
+        """
+        if self.num_admissible <= num_ahead:
+            raise QueueFullError("too many requests wait already")
+
+    async def make_matchers(self, command: StreamCommand, caller: str = "") -> Matchers:
         """Compiles the grammars of a command, blocking neither the loop nor the engine's thread.
 
-        Raises InvalidRequestError that names the field, and QueueFullError.
+        `caller` is whose turn it takes where grammars queue. Raises InvalidRequestError that names
+        the field, QueueFullError, UnavailableError.
         """
         if not command.follows_grammar:
             return ()
         assert self._engine
-        return await asyncio.to_thread(command.make_matchers, self._engine)
+        return await self._matcher_maker.make(self._engine, command, caller)
 
-    def submit(self, command: StreamCommand, matchers: Matchers = ()) -> OutputStream:
-        """Starts a command, with what `make_matchers` returned for it.
+    def submit(
+        self, command: StreamCommand, matchers: Matchers = (), ticket: Ticket | None = None
+    ) -> OutputStream:
+        """Starts a command, with what `make_matchers` and `reserve` returned for it.
 
-        The caller reads the stream and calls `release` at the end. Raises QueueFullError,
-        EngineDeadError, or InvalidRequestError if the name is in use. The stream of a fork raises
-        NotFoundError if the parent does not run, and InvalidRequestError if a branch would be too
-        long.
+        The caller reads the stream and calls `release` at the end. Raises as `reserve`. The stream
+        of a fork raises NotFoundError if the parent does not run, and InvalidRequestError if a
+        branch would be too long. One that waits for too long raises QueueFullError.
         """
-        assert self.info
-        name = command.name
-        if name in self._streams:
-            raise InvalidRequestError(command.name_field, f"{name} is running already")
-        self.check_admissible()
-        stream = self._streams[name] = OutputStream(name, command.num_outputs)
-        self.num_admitted += 1
-        self._num_waiting += 1
+        info = self.info
+        if ticket is None:
+            ticket = self._streams.admit(command, info)
+        stream = self._streams.open(command, ticket)
         self._notify_load_watchers()
-        self._inbox.put((command, matchers))
+        self._inbox.put((placed(command, ticket), matchers))
         return stream
 
     def release(self, stream: OutputStream) -> None:
@@ -184,8 +219,12 @@ class AsyncEngine:
 
     @asynccontextmanager
     async def running(self, command: StreamCommand) -> AsyncIterator[OutputStream]:
-        """`make_matchers` and `submit`; releases the stream at the end."""
-        stream = self.submit(command, await self.make_matchers(command))
+        """`reserve`, `make_matchers` and `submit`; releases the stream at the end."""
+        ticket = self.reserve(command)
+        try:
+            stream = self.submit(command, await self.make_matchers(command), ticket)
+        finally:
+            self.withdraw(ticket)
         try:
             yield stream
         finally:
@@ -216,6 +255,7 @@ class AsyncEngine:
 
     def begin_to_stop(self) -> None:
         """Ends the thread after its present step; running streams end with EngineDeadError."""
+        self._matcher_maker.close()
         self._inbox.put(None)
 
     async def stop(self, max_seconds: float = 10.0) -> bool:
@@ -236,10 +276,7 @@ class AsyncEngine:
         if not self._ready.done():
             self._ready.set_exception(self.dead_error)
         self._died.set()
-        for stream in self._streams.values():
-            stream.fail(EngineDeadError(reason, stream.scheduled))
-        self._streams.clear()
-        self._num_waiting = 0
+        self._streams.fail_all(partial(EngineDeadError, reason))
         self._notify_load_watchers()
 
     def _notify_load_watchers(self) -> None:
@@ -249,35 +286,13 @@ class AsyncEngine:
     def _deliver(
         self, outputs: list[CompletionOutput], failures: Sequence[RequestFailure] = ()
     ) -> None:
-        for output in outputs:
-            self.num_generated_tokens += len(output.token_ids)
-            stream = self._streams.get(output.request_id)
-            if stream is None:
-                continue
-            self._num_waiting -= not stream.started
-            stream.put(output)
-            if stream.complete:
-                del self._streams[output.request_id]
-        for failure in failures:
-            self._end(failure)
+        self._streams.deliver(outputs, saturated=self._load.num_waiting > 0)
+        self._streams.fail(failures)
         self._notify_load_watchers()
-
-    def _end(self, failure: RequestFailure) -> None:
-        """Ends a stream with an error."""
-        stream = self._streams.pop(failure.name, None)
-        if stream is not None:
-            self._num_waiting -= not stream.started
-            stream.fail(failure.error)
 
     def _set_start_failed(self, error: Exception) -> None:
         if not self._ready.done():
             self._ready.set_exception(error)
-
-    def _set_scheduled(self, names: list[str]) -> None:
-        for name in names:
-            stream = self._streams.get(name)
-            if stream is not None:
-                stream.set_scheduled()
 
     # From here on: the engine's thread.
 
@@ -293,7 +308,7 @@ class AsyncEngine:
             self._call_soon(self._set_start_failed, failed)
             return
         self._load = engine.load()
-        engine.on_scheduled = partial(self._call_soon, self._set_scheduled)
+        engine.on_scheduled = partial(self._call_soon, self._streams.set_scheduled)
         self._call_soon(self._ready.set_result, engine)
         try:
             while (commands := self._apply_commands(engine)) is not None:
@@ -317,6 +332,7 @@ class AsyncEngine:
         """
         applied: list[Command] = []
         while True:
+            applied += self._end_overdue(engine)
             idle = not engine.has_unfinished_requests()
             if idle:
                 self.step_clock.rest()
@@ -337,6 +353,16 @@ class AsyncEngine:
             if outputs:
                 self._load = engine.load()
                 self._call_soon(self._deliver, outputs)
+
+    def _end_overdue(self, engine: LLMEngine) -> list[Command]:
+        """Ends what has waited too long; returns what other ranks have to do about it."""
+        if self._queue_config is None:
+            return []
+        overdue = engine.end_overdue(self._queue_config.max_queue_seconds, self._clock())
+        if overdue:
+            self._load = engine.load()
+            self._call_soon(self._deliver, [], overdue)
+        return [Abort(failure.name) for failure in overdue]
 
     def _call_soon(self, function: Callable[..., object], *arguments: object) -> None:
         """Calls a function on the event loop, unless that is closed and nobody is left to tell."""

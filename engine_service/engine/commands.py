@@ -19,7 +19,7 @@ from engine_service.core.token_ids import TokenIds
 from engine_service.core.token_matcher import TokenMatcher
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.score_requests import ScoreRequest
-from folovllm.errors import InvalidRequestError, ServerError
+from folovllm.errors import InvalidRequestError, ServerError, errors_within
 from folovllm.outputs import CompletionOutput
 from folovllm.parameters.local_fields import sent_fields
 from folovllm.sampling_params import SamplingParams
@@ -48,6 +48,11 @@ class Generate:
     def follows_grammar(self) -> bool:
         """Whether `make_matchers` has a grammar to compile."""
         return self.request.sampling_params.follows_grammar
+
+    @property
+    def sampling_params(self) -> Sequence[tuple[str, SamplingParams]]:
+        """Those of each output that `apply` needs a matcher for, and their place in the command."""
+        return (("sampling_params", self.request.sampling_params),)
 
     def make_matchers(self, engine: LLMEngine) -> Matchers:
         """What `apply` needs; see LLMEngine.make_matchers."""
@@ -80,14 +85,20 @@ class Fork:
         """Whether any branch does."""
         return any(branch.sampling_params.follows_grammar for branch in self.branches)
 
+    @property
+    def sampling_params(self) -> Sequence[tuple[str, SamplingParams]]:
+        """One for each branch."""
+        return [
+            (f"branches[{index}]", branch.sampling_params)
+            for index, branch in enumerate(self.branches)
+        ]
+
     def make_matchers(self, engine: LLMEngine) -> Matchers:
         """One for each branch."""
         matchers = []
-        for index, branch in enumerate(self.branches):
-            try:
-                matchers.append(engine.make_matcher(branch.sampling_params))
-            except InvalidRequestError as error:
-                raise error.within(f"branches[{index}]") from None
+        for place, params in self.sampling_params:
+            with errors_within(place):
+                matchers.append(engine.make_matcher(params))
         return matchers
 
     def apply(self, engine: LLMEngine, matchers: Matchers = ()) -> list[CompletionOutput]:
@@ -111,6 +122,7 @@ class Score:
     request: ScoreRequest
     name_field: ClassVar = "request_id"
     follows_grammar: ClassVar = False
+    sampling_params: ClassVar[Sequence[tuple[str, SamplingParams]]] = ()
 
     @property
     def num_outputs(self) -> int:

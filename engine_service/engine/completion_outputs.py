@@ -39,7 +39,7 @@ def request_info(group: SequenceGroup, info: ModelInfo) -> RequestInfo:
     request = group.request
     own_tokens = len(request.prompt_token_ids) - request.num_parent_output_tokens
     return RequestInfo(
-        sampling_params=request.sampling_params.clone(seed=request.seed),
+        sampling_params=request.sampling_params.with_seed(request.seed),
         model_fingerprint=info.model_fingerprint,
         tokenizer_fingerprint=info.tokenizer_fingerprint,
         prompt_tokens=len(request.prompt_token_ids),

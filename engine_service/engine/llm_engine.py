@@ -37,7 +37,7 @@ from engine_service.engine.failures import FailureJudge, RequestFailure, request
 from engine_service.engine.parent_requests import ParentRequests
 from engine_service.engine.score_requests import ScoreRequest
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
-from engine_service.structured_output.grammar_source import kind_of, refusal
+from engine_service.structured_output.refusals import no_grammars
 from folovllm.errors import (
     ConfigError,
     InvalidRequestError,
@@ -82,7 +82,8 @@ class LLMEngine:
 
         `policy` and `clock` are the scheduler's.
         """
-        self._grammar_compiler = grammar_compiler
+        self.grammar_compiler = grammar_compiler
+        """None for an engine without a vocabulary."""
         self.info = info
         self.default_sampling_params = default_sampling_params or SamplingParams()
         self._kv = KVCacheManager(
@@ -109,18 +110,18 @@ class LLMEngine:
         """Tokens of the step that is computed, or was the last. Other threads may read it."""
 
     def make_matcher(self, params: SamplingParams) -> TokenMatcher | None:
-        """Compiles the grammar that `params` ask for, if any.
+        """Compiles the grammar that `params` ask for, if any, in this process and at once.
 
-        Blocks for as long as that takes, and may be called on any thread. Raises
-        InvalidRequestError if the grammar is wrong or too large, QueueFullError if others take too
-        long to wait for.
+        For callers who harm only themselves; others are served by MatcherMaker. Blocks for as long
+        as that takes, and may be called on any thread. Raises InvalidRequestError if the grammar is
+        wrong or too large, QueueFullError if others take too long to wait for.
         """
         if not params.follows_grammar:
             return None
         output, reasoning = params.structured_output, params.reasoning
-        if self._grammar_compiler is None:
-            raise refusal(kind_of(output), "this engine has no grammars")
-        return self._grammar_compiler.compile(output, reasoning).matcher()
+        if self.grammar_compiler is None:
+            raise no_grammars(output)
+        return self.grammar_compiler.compile(output, reasoning).matcher()
 
     def make_matchers(self, request: Request) -> tuple[TokenMatcher | None, ...]:
         """One for the request, or if it is continued one after each of its outputs.
@@ -267,9 +268,9 @@ class LLMEngine:
         Also reads the vocabulary for grammars, during which no other thread gets to run. Raises
         ConfigError if the token fails.
         """
-        if self._grammar_compiler is not None:
+        if self.grammar_compiler is not None:
             with suppress(ConfigError):  # raised again for a request with a grammar
-                self._grammar_compiler.vocabulary.load()
+                self.grammar_compiler.vocabulary.load()
         self._start_probe("warm-up")
         try:
             while self.has_unfinished_requests():

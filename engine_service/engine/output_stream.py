@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from folovllm.errors import FolovError
 from folovllm.outputs import CompletionOutput
+from folovllm.serving.turns import MAX_ENTRIES
 
-# Log-probabilities in a merged piece: 330 KiB as a message, beside those of a prompt.
-_MAX_LOGPROBS = 1024
+# Token ids in a merged piece.
+_MAX_IDS = 1024
 
 
 class OutputStream:
@@ -35,6 +36,8 @@ class OutputStream:
         """Whether there was any output."""
         self.scheduled = False
         """Whether a step has begun that computes it; see `set_scheduled`."""
+        self.num_tokens = 0
+        """Tokens that have come so far."""
 
     @property
     def complete(self) -> bool:
@@ -44,11 +47,12 @@ class OutputStream:
     def put(self, output: CompletionOutput) -> None:
         """Adds a piece, after those that have not been read."""
         self.started = True
+        self.num_tokens += len(output.token_ids)
         self._num_unfinished -= output.finished()
         if self._closed:
             return
         last = self._mergeable.get(output.index)
-        if last is not None and len(last.logprobs) + len(output.logprobs) <= _MAX_LOGPROBS:
+        if last is not None and _fits(last, output):
             last.append(output)
         else:
             self._pending.append(output)
@@ -94,3 +98,11 @@ class OutputStream:
         if self._mergeable[piece.index] is piece:
             del self._mergeable[piece.index]
         return piece
+
+
+def _fits(last: CompletionOutput, output: CompletionOutput) -> bool:
+    """Whether two pieces make one that does not take long to send."""
+    num_ids = len(last.token_ids) + len(output.token_ids)
+    if not last.logprobs:
+        return num_ids <= _MAX_IDS
+    return num_ids * (1 + len(last.logprobs[0].top)) <= MAX_ENTRIES and num_ids <= _MAX_IDS

@@ -31,6 +31,8 @@ class ScoreRequest:
     priority: int = field(default=0, kw_only=True)
     cache_salt: str = field(default="", kw_only=True)
     arrival_time: float = field(default_factory=time.monotonic, kw_only=True)
+    handicap: float = field(default=0.0, kw_only=True)
+    """Request's."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_token_ids", token_array(self.prompt_token_ids))
@@ -48,6 +50,7 @@ class ScoreRequest:
                 priority=self.priority,
                 cache_salt=self.cache_salt,
                 arrival_time=self.arrival_time,
+                handicap=self.handicap,
                 scored_from=len(self.prompt_token_ids),
             )
 

@@ -4,10 +4,11 @@ Every function raises InvalidRequestError that names the field, and as AsyncEngi
 """
 
 import time
+from collections.abc import Generator
 
 from engine_service.core.continued import Continued, ContinuedOutput
 from engine_service.core.request import Branch, Request
-from engine_service.engine.admission import check_branch, check_request
+from engine_service.engine.admission import check_branch, check_prompt_length, check_request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Fork, Generate, Score
 from engine_service.engine.continued.checks import check_continued
@@ -16,7 +17,8 @@ from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError
 from folovllm.model_info import ModelInfo
 from folovllm.request_id import new_request_id
-from folovllm.sampling_params import MAX_N, SamplingParams
+from folovllm.sampling_params import SamplingParams
+from folovllm.serving.turns import LONG_BYTES
 from folovllm.v1 import types_pb2
 
 
@@ -28,6 +30,7 @@ def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
     # What is continued has had its defaults resolved.
     defaults = engine.default_sampling_params if continued is None else SamplingParams()
     params = SamplingParams.from_proto(message.sampling_params, defaults)
+    check_prompt_length(len(message.prompt_token_ids), info)  # before they are copied
     request = Request(
         message.request_id or new_request_id(),
         message.prompt_token_ids,
@@ -59,15 +62,19 @@ def read_continued(message: types_pb2.Request) -> Continued:
     return Continued(outputs, branch_index=continued.branch_index)
 
 
-def read_fork(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Fork:
-    """The fork of a message; only the running parent tells how long its branches may be."""
+def fork_steps(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Generator[None, None, Fork]:
+    """The fork of a message, in steps if its branches are long; see Turns.
+
+    Only the running parent tells how long the branches may be.
+    """
     info = engine.info
-    if not 1 <= len(message.branches) <= MAX_N:
-        raise InvalidRequestError(
-            "branches", f"give 1 to {MAX_N} branches, got {len(message.branches)}"
-        )
-    branches = []
+    branches, num_bytes = [], 0
     for index, params in enumerate(message.branches):
+        size = params.ByteSize()
+        if num_bytes and num_bytes + size > LONG_BYTES:
+            yield
+            num_bytes = 0
+        num_bytes += size
         try:
             branches.append(_read_branch(params, info, engine.default_sampling_params))
         except InvalidRequestError as error:

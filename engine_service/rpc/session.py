@@ -1,53 +1,46 @@
 """Session: many requests of one front end over one call.
 
-Commands start requests on the AsyncEngine and end them. What arrives for any of them while one
-message is written becomes the next message: one a step if the front end keeps up, merged if it
-lags. A request's failure is an event and affects no other. However the session ends, it releases
-its requests; it also ends when a front end that sends heartbeats is silent.
+Commands start requests on the AsyncEngine and end them, and the Outbox tells what becomes of them:
+one message a step if the front end keeps up, merged if it lags. A request's failure is an event and
+affects no other. However the session ends, it releases its requests; it also ends when a front end
+that sends heartbeats is silent.
 """
 
 import asyncio
 import functools
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 
 import grpc
 
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Fork, Generate, Matchers
 from engine_service.rpc.front_end import FrontEnd
-from engine_service.rpc.load_reporter import LoadReporter
-from engine_service.rpc.request_reader import read_fork, read_generate
+from engine_service.rpc.load_reports import LoadReporter
+from engine_service.rpc.open_sessions import OpenSessions
+from engine_service.rpc.outbox import Outbox
+from engine_service.rpc.preparations import Preparations
+from engine_service.rpc.request_reader import fork_steps, read_generate
 from engine_service.rpc.session_call import SessionCall
 from folovllm.bounds.check_bounds import check_bounds
 from folovllm.errors import (
-    FolovError,
     InvalidRequestError,
     ServerError,
     UnavailableError,
     status_code,
-    to_status,
 )
 from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.serving.active_calls import ActiveCalls
-from folovllm.serving.background_tasks import start_background
 from folovllm.serving.call_log import as_folov_error
-from folovllm.serving.channel import MAX_MESSAGE_BYTES
-from folovllm.serving.request_names import check_name
+from folovllm.serving.request_names import MAX_NAME_BYTES, check_name
+from folovllm.serving.turns import LONG_BYTES
 from folovllm.v1 import engine_service_pb2, types_pb2
-
-# A message is larger only if it is one piece, which by itself is within gRPC's limit.
-_MAX_BYTES = MAX_MESSAGE_BYTES // 4
-# Characters of a name that are sent back if it is refused for its length: 2 MiB at most.
-_MAX_ECHO = MAX_MESSAGE_BYTES // 8
-# Failures that wait to be written; no command is read while there are more.
-_MAX_FAILURES = 1024
 
 _METHOD = "/folovllm.v1.EngineService/"
 
 SessionCommand = engine_service_pb2.SessionCommand
 SessionEvents = engine_service_pb2.SessionEvents
-SessionFailure = engine_service_pb2.SessionFailure
+StartMessage = types_pb2.Request | types_pb2.ForkRequest
+Steps = Generator[None, None, Generate | Fork]
 
 
 class Session:
@@ -59,24 +52,23 @@ class Session:
         active_calls: ActiveCalls,
         peer: str,
         liveness: LivenessConfig = DEFAULT_LIVENESS,
+        sessions: OpenSessions | None = None,
     ) -> None:
+        """`sessions` are the engine's, which has no other ones by default."""
         self._engine = engine
         self._active_calls = active_calls
         self._peer = peer
+        self._sessions = sessions or OpenSessions(engine)
+        self._turns = self._sessions.turns
         self._open: set[SessionCall] = set()  # until their last message is written
         self._running: dict[str, SessionCall] = {}  # those of them that have not ended
-        # Those that wait for their grammars.
-        self._compiling: dict[SessionCall, asyncio.Task[None]] = {}
-        self._changed: dict[SessionCall, None] = {}  # those with unread outputs, in order
-        self._failed: deque[tuple[SessionCall, FolovError]] = deque()
-        # Those whose end is in the message that is being written.
-        self._ended: list[SessionCall] = []
+        self._preparations = Preparations()  # those of them that the engine does not have yet
         self._wake = asyncio.Event()
         self._may_read = asyncio.Event()
-        self._load_reporter = LoadReporter(engine, self._wake.set)
-        self._scheduled: list[str] = []  # names that the next message tells
         self._front_end = FrontEnd(peer, liveness, self._lose_front_end)
-        self._greeted = False
+        self._load = LoadReporter(self._sessions.load_reports, self._wake.set)
+        complete = functools.partial(self._end, code=grpc.StatusCode.OK)
+        self._outbox = Outbox(self._load, self._front_end, complete, self._fail)
 
     async def serve(
         self, commands: AsyncIterator[SessionCommand]
@@ -84,39 +76,44 @@ class Session:
         """Executes the commands and yields the messages, each when the one before is written.
 
         Ends with the commands, or when the server has drained. Raises UnavailableError if the
-        front end is lost.
+        front end is lost, and QueueFullError if the engine has too many sessions.
         """
-        reader = asyncio.ensure_future(self._read(commands))
-        drained = asyncio.ensure_future(self._active_calls.drained())
-        for task in (reader, drained):
-            task.add_done_callback(lambda _: self._wake.set())
-        try:
-            with self._load_reporter.watching():
+        with self._sessions.entered(), self._load.watching():
+            reader = asyncio.ensure_future(self._read(commands))
+            drained = asyncio.ensure_future(self._active_calls.drained())
+            for task in (reader, drained):
+                task.add_done_callback(lambda _: self._wake.set())
+            try:
                 while not reader.done():
                     if self._front_end.is_lost:
                         raise UnavailableError("the front end is silent")
                     last = drained.done()
-                    for message in self._messages():
+                    for message in self._outbox.messages():
                         yield message
-                        self._close(self._ended)
+                        self._close(self._outbox.ended)
+                        if message.ByteSize() > LONG_BYTES:
+                            await self._turns.take()
+                    self._may_read.set()
                     if last:
                         return
                     await self._wake.wait()
                     self._wake.clear()
-            reader.result()
-        finally:
-            self._release_all()
-            self._front_end.leave()
-            for task in (reader, drained):
-                task.cancel()
-            await asyncio.gather(reader, drained, return_exceptions=True)
+                reader.result()
+            finally:
+                self._release_all()
+                self._front_end.leave()
+                for task in (reader, drained):
+                    task.cancel()
+                await asyncio.gather(reader, drained, return_exceptions=True)
 
     # Commands of the front end.
 
     async def _read(self, commands: AsyncIterator[SessionCommand]) -> None:
         async for command in commands:
+            if command.generate.ByteSize() > LONG_BYTES:
+                await self._turns.take()  # it is read at once; a fork pauses by itself
             self._execute(command)
-            while len(self._failed) >= _MAX_FAILURES:
+            while self._outbox.is_full:
                 self._may_read.clear()
                 await self._may_read.wait()
 
@@ -131,24 +128,13 @@ class Session:
         elif kind == "abort":
             self._abort(message.abort)
         elif kind == "fork":
-            name = message.fork.fork_id
-            read_it = functools.partial(read_fork, message.fork, self._engine)
-            self._start("Fork", "fork_id", name, message.fork, read_it)
+            self._start("Fork", "fork_id", message.fork.fork_id, message.fork)
         else:
-            name = message.generate.request_id
-            read = functools.partial(read_generate, message.generate, self._engine)
-            self._start("Generate", "request_id", name, message.generate, read)
+            self._start("Generate", "request_id", message.generate.request_id, message.generate)
 
-    def _start(
-        self,
-        method: str,
-        name_field: str,
-        name: str,
-        message: types_pb2.Request | types_pb2.ForkRequest,
-        read: Callable[[], Generate | Fork],
-    ) -> None:
+    def _start(self, method: str, name_field: str, name: str, message: StartMessage) -> None:
         """Starts a request; anything wrong with it becomes its failure."""
-        call = SessionCall(_METHOD + method, name[:_MAX_ECHO])
+        call = SessionCall(_METHOD + method, name[:MAX_NAME_BYTES])
         self._open.add(call)
         try:
             call.counted.enter_context(self._active_calls.entered(stream=True))
@@ -156,60 +142,96 @@ class Session:
             check_bounds(message)
             if name in self._running:
                 raise InvalidRequestError(name_field, f"{name} is running already")
-            command = read()
+            steps = self._steps(message)
+            command = None if self._parent_of(message) else _first_step(steps)
             self._running[name] = call
-            if command.follows_grammar:
-                self._engine.check_admissible(len(self._compiling))
-                self._compiling[call] = start_background(
-                    self._submit_with_grammars(call, command),
-                    f"grammars of {name}",
-                    functools.partial(self._end_compiling, call),
-                )
+            if command is None or command.follows_grammar:
+                self._prepare(call, message, steps, command)
             else:
                 self._submit(call, command)
         except Exception as error:
             self._fail(call, error)
 
-    async def _submit_with_grammars(self, call: SessionCall, command: Generate | Fork) -> None:
-        try:
-            self._submit(call, command, await self._engine.make_matchers(command))
-        except Exception as error:
-            self._fail(call, error)
+    def _steps(self, message: StartMessage) -> Steps:
+        """Reads a request, in steps if that takes long."""
+        if isinstance(message, types_pb2.Request):
+            return read_generate(message, self._engine)
+        check_name("request_id", message.request_id)
+        return (yield from fork_steps(message, self._engine))
 
-    def _end_compiling(self, call: SessionCall, error: BaseException | None) -> None:
-        del self._compiling[call]
-        if error is not None and call.code is None:
-            # It is no Exception, or it would be the request's failure already.
-            self._fail(call, ServerError("internal error; the server's log says more"))
+    def _parent_of(self, message: StartMessage) -> SessionCall | None:
+        """The parent of a fork if the engine does not have it yet."""
+        if isinstance(message, types_pb2.Request):
+            return None
+        parent = self._running.get(message.request_id)
+        return parent if parent is not None and parent in self._preparations else None
+
+    def _prepare(
+        self,
+        call: SessionCall,
+        message: StartMessage,
+        steps: Steps,
+        command: Generate | Fork | None,
+    ) -> None:
+        """Submits a request that is not read to its end, or whose grammars are not compiled."""
+        if command is None:
+            self._engine.check_admissible(len(self._preparations))
+        else:
+            call.ticket = self._engine.reserve(command)
+        parent = self._parent_of(message)
+
+        async def submit() -> None:
+            try:
+                read = command
+                if read is None:
+                    read = await self._read_on(message, steps, parent)
+                    call.ticket = self._engine.reserve(read)
+                matchers = await self._engine.make_matchers(read, self._peer)
+                self._submit(call, read, matchers)
+            except Exception as error:
+                self._fail(call, error)
+
+        def end(error: BaseException | None) -> None:
+            if error is not None and call.code is None:
+                # It is no Exception, or it would be the request's failure already.
+                self._fail(call, ServerError("internal error; the server's log says more"))
+
+        self._preparations.start(call, submit(), end)
+
+    async def _read_on(
+        self, message: StartMessage, steps: Steps, parent: SessionCall | None
+    ) -> Generate | Fork:
+        with self._sessions.holding(message.ByteSize()):
+            await self._preparations.wait_for(parent)
+            await self._turns.take()
+            return await self._turns.run(steps)
 
     def _submit(self, call: SessionCall, command: Generate | Fork, matchers: Matchers = ()) -> None:
-        call.stream = self._engine.submit(command, matchers)
+        call.stream = self._engine.submit(command, matchers, call.ticket)
         call.stream.notify = functools.partial(self._set_changed, call)
-        for indexes in call.aborts:
-            self._engine.abort(call.name, indexes)
+        if call.aborted is not None:
+            self._engine.abort(call.name, call.aborted)
 
     def _set_changed(self, call: SessionCall) -> None:
-        self._changed[call] = None
+        self._outbox.add(call)
         self._wake.set()
 
     def _abort(self, message: engine_service_pb2.AbortRequest) -> None:
-        """Aborts any request that the engine runs, or will run once its grammars are compiled."""
+        """Aborts any request that the engine runs, or will run once it is prepared."""
         try:
             check_bounds(message)
         except InvalidRequestError:
             return  # it has no answer of its own, and names nothing that can run
-        indexes = tuple(message.indexes)
         call = self._running.get(message.request_id)
-        if call is not None and call in self._compiling:
-            call.aborts.append(indexes)
+        if call is not None and call in self._preparations:
+            call.abort(message.indexes)
         else:
-            self._engine.abort(message.request_id, indexes)
+            self._engine.abort(message.request_id, message.indexes)
 
     def _cancel(self, name: str) -> None:
         call = self._running.get(name)
         if call is not None:
-            if call in self._compiling:
-                self._compiling[call].cancel()
+            self._preparations.cancel(call)
             self._end(call, grpc.StatusCode.CANCELLED)
             self._close([call])
 
@@ -218,7 +240,7 @@ class Session:
     def _fail(self, call: SessionCall, raised: Exception) -> None:
         error = as_folov_error(raised, call.method)
         self._end(call, status_code(error))
-        self._failed.append((call, error))
+        self._outbox.add_failure(call, error)
         self._wake.set()
 
     def _end(self, call: SessionCall, code: grpc.StatusCode) -> None:
@@ -226,9 +248,11 @@ class Session:
         call.code = code
         if self._running.get(call.name) is call:
             del self._running[call.name]
-        self._changed.pop(call, None)
+        self._outbox.forget(call)
         if call.stream is not None:
             self._engine.release(call.stream)
+        elif call.ticket is not None:
+            self._engine.withdraw(call.ticket)
 
     def _close(self, ended: list[SessionCall]) -> None:
         """Closes requests that have nothing left to write, and empties the list."""
@@ -242,81 +266,17 @@ class Session:
         self._wake.set()
 
     def _release_all(self) -> None:
-        for task in self._compiling.values():
-            task.cancel()
+        self._preparations.cancel_all()
         for call in list(self._running.values()):
             self._end(call, grpc.StatusCode.CANCELLED)
         self._close(list(self._open))
 
-    # Messages to the front end.
 
-    def _messages(self) -> Iterator[SessionEvents]:
-        """Everything pending, in messages of bounded size."""
-        outputs: list[types_pb2.CompletionOutput] = []
-        failures: list[SessionFailure] = []
-        num_bytes = 0
-        for part in self._parts():
-            size = part.ByteSize()
-            if num_bytes and num_bytes + size > _MAX_BYTES:
-                yield self._message(outputs, failures)
-                outputs, failures, num_bytes = [], [], 0
-            if isinstance(part, SessionFailure):
-                failures.append(part)
-            else:
-                outputs.append(part)
-            num_bytes += size
-        if num_bytes or self._load_reporter.due or self._front_end.answer_due or self._scheduled:
-            message = self._message(outputs, failures)
-            if num_bytes or message.ByteSize():  # which takes time to count
-                yield message
-
-    def _parts(self) -> Iterator[types_pb2.CompletionOutput | SessionFailure]:
-        """Everything pending. A request has ended once the part after its last one is requested."""
-        while self._changed:
-            call = next(iter(self._changed))
-            del self._changed[call]
-            yield from self._outputs(call)
-        while self._failed:
-            call, error = self._failed.popleft()
-            yield SessionFailure(request_id=call.name, status=to_status(error).SerializeToString())
-            self._ended.append(call)
-        self._may_read.set()
-
-    def _outputs(self, call: SessionCall) -> Iterator[types_pb2.CompletionOutput]:
-        assert call.stream is not None
-        # Read together: between two parts a message may be written, and more may arrive.
-        pieces, error, complete = call.stream.drain(), call.stream.error, call.stream.complete
-        if call.stream.scheduled and not call.scheduled_told:
-            call.scheduled_told = True
-            if not pieces:  # which would tell
-                self._scheduled.append(call.name)
-        try:
-            parts = [piece.to_proto() for piece in pieces]
-        except Exception as raised:
-            self._fail(call, raised)
-            return
-        for part in parts:
-            yield part
-            if call.code is not None:  # it was cancelled meanwhile
-                return
-        if error is not None:
-            self._fail(call, error)
-        elif complete:
-            self._end(call, grpc.StatusCode.OK)
-            self._ended.append(call)
-
-    def _message(
-        self, outputs: list[types_pb2.CompletionOutput], failures: list[SessionFailure]
-    ) -> SessionEvents:
-        """A message of these parts, and of what is due beside them."""
-        message = SessionEvents(
-            failures=failures,
-            load=self._load_reporter.changed_load(),
-            answers_heartbeats=not self._greeted,
-            scheduled=self._scheduled,
-            heartbeat=self._front_end.answer(),
-        )
-        message.outputs.extend(outputs)
-        self._greeted = True
-        self._scheduled.clear()
-        return message
+def _first_step(steps: Steps) -> Generate | Fork | None:
+    """What the steps return, if it takes only one."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        command: Generate | Fork = end.value
+        return command
+    return None

@@ -7,7 +7,8 @@ from llguidance import LLExecutor
 from llguidance.numpy import fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
-from engine_service.structured_output.matcher import Matcher, is_panic
+from engine_service.structured_output.library import is_panic
+from engine_service.structured_output.matcher import Matcher
 from folovllm.errors import InvalidRequestError
 
 

@@ -1,16 +1,14 @@
-"""BuildThread: runs one build at a time, on a large stack, and waits for it within a limit."""
+"""Threads for native code that recurses deeply: one that a caller waits for, and a lane."""
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from engine_service.structured_output.library import STACK_BYTES
 from folovllm.errors import QueueFullError
-
-# The library's compiler recurses with the text: 2,000 rules that name each other overflow the usual
-# 8 MiB, which ends the process. The longest text that a request may have needs about 64 MiB. Only
-# pages that are touched use memory.
-_STACK_BYTES = 256 * 2**20
+from folovllm.serving.memory.settling import return_free_memory
 
 # The stack size is a setting of the whole process; this keeps two builds from interfering.
 _STACK_SIZE_LOCK = threading.Lock()
@@ -37,7 +35,10 @@ class BuildThread:
         if not self._running.acquire(timeout=self.time_limit):
             raise QueueFullError("the grammar compiler is busy", retry_after=self.time_limit)
         future: Future[Built] = Future()
-        _start_with_large_stack(lambda: self._fulfil(future, build))
+        thread = threading.Thread(
+            target=lambda: self._fulfil(future, build), name="grammar-build", daemon=True
+        )
+        with_large_stack(thread.start)
         return future.result(self.time_limit)
 
     def _fulfil(self, future: Future[Built], build: Callable[[], Built]) -> None:
@@ -51,11 +52,60 @@ class BuildThread:
             future.set_result(result)
 
 
-def _start_with_large_stack(work: Callable[[], None]) -> None:
-    thread = threading.Thread(target=work, name="grammar-build", daemon=True)
+class BuildLane:
+    """Runs builds of known cost one after another, on a thread that lives while there are any.
+
+    So the pages of a deep stack are given back, and what the allocator has kept of the builds.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._running = False
+
+    def submit(self, build: Callable[[], Built]) -> Future[Built]:
+        """What `build` returns or raises; one that is cancelled in time is not run."""
+        future: Future[Built] = Future()
+        with self._lock:
+            self._waiting.append(lambda: _fulfil(future, build))
+            if not self._running:
+                self._running = True
+                thread = threading.Thread(target=self._run, name="grammar-build", daemon=True)
+                with_large_stack(thread.start)
+        return future
+
+    def close(self) -> None:
+        """Drops what has not begun."""
+        with self._lock:
+            self._waiting.clear()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._running = False
+                    break
+                work = self._waiting.popleft()
+            work()
+        return_free_memory()
+
+
+def _fulfil(future: Future[Built], build: Callable[[], Built]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = build()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def with_large_stack(start: Callable[[], Built]) -> Built:
+    """What `start` returns; threads that it starts have STACK_BYTES."""
     with _STACK_SIZE_LOCK:
-        usual = threading.stack_size(_STACK_BYTES)
+        usual = threading.stack_size(STACK_BYTES)
         try:
-            thread.start()
+            return start()
         finally:
             threading.stack_size(usual)

@@ -1,59 +1,33 @@
 """GrammarCompiler: compiles what a request asks for to a Grammar, which makes matchers.
 
-Compiling may take a second and must not happen on the engine's thread; `compile` blocks, and may be
-called from any number of threads. The library's limits bound the size of what it accepts,
-`time_limit` the time.
+`compile` blocks, and is for callers who may harm nobody but themselves: the library's limits bound
+the size of what it accepts, `time_limit` the time. A service has others to protect, see
+RehearsedCompiler.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from llguidance import LLMatcher, LLParserLimits
-from numpy.typing import NDArray
-
 from engine_service.structured_output.build_thread import BuildThread
-from engine_service.structured_output.grammar_source import grammar_source, kind_of, refusal
+from engine_service.structured_output.grammar import Grammar
+from engine_service.structured_output.grammar_cache import GrammarCache
+from engine_service.structured_output.grammar_source import grammar_sources
+from engine_service.structured_output.grammar_spec import GrammarSpec, ReasoningSpan
 from engine_service.structured_output.grammar_vocabulary import GrammarVocabulary
-from engine_service.structured_output.matcher import Matcher, is_panic
-from folovllm.errors import ConfigError, InvalidRequestError
+from engine_service.structured_output.library import GrammarError, build, is_panic
+from engine_service.structured_output.refusals import refusal
+from folovllm.errors import ConfigError
 from folovllm.parameters.reasoning import Reasoning
 from folovllm.parameters.structured_output import StructuredOutput
 
-_Spec = tuple[StructuredOutput | None, Reasoning | None]
-
-# In the lexer of each sequence, at half a kilobyte each. A string with a maxLength takes about 30
-# for each token, so this allows 8,000 tokens; one without takes next to none.
-_MAX_LEXER_STATES = 250_000
-_MAX_GRAMMAR_SIZE = 100_000
-_MAX_ITEMS_IN_ROW = 10_000
-# Work, in the library's units: about 50 a microsecond to build, 14 and 20 to fill a mask.
-_INITIAL_LEXER_FUEL = 300_000
-_STEP_LEXER_FUEL = 100_000
-_STEP_MAX_ITEMS = 20_000
-
-
-class Grammar:
-    """A compiled grammar. It never changes, so many sequences and threads may share it."""
-
-    def __init__(
-        self, kind: str, template: LLMatcher, vocabulary: GrammarVocabulary, then_free: bool
-    ) -> None:
-        """`then_free`: it covers only the beginning of an output."""
-        self._kind = kind
-        self._template = template
-        self._vocabulary = vocabulary
-        self._then_free = then_free
-
-    def matcher(self) -> Matcher:
-        """A matcher at the start of an output."""
-        return Matcher(self._kind, self._template.deep_copy(), self._vocabulary, self._then_free)
+# Of a grammar that was not measured: what a small one takes, and for each character of a source
+# more than most texts need.
+_BASE_BYTES = 2**19
+_BYTES_PER_CHARACTER = 250
 
 
 class GrammarCompiler:
-    """Compiles grammars, and keeps the `cache_size` that were used last.
+    """Compiles grammars, and keeps those that were used last.
 
     `folder` has the model's tokenizer.json, which is read for the first request; `vocab_size` and
     `eos_token_ids` are the model's. A build that takes more than `time_limit` seconds is abandoned.
@@ -64,23 +38,12 @@ class GrammarCompiler:
         folder: Path,
         vocab_size: int,
         eos_token_ids: Sequence[int],
-        cache_size: int = 64,
+        cache_bytes: int = 128 * 2**20,
         time_limit: float = 5.0,
     ) -> None:
         self.vocabulary = GrammarVocabulary(folder, vocab_size, eos_token_ids)
-        self._cache_size = cache_size
+        self.cache = GrammarCache(cache_bytes)
         self._build_thread = BuildThread(time_limit)
-        self._lock = threading.Lock()
-        self._grammars: OrderedDict[_Spec, Grammar] = OrderedDict()
-        self._limits = LLParserLimits(
-            initial_lexer_fuel=_INITIAL_LEXER_FUEL,
-            step_lexer_fuel=_STEP_LEXER_FUEL,
-            step_max_items=_STEP_MAX_ITEMS,
-            max_lexer_states=_MAX_LEXER_STATES,
-            max_grammar_size=_MAX_GRAMMAR_SIZE,
-            max_items_in_row=_MAX_ITEMS_IN_ROW,
-            verbose_errors=False,
-        )
 
     def compile(
         self, output: StructuredOutput | None, reasoning: Reasoning | None = None
@@ -92,64 +55,57 @@ class GrammarCompiler:
         invalid or too large or the model has no vocabulary to serve it; QueueFullError if other
         builds take too long to wait for.
         """
-        spec = output, reasoning
-        grammar = self._cached(spec)
+        spec = grammar_spec(output, reasoning)
+        grammar = self.cache.get(spec)
         if grammar is not None:
             return grammar
+        self.load_vocabulary(spec)  # not in the build: the time limit is for grammars
         try:
-            # Not in the build: the time limit is for grammars.
-            self.vocabulary.load()
-        except ConfigError as error:
-            raise refusal(kind_of(output), str(error)) from None
-        try:
-            return self._build_thread.run(lambda: self._cached(spec) or self._build(spec))
+            return self._build_thread.run(lambda: self.build(spec))
         except TimeoutError:
             raise refusal(
-                kind_of(output), f"takes more than {self._build_thread.time_limit:g} s to compile"
+                spec.name, f"takes more than {self._build_thread.time_limit:g} s to compile"
             ) from None
+
+    def load_vocabulary(self, spec: GrammarSpec) -> None:
+        """Reads the vocabulary if that has not happened yet. Raises InvalidRequestError."""
+        try:
+            self.vocabulary.load()
+        except ConfigError as error:
+            raise refusal(spec.name, str(error)) from None
+
+    def build(self, spec: GrammarSpec, num_bytes: int | None = None) -> Grammar:
+        """Builds a grammar that is not in the cache, on a thread with STACK_BYTES, and keeps it.
+
+        `num_bytes` is the memory that a rehearsal took; without one, the answer after reasoning is
+        tried by itself. Raises InvalidRequestError.
+        """
+        if (grammar := self.cache.get(spec)) is not None:
+            return grammar
+        tokenizer, eos_token_ids = self.vocabulary.load(), self.vocabulary.eos_token_ids
+        try:
+            sources = grammar_sources(spec, eos_token_ids)
+            if num_bytes is None:
+                num_bytes = _BASE_BYTES + _BYTES_PER_CHARACTER * len(sources[-1])
+                for source in sources[:-1]:
+                    build(tokenizer, source, eos_token_ids)
+            template = build(tokenizer, sources[-1], eos_token_ids)
+        except GrammarError as error:
+            raise refusal(spec.name, str(error)) from None
         except BaseException as error:
             if not is_panic(error):
                 raise
-            raise refusal(kind_of(output), f"its compiler fails: {error}") from error
-
-    def _try_one_step(self, template: LLMatcher, kind: str, first_row: NDArray[np.int32]) -> None:
-        """Consumes one id: only then do some grammars turn out to be too large.
-
-        Raises InvalidRequestError with the library's own message.
-        """
-        allowed = first_row & self.vocabulary.all_but_eos
-        ids = np.flatnonzero(np.unpackbits(allowed.view(np.uint8), bitorder="little"))
-        if len(ids):
-            Matcher(kind, template.deep_copy(), self.vocabulary).accept(int(ids[0]))
-
-    def _cached(self, spec: _Spec) -> Grammar | None:
-        with self._lock:
-            grammar = self._grammars.get(spec)
-            if grammar is not None:
-                self._grammars.move_to_end(spec)
-            return grammar
-
-    def _build(self, spec: _Spec) -> Grammar:
-        output, reasoning = spec
-        kind = kind_of(output)
-        if output is not None and reasoning is not None and not self._cached((output, None)):
-            # After reasoning, faults that show in the first mask would show too late.
-            self._build((output, None))
-        source = grammar_source(output, reasoning, self.vocabulary.eos_token_ids)
-        template = LLMatcher(self.vocabulary.load(), source, log_level=0, limits=self._limits)
-        if template.is_error():
-            raise refusal(kind, template.get_error())
-        # Some faults, such as a rule that only names itself, show in the first mask. What the lexer
-        # learns from it stays in the template, and in all copies.
-        first_row = np.empty(self.vocabulary.num_words, dtype=np.int32)
-        try:
-            Matcher(kind, template, self.vocabulary).fill_bitmask(first_row)
-        except InvalidRequestError as error:
-            raise refusal(kind, f"no output can begin ({error})") from None
-        self._try_one_step(template, kind, first_row)
-        grammar = Grammar(kind, template, self.vocabulary, then_free=output is None)
-        with self._lock:
-            self._grammars[spec] = grammar
-            while len(self._grammars) > self._cache_size:
-                self._grammars.popitem(last=False)
+            raise refusal(spec.name, f"its compiler fails: {error}") from error
+        grammar = Grammar(spec, template, self.vocabulary, num_bytes)
+        self.cache.put(spec, grammar)
         return grammar
+
+
+def grammar_spec(output: StructuredOutput | None, reasoning: Reasoning | None) -> GrammarSpec:
+    """What parameters ask for; one of the two is given."""
+    span = None
+    if reasoning is not None:
+        span = ReasoningSpan(reasoning.end_token_id, reasoning.start_token_id, reasoning.max_tokens)
+    if output is None:
+        return GrammarSpec(None, None, span)
+    return GrammarSpec(output.kind, output.value, span)

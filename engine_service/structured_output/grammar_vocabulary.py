@@ -13,6 +13,7 @@ import numpy as np
 from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
+from engine_service.structured_output.library import read_tokenizer
 from folovllm.errors import ConfigError
 
 
@@ -27,7 +28,8 @@ class GrammarVocabulary:
     def __init__(self, folder: Path, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
         self.vocab_size = vocab_size
         self.eos_token_ids = tuple(eos_token_ids)
-        self._path = folder / "tokenizer.json"
+        self.path = folder / "tokenizer.json"
+        """Of the vocabulary's file."""
         self._loading = threading.Lock()
         self._tokenizer: LLTokenizer | None = None
 
@@ -47,8 +49,7 @@ class GrammarVocabulary:
     def load(self) -> LLTokenizer:
         """The library's tokenizer, built on the first call. Raises ConfigError.
 
-        A vocabulary of 150,000 ids takes one to two seconds, during which no other Python thread
-        runs, and about 200 MB.
+        See `library.read_tokenizer` for what that takes.
         """
         with self._loading:
             if self._tokenizer is None:
@@ -59,16 +60,14 @@ class GrammarVocabulary:
         if not self.eos_token_ids:
             raise ConfigError("structured output needs a model with an EOS id; this one has none")
         try:
-            text = self._path.read_text(encoding="utf-8")
+            return read_tokenizer(self.path, self.vocab_size, self.eos_token_ids)
         except FileNotFoundError:
             raise ConfigError(
-                f"structured output needs {self._path.name}, which the model's folder lacks"
+                f"structured output needs {self.path.name}, which the model's folder lacks"
             ) from None
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{self._path.name} cannot be read: {error}") from None
-        try:
-            return LLTokenizer(text, n_vocab=self.vocab_size, eos_token=list(self.eos_token_ids))
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(f"{self.path.name} cannot be read: {error}") from None
         except ValueError as error:
             raise ConfigError(
-                f"{self._path.name} is of no use for structured output: {error}"
+                f"{self.path.name} is of no use for structured output: {error}"
             ) from None

@@ -8,14 +8,10 @@ from llguidance import LLMatcher
 from llguidance.numpy import fill_next_token_bitmask
 from numpy.typing import NDArray
 
-from engine_service.structured_output.grammar_source import refusal
 from engine_service.structured_output.grammar_vocabulary import GrammarVocabulary
+from engine_service.structured_output.library import is_panic
+from engine_service.structured_output.refusals import refusal
 from folovllm.errors import InvalidRequestError
-
-
-def is_panic(error: BaseException) -> bool:
-    """Whether it is a panic of the library, whose class is no Exception and has no public name."""
-    return type(error).__name__ == "PanicException"
 
 
 class Matcher:
@@ -27,12 +23,19 @@ class Matcher:
     """
 
     def __init__(
-        self, kind: str, matcher: LLMatcher, vocabulary: GrammarVocabulary, then_free: bool = False
+        self,
+        kind: str,
+        matcher: LLMatcher,
+        vocabulary: GrammarVocabulary,
+        then_free: bool = False,
+        grammar: object = None,
     ) -> None:
+        """`grammar` is what it follows, which lives as long as anything that follows it."""
         self._kind = kind
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._then_free = then_free
+        self._grammar = grammar
         self._failure: InvalidRequestError | None = None
 
     @property
@@ -94,7 +97,7 @@ class Matcher:
         """An independent matcher in the same state, for a fork."""
         with self._panics_refused():
             copied = self._matcher.deep_copy()
-        return Matcher(self._kind, copied, self._vocabulary, self._then_free)
+        return Matcher(self._kind, copied, self._vocabulary, self._then_free, self._grammar)
 
     @property
     def _at_end(self) -> bool:

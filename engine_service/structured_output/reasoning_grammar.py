@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from folovllm.parameters.reasoning import Reasoning
+from engine_service.structured_output.grammar_spec import ReasoningSpan
 
 # The library's largest count; more than any context.
 _MAX_REPEATS = 2**31 - 1
 
 
-def reasoning_before(answer: str, reasoning: Reasoning, eos_token_ids: Sequence[int]) -> str:
+def reasoning_before(answer: str, reasoning: ReasoningSpan, eos_token_ids: Sequence[int]) -> str:
     """Reasoning and up to two line breaks, or nothing, then the grammar named `answer`.
 
     Nothing is allowed only if the reasoning has a start_token_id.
@@ -18,7 +18,7 @@ def reasoning_before(answer: str, reasoning: Reasoning, eos_token_ids: Sequence[
     return f"start: {think} @{answer}\n{_think(reasoning, eos_token_ids)} BREAKS\n{breaks}"
 
 
-def reasoning_alone(reasoning: Reasoning, eos_token_ids: Sequence[int]) -> str:
+def reasoning_alone(reasoning: ReasoningSpan, eos_token_ids: Sequence[int]) -> str:
     """Complete with the last id of the reasoning.
 
     If the reasoning has a start_token_id, also with any other first id, and with no id at all.
@@ -29,7 +29,7 @@ def reasoning_alone(reasoning: Reasoning, eos_token_ids: Sequence[int]) -> str:
     return f"{start}\n{_think(reasoning, eos_token_ids)}"
 
 
-def _think(reasoning: Reasoning, eos_token_ids: Sequence[int]) -> str:
+def _think(reasoning: ReasoningSpan, eos_token_ids: Sequence[int]) -> str:
     start, end, max_tokens = reasoning.start_token_id, reasoning.end_token_id, reasoning.max_tokens
     ids = [] if start is None else [f"<[{start}]>"]
     if max_tokens != 0:  # {0,0} is an error to the library

@@ -1,11 +1,14 @@
-"""ActiveCalls: the calls that a draining server must let finish.
+"""ActiveCalls: the calls that a draining server must let finish; and which one a task serves.
 
 Every call counts, except marked ones that carry many requests; there each request counts.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from folovllm.errors import UnavailableError
@@ -92,3 +95,25 @@ def lasts_like_a_stream(method: Method) -> Method:
 def is_like_a_stream(method: object) -> bool:
     """Whether a servicer's method is marked as one that lasts like a stream."""
     return getattr(method, _LASTS_LIKE_A_STREAM, False)
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentCall:
+    """What is known of a call from its beginning.
+
+    When a cancelled call has ended, gRPC has freed what the call's context points to, and using it
+    would crash the process. So nobody asks the context after anything was awaited.
+    """
+
+    peer: str = ""
+    """The connection that it came on."""
+    deadline: float | None = None
+    """In time.monotonic()'s seconds."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline, at least 0; None if there is none."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+
+current_call: ContextVar[CurrentCall] = ContextVar("current_call", default=CurrentCall())  # noqa: B039
+"""Set for the task of every call of our services."""

@@ -19,8 +19,15 @@ from google.protobuf.message import DecodeError
 
 from folovllm.bounds.check_bounds import check_bounds
 from folovllm.errors import InvalidRequestError, status_code, trailing_metadata
-from folovllm.serving.active_calls import ActiveCalls, is_counted, is_like_a_stream
+from folovllm.serving.active_calls import (
+    ActiveCalls,
+    CurrentCall,
+    current_call,
+    is_counted,
+    is_like_a_stream,
+)
 from folovllm.serving.call_log import as_folov_error, log_end
+from folovllm.serving.turns import LONG_BYTES, Turns
 
 _PREFIX = "/folovllm."
 
@@ -44,6 +51,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, active_calls: ActiveCalls) -> None:
         self._active_calls = active_calls
+        self._turns = Turns()
 
     async def intercept_service(
         self,
@@ -69,7 +77,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             # Reads within the call, as a stream does: outside, gRPC makes any error UNKNOWN.
             behavior, read = _reading(behavior, read), None
         wrap = _generator if generates else _coroutine
-        return _MAKE_HANDLER[kind](wrap(behavior, around), read, handler.response_serializer)
+        wrapped = wrap(behavior, around, self._turns)
+        return _MAKE_HANDLER[kind](wrapped, read, handler.response_serializer)
 
     def _around(self, method: str, behavior: Any, streams: bool) -> Around:
         counted = is_counted(behavior)
@@ -84,22 +93,31 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return around
 
 
-def _coroutine(behavior: Any, around: Around) -> Any:
+def _coroutine(behavior: Any, around: Around, turns: Turns) -> Any:
     async def coroutine(request: Any, context: Context) -> Any:
         async with around(context):
+            await _turn_for(request, turns)
             return await behavior(request, context)
 
     return coroutine
 
 
-def _generator(behavior: Any, around: Around) -> Any:
+def _generator(behavior: Any, around: Around, turns: Turns) -> Any:
     async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
-        # Closed as soon as the call ends, not when memory is collected.
-        async with around(context), aclosing(behavior(request, context)) as responses:
-            async for response in responses:
-                yield response
+        async with around(context):
+            await _turn_for(request, turns)
+            # Closed as soon as the call ends, not when memory is collected.
+            async with aclosing(behavior(request, context)) as responses:
+                async for response in responses:
+                    yield response
 
     return generator
+
+
+async def _turn_for(request: Any, turns: Turns) -> None:
+    """Waits until a long message may be read: two million entries take a tenth of a second."""
+    if isinstance(request, bytes) and len(request) > LONG_BYTES:
+        await turns.take()
 
 
 def _reading(behavior: Any, read: Callable[[bytes], Any]) -> Any:
@@ -117,9 +135,17 @@ def _reader(deserialize: Callable[[bytes], Any] | None, *, checks: bool) -> Call
             message: Any = data if deserialize is None else deserialize(data)
         except DecodeError:
             raise InvalidRequestError("", "the message is not valid protobuf of its type") from None
-        if checks:
+        if not checks:
+            return message
+        try:
             check_bounds(message)
-        return message
+        except InvalidRequestError as error:
+            # While the caller is told, tracebacks would hold the message: up to 200 MB.
+            refused = InvalidRequestError(error.field, str(error))
+            del message
+        else:
+            return message
+        raise refused
 
     return read
 
@@ -143,6 +169,8 @@ async def _observed(method: str, context: Context) -> AsyncIterator[None]:
     structlog.contextvars.clear_contextvars()
     peer, time_remaining = context.peer(), context.time_remaining()
     started = time.monotonic()
+    deadline = None if time_remaining is None else started + time_remaining
+    current_call.set(CurrentCall(peer, deadline))
     code = grpc.StatusCode.OK
     try:
         yield

@@ -1,6 +1,7 @@
-"""Whether a service can listen on a port."""
+"""Whether a service can listen on a port, and for how many connections."""
 
 import errno
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,20 @@ def require_free_port(host: str, port: int, flag: str = "--port") -> None:
     bare, family = _address(host)
     with _listening_errors(host, port, flag):
         socket.create_server((bare, port), family=family).close()
+
+
+def allow_open_files(count: int) -> bool:
+    """Raises the limit on open files, connections included, to `count`; whether that is allowed.
+
+    The lower of the system's two limits is small for the sake of old programs, often 1,024, and any
+    process may raise it up to the higher one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return True
+    allowed = hard == resource.RLIM_INFINITY or hard >= count
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count if allowed else hard, hard))
+    return allowed
 
 
 @contextmanager

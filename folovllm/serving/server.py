@@ -18,17 +18,19 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from folovllm.serving.active_calls import ActiveCalls
-from folovllm.serving.args import Seconds, check, option
+from folovllm.serving.args import POSITIVE, Seconds, check, option
 from folovllm.serving.background_tasks import first
-from folovllm.serving.channel import SERVER_OPTIONS
+from folovllm.serving.channel import MAX_CALLS, SERVER_OPTIONS
 from folovllm.serving.interceptor import CallInterceptor
-from folovllm.serving.ports import host_and_port, require_free_port
+from folovllm.serving.ports import allow_open_files, host_and_port, require_free_port
 from folovllm.serving.reflection import enable_reflection
 
 # Seconds for calls that are on their way when the last stream has ended.
 _LAST_ARRIVALS = 0.1
 # Seconds for the last messages of streams that have just ended to reach their clients.
 _LAST_GRACE = 1.0
+# Open files besides connections of callers: libraries, pipes, connections to engines.
+_OTHER_FILES = 256
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("server")
 
@@ -57,6 +59,13 @@ class ServerConfig:
         own=True,
         type=Seconds(3),
         metavar="SECONDS",
+    )
+    max_connections: int = option(
+        4096,
+        "Max open connections; further ones are closed at once.",
+        own=True,
+        type=POSITIVE,
+        metavar="N",
     )
     reflection: bool = option(
         True, "Do not serve the schema to tools such as grpcurl.", "--no-reflection", own=True
@@ -93,8 +102,11 @@ class GrpcServer:
         # By default gRPC would let a second server share the port silently.
         share = ("grpc.so_reuseport", int(config.share_port))
         algorithms = ("grpc.compression_enabled_algorithms_bitset", _compressions(config))
+        connections = ("grpc.max_allowed_incoming_connections", config.max_connections)
         self.grpc = grpc.aio.server(
-            interceptors=[CallInterceptor(self.active_calls)], options=[*options, share, algorithms]
+            interceptors=[CallInterceptor(self.active_calls)],
+            options=[*options, share, algorithms, connections],
+            maximum_concurrent_rpcs=MAX_CALLS,
         )
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
@@ -108,6 +120,11 @@ class GrpcServer:
         host, port = self._config.host, self._config.port
         if not self._config.share_port:
             require_free_port(host, port)
+        if not allow_open_files(self._config.max_connections + _OTHER_FILES):
+            log.warning(
+                "the system's limit on open files (ulimit -n) is below --max-connections",
+                max_connections=self._config.max_connections,
+            )
         return self.grpc.add_insecure_port(host_and_port(host, port))
 
     async def start(self) -> None:

@@ -168,7 +168,8 @@ class SessionEvents(_message.Message):
     @_builtins.property
     def load(self) -> Global___GetLoadResponse:
         """The engine's load now. On the first message, and then where it has changed: with every message
-        that has outputs, and within a tenth of a second for what other callers do.
+        that has outputs or a heartbeat, and for what other callers do within a tenth of a second. With
+        more than ten sessions the last takes longer, since ten of them are told in that time.
         """
 
     @_builtins.property

@@ -107,9 +107,10 @@ class EngineServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Session(self, request_iterator, context):
-        """Many requests over one call, for a front end: each step of the engine costs one message,
-        whatever the number of requests. It stays open until the front end half-closes or leaves, which
-        ends its requests, or until the engine has drained. The first message comes at once.
+        """Many requests over one call, for a front end: each step of the engine costs one message, or two
+        or three with many hundreds of requests. It stays open until the front end half-closes or leaves, which
+        ends its requests, or until the engine has drained. The first message comes at once. An engine
+        has at most 1024 sessions; RESOURCE_EXHAUSTED beyond them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

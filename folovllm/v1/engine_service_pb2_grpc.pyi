@@ -60,9 +60,10 @@ class EngineServiceStub:
     Abort: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.AbortRequest, _engine_service_pb2.AbortResponse]
     """Ends a running request, or some of its continuations, with finish reason ABORT. Idempotent."""
     Session: _grpc.StreamStreamMultiCallable[_engine_service_pb2.SessionCommand, _engine_service_pb2.SessionEvents]
-    """Many requests over one call, for a front end: each step of the engine costs one message,
-    whatever the number of requests. It stays open until the front end half-closes or leaves, which
-    ends its requests, or until the engine has drained. The first message comes at once.
+    """Many requests over one call, for a front end: each step of the engine costs one message, or two
+    or three with many hundreds of requests. It stays open until the front end half-closes or leaves, which
+    ends its requests, or until the engine has drained. The first message comes at once. An engine
+    has at most 1024 sessions; RESOURCE_EXHAUSTED beyond them.
     """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_types_pb2.GetModelInfoRequest, _types_pb2.ModelInfo]
     """The model that is served. Ready as soon as the service is."""
@@ -100,9 +101,10 @@ class EngineServiceAsyncStub(EngineServiceStub):
     Abort: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.AbortRequest, _engine_service_pb2.AbortResponse]  # type: ignore[assignment]
     """Ends a running request, or some of its continuations, with finish reason ABORT. Idempotent."""
     Session: _aio.StreamStreamMultiCallable[_engine_service_pb2.SessionCommand, _engine_service_pb2.SessionEvents]  # type: ignore[assignment]
-    """Many requests over one call, for a front end: each step of the engine costs one message,
-    whatever the number of requests. It stays open until the front end half-closes or leaves, which
-    ends its requests, or until the engine has drained. The first message comes at once.
+    """Many requests over one call, for a front end: each step of the engine costs one message, or two
+    or three with many hundreds of requests. It stays open until the front end half-closes or leaves, which
+    ends its requests, or until the engine has drained. The first message comes at once. An engine
+    has at most 1024 sessions; RESOURCE_EXHAUSTED beyond them.
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_types_pb2.GetModelInfoRequest, _types_pb2.ModelInfo]  # type: ignore[assignment]
     """The model that is served. Ready as soon as the service is."""
@@ -167,9 +169,10 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_engine_service_pb2.SessionCommand],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.SessionEvents], _abc.AsyncIterator[_engine_service_pb2.SessionEvents]]:
-        """Many requests over one call, for a front end: each step of the engine costs one message,
-        whatever the number of requests. It stays open until the front end half-closes or leaves, which
-        ends its requests, or until the engine has drained. The first message comes at once.
+        """Many requests over one call, for a front end: each step of the engine costs one message, or two
+        or three with many hundreds of requests. It stays open until the front end half-closes or leaves, which
+        ends its requests, or until the engine has drained. The first message comes at once. An engine
+        has at most 1024 sessions; RESOURCE_EXHAUSTED beyond them.
         """
 
     @_abc_1.abstractmethod

@@ -910,7 +910,7 @@ class ChatOutput(_message.Message):
 
     @_builtins.property
     def info(self) -> _types_pb2.RequestInfo:
-        """On the first message of index 0."""
+        """On the first message of index 0. A long one comes in several messages, before the first event."""
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.PositionLogprobs]:

@@ -682,7 +682,10 @@ Global___RequestMetrics: _TypeAlias = RequestMetrics  # noqa: Y015
 
 @_typing.final
 class RequestInfo(_message.Message):
-    """What was resolved about the request; enough to repeat it exactly."""
+    """What was resolved about the request; enough to repeat it exactly. A long one comes in several
+    messages of a stream, all before the first token: the first has what is said once, and those that
+    follow have only more of the repeated fields. Join them in the order in which they come.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -800,7 +803,9 @@ class CompletionOutput(_message.Message):
 
     @_builtins.property
     def info(self) -> Global___RequestInfo:
-        """On the first message of index 0; of a fork, on the first message of every index."""
+        """On the first message of index 0; of a fork, on the first message of every index. Where it is
+        long, also on messages that follow, which have nothing else; see there.
+        """
 
     def __init__(
         self,

@@ -8,7 +8,6 @@ import grpc
 import pytest
 from transformers import AutoTokenizer
 
-from folovllm.chat import Conversation
 from folovllm.errors import InvalidRequestError
 from folovllm.model_files import DEMO_MODEL
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
@@ -62,7 +61,7 @@ async def test_generated_conversations(folder: Path, reference: Any) -> None:
     renderer = Renderer(ChatTemplate.from_folder(folder), tokenizer, MAX_PROMPT_BYTES)
     num_refused = 0
     for example in examples(count=240, seed=20):
-        conversation = Conversation.from_proto(example.request())
+        conversation = example.request()
         wanted = expected(reference, example)
         if wanted is None:
             num_refused += 1

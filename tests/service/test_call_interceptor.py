@@ -1,6 +1,7 @@
 """What happens around a call of each of gRPC's four kinds, on a real socket."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +11,9 @@ import structlog
 
 from folovllm.errors import InvalidRequestError, UnavailableError, from_rpc_error
 from folovllm.serving.active_calls import counts_its_requests
+from folovllm.serving.interceptor import _reader
 from folovllm.serving.server import GrpcServer, ServerConfig
+from folovllm.v1.tokenizer_service_pb2 import ChatMessage, ChatRequest
 
 KINDS = ["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -155,3 +158,16 @@ async def test_a_lost_client_ends_what_streams_both_ways(fixture: Fixture) -> No
     await stream.read()
     stream.cancel()
     await fixture.echo.ended.wait()
+
+
+def test_a_message_that_is_refused_is_not_kept_until_the_caller_is_told() -> None:
+    read = _reader(ChatRequest.FromString, checks=True)
+    with pytest.raises(InvalidRequestError) as refused:
+        read(ChatRequest(messages=[ChatMessage()] * 5000).SerializeToString())
+    assert refused.value.field == "messages" and refused.value.__context__ is None
+    kept = [
+        value
+        for frame, _ in traceback.walk_tb(refused.value.__traceback__)
+        for value in frame.f_locals.values()
+    ]
+    assert not any(isinstance(value, ChatRequest) for value in kept)

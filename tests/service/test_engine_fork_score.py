@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from engine_service.config import SchedulerConfig
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.servicer import EngineServicer
 from folovllm.errors import (
@@ -36,7 +37,9 @@ class Service:
 
     def __init__(self, max_num_waiting: int = 100) -> None:
         self.llm_engine, self.runner = make_engine()
-        self.engine = AsyncEngine(lambda: self.llm_engine, max_num_waiting)
+        self.engine = AsyncEngine(
+            lambda: self.llm_engine, SchedulerConfig(max_num_waiting=max_num_waiting)
+        )
         self.server = GrpcServer(ServerConfig(), ENGINE_SERVICE)
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
             EngineServicer(self.engine, self.server.active_calls), self.server.grpc

@@ -38,6 +38,11 @@ Load = engine_service_pb2.GetLoadResponse
 Events = engine_service_pb2.SessionEvents
 
 
+def load_of(num_admissible: int = 100, **numbers: int) -> Load:
+    """A load of an engine with room."""
+    return Load(num_admissible=num_admissible, **numbers)
+
+
 @dataclass
 class Engines:
     pool: EnginePool
@@ -98,15 +103,15 @@ async def test_an_engine_with_too_much_to_do_loses_its_prefixes(engines: Engines
 
 async def test_what_others_sent_counts_and_ones_own_only_once(engines: Engines) -> None:
     run = await begin(engines.pool, request("mine"))
-    await engines.until_load(Load(num_running=1), 64, 0)
-    await engines.until_load(Load(num_running=2, num_waiting=1, num_queued_tokens=500), 692, 0)
+    await engines.until_load(load_of(num_running=1), 64, 0)
+    await engines.until_load(load_of(num_running=2, num_waiting=1, num_queued_tokens=500), 692, 0)
     for i in range(3):
         await begin(engines.pool, request(f"r{i}"))
     assert engines.ids() == [["mine"], ["r0", "r1", "r2"]]
     with run:
         pass
     assert [engine.session.outstanding_tokens for engine in engines.pool._engines] == [628, 192]
-    await engines.until_load(Load(), 0, 192)
+    await engines.until_load(load_of(), 0, 192)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +132,40 @@ async def test_what_one_engine_refuses_another_takes(engines: Engines, refusal: 
     assert engines.ids() == [["r", "s"], ["r", "s"]]
 
 
+async def test_an_engine_without_room_is_passed_over_while_another_has_some(
+    engines: Engines,
+) -> None:
+    await engines.until_load(load_of(0, num_running=1), 64, 0)
+    for i in range(3):
+        await begin(engines.pool, request(f"r{i}", *[7] * 4 * BLOCK_SIZE))
+    assert engines.ids() == [[], ["r0", "r1", "r2"]]
+
+
+async def test_a_full_engine_is_not_asked_after_a_refusal_and_the_caller_returns_to_the_first(
+    engines: Engines,
+) -> None:
+    for fake in engines.fakes:
+        fake.set_load(load_of(0))
+    async with asyncio.timeout(20):
+        while any(engine.session.has_room for engine in engines.pool._engines):
+            await asyncio.sleep(0)
+    for fake, seconds in zip(engines.fakes, (7, 3), strict=True):
+        fake.refuse_with = QueueFullError("full", retry_after=seconds)
+    with pytest.raises(QueueFullError) as caught:
+        await anext(engines.pool.generate(request("r")))
+    assert caught.value.retry_after == 7 and engines.ids() == [["r"], []]
+    # The other one has less to do now; the turn is with the first.
+    engines.fakes[0].set_load(load_of(0, num_running=9))
+    async with asyncio.timeout(20):
+        while not engines.pool._engines[0].session.outstanding_tokens:
+            await asyncio.sleep(0)
+    engines.fakes[0].refuse_with = None
+    await begin(engines.pool, request("r"))
+    with pytest.raises(QueueFullError):
+        await anext(engines.pool.generate(request("s")))
+    assert engines.ids() == [["r", "r"], ["s"]]
+
+
 async def test_a_refusal_for_good_is_not_tried_again(engines: Engines) -> None:
     engines.fakes[0].refuse_with = InvalidRequestError("prompt_token_ids", "no")
     with pytest.raises(InvalidRequestError):
@@ -145,6 +184,21 @@ async def test_a_score_is_tried_again_too(engines: Engines) -> None:
     with pytest.raises(UnavailableError, match=f"{engines.served[1].address}: gone"):
         await engines.pool.score(scored, timeout=20)
     assert [engine.session.outstanding_tokens for engine in engines.pool._engines] == [0, 0]
+
+
+async def test_a_score_that_all_refuse_is_told_the_shortest_time(engines: Engines) -> None:
+    scored = types_pb2.ScoreRequest(request_id="s")
+    scored.token_ids.ids.extend([1, 2])
+    scored.continuations.add().token_ids.ids.append(3)
+    for fake, seconds in zip(engines.fakes, (7, 3), strict=True):
+        fake.refuse_with = QueueFullError("full", retry_after=seconds)
+    with pytest.raises(QueueFullError) as caught:
+        await engines.pool.score(scored, timeout=20)
+    assert caught.value.retry_after == 3
+    assert [len(fake.scores) for fake in engines.fakes] == [1, 1]
+    engines.fakes[1].refuse_with = None
+    await engines.pool.score(scored, timeout=20)  # where that was said
+    assert [len(fake.scores) for fake in engines.fakes] == [1, 2]
 
 
 async def test_a_score_that_is_tried_again_gets_the_time_that_remains(
@@ -238,8 +292,8 @@ async def test_what_is_too_large_to_send_harms_no_other_request(engines: Engines
 
 async def test_a_name_may_be_used_again_but_not_twice_at_once(engines: Engines) -> None:
     run = await begin(engines.pool, request("r"))
-    await engines.until_load(Load(), 64, 0)
-    engines.fakes[1].set_load(Load(num_running=9))
+    await engines.until_load(load_of(), 64, 0)
+    engines.fakes[1].set_load(load_of(num_running=9))
     async with asyncio.timeout(20):
         while engines.pool._engines[1].session.outstanding_tokens == 0:
             await asyncio.sleep(0)
@@ -279,7 +333,7 @@ async def test_a_killed_engines_requests_go_on_elsewhere_where_they_have_not_sta
         engines = Engines(pool, [survivor], [served])
         await engines.until_ready(True, True)
         started = await begin(pool, request("started"))
-        survivor.set_load(Load(num_running=100))
+        survivor.set_load(load_of(num_running=100))
         async with asyncio.timeout(20):
             while pool._engines[1].session.outstanding_tokens == 0:
                 await asyncio.sleep(0)

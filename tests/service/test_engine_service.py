@@ -10,6 +10,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from engine_service.config import SchedulerConfig
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.output_stream import OutputStream
 from engine_service.servicer import EngineServicer
@@ -41,7 +42,9 @@ class Service:
 
     def __init__(self, max_num_waiting: int = 100, grace_period: float = 30.0) -> None:
         self.llm_engine, self.runner = make_engine(eos_token_ids=(999,))
-        self.engine = AsyncEngine(lambda: self.llm_engine, max_num_waiting)
+        self.engine = AsyncEngine(
+            lambda: self.llm_engine, SchedulerConfig(max_num_waiting=max_num_waiting)
+        )
         self.server = GrpcServer(ServerConfig(grace_period=grace_period), ENGINE_SERVICE)
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
             EngineServicer(self.engine, self.server.active_calls), self.server.grpc
@@ -210,7 +213,7 @@ async def test_logprobs_stream_with_their_tokens(service: Service) -> None:
 async def test_no_message_grows_over_its_limit(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_service.engine.output_stream._MAX_LOGPROBS", 4)
+    monkeypatch.setattr("engine_service.engine.output_stream._MAX_IDS", 4)
     merged = asyncio.Event()
     put = OutputStream.put
 

@@ -129,8 +129,8 @@ async def test_what_waits_while_a_message_is_written_is_merged(fixture: EngineFi
 async def test_messages_are_bounded(
     fixture: EngineFixture, client: FrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_service.rpc.session._MAX_BYTES", 600)
-    monkeypatch.setattr("engine_service.engine.output_stream._MAX_LOGPROBS", 4)
+    monkeypatch.setattr("engine_service.rpc.outbox._MAX_BYTES", 600)
+    monkeypatch.setattr("engine_service.engine.output_stream._MAX_IDS", 4)
     fixture.runner.hold()
     for i in range(10):
         await client.send(generate=ask(str(i), max_tokens=20, logprobs=3))
@@ -409,7 +409,7 @@ async def test_a_dead_engine_fails_every_request(fixture: EngineFixture, client:
 async def test_many_failures_wait_for_their_reader(
     fixture: EngineFixture, client: FrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine_service.rpc.session._MAX_FAILURES", 3)
+    monkeypatch.setattr("engine_service.rpc.outbox._MAX_FAILURES", 3)
     for i in range(200):
         await client.send(generate=ask(str(i), top_p=2.0))
     await client.until(lambda: len(client.failures) == 200)

@@ -1,7 +1,6 @@
 """What a session waits for, tells of the load, and how it ends, with a fake model."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 
 import grpc
@@ -9,8 +8,8 @@ import pytest
 import structlog
 
 from engine_service.core.token_matcher import TokenMatcher
+from engine_service.engine.commands import Matchers, StreamCommand
 from folovllm.errors import InvalidRequestError, QueueFullError, UnavailableError, from_rpc_error
-from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import engine_service_pb2, types_pb2
 from support.fakes.model_runner import expected_tokens
 from support.processes.engine_sessions import (
@@ -56,16 +55,18 @@ class Compiler:
     """Compiles every grammar to Anything, as soon as the test lets it."""
 
     def __init__(self, fixture: EngineFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._gate = threading.Event()
+        self._gate = asyncio.Event()
         self.num_started = 0
-        monkeypatch.setattr(fixture.llm_engine, "make_matcher", self._compile)
+        monkeypatch.setattr(fixture.engine, "make_matchers", self._compile)
 
-    def _compile(self, params: SamplingParams) -> TokenMatcher | None:
-        if not params.follows_grammar:
-            return None
+    async def _compile(self, command: StreamCommand, caller: str = "") -> Matchers:
+        if not command.follows_grammar:
+            return ()
         self.num_started += 1
-        assert self._gate.wait(timeout=60), "held too long"
-        return Anything()
+        await self._gate.wait()
+        return [
+            Anything() if params.follows_grammar else None for _, params in command.sampling_params
+        ]
 
     async def until_started(self, number: int) -> None:
         while self.num_started < number:
@@ -288,7 +289,7 @@ async def test_an_idle_session_sends_nothing_and_has_no_timer(
 def timers_of_load() -> list[asyncio.TimerHandle]:
     """What the event loop will call for a session's load."""
     scheduled: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
-    return [timer for timer in scheduled if "LoadReporter" in repr(timer)]
+    return [timer for timer in scheduled if "LoadReports" in repr(timer)]
 
 
 async def test_before_the_model_is_loaded_there_is_no_session() -> None:

@@ -13,6 +13,7 @@ from folovllm.errors import (
     DeadlineError,
     FolovError,
     InvalidRequestError,
+    QueueFullError,
     ServerError,
 )
 from folovllm.outputs import RequestOutput
@@ -102,6 +103,60 @@ def test_the_time_out_is_each_prompts_own(
     with pytest.raises(DeadlineError, match=r"^prompts\[1\]: no complete answer within 0.2 s$"):
         generate_many(["a", "forever"], timeout=0.2)
     assert nothing_runs(fake)
+
+
+def test_what_is_refused_for_lack_of_room_returns_under_its_name(
+    generate_many: GenerateMany, fake: FakeTokenizerService
+) -> None:
+    fake.refusals = [QueueFullError("full", retry_after=0.01) for _ in range(5)]
+    outputs = generate_many(["ab", "cd", "ef"], timeout=20)
+    assert [output.outputs[0].text for output in outputs] == ["ba", "dc", "fe"]
+    names = {text: {r.request_id for r in fake.requests if r.text == text} for text in ("ab", "cd")}
+    assert len(fake.requests) == 8 and names["ab"].isdisjoint(names["cd"])
+    assert all(len(each) == 1 and "" not in each for each in names.values())
+
+
+def test_a_refusal_is_final_if_there_is_no_time_for_another_attempt_or_there_were_many(
+    generate_many: GenerateMany, fake: FakeTokenizerService
+) -> None:
+    fake.refusals = [QueueFullError("full", retry_after=7)]
+    with pytest.raises(QueueFullError, match=r"^prompts\[0\]: full$") as refused:
+        generate_many(["a"], timeout=5)
+    assert refused.value.retry_after == 7
+    fake.refusals = [QueueFullError("full", retry_after=0.001) for _ in range(100)]
+    with pytest.raises(QueueFullError):
+        generate_many(["a"])
+    assert len(fake.requests) == 31
+
+
+def test_closing_the_client_ends_what_waits_for_its_turn(fake: FakeTokenizerService) -> None:
+    fake.refusals = [QueueFullError("full", retry_after=600)]
+    client, failures = Client(fake.address), []
+
+    def ask() -> None:
+        try:
+            client.generate_many(["a"])
+        except FolovError as error:
+            failures.append(type(error))
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    assert fake.refused.wait(10)
+    client.close()
+    caller.join(10)
+    assert failures == [ClientClosedError]
+
+
+async def test_closing_the_async_client_ends_what_waits_for_its_turn(
+    fake: FakeTokenizerService,
+) -> None:
+    fake.refusals = [QueueFullError("full", retry_after=600)]
+    client = AsyncClient(fake.address)
+    asking = asyncio.create_task(client.generate_many(["a"]))
+    assert await asyncio.to_thread(fake.refused.wait, 10)
+    await client.close()
+    with pytest.raises(ClientClosedError):
+        await asking
 
 
 async def test_cancelling_the_task_ends_every_call(fake: FakeTokenizerService) -> None:

@@ -21,7 +21,8 @@ class ChatTemplate:
     """One model's template; empty text means none. May be used from several threads at once."""
 
     def __init__(self, text: str = "", special_tokens: Mapping[str, str] | None = None) -> None:
-        self._text = text
+        self.text = text
+        """Jinja, as the model's folder has it."""
         self.special_tokens: Mapping[str, str] = dict(special_tokens or {})
         """Names and texts, as templates see them."""
 
@@ -34,7 +35,7 @@ class ChatTemplate:
 
     def check_available(self) -> None:
         """Raises UnsupportedError if the model has none."""
-        if not self._text:
+        if not self.text:
             raise UnsupportedError("the model that is served has no chat template")
 
     def with_text(self, text: str) -> "ChatTemplate":
@@ -62,7 +63,7 @@ class ChatTemplate:
             rendered = render_jinja_template(
                 conversations=[[_message(message) for message in conversation.messages]],
                 tools=[_tool(tool) for tool in conversation.tools] or None,
-                chat_template=self._text,
+                chat_template=self.text,
                 add_generation_prompt=conversation.add_generation_prompt,
                 continue_final_message=conversation.continue_final_message,
                 **variables,

@@ -15,22 +15,28 @@ _MAX_LOST = 2
 # Engines that a request may be sent to, whatever became of it.
 _MAX_ATTEMPTS = 3
 
-Begin = Callable[[Container[str]], str | None]
-"""Begins the request at an engine that is none of these addresses; returns its address, or None if
-there is no other. Raises FolovError."""
+Begin = Callable[[Container[str], bool], str | None]
+"""Begins the request at an engine that is none of these addresses and, if the bool is true, has
+room; returns its address, or None if there is no such engine. Raises FolovError."""
 
 
 class Attempts:
     """The engines that one request was sent to.
 
-    A request that an engine refuses, or has lost before a step computed any of it, goes to another.
-    One that a step may have computed when the engine was lost is tried once more and then given up.
-    One that its engine blames is not tried again.
+    A request that an engine refuses, or has lost before a step computed any of it, goes to another;
+    one that is refused for lack of room, only to one that has room as far as is known. If none
+    takes it, the caller is told the shortest time after which one may. One that a step may have
+    computed when the engine was lost is tried once more and then given up. One that its engine
+    blames is not tried again.
     """
 
     def __init__(self, address: str, begin: Begin) -> None:
         """It was sent to the engine at `address`."""
+        self._address = address
         self._tried = {address}
+        self._refusal: QueueFullError | None = None
+        self.refused_by = address
+        """Where it may return, after what the caller is told."""
         self._num_lost = 0
         self._begin = begin
 
@@ -50,13 +56,23 @@ class Attempts:
                 f"{error}; it is the second engine that was lost while it computed this request, "
                 "which is not tried again"
             )
+        final = error
+        if isinstance(error, QueueFullError):
+            final = self._shortest(error)
         if len(self._tried) >= _MAX_ATTEMPTS:
-            return error
+            return final
         try:
-            other = self._begin(self._tried)
+            other = self._begin(self._tried, isinstance(error, QueueFullError))
         except FolovError as raised:
             return raised
         if other is None:
-            return error
+            return final
+        self._address = other
         self._tried.add(other)
         return None
+
+    def _shortest(self, refusal: QueueFullError) -> QueueFullError:
+        """The refusal with the shortest time until a return, of all so far."""
+        if self._refusal is None or refusal.retry_after < self._refusal.retry_after:
+            self._refusal, self.refused_by = refusal, self._address
+        return self._refusal

@@ -8,13 +8,20 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Container, Sequence
 
-from folovllm.errors import ModelMismatchError, NotFoundError, QueueFullError, UnavailableError
+from folovllm.errors import (
+    FolovError,
+    ModelMismatchError,
+    NotFoundError,
+    QueueFullError,
+    UnavailableError,
+)
 from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.serving.background_tasks import start_background
 from folovllm.v1 import engine_service_pb2, types_pb2
 from tokenizer_service.engines.attempts import Attempts
 from tokenizer_service.engines.client import EngineClient
 from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.refused_names import RefusedNames
 from tokenizer_service.engines.replicas import Replicas
 from tokenizer_service.engines.router import Router
 from tokenizer_service.engines.stream import EngineStream
@@ -39,6 +46,7 @@ class EnginePool:
         ]
         self._known_replica = self._replicas.fingerprint
         self._router = Router()
+        self._refused = RefusedNames()
         self._was_ready: set[str] = set()
         self._followers: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
@@ -69,20 +77,26 @@ class EnginePool:
         Raises as `model_info` does, and InvalidRequestError if the id is in use there.
         """
         request = command.generate
-        prompt, salt = request.prompt_token_ids, request.cache_salt
-        engine = self._route(self._ready_engines(), prompt, salt)
+        name, prompt, salt = request.request_id, request.prompt_token_ids, request.cache_salt
+        engine = self._first(name, prompt, salt)
 
-        def begin_elsewhere(tried: Container[str]) -> str | None:
-            other = self._other(tried, prompt, salt)
+        def begin_elsewhere(tried: Container[str], needs_room: bool) -> str | None:
+            other = self._other(tried, prompt, salt, needs_room)
             if other is None:
                 return None
             other.session.generate(stream, command)
             return other.address
 
+        def retry(error: FolovError, scheduled: bool) -> FolovError | None:
+            final = attempts.try_again(error, scheduled)
+            if isinstance(final, QueueFullError):
+                self._refused.remember(name, attempts.refused_by)
+            return final
+
         params = request.sampling_params
         n = params.n if params.HasField("n") else 1
         attempts = Attempts(engine.address, begin_elsewhere)
-        stream = EngineStream(request.request_id, len(prompt), n, attempts.try_again)
+        stream = EngineStream(name, len(prompt), n, retry)
         engine.session.generate(stream, command)
         return stream
 
@@ -108,18 +122,28 @@ class EnginePool:
 
         `timeout` is what is left of the caller's deadline, in seconds.
         """
-        prompt, salt = request.token_ids.ids, request.cache_salt
-        engine = self._route(self._ready_engines(), prompt, salt)
+        name, prompt, salt = request.request_id, request.token_ids.ids, request.cache_salt
+        engine = self._first(name, prompt, salt)
         started = time.monotonic()
+        failure: UnavailableError | QueueFullError
         try:
             return await engine.score(request, timeout)
-        except (UnavailableError, QueueFullError):
-            other = self._other({engine.address}, prompt, salt)
-            if other is None:
-                raise
+        except (UnavailableError, QueueFullError) as error:
+            failure = error
+        other = self._other({engine.address}, prompt, salt, isinstance(failure, QueueFullError))
+        if other is not None:
             if timeout is not None:
                 timeout -= time.monotonic() - started
-            return await other.score(request, timeout)
+            try:
+                return await other.score(request, timeout)
+            except QueueFullError as error:
+                if not (
+                    isinstance(failure, QueueFullError) and failure.retry_after < error.retry_after
+                ):
+                    engine, failure = other, error
+        if isinstance(failure, QueueFullError):
+            self._refused.remember(name, engine.address)
+        raise failure
 
     def model_info(self) -> types_pb2.ModelInfo:
         """What the engines serve, by the first that is ready.
@@ -154,19 +178,32 @@ class EnginePool:
             raise ModelMismatchError(f"no engine serves this service's model: {states}")
         raise UnavailableError(f"no engine is ready: {states}")
 
+    def _first(self, name: str, prompt: Sequence[int], cache_salt: str) -> EngineClient:
+        """The engine that a request is sent to first: where it has a turn, if it was refused."""
+        engines = self._ready_engines()
+        address = self._refused.take(name)
+        returning = [engine for engine in engines if engine.address == address]
+        return self._route(returning or engines, prompt, cache_salt)
+
     def _other(
-        self, tried: Container[str], prompt: Sequence[int], cache_salt: str
+        self, tried: Container[str], prompt: Sequence[int], cache_salt: str, needs_room: bool
     ) -> EngineClient | None:
-        """The ready engine for a prompt, of those not tried; None if there is none."""
+        """The ready engine for a prompt, of those not tried; None if there is none.
+
+        With `needs_room`, one that has said that it has none does not count.
+        """
         others = [each for each in self._engines if each.ready and each.address not in tried]
+        if needs_room:
+            others = [each for each in others if each.session.has_room]
         return self._route(others, prompt, cache_salt) if others else None
 
     def _route(
         self, engines: Sequence[EngineClient], prompt: Sequence[int], cache_salt: str
     ) -> EngineClient:
-        """The engine for a prompt."""
+        """The engine for a prompt, one with room if there is any."""
         if len(self._engines) == 1:
             return engines[0]
+        engines = [engine for engine in engines if engine.session.has_room] or engines
         by_address = {engine.address: engine for engine in engines}
         loads = {engine.address: engine.session.outstanding_tokens for engine in engines}
         block_size = engines[0].model_info.block_size

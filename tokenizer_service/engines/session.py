@@ -76,6 +76,8 @@ class EngineSession:
         self.own_tokens = 0
         """Outstanding tokens of the session's requests; its owner adds those of other calls."""
         self._others_tokens = 0
+        self.has_room = True
+        """Whether the engine admits another request, as far as it has said."""
         self._call = call
         self._wake_rounds = WakeRounds()
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
@@ -243,6 +245,7 @@ class EngineSession:
         self._wake_rounds.run()
         if events.HasField("load"):
             load = events.load
+            self.has_room = load.num_admissible > 0
             num_sequences = load.num_running + load.num_waiting
             num_tokens = load.num_queued_tokens + num_sequences * TOKENS_PER_CONTINUATION
             # What exceeds this service's own share comes from others. The engine may have reported

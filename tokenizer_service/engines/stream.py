@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from folovllm.errors import FolovError
+from folovllm.serving.turns import MAX_ENTRIES
 from folovllm.v1 import types_pb2
 
 TOKENS_PER_CONTINUATION = 64
@@ -19,8 +20,8 @@ length of a short answer, so that many running ones weigh as much as a long prom
 
 # Outputs that wait before they are merged. Merging one costs 1 % of sending it by itself.
 _MERGE_AT = 2
-# Positions with log-probabilities that a merged output may have: 330 KiB at most.
-_MAX_POSITIONS = 1024
+# Token ids that a merged output may have.
+_MAX_IDS = 1024
 # Seconds of work in one round of WakeRounds from which on the next one is delayed.
 _LONG_ROUND = 0.001
 
@@ -155,13 +156,23 @@ class EngineStream:
         merged: deque[types_pb2.CompletionOutput] = deque()
         for output in self._outputs:
             into = last.get(output.index)
-            if into is None or len(into.logprobs) + len(output.logprobs) > _MAX_POSITIONS:
+            if into is None or not _fit(into, output):
                 last[output.index] = output
                 merged.append(output)
             else:
                 into.MergeFrom(output)  # all fields but the names are deltas
         self._outputs = merged
         self._merge_at = max(_MERGE_AT, 2 * len(merged))
+
+
+def _fit(into: types_pb2.CompletionOutput, output: types_pb2.CompletionOutput) -> bool:
+    """Whether two outputs make one that does not take long to convert."""
+    if output.HasField("info"):
+        return False
+    num_ids = len(into.token_ids) + len(output.token_ids)
+    if num_ids > _MAX_IDS or not into.logprobs:
+        return num_ids <= _MAX_IDS
+    return num_ids * (1 + len(into.logprobs[0].top)) <= MAX_ENTRIES
 
 
 class WakeRounds:

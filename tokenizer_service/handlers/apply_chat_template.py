@@ -9,7 +9,7 @@ async def apply_chat_template(
     request: ApplyChatTemplateRequest, services: Services
 ) -> ApplyChatTemplateResponse:
     """The conversation's text and token ids."""
-    rendered = await services.renderer.render(await services.renderer.read(request))
+    rendered = await services.renderer.render(request, services.caller)
     response = ApplyChatTemplateResponse(text=rendered.text, token_ids=rendered.token_ids)
     check_response_size(response, "messages")
     return response

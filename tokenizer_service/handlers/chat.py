@@ -1,7 +1,6 @@
 """Chat: a conversation to the engine's ids and back to typed events."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 
 import structlog
 
@@ -9,13 +8,13 @@ from folovllm.errors import errors_named_for
 from folovllm.outputs import CompletionOutput
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
-from folovllm.v1 import types_pb2
 from folovllm.v1.tokenizer_service_pb2 import ChatOutput, ChatRequest
 from tokenizer_service.chat.chat_processor import ChatProcessor
 from tokenizer_service.chat.constraints import AnswerConstraints
 from tokenizer_service.chat.markers import ThinkingState
 from tokenizer_service.chat.parser import ChatParser
-from tokenizer_service.handlers.engine_messages import detach_info, generate_command
+from tokenizer_service.handlers.engine_messages import generate_command, is_long
+from tokenizer_service.handlers.info_relay import InfoRelay, has_more
 from tokenizer_service.handlers.services import Services
 
 
@@ -25,11 +24,13 @@ async def chat(request: ChatRequest, services: Services) -> AsyncGenerator[ChatO
     params = SamplingParams.from_proto(request.sampling_params, SamplingParams(max_tokens=None))
     request_id = request.request_id or new_request_id()
     structlog.contextvars.bind_contextvars(request_id=request_id)
-    conversation = await services.renderer.read(request)
-    constraints = AnswerConstraints.from_proto(request, conversation.tools)
+    tools = await services.renderer.read_tools(request)
+    # Their schemas are parsed, and written again for the engine.
+    size = sum(tool.ByteSize() for tool in request.tools) + request.response_format.ByteSize()
+    constraints = await services.offload.run(size, AnswerConstraints.from_proto, request, tools)
     if constraints.thinking_budget == 0:
-        conversation = replace(conversation, enable_thinking=False)
-    prompt_token_ids = (await services.renderer.render(conversation)).token_ids
+        request.enable_thinking = False
+    prompt_token_ids = (await services.renderer.render(request, services.caller)).token_ids
     thinking = services.markers.thinking_state(prompt_token_ids)
     if request.continue_final_message and thinking is ThinkingState.MAY_BEGIN:
         thinking = ThinkingState.OVER  # a message that is continued does not begin to reason
@@ -46,18 +47,22 @@ async def chat(request: ChatRequest, services: Services) -> AsyncGenerator[ChatO
         if params.max_tokens is None:
             max_model_len = services.engines.model_info().max_model_len
             sent.max_tokens = max_model_len - len(prompt_token_ids)
-        constraints.constrain(sent, services.markers, thinking)
-        info: types_pb2.RequestInfo | None = None
+        await services.offload.run(size, constraints.constrain, sent, services.markers, thinking)
+        relay = InfoRelay(params)
         with services.engines.generate(command) as stream:
             async for output in stream:
+                if is_long(output):
+                    await services.turns.take()
                 if output.HasField("info"):
-                    info = detach_info(output, params)
+                    for part in relay.take(output):
+                        yield ChatOutput(request_id=request_id, index=output.index, info=part)
+                    if not has_more(output):
+                        continue
                 events, stops = processor.process(CompletionOutput.from_proto(output))
                 if stops:
                     stream.abort([output.index])
                 for event in events:
                     reply = event.to_proto()
-                    if info is not None and event.index == 0:
-                        reply.info.CopyFrom(info)
-                        info = None
+                    if event.index == 0:
+                        relay.attach(reply)
                     yield reply

@@ -3,7 +3,6 @@
 from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.v1.tokenizer_service_pb2 import CountTokensRequest, CountTokensResponse
 from tokenizer_service.handlers.services import Services
-from tokenizer_service.text.offload import offload_if_large
 
 
 async def count_tokens(request: CountTokensRequest, services: Services) -> CountTokensResponse:
@@ -11,13 +10,13 @@ async def count_tokens(request: CountTokensRequest, services: Services) -> Count
     match request.WhichOneof("input"):
         case "text":
             services.limits.check_text(request.text)
-            token_ids = await offload_if_large(
+            token_ids = await services.offload.run(
                 len(request.text), services.tokenizer.encode, request.text
             )
         case "conversation":
             with errors_within("conversation"):
-                conversation = await services.renderer.read(request.conversation)
-                token_ids = (await services.renderer.render(conversation)).token_ids
+                rendered = await services.renderer.render(request.conversation, services.caller)
+                token_ids = rendered.token_ids
         case _:
             raise InvalidRequestError("input", "give what to count as text or as conversation")
     return CountTokensResponse(num_tokens=len(token_ids))

@@ -7,8 +7,13 @@ from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import engine_service_pb2, tokenizer_service_pb2, types_pb2
 from tokenizer_service.handlers.services import Services
 from tokenizer_service.text.bad_words import resolve_bad_words
-from tokenizer_service.text.offload import offload_if_large
+from tokenizer_service.text.offload import part_size
 from tokenizer_service.text.tokenizer import Tokenizer
+
+# Token ids that are converted without taking a turn, and positions with log-probabilities, which
+# may have 21 candidates each.
+_MAX_SHORT = 256
+_MAX_SHORT_POSITIONS = 32
 
 
 async def generate_command(
@@ -36,8 +41,8 @@ async def generate_command(
     sent.prompt_token_ids.extend(prompt_token_ids)
     sent.priority = request.priority
     sent.cache_salt = request.cache_salt
-    await offload_if_large(
-        sum(map(len, params.bad_words)),
+    await services.offload.run(
+        sum(map(part_size, params.bad_words)) + request.sampling_params.ByteSize(),
         copy_without_text,
         request.sampling_params,
         sent.sampling_params,
@@ -65,17 +70,6 @@ def copy_without_text(
         target.bad_words_token_ids.add(ids=ids)
 
 
-def detach_info(
-    output: types_pb2.CompletionOutput, params: SamplingParams
-) -> types_pb2.RequestInfo:
-    """Takes the RequestInfo out of an output and adds the parameters that the engine never saw.
-
-    It stays a message: with a prompt's log-probabilities it may hold 200,000 entries, and
-    converting those would block all other streams.
-    """
-    info = types_pb2.RequestInfo()
-    info.CopyFrom(output.info)
-    output.ClearField("info")
-    info.sampling_params.stop.extend(params.stop)
-    info.sampling_params.bad_words.extend(params.bad_words)
-    return info
+def is_long(output: types_pb2.CompletionOutput) -> bool:
+    """Whether an output takes so long to convert that it needs a turn; see Turns."""
+    return len(output.token_ids) > _MAX_SHORT or len(output.logprobs) > _MAX_SHORT_POSITIONS

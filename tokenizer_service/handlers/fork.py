@@ -1,19 +1,26 @@
 """Fork: the branches of a running request, from the caller's message to the engine's and back."""
 
-import asyncio
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Generator
 
 import structlog
 
-from folovllm.errors import InvalidRequestError, errors_within
+from folovllm.errors import errors_within
 from folovllm.request_id import new_request_id
-from folovllm.sampling_params import MAX_N, SamplingParams
+from folovllm.sampling_params import SamplingParams
+from folovllm.serving.turns import LONG_BYTES
 from folovllm.v1 import engine_service_pb2, types_pb2
-from tokenizer_service.handlers.engine_messages import copy_without_text, detach_info
-from tokenizer_service.handlers.generate import text_replies
+from tokenizer_service.handlers.engine_messages import copy_without_text, is_long
+from tokenizer_service.handlers.generate import Piece, text_replies
+from tokenizer_service.handlers.info_relay import InfoRelay, has_more
 from tokenizer_service.handlers.services import Services
 from tokenizer_service.text.output_processor import OutputProcessor
 from tokenizer_service.text.tokenizer import Tokenizer
+
+# Of the tokens that a branch goes on with, only the latest ones can affect its text.
+_MAX_PRECEDING = 1024
+# What it takes to encode a bad word beyond its length, in bytes of other parameters.
+_WORD_BYTES = 256
 
 
 async def fork(
@@ -26,33 +33,41 @@ async def fork(
     command.fork.request_id = request.request_id
     command.fork.index = request.index
     command.fork.fork_id = fork_id
-    params = await asyncio.to_thread(_add_branches, command.fork, request, services.tokenizer)
+    params = await services.turns.run(_add_branches(command.fork, request, services.tokenizer))
+    relays = [InfoRelay(each) for each in params]
+    preceding: dict[int, deque[int]] = {}
     processors: dict[int, OutputProcessor] = {}
-    infos: dict[int, types_pb2.RequestInfo] = {}
     with services.engines.fork(command) as stream:
         async for output in stream:
             index = output.index
-            if index not in processors:  # the first output has the tokens that the branch continues
-                preceding = tuple(output.info.parent_output_token_ids)
-                processors[index] = OutputProcessor(services.tokenizer, params[index], preceding)
+            if is_long(output):
+                await services.turns.take()
             if output.HasField("info"):
-                infos[index] = detach_info(output, params[index])
+                parent_ids = output.info.parent_output_token_ids[-_MAX_PRECEDING:]
+                preceding.setdefault(index, deque(maxlen=_MAX_PRECEDING)).extend(parent_ids)
+                for part in relays[index].take(output):
+                    yield Piece(request_id=fork_id, index=index, info=part)
+                if not has_more(output):
+                    continue
+            if index not in processors:
+                before = tuple(preceding.pop(index, ()))
+                processors[index] = OutputProcessor(services.tokenizer, params[index], before)
             for reply in text_replies(output, processors[index], stream):
-                if index in infos:
-                    reply.info.CopyFrom(infos.pop(index))
+                relays[index].attach(reply)
                 yield reply
 
 
 def _add_branches(
     target: types_pb2.ForkRequest, request: types_pb2.ForkRequest, tokenizer: Tokenizer
-) -> list[SamplingParams]:
-    """Adds the branches for the engine; returns their parameters."""
-    if not 1 <= len(request.branches) <= MAX_N:
-        raise InvalidRequestError(
-            "branches", f"give 1 to {MAX_N} branches, got {len(request.branches)}"
-        )
-    branches = []
+) -> Generator[None, None, list[SamplingParams]]:
+    """Adds the branches for the engine, in steps if they are long; returns their parameters."""
+    branches, size = [], 0
     for index, branch in enumerate(request.branches):
+        branch_size = branch.ByteSize() + _WORD_BYTES * len(branch.bad_words)
+        if size and size + branch_size > LONG_BYTES:
+            yield
+            size = 0
+        size += branch_size
         with errors_within(f"branches[{index}]"):
             params = SamplingParams.from_proto(branch)
             copy_without_text(branch, target.branches.add(), params, tokenizer)

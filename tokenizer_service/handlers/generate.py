@@ -11,10 +11,12 @@ from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import types_pb2
 from folovllm.v1.tokenizer_service_pb2 import GenerateRequest
 from tokenizer_service.engines.stream import EngineStream
-from tokenizer_service.handlers.engine_messages import detach_info, generate_command
+from tokenizer_service.handlers.engine_messages import generate_command, is_long
+from tokenizer_service.handlers.info_relay import InfoRelay, has_more
 from tokenizer_service.handlers.services import Services
-from tokenizer_service.text.offload import offload_if_large
 from tokenizer_service.text.output_processor import OutputProcessor
+
+Piece = types_pb2.CompletionOutput
 
 
 async def generate(
@@ -26,19 +28,21 @@ async def generate(
     structlog.contextvars.bind_contextvars(request_id=request_id)
     prompt_token_ids = await _prompt_token_ids(request, services)
     processor = OutputProcessor(services.tokenizer, params)
-    info: types_pb2.RequestInfo | None = None
+    relay = InfoRelay(params, prompt_token_ids if request.return_prompt_token_ids else ())
     with errors_named_for({"prompt_token_ids": request.WhichOneof("prompt") or "prompt"}):
         command = await generate_command(request, request_id, prompt_token_ids, params, services)
         with services.engines.generate(command) as stream:
             async for output in stream:
+                if is_long(output):
+                    await services.turns.take()
                 if output.HasField("info"):
-                    info = detach_info(output, params)
+                    for part in relay.take(output):
+                        yield Piece(request_id=request_id, index=output.index, info=part)
+                    if not has_more(output):
+                        continue
                 for reply in text_replies(output, processor, stream):
-                    if info is not None and reply.index == 0:
-                        reply.info.CopyFrom(info)
-                        if request.return_prompt_token_ids:
-                            reply.info.prompt_token_ids.extend(prompt_token_ids)
-                        info = None
+                    if reply.index == 0:
+                        relay.attach(reply)
                     yield reply
 
 
@@ -66,7 +70,7 @@ async def _prompt_token_ids(request: GenerateRequest, services: Services) -> Seq
         services.limits.check_num_token_ids(token_ids)
     else:
         services.limits.check_text(request.text)
-        token_ids = await offload_if_large(
+        token_ids = await services.offload.run(
             len(request.text), services.tokenizer.encode, request.text
         )
     if not token_ids:

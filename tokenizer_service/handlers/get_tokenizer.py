@@ -1,6 +1,5 @@
 """GetTokenizer: the tokenizer's files."""
 
-import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -23,7 +22,7 @@ async def get_tokenizer(
         digest = hashlib.sha256()
         offset, size = 0, _PIECE_BYTES
         while size == _PIECE_BYTES:
-            data = await asyncio.to_thread(_read, path, offset)
+            data = await services.offload.run(_PIECE_BYTES, _read, path, offset)
             digest.update(data)
             size = len(data)
             offset += size

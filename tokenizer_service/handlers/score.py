@@ -1,18 +1,17 @@
 """Score: how probable given continuations are; text is encoded for the engine, which scores ids."""
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import structlog
 
 from folovllm.errors import InvalidRequestError
 from folovllm.request_id import new_request_id
 from folovllm.score import MAX_CONTINUATIONS, ScoreOutput
+from folovllm.serving.turns import LONG_BYTES
 from folovllm.v1 import types_pb2
 from tokenizer_service.handlers.services import Services
-from tokenizer_service.text.score_encoding import encode_score
-
-Text = str | Sequence[int]
+from tokenizer_service.text.offload import part_size
+from tokenizer_service.text.score_encoding import EncodedScore, ScoreEncoder, Text
 
 
 async def score(
@@ -26,9 +25,7 @@ async def score(
     prompt, continuations = _read(request)
     _check_size([prompt, *continuations], services.limits.max_prompt_bytes)
     max_model_len = services.engines.model_info().max_model_len
-    encoded = await asyncio.to_thread(
-        encode_score, services.tokenizer, prompt, continuations, max_model_len
-    )
+    encoded = await _encode(prompt, continuations, services, max_model_len)
     sent = types_pb2.ScoreRequest(
         request_id=request_id, priority=request.priority, cache_salt=request.cache_salt
     )
@@ -36,7 +33,28 @@ async def score(
     for token_ids in encoded.continuations:
         sent.continuations.add().token_ids.ids.extend(token_ids)
     response = await services.engines.score(sent, timeout)
+    if response.ByteSize() > LONG_BYTES:
+        await services.turns.take()
     return encoded.scores(ScoreOutput.from_proto(response)).to_proto()
+
+
+async def _encode(
+    prompt: Text, continuations: Sequence[Text], services: Services, max_model_len: int
+) -> EncodedScore:
+    """Encodes in steps, so that a hundred long texts do not hold a thread for all of them."""
+    result: list[EncodedScore] = []
+
+    def steps() -> Iterator[int]:
+        yield part_size(prompt)
+        encoder = ScoreEncoder(services.tokenizer, prompt, max_model_len)
+        for continuation in continuations:
+            yield part_size(prompt) + len(continuation)
+            encoder.add(continuation)
+        yield len(prompt)
+        result.append(encoder.encoded())
+
+    await services.offload.run_steps(steps())
+    return result[0]
 
 
 def _read(request: types_pb2.ScoreRequest) -> tuple[Text, list[Text]]:

@@ -1,11 +1,14 @@
 """Services: what all handlers work with."""
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 
+from folovllm.serving.turns import Turns
 from tokenizer_service.chat.markers import ChatMarkers
 from tokenizer_service.chat.renderer import Renderer
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.text.limits import Limits
+from tokenizer_service.text.offload import Offload
 from tokenizer_service.text.tokenizer import Tokenizer
 
 
@@ -18,6 +21,11 @@ class Services:
     renderer: Renderer
     markers: ChatMarkers
     engines: EnginePool
+    offload: Offload
+    turns: Turns = field(default_factory=Turns)
+    """For all long work on the event loop."""
+    caller: Hashable = None
+    """Whose call it is, for work that is done in turns: the connection that it came on."""
 
     @property
     def vocab_size(self) -> int:

@@ -1,6 +1,6 @@
 """StreamDetokenize: token ids to text while they arrive."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
 from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.sampling_params import SamplingParams
@@ -11,9 +11,11 @@ from folovllm.v1.tokenizer_service_pb2 import (
 )
 from tokenizer_service.handlers.services import Services
 from tokenizer_service.text.detokenizer import StoppingDetokenizer
-from tokenizer_service.text.limits import check_response_size
-from tokenizer_service.text.offload import offload_if_large
+from tokenizer_service.text.limits import ResponseSize, check_response_size
 from tokenizer_service.text.tokenizer import check_token_ids
+
+# Tokens that are decoded in one step: a few milliseconds, times the stop strings.
+_MAX_TOKENS = 2048
 
 
 async def stream_detokenize(
@@ -32,7 +34,7 @@ async def stream_detokenize(
                 preceding = request.options.preceding_token_ids
                 field = "options.preceding_token_ids"
                 services.limits.check_num_token_ids(preceding, field)
-                await offload_if_large(
+                await services.offload.run(
                     len(preceding), _skip, detokenizer, preceding, vocab_size, field
                 )
             case "options":
@@ -40,10 +42,11 @@ async def stream_detokenize(
             case "token_ids":
                 ids = request.token_ids.ids
                 services.limits.check_num_token_ids(ids)
-                # Each stop string is another pass over the text.
-                size = len(ids) * (1 + len(params.stop))
-                text = await offload_if_large(size, _push, detokenizer, ids, vocab_size)
-                yield _response(detokenizer, text, finished=detokenizer.stop is not None)
+                texts: list[str] = []
+                await services.offload.run_steps(
+                    _push(detokenizer, ids, vocab_size, len(params.stop), texts)
+                )
+                yield _response(detokenizer, "".join(texts), finished=detokenizer.stop is not None)
                 if detokenizer.stop is not None:
                     return
             case _:
@@ -59,9 +62,27 @@ def _skip(
     detokenizer.skip(token_ids)
 
 
-def _push(detokenizer: StoppingDetokenizer, token_ids: Sequence[int], vocab_size: int) -> str:
-    check_token_ids(token_ids, vocab_size)
-    return detokenizer.push(token_ids)
+def _push(
+    detokenizer: StoppingDetokenizer,
+    token_ids: Sequence[int],
+    vocab_size: int,
+    num_stops: int,
+    texts: list[str],
+) -> Iterator[int]:
+    """Adds the text of ids to `texts`, while it still fits into a message."""
+    yield len(token_ids)
+    ids = list(token_ids)
+    check_token_ids(ids, vocab_size)
+    size = ResponseSize("token_ids")
+    # Each stop string is another pass over the text.
+    passes = 1 + num_stops
+    for begin in range(0, len(ids), _MAX_TOKENS):
+        step = ids[begin : begin + _MAX_TOKENS]
+        yield len(step) * passes
+        texts.append(detokenizer.push(step))
+        size.add(len(texts[-1].encode()))
+        if detokenizer.stop is not None:
+            return
 
 
 def _response(

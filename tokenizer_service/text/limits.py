@@ -39,9 +39,33 @@ class Limits:
             )
 
 
+class ResponseSize:
+    """The bytes of an answer while it grows. Its checks raise InvalidRequestError naming `field`,
+    so that an answer that does not fit into a message is given up as soon as that is known.
+    """
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+        self._num_bytes = 0
+
+    def add(self, num_bytes: int) -> None:
+        """Counts a part that is complete."""
+        self.check_growth(num_bytes)
+        self._num_bytes += num_bytes
+
+    def check_growth(self, num_bytes: int) -> None:
+        """Checks a part that has at least so many bytes, and is not counted yet."""
+        if self._num_bytes + num_bytes > MAX_MESSAGE_BYTES:
+            raise _too_large(self._field)
+
+
 def check_response_size(response: Message, field: str) -> None:
     """Raises InvalidRequestError naming `field` if the response is too large for a message."""
     if response.ByteSize() > MAX_MESSAGE_BYTES:
-        raise InvalidRequestError(
-            field, f"the answer is over the limit of {MAX_MESSAGE_BYTES} bytes; send less at once"
-        )
+        raise _too_large(field)
+
+
+def _too_large(field: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        field, f"the answer is over the limit of {MAX_MESSAGE_BYTES} bytes; send less at once"
+    )

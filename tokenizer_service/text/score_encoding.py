@@ -7,13 +7,14 @@ before a word belongs to the word. They cut at the prompt's number of tokens, wh
 unless a token spans both; such a token is scored here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 from folovllm.errors import InvalidRequestError
 from folovllm.score import ScoreOutput
 from tokenizer_service.text.tokenizer import Tokenizer
+
+Text = str | Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,57 +38,99 @@ class EncodedScore:
         )
 
 
-def encode_score(
-    tokenizer: Tokenizer,
-    prompt: str | Sequence[int],
-    continuations: Sequence[str | Sequence[int]],
-    max_model_len: int,
-) -> EncodedScore:
+class ScoreEncoder:
     """Encodes by the rule above; after a prompt of ids a text is encoded by itself.
 
-    Raises InvalidRequestError if one is empty, the prompt alone is too long for the model, or a
-    continuation would begin with the very first token, which has no log-probability.
+    Each step takes about as long as encoding the prompt: a caller with many continuations need not
+    hold a thread for all of them. What is kept is in proportion to prompt and continuations.
     """
-    prompt_ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
-    if not prompt_ids:
-        raise InvalidRequestError("prompt", "the prompt is empty; give it a text or token ids")
-    if len(prompt_ids) >= max_model_len:
-        raise InvalidRequestError(
-            "prompt",
-            f"the prompt has {len(prompt_ids)} tokens; with one to score the model takes at most "
-            f"{max_model_len}",
-        )
-    bare = tokenizer.encode(prompt.rstrip()) if isinstance(prompt, str) else prompt_ids
-    wholes: list[list[int]] = []
-    ends: list[int] = []
-    for index, continuation in enumerate(continuations):
-        if not continuation:
-            raise InvalidRequestError(f"continuations[{index}]", "the continuation is empty")
-        if isinstance(prompt, str) and isinstance(continuation, str):
-            whole = tokenizer.encode(prompt + continuation)
-            end = _num_equal(zip(bare, whole, strict=False))
-        else:
-            ids = (
-                tokenizer.encode(continuation, add_special_tokens=False)
-                if isinstance(continuation, str)
-                else continuation
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Text, max_model_len: int) -> None:
+        """Encodes the prompt. Raises InvalidRequestError if it is empty or too long for the model.
+
+        A prompt of ids is refused before it is copied.
+        """
+        self._tokenizer = tokenizer
+        self._prompt = prompt
+        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        if not ids:
+            raise InvalidRequestError("prompt", "the prompt is empty; give it a text or token ids")
+        if len(ids) >= max_model_len:
+            raise InvalidRequestError(
+                "prompt",
+                f"the prompt has {len(ids)} tokens; with one to score the model takes at most "
+                f"{max_model_len}",
             )
-            whole, end = [*prompt_ids, *ids], len(prompt_ids)
+        self._prompt_ids = list(ids)
+        self._bare = tokenizer.encode(prompt.rstrip()) if isinstance(prompt, str) else []
+        self._first: list[int] | None = None
+        self._num_common = 0
+        """How many ids of the first whole are in the prompts of all."""
+        self._rests: list[tuple[int, list[int]]] = []
+        """Of each continuation: how many were common when it came, and the ids after them."""
+        self._ends: list[int] = []
+
+    def add(self, continuation: Text) -> None:
+        """Encodes the next continuation.
+
+        Raises InvalidRequestError if it is empty or would begin with the very first token, which
+        has no log-probability.
+        """
+        field = f"continuations[{len(self._ends)}]"
+        if not continuation:
+            raise InvalidRequestError(field, "the continuation is empty")
+        whole, end = self._encode(continuation)
         if end == 0 or end == len(whole):
             raise InvalidRequestError(
-                f"continuations[{index}]",
-                "the continuation has no token of its own that another one precedes",
+                field, "the continuation has no token of its own that another one precedes"
             )
-        wholes.append(whole)
-        ends.append(end)
-    common = _num_equal(
-        zip(*(whole[:end] for whole, end in zip(wholes, ends, strict=True)), strict=False)
-    )
-    return EncodedScore(
-        wholes[0][:common], [whole[common:] for whole in wholes], [end - common for end in ends]
-    )
+        if self._first is None:
+            self._first, self._num_common = whole, end
+        self._num_common = _num_equal(self._first, whole, min(self._num_common, end))
+        self._rests.append((self._num_common, whole[self._num_common :]))
+        self._ends.append(end)
+
+    def encoded(self) -> EncodedScore:
+        """All of it, once there is a continuation."""
+        assert self._first is not None
+        common = self._num_common
+        return EncodedScore(
+            self._first[:common],
+            # What was common when a continuation came, it shares with the first.
+            [self._first[common:begin] + rest for begin, rest in self._rests],
+            [end - common for end in self._ends],
+        )
+
+    def _encode(self, continuation: Text) -> tuple[list[int], int]:
+        """The ids of the whole, and how many of them are the prompt's."""
+        if isinstance(self._prompt, str) and isinstance(continuation, str):
+            whole = self._tokenizer.encode(self._prompt + continuation)
+            return whole, _num_equal(self._bare, whole, len(self._bare))
+        ids = (
+            self._tokenizer.encode(continuation, add_special_tokens=False)
+            if isinstance(continuation, str)
+            else continuation
+        )
+        return [*self._prompt_ids, *ids], len(self._prompt_ids)
 
 
-def _num_equal(columns: Iterable[tuple[int, ...]]) -> int:
-    """How many of the first tuples hold only one value."""
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+def encode_score(
+    tokenizer: Tokenizer, prompt: Text, continuations: Sequence[Text], max_model_len: int
+) -> EncodedScore:
+    """Encodes all at once; raises as ScoreEncoder does."""
+    encoder = ScoreEncoder(tokenizer, prompt, max_model_len)
+    for continuation in continuations:
+        encoder.add(continuation)
+    return encoder.encoded()
+
+
+def _num_equal(first: list[int], second: list[int], at_most: int) -> int:
+    """How many ids both begin with; in C, since there may be millions of them."""
+    low, high = 0, min(at_most, len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -6,7 +6,6 @@ ids have no text.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import tokenizers
 from tokenizers import decoders
@@ -21,15 +20,21 @@ from tokenizer_service.text.segmented_encoder import MIN_SEGMENT, SegmentedEncod
 _MAX_LOCKED_TOKENS = 1024
 
 
-class TokenOffsets(NamedTuple):
+class TokenOffsets:
     """Token ids, and where each begins and ends in the given text.
 
     Offsets are in characters, the end exclusive; a special token that was added has (0, 0).
     """
 
-    token_ids: list[int]
-    starts: list[int]
-    ends: list[int]
+    def __init__(self, encoding: tokenizers.Encoding) -> None:
+        self._encoding = encoding
+        self.token_ids: list[int] = encoding.ids
+
+    def between(self, begin: int, end: int) -> tuple[list[int], list[int]]:
+        """The offsets of some of the tokens: where they begin, and where they end."""
+        # One call for all would hold the lock: for 100,000 tokens, longer than a stream may wait.
+        places = [self._encoding.token_to_chars(index) or (0, 0) for index in range(begin, end)]
+        return [start for start, _ in places], [end for _, end in places]
 
 
 class Tokenizer:
@@ -97,7 +102,7 @@ class Tokenizer:
     ) -> list[TokenOffsets]:
         """The token ids of each text with their offsets; releases the interpreter's lock."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=add_special_tokens)
-        return [_token_offsets(encoding) for encoding in encodings]
+        return [TokenOffsets(encoding) for encoding in encodings]
 
     def pieces(self, token_ids: Sequence[int]) -> list[bytes]:
         """The bytes of each id; if the tokenizer is not byte-level, of its text by itself."""
@@ -124,16 +129,6 @@ class Tokenizer:
             [token_ids], skip_special_tokens=skip_special_tokens
         )
         return texts[0]
-
-
-def _token_offsets(encoding: tokenizers.Encoding) -> TokenOffsets:
-    offsets = TokenOffsets(encoding.ids, [], [])
-    # One call for all would hold the lock: for 100,000 tokens, longer than a stream may wait.
-    for index in range(len(encoding)):
-        start, end = encoding.token_to_chars(index) or (0, 0)
-        offsets.starts.append(start)
-        offsets.ends.append(end)
-    return offsets
 
 
 def check_token_ids(token_ids: Sequence[int], vocab_size: int, field: str = "token_ids") -> None:

@@ -9,9 +9,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from folovllm.chat import ChatMessage
 from folovllm.chat_outputs import ChatOutput, ChatResult
-from folovllm.errors import WrongServiceError, errors_at, errors_within
+from folovllm.errors import QueueFullError, WrongServiceError, errors_at, errors_within
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ScoreOutput
 from folovllm.serving.address import check_address
@@ -22,8 +23,10 @@ from folovllm.v1 import (
     types_pb2,
 )
 from folovllm_client.api.async_tokenizing import AsyncTokenizingCalls
-from folovllm_client.api.calls.async_calls import open_channel, run_all
+from folovllm_client.api.calls.async_calls import open_channel, pause, run_all
+from folovllm_client.api.calls.patience import Patience
 from folovllm_client.api.calls.running_calls import RunningCalls
+from folovllm_client.api.calls.stream_readers import chat_reader, completion_reader
 from folovllm_client.api.chat_requests import (
     MAX_TOOL_ROUNDS,
     ChatOptions,
@@ -107,13 +110,14 @@ class AsyncClient(AsyncTokenizingCalls):
     ) -> list[RequestOutput]:
         """The complete continuations of every prompt, in the order of the prompts.
 
-        At most `max_concurrency` requests run at a time; `timeout` is for each. If one fails, the
-        others are cancelled, and the error says which prompt it was.
+        At most `max_concurrency` requests run at a time; `timeout` is for each. One that is refused
+        because too much waits is sent again when the server says. If one fails, the others are
+        cancelled, and the error says which prompt it was.
         """
         requests = many_requests(prompts, sampling_params, max_concurrency, **options)
         calls = RunningCalls()
         jobs = [
-            partial(self._complete, request, prompt, timeout, calls, f"prompts[{index}]")
+            partial(self._complete_in_turn, request, prompt, timeout, calls, f"prompts[{index}]")
             for index, (prompt, request) in enumerate(requests)
         ]
         with self._calls.running(calls):
@@ -134,7 +138,7 @@ class AsyncClient(AsyncTokenizingCalls):
         self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
     ) -> AsyncGenerator[CompletionOutput, None]:
         """Sends a protobuf message as it is; otherwise the same as `stream`."""
-        return self._stream(self._stub.Generate, request, timeout, CompletionOutput.from_proto)
+        return self._stream(self._stub.Generate, request, timeout, completion_reader())
 
     async def chat(
         self,
@@ -170,7 +174,7 @@ class AsyncClient(AsyncTokenizingCalls):
         self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
     ) -> AsyncGenerator[ChatOutput, None]:
         """Sends a protobuf message as it is; otherwise the same as `stream_chat`."""
-        return self._stream(self._stub.Chat, request, timeout, ChatOutput.from_proto)
+        return self._stream(self._stub.Chat, request, timeout, chat_reader())
 
     async def chat_with_tools(
         self,
@@ -219,7 +223,7 @@ class AsyncClient(AsyncTokenizingCalls):
             with errors_within(f"branches[{number}]"), field_errors("sampling_params"):
                 request.branches.append(branch.to_proto())
         set_fields(request, {"request_id": request_id, "index": index, "fork_id": fork_id})
-        return self._stream(self._stub.Fork, request, timeout, CompletionOutput.from_proto)
+        return self._stream(self._stub.Fork, request, timeout, completion_reader())
 
     async def score(
         self,
@@ -277,10 +281,28 @@ class AsyncClient(AsyncTokenizingCalls):
         """The whole answer to a request that is one of `calls`; errors begin with its place."""
         output = empty_output(prompt)
         with errors_at(place):
-            pieces = self._stream(
-                self._stub.Generate, request, timeout, CompletionOutput.from_proto, calls
-            )
+            pieces = self._stream(self._stub.Generate, request, timeout, completion_reader(), calls)
             async with aclosing(pieces):
                 async for piece in pieces:
                     output.add(piece)
         return output
+
+    async def _complete_in_turn(
+        self,
+        request: tokenizer_service_pb2.GenerateRequest,
+        prompt: Prompt,
+        timeout: float | None,
+        calls: RunningCalls,
+        place: str,
+    ) -> RequestOutput:
+        """As `_complete`; what there is no room for is sent again, under its name, at its turn."""
+        with errors_at(place):
+            patience = Patience(self._deadline(timeout))
+        request.request_id = request.request_id or new_request_id()
+        while True:
+            try:
+                return await self._complete(request, prompt, patience.seconds_left, calls, place)
+            except QueueFullError as refusal:
+                seconds = patience.delay(refusal)
+            async with self._errors(None):
+                await pause(seconds, calls)

@@ -156,16 +156,20 @@ class AsyncTokenizingCalls:
         method: StreamMethod,
         request: object,
         timeout: float | None,
-        read: Callable[[Any], _Output],
+        read: Callable[[Any], _Output | None],
         calls: RunningCalls | None = None,
     ) -> AsyncGenerator[_Output, None]:
-        """The answers of a call, which begins when the first is requested; one of `calls`."""
+        """The answers of a call, which begins when the first is requested; one of `calls`.
+
+        `read` returns None for a message that is a part of the next answer.
+        """
         deadline = self._deadline(timeout)
         async with self._errors(deadline):
             call = method(request, timeout=deadline)
             with (calls or self._calls).running(call):
                 async for message in call:
-                    yield read(message)
+                    if (output := read(message)) is not None:
+                        yield output
 
     @asynccontextmanager
     async def _errors(self, deadline: float | None) -> AsyncIterator[None]:

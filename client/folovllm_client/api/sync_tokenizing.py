@@ -157,16 +157,20 @@ class TokenizingCalls:
         method: StreamMethod,
         request: object,
         timeout: float | None,
-        read: Callable[[Any], _Output],
+        read: Callable[[Any], _Output | None],
         calls: RunningCalls | None = None,
     ) -> Generator[_Output, None, None]:
-        """The answers of a call, which begins when the first is requested; one of `calls`."""
+        """The answers of a call, which begins when the first is requested; one of `calls`.
+
+        `read` returns None for a message that is a part of the next answer.
+        """
         deadline = self._deadline(timeout)
         with self._errors(deadline):
             call = method(request, timeout=deadline)
             with (calls or self._calls).running(call):
                 for message in call:
-                    yield read(message)
+                    if (output := read(message)) is not None:
+                        yield output
 
     @contextmanager
     def _errors(self, deadline: float | None) -> Iterator[None]:

@@ -1,7 +1,6 @@
 """AsyncLLM: many callers of an event loop share a model; vLLM's class of this name."""
 
 import asyncio
-import sys
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from functools import partial
@@ -35,12 +34,14 @@ class AsyncLLM:
         require_services()
         from folovllm_client.llm.chat_tokenizer import ChatTokenizer
         from folovllm_client.llm.loading import load_text_model
+        from tokenizer_service.text.offload import Offload
 
         engine_args.engine_config()
         self._args = engine_args
         self._text_model = load_text_model(engine_args)
         self.tokenizer = ChatTokenizer(self._text_model)
         """Of the model; what `get_tokenizer` returns."""
+        self._offload = Offload()
         self._engine: AsyncEngine | None = None
         self._loading: asyncio.Task[RequestBuilder] | None = None
         try:
@@ -68,12 +69,11 @@ class AsyncLLM:
         InvalidRequestError if the request can never be served or its id is in use, and
         EngineDeadError if the engine fails.
         """
-        from tokenizer_service.text.offload import offload_if_large
 
         engine, requests = await self._loaded()
         parts = PromptParts.read(prompt)
         size = len(parts.text_or_ids)
-        request, state = await offload_if_large(
+        request, state = await self._offload.run(
             size, requests.request, request_id, parts, sampling_params, priority
         )
         async with aclosing(_outputs(engine, request, state)) as outputs:
@@ -149,7 +149,7 @@ class AsyncLLM:
 
         build = partial(load_engine, self._args, self._text_model)
         # Callers bound what they send by themselves, as vLLM's do.
-        self._engine = AsyncEngine(build, max_num_waiting=sys.maxsize)
+        self._engine = AsyncEngine(build, queue_config=None)
         return asyncio.get_running_loop().create_task(self._start(self._engine))
 
     async def _start(self, engine: "AsyncEngine") -> "RequestBuilder":

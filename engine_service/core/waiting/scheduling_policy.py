@@ -39,7 +39,8 @@ class PriorityThenArrival:
     """The lowest priority value first, then the earliest `arrival_time`, then as they were added.
 
     The arrival time is the caller's to say: a request that was refused and has come again keeps its
-    place before those that came later if it is given the time at which it first came.
+    place before those that came later if it is given the time at which it first came. A handicap
+    puts it behind some of them.
     """
 
     def __init__(self) -> None:
@@ -65,4 +66,5 @@ class PriorityThenArrival:
 def _key(of: WaitingSequence | Sequence) -> Key:
     group: SequenceGroup = of.group
     request = group.request
-    return request.priority, request.arrival_time, group.arrival_order, of.index
+    place = request.arrival_time + request.handicap
+    return request.priority, place, group.arrival_order, of.index

@@ -58,8 +58,8 @@ def allowed_ids(matcher: Matcher) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     return np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little"))
 
 
-def demo_compiler(cache_size: int = 64, time_limit: float = 60.0) -> GrammarCompiler:
-    return GrammarCompiler(DEMO_MODEL, 2048, DEMO_EOS, cache_size, time_limit)
+def demo_compiler(cache_bytes: int = 2**27, time_limit: float = 60.0) -> GrammarCompiler:
+    return GrammarCompiler(DEMO_MODEL, 2048, DEMO_EOS, cache_bytes, time_limit)
 
 
 def encode(compiler: GrammarCompiler, text: str) -> list[int]:

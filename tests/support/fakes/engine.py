@@ -84,7 +84,7 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
         self.speaks.set()
         self.sessions: list[FakeSession] = []
         """Those that are open."""
-        self.load = engine_service_pb2.GetLoadResponse()
+        self.load = engine_service_pb2.GetLoadResponse(num_admissible=100)
         self.prompt_logprobs: tuple[PositionLogprobs, ...] = ()
 
     async def Generate(

@@ -29,7 +29,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatOutput
-from folovllm.errors import DETAILS_KEY, InvalidRequestError, UnavailableError, to_status
+from folovllm.errors import (
+    DETAILS_KEY,
+    InvalidRequestError,
+    QueueFullError,
+    UnavailableError,
+    to_status,
+    trailing_metadata,
+)
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import tokenizer_service_pb2_grpc, types_pb2
@@ -80,6 +87,9 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(self, self.server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         self.requests: list[messages.GenerateRequest] = []
+        self.refusals: list[QueueFullError] = []
+        """What the next calls of Generate end with, the last first."""
+        self.refused = threading.Event()
         self.forks: list[types_pb2.ForkRequest] = []
         self.chats: list[messages.ChatRequest] = []
         self.scripts: list[list[ChatEvent]] = []
@@ -99,6 +109,11 @@ class FakeTokenizerService(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
     def Generate(self, request: Any, context: Any) -> Iterator[types_pb2.CompletionOutput]:
         self.requests.append(request)
         self.deadlines.append(context.time_remaining())
+        if self.refusals:
+            refusal = self.refusals.pop()
+            context.set_trailing_metadata(trailing_metadata(refusal))
+            self.refused.set()
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(refusal))
         ids = list(request.token_ids.ids) or [ord(each) for each in request.text]
         text = "".join(map(chr, ids))
         if late := re.fullmatch(r"!(\d+)(!\w+)", text):

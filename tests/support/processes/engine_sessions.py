@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from google.rpc import status_pb2
 
+from engine_service.config import SchedulerConfig
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.servicer import EngineServicer
 from folovllm.errors import DETAILS_KEY, FolovError, from_rpc_error, from_status
@@ -47,8 +48,11 @@ class EngineFixture:
     def __init__(
         self, max_num_waiting: int = 300, liveness: LivenessConfig = DEFAULT_LIVENESS
     ) -> None:
+        self.max_num_waiting = max_num_waiting
         self.llm_engine, self.runner = make_engine()
-        self.engine = AsyncEngine(lambda: self.llm_engine, max_num_waiting)
+        self.engine = AsyncEngine(
+            lambda: self.llm_engine, SchedulerConfig(max_num_waiting=max_num_waiting)
+        )
         self.server = GrpcServer(ServerConfig(), ENGINE_SERVICE)
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
             EngineServicer(self.engine, self.server.active_calls, liveness), self.server.grpc
@@ -102,7 +106,7 @@ class EngineFixture:
         """Returns when nothing is held any more."""
         while self.engine.num_requests or self.engine.load.num_free_kv_blocks != NUM_BLOCKS:
             await asyncio.sleep(0)
-        assert self.engine.num_admissible == self.engine._max_num_waiting
+        assert self.engine.num_admissible == self.max_num_waiting
 
 
 class FrontEnd:

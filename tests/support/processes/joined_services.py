@@ -4,6 +4,7 @@ import asyncio
 
 import grpc
 
+from engine_service.config import SchedulerConfig
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.servicer import EngineServicer
@@ -28,11 +29,13 @@ class JoinedServices:
         tokenizer: Tokenizer,
         chat_template: ChatTemplate | None = None,
         max_prompt_bytes: int = 10_000,
+        max_num_waiting: int = 100,
     ) -> None:
         """`runner` is that of the engine."""
         self.llm_engine = llm_engine
         self.runner = runner
-        self.engine = AsyncEngine(lambda: llm_engine, 100)
+        queue_config = SchedulerConfig(max_num_waiting=max_num_waiting)
+        self.engine = AsyncEngine(lambda: llm_engine, queue_config)
         self.engine_server = GrpcServer(ServerConfig(), ENGINE_SERVICE)
         engine_service_pb2_grpc.add_EngineServiceServicer_to_server(
             EngineServicer(self.engine, self.engine_server.active_calls), self.engine_server.grpc
@@ -44,7 +47,8 @@ class JoinedServices:
             TokenizerServicer(tokenizer, self.pool, max_prompt_bytes, chat_template),
             self.server.grpc,
         )
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.server.bind()}")
+        self.address = f"127.0.0.1:{self.server.bind()}"
+        self.channel = grpc.aio.insecure_channel(self.address)
         self.stub: tokenizer_service_pb2_grpc.TokenizerServiceAsyncStub = (
             tokenizer_service_pb2_grpc.TokenizerServiceStub(self.channel)
         )

@@ -2,10 +2,12 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from engine_service.config import SchedulerConfig
 from engine_service.core.request import Request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Generate
@@ -25,17 +27,33 @@ PROMPT = [3, 1, 4, 1, 5]
 class Fixture:
     """A running AsyncEngine and what is under it."""
 
-    def __init__(self, max_num_waiting: int = 100, overlapping: bool = False) -> None:
+    def __init__(
+        self,
+        max_num_waiting: int = 100,
+        overlapping: bool = False,
+        max_num_seqs: int = 16,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.llm_engine: LLMEngine
         self.runner: FakeModelRunner
-        self.llm_engine, self.runner = make_overlapping_engine() if overlapping else make_engine()
-        self.engine = AsyncEngine(lambda: self.llm_engine, max_num_waiting)
+        make = make_overlapping_engine if overlapping else make_engine
+        self.llm_engine, self.runner = make(max_num_seqs=max_num_seqs, clock=clock)
+        self.engine = AsyncEngine(
+            lambda: self.llm_engine, SchedulerConfig(max_num_waiting=max_num_waiting), clock=clock
+        )
 
     async def read(self, stream: OutputStream) -> RequestOutput:
         result = RequestOutput()
         async for output in stream:
             result.add(output)
         return result
+
+    async def held(self) -> OutputStream:
+        """A request that has begun, while the engine is held still."""
+        self.runner.hold(after=1)
+        stream = self.engine.submit(request("running", max_tokens=20))
+        await anext(stream)
+        return stream
 
     async def until_idle(self) -> None:
         """Returns when the engine holds nothing any more; pytest's timeout bounds it."""
@@ -55,6 +73,11 @@ async def fixture(request: pytest.FixtureRequest) -> AsyncIterator[Fixture]:
 
 def request(name: str = "a", **params: object) -> Generate:
     return Generate(Request(name, PROMPT, SamplingParams().clone(**params), seed=7))
+
+
+def arrived(name: str, time: float) -> Generate:
+    params = SamplingParams(max_tokens=5)
+    return Generate(Request(name, PROMPT, params, seed=7, arrival_time=time))
 
 
 async def test_many_streams_at_once(fixture: Fixture) -> None:
@@ -139,6 +162,66 @@ async def test_a_full_queue_refuses_at_once() -> None:
     await fixture.engine.stop()
 
 
+async def test_what_was_reserved_counts_until_it_is_withdrawn_or_has_ended() -> None:
+    fixture = Fixture(max_num_waiting=2)
+    await fixture.engine.start()
+    first, second = (fixture.engine.reserve(request(name)) for name in "ab")
+    with pytest.raises(QueueFullError):
+        fixture.engine.reserve(request("c"))
+    fixture.engine.withdraw(second)
+    stream = fixture.engine.submit(request("a"), ticket=first)
+    fixture.engine.withdraw(first)  # too late
+    await fixture.read(stream)
+    assert fixture.engine.num_admissible == 2
+    await fixture.engine.stop()
+
+
+async def test_a_caller_that_returns_at_its_turn_runs_before_what_came_meanwhile() -> None:
+    now = 0.0
+    fixture = Fixture(max_num_waiting=8, max_num_seqs=1, clock=lambda: now)
+    await fixture.engine.start()
+    running = await fixture.held()
+    places = [fixture.engine.reserve(request(f"place {number}")) for number in range(8)]
+    with pytest.raises(QueueFullError) as refused:
+        fixture.engine.submit(arrived("early", 0.0))
+    now = refused.value.retry_after
+    for place in places[2:]:
+        fixture.engine.withdraw(place)
+    streams = [fixture.engine.submit(arrived(name, now)) for name in ("late", "early")]
+    ended: list[str] = []
+
+    async def read(stream: OutputStream) -> None:
+        await fixture.read(stream)
+        ended.append(stream.name)
+
+    fixture.runner.release()
+    await asyncio.gather(*map(read, [*streams, running]))
+    assert ended == ["running", "early", "late"]
+    await fixture.engine.stop()
+
+
+async def test_what_has_waited_too_long_is_told_when_to_return() -> None:
+    late = False
+
+    def clock() -> float:
+        """Jumps once the request is in the queue."""
+        nonlocal late
+        late = late or "waiting" in queued.llm_engine.scheduler._states.queued_since
+        return 601.0 if late else 0.0
+
+    queued = Fixture(max_num_seqs=1, clock=clock)
+    await queued.engine.start()
+    running = await queued.held()
+    waiting = queued.engine.submit(arrived("waiting", 0.0))
+    queued.runner.release()
+    with pytest.raises(QueueFullError, match="waited in the queue") as ended:
+        await queued.read(waiting)
+    assert ended.value.retry_after > 0
+    await queued.read(running)
+    await queued.read(queued.engine.submit(arrived("waiting", 601.0)))
+    await queued.engine.stop()
+
+
 async def test_a_failing_engine_fails_every_stream_and_all_later_requests() -> None:
     fixture = Fixture()
     await fixture.engine.start()
@@ -173,7 +256,7 @@ async def test_a_model_that_cannot_be_loaded_ends_the_start() -> None:
         raise ConfigError("no weights")
 
     with pytest.raises(ConfigError, match="no weights"):
-        await AsyncEngine(build, 1).start()
+        await AsyncEngine(build, None).start()
 
 
 async def test_the_model_lives_on_one_thread() -> None:
@@ -190,7 +273,7 @@ async def test_the_model_lives_on_one_thread() -> None:
         threads.add(threading.get_ident())
         return llm_engine
 
-    engine = AsyncEngine(build, 10)
+    engine = AsyncEngine(build, None)
     await engine.start()
     async for _ in engine.submit(request()):
         assert threading.get_ident() not in threads

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
+from engine_service.config import SchedulerConfig
 from engine_service.core.request import Request
 from engine_service.engine import watchdog as watchdog_module
 from engine_service.engine.async_engine import AsyncEngine
@@ -32,7 +33,9 @@ class Fixture:
 
     def __init__(self, max_num_seqs: int = 16) -> None:
         self.llm_engine, self.runner = make_engine(max_num_seqs=max_num_seqs)
-        self.engine = AsyncEngine(lambda: self.llm_engine, 100, min_stuck_seconds=FLOOR)
+        self.engine = AsyncEngine(
+            lambda: self.llm_engine, SchedulerConfig(max_num_waiting=100), min_stuck_seconds=FLOOR
+        )
         self.statuses: list[int] = []
         self.watchdog = Watchdog(self.engine, self.statuses.append)
 
@@ -89,7 +92,7 @@ async def test_a_panic_while_the_model_loads_ends_the_start() -> None:
         raise PanicException("no weights")
 
     with pytest.raises(FolovError, match="does not start: PanicException.*no weights"):
-        await AsyncEngine(build, 1).start()
+        await AsyncEngine(build, None).start()
 
 
 async def test_each_stream_is_told_whether_a_step_had_begun_to_compute_it() -> None:

@@ -1,3 +1,4 @@
+import gc
 import json
 import re
 import threading
@@ -254,7 +255,7 @@ def test_a_batch_is_filled_like_its_rows_and_a_failed_row_harms_no_other() -> No
         ("json_schema", '{"items":' * 5000 + "{}" + "}" * 5000, "recursion limit"),
         ("json_schema", '{"type": "integer", "multipleOf": 999983}', "at most 50000"),
         ("json_schema", '{"type": "integer", "multipleOf": 1e99999}', "out of range"),
-        ("json_schema", '{"type": "integer", "multipleOf": 1e}', "not a number"),
+        ("json_schema", '{"type": "integer", "multipleOf": 1e}', "invalid number"),
         ("json_schema", r'{"type": "string", "pattern": "^[^a\"]$"}', "excludes quotes"),
         ("json_schema", r'{"patternProperties": {"[^\\\\]": {}}}', "excludes quotes"),
         ("regex", "(a{1000}){1000}", "too many expressions"),
@@ -310,19 +311,42 @@ def test_a_folder_without_a_usable_tokenizer(
     assert caught.value.field == "sampling_params.regex"
 
 
-def test_the_cache_is_bounded_and_keeps_what_was_used_last() -> None:
-    compiler = demo_compiler(cache_size=2)
-    first, second, third = (StructuredOutput("regex", text) for text in "abc")
+def test_the_cache_is_bounded_in_bytes_and_keeps_what_was_used_last() -> None:
+    size = demo_compiler().compile(DIGITS).num_bytes
+    compiler = demo_compiler(cache_bytes=2 * size + size // 2)
+    first, second, third = (StructuredOutput("regex", f"[0-9]{{2,{n}}}") for n in (4, 5, 6))
     grammar = compiler.compile(first)
     compiler.compile(second)
     assert compiler.compile(first) is grammar
     compiler.compile(third)
-    assert len(compiler._grammars) == 2
+    assert len(compiler.cache) == 2
+    assert compiler.cache.num_bytes == 2 * size
     assert compiler.compile(first) is grammar
 
 
+def test_a_large_grammar_counts_for_more_and_one_above_all_is_not_kept() -> None:
+    compiler = demo_compiler(cache_bytes=2**20)
+    large = compiler.compile(StructuredOutput("choice", tuple(f"option {i}" for i in range(400))))
+    assert large.num_bytes > 2**20
+    assert len(compiler.cache) == compiler.cache.num_bytes == 0
+
+
+def test_what_is_followed_counts_until_nothing_follows_it() -> None:
+    compiler = demo_compiler(cache_bytes=0)
+    matcher = compiler.compile(DIGITS).matcher()
+    copied = matcher.copy()
+    size = compiler.cache.num_living_bytes
+    assert size > 0
+    del matcher
+    gc.collect()
+    assert compiler.cache.num_living_bytes == size
+    del copied
+    gc.collect()
+    assert compiler.cache.num_living_bytes == 0
+
+
 def test_many_threads_compile_and_use_one_compiler() -> None:
-    compiler = demo_compiler(cache_size=8)
+    compiler = demo_compiler()
     outputs = [StructuredOutput("choice", (f"option {i}",)) for i in range(6)]
 
     def use(i: int) -> tuple[int, bool]:
@@ -334,7 +358,7 @@ def test_many_threads_compile_and_use_one_compiler() -> None:
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(use, range(120)))
     assert all(must_stop for _, must_stop in results)
-    assert len({grammar for grammar, _ in results}) == len(compiler._grammars) == 6
+    assert len({grammar for grammar, _ in results}) == len(compiler.cache) == 6
 
 
 def test_a_build_that_takes_too_long_is_abandoned_and_blocks_the_next() -> None:

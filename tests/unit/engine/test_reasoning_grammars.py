@@ -224,4 +224,4 @@ def test_the_cache_tells_reasonings_apart() -> None:
         compiler.compile(DIGITS, BEGUN),
         compiler.compile(None, BEGUN),
     ]
-    assert len({id(found) for found in [grammar, *others]}) == len(compiler._grammars) == 4
+    assert len({id(found) for found in [grammar, *others]}) == len(compiler.cache) == 4

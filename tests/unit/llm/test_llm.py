@@ -7,9 +7,9 @@ import pytest
 from tqdm import tqdm
 
 from folovllm import LLM, ChatMessage, InvalidRequestError, Role, SamplingParams
-from folovllm.chat import Conversation, Tool
 from folovllm.errors import UnsupportedError
 from folovllm.model_files import DEMO_MODEL
+from folovllm.v1 import tokenizer_service_pb2 as messages
 from tokenizer_service.chat.renderer import Renderer
 from tokenizer_service.model import TextModel
 
@@ -119,15 +119,15 @@ def test_a_request_that_is_refused_leaves_nothing_behind(llm: LLM) -> None:
 async def test_a_chat_is_rendered_as_the_service_renders_it(llm: LLM) -> None:
     model = TextModel.from_folder(DEMO_MODEL)
     rendered = await Renderer(model.chat_template, model.tokenizer, 10_000).render(
-        Conversation(
-            (ChatMessage(Role.USER, "What is 47 + 38?"),),
-            (
-                Tool(
-                    "get_weather",
-                    "Get the weather in a city.",
-                    '{"type": "object", "properties": {"city": {"type": "string"}}}',
-                ),
-            ),
+        messages.ApplyChatTemplateRequest(
+            messages=[messages.ChatMessage(role=messages.ROLE_USER, content="What is 47 + 38?")],
+            tools=[
+                messages.Tool(
+                    name="get_weather",
+                    description="Get the weather in a city.",
+                    parameters='{"type": "object", "properties": {"city": {"type": "string"}}}',
+                )
+            ],
             enable_thinking=False,
         )
     )

@@ -53,6 +53,12 @@ def test_a_dead_engine_is_unavailable() -> None:
     assert errors.status_code(errors.EngineDeadError("x")) is grpc.StatusCode.UNAVAILABLE
 
 
+def test_a_refusal_tells_grpc_when_to_retry() -> None:
+    metadata = dict(errors.trailing_metadata(QueueFullError("full", retry_after=2.5001)))
+    assert metadata["grpc-retry-pushback-ms"] == "2501"  # not sooner
+    assert "grpc-retry-pushback-ms" not in dict(errors.trailing_metadata(errors.ServerError("x")))
+
+
 def test_what_is_known_of_a_failure_comes_back() -> None:
     blamed = there_and_back(errors.RequestFailedError("NaN", "a"))
     assert isinstance(blamed, errors.RequestFailedError) and blamed.request_id == "a"

@@ -4,7 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from folovllm.serving.memory import collector_paused, settle_memory
+from folovllm.serving.memory.settling import (
+    collector_paused,
+    keep_large_blocks_apart,
+    settle_memory,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,19 +42,25 @@ class FakeLibrary:
     """A GNU C library that only keeps count."""
 
     num_trims = 0
+    options: tuple[int, int] | None = None
 
     def malloc_trim(self, pad: int) -> None:
         self.num_trims += 1
+
+    def mallopt(self, option: int, value: int) -> None:
+        self.options = (option, value)
 
 
 def test_freed_memory_goes_back_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
     library = FakeLibrary()
     monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
     settle_memory()
-    assert library.num_trims == 1
+    keep_large_blocks_apart()
+    assert (library.num_trims, library.options) == (1, (-3, 128 * 1024))
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     settle_memory()
+    keep_large_blocks_apart()
     assert gc.get_freeze_count() > 0

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tokenizer_service.chat.daemon_thread_pool import DaemonThreadPool
+from tokenizer_service.text.daemon_thread_pool import DaemonThreadPool
 
 
 async def test_results_and_errors_come_back() -> None:
@@ -61,7 +61,7 @@ async def test_the_threads_end_with_their_owner() -> None:
 def test_a_process_does_not_wait_for_work_that_never_ends() -> None:
     code = """
 import asyncio, threading
-from tokenizer_service.chat.daemon_thread_pool import DaemonThreadPool
+from tokenizer_service.text.daemon_thread_pool import DaemonThreadPool
 
 async def main():
     threads = DaemonThreadPool(1, "test")

@@ -1,12 +1,16 @@
-"""Conversations rendered and encoded within limits of size and time."""
+"""Conversations rendered and encoded within limits of size and processor time."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 
 import pytest
 
-from folovllm.chat import ChatMessage, Conversation, Role, Tool, ToolCall
 from folovllm.errors import FolovError, InvalidRequestError, UnsupportedError
 from folovllm.v1 import tokenizer_service_pb2 as messages
+from folovllm.v1.tokenizer_service_pb2 import ApplyChatTemplateRequest as Request
+from folovllm.v1.tokenizer_service_pb2 import ChatMessage as Message
+from folovllm.v1.tokenizer_service_pb2 import Tool, ToolCall
 from support.builders.sample_tokenizers import byte_tokenizer
 from tokenizer_service.chat.renderer import Renderer
 from tokenizer_service.chat.template import ChatTemplate
@@ -14,57 +18,79 @@ from tokenizer_service.text.tokenizer import Tokenizer
 
 MAX_BYTES = 100
 PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}"
-# A good part of a second of work where the first message says so.
+# Work for minutes where the first message says so.
 SLOW = (
     "{% if messages[0].content == 'slow' %}"
-    "{% for i in range(2000) %}{% for j in range(2000) %}{% endfor %}{% endfor %}"
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     "{% endif %}done"
 )
+# A fifth of a second and more, whatever there is to render.
+ALWAYS_SLOW = "{% for i in range(700) %}{% for j in range(7000) %}{% endfor %}{% endfor %}" + SLOW
+Make = Callable[..., Renderer]
 
 
-def renderer(text: str, **options: float) -> Renderer:
-    return Renderer(ChatTemplate(text), Tokenizer(byte_tokenizer()), MAX_BYTES, **options)
+@pytest.fixture
+async def renderer() -> AsyncIterator[Make]:
+    """Makes renderers, which are closed at the end."""
+    async with AsyncExitStack() as stack:
+
+        def make(text: str, max_bytes: int = MAX_BYTES, max_seconds: float = 60.0) -> Renderer:
+            template, tokenizer = ChatTemplate(text), Tokenizer(byte_tokenizer())
+            renderer = Renderer(template, tokenizer, max_bytes, max_seconds=max_seconds)
+            stack.push_async_callback(renderer.close)
+            return renderer
+
+        yield make
 
 
-def user(content: str, *tools: Tool) -> Conversation:
-    return Conversation((ChatMessage(Role.USER, content),), tools)
+def user(content: str, *tools: Tool, count: int = 1) -> Request:
+    one = Message(role=messages.ROLE_USER, content=content)
+    return Request(messages=[one] * count, tools=tools)
 
 
-def assistant(arguments: str) -> Conversation:
-    call = ToolCall("", "f", arguments)
-    return Conversation((ChatMessage(Role.ASSISTANT, "", "", (call,)),))
+def assistant(arguments: str) -> Request:
+    calls = [ToolCall(name="f", arguments=arguments)]
+    return Request(messages=[Message(role=messages.ROLE_ASSISTANT, tool_calls=calls)])
 
 
-async def refusal(renderer: Renderer, conversation: Conversation) -> FolovError:
+async def refusal(renderer: Renderer, request: Request) -> FolovError:
     with pytest.raises(FolovError) as refused:
-        await renderer.render(conversation)
+        await renderer.render(request)
     return refused.value
 
 
-async def test_the_text_is_encoded_as_it_is() -> None:
+async def test_the_text_is_encoded_as_it_is(renderer: Make) -> None:
     rendered = await renderer(PLAIN + "<|im_end|>").render(user("hello"))
     assert rendered.text == "hello<|im_end|>"
     assert rendered.token_ids == [259, 262]
 
 
 @pytest.mark.parametrize(
-    ("conversation", "field"),
+    ("request_", "field"),
     [
         (user("x" * 101), "messages"),
         (user("ü" * 51), "messages"),
-        (Conversation((ChatMessage(Role.ASSISTANT, "", "x" * 101),)), "messages"),
+        (
+            Request(messages=[Message(role=messages.ROLE_ASSISTANT, reasoning_content="x" * 101)]),
+            "messages",
+        ),
         (assistant('{"a": "' + "x" * 92 + '"}'), "messages"),
-        (user("x" * 50, Tool("f", "x" * 50)), "tools"),
-        (user("", Tool("f", "", '{"a": "' + "x" * 92 + '"}')), "tools"),
+        (user("x" * 50, Tool(name="f", description="x" * 50)), "tools"),
+        (user("", Tool(name="f", parameters='{"a": "' + "x" * 92 + '"}')), "tools"),
+        # So large that it shows without a look at the texts.
+        (user("x" * 1000, count=200), "messages"),
+        (user("x", *[Tool(name="f", description="x" * 1000)] * 128), "tools"),
     ],
 )
-async def test_the_texts_together_are_bounded(conversation: Conversation, field: str) -> None:
-    error = await refusal(renderer("short"), conversation)
+async def test_the_texts_together_are_bounded(
+    renderer: Make, request_: Request, field: str
+) -> None:
+    error = await refusal(renderer("short"), request_)
     assert isinstance(error, InvalidRequestError) and error.field == field
     assert "over the limit of 100 bytes" in str(error)
 
 
-async def test_what_is_rendered_is_bounded() -> None:
+async def test_what_is_rendered_is_bounded(renderer: Make) -> None:
     twice = renderer(PLAIN + PLAIN)
     assert (await twice.render(user("x" * 50))).text == "x" * 100
     for content in ("x" * 51, "ü" * 26):
@@ -73,30 +99,60 @@ async def test_what_is_rendered_is_bounded() -> None:
         assert str(error) == "rendered they are over the limit of 100 bytes"
 
 
-async def test_half_a_surrogate_pair_is_refused() -> None:
+async def test_half_a_surrogate_pair_is_refused(renderer: Make) -> None:
     error = await refusal(renderer("{{ messages | tojson }}"), assistant('{"a": "\\ud800"}'))
     assert isinstance(error, InvalidRequestError) and error.field == "messages"
 
 
-async def test_a_slow_template_is_refused_in_time_and_harms_no_other() -> None:
-    slow = renderer(SLOW, time_limit=0.05)
-    await slow.warm_up()
-    # The third waits for a thread until its time is over.
-    errors = await asyncio.gather(*(refusal(slow, user("slow")) for _ in range(3)))
-    for error in errors:
-        assert isinstance(error, InvalidRequestError) and error.field == "messages"
-        assert str(error) == "rendering them takes longer than 0.05 s"
-    patient = renderer(SLOW, time_limit=60)
-    assert (await patient.render(user("slow"))).text == "done"
-    while True:  # both threads come back when their work is done
+async def test_a_large_conversation_is_rendered_elsewhere_and_refused_alike(
+    renderer: Make,
+) -> None:
+    plain = renderer(
+        SLOW + "{{ bos }}" + PLAIN + "{{ raise_exception('no') if tools }}", 10_000, 0.15
+    )
+    large = user("hellö", count=500)
+    assert (await plain.render(large)).text == "done" + "hellö" * 500
+    chat = messages.ChatRequest(messages=large.messages)
+    assert (await plain.render(chat)).text == "done" + "hellö" * 500
+    for request, field in (
+        (user("x" * 21, count=500), "messages"),
+        (Request(messages=[*large.messages, Message()]), "messages[500].role"),
+        (Request(messages=large.messages, tools=[Tool(name="f")]), "messages"),
+        (Request(messages=large.messages, tools=[Tool()]), "tools[0].name"),
+        (user("", count=4097), "messages"),
+    ):
+        error = await refusal(plain, request)
+        assert isinstance(error, InvalidRequestError) and error.field == field
+    await check_turns(plain)
+
+
+async def check_turns(renderer: Renderer) -> None:
+    """Who asks for too much is refused, and nobody waits for more than one such."""
+    ended: list[str] = []
+
+    async def ask(caller: str, content: str) -> None:
         try:
-            assert (await slow.render(user("fast"))).text == "done"
-            return
+            await renderer.render(user(content, count=500), caller)
         except InvalidRequestError as error:
-            assert "takes longer" in str(error)
+            assert (error.field, str(error), content) == (
+                "messages",
+                "rendering them: it takes more than 0.15 s of processor time",
+                "slow",
+            )
+        ended.append(caller)
+
+    await asyncio.gather(*(ask("greedy", "slow") for _ in range(3)), ask("another", "fast"))
+    assert ended[-1] == "greedy", "another caller's turn comes before"
 
 
-async def test_a_caller_that_leaves_stops_nothing() -> None:
+async def test_a_template_that_is_always_slow_gets_no_thread_of_ours(renderer: Make) -> None:
+    slow = renderer(ALWAYS_SLOW, max_seconds=0.05)
+    assert (await slow.render(user("fast"))).text == "done"
+    error = await refusal(slow, user("slow"))
+    assert "more than 0.05 s of processor time" in str(error)
+
+
+async def test_a_caller_that_leaves_stops_nothing(renderer: Make) -> None:
     plain = renderer(PLAIN)
     left = asyncio.create_task(plain.render(user("left")))
     await asyncio.sleep(0)
@@ -106,32 +162,28 @@ async def test_a_caller_that_leaves_stops_nothing() -> None:
     assert (await plain.render(user("hello"))).text == "hello"
 
 
-async def test_without_a_template() -> None:
+async def test_without_a_template(renderer: Make) -> None:
     none = renderer("")
     await none.warm_up()
     assert isinstance(await refusal(none, user("hello")), UnsupportedError)
 
 
-async def test_warming_up_leaves_a_template_s_complaints_to_the_callers() -> None:
+async def test_warming_up_leaves_a_template_s_complaints_to_the_callers(renderer: Make) -> None:
     for text in ("{% if %}", "{{ raise_exception('no') }}"):
         await renderer(text).warm_up()
 
 
-async def test_a_request_is_read_by_its_fields() -> None:
+async def test_a_request_is_read_by_its_fields(renderer: Make) -> None:
     plain = renderer(PLAIN)
-    Request, Message = messages.ApplyChatTemplateRequest, messages.ChatMessage
-    long = Message(role=messages.ROLE_USER, content="x" * 5000)
     for request, field in (
         (Request(messages=[Message(content="?")]), "messages[0].role"),
-        (
-            Request(messages=[Message(role=messages.ROLE_USER)], tools=[messages.Tool()]),
-            "tools[0].name",
-        ),
+        (user("x", Tool()), "tools[0].name"),
         (Request(), "messages"),
-        (Request(messages=[long]), "messages"),
     ):
-        with pytest.raises(InvalidRequestError) as refused:
-            await plain.read(request)
-        assert refused.value.field == field
-    many = Request(messages=[Message(role=messages.ROLE_USER)] * 4000)
-    assert len((await plain.read(many)).messages) == 4000
+        error = await refusal(plain, request)
+        assert isinstance(error, InvalidRequestError) and error.field == field
+    with pytest.raises(InvalidRequestError) as refused:
+        await plain.read_tools(user("x", Tool(name="f"), Tool(name="g", parameters="[]")))
+    assert refused.value.field == "tools[1].parameters"
+    (tool,) = await plain.read_tools(user("x", Tool(name="f")))
+    assert tool.name == "f"

@@ -1,6 +1,10 @@
 """Which tokens a text continuation is scored by; the tokenizer has "hello" and " w" as tokens."""
 
+import os.path
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from folovllm.errors import InvalidRequestError
 from folovllm.score import ContinuationScore, ScoreOutput
@@ -75,3 +79,31 @@ def test_what_cannot_be_scored_is_named(
     with pytest.raises(InvalidRequestError) as refused:
         encode(prompt, *continuations)
     assert refused.value.field == field
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    prompt=st.text("hello w", min_size=1, max_size=8) | st.lists(st.integers(0, 5), min_size=1),
+    continuations=st.lists(
+        st.text("hello w", min_size=1, max_size=6) | st.lists(st.integers(0, 5), min_size=1),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_what_is_kept_of_each_is_put_together_again(
+    prompt: str | list[int], continuations: list[str | list[int]]
+) -> None:
+    try:
+        encoded = encode(prompt, *continuations)
+    except InvalidRequestError:
+        return
+    for index, continuation in enumerate(continuations):
+        whole = [*encoded.prompt_token_ids, *encoded.continuations[index]]
+        alone = encode(prompt, continuation)
+        assert whole == [*alone.prompt_token_ids, *alone.continuations[0]]
+        assert scored(encoded)[index] == scored(alone)[0]
+    ends = [
+        [*encoded.prompt_token_ids, *ids[:count]]
+        for ids, count in zip(encoded.continuations, encoded.num_prompt_tokens, strict=True)
+    ]
+    assert list(encoded.prompt_token_ids) == os.path.commonprefix(ends), "no less is shared"

@@ -78,10 +78,9 @@ def test_tokens_that_are_put_around_a_text_stand_nowhere_in_it() -> None:
     tokenizer = Tokenizer(backend)
     (tokens,) = tokenizer.encode_with_offsets([f"hello{EOS}é"])
     assert tokens.token_ids == tokenizer.encode(f"hello{EOS}é") == [262, 259, 261, 0xC3, 0xA9, 261]
-    assert tokens.starts == [0, 0, 5, 18, 18, 0]
-    assert tokens.ends == [0, 5, 18, 19, 19, 0]
+    assert tokens.between(0, 6) == ([0, 0, 5, 18, 18, 0], [0, 5, 18, 19, 19, 0])
     (bare,) = tokenizer.encode_with_offsets(["a"], add_special_tokens=False)
-    assert bare == ([ord("a")], [0], [1])
+    assert (bare.token_ids, bare.between(0, 1)) == ([ord("a")], ([0], [1]))
 
 
 def test_offsets_are_places_in_the_text_before_it_was_normalized() -> None:
@@ -91,7 +90,8 @@ def test_offsets_are_places_in_the_text_before_it_was_normalized() -> None:
     (tokens,) = tokenizer.encode_with_offsets(["xe\u0301y"])
     assert b"".join(tokenizer.pieces(tokens.token_ids)) == "xéy".encode()
     # The library counts a composed character at the first of its code points.
-    assert tokens.starts == [0, 1, 1, 3] and tokens.ends == [1, 2, 2, 4]
+    assert tokens.between(0, 4) == ([0, 1, 1, 3], [1, 2, 2, 4])
+    assert tokens.between(2, 3) == ([1], [2])
 
 
 def test_pieces_of_other_tokenizers_are_the_text_of_each_token() -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "iterate",
     "means_closed",
     "open_channel",
+    "pause",
     "run_all",
 ]
 
@@ -60,6 +61,13 @@ async def call_once(
     call = method(request, timeout=deadline)
     with calls.running(call):
         return await call
+
+
+async def pause(seconds: float, calls: RunningCalls) -> None:
+    """Returns after so many seconds; ending `calls` ends it as it does a call."""
+    sleep = asyncio.ensure_future(asyncio.sleep(seconds))
+    with calls.running(sleep):
+        await sleep
 
 
 async def run_all(

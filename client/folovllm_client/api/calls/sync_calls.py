@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from queue import SimpleQueue
+from threading import Event
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -19,6 +20,7 @@ __all__ = [
     "iterate",
     "means_closed",
     "open_channel",
+    "pause",
     "run_all",
 ]
 
@@ -63,6 +65,25 @@ def call_once(
     return method(request, timeout=deadline)
 
 
+class _Pause:
+    def __init__(self) -> None:
+        self._cancelled = Event()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def wait(self, seconds: float) -> None:
+        if self._cancelled.wait(seconds):
+            raise CancelledError
+
+
+def pause(seconds: float, calls: RunningCalls) -> None:
+    """Returns after so many seconds; ending `calls` ends it as it does a call."""
+    sleep = _Pause()
+    with calls.running(sleep):
+        sleep.wait(seconds)
+
+
 def run_all(
     jobs: Sequence[Callable[[], _Output]], limit: int, calls: RunningCalls
 ) -> list[_Output]:
@@ -97,4 +118,4 @@ def means_closed(error: BaseException) -> bool:
     """Whether a call failed in a way that closing the client explains."""
     if isinstance(error, grpc.RpcError):
         return isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.CANCELLED
-    return isinstance(error, ValueError)
+    return isinstance(error, ValueError | CancelledError)

@@ -5,6 +5,10 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# As malloc.h names and numbers it; setting it also ends its growth.
+_M_MMAP_THRESHOLD = -3
+_LARGE_BLOCK = 128 * 1024
+
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
@@ -28,6 +32,22 @@ def settle_memory() -> None:
     Searching all of it for garbage later would block every stream, each time for up to 0.1 s.
     """
     gc.freeze()
+    return_free_memory()
+
+
+def return_free_memory() -> None:
+    """Gives memory that is free back to the system. Takes milliseconds; releases the lock."""
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):  # the GNU library's alone
         library.malloc_trim(0)
+
+
+def keep_large_blocks_apart() -> None:
+    """For the start of a process that gets large messages: each of them goes back by itself.
+
+    By default the GNU library soon puts blocks of up to 32 MiB among the small ones, where they
+    leave holes that only shrink at the end.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)

@@ -1,0 +1,1 @@
+"""What AsyncEngine has taken on: what each command demands, and the streams of those that run."""

@@ -1,0 +1,1 @@
+"""The memory of a service's process: `settling` at its start, `upkeep` while it serves."""

@@ -1,0 +1,1 @@
+"""Fuzz: messages and grammars of which nobody would think, for real services; see docs/chaos.md."""
