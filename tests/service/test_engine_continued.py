@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from engine_service.core.token_matcher import TokenMatcher
+from engine_service.engine.matcher_maker import MatcherMaker
 from folovllm.errors import InvalidRequestError
 from folovllm.outputs import RequestOutput
-from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import types_pb2
 from support.fakes.matcher import FakeMatcher
 from support.fakes.model_runner import expected_tokens
@@ -93,10 +93,10 @@ async def test_in_a_session_it_may_fork_and_be_aborted(
 async def test_what_the_grammar_does_not_accept_fails_by_name(
     fixture: EngineFixture, client: FrontEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def compiled(params: SamplingParams) -> TokenMatcher | None:
-        return FakeMatcher(9) if params.follows_grammar else None
+    async def compiled(*arguments: object) -> TokenMatcher:
+        return FakeMatcher(9)
 
-    monkeypatch.setattr(fixture.llm_engine, "make_matcher", compiled)
+    monkeypatch.setattr(MatcherMaker, "_matcher", compiled)
     whole = await fixture.generate(ask("a", max_tokens=20, n=2, regex="x"))
     assert len(whole.outputs[0].token_ids) == 9 and whole.outputs[0].output_complete
     await client.send(generate=go_on(whole, {0: 7, 1: 2}))
