@@ -50,12 +50,12 @@ def request_info(group: SequenceGroup, info: ModelInfo) -> RequestInfo:
 
 
 def _prompt_logprobs(group: SequenceGroup) -> tuple[PositionLogprobs, ...]:
-    """One for each token of the prompt; none if not wanted or aborted before all were known.
+    """One for each token of the prompt; none if not computed or aborted before all were known.
 
     Nothing precedes the first token, so it has no log-probability.
     """
     request = group.request
-    if request.sampling_params.prompt_logprobs is None or group.lacks_prompt_logprobs:
+    if not group.wants_prompt_logprobs or group.lacks_prompt_logprobs:
         return ()
     first = Logprob(request.prompt_token_ids[0], None, None)
     return PositionLogprobs(first), *group.prompt_logprobs

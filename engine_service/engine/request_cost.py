@@ -14,6 +14,8 @@ from folovllm.sampling_params import SamplingParams
 BYTES_PER_TOKEN = 8
 """On the host, for a token of a prompt or an output: its id takes four, the hashes of the KV blocks
 less than four, with blocks of 16 tokens and more."""
+# Of the output that a request comes with: its id and its log-probability.
+_BYTES_PER_GIVEN_TOKEN = 12
 _BYTES_PER_REQUEST = 4096
 _BYTES_PER_SEQUENCE = 1536
 # Of numbers and texts among the sampling parameters, at most so much for each.
@@ -43,14 +45,16 @@ def request_cost(request: Request, max_model_len: int) -> RequestCost:
     params = request.sampling_params
     num_prompt_tokens = len(request.prompt_token_ids)
     num_new_tokens = _max_new_tokens(params, num_prompt_tokens, max_model_len)
+    num_given_tokens = 0 if request.continued is None else request.continued.num_tokens
     return RequestCost(
         _BYTES_PER_REQUEST
         + num_prompt_tokens * BYTES_PER_TOKEN
-        + params.n * _BYTES_PER_SEQUENCE
+        + num_given_tokens * _BYTES_PER_GIVEN_TOKEN
+        + request.num_outputs * _BYTES_PER_SEQUENCE
         + _params_bytes(params)
         + num_prompt_tokens * _bytes_per_position(params.prompt_logprobs),
-        params.n * (num_prompt_tokens + num_new_tokens),
-        num_prompt_tokens + params.n * num_new_tokens,
+        request.num_outputs * (num_prompt_tokens + num_new_tokens),
+        num_prompt_tokens + request.num_outputs * num_new_tokens,
     )
 
 
