@@ -106,13 +106,14 @@ async def test_what_takes_too_much_memory_is_refused() -> None:
 
 async def test_what_takes_too_much_time_a_token_is_refused() -> None:
     costly = StructuredOutput("grammar", 'start: x{38,768058}\nx: "a" | x "b" | ""')
-    async with rehearsed(RehearsalLimits(token_seconds=0.005)) as compiler:
+    async with rehearsed(RehearsalLimits(60.0, 60.0, token_seconds=0.005)) as compiler:
         assert "takes more than 5 ms of processor time a token" in await refused(compiler, costly)
         assert await compiler.compile(DIGITS, None)
 
 
 async def test_what_is_ours_or_has_passed_starts_no_process_and_waits_for_none() -> None:
-    async with rehearsed() as compiler:
+    limits = RehearsalLimits(60.0, 60.0, wall_seconds=60.0, max_wait_seconds=60.0)
+    async with rehearsed(limits) as compiler:
         assert await compiler.compile(JSON_OBJECT, None)
         assert await compiler.compile(None, Reasoning(2047, 2046, 100))
         assert await compiler.compile(JSON_OBJECT, Reasoning(2047, 2046))
@@ -120,11 +121,10 @@ async def test_what_is_ours_or_has_passed_starts_no_process_and_waits_for_none()
         await compiler.compile(DIGITS, None)
         compiler._compiler.cache = type(compiler._compiler.cache)(0)  # which forgets it
         floods = [compiling(compiler, endless(i)) for i in range(8)]
-        await until(lambda: compiler.lanes.short.num_waiting)
-        waiting = compiler.lanes.short.num_waiting
+        await until(lambda: compiler.lanes.short.num_waiting == 7)
         assert await compiler.compile(DIGITS, None)
         assert await compiler.compile(None, Reasoning(2047, 2046, 7))
-        assert compiler.lanes.short.num_waiting == waiting
+        assert compiler.lanes.short.num_waiting == 7
         for flood in floods:
             flood.cancel()
         await asyncio.gather(*floods, return_exceptions=True)
