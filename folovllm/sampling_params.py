@@ -197,7 +197,9 @@ class SamplingParams(VllmNames):
         return replace(self, **{"structured_outputs": None, **changes})
 
     def with_seed(self, seed: int) -> "SamplingParams":
-        """A copy with a seed of the contract. Nothing is checked again, which may take long."""
+        """The same with a seed of the contract. Nothing is checked again, which may take long."""
+        if seed == self.seed:
+            return self
         copied = copy(self)
         object.__setattr__(copied, "seed", seed)
         return copied
@@ -239,7 +241,7 @@ class SamplingParams(VllmNames):
 
         Raises InvalidRequestError that names the first field out of range.
         """
-        defaults = defaults or cls()
+        defaults = defaults or _DEFAULTS
         values = {name: getattr(defaults, name) for name in _OPTIONAL}
         given = {descriptor.name: value for descriptor, value in message.ListFields()}
         for kind in given.keys() & set(OUTPUT_KINDS):
@@ -251,6 +253,7 @@ class SamplingParams(VllmNames):
 
 _FIELDS = [each.name for each in sent_fields(SamplingParams)]
 _TUPLES = [each.name for each in fields(SamplingParams) if each.default == ()]
+_DEFAULTS = SamplingParams()
 # Scalars that the contract marks `optional`: if one is not set, the model's default applies.
 _OPTIONAL = [
     each.name
