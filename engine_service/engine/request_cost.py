@@ -98,6 +98,8 @@ def _params_bytes(params: SamplingParams) -> int:
     """Of the parameters that may be long, and of the text of a grammar; not of it compiled."""
     entries = (*params.bad_words_token_ids, *params.bad_words, *params.stop)
     output = params.structured_output
+    if not (entries or params.stop_token_ids or params.allowed_token_ids) and output is None:
+        return _BYTES_PER_ENTRY * len(params.logit_bias)  # as for most
     if output is not None and not isinstance(output.value, bool):
         entries += (output.value,) if isinstance(output.value, str) else output.value
     num_characters = sum(len(each) for each in entries if isinstance(each, str))
