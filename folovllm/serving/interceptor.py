@@ -96,7 +96,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 def _coroutine(behavior: Any, around: Around, turns: Turns) -> Any:
     async def coroutine(request: Any, context: Context) -> Any:
         async with around(context):
-            await _turn_for(request, turns)
+            if _is_long(request):
+                await turns.take()
             return await behavior(request, context)
 
     return coroutine
@@ -105,7 +106,8 @@ def _coroutine(behavior: Any, around: Around, turns: Turns) -> Any:
 def _generator(behavior: Any, around: Around, turns: Turns) -> Any:
     async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
         async with around(context):
-            await _turn_for(request, turns)
+            if _is_long(request):
+                await turns.take()
             # Closed as soon as the call ends, not when memory is collected.
             async with aclosing(behavior(request, context)) as responses:
                 async for response in responses:
@@ -114,10 +116,9 @@ def _generator(behavior: Any, around: Around, turns: Turns) -> Any:
     return generator
 
 
-async def _turn_for(request: Any, turns: Turns) -> None:
-    """Waits until a long message may be read: two million entries take a tenth of a second."""
-    if isinstance(request, bytes) and len(request) > LONG_BYTES:
-        await turns.take()
+def _is_long(request: Any) -> bool:
+    """Whether a message takes a turn to be read: two million entries take a tenth of a second."""
+    return isinstance(request, bytes) and len(request) > LONG_BYTES
 
 
 def _reading(behavior: Any, read: Callable[[bytes], Any]) -> Any:

@@ -22,6 +22,8 @@ from folovllm.serving.output.standard_streams import unblock_standard_streams
 # Characters in a line of one value, and of a traceback.
 _MAX_VALUE = 1024
 _MAX_TRACEBACK = 16384
+# Of values whose text is short; that of a subclass need not be.
+_SHORT_TYPES = frozenset((type(None), bool, int, float))
 
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -95,7 +97,7 @@ def configure_logging(config: LogConfig, *, threaded: bool = True, **fields: obj
 def shorten(_logger: object, _method: str, entry: EventDict) -> EventDict:
     """Cuts each value to 1024 characters, and a traceback to 16384: its begin and its end."""
     for name, value in entry.items():
-        if value is None or isinstance(value, bool | int | float):
+        if type(value) in _SHORT_TYPES or (type(value) is str and len(value) <= _MAX_VALUE):
             continue
         limit = _MAX_TRACEBACK if name == "exception" else _MAX_VALUE
         text = value if isinstance(value, str) else repr(value)
