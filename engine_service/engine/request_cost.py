@@ -5,7 +5,7 @@ sequence has ended, however it has, the engine refers to nothing of the request 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine_service.core.request import Branch, Request
 from engine_service.engine.score_requests import ScoreRequest
@@ -25,8 +25,7 @@ _BYTES_PER_POSITION = 256
 _BYTES_PER_LOGPROB = 160
 
 
-@dataclass(frozen=True, slots=True)
-class RequestCost:
+class RequestCost(NamedTuple):
     """What one call takes up, at most."""
 
     num_bytes: int
