@@ -241,19 +241,18 @@ class SamplingParams(VllmNames):
 
         Raises InvalidRequestError that names the first field out of range.
         """
-        defaults = defaults or _DEFAULTS
-        values = {name: getattr(defaults, name) for name in _OPTIONAL}
+        values = {name: getattr(defaults, name) for name in _OPTIONAL} if defaults else {}
         given = {descriptor.name: value for descriptor, value in message.ListFields()}
-        for kind in given.keys() & set(OUTPUT_KINDS):
+        for kind in given.keys() & _OUTPUT_KINDS:
             values["structured_output"] = _structured_output(kind, given.pop(kind))
         for name, value in given.items():
             values[name] = _READERS[name](value) if name in _READERS else _shortest(value)
         return cls(**values)
 
 
+_OUTPUT_KINDS = frozenset(OUTPUT_KINDS)
 _FIELDS = [each.name for each in sent_fields(SamplingParams)]
 _TUPLES = [each.name for each in fields(SamplingParams) if each.default == ()]
-_DEFAULTS = SamplingParams()
 # Scalars that the contract marks `optional`: if one is not set, the model's default applies.
 _OPTIONAL = [
     each.name
