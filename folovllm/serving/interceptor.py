@@ -52,6 +52,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, active_calls: ActiveCalls) -> None:
         self._active_calls = active_calls
         self._turns = Turns()
+        # By method, each beside the handler that it wraps, so that a call does not make its own.
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
         self,
@@ -63,6 +65,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return handler
         method = handler_call_details.method
+        wraps, wrapped = self._wrapped.get(method, (None, None))
+        if wraps is not handler:
+            wrapped = self._wrap(method, handler)
+            self._wrapped[method] = handler, wrapped
+        return wrapped
+
+    def _wrap(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> Handler:
         kind = next(kind for kind in _MAKE_HANDLER if getattr(handler, kind) is not None)
         behavior = getattr(handler, kind)
         around: Around = _refusing
