@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
@@ -30,14 +29,14 @@ class MessageFields(Generic[M]):
         """The message of the contract."""
         values = {
             name: write(getattr(self, name)) if write else getattr(self, name)
-            for name, write in _writers(self.message_type)
+            for name, write in _writers(cast(type, self.message_type))
         }
         return cast(M, self.message_type(**values))
 
     @classmethod
     def from_proto(cls, message: M) -> Self:
         """Reads a message of the contract."""
-        readers = _readers(cast(type, cls), cls.message_type)
+        readers = _readers(cast(type, cls), cast(type, cls.message_type))
         values = {
             name: read(getattr(message, name)) if read else getattr(message, name)
             for name, read in readers
@@ -46,26 +45,26 @@ class MessageFields(Generic[M]):
 
 
 @cache
-def _writers(message_type: type[Message]) -> Converters:
+def _writers(message_type: Any) -> Converters:
     """How the attribute for each field becomes what the field is set to; None: as it is."""
     return tuple((field.name, _writer(field)) for field in message_type.DESCRIPTOR.fields)
 
 
 @cache
-def _readers(kind: type, message_type: type[Message]) -> Converters:
+def _readers(kind: type, message_type: Any) -> Converters:
     """How each field becomes what the dataclass declares; None: as it is."""
     fields = message_type.DESCRIPTOR.fields_by_name
     types = get_type_hints(kind)
     return tuple((name, _reader(types[name], fields[name])) for name in types if name in fields)
 
 
-def _writer(field: FieldDescriptor) -> Converter | None:
+def _writer(field: Any) -> Converter | None:
     if field.message_type is Duration.DESCRIPTOR:
         return _duration
     return None if field.message_type is None else _message
 
 
-def _reader(declared: Any, field: FieldDescriptor) -> Converter | None:
+def _reader(declared: Any, field: Any) -> Converter | None:
     if field.message_type is Duration.DESCRIPTOR:
         return _seconds
     if get_origin(declared) is tuple:

@@ -75,12 +75,12 @@ class Outbox:
         message, size = SessionEvents(), 0
         outputs = message.outputs  # it takes as long to look up as to append to
         for part in self._parts():
-            part_size = _PART_BYTES + (len(part) if type(part) is str else part.ByteSize())
+            part_size = _PART_BYTES + (len(part) if isinstance(part, str) else part.ByteSize())
             if size and size + part_size > _MAX_BYTES:
                 yield self._completed(message)
                 message, size = SessionEvents(), 0
                 outputs = message.outputs
-            if type(part) is Output:
+            if isinstance(part, Output):
                 outputs.append(part)
             else:
                 _add(message, part)
