@@ -5,7 +5,7 @@ sequence has ended, however it has, the engine refers to nothing of the request 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine_service.core.request import Branch, Request
 from engine_service.engine.score_requests import ScoreRequest
@@ -27,8 +27,7 @@ _BYTES_PER_POSITION = 256
 _BYTES_PER_LOGPROB = 160
 
 
-@dataclass(frozen=True, slots=True)
-class RequestCost:
+class RequestCost(NamedTuple):
     """What one call takes up, at most."""
 
     num_bytes: int
@@ -102,6 +101,8 @@ def _params_bytes(params: SamplingParams) -> int:
     """Of the parameters that may be long, and of the text of a grammar; not of it compiled."""
     entries = (*params.bad_words_token_ids, *params.bad_words, *params.stop)
     output = params.structured_output
+    if not (entries or params.stop_token_ids or params.allowed_token_ids) and output is None:
+        return _BYTES_PER_ENTRY * len(params.logit_bias)  # as for most
     if output is not None and not isinstance(output.value, bool):
         entries += (output.value,) if isinstance(output.value, str) else output.value
     num_characters = sum(len(each) for each in entries if isinstance(each, str))

@@ -33,7 +33,7 @@ def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
     check_prompt_length(len(message.prompt_token_ids), info)  # before they are copied
     request = Request(
         message.request_id or new_request_id(),
-        message.prompt_token_ids,
+        message.prompt_token_ids[:],  # a list, which makes an array three times as fast
         params,
         seed=new_seed(),
         priority=message.priority,

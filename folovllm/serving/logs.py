@@ -24,6 +24,8 @@ from folovllm.serving.output.standard_streams import unblock_standard_streams
 _MAX_VALUE = 1024
 _MAX_LONG_VALUE = 16384
 _LONG_VALUES = ("exception", "stack")
+# Of values whose text is short; that of a subclass need not be.
+_SHORT_TYPES = frozenset((type(None), bool, int, float))
 
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -97,7 +99,7 @@ def configure_logging(config: LogConfig, *, threaded: bool = True, **fields: obj
 def shorten(_logger: object, _method: str, entry: EventDict) -> EventDict:
     """Cuts the middle of each value of over 1024 characters, of stacks of over 16384."""
     for name, value in entry.items():
-        if value is None or isinstance(value, bool | int | float):
+        if type(value) in _SHORT_TYPES or (type(value) is str and len(value) <= _MAX_VALUE):
             continue
         limit = _MAX_LONG_VALUE if name in _LONG_VALUES else _MAX_VALUE
         text = value if isinstance(value, str) else repr(value)
