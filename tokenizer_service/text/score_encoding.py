@@ -64,9 +64,7 @@ class ScoreEncoder:
                 f"{max_model_len}",
             )
         self._prompt_ids = _compact(ids)
-        self._bare = _compact(
-            tokenizer.encode(prompt.rstrip()) if isinstance(prompt, str) else ()
-        )
+        self._bare = _compact(tokenizer.encode(prompt.rstrip()) if isinstance(prompt, str) else ())
         self._first: array[int] | None = None
         self._num_common = 0
         """How many ids of the first whole are in the prompts of all."""
