@@ -106,7 +106,8 @@ class ScoreEncoder:
     def _encode(self, continuation: Text) -> tuple["array[int]", int]:
         """The ids of the whole, and how many of them are the prompt's."""
         if isinstance(self._prompt, str) and isinstance(continuation, str):
-            whole = _compact(self._tokenizer.encode(self._prompt + continuation))
+            # What of the prompt is a segment by itself was kept with the prompt.
+            whole = _compact(self._tokenizer.encode(self._prompt + continuation, keep=False))
             return whole, _num_equal(self._bare, whole, len(self._bare))
         ids = (
             self._tokenizer.encode(continuation, add_special_tokens=False)

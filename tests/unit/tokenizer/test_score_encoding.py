@@ -114,3 +114,17 @@ def test_what_is_kept_of_each_is_put_together_again(
         for ids, count in zip(encoded.continuations, encoded.num_prompt_tokens, strict=True)
     ]
     assert list(encoded.prompt_token_ids) == os.path.commonprefix(ends), "no less is shared"
+
+
+def test_what_is_scored_takes_no_conversations_place_in_the_cache() -> None:
+    kept: list[bool] = []
+
+    class Watched(Tokenizer):
+        def encode(
+            self, text: str, add_special_tokens: bool = True, *, keep: bool = True
+        ) -> list[int]:
+            kept.append(keep)
+            return super().encode(text, add_special_tokens, keep=keep)
+
+    encode_score(Watched(byte_tokenizer()), "ab", [" w", "c"], 100)
+    assert kept == [True, True, False, False]
