@@ -197,7 +197,9 @@ class SamplingParams(VllmNames):
         return replace(self, **{"structured_outputs": None, **changes})
 
     def with_seed(self, seed: int) -> "SamplingParams":
-        """A copy with a seed of the contract. Nothing is checked again, which may take long."""
+        """The same with a seed of the contract. Nothing is checked again, which may take long."""
+        if seed == self.seed:
+            return self
         copied = copy(self)
         object.__setattr__(copied, "seed", seed)
         return copied
@@ -239,16 +241,16 @@ class SamplingParams(VllmNames):
 
         Raises InvalidRequestError that names the first field out of range.
         """
-        defaults = defaults or cls()
-        values = {name: getattr(defaults, name) for name in _OPTIONAL}
+        values = {name: getattr(defaults, name) for name in _OPTIONAL} if defaults else {}
         given = {descriptor.name: value for descriptor, value in message.ListFields()}
-        for kind in given.keys() & set(OUTPUT_KINDS):
+        for kind in given.keys() & _OUTPUT_KINDS:
             values["structured_output"] = _structured_output(kind, given.pop(kind))
         for name, value in given.items():
             values[name] = _READERS[name](value) if name in _READERS else _shortest(value)
         return cls(**values)
 
 
+_OUTPUT_KINDS = frozenset(OUTPUT_KINDS)
 _FIELDS = [each.name for each in sent_fields(SamplingParams)]
 _TUPLES = [each.name for each in fields(SamplingParams) if each.default == ()]
 # Scalars that the contract marks `optional`: if one is not set, the model's default applies.

@@ -1,7 +1,6 @@
 """TokenizerServicer: the RPCs of folovllm.v1.TokenizerService, each served by its handler."""
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from typing import Any, Protocol, TypeVar, cast
 
 import grpc
@@ -43,7 +42,7 @@ def _served_by(handler: Callable[[Request, Services], Reply]) -> _Method[Request
     """An RPC that does what its handler does."""
 
     def method(self: "TokenizerServicer", request: Request, context: Context) -> Reply:
-        return handler(request, replace(self._services, caller=current_call.get().peer))
+        return handler(request, self._services)
 
     return cast(_Method[Request, Reply], method)
 

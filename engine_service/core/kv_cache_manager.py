@@ -89,15 +89,18 @@ class KVCacheManager:
         for block_id, block_hash in zip(seq.block_table[first:end], hashes, strict=True):
             self._pool.cache(block_id, block_hash)
 
-    def fork(self, parent: Sequence, child: Sequence) -> bool:
-        """Lets `child` share the parent's full blocks and have a copy of the partial one.
+    def fork(self, parent: Sequence, child: Sequence, num_tokens: int) -> bool:
+        """Lets `child` share the blocks of the parent's first tokens, with a copy of a partial one.
 
-        The copy is made at the start of the next step. It may then hold KV of tokens that a step in
-        flight computed for the parent, in slots that the child writes before it reads them. False,
-        with nothing shared, if no block is free for it; the child then computes its KV itself.
+        They are computed, and `child` begins with them.
+
+        The copy is made at the start of the next step. It may then hold KV of the parent's later
+        tokens too, also of a step in flight, in slots that the child writes before it reads them.
+        False, with nothing shared, if the pool could not hold all of the child's tokens now; it
+        then computes its KV itself.
         """
-        num_full, partial = divmod(parent.num_computed_tokens, self.block_size)
-        if partial and not self.num_free_blocks:
+        num_full, partial = divmod(num_tokens, self.block_size)
+        if self.num_blocks_for(child.num_tokens) - num_full > self.num_free_blocks:
             return False
         child.block_table = parent.block_table[:num_full]
         for block_id in child.block_table:
@@ -107,7 +110,7 @@ class KVCacheManager:
             # A source may itself be a target that is not written yet: copies keep their order.
             self._pending_copies.append((parent.block_table[num_full], target))
             child.block_table.append(target)
-        child.num_computed_tokens = parent.num_computed_tokens
+        child.num_computed_tokens = num_tokens
         if self._enable_prefix_caching:
             self._inherit_hashes(parent, child)
         return True

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from engine_service.core.continued import Continued
 from engine_service.core.sequence_data import SequenceData
 from engine_service.core.sequence_parts.bad_words import BadWords
 from engine_service.core.sequence_parts.runner_state import RunnerState
@@ -50,6 +51,8 @@ class Request:
     """Seconds by which it is queued as if it had come later."""
     num_parent_output_tokens: int = field(default=0, kw_only=True)
     """Of a branch: how many of the prompt's last tokens its parent generated."""
+    continued: Continued | None = field(default=None, kw_only=True)
+    """What it has generated before, which it goes on from."""
     scored_from: int | None = field(default=None, kw_only=True)
     """Of a request that generates nothing: the index, at least 1, of the first prompt token whose
     log-probability is wanted."""
@@ -67,10 +70,15 @@ class Request:
         assert isinstance(self.prompt_token_ids, TokenIds)
         return self.prompt_token_ids
 
+    @property
+    def num_outputs(self) -> int:
+        """Continuations that it leads to: n, or fewer if some have ended before."""
+        return self.sampling_params.n if self.continued is None else len(self.continued.outputs)
+
     def get_seqs(self) -> list["Sequence"]:
-        """The n sequences as they begin; a scheduler makes its own."""
+        """The sequences as they begin; a scheduler makes its own."""
         group = SequenceGroup(self)
-        return [group.seq(index) for index in range(self.sampling_params.n)]
+        return [group.seq(index) for index in group.unfinished_indexes()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +179,7 @@ class Sequence:
                 request_id=new_request_id(),
                 prompt_token_ids=token_ids,
                 prompt=None,
+                continued=None,
                 sampling_params=branch.sampling_params,
                 seed=branch.seed,
                 arrival_time=arrival_time,
@@ -188,11 +197,12 @@ class SequenceGroup:
     def __init__(
         self,
         request: Request,
-        matcher: "TokenMatcher | None" = None,
+        matchers: SequenceOf["TokenMatcher | None"] = (),
         arrival_order: int = 0,
         first_seq_id: int = 0,
     ) -> None:
-        """`matcher` is at the start of the grammar that the outputs must follow.
+        """`matchers` has one at the start of the grammar that the outputs must follow, if there is
+        one; of a continued request one for each of its outputs, which is after it.
 
         The scheduler counts requests by `arrival_order`; its sequences are numbered from
         `first_seq_id` on.
@@ -207,16 +217,27 @@ class SequenceGroup:
         """Of the prompt's tokens after the first, or from scored_from on, as far as they are
         computed; never twice."""
         params = request.sampling_params
-        self.forked = params.n == 1
+        outputs = () if request.continued is None else request.continued.outputs
+        self._given = {output.index: output for output in outputs}
+        self.first_index = min(self._given, default=0)
+        """The lowest of those that have not ended at the start."""
+        self.forked = request.num_outputs == 1
         """Whether every sequence runs on its own."""
         self.looks_back = params.looks_back
-        self._wants_prompt_logprobs = params.prompt_logprobs is not None
+        # They go with the first tokens of index 0, and are not computed again.
+        first = self._given.get(0)
+        self.wants_prompt_logprobs = params.prompt_logprobs is not None and (
+            request.continued is None or (first is not None and not first.token_ids)
+        )
+        """Whether log-probabilities of the prompt are computed."""
         self._num_prompt_tokens = len(request.prompt_token_ids)
         # Nothing comes after the last token that is scored, so it needs no KV.
         self._num_first_tokens = self._num_prompt_tokens - (request.scored_from is not None)
-        self._matcher = matcher
+        self._matchers = matchers
         self._made: dict[int, Sequence] = {}  # those that have not ended, by index
         self._ended: set[int] = set()
+        if request.continued is not None:
+            self._ended.update(set(range(params.n)) - self._given.keys())
         self._bad_words: BadWords | None = None
 
     @property
@@ -229,7 +250,7 @@ class SequenceGroup:
     @property
     def lacks_prompt_logprobs(self) -> bool:
         """Whether log-probabilities of the prompt are wanted and not all computed."""
-        if not self._wants_prompt_logprobs:
+        if not self.wants_prompt_logprobs:
             return False
         num_wanted = self._num_prompt_tokens - 1 - self._first_logprob_position
         return len(self.prompt_logprobs) < num_wanted
@@ -244,7 +265,7 @@ class SequenceGroup:
 
     def prompt_logprob_positions(self, start: int, end: int) -> range:
         """The positions from `start` to before `end` whose next prompt token lacks its own."""
-        if not (self._wants_prompt_logprobs and self.lacks_prompt_logprobs):
+        if not (self.wants_prompt_logprobs and self.lacks_prompt_logprobs):
             return _NO_POSITIONS
         first = max(start, self._first_logprob_position + len(self.prompt_logprobs))
         return range(first, max(first, min(end, self._num_prompt_tokens - 1)))
@@ -257,17 +278,24 @@ class SequenceGroup:
     def seq(self, index: int) -> Sequence:
         """A sequence that has not ended, made now if it was not."""
         if index not in self._made:
-            # The last one that is made could have the original, but which it is is not known.
-            matcher = self._matcher
-            if matcher is not None and self.request.sampling_params.n > 1:
-                matcher = matcher.copy()
-            self._made[index] = self._make(index, matcher)
+            self._made[index] = self._make(index, self._own_matcher(index))
         return self._made[index]
+
+    def num_shared_tokens(self, parent: Sequence, child: Sequence) -> int:
+        """The computed tokens of `parent` that `child`, of this group, begins with."""
+        if not self._given:
+            return parent.num_computed_tokens
+        # At least one is left to compute, since a token is drawn after it.
+        num_tokens = min(self._num_prompt_tokens, child.num_tokens - 1)
+        return min(parent.num_computed_tokens, num_tokens)
 
     def num_uncomputed_tokens(self, index: int) -> int:
         """Those of a sequence that has not ended, without making it."""
         seq = self._made.get(index)
-        return self._num_first_tokens if seq is None else seq.num_uncomputed_tokens
+        if seq is not None:
+            return seq.num_uncomputed_tokens
+        given = self._given.get(index)
+        return self._num_first_tokens + (0 if given is None else len(given.token_ids))
 
     def unfinished_indexes(self) -> list[int]:
         """Of the sequences that have not ended."""
@@ -297,12 +325,21 @@ class SequenceGroup:
         """Whether every sequence has ended."""
         return len(self._ended) == self.request.sampling_params.n
 
+    def _own_matcher(self, index: int) -> "TokenMatcher | None":
+        if self._given:
+            return dict(zip(self._given, self._matchers, strict=False)).get(index)
+        matcher = self._matchers[0] if self._matchers else None
+        # The last one that is made could have the original, but which it is is not known.
+        if matcher is not None and self.request.sampling_params.n > 1:
+            matcher = matcher.copy()
+        return matcher
+
     def _make(self, index: int, matcher: "TokenMatcher | None") -> Sequence:
         request = self.request
         token_ids = request.token_ids
         if request.scored_from is None:  # and so has an output
             token_ids = TokenIds(token_ids.shared, token_ids.own)
-        return Sequence(
+        seq = Sequence(
             group=self,
             request=request,
             index=index,
@@ -312,3 +349,9 @@ class SequenceGroup:
             num_tokens=self._num_first_tokens,
             matcher=matcher,
         )
+        given = self._given.get(index)
+        if given is not None:
+            token_ids.own.extend(given.token_ids)
+            seq.num_tokens += len(given.token_ids)
+            seq.cumulative_logprob = given.cumulative_logprob
+        return seq

@@ -75,15 +75,16 @@ class Scheduler:
         return bool(self._states.groups)
 
     def add_request(
-        self, request: Request, matcher: TokenMatcher | None = None, *, may_wait: bool = False
+        self, request: Request, *matchers: TokenMatcher | None, may_wait: bool = False
     ) -> None:
         """Queues a request that the engine has admitted; its id is not in use.
 
-        `matcher` is at the start of the grammar that its outputs must follow. One that `may_wait`
-        is never overdue. Costs the same for every prompt and every n.
+        The first of `matchers` is at the start of the grammar that its outputs must follow; a
+        continued request has one for each of its outputs. One that `may_wait` is never overdue.
+        Costs the same for every prompt and every n.
         """
-        group = self._states.register(request, matcher, may_wait)
-        self._states.waiting.add(group, 0)
+        group = self._states.register(request, matchers, may_wait)
+        self._states.waiting.add(group, group.first_index)
 
     def find_unfinished(self, request_id: str, index: int) -> Sequence | None:
         """A sequence that has not ended, if there is one of this index."""
@@ -100,7 +101,7 @@ class Scheduler:
         It runs at once on its parent's KV, before all that wait, since that KV may be gone later.
         If the parent has none now, or there is no capacity or block, it queues as any request.
         """
-        group = self._states.register(branch, matcher, may_wait=False)
+        group = self._states.register(branch, (matcher,), may_wait=False)
         self._states.branch(parent, group, 0)
 
     def overdue_requests(self, max_seconds: float, now: float) -> list[Request]:

@@ -44,7 +44,8 @@ class SchedulerOutputBuilder:
         sample_indexes: tuple[int, ...] = ()
         forbidden: tuple[int, ...] = ()
         if end == num_known and request.scored_from is None:
-            sample_indexes = (seq.index,) if group.forked else tuple(group.unfinished_indexes())
+            together = not group.forked and request.continued is None
+            sample_indexes = tuple(group.unfinished_indexes()) if together else (seq.index,)
             # Sequences that draw together have the same tokens so far.
             forbidden = forbidden_token_ids(seq, self._eos_token_ids, _PENDING if pending else ())
         self._scheduled[seq] = ScheduledSequence(

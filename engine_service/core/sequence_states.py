@@ -1,6 +1,7 @@
 """SequenceStates: every unfinished request, and which of its sequences run and which wait."""
 
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.request import Request, RequestStatus, Sequence, SequenceGroup
@@ -43,15 +44,15 @@ class SequenceStates:
         return len(self.running) < self._max_num_seqs
 
     def register(
-        self, request: Request, matcher: TokenMatcher | None, may_wait: bool
+        self, request: Request, matchers: SequenceOf[TokenMatcher | None], may_wait: bool
     ) -> SequenceGroup:
         """Numbers a request and its sequences in the order of arrival; makes none of them.
 
-        `may_wait` says that it may wait for as long as it takes.
+        `matchers` are the group's. `may_wait` says that it may wait for as long as it takes.
         """
         request_id = request.request_id
         assert request_id not in self.groups
-        group = SequenceGroup(request, matcher, self._num_groups_seen, self._num_seqs_seen)
+        group = SequenceGroup(request, matchers, self._num_groups_seen, self._num_seqs_seen)
         self._num_groups_seen += 1
         self._num_seqs_seen += request.sampling_params.n
         self.groups[request_id] = group
@@ -76,11 +77,11 @@ class SequenceStates:
         return seq
 
     def branch(self, parent: Sequence, group: SequenceGroup, index: int) -> None:
-        """Runs a sequence with its parent's tokens on its parent's KV, or else queues it."""
+        """Runs a sequence that begins as its parent on the KV of that, or else queues it."""
         if parent.seq_id in self.running and self.has_capacity:
             child = group.seq(index)
-            if self._kv.fork(parent, child):
-                if parent.runner_state is not None:
+            if self._kv.fork(parent, child, group.num_shared_tokens(parent, child)):
+                if parent.runner_state is not None and group.request.continued is None:
                     child.runner_state = parent.runner_state.fork()
                 self._run(child)
                 return
@@ -125,6 +126,6 @@ class SequenceStates:
         seq.status = RequestStatus.RUNNING
         if seq.group.first_scheduled_time is None:
             seq.group.first_scheduled_time = self.clock()
-            seq.group.num_cached_tokens = seq.num_computed_tokens
+            seq.group.num_cached_tokens = min(seq.num_computed_tokens, seq.num_prompt_tokens)
             self.started.append(seq.request)
             self.queued_since.pop(seq.request.request_id, None)

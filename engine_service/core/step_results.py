@@ -8,6 +8,7 @@ itself.
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
+from engine_service.core.forbidden_tokens import stop_kind
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.outputs import (
     ModelRunnerOutput,
@@ -95,6 +96,9 @@ class StepResults:
         if index in runner_output.prompt_logprobs:
             group.prompt_logprobs += runner_output.prompt_logprobs[index]
         self._advance(seq, len(part.token_ids) - len(part.draft_token_ids))
+        forks = not group.forked and seq.num_computed_tokens >= seq.num_prompt_tokens
+        if forks:
+            self._fork(seq)
         if seq.request.scored_from is not None and not group.lacks_prompt_logprobs:
             self.finish(seq, RequestStatus.FINISHED_LENGTH)
             scores = tuple(group.prompt_logprobs)
@@ -102,25 +106,28 @@ class StepResults:
         elif part.sample_indexes:
             token_ids = runner_output.sampled_token_ids[index]
             logprobs = runner_output.logprobs.get(index, ())
-            if group.forked:
-                changes.append(self._continue(seq, part.draft_token_ids, token_ids, logprobs))
+            if forks:
+                changes += self._continue_each(group, part, token_ids, logprobs)
             else:
-                changes += self._fork(seq, part, token_ids, logprobs)
+                changes.append(self._continue(seq, part.draft_token_ids, token_ids, logprobs))
 
-    def _fork(
+    def _fork(self, leader: Sequence) -> None:
+        """Lets the sequences of a request run on their own from the computed prompt."""
+        group = leader.group
+        group.forked = True
+        for index in group.unfinished_indexes():
+            if index != leader.index:
+                self._states.branch(leader, group, index)
+
+    def _continue_each(
         self,
-        leader: Sequence,
+        group: SequenceGroup,
         part: ScheduledSequence,
         token_ids: SequenceOf[int],
         logprobs: SequenceOf["PositionLogprobs"],
     ) -> list[SequenceOutput]:
-        """Lets the sequences of a request run on their own from the computed prompt."""
-        group = leader.group
-        group.forked = True
+        """Appends one of the drawn tokens to each of the sequences that were drawn for."""
         unfinished = group.unfinished_indexes()
-        for index in unfinished:
-            if index != leader.index:
-                self._states.branch(leader, group, index)
         return [
             self._continue(group.seq(index), (), token_ids[drawn:], logprobs[drawn:])
             for drawn, index in enumerate(part.sample_indexes)
@@ -177,12 +184,11 @@ class StepResults:
         params, matcher = seq.request.sampling_params, seq.matcher
         num_tokens = seq.num_tokens
         num_output_tokens = num_tokens - seq.num_prompt_tokens
-        if num_output_tokens > params.min_tokens:
-            if token_id in eos_token_ids and not params.ignore_eos:
-                return RequestStatus.FINISHED_STOPPED
-            if token_id in params.stop_token_ids:
+        stop = stop_kind(token_id, num_output_tokens, params, eos_token_ids)
+        if stop is not None:
+            if stop == "stop":
                 change.stop_token_id = token_id
-                return RequestStatus.FINISHED_STOPPED
+            return RequestStatus.FINISHED_STOPPED
         if matcher is not None:
             matcher.advance(token_id)
             if matcher.must_stop:

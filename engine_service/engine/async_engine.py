@@ -330,9 +330,8 @@ class AsyncEngine:
 
         Returns those that the engine did not refuse.
         """
-        applied: list[Command] = []
+        applied: list[Command] = self._end_overdue(engine)
         while True:
-            applied += self._end_overdue(engine)
             idle = not engine.has_unfinished_requests()
             if idle:
                 self.step_clock.rest()

@@ -42,7 +42,7 @@ class Generate:
     @property
     def num_outputs(self) -> int:
         """Continuations that it leads to."""
-        return self.request.sampling_params.n
+        return self.request.num_outputs
 
     @property
     def follows_grammar(self) -> bool:
@@ -55,8 +55,8 @@ class Generate:
         return (("sampling_params", self.request.sampling_params),)
 
     def make_matchers(self, engine: LLMEngine) -> Matchers:
-        """What `apply` needs; see LLMEngine.make_matcher."""
-        return (engine.make_matcher(self.request.sampling_params),)
+        """What `apply` needs; see LLMEngine.make_matchers."""
+        return engine.make_matchers(self.request)
 
     def apply(self, engine: LLMEngine, matchers: Matchers = ()) -> list[CompletionOutput]:
         """Tells an engine; returns what this ends at once."""

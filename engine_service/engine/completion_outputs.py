@@ -37,25 +37,26 @@ def completion_output(change: SequenceOutput, name: str, index: int) -> Completi
 def request_info(group: SequenceGroup, info: ModelInfo) -> RequestInfo:
     """What was resolved about a request, which the model of `info` computes."""
     request = group.request
-    own_tokens = len(request.prompt_token_ids) - request.num_parent_output_tokens
+    num_tokens = len(request.prompt_token_ids)
+    own_tokens = num_tokens - request.num_parent_output_tokens
     return RequestInfo(
         sampling_params=request.sampling_params.with_seed(request.seed),
         model_fingerprint=info.model_fingerprint,
         tokenizer_fingerprint=info.tokenizer_fingerprint,
-        prompt_tokens=len(request.prompt_token_ids),
+        prompt_tokens=num_tokens,
         cached_tokens=group.num_cached_tokens,
         prompt_logprobs=_prompt_logprobs(group),
-        parent_output_token_ids=tuple(request.prompt_token_ids[own_tokens:]),
+        parent_output_token_ids=tuple(request.token_ids.part(own_tokens, num_tokens)),
     )
 
 
 def _prompt_logprobs(group: SequenceGroup) -> tuple[PositionLogprobs, ...]:
-    """One for each token of the prompt; none if not wanted or aborted before all were known.
+    """One for each token of the prompt; none if not computed or aborted before all were known.
 
     Nothing precedes the first token, so it has no log-probability.
     """
     request = group.request
-    if request.sampling_params.prompt_logprobs is None or group.lacks_prompt_logprobs:
+    if not group.wants_prompt_logprobs or group.lacks_prompt_logprobs:
         return ()
     first = Logprob(request.prompt_token_ids[0], None, None)
     return PositionLogprobs(first), *group.prompt_logprobs

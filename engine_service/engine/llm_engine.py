@@ -32,6 +32,7 @@ from engine_service.core.token_matcher import TokenMatcher
 from engine_service.core.waiting.scheduling_policy import SchedulingPolicy
 from engine_service.engine.admission import check_lengths
 from engine_service.engine.completion_outputs import completion_output, request_info
+from engine_service.engine.continued.matchers import matchers_after
 from engine_service.engine.failures import FailureJudge, RequestFailure, request_failure
 from engine_service.engine.parent_requests import ParentRequests
 from engine_service.engine.score_requests import ScoreRequest
@@ -122,13 +123,33 @@ class LLMEngine:
             raise no_grammars(output)
         return self.grammar_compiler.compile(output, reasoning).matcher()
 
-    def add_request(self, request: Request, matcher: TokenMatcher | None = None) -> None:
+    def make_matchers(self, request: Request) -> tuple[TokenMatcher | None, ...]:
+        """One for the request, or if it is continued one after each of its outputs.
+
+        Otherwise as `make_matcher`. Raises InvalidRequestError that names the output, if the
+        grammar does not accept it.
+        """
+        matcher = self.make_matcher(request.sampling_params)
+        if request.continued is None:
+            return (matcher,)
+        return matchers_after(matcher, request.continued)
+
+    def add_request(self, request: Request, *matchers: TokenMatcher | None) -> None:
         """Adds a request that `admission.check_request` admits and whose id is not in use.
 
-        `matcher` is what `make_matcher` returned for it; if left out, it is made now.
+        If it is continued, `continued.checks.check_continued` admits it too, and it may wait for as
+        long as it takes. `matchers` are what `make_matchers` returned for it; if left out, they are
+        made now.
         """
-        self.scheduler.add_request(request, matcher or self.make_matcher(request.sampling_params))
+        self.scheduler.add_request(
+            request,
+            *(matchers or self.make_matchers(request)),
+            # It has waited elsewhere.
+            may_wait=request.continued is not None,
+        )
         self._unannounced.add(request.request_id)
+        if request.continued is not None and request.continued.branch_index:
+            self._parents.add_branch(request, request.continued.branch_index)
 
     def fork_request(
         self,
@@ -299,7 +320,7 @@ class LLMEngine:
                 continue  # later in the same step
             name, index = self._parents.name_of(request.request_id, seq.index)
             output = completion_output(change, name, index)
-            if seq.index == 0 and request.request_id in self._unannounced:
+            if seq.index == seq.group.first_index and request.request_id in self._unannounced:
                 self._unannounced.remove(request.request_id)
                 output.info = request_info(seq.group, self.info)
             outputs.append(output)

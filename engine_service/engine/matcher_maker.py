@@ -1,7 +1,10 @@
 """MatcherMaker: the matchers of commands, whoever sent them."""
 
+import asyncio
+
 from engine_service.core.token_matcher import TokenMatcher
-from engine_service.engine.commands import Matchers, StreamCommand
+from engine_service.engine.commands import Generate, Matchers, StreamCommand
+from engine_service.engine.continued.matchers import matchers_after
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.structured_output.refusals import no_grammars
 from engine_service.structured_output.rehearsed_compiler import RehearsedCompiler
@@ -20,13 +23,15 @@ class MatcherMaker:
         self._closed = False
 
     async def make(self, engine: LLMEngine, command: StreamCommand, caller: str) -> Matchers:
-        """What `command.apply` needs. See RehearsedCompiler.compile for what it raises."""
+        """What `command.apply` needs. Raises as RehearsedCompiler.compile and `matchers_after`."""
         if self._closed:
             raise UnavailableError("the engine is stopping")
         matchers: list[TokenMatcher | None] = []
         for place, params in command.sampling_params:
             with errors_within(place):
                 matchers.append(await self._matcher(engine, params, caller))
+        if isinstance(command, Generate) and command.request.continued is not None:
+            return await asyncio.to_thread(matchers_after, matchers[0], command.request.continued)
         return matchers
 
     def close(self) -> None:

@@ -30,6 +30,11 @@ class ParentRequests:
         self._children[name], self._followers[name] = children, followers
         self._names |= {child: (name, index) for index, child in children.items()}
 
+    def add_branch(self, request: Request, index: int) -> None:
+        """Makes a request its own parent, of whose children it is the only one that is left."""
+        self._children[request.request_id] = {index: request.request_id}
+        self._names[request.request_id] = request.request_id, index
+
     def children(self, name: str, indexes: Iterable[int] = ()) -> list[str]:
         """The unfinished children of a parent, or those of the given indexes, by index."""
         chosen = set(indexes)

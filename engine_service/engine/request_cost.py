@@ -5,7 +5,7 @@ sequence has ended, however it has, the engine refers to nothing of the request 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine_service.core.request import Branch, Request
 from engine_service.engine.score_requests import ScoreRequest
@@ -14,6 +14,8 @@ from folovllm.sampling_params import SamplingParams
 BYTES_PER_TOKEN = 8
 """On the host, for a token of a prompt or an output: its id takes four, the hashes of the KV blocks
 less than four, with blocks of 16 tokens and more."""
+# Of the output that a request comes with: its id and its log-probability.
+_BYTES_PER_GIVEN_TOKEN = 12
 _BYTES_PER_REQUEST = 4096
 _BYTES_PER_SEQUENCE = 1536
 # Of numbers and texts among the sampling parameters, at most so much for each.
@@ -25,8 +27,7 @@ _BYTES_PER_POSITION = 256
 _BYTES_PER_LOGPROB = 160
 
 
-@dataclass(frozen=True, slots=True)
-class RequestCost:
+class RequestCost(NamedTuple):
     """What one call takes up, at most."""
 
     num_bytes: int
@@ -43,14 +44,16 @@ def request_cost(request: Request, max_model_len: int) -> RequestCost:
     params = request.sampling_params
     num_prompt_tokens = len(request.prompt_token_ids)
     num_new_tokens = _max_new_tokens(params, num_prompt_tokens, max_model_len)
+    num_given_tokens = 0 if request.continued is None else request.continued.num_tokens
     return RequestCost(
         _BYTES_PER_REQUEST
         + num_prompt_tokens * BYTES_PER_TOKEN
-        + params.n * _BYTES_PER_SEQUENCE
+        + num_given_tokens * _BYTES_PER_GIVEN_TOKEN
+        + request.num_outputs * _BYTES_PER_SEQUENCE
         + _params_bytes(params)
         + num_prompt_tokens * _bytes_per_position(params.prompt_logprobs),
-        params.n * (num_prompt_tokens + num_new_tokens),
-        num_prompt_tokens + params.n * num_new_tokens,
+        request.num_outputs * (num_prompt_tokens + num_new_tokens),
+        num_prompt_tokens + request.num_outputs * num_new_tokens,
     )
 
 
@@ -98,6 +101,8 @@ def _params_bytes(params: SamplingParams) -> int:
     """Of the parameters that may be long, and of the text of a grammar; not of it compiled."""
     entries = (*params.bad_words_token_ids, *params.bad_words, *params.stop)
     output = params.structured_output
+    if not (entries or params.stop_token_ids or params.allowed_token_ids) and output is None:
+        return _BYTES_PER_ENTRY * len(params.logit_bias)  # as for most
     if output is not None and not isinstance(output.value, bool):
         entries += (output.value,) if isinstance(output.value, str) else output.value
     num_characters = sum(len(each) for each in entries if isinstance(each, str))

@@ -6,6 +6,7 @@ before it takes long to make, so the event loop goes on between two.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 
 from engine_service.rpc.front_end import FrontEnd
 from engine_service.rpc.load_reports import LoadReporter
@@ -24,7 +25,8 @@ _MAX_FAILURES = 1024
 
 SessionEvents = engine_service_pb2.SessionEvents
 SessionFailure = engine_service_pb2.SessionFailure
-Part = types_pb2.CompletionOutput | SessionFailure | str
+Output = types_pb2.CompletionOutput
+Part = Output | SessionFailure | str
 """A str is the name of a request that a step computes for the first time."""
 
 
@@ -71,12 +73,17 @@ class Outbox:
     def messages(self) -> Iterator[SessionEvents]:
         """Everything pending. The next message is made when the one before has been written."""
         message, size = SessionEvents(), 0
+        outputs = message.outputs  # it takes as long to look up as to append to
         for part in self._parts():
             part_size = _PART_BYTES + (len(part) if isinstance(part, str) else part.ByteSize())
             if size and size + part_size > _MAX_BYTES:
                 yield self._completed(message)
                 message, size = SessionEvents(), 0
-            _add(message, part)
+                outputs = message.outputs
+            if isinstance(part, Output):
+                outputs.append(part)
+            else:
+                _add(message, part)
             size += part_size
         if size or self._load.due or self._front_end.answer_due:
             self._completed(message)
@@ -115,11 +122,12 @@ class Outbox:
                 yield call.name
         try:
             for piece in pieces:
-                # Most have no info, and a generator for each of them would take time.
-                for part in (piece.to_proto(),) if piece.info is None else output_messages(piece):
-                    yield part
-                    if call.code is not None:  # it was cancelled meanwhile
-                        return
+                if piece.info is None:  # as most have, and another generator would take time
+                    yield piece.to_proto()
+                else:
+                    yield from takewhile(lambda _: call.code is None, output_messages(piece))
+                if call.code is not None:  # it was cancelled meanwhile
+                    return
         except Exception as raised:
             self._fail(call, raised)
             return
@@ -130,10 +138,8 @@ class Outbox:
             self.ended.append(call)
 
 
-def _add(message: SessionEvents, part: Part) -> None:
-    if isinstance(part, types_pb2.CompletionOutput):
-        message.outputs.append(part)
-    elif isinstance(part, SessionFailure):
+def _add(message: SessionEvents, part: SessionFailure | str) -> None:
+    if isinstance(part, SessionFailure):
         message.failures.append(part)
     else:
         message.scheduled.append(part)

@@ -6,10 +6,12 @@ Every function raises InvalidRequestError that names the field, and as AsyncEngi
 import time
 from collections.abc import Generator
 
+from engine_service.core.continued import Continued, ContinuedOutput
 from engine_service.core.request import Branch, Request
 from engine_service.engine.admission import check_branch, check_prompt_length, check_request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Fork, Generate, Score
+from engine_service.engine.continued.checks import check_continued
 from engine_service.engine.score_requests import score_request
 from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError
@@ -24,18 +26,40 @@ def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
     """The request of a message."""
     info = engine.info
     _refuse_text(message.sampling_params)
-    params = SamplingParams.from_proto(message.sampling_params, engine.default_sampling_params)
+    continued = read_continued(message) if message.HasField("continued") else None
+    # What is continued has had its defaults resolved.
+    defaults = engine.default_sampling_params if continued is None else SamplingParams()
+    params = SamplingParams.from_proto(message.sampling_params, defaults)
     check_prompt_length(len(message.prompt_token_ids), info)  # before they are copied
     request = Request(
         message.request_id or new_request_id(),
-        message.prompt_token_ids,
+        message.prompt_token_ids[:],  # a list, which makes an array three times as fast
         params,
         seed=new_seed(),
         priority=message.priority,
         cache_salt=message.cache_salt,
+        num_parent_output_tokens=message.continued.num_parent_output_tokens,
+        continued=continued,
     )
     check_request(request.prompt_token_ids, params, info)
+    if continued is not None:
+        check_continued(request, info)
     return Generate(request)
+
+
+def read_continued(message: types_pb2.Request) -> Continued:
+    """What a request has generated before; its parameters must be resolved."""
+    for name in ("seed", "max_tokens"):
+        if not message.sampling_params.HasField(name):
+            raise InvalidRequestError(
+                f"sampling_params.{name}", f"a continued request needs the {name} it ran with"
+            )
+    continued = message.continued
+    outputs = tuple(
+        ContinuedOutput(output.index, output.token_ids, logprobs=output.logprobs)
+        for output in continued.outputs
+    )
+    return Continued(outputs, branch_index=continued.branch_index)
 
 
 def fork_steps(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Generator[None, None, Fork]:

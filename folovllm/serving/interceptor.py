@@ -52,6 +52,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, active_calls: ActiveCalls) -> None:
         self._active_calls = active_calls
         self._turns = Turns()
+        # By method, each beside the handler that it wraps, so that a call does not make its own.
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
         self,
@@ -63,6 +65,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return handler
         method = handler_call_details.method
+        wraps, wrapped = self._wrapped.get(method, (None, None))
+        if wraps is not handler:
+            wrapped = self._wrap(method, handler)
+            self._wrapped[method] = handler, wrapped
+        return wrapped
+
+    def _wrap(self, method: str, handler: "grpc.RpcMethodHandler[Any, Any]") -> Handler:
         kind = next(kind for kind in _MAKE_HANDLER if getattr(handler, kind) is not None)
         behavior = getattr(handler, kind)
         around: Around = _refusing
@@ -96,7 +105,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 def _coroutine(behavior: Any, around: Around, turns: Turns) -> Any:
     async def coroutine(request: Any, context: Context) -> Any:
         async with around(context):
-            await _turn_for(request, turns)
+            if _is_long(request):
+                await turns.take()
             return await behavior(request, context)
 
     return coroutine
@@ -105,7 +115,8 @@ def _coroutine(behavior: Any, around: Around, turns: Turns) -> Any:
 def _generator(behavior: Any, around: Around, turns: Turns) -> Any:
     async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
         async with around(context):
-            await _turn_for(request, turns)
+            if _is_long(request):
+                await turns.take()
             # Closed as soon as the call ends, not when memory is collected.
             async with aclosing(behavior(request, context)) as responses:
                 async for response in responses:
@@ -114,10 +125,9 @@ def _generator(behavior: Any, around: Around, turns: Turns) -> Any:
     return generator
 
 
-async def _turn_for(request: Any, turns: Turns) -> None:
-    """Waits until a long message may be read: two million entries take a tenth of a second."""
-    if isinstance(request, bytes) and len(request) > LONG_BYTES:
-        await turns.take()
+def _is_long(request: Any) -> bool:
+    """Whether a message takes a turn to be read: two million entries take a tenth of a second."""
+    return isinstance(request, bytes) and len(request) > LONG_BYTES
 
 
 def _reading(behavior: Any, read: Callable[[bytes], Any]) -> Any:

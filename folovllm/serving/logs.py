@@ -19,9 +19,13 @@ from folovllm.serving.args import check, option
 from folovllm.serving.output.line_stream import LineStream
 from folovllm.serving.output.standard_streams import unblock_standard_streams
 
-# Characters in a line of one value, and of a traceback.
+# Characters in a line of one value, and of what the service itself makes: a traceback, or the
+# stacks of its threads.
 _MAX_VALUE = 1024
-_MAX_TRACEBACK = 16384
+_MAX_LONG_VALUE = 16384
+_LONG_VALUES = ("exception", "stack")
+# Of values whose text is short; that of a subclass need not be.
+_SHORT_TYPES = frozenset((type(None), bool, int, float))
 
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -93,11 +97,11 @@ def configure_logging(config: LogConfig, *, threaded: bool = True, **fields: obj
 
 
 def shorten(_logger: object, _method: str, entry: EventDict) -> EventDict:
-    """Cuts each value to 1024 characters, and a traceback to 16384: its begin and its end."""
+    """Cuts the middle of each value of over 1024 characters, of stacks of over 16384."""
     for name, value in entry.items():
-        if value is None or isinstance(value, bool | int | float):
+        if type(value) in _SHORT_TYPES or (type(value) is str and len(value) <= _MAX_VALUE):
             continue
-        limit = _MAX_TRACEBACK if name == "exception" else _MAX_VALUE
+        limit = _MAX_LONG_VALUE if name in _LONG_VALUES else _MAX_VALUE
         text = value if isinstance(value, str) else repr(value)
         if len(text) > limit:
             half = limit // 2

@@ -414,6 +414,7 @@ class Request(_message.Message):
     SAMPLING_PARAMS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
+    CONTINUED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique among the running requests. Default: made by the service, and echoed in every message."""
     priority: _builtins.int
@@ -428,6 +429,16 @@ class Request(_message.Message):
     def sampling_params(self) -> Global___SamplingParams:
         """How to sample and when to stop."""
 
+    @_builtins.property
+    def continued(self) -> Global___Continued:
+        """Goes on with output that was generated before, by any engine of the same numerics_fingerprint, as
+        if this one had generated it. Only what follows is sent; lengths, usage, penalties, stop tokens
+        and structured output count what is given as output. sampling_params are those of RequestInfo:
+        seed and max_tokens must be set, and no default of the model is used. RequestInfo comes with the
+        first message of the lowest index; prompt_logprobs, which come with the first tokens of index 0,
+        only where that has none yet.
+        """
+
     def __init__(
         self,
         *,
@@ -436,14 +447,89 @@ class Request(_message.Message):
         sampling_params: Global___SamplingParams | None = ...,
         priority: _builtins.int = ...,
         cache_salt: _builtins.str = ...,
+        continued: Global___Continued | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling_params", b"sampling_params"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["continued", b"continued", "sampling_params", b"sampling_params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling_params", b"sampling_params"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "continued", b"continued", "priority", b"priority", "prompt_token_ids", b"prompt_token_ids", "request_id", b"request_id", "sampling_params", b"sampling_params"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Request: _TypeAlias = Request  # noqa: Y015
+
+@_typing.final
+class Continued(_message.Message):
+    """What a request has generated before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    NUM_PARENT_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    BRANCH_INDEX_FIELD_NUMBER: _builtins.int
+    num_parent_output_tokens: _builtins.int
+    """Of a fork's branch, which is a request of its own with n = 1: how many of the prompt's last ids
+    its parent generated, as RequestInfo has them. Default 0.
+    """
+    branch_index: _builtins.int
+    """Of a fork's branch, which draws as index 0, and is listed as that in outputs: the index by which
+    messages and calls name it. Default 0.
+    """
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContinuedOutput]:
+        """One for each continuation that has not ended, in any order; nothing comes for the others. Their
+        lists hold at most 2097152 elements together.
+        """
+
+    def __init__(
+        self,
+        *,
+        outputs: _abc.Iterable[Global___ContinuedOutput] | None = ...,
+        num_parent_output_tokens: _builtins.int = ...,
+        branch_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_index", b"branch_index", "num_parent_output_tokens", b"num_parent_output_tokens", "outputs", b"outputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Continued: _TypeAlias = Continued  # noqa: Y015
+
+@_typing.final
+class ContinuedOutput(_message.Message):
+    """The output so far of one continuation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which of the n continuations."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """All its ids; none where it has not begun. An id that would have ended it is refused, and so is
+        one that the structured output does not accept.
+        """
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The log-probability of each, where they are asked for, else none."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "logprobs", b"logprobs", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContinuedOutput: _TypeAlias = ContinuedOutput  # noqa: Y015
 
 @_typing.final
 class Logprob(_message.Message):

@@ -53,7 +53,7 @@ $ folovllm generate hi --logprobs 50                  # 1
 $ folovllm generate hi --seed -5                      # 1
 --seed must be at least 0, got -5
 $ folovllm generate hi --stop ""                      # 1
---stop must hold strings that are not empty, got ''
+--stop must not be empty
 $ folovllm generate hi --json-schema missing.json     # 2
 --json-schema: 'missing.json': No such file or directory
 $ folovllm generate hi --json-schema broken.json      # 2

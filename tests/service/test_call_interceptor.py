@@ -3,6 +3,7 @@
 import asyncio
 import traceback
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -10,8 +11,8 @@ import pytest
 import structlog
 
 from folovllm.errors import InvalidRequestError, UnavailableError, from_rpc_error
-from folovllm.serving.active_calls import counts_its_requests
-from folovllm.serving.interceptor import _reader
+from folovllm.serving.active_calls import ActiveCalls, counts_its_requests
+from folovllm.serving.interceptor import CallInterceptor, _reader
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1.tokenizer_service_pb2 import ChatMessage, ChatRequest
 
@@ -171,3 +172,21 @@ def test_a_message_that_is_refused_is_not_kept_until_the_caller_is_told() -> Non
         for value in frame.f_locals.values()
     ]
     assert not any(isinstance(value, ChatRequest) for value in kept)
+
+
+async def test_a_handler_is_wrapped_once_and_another_one_of_its_method_again() -> None:
+    interceptor = CallInterceptor(ActiveCalls())
+    make: Any = grpc.unary_unary_rpc_method_handler
+    first, other = make(Echo().unary_unary), make(Echo().unary_unary)
+
+    async def wrapped(handler: Any) -> Any:
+        async def continuation(_: grpc.HandlerCallDetails) -> Any:
+            return handler
+
+        details: Any = SimpleNamespace(method="/folovllm.v1.Test/Echo")
+        return await interceptor.intercept_service(continuation, details)
+
+    assert await wrapped(None) is None
+    assert await wrapped(first) is await wrapped(first)
+    before, after = await wrapped(first), await wrapped(other)
+    assert after is not before

@@ -181,9 +181,9 @@ class EnginePool:
     def _first(self, name: str, prompt: Sequence[int], cache_salt: str) -> EngineClient:
         """The engine that a request is sent to first: where it has a turn, if it was refused."""
         engines = self._ready_engines()
-        address = self._refused.take(name)
-        returning = [engine for engine in engines if engine.address == address]
-        return self._route(returning or engines, prompt, cache_salt)
+        if (address := self._refused.take(name)) is not None:
+            engines = [engine for engine in engines if engine.address == address] or engines
+        return self._route(engines, prompt, cache_salt)
 
     def _other(
         self, tried: Container[str], prompt: Sequence[int], cache_salt: str, needs_room: bool

@@ -14,6 +14,8 @@ from tokenizer_service.text.tokenizer import Tokenizer
 # may have 21 candidates each.
 _MAX_SHORT = 256
 _MAX_SHORT_POSITIONS = 32
+# One with more of either has more bytes than that, which are counted first, since that is cheap.
+_SHORT_BYTES = 2 * _MAX_SHORT_POSITIONS
 
 
 async def generate_command(
@@ -72,4 +74,6 @@ def copy_without_text(
 
 def is_long(output: types_pb2.CompletionOutput) -> bool:
     """Whether an output takes so long to convert that it needs a turn; see Turns."""
-    return len(output.token_ids) > _MAX_SHORT or len(output.logprobs) > _MAX_SHORT_POSITIONS
+    return output.ByteSize() > _SHORT_BYTES and (
+        len(output.token_ids) > _MAX_SHORT or len(output.logprobs) > _MAX_SHORT_POSITIONS
+    )

@@ -41,7 +41,7 @@ async def generate(
                     if not has_more(output):
                         continue
                 for reply in text_replies(output, processor, stream):
-                    if reply.index == 0:
+                    if relay.has_pending and reply.index == 0:
                         relay.attach(reply)
                     yield reply
 

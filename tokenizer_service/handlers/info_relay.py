@@ -20,6 +20,11 @@ class InfoRelay:
         self._prompt_token_ids = prompt_token_ids
         self._pending: types_pb2.RequestInfo | None = None
 
+    @property
+    def has_pending(self) -> bool:
+        """Whether `attach` would add anything."""
+        return self._pending is not None
+
     def take(self, output: types_pb2.CompletionOutput) -> Iterator[types_pb2.RequestInfo]:
         """Takes the info out of an output, which has one; what is yielded is sent by itself.
 

@@ -1,8 +1,8 @@
 """Services: what all handlers work with."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+from folovllm.serving.active_calls import current_call
 from folovllm.serving.turns import Turns
 from tokenizer_service.chat.markers import ChatMarkers
 from tokenizer_service.chat.renderer import Renderer
@@ -24,8 +24,11 @@ class Services:
     offload: Offload
     turns: Turns = field(default_factory=Turns)
     """For all long work on the event loop."""
-    caller: Hashable = None
-    """Whose call it is, for work that is done in turns: the connection that it came on."""
+
+    @property
+    def caller(self) -> str:
+        """Whose call the task serves, for work that is done in turns: where it came from."""
+        return current_call.get().peer
 
     @property
     def vocab_size(self) -> int:

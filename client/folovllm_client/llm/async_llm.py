@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,12 @@ from folovllm_client.launch.service_commands import require_services
 from folovllm_client.llm.engine_args import EngineArgs
 
 if TYPE_CHECKING:
+    from engine_service.core.request import Request
     from engine_service.engine.async_engine import AsyncEngine
     from folovllm.errors import EngineDeadError
     from folovllm_client.llm.chat_tokenizer import ChatTokenizer
     from folovllm_client.llm.request_builder import RequestBuilder
+    from folovllm_client.llm.request_state import GenerationState
 
 
 class AsyncLLM:
@@ -66,7 +69,6 @@ class AsyncLLM:
         InvalidRequestError if the request can never be served or its id is in use, and
         EngineDeadError if the engine fails.
         """
-        from engine_service.engine.commands import Generate
 
         engine, requests = await self._loaded()
         parts = PromptParts.read(prompt)
@@ -74,13 +76,22 @@ class AsyncLLM:
         request, state = await self._offload.run(
             size, requests.request, request_id, parts, sampling_params, priority
         )
-        async with engine.running(Generate(request)) as stream:
-            async for delta in stream:
-                if state.take(delta):
-                    engine.abort(request_id, [delta.index])
-                output = state.report()
-                if output is not None:
-                    yield output
+        async with aclosing(_outputs(engine, request, state)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def resume(
+        self, output: RequestOutput, request_id: str, *, priority: int = 0
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Goes on with an output that was cut off, as if it had never been; see LLM.resume.
+
+        A CUMULATIVE output holds what there was before too. Otherwise as `generate`.
+        """
+        engine, requests = await self._loaded()
+        request, state = await asyncio.to_thread(requests.resumed, request_id, output, priority)
+        async with aclosing(_outputs(engine, request, state)) as outputs:
+            async for resumed in outputs:
+                yield resumed
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """Ends requests, whose last outputs have the finish reason "abort".
@@ -159,3 +170,18 @@ class AsyncLLM:
         requests = await asyncio.shield(self._loading)
         assert self._engine is not None
         return self._engine, requests
+
+
+async def _outputs(
+    engine: "AsyncEngine", request: "Request", state: "GenerationState"
+) -> AsyncGenerator[RequestOutput, None]:
+    """What the caller gets of a request, until it ends or the iterator is closed."""
+    from engine_service.engine.commands import Generate
+
+    async with engine.running(Generate(request)) as stream:
+        async for delta in stream:
+            if state.take(delta):
+                engine.abort(request.request_id, [delta.index])
+            output = state.report()
+            if output is not None:
+                yield output

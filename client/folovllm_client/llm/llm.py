@@ -19,6 +19,7 @@ from folovllm_client.api.prompt_parts import Prompt
 from folovllm_client.llm.engine_args import EngineArgs, EngineOptions
 from folovllm_client.llm.llm_engine import LLMEngine
 from folovllm_client.llm.refused_names import refuse
+from folovllm_client.llm.resuming import final_only
 
 if TYPE_CHECKING:
     from folovllm_client.api.chat_requests import ToolLike
@@ -127,6 +128,35 @@ class LLM:
             prompts.append(TokensPrompt(prompt=text, prompt_token_ids=token_ids))
         return self._run(prompts, sampling_params, priority, use_tqdm)
 
+    def resume(
+        self,
+        outputs: RequestOutput | Sequence[RequestOutput],
+        *,
+        use_tqdm: ProgressBar = True,
+        priority: int | Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
+        """Completes outputs that were cut off, as they would have been; results are in their order.
+
+        An output is all that has come of a request so far: the latest CUMULATIVE one of an AsyncLLM
+        or LLMEngine, or RequestOutput.join of what a server has sent, with its prompt_token_ids. A
+        result holds that, followed by what was missing; continuations that have ended stay as they
+        are. Where this model has the numerics_fingerprint of the one that began, it is what that
+        would have generated. Raises InvalidRequestError, before any work, if nothing has come of a
+        request yet, or if it cannot be this model's.
+        """
+        given = [outputs] if isinstance(outputs, RequestOutput) else list(outputs)
+        missing = [index for index, output in enumerate(given) if not output.finished]
+        priorities = _one_per_prompt("priority", priority, len(given))
+
+        def add(name: str, index: int) -> None:
+            output = given[missing[index]]
+            order = priorities[missing[index]] or 0
+            self.llm_engine.resume_request(name, final_only(output), priority=order)
+
+        for index, output in zip(missing, self._finish(len(missing), add, use_tqdm), strict=True):
+            given[index] = output
+        return given
+
     def generate_branches(
         self,
         prompt: Prompt,
@@ -166,14 +196,25 @@ class LLM:
         """Runs all prompts to their end; an error or an interrupt leaves none of them behind."""
         params = _one_per_prompt("sampling_params", sampling_params, len(prompts))
         priorities = _one_per_prompt("priority", priority, len(prompts))
-        engine, names = self.llm_engine, [new_request_id() for _ in prompts]
+        engine = self.llm_engine
+
+        def add(name: str, index: int) -> None:
+            whole = (params[index] or engine.default_sampling_params).clone(
+                output_kind=RequestOutputKind.FINAL_ONLY
+            )
+            engine.add_request(name, prompts[index], whole, priority=priorities[index] or 0)
+
+        return self._finish(len(prompts), add, use_tqdm)
+
+    def _finish(
+        self, count: int, add: Callable[[str, int], object], use_tqdm: ProgressBar
+    ) -> list[RequestOutput]:
+        """Runs requests to their end, each of which `add` adds by a name and its index."""
+        engine, names = self.llm_engine, [new_request_id() for _ in range(count)]
         outputs: dict[str, RequestOutput] = {}
         try:
-            for name, prompt, given, order in zip(names, prompts, params, priorities, strict=True):
-                whole = (given or engine.default_sampling_params).clone(
-                    output_kind=RequestOutputKind.FINAL_ONLY
-                )
-                engine.add_request(name, prompt, whole, priority=order or 0)
+            for index, name in enumerate(names):
+                add(name, index)
             with _progress_bar(use_tqdm, len(names)) as progress:
                 while len(outputs) < len(names):
                     ended = {output.request_id: output for output in engine.step()}

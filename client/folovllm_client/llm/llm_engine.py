@@ -81,6 +81,17 @@ class LLMEngine:
         self._states[request_id] = state
         return request_id
 
+    def resume_request(self, request_id: str, output: RequestOutput, *, priority: int = 0) -> str:
+        """Goes on with an output from the next step on; otherwise as `add_request`.
+
+        LLM.resume says which output.
+        """
+        self._check_unused(request_id)
+        request, state = self.requests.resumed(request_id, output, priority)
+        self._engine.add_request(request)
+        self._states[request_id] = state
+        return request_id
+
     def fork_request(
         self,
         parent: RequestOutput,

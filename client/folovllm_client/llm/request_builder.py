@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from engine_service.core.request import Branch, Request
 from engine_service.engine.admission import check_branch, check_lengths, check_request
+from engine_service.engine.continued.checks import check_continued
 from engine_service.engine.score_requests import ScoreRequest, score_request
 from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError, errors_within
@@ -13,7 +15,8 @@ from folovllm.model_info import ModelInfo
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
 from folovllm_client.api.prompt_parts import PromptParts
-from folovllm_client.llm.request_state import GenerationState
+from folovllm_client.llm.request_state import GenerationState, ResumedState
+from folovllm_client.llm.resuming import continued_outputs, take_received
 from tokenizer_service.text.bad_words import resolve_bad_words
 from tokenizer_service.text.output_processor import OutputProcessor
 from tokenizer_service.text.score_encoding import EncodedScore, encode_score
@@ -66,6 +69,29 @@ class RequestBuilder:
         result = RequestOutput(request_id, prompt.text, token_ids)
         processors = [OutputProcessor(self._tokenizer, params)] * params.n
         return request, GenerationState(result, self._tokenizer, processors, params.output_kind)
+
+    def resumed(
+        self, request_id: str, output: RequestOutput, priority: int = 0
+    ) -> tuple[Request, GenerationState]:
+        """The request that goes on with an output which has not ended, and its state there."""
+        continued = continued_outputs(output, self._info)
+        assert output.info is not None
+        params, preceding = output.info.sampling_params, output.info.parent_output_token_ids
+        request = Request(
+            request_id,
+            output.prompt_token_ids,
+            params,
+            priority=priority,
+            num_parent_output_tokens=len(preceding),
+            continued=continued,
+        )
+        check_request(request.prompt_token_ids, params, self._info)
+        check_continued(request, self._info)
+        result = replace(output, request_id=request_id)
+        processors = [OutputProcessor(self._tokenizer, params, preceding)] * params.n
+        state = ResumedState(result, self._tokenizer, processors, params.output_kind)
+        take_received(state, output)
+        return request, state
 
     def branches(self, num_tokens: int, params: Sequence[SamplingParams]) -> list[Branch]:
         """Branches of a sequence that will have at least so many tokens."""

@@ -84,6 +84,15 @@ class GenerationState:
         return list(deltas.values())
 
 
+class ResumedState(GenerationState):
+    """Of a request whose RequestInfo, which came with its first output, is in the result."""
+
+    def take(self, delta: CompletionOutput) -> bool:
+        """As GenerationState.take."""
+        delta.info = None
+        return super().take(delta)
+
+
 class ScoreState:
     """Of given continuations: their scores, by index."""
 

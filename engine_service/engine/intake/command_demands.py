@@ -26,6 +26,8 @@ def demand_of(command: StreamCommand, parent_length: int, info: ModelInfo) -> De
         cost = request_cost(command.request, most)
         max_tokens = command.request.sampling_params.max_tokens or most
         num_prompt_tokens = length = len(command.request.prompt_token_ids)
+        if command.request.continued is not None:
+            num_prompt_tokens += command.request.continued.num_tokens
     return Demand(
         cost.num_bytes,
         num_prompt_tokens,

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from engine_service.core.request import Branch, Request
+from engine_service.engine.continued.matchers import matchers_after
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.errors import InvalidRequestError, NotFoundError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
+from support.builders.cut_requests import add, cut
 from support.fakes.engine_factory import make_engine, sequence_of
 from support.fakes.matcher import FakeMatcher
 from support.integrity import check_integrity
@@ -36,6 +38,8 @@ class Arrival:
     """The sequence that is aborted; None for all."""
     grammar: tuple[int, bool] | None = None
     priority: int = 0
+    cuts: tuple[int, int, int] | None = None
+    """Where each of its outputs is cut before it comes; see `cut_requests.cut`."""
 
     def request(self, name: str) -> Request:
         return Request(name, self.prompt, self.params, seed=3, priority=self.priority)
@@ -77,6 +81,8 @@ class ArrivalRun:
         self._results: dict[str, RequestOutput] = {}
         self.failed: set[str] = set()
         """Those that have ended with an error."""
+        self.num_continued_tokens = 0
+        """Tokens that requests came with as their output."""
 
     def run(self) -> None:
         step = 0
@@ -114,13 +120,25 @@ class ArrivalRun:
         if since == 0:
             request = arrival.request(name)
             self._references[name] = request, arrival.matcher()
-            self._results[name] = RequestOutput()
-            self._engine.add_request(request, arrival.matcher())
+            if arrival.cuts is None:
+                self._results[name] = RequestOutput()
+                self._engine.add_request(request, arrival.matcher())
+            else:
+                self._continue(request, arrival, arrival.cuts)
         if arrival.fork_after == since:
             self._fork(name, arrival)
         if arrival.abort_after == since:
             indexes = () if arrival.abort_index is None else (arrival.abort_index,)
             self._add(self._engine.abort_request(name, indexes))
+
+    def _continue(self, request: Request, arrival: Arrival, cuts: tuple[int, ...]) -> None:
+        """Adds what is left of a request, unless nothing is."""
+        whole, _ = alone(request, arrival.matcher(), self._engine.info.vocab_size)
+        rest, self._results[request.request_id] = cut(request, whole, cuts)
+        if rest is not None:
+            assert rest.continued is not None
+            self.num_continued_tokens += rest.continued.num_tokens
+            self._engine.add_request(rest, *matchers_after(arrival.matcher(), rest.continued))
 
     def _fork(self, name: str, arrival: Arrival) -> None:
         """Forks the first sequence, if it runs; the branch has a request of its own to equal."""
@@ -135,7 +153,7 @@ class ArrivalRun:
 
     def _add(self, outputs: Sequence[CompletionOutput]) -> None:
         for output in outputs:
-            self._results[output.request_id].add(output)
+            add(self._results[output.request_id], output)
 
 
 def alone(

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
+from engine_service.core.continued import Continued, ContinuedOutput
 from engine_service.core.request import Branch, Request
 from engine_service.engine.commands import (
     Abort,
@@ -36,6 +37,18 @@ PARAMS = SamplingParams(
 COMMANDS: list[Command] = [
     Generate(Request("a", range(5), PARAMS, seed=1, priority=-3, cache_salt="ü")),
     Generate(Request("b", [1], PARAMS.clone(structured_output=StructuredOutput("regex", "x")))),
+    Generate(
+        Request(
+            "c",
+            [1, 2],
+            PARAMS,
+            num_parent_output_tokens=1,
+            continued=Continued(
+                (ContinuedOutput(2, [4, 5], logprobs=[-0.1, -1 / 3]), ContinuedOutput(0)),
+                branch_index=1,
+            ),
+        )
+    ),
     Fork("a", 1, "f", (Branch(PARAMS.clone(n=1), 4), Branch(SamplingParams(), 5)), 1.25),
     Score("s", ScoreRequest([1, 2], [[3], [4, 5]], priority=2, cache_salt="x")),
     Abort("a"),

@@ -4,13 +4,13 @@ import json
 from typing import Any, SupportsIndex
 
 import pytest
-from fuzz.grammars.texts import MAX_GRAMMAR_BYTES
 
 from engine_service.structured_output.grammar_source import grammar_sources
 from engine_service.structured_output.grammar_spec import GrammarSpec
 from engine_service.structured_output.judgement.patterns import excludes_escaped
 from engine_service.structured_output.judgement.schema import check_schema
 from engine_service.structured_output.library import GrammarError
+from fuzz.grammars.texts import MAX_GRAMMAR_BYTES
 from support.builders.json_schemas import SCHEMAS
 
 

@@ -5,6 +5,8 @@ import pytest
 from folovllm.errors import InvalidRequestError
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.v1 import tokenizer_service_pb2 as messages
+from folovllm.v1 import types_pb2
+from tokenizer_service.handlers.engine_messages import is_long
 from tokenizer_service.text.limits import Limits, check_response_size
 
 LIMITS = Limits(6)
@@ -41,3 +43,16 @@ def test_responses() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         check_response_size(chunk, "texts")
     assert caught.value.field == "texts"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "most"),
+    [("token_ids", 0, 256), ("logprobs", types_pb2.PositionLogprobs(), 32)],
+)
+def test_an_output_is_long_by_its_parts_however_small_each_is(
+    field: str, value: object, most: int
+) -> None:
+    def output(count: int) -> types_pb2.CompletionOutput:
+        return types_pb2.CompletionOutput(**{field: [value] * count})  # type: ignore[arg-type]
+
+    assert [is_long(output(count)) for count in (0, 1, most, most + 1)] == [False] * 3 + [True]

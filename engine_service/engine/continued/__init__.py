@@ -1,0 +1,1 @@
+"""Requests that go on with output from elsewhere."""
