@@ -41,10 +41,15 @@ class GrammarCache:
             return grammar
 
     def put(self, spec: GrammarSpec, grammar: Grammar) -> None:
-        """Keeps a grammar in place of those that were used least recently."""
+        """Keeps a grammar in place of those that were used least recently.
+
+        One that would take the place of all others is not kept.
+        """
         with self._lock:
             self._living.add(grammar)
             self._drop(spec)
+            if grammar.num_bytes > self._max_bytes:
+                return
             self._grammars[spec] = grammar
             self._num_bytes += grammar.num_bytes
             while self._num_bytes > self._max_bytes:

@@ -38,7 +38,7 @@ class GrammarCompiler:
         folder: Path,
         vocab_size: int,
         eos_token_ids: Sequence[int],
-        cache_bytes: int = 128 * 2**20,
+        cache_bytes: int = 24 * 2**20,
         time_limit: float = 5.0,
     ) -> None:
         self.vocabulary = GrammarVocabulary(folder, vocab_size, eos_token_ids)

@@ -81,8 +81,8 @@ class SegmentedEncoder:
         self._cached_bytes = 0
         self._lock = Lock()
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of a text."""
+    def encode(self, text: str, keep: bool = True) -> list[int]:
+        """The token ids of a text; unless `keep`, no new segment is cached."""
         segments = list(self._split(text))
         known = [self._find(segment) if is_long else None for segment, is_long in segments]
         missing = [s for (s, _), ids in zip(segments, known, strict=True) if ids is None]
@@ -94,7 +94,7 @@ class SegmentedEncoder:
                 continue
             new = next(encoded)
             token_ids += new
-            if is_long:
+            if is_long and keep:
                 self._store(segment, array("I", new))
         return token_ids
 

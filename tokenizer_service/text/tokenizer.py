@@ -81,10 +81,13 @@ class Tokenizer:
         """The id of an added token; None if there is no such token."""
         return self._added_ids.get(token)
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of a text; releases the interpreter's lock."""
+    def encode(self, text: str, add_special_tokens: bool = True, *, keep: bool = True) -> list[int]:
+        """The token ids of a text; releases the interpreter's lock.
+
+        `keep` is False for a text that will not come again: it takes no other's place in the cache.
+        """
         if self._segmented is not None and len(text) >= MIN_SEGMENT:
-            return self._segmented.encode(text)
+            return self._segmented.encode(text, keep)
         return self.encode_batch([text], add_special_tokens)[0]
 
     def encode_batch(

@@ -102,6 +102,15 @@ class Control:
         if self._ballast is not None:
             self._ballast.give_back()
 
+    def do_touch_cache(self) -> None:
+        """Has the system provide the KV cache's memory, which it otherwise does at first use.
+
+        Only before the first request.
+        """
+        for cache in getattr(self._runner, "_kv_caches", ()):  # a fake runner has none
+            for tensor in (cache.key, cache.value):
+                tensor.zero_()
+
     def do_ready_engines(self) -> list[str]:
         """The engines to which a front end sends requests."""
         assert self.pool is not None

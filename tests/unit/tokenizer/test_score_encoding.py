@@ -1,6 +1,7 @@
 """Which tokens a text continuation is scored by; the tokenizer has "hello" and " w" as tokens."""
 
 import os.path
+from array import array
 
 import pytest
 from hypothesis import given, settings
@@ -20,22 +21,28 @@ def encode(prompt: str | list[int], *continuations: str | list[int]) -> EncodedS
     return encode_score(TOKENIZER, prompt, continuations, 100)
 
 
+def expected(prompt: list[int], continuations: list[list[int]]) -> EncodedScore:
+    """With continuations that have none of the prompts."""
+    rests = [array("I", ids) for ids in continuations]
+    return EncodedScore(array("I", prompt), rests, [0 for _ in rests])
+
+
 def scored(encoded: EncodedScore) -> list[list[int]]:
     return [
-        ids[count:]
+        ids[count:].tolist()
         for ids, count in zip(encoded.continuations, encoded.num_prompt_tokens, strict=True)
     ]
 
 
 def test_prompt_and_continuation_are_encoded_as_one() -> None:
     encoded = encode("ab", " w", "c")
-    assert encoded == EncodedScore([*b"ab"], [[SPACE_W], [*b"c"]], [0, 0])
+    assert encoded == expected([*b"ab"], [[SPACE_W], [*b"c"]])
 
 
 @pytest.mark.parametrize("prompt", ["hello ", "hello  ", "hello\n"])
 def test_white_space_at_the_prompts_end_belongs_to_the_continuation(prompt: str) -> None:
     encoded = encode(prompt, "w", "x")
-    assert encoded.prompt_token_ids == [HELLO]
+    assert encoded.prompt_token_ids.tolist() == [HELLO]
     assert scored(encoded) == [TOKENIZER.encode(prompt + end)[1:] for end in "wx"]
 
 
@@ -44,7 +51,7 @@ def test_a_token_that_spans_both_is_scored_and_splits_no_other_prompt() -> None:
     # "hello" is one token; the others keep "hell" as prompt.
     hell = TOKENIZER.encode("hell")
     assert scored(encoded) == [[*TOKENIZER.encode(" hello")[1:]], [*b"s"], [5]]
-    assert encoded.prompt_token_ids == [*b"a", 0x20]
+    assert encoded.prompt_token_ids.tolist() == [*b"a", 0x20]
     assert encoded.num_prompt_tokens == [0, len(hell), len(hell)]
     output = ScoreOutput(
         "r",
@@ -57,8 +64,8 @@ def test_a_token_that_spans_both_is_scored_and_splits_no_other_prompt() -> None:
 
 
 def test_ids_are_taken_as_they_are() -> None:
-    assert encode([1, 2], [3], " w") == EncodedScore([1, 2], [[3], [SPACE_W]], [0, 0])
-    assert encode("ab ", [3]) == EncodedScore([*b"ab "], [[3]], [0])
+    assert encode([1, 2], [3], " w") == expected([1, 2], [[3], [SPACE_W]])
+    assert encode("ab ", [3]) == expected([*b"ab "], [[3]])
 
 
 @pytest.mark.parametrize(
@@ -107,3 +114,17 @@ def test_what_is_kept_of_each_is_put_together_again(
         for ids, count in zip(encoded.continuations, encoded.num_prompt_tokens, strict=True)
     ]
     assert list(encoded.prompt_token_ids) == os.path.commonprefix(ends), "no less is shared"
+
+
+def test_what_is_scored_takes_no_conversations_place_in_the_cache() -> None:
+    kept: list[bool] = []
+
+    class Watched(Tokenizer):
+        def encode(
+            self, text: str, add_special_tokens: bool = True, *, keep: bool = True
+        ) -> list[int]:
+            kept.append(keep)
+            return super().encode(text, add_special_tokens, keep=keep)
+
+    encode_score(Watched(byte_tokenizer()), "ab", [" w", "c"], 100)
+    assert kept == [True, True, False, False]

@@ -85,10 +85,10 @@ class Recorder:
         self.encoded += texts
         return [[*map(ord, text)] for text in texts]
 
-    def encode(self, text: str) -> list[str]:
+    def encode(self, text: str, keep: bool = True) -> list[str]:
         """What had to be encoded for a text."""
         self.encoded = []
-        assert self.encoder.encode(text) == [*map(ord, text)]
+        assert self.encoder.encode(text, keep) == [*map(ord, text)]
         return self.encoded
 
 
@@ -99,6 +99,13 @@ def test_only_what_is_new_is_encoded() -> None:
     assert recorder.encode(f"{LONG}<a>{OTHER}") == ["<a>"]
     assert recorder.encode(LONG) == []
     assert recorder.encode("") == []
+
+
+def test_what_is_not_to_be_kept_is_found_but_not_cached() -> None:
+    recorder = Recorder()
+    recorder.encode(LONG)
+    for _ in range(2):
+        assert recorder.encode(f"<a>{LONG}<b>{OTHER}", keep=False) == ["<a>", "<b>", OTHER]
 
 
 def test_short_segments_are_not_cached() -> None:
