@@ -14,6 +14,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from folovllm.serving.background_tasks import start_background
 from folovllm.serving.lanes.errors import (
     OverMemoryError,
     OverTimeError,
@@ -101,7 +102,9 @@ class ServerProcess:
             reader, writer = await asyncio.open_connection(sock=ours)
             ready = asyncio.get_running_loop().create_future()
             self._replies[0] = ready
-            self._listening = asyncio.create_task(self._listen(reader, writer))
+            self._listening = start_background(
+                self._listen(reader, writer), "replies of a lane", self._listening_ended
+            )
             try:
                 writer.write(ORDER.pack(0, 0.0, 0, len(self._work.setup)) + self._work.setup)
                 async with asyncio.timeout(self._limits.start_seconds):
@@ -138,9 +141,13 @@ class ServerProcess:
                     future = self._replies.get(number)
                     if future is not None and not future.done():
                         future.set_result((Outcome(outcome), status, data))
-            self._end("it has ended")
         finally:
             writer.close()
+
+    def _listening_ended(self, error: BaseException | None) -> None:
+        # Nobody would hear a reply. If it was cancelled, a new process may run already.
+        if not isinstance(error, asyncio.CancelledError):
+            self._end("it has ended")
 
     def _end(self, reason: str) -> None:
         self._writer = None
