@@ -1,7 +1,10 @@
 """What a run has started is gone after it, also what is stopped or has lost its parent."""
 
+import itertools
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -35,13 +38,12 @@ def test_nothing_is_left_however_a_run_ends(way: str, status: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HARNESS, way],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         text=True,
     ) as harness:
         assert harness.stdout is not None
-        pids = [
-            int(word) for line in iter(harness.stdout.readline, "ready\n") for word in line.split()
-        ]
+        lines = [*itertools.takewhile("ready\n".__ne__, harness.stdout)]  # or until it has ended
+        pids = [int(word) for line in lines for word in line.split()]
         if way == "told":
             harness.terminate()
         assert harness.wait(timeout=60) == status
