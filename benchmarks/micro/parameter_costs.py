@@ -2,7 +2,7 @@
 
     python -m benchmarks parameters [--model qwen3-0.6b] [--quantization int8] [--rows 32]
 
-A turn is a step, or the mean of several, of rows that ask for nothing, and then of rows with the
+A turn is a step, or the mean of several, of rows with default parameters, then of rows with the
 parameter; a line has the ratios of the turns. Rows are greedy, but where a parameter needs a
 temperature. Each asks for as much of a parameter as the contract allows.
 

@@ -60,7 +60,7 @@ def sessions(rng: random.Random) -> Iterator[Shot]:
 
 
 def idle_sessions(rng: random.Random) -> Iterator[Shot]:
-    """Sessions of an engine that ask for nothing and stay."""
+    """Sessions of an engine that stay open and send no request."""
     while True:
         command = engine_service_pb2.SessionCommand(heartbeat=engine_service_pb2.Heartbeat())
         yield shot("engine", "Session", command, timeout=_HELD_SECONDS)
