@@ -67,13 +67,15 @@ class ToolCallEnd:
 
 @dataclass(frozen=True, slots=True)
 class ChatFinish:
-    """An answer ended. stop_reason and output_complete are as in CompletionOutput."""
+    """An answer ended. All but the reason are as in CompletionOutput."""
 
     reason: ChatFinishReason
     stop_reason: int | str | None = None
     output_complete: bool = False
     usage: Usage | None = None
     metrics: RequestMetrics | None = None
+    exact: bool | None = None
+    num_moves: int = 0
 
 
 ChatEvent = (
@@ -253,6 +255,9 @@ def _finish_to_proto(finish: ChatFinish) -> wire.ChatFinish:
     )
     may_be_eos = finish.reason in (ChatFinishReason.STOP, ChatFinishReason.TOOL_CALLS)
     set_stop_reason(message, finish.stop_reason, finish.output_complete, may_be_eos)
+    if finish.exact is not None:
+        message.exact = finish.exact
+        message.num_moves = finish.num_moves
     return message
 
 
@@ -263,4 +268,6 @@ def _finish_from_proto(message: wire.ChatFinish) -> ChatFinish:
         *read_stop_reason(message),
         Usage.from_proto(message.usage) if message.HasField("usage") else None,
         RequestMetrics.from_proto(message.metrics) if message.HasField("metrics") else None,
+        message.exact if message.HasField("exact") else None,
+        message.num_moves,
     )

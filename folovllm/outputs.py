@@ -92,6 +92,8 @@ class RequestInfo(MessageFields[types_pb2.RequestInfo]):
     prompt_logprobs: tuple[PositionLogprobs, ...] = ()
     prompt_token_ids: tuple[int, ...] = ()
     parent_output_token_ids: tuple[int, ...] = ()
+    numerics_fingerprint: str = ""
+    prompt_fingerprint: str = ""
 
     def joined(self, more: "RequestInfo") -> "RequestInfo":
         """This one with the lists of the next message's, which has nothing else."""
@@ -109,7 +111,9 @@ class CompletionOutput:
 
     stop_reason is the stop token's id or the stop string; it is None after the end-of-sequence
     token, and if output_complete says that a structured output is complete. usage and metrics come
-    with finish_reason, info with the first delta of index 0 or of a branch.
+    with finish_reason, info with the first delta of index 0 or of a branch. exact and num_moves, from
+    a tokenizer service, say whether the final output is that of an undisturbed run, and at how many
+    engines it went on.
     """
 
     request_id: str = ""
@@ -124,6 +128,8 @@ class CompletionOutput:
     usage: Usage | None = None
     metrics: RequestMetrics | None = None
     info: RequestInfo | None = None
+    exact: bool | None = None
+    num_moves: int = 0
 
     def finished(self) -> bool:
         """Whether no more deltas of this continuation follow."""
@@ -140,6 +146,7 @@ class CompletionOutput:
         self.output_complete = delta.output_complete
         self.usage = delta.usage
         self.metrics = delta.metrics
+        self.exact, self.num_moves = delta.exact, delta.num_moves
         if delta.cumulative_logprob is not None:
             self.cumulative_logprob = delta.cumulative_logprob
         if delta.info is not None:
@@ -170,6 +177,9 @@ class CompletionOutput:
             message.metrics.CopyFrom(self.metrics.to_proto())
         if self.info is not None:
             message.info.CopyFrom(self.info.to_proto())
+        if self.exact is not None:
+            message.exact = self.exact
+            message.num_moves = self.num_moves
         return message
 
     @classmethod
@@ -194,6 +204,8 @@ class CompletionOutput:
             if message.HasField("metrics")
             else None,
             info=RequestInfo.from_proto(message.info) if message.HasField("info") else None,
+            exact=message.exact if message.HasField("exact") else None,
+            num_moves=message.num_moves,
         )
 
 

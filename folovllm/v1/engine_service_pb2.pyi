@@ -6,6 +6,7 @@ Token ids in, token ids out: scheduling, the KV cache, the model and sampling.""
 from collections import abc as _abc
 from folovllm.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
@@ -80,9 +81,16 @@ class SessionCommand(_message.Message):
     ABORT_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    HANDLE_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
     cancel: _builtins.str
     """The request_id or fork_id of something that no one waits for any more: it ends at once, and
     nothing more comes for it. A name that does not run in this session is passed over.
+    """
+    handle: _builtins.int
+    """With generate and fork: the number by which OutputColumns name the request's continuations, that
+    of index i is this plus i. No number may name two in one session. Default 0: nothing of the
+    request comes in columns.
     """
     @_builtins.property
     def generate(self) -> _types_pb2.Request:
@@ -102,6 +110,10 @@ class SessionCommand(_message.Message):
         nothing has come from it, and at least every 4 seconds.
         """
 
+    @_builtins.property
+    def moved(self) -> Global___Moved:
+        """With generate: the request came before, and was sent to another engine. Absent: it is new."""
+
     def __init__(
         self,
         *,
@@ -110,16 +122,50 @@ class SessionCommand(_message.Message):
         abort: Global___AbortRequest | None = ...,
         cancel: _builtins.str = ...,
         heartbeat: Global___Heartbeat | None = ...,
+        handle: _builtins.int = ...,
+        moved: Global___Moved | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "cancel", b"cancel", "command", b"command", "fork", b"fork", "generate", b"generate", "heartbeat", b"heartbeat"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "cancel", b"cancel", "command", b"command", "fork", b"fork", "generate", b"generate", "heartbeat", b"heartbeat", "moved", b"moved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "cancel", b"cancel", "command", b"command", "fork", b"fork", "generate", b"generate", "heartbeat", b"heartbeat"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abort", b"abort", "cancel", b"cancel", "command", b"command", "fork", b"fork", "generate", b"generate", "handle", b"handle", "heartbeat", b"heartbeat", "moved", b"moved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["generate", "fork", "abort", "cancel", "heartbeat"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
 Global___SessionCommand: _TypeAlias = SessionCommand  # noqa: Y015
+
+@_typing.final
+class Moved(_message.Message):
+    """What a front end says of a request that another engine has run or refused. It is not refused for
+    load, and keeps its place in the queue.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGE_FIELD_NUMBER: _builtins.int
+    IS_SUSPECT_FIELD_NUMBER: _builtins.int
+    is_suspect: _builtins.bool
+    """Whether the engine that had it may have died of it. No step computes two of these for the first
+    time, so that an engine's death tells which it was. Default false.
+    """
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """Since it arrived at the front end; of two requests with the same priority the older runs first."""
+
+    def __init__(
+        self,
+        *,
+        age: _duration_pb2.Duration | None = ...,
+        is_suspect: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "is_suspect", b"is_suspect"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Moved: _TypeAlias = Moved  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):
@@ -153,9 +199,15 @@ class SessionEvents(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     ANSWERS_HEARTBEATS_FIELD_NUMBER: _builtins.int
     SCHEDULED_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    DRAINS_FIELD_NUMBER: _builtins.int
     answers_heartbeats: _builtins.bool
     """On the first message: whether heartbeats are answered at once, and `scheduled` is told. Default
     false, as of an engine that knows of neither.
+    """
+    drains: _builtins.bool
+    """The engine is about to end. Requests that can go on at another one should be moved there, and
+    cancelled here; the others may run to their end in the time that is left. Default false.
     """
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CompletionOutput]:
@@ -182,6 +234,12 @@ class SessionEvents(_message.Message):
         the engine is lost, what was not named here is hardly the cause.
         """
 
+    @_builtins.property
+    def columns(self) -> Global___OutputColumns:
+        """Those of the outputs since the last message that have nothing but token ids, of requests that
+        have a handle.
+        """
+
     def __init__(
         self,
         *,
@@ -191,14 +249,54 @@ class SessionEvents(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         answers_heartbeats: _builtins.bool = ...,
         scheduled: _abc.Iterable[_builtins.str] | None = ...,
+        columns: Global___OutputColumns | None = ...,
+        drains: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "load", b"load"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "heartbeat", b"heartbeat", "load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_heartbeats", b"answers_heartbeats", "failures", b"failures", "heartbeat", b"heartbeat", "load", b"load", "outputs", b"outputs", "scheduled", b"scheduled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_heartbeats", b"answers_heartbeats", "columns", b"columns", "drains", b"drains", "failures", b"failures", "heartbeat", b"heartbeat", "load", b"load", "outputs", b"outputs", "scheduled", b"scheduled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionEvents: _TypeAlias = SessionEvents  # noqa: Y015
+
+@_typing.final
+class OutputColumns(_message.Message):
+    """Token ids of many continuations, in columns: as a message for each they would take twenty times as
+    long to build and to read.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HANDLES_FIELD_NUMBER: _builtins.int
+    NUM_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def handles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The continuations, each once; see SessionCommand."""
+
+    @_builtins.property
+    def num_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many ids each has. Empty: one each."""
+
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The ids, those of the first continuation first."""
+
+    def __init__(
+        self,
+        *,
+        handles: _abc.Iterable[_builtins.int] | None = ...,
+        num_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handles", b"handles", "num_token_ids", b"num_token_ids", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutputColumns: _TypeAlias = OutputColumns  # noqa: Y015
 
 @_typing.final
 class SessionFailure(_message.Message):

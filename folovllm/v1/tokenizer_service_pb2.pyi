@@ -101,6 +101,7 @@ class GenerateRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
     RETURN_PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique among the running requests. Default: made by the service, and echoed in every message."""
     text: _builtins.str
@@ -119,6 +120,12 @@ class GenerateRequest(_message.Message):
     def sampling_params(self) -> _types_pb2.SamplingParams:
         """How to sample and when to stop."""
 
+    @_builtins.property
+    def resume(self) -> _types_pb2.Resume:
+        """Goes on with a stream that broke. One that still runs under the request_id is ended first.
+        Absent: begins anew.
+        """
+
     def __init__(
         self,
         *,
@@ -129,10 +136,11 @@ class GenerateRequest(_message.Message):
         priority: _builtins.int = ...,
         cache_salt: _builtins.str = ...,
         return_prompt_token_ids: _builtins.bool = ...,
+        resume: _types_pb2.Resume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "sampling_params", b"sampling_params", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "resume", b"resume", "sampling_params", b"sampling_params", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "return_prompt_token_ids", b"return_prompt_token_ids", "sampling_params", b"sampling_params", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_salt", b"cache_salt", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "resume", b"resume", "return_prompt_token_ids", b"return_prompt_token_ids", "sampling_params", b"sampling_params", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
@@ -795,6 +803,7 @@ class ChatRequest(_message.Message):
     CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     CACHE_SALT_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Unique among the running requests. Default: made by the service, and echoed in every message."""
     enable_thinking: _builtins.bool
@@ -831,6 +840,12 @@ class ChatRequest(_message.Message):
         looked for in the content of the answer, not in reasoning or tool calls.
         """
 
+    @_builtins.property
+    def resume(self) -> _types_pb2.Resume:
+        """Goes on with a stream that broke. One that still runs under the request_id is ended first.
+        Absent: begins anew.
+        """
+
     def __init__(
         self,
         *,
@@ -845,10 +860,11 @@ class ChatRequest(_message.Message):
         continue_final_message: _builtins.bool = ...,
         priority: _builtins.int = ...,
         cache_salt: _builtins.str = ...,
+        resume: _types_pb2.Resume | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_thinking", b"_enable_thinking", "_thinking_budget", b"_thinking_budget", "enable_thinking", b"enable_thinking", "response_format", b"response_format", "sampling_params", b"sampling_params", "thinking_budget", b"thinking_budget", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_thinking", b"_enable_thinking", "_thinking_budget", b"_thinking_budget", "enable_thinking", b"enable_thinking", "response_format", b"response_format", "resume", b"resume", "sampling_params", b"sampling_params", "thinking_budget", b"thinking_budget", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_thinking", b"_enable_thinking", "_thinking_budget", b"_thinking_budget", "cache_salt", b"cache_salt", "continue_final_message", b"continue_final_message", "enable_thinking", b"enable_thinking", "messages", b"messages", "priority", b"priority", "request_id", b"request_id", "response_format", b"response_format", "sampling_params", b"sampling_params", "thinking_budget", b"thinking_budget", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_thinking", b"_enable_thinking", "_thinking_budget", b"_thinking_budget", "cache_salt", b"cache_salt", "continue_final_message", b"continue_final_message", "enable_thinking", b"enable_thinking", "messages", b"messages", "priority", b"priority", "request_id", b"request_id", "response_format", b"response_format", "resume", b"resume", "sampling_params", b"sampling_params", "thinking_budget", b"thinking_budget", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enable_thinking: _TypeAlias = _typing.Literal["enable_thinking"]  # noqa: Y015
     _WhichOneofArgType__enable_thinking: _TypeAlias = _typing.Literal["_enable_thinking", b"_enable_thinking"]  # noqa: Y015
@@ -1060,12 +1076,18 @@ class ChatFinish(_message.Message):
     STOP_STRING_FIELD_NUMBER: _builtins.int
     EOS_FIELD_NUMBER: _builtins.int
     OUTPUT_COMPLETE_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    NUM_MOVES_FIELD_NUMBER: _builtins.int
     reason: Global___ChatFinishReason.ValueType
     """Why."""
     stop_token_id: _builtins.int
     """One of stop_token_ids."""
     stop_string: _builtins.str
     """One of stop."""
+    exact: _builtins.bool
+    """Whether every token is the one that an undisturbed run would have; as in CompletionOutput."""
+    num_moves: _builtins.int
+    """How often the request went on at another engine. Default 0."""
     @_builtins.property
     def usage(self) -> _types_pb2.Usage:
         """Token counts."""
@@ -1092,13 +1114,20 @@ class ChatFinish(_message.Message):
         stop_string: _builtins.str = ...,
         eos: _types_pb2.EndOfSequence | None = ...,
         output_complete: _types_pb2.OutputComplete | None = ...,
+        exact: _builtins.bool | None = ...,
+        num_moves: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["eos", b"eos", "metrics", b"metrics", "output_complete", b"output_complete", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "eos", b"eos", "exact", b"exact", "metrics", b"metrics", "output_complete", b"output_complete", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["eos", b"eos", "metrics", b"metrics", "output_complete", b"output_complete", "reason", b"reason", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "eos", b"eos", "exact", b"exact", "metrics", b"metrics", "num_moves", b"num_moves", "output_complete", b"output_complete", "reason", b"reason", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__exact: _TypeAlias = _typing.Literal["exact"]  # noqa: Y015
+    _WhichOneofArgType__exact: _TypeAlias = _typing.Literal["_exact", b"_exact"]  # noqa: Y015
     _WhichOneofReturnType_stop_reason: _TypeAlias = _typing.Literal["stop_token_id", "stop_string", "eos", "output_complete"]  # noqa: Y015
     _WhichOneofArgType_stop_reason: _TypeAlias = _typing.Literal["stop_reason", b"stop_reason"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exact) -> _WhichOneofReturnType__exact | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_stop_reason) -> _WhichOneofReturnType_stop_reason | None: ...
 
 Global___ChatFinish: _TypeAlias = ChatFinish  # noqa: Y015

@@ -532,6 +532,86 @@ class ContinuedOutput(_message.Message):
 Global___ContinuedOutput: _TypeAlias = ContinuedOutput  # noqa: Y015
 
 @_typing.final
+class Resume(_message.Message):
+    """What the caller of a stream that broke has received, so that any tokenizer service can go on with
+    it from exactly there: nothing is sent twice, and nothing is missing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLING_PARAMS_FIELD_NUMBER: _builtins.int
+    NUMERICS_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    PROMPT_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    numerics_fingerprint: _builtins.str
+    """That of RequestInfo. Engines of another one go on only with `--migrate any`."""
+    prompt_fingerprint: _builtins.str
+    """That of RequestInfo. FAILED_PRECONDITION where the request's prompt has another."""
+    @_builtins.property
+    def sampling_params(self) -> Global___SamplingParams:
+        """Those of RequestInfo. The request's own sampling_params are not read."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResumedOutput]:
+        """One for each continuation whose last message was not received, in any order; those that are not
+        listed have ended. Their lists hold at most 2097152 elements together.
+        """
+
+    def __init__(
+        self,
+        *,
+        sampling_params: Global___SamplingParams | None = ...,
+        numerics_fingerprint: _builtins.str = ...,
+        prompt_fingerprint: _builtins.str = ...,
+        outputs: _abc.Iterable[Global___ResumedOutput] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling_params", b"sampling_params"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["numerics_fingerprint", b"numerics_fingerprint", "outputs", b"outputs", "prompt_fingerprint", b"prompt_fingerprint", "sampling_params", b"sampling_params"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resume: _TypeAlias = Resume  # noqa: Y015
+
+@_typing.final
+class ResumedOutput(_message.Message):
+    """What was received of one continuation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LOGPROBS_FIELD_NUMBER: _builtins.int
+    NUM_LATER_MESSAGES_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which of the n continuations."""
+    num_later_messages: _builtins.int
+    """How many messages of this index were received after the one that bore the last of token_ids."""
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """All its ids; none where nothing was received of it."""
+
+    @_builtins.property
+    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The log-probability of each, where they are asked for, else none."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        num_later_messages: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "logprobs", b"logprobs", "num_later_messages", b"num_later_messages", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumedOutput: _TypeAlias = ResumedOutput  # noqa: Y015
+
+@_typing.final
 class Logprob(_message.Message):
     """One candidate token at one position."""
 
@@ -697,6 +777,8 @@ class RequestInfo(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     PROMPT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PARENT_OUTPUT_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    NUMERICS_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    PROMPT_FINGERPRINT_FIELD_NUMBER: _builtins.int
     model_fingerprint: _builtins.str
     """Identifies the model's configuration and weights."""
     tokenizer_fingerprint: _builtins.str
@@ -705,6 +787,12 @@ class RequestInfo(_message.Message):
     """Tokens of the prompt."""
     cached_tokens: _builtins.int
     """Tokens of the prompt whose KV came from the prefix cache."""
+    numerics_fingerprint: _builtins.str
+    """That of ModelInfo, of the engine that ran it first. Filled by the tokenizer service."""
+    prompt_fingerprint: _builtins.str
+    """SHA-256 of the prompt's token ids, each as four bytes, the lowest first. Filled by the tokenizer
+    service.
+    """
     @_builtins.property
     def sampling_params(self) -> Global___SamplingParams:
         """Every parameter, defaults and seed filled in."""
@@ -734,10 +822,12 @@ class RequestInfo(_message.Message):
         prompt_logprobs: _abc.Iterable[Global___PositionLogprobs] | None = ...,
         prompt_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         parent_output_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        numerics_fingerprint: _builtins.str = ...,
+        prompt_fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling_params", b"sampling_params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "model_fingerprint", b"model_fingerprint", "parent_output_token_ids", b"parent_output_token_ids", "prompt_logprobs", b"prompt_logprobs", "prompt_token_ids", b"prompt_token_ids", "prompt_tokens", b"prompt_tokens", "sampling_params", b"sampling_params", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "model_fingerprint", b"model_fingerprint", "numerics_fingerprint", b"numerics_fingerprint", "parent_output_token_ids", b"parent_output_token_ids", "prompt_fingerprint", b"prompt_fingerprint", "prompt_logprobs", b"prompt_logprobs", "prompt_token_ids", b"prompt_token_ids", "prompt_tokens", b"prompt_tokens", "sampling_params", b"sampling_params", "tokenizer_fingerprint", b"tokenizer_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -763,6 +853,8 @@ class CompletionOutput(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     INFO_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    NUM_MOVES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request that this belongs to."""
     index: _builtins.int
@@ -777,6 +869,15 @@ class CompletionOutput(_message.Message):
     """One of stop_token_ids."""
     stop_string: _builtins.str
     """One of stop."""
+    exact: _builtins.bool
+    """On the last message of an index, from the tokenizer service: whether every token is the one that
+    an undisturbed run would have. False where the request went on at an engine of another
+    numerics_fingerprint, which happens only with `--migrate any`.
+    """
+    num_moves: _builtins.int
+    """On the last message of an index, from the tokenizer service: how often the request went on at
+    another engine. Default 0.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """New token ids."""
@@ -824,17 +925,23 @@ class CompletionOutput(_message.Message):
         usage: Global___Usage | None = ...,
         metrics: Global___RequestMetrics | None = ...,
         info: Global___RequestInfo | None = ...,
+        exact: _builtins.bool | None = ...,
+        num_moves: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cumulative_logprob", b"_cumulative_logprob", "cumulative_logprob", b"cumulative_logprob", "eos", b"eos", "info", b"info", "metrics", b"metrics", "output_complete", b"output_complete", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cumulative_logprob", b"_cumulative_logprob", "_exact", b"_exact", "cumulative_logprob", b"cumulative_logprob", "eos", b"eos", "exact", b"exact", "info", b"info", "metrics", b"metrics", "output_complete", b"output_complete", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cumulative_logprob", b"_cumulative_logprob", "cumulative_logprob", b"cumulative_logprob", "eos", b"eos", "finish_reason", b"finish_reason", "index", b"index", "info", b"info", "logprobs", b"logprobs", "metrics", b"metrics", "output_complete", b"output_complete", "request_id", b"request_id", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cumulative_logprob", b"_cumulative_logprob", "_exact", b"_exact", "cumulative_logprob", b"cumulative_logprob", "eos", b"eos", "exact", b"exact", "finish_reason", b"finish_reason", "index", b"index", "info", b"info", "logprobs", b"logprobs", "metrics", b"metrics", "num_moves", b"num_moves", "output_complete", b"output_complete", "request_id", b"request_id", "stop_reason", b"stop_reason", "stop_string", b"stop_string", "stop_token_id", b"stop_token_id", "text", b"text", "token_ids", b"token_ids", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cumulative_logprob: _TypeAlias = _typing.Literal["cumulative_logprob"]  # noqa: Y015
     _WhichOneofArgType__cumulative_logprob: _TypeAlias = _typing.Literal["_cumulative_logprob", b"_cumulative_logprob"]  # noqa: Y015
+    _WhichOneofReturnType__exact: _TypeAlias = _typing.Literal["exact"]  # noqa: Y015
+    _WhichOneofArgType__exact: _TypeAlias = _typing.Literal["_exact", b"_exact"]  # noqa: Y015
     _WhichOneofReturnType_stop_reason: _TypeAlias = _typing.Literal["stop_token_id", "stop_string", "eos", "output_complete"]  # noqa: Y015
     _WhichOneofArgType_stop_reason: _TypeAlias = _typing.Literal["stop_reason", b"stop_reason"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cumulative_logprob) -> _WhichOneofReturnType__cumulative_logprob | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exact) -> _WhichOneofReturnType__exact | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_stop_reason) -> _WhichOneofReturnType_stop_reason | None: ...
 

@@ -85,11 +85,21 @@ class _Answer:
                 self._parser.stop,
                 usage=usage and replace(usage, completion_tokens=self._num_tokens),
                 metrics=delta.metrics,
+                exact=delta.exact,
+                num_moves=delta.num_moves,
             )
         reason = ChatFinishReason(delta.finish_reason.value)
         if reason is ChatFinishReason.STOP and self._parser.num_tool_calls:
             reason = ChatFinishReason.TOOL_CALLS
-        return ChatFinish(reason, delta.stop_reason, delta.output_complete, usage, delta.metrics)
+        return ChatFinish(
+            reason,
+            delta.stop_reason,
+            delta.output_complete,
+            usage,
+            delta.metrics,
+            exact=delta.exact,
+            num_moves=delta.num_moves,
+        )
 
     def _outputs(self, delta: CompletionOutput, events: list[ChatEvent]) -> list[ChatOutput]:
         outputs = [ChatOutput(event, delta.request_id, delta.index) for event in events]

@@ -128,6 +128,7 @@ def _finish(
 ) -> None:
     """Makes `output` the final one, by the engine's final delta or by the stop string."""
     output.usage, output.metrics = delta.usage, delta.metrics
+    output.exact, output.num_moves = delta.exact, delta.num_moves
     if stop is None:
         output.finish_reason, output.stop_reason = delta.finish_reason, delta.stop_reason
         output.output_complete = delta.output_complete
