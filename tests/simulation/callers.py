@@ -1,0 +1,170 @@
+"""Callers: each makes one request of a front end, and notes what comes of it."""
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from folovllm.errors import FolovError
+from folovllm.v1 import tokenizer_service_pb2, types_pb2
+from simulation.front_end import FrontEnd
+from simulation.messages import chat_message, fork_message, generate_message, score_message
+from simulation.scenario import RequestSpec
+from tokenizer_service.handlers.chat import chat
+from tokenizer_service.handlers.fork import fork
+from tokenizer_service.handlers.generate import generate
+from tokenizer_service.handlers.score import score
+
+Message = types_pb2.CompletionOutput | tokenizer_service_pb2.ChatOutput
+
+
+@dataclass
+class IndexRecord:
+    """What came for one continuation."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[types_pb2.PositionLogprobs] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    events: list[tokenizer_service_pb2.ChatOutput] = field(default_factory=list)
+    cumulative_logprob: float | None = None
+    final: types_pb2.CompletionOutput | tokenizer_service_pb2.ChatFinish | None = None
+
+
+@dataclass
+class Record:
+    """What came of one request."""
+
+    spec: RequestSpec
+    kind: str
+    """generate, chat, fork or score."""
+    started: float = 0.0
+    ended: float | None = None
+    error: BaseException | None = None
+    left: bool = False
+    """Whether the caller has left before the end."""
+    indexes: dict[int, IndexRecord] = field(default_factory=dict)
+    infos: dict[int, types_pb2.RequestInfo] = field(default_factory=dict)
+    scores: types_pb2.ScoreResponse | None = None
+    last: float = 0.0
+    """When something came last."""
+    longest_pause: float = 0.0
+    complaints: list[str] = field(default_factory=list)
+    """What was wrong at once."""
+    num_messages: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the request in traces."""
+        return f"{self.kind} {self.spec.number}"
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that have come."""
+        return sum(len(each.token_ids) for each in self.indexes.values())
+
+
+class Caller:
+    """The task of one request."""
+
+    def __init__(self, front_end: FrontEnd, record: Record, trace: "Trace") -> None:
+        self._front_end = front_end
+        self._record = record
+        self._trace = trace
+        self._loop = asyncio.get_running_loop()
+        self.forks: list[asyncio.Task[None]] = []
+        """Those of its fork."""
+        self.on_fork: Any = None
+        """Is called when its fork is to begin."""
+
+    async def run(self) -> None:
+        """Makes the request and reads it to its end, or until the caller leaves."""
+        record, spec = self._record, self._record.spec
+        record.started = record.last = self._loop.time()
+        try:
+            async with asyncio.timeout(spec.leaves):
+                await self._read()
+        except TimeoutError:
+            record.left = True
+        except FolovError as error:
+            record.error = error
+        except Exception as error:
+            record.error = error
+        record.ended = self._loop.time()
+        self._note_pause()
+        self._trace.add(record.ended, record.kind, spec.number, type(record.error).__name__)
+
+    async def _read(self) -> None:
+        services, spec = self._front_end.services, self._record.spec
+        messages: Any
+        if self._record.kind == "score":
+            self._record.scores = await score(score_message(spec), services, None)
+            return
+        if self._record.kind == "generate":
+            messages = generate(generate_message(spec), services)
+        elif self._record.kind == "chat":
+            messages = chat(chat_message(spec), services)
+        else:
+            messages = fork(fork_message(spec), services)
+        async with aclosing(messages):
+            async for message in messages:
+                self._take(message)
+                if spec.pause:
+                    await asyncio.sleep(spec.pause)
+
+    def _take(self, message: Any) -> None:
+        record = self._record
+        record.num_messages += 1
+        self._note_pause()
+        index = message.index
+        known = record.indexes.get(index)
+        if known is None:
+            known = record.indexes[index] = IndexRecord()
+        if known.final is not None:
+            record.complaints.append(f"index {index} has a message after its final one")
+        if message.HasField("info"):
+            if index in record.infos:
+                record.complaints.append(f"index {index} has a second info")
+            record.infos[index] = message.info
+        token_ids = message.token_ids[:]
+        known.token_ids += token_ids
+        if message.logprobs:
+            known.logprobs += message.logprobs
+        if record.kind == "chat":
+            known.events.append(message)
+            if message.WhichOneof("event") == "finish":
+                known.final = message.finish
+        else:
+            known.texts.append(message.text)
+            if message.HasField("cumulative_logprob"):
+                known.cumulative_logprob = message.cumulative_logprob
+            if message.finish_reason:
+                known.final = message
+        self._trace.add(record.last, record.kind, record.spec.number, index, *token_ids)
+        fork_spec = record.spec.fork
+        if fork_spec is not None and record.num_messages == fork_spec.after and self.on_fork:
+            self.on_fork()
+
+    def _note_pause(self) -> None:
+        record, now = self._record, self._loop.time()
+        record.longest_pause = max(record.longest_pause, now - record.last)
+        record.last = now
+
+
+class Trace:
+    """A number over everything that has happened, in order; and if wanted, what that was."""
+
+    def __init__(self, keep: bool = False) -> None:
+        self.value = 0
+        self.lines: list[str] = []
+        self._keep = keep
+
+    def add(self, now: float, *what: object) -> None:
+        """Notes an event."""
+        # Strings are hashed anew in each process.
+        self.value = hash((self.value, now, *(_number(each) for each in what)))
+        if self._keep:
+            self.lines.append(f"{now - 1000:10.4f} {' '.join(map(str, what))}")
+
+
+def _number(value: object) -> object:
+    return tuple(value.encode()) if isinstance(value, str) else value

@@ -1,0 +1,315 @@
+"""EngineHost: one engine service at one address, which can be started, drained, killed, frozen.
+
+The scheduler, LLMEngine, AsyncEngine, its sessions and its servicer are the real ones. A task takes
+the place of the engine's thread, and steps take virtual time.
+"""
+
+import asyncio
+import queue
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
+
+from grpc_health.v1 import health_pb2
+
+from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
+from engine_service.core.outputs import ScheduledSequence
+from engine_service.engine.async_engine import AsyncEngine
+from engine_service.engine.commands import Command, Matchers, StreamCommand
+from engine_service.engine.llm_engine import LLMEngine
+from engine_service.overload.admission import Admission
+from engine_service.overload.queue_limits import queue_limits
+from engine_service.servicer import EngineServicer
+from folovllm.liveness import DEFAULT_LIVENESS
+from folovllm.model_info import ModelInfo
+from folovllm.serving.active_calls import ActiveCalls
+from folovllm.v1 import types_pb2
+from simulation.grammars import SimulatedCompiler
+from simulation.network import Commands, Events, Network
+from simulation.runner import OverlappingRunner, SimulatedRunner
+from simulation.tokens import EOS_ID, VOCAB_SIZE
+from simulation.virtual_loop import Process, VirtualLoop
+
+MAX_MODEL_LEN = 96
+BLOCK_SIZE = 4
+TAG_SIZE = 3
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_HOST_BYTES = 2**34
+
+
+@dataclass(frozen=True)
+class EngineSetting:
+    """How one engine differs from the others."""
+
+    num_blocks: int = 48
+    max_num_seqs: int = 6
+    max_num_batched_tokens: int = 32
+    prefix_caching: bool = True
+    speculation: str = "none"
+    overlaps: bool = False
+    max_num_waiting: int = 1024
+    numerics: str = "same"
+    step_seconds: float = 0.01
+    grammar_seconds: float = 0.0
+
+    def config(self) -> EngineConfig:
+        """As the engine is configured."""
+        return EngineConfig(
+            ModelConfig(),
+            CacheConfig(
+                BLOCK_SIZE, self.num_blocks, enable_prefix_caching=self.prefix_caching
+            ),
+            SchedulerConfig(
+                self.max_num_seqs,
+                self.max_num_batched_tokens,
+                max_num_waiting=self.max_num_waiting,
+                speculation=self.speculation,
+            ),
+        )
+
+    def info(self) -> ModelInfo:
+        """As the engine describes itself."""
+        return ModelInfo(
+            model_id="simulated",
+            vocab_size=VOCAB_SIZE,
+            eos_token_ids=(EOS_ID,),
+            max_model_len=MAX_MODEL_LEN,
+            num_kv_blocks=self.num_blocks,
+            block_size=BLOCK_SIZE,
+            device="cpu",
+            tokenizer_fingerprint="simulated",
+            max_n=16,
+            replica_fingerprint="replica",
+            numerics_fingerprint=self.numerics,
+        )
+
+
+class _Inbox:
+    """A SimpleQueue that never blocks: who finds it empty waits for `filled`."""
+
+    def __init__(self) -> None:
+        self.filled = asyncio.Event()
+        self._items: deque[tuple[Command, Matchers] | None] = deque()
+
+    def put(self, item: tuple[Command, Matchers] | None) -> None:
+        self._items.append(item)
+        self.filled.set()
+
+    def get(self, block: bool = True) -> tuple[Command, Matchers] | None:
+        if not self._items:
+            self.filled.clear()
+            raise queue.Empty
+        return self._items.popleft()
+
+
+class _MatcherMaker:
+    """Compiles in this process; others see that it takes a while."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def make(self, engine: LLMEngine, command: StreamCommand, caller: str) -> Matchers:
+        if self._seconds:
+            await asyncio.sleep(self._seconds)
+        return command.make_matchers(engine)
+
+    def close(self) -> None:
+        """Nothing runs beside it."""
+
+
+class SimulatedEngine(AsyncEngine):
+    """AsyncEngine whose steps a task takes."""
+
+    def __init__(self, llm_engine: LLMEngine, setting: EngineSetting, rng: Random) -> None:
+        config = setting.config().scheduler
+        super().__init__(lambda: llm_engine, config, clock=asyncio.get_running_loop().time)
+        self._inbox: _Inbox = _Inbox()  # type: ignore[assignment]
+        self._matcher_maker = _MatcherMaker(setting.grammar_seconds)  # type: ignore[assignment]
+        self._setting = setting
+        self._rng = rng
+        self._engine = llm_engine
+        self._ready.set_result(llm_engine)
+        llm_engine.warm_up()
+        llm_engine.on_scheduled = self._streams.set_scheduled
+        self._load = llm_engine.load()
+        limits = queue_limits(config, llm_engine.info, _HOST_BYTES)
+        self._streams.admission = Admission(limits)
+
+    async def drive(self) -> None:
+        """Takes steps until it is told to stop, or one fails."""
+        engine = self._engine
+        assert engine is not None
+        seconds, rng = self._setting.step_seconds, self._rng
+        try:
+            while (commands := self._apply_commands(engine)) is not None:
+                if not engine.has_unfinished_requests():
+                    await self._inbox.filled.wait()
+                    continue
+                outputs = self._step(engine, commands)
+                self._load = engine.load()
+                await asyncio.sleep(seconds * (0.5 + rng.random()))
+                self._deliver(outputs, engine.drain_failures())
+            self._fail_all("the engine was stopped")
+        except StepError:
+            self._fail_all("the engine has failed")
+
+
+class StepError(BaseException):
+    """A step fails with all that is in it, as if a library had panicked."""
+
+
+class _Context:
+    """What a servicer asks of a call."""
+
+    def peer(self) -> str:
+        return "simulated"
+
+
+Tag = tuple[int, ...]
+"""The last ids of a request's prompt, which tell it from the others."""
+
+
+def tag_of(part: ScheduledSequence) -> Tag:
+    """Of the request that a sequence belongs to; branches have that of their parent."""
+    end = part.num_prompt_tokens
+    return tuple(part.token_history[max(0, end - TAG_SIZE) : end])
+
+
+class EngineHost:
+    """What runs at an address; after each end it can be started again."""
+
+    def __init__(
+        self, loop: VirtualLoop, network: Network, address: str, setting: EngineSetting, seed: int
+    ) -> None:
+        self.address = address
+        self.setting = setting
+        self.is_up = False
+        """Whether a process runs there."""
+        self.is_draining = False
+        self.dies_of: Collection[int] = ()
+        """Last ids of prompts whose computing ends the process."""
+        self.poisoned: Collection[int] = ()
+        """Those whose computing fails them alone."""
+        self.fails_next = False
+        """Whether the next step fails, and with it the engine."""
+        self.deaths: list[tuple[float, list[Tag]]] = []
+        """When it was lost, and whom the last step computed that had begun."""
+        self.on_death: Callable[[], None] = lambda: None
+        """Is called when the process is lost."""
+        self._loop = loop
+        self._network = network
+        self._rng = Random(seed)
+        self._last_step: Sequence[ScheduledSequence] = ()
+
+    def start(self) -> None:
+        """Starts the process, unless one runs."""
+        if self.is_up:
+            return
+        self.process = Process(self._loop, self.address)
+        self.is_up, self.is_draining = True, False
+        self._last_step = ()
+        self.process.call(self._build)
+        self.driver = self.process.start(self._run())
+        self._network.servers[self.address] = self
+
+    def kill(self, lose: bool = True) -> None:
+        """Ends the process at once; what it has sent may be lost with it."""
+        if not self.is_up:
+            return
+        self.is_up = False
+        self._note_death()
+        self._network.stop_listening(self.address, lose)
+        self.process.kill()
+
+    def drain(self, grace: float) -> None:
+        """Begins to end as after SIGTERM."""
+        if self.is_up and not self.is_draining:
+            self.is_draining = True
+            self.process.start(self._drain(grace))
+
+    def _build(self) -> None:
+        setting = self.setting
+        kind = OverlappingRunner if setting.overlaps else SimulatedRunner
+        runner = kind(BLOCK_SIZE, self._watch, self.poisoned)
+        self.llm_engine = LLMEngine(
+            runner,
+            setting.config(),
+            setting.info(),
+            grammar_compiler=SimulatedCompiler(),  # type: ignore[arg-type]
+            clock=self._loop.time,
+        )
+        self.engine = SimulatedEngine(self.llm_engine, setting, self._rng)
+        self.active_calls = ActiveCalls()
+        self.servicer = EngineServicer(self.engine, self.active_calls, DEFAULT_LIVENESS)
+        self._status_changed = asyncio.Event()
+
+    async def _run(self) -> None:
+        try:
+            await self.engine.drive()
+        except ProcessDeath:
+            self._loop.call_soon(self.kill, context=self._network.context)
+            return
+        if not self.is_draining:
+            self.is_draining = True
+            self._note_death()
+            await self._drain(1.0)
+
+    async def _drain(self, grace: float) -> None:
+        """As `GrpcServer.drain` and what follows it."""
+        changed, self._status_changed = self._status_changed, asyncio.Event()
+        changed.set()
+        await self.active_calls.drain(grace)
+        await asyncio.sleep(0.1)
+        self.engine.begin_to_stop()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self.driver), 1.0)
+        await asyncio.sleep(0.05)
+        self._loop.call_soon(self._end, context=self._network.context)
+
+    def _end(self) -> None:
+        if self.is_up:
+            self.is_up = False
+            self._network.stop_listening(self.address, lose=False)
+            self.process.kill()
+
+    def _watch(self, scheduled: Sequence[ScheduledSequence]) -> None:
+        self._last_step = scheduled
+        if self.dies_of and any(tag_of(part)[-1] in self.dies_of for part in scheduled):
+            raise ProcessDeath
+        if self.fails_next:
+            self.fails_next = False
+            raise StepError
+
+    def _note_death(self) -> None:
+        self.on_death()
+        self.deaths.append((self._loop.time(), [*map(tag_of, self._last_step)]))
+
+    # What the network finds here.
+
+    async def session(self, commands: Commands) -> Events:
+        async for events in self.servicer.Session(commands, _Context()):  # type: ignore[arg-type]
+            yield events
+
+    async def statuses(self) -> AsyncIterator[int]:
+        changed = self._status_changed
+        yield _NOT_SERVING if self.is_draining else _SERVING
+        await changed.wait()
+        yield _NOT_SERVING
+        await asyncio.Event().wait()
+
+    async def model_info(self, request: types_pb2.GetModelInfoRequest) -> types_pb2.ModelInfo:
+        with self.active_calls.entered(stream=False):
+            return await self.servicer.GetModelInfo(request, _Context())  # type: ignore[arg-type]
+
+    async def score(self, request: types_pb2.ScoreRequest) -> types_pb2.ScoreResponse:
+        with self.active_calls.entered(stream=False):
+            return await self.servicer.Score(request, _Context())  # type: ignore[arg-type]
+
+
+class ProcessDeath(BaseException):
+    """The process ends in the middle of a step."""
+
+

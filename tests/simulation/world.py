@@ -1,0 +1,204 @@
+"""World: one run of a scenario, from its first connection to the last book that must balance."""
+
+import asyncio
+import gc
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+
+from simulation import books
+from simulation.callers import Caller, Record, Trace
+from simulation.determinism import determined
+from simulation.engine_host import EngineHost
+from simulation.front_end import FrontEnd, channels_of, start_front_end
+from simulation.health import Health, Trouble, undue
+from simulation.judge import Judge
+from simulation.network import Network
+from simulation.scenario import KILLER, POISON, FaultSpec, RequestSpec, Scenario
+from simulation.virtual_loop import StalledError, VirtualLoop
+
+MIGRATES = False
+"""Whether streams are expected to survive their engine once they have output."""
+# Virtual seconds after the last arrival and the last fault within which everything has ended, and
+# then until nothing is left of it.
+_PATIENCE = 90.0
+_SETTLE = 14.0
+_MAX_CALLBACKS = 200_000
+_CALLBACKS_A_REQUEST = 20_000
+
+
+@dataclass
+class Result:
+    """What a run has shown."""
+
+    scenario: Scenario
+    complaints: list[str] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    """Faults by kind, and what was covered."""
+    trace: Trace = field(default_factory=Trace)
+    seconds: float = 0.0
+    """Of the virtual clock."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that callers have received."""
+        return sum(record.num_tokens for record in self.records)
+
+
+class World:
+    """Everything of one run."""
+
+    def __init__(self, scenario: Scenario, keep_trace: bool = False) -> None:
+        self.scenario = scenario
+        num_callbacks = _MAX_CALLBACKS + _CALLBACKS_A_REQUEST * len(scenario.requests)
+        self.loop = VirtualLoop(num_callbacks)
+        self.begun = self.loop.time()
+        self.result = Result(scenario, trace=Trace(keep_trace))
+        self.health = Health(len(scenario.engines))
+        self.hosts: list[EngineHost] = []
+        self.front_ends: list[FrontEnd] = []
+        self._records: list[Record] = []
+        self._calls: list[asyncio.Task[None]] = []
+        self._rng = Random(scenario.seed)
+
+    def run(self) -> Result:
+        """Runs it to its end."""
+        result = self.result
+        network = Network(self.loop, Random(self._rng.getrandbits(32)), self.scenario.max_delay)
+        self.network = network
+        collects = gc.isenabled()
+        gc.disable()  # what it ends would end at other times in another run
+        try:
+            with determined(self.loop.time, self._rng.getrandbits(32)), channels_of(network):
+                self.loop.run_all(self._run())
+        except StalledError as error:
+            waiting = [record.name for record in self._records if record.ended is None]
+            result.complaints.append(f"stalled: {error}; {waiting} wait")
+        finally:
+            if collects:
+                gc.enable()
+        result.complaints += [f"callback: {error}" for error in self.loop.errors]
+        result.records = self._records
+        result.seconds = self.loop.time() - self.begun
+        return result
+
+    async def _run(self) -> None:
+        scenario, loop = self.scenario, self.loop
+        addresses = [f"engine-{number}:1" for number in range(len(scenario.engines))]
+        for number, (address, setting) in enumerate(zip(addresses, scenario.engines, strict=True)):
+            seed = scenario.seed * 31 + number
+            host = EngineHost(loop, self.network, address, setting, seed)
+            host.dies_of, host.poisoned = (KILLER,), (POISON,)
+            host.on_death = lambda host=host: self._host_died(host)  # type: ignore[misc]
+            self.hosts.append(host)
+            host.start()
+        for number in range(scenario.num_front_ends):
+            self.front_ends.append(start_front_end(loop, f"front-end-{number}", addresses))
+        for request in scenario.requests:
+            loop.call_at(self.begun + request.at, self._begin, request)
+        for fault in scenario.faults:
+            loop.call_at(self.begun + fault.at, self._break, fault)
+        await self._until_ended()
+        await asyncio.sleep(_SETTLE)
+        self.result.complaints += books.complaints(self.hosts, self.front_ends)
+        await self._stop()
+
+    async def _until_ended(self) -> None:
+        """Waits for every call, and judges them."""
+        requests, faults = self.scenario.requests, self.scenario.faults
+        last = max((each.at for each in requests), default=0.0)
+        last = max(last, *(each.at + each.seconds for each in faults), 0.0)
+        deadline = self.begun + last + _PATIENCE
+        await asyncio.sleep(max(0.0, self.begun + last + 0.1 - self.loop.time()))
+        num_seen = -1
+        while num_seen != len(self._calls) and self._calls:
+            num_seen = len(self._calls)
+            await asyncio.wait(self._calls, timeout=max(0.0, deadline - self.loop.time()))
+        judge = Judge()
+        for record in self._records:
+            if record.ended is None:
+                self.result.complaints.append(f"{record.name}: has not ended")
+                continue
+            if record.error is not None and not record.left:
+                complaint = undue(record, self.health, self.hosts, MIGRATES)
+                if complaint:
+                    judge.complaints.append(f"{record.name}: {complaint}")
+            judge.judge(record)
+        self.result.complaints += judge.complaints
+
+    async def _stop(self) -> None:
+        for front_end in self.front_ends:
+            await front_end.process.start(front_end.pool.close())
+        for host in self.hosts:
+            host.kill()
+
+    def _begin(self, spec: RequestSpec) -> None:
+        record = Record(spec, spec.kind)
+        self._start_call(record)
+
+    def _start_call(self, record: Record) -> None:
+        self._records.append(record)
+        front_end = self.front_ends[record.spec.front_end]
+        caller = Caller(front_end, record, self.result.trace)
+        if record.kind != "fork" and record.spec.fork is not None:
+            caller.on_fork = lambda: self._start_call(Record(record.spec, "fork"))
+        self._calls.append(front_end.process.start(caller.run()))
+
+    # Faults.
+
+    def _break(self, fault: FaultSpec) -> None:
+        """Lets something go wrong."""
+        host = self.hosts[fault.engine]
+        front_end = self.front_ends[fault.front_end]
+        self.result.counts[fault.kind] += 1
+        self.result.trace.add(self.loop.time(), fault.kind, fault.engine, fault.front_end)
+        ends = front_end.name, host.address
+        if fault.kind == "kill":
+            host.kill(fault.loses)
+        elif fault.kind == "engine failure":
+            host.fails_next = True
+        elif fault.kind == "drain":
+            trouble = self.health.begin(fault.engine, None, self.loop.time())
+            host.drain(fault.seconds)
+            self.loop.call_later(0.5, self._restart, host, trouble)
+        elif fault.kind == "hang":
+            self._hang(host, fault)
+        elif fault.kind == "partition":
+            self.network.cut(*ends)
+            self._later(fault, fault.front_end, self.network.heal, *ends)
+        elif fault.kind == "drop":
+            self.network.break_line(*ends, fault.loses)
+            self._later(fault, fault.front_end)
+        elif fault.kind == "front end stands still":
+            front_end.process.freeze()
+            self.loop.call_later(fault.seconds, front_end.process.thaw)
+        elif fault.kind == "clock jump":
+            self.loop.jump(fault.seconds)
+
+    def _hang(self, host: EngineHost, fault: FaultSpec) -> None:
+        host.process.freeze()
+        self._later(fault, None, host.process.thaw)
+
+    def _later(self, fault: FaultSpec, front_end: int | None, *mend: object) -> None:
+        """Has a trouble end after a while."""
+        trouble = self.health.begin(fault.engine, front_end, self.loop.time())
+
+        def end() -> None:
+            trouble.ends = self.loop.time()
+            if mend:
+                mend[0](*mend[1:])  # type: ignore[operator]
+
+        self.loop.call_later(fault.seconds, end)
+
+    def _host_died(self, host: EngineHost) -> None:
+        trouble = self.health.begin(self.hosts.index(host), None, self.loop.time())
+        self.result.counts["engine deaths"] += 1
+        self.loop.call_later(1.0 + self._rng.random() * 4, self._restart, host, trouble)
+
+    def _restart(self, host: EngineHost, trouble: Trouble) -> None:
+        if host.is_up and host.is_draining:
+            self.loop.call_later(0.5, self._restart, host, trouble)
+            return
+        host.start()
+        trouble.ends = self.loop.time()
