@@ -50,7 +50,8 @@ class EngineSetting:
     prefix_caching: bool = True
     speculation: str = "none"
     overlaps: bool = False
-    max_num_waiting: int = 1024
+    target_queue_seconds: float | None = 600.0
+    """None: requests may be refused for load."""
     numerics: str = "same"
     step_seconds: float = 0.01
     grammar_seconds: float = 0.0
@@ -65,7 +66,7 @@ class EngineSetting:
             SchedulerConfig(
                 self.max_num_seqs,
                 self.max_num_batched_tokens,
-                max_num_waiting=self.max_num_waiting,
+                target_queue_seconds=self.target_queue_seconds,
                 speculation=self.speculation,
             ),
         )
@@ -210,7 +211,7 @@ class EngineHost:
             return
         self.process = Process(self._loop, self.address)
         self.is_up, self.is_draining = True, False
-        self._last_step = ()
+        self._last_step, self.fails_next = (), False
         self.process.call(self._build)
         self.driver = self.process.start(self._run())
         self._network.servers[self.address] = self
@@ -252,6 +253,8 @@ class EngineHost:
         except ProcessDeath:
             self._loop.call_soon(self.kill, context=self._network.context)
             return
+        except Exception as error:
+            self._loop.call_exception_handler({"message": "a step", "exception": error})
         if not self.is_draining:
             self.is_draining = True
             self._note_death()

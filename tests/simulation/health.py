@@ -66,8 +66,8 @@ def undue(record: Record, health: Health, hosts: list[EngineHost], migrates: boo
     if isinstance(error, RequestFailedError):
         return "" if spec.prompt[-1] == POISON else what
     if isinstance(error, QueueFullError):
-        bounded = any(host.setting.max_num_waiting < 1024 for host in hosts)
-        return "" if bounded and not record.num_tokens else what
+        refuses = any(host.setting.target_queue_seconds is None for host in hosts)
+        return "" if refuses and not record.num_messages else what
     if isinstance(error, NotFoundError):
         return "" if record.kind == "fork" else what
     if isinstance(error, InvalidRequestError):

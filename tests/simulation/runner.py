@@ -123,8 +123,8 @@ class OverlappingRunner(SimulatedRunner):
         parts = tuple(map(self._resolved, output.scheduled))
         result = self.execute(SchedulerOutput(parts, output.block_copies, output.num_tokens))
         for part, token_ids in zip(parts, result.sampled_token_ids, strict=True):
-            if token_ids:
-                self._drawn[part.seq_id] = token_ids[0]
+            if part.sample_indexes:  # one that fails may be computed once more
+                self._drawn[part.seq_id] = token_ids[0] if token_ids else 0
         return LaunchedStep(result)
 
     def _resolved(self, part: ScheduledSequence) -> ScheduledSequence:

@@ -100,9 +100,10 @@ def scenario_of(seed: int, shape: Shape) -> Scenario:
     num_engines = rng.choice((1, 2, 2, 3, 3, 3, 4))
     num_front_ends = rng.choice((1, 1, 2))
     base = rng.choice((0.004, 0.01, 0.03))
-    num_blocks = rng.choice((28, 40, 64))
-    engines = tuple(_setting(rng, base, num_blocks) for _ in range(num_engines))
-    rate = rng.uniform(0.3, 1.2) * 0.25 * sum(each.max_num_seqs for each in engines) / base / 14
+    num_blocks = rng.choice((28, 56, 96))
+    refuses = rng.random() < 0.15
+    engines = tuple(_setting(rng, base, num_blocks, refuses) for _ in range(num_engines))
+    rate = rng.uniform(0.4, 1.6) * sum(each.max_num_seqs for each in engines) / base / 14
     requests, now = [], 1.0
     for number in range(shape.num_requests):
         now += rng.expovariate(rate)
@@ -112,16 +113,17 @@ def scenario_of(seed: int, shape: Shape) -> Scenario:
     return Scenario(seed, engines, num_front_ends, delay, tuple(requests), faults)
 
 
-def _setting(rng: Random, base: float, num_blocks: int) -> EngineSetting:
+def _setting(rng: Random, base: float, num_blocks: int, refuses: bool) -> EngineSetting:
     overlaps = rng.random() < 0.3
-    seqs = rng.choice((3, 6, 10))
+    seqs = rng.choice((4, 8, 16))
     return EngineSetting(
         num_blocks=num_blocks,
         max_num_seqs=seqs,
-        max_num_batched_tokens=rng.choice((16, 32, 64)),
+        max_num_batched_tokens=rng.choice((24, 48, 96)),
         prefix_caching=rng.random() < 0.8,
         speculation="ngram" if not overlaps and rng.random() < 0.4 else "none",
         overlaps=overlaps,
+        target_queue_seconds=None if refuses else 600.0,
         step_seconds=base * rng.uniform(0.7, 1.5),
         grammar_seconds=rng.choice((0.0, 0.05, 0.3)),
     )

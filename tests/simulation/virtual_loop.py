@@ -6,6 +6,7 @@ Each belongs to a `Process`, which can be frozen: what it would do then happens 
 
 import asyncio
 import heapq
+import traceback
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
@@ -177,7 +178,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _note_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        self.errors.append(f"{context.get('message')}: {error!r}")
+        self.errors.append(f"{context.get('message')}: {error!r}" + _where(error))
 
     def _process_events(self, event_list: object) -> None:
         pass
@@ -205,3 +206,11 @@ def _new_task(
         process.tasks[task] = None
         task.add_done_callback(process.tasks.pop)
     return task
+
+
+def _where(error: object) -> str:
+    """The last lines of a traceback."""
+    if not isinstance(error, BaseException):
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return "".join(f"; {frame.filename}:{frame.lineno}" for frame in frames)

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from simulation import books
@@ -172,7 +172,8 @@ class World:
             self._later(fault, fault.front_end)
         elif fault.kind == "front end stands still":
             front_end.process.freeze()
-            self.loop.call_later(fault.seconds, front_end.process.thaw)
+            for number in range(len(self.hosts)):  # each may give the front end up
+                self._later(replace(fault, engine=number), fault.front_end, front_end.process.thaw)
         elif fault.kind == "clock jump":
             self.loop.jump(fault.seconds)
 
