@@ -120,6 +120,7 @@ class World:
             if record.ended is None:
                 self.result.complaints.append(f"{record.name}: has not ended")
                 continue
+            self.result.counts[f"end: {_end_of(record)}"] += 1
             if record.error is not None and not record.left:
                 complaint = undue(record, self.health, self.hosts, MIGRATES)
                 if complaint:
@@ -151,7 +152,7 @@ class World:
         """Lets something go wrong."""
         host = self.hosts[fault.engine]
         front_end = self.front_ends[fault.front_end]
-        self.result.counts[fault.kind] += 1
+        self.result.counts[f"fault: {fault.kind}"] += 1
         self.result.trace.add(self.loop.time(), fault.kind, fault.engine, fault.front_end)
         ends = front_end.name, host.address
         if fault.kind == "kill":
@@ -194,7 +195,7 @@ class World:
 
     def _host_died(self, host: EngineHost) -> None:
         trouble = self.health.begin(self.hosts.index(host), None, self.loop.time())
-        self.result.counts["engine deaths"] += 1
+        self.result.counts["fault: engine death"] += 1
         self.loop.call_later(1.0 + self._rng.random() * 4, self._restart, host, trouble)
 
     def _restart(self, host: EngineHost, trouble: Trouble) -> None:
@@ -203,3 +204,10 @@ class World:
             return
         host.start()
         trouble.ends = self.loop.time()
+
+
+def _end_of(record: Record) -> str:
+    """How it has ended, in words."""
+    if record.left:
+        return "caller left"
+    return "complete" if record.error is None else type(record.error).__name__
