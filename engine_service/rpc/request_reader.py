@@ -3,7 +3,6 @@
 Every function raises InvalidRequestError that names the field, and as AsyncEngine.info.
 """
 
-import time
 from collections.abc import Generator
 
 from engine_service.core.continued import Continued, ContinuedOutput
@@ -38,6 +37,7 @@ def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
         seed=new_seed(),
         priority=message.priority,
         cache_salt=message.cache_salt,
+        arrival_time=engine.clock(),
         num_parent_output_tokens=message.continued.num_parent_output_tokens,
         continued=continued,
     )
@@ -84,7 +84,7 @@ def fork_steps(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Generator
         message.index,
         message.fork_id or new_request_id(),
         tuple(branches),
-        time.monotonic(),
+        engine.clock(),
     )
 
 
@@ -104,6 +104,7 @@ def read_score(message: types_pb2.ScoreRequest, engine: AsyncEngine) -> Score:
         info,
         priority=message.priority,
         cache_salt=message.cache_salt,
+        arrival_time=engine.clock(),
     )
     return Score(message.request_id or new_request_id(), request)
 
