@@ -10,8 +10,7 @@ from unittest.mock import patch
 
 import structlog
 
-from engine_service.core.request import Request
-from engine_service.rpc import request_reader
+from engine_service.engine import async_engine
 from tokenizer_service.chat import parser
 
 
@@ -19,10 +18,6 @@ from tokenizer_service.chat import parser
 def determined(clock: Callable[[], float], seed: int) -> Iterator[None]:
     """Everything that asks for the time or for random numbers gets the simulation's."""
     rng = Random(seed)
-
-    def request(*arguments: object, **fields: object) -> Request:
-        fields.setdefault("arrival_time", clock())
-        return Request(*arguments, **fields)  # type: ignore[arg-type]
 
     def new_uuid() -> uuid.UUID:
         return uuid.UUID(int=rng.getrandbits(128), version=4)
@@ -32,7 +27,7 @@ def determined(clock: Callable[[], float], seed: int) -> Iterator[None]:
         patch.object(secrets, "randbits", rng.getrandbits),
         patch.object(uuid, "uuid4", new_uuid),
         patch.object(parser, "uuid4", new_uuid),
-        patch.object(request_reader, "Request", request),
+        patch.object(async_engine, "free_host_memory", lambda: 2**34),
         _quiet(),
     ):
         yield

@@ -5,10 +5,7 @@ the place of the engine's thread, and steps take virtual time.
 """
 
 import asyncio
-import queue
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -17,10 +14,9 @@ from grpc_health.v1 import health_pb2
 from engine_service.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
 from engine_service.core.outputs import ScheduledSequence
 from engine_service.engine.async_engine import AsyncEngine
-from engine_service.engine.commands import Command, Matchers, StreamCommand
+from engine_service.engine.commands import Matchers, StreamCommand
 from engine_service.engine.llm_engine import LLMEngine
-from engine_service.overload.admission import Admission
-from engine_service.overload.queue_limits import queue_limits
+from engine_service.engine.matcher_maker import MatcherMaker
 from engine_service.servicer import EngineServicer
 from folovllm.liveness import DEFAULT_LIVENESS
 from folovllm.model_info import ModelInfo
@@ -31,13 +27,13 @@ from simulation.network import Commands, Events, Network
 from simulation.runner import OverlappingRunner, SimulatedRunner
 from simulation.tokens import EOS_ID, VOCAB_SIZE
 from simulation.virtual_loop import Process, VirtualLoop
+from support.fakes.inline_driver import InlineDriver
 
 MAX_MODEL_LEN = 96
 BLOCK_SIZE = 4
 TAG_SIZE = 3
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_HOST_BYTES = 2**34
 
 
 @dataclass(frozen=True)
@@ -88,74 +84,17 @@ class EngineSetting:
         )
 
 
-class _Inbox:
-    """A SimpleQueue that never blocks: who finds it empty waits for `filled`."""
-
-    def __init__(self) -> None:
-        self.filled = asyncio.Event()
-        self._items: deque[tuple[Command, Matchers] | None] = deque()
-
-    def put(self, item: tuple[Command, Matchers] | None) -> None:
-        self._items.append(item)
-        self.filled.set()
-
-    def get(self, block: bool = True) -> tuple[Command, Matchers] | None:
-        if not self._items:
-            self.filled.clear()
-            raise queue.Empty
-        return self._items.popleft()
-
-
-class _MatcherMaker:
+class _MatcherMaker(MatcherMaker):
     """Compiles in this process; others see that it takes a while."""
 
     def __init__(self, seconds: float) -> None:
+        super().__init__()
         self._seconds = seconds
 
     async def make(self, engine: LLMEngine, command: StreamCommand, caller: str) -> Matchers:
         if self._seconds:
             await asyncio.sleep(self._seconds)
         return command.make_matchers(engine)
-
-    def close(self) -> None:
-        """Nothing runs beside it."""
-
-
-class SimulatedEngine(AsyncEngine):
-    """AsyncEngine whose steps a task takes."""
-
-    def __init__(self, llm_engine: LLMEngine, setting: EngineSetting, rng: Random) -> None:
-        config = setting.config().scheduler
-        super().__init__(lambda: llm_engine, config, clock=asyncio.get_running_loop().time)
-        self._inbox: _Inbox = _Inbox()  # type: ignore[assignment]
-        self._matcher_maker = _MatcherMaker(setting.grammar_seconds)  # type: ignore[assignment]
-        self._setting = setting
-        self._rng = rng
-        self._engine = llm_engine
-        self._ready.set_result(llm_engine)
-        llm_engine.warm_up()
-        llm_engine.on_scheduled = self._streams.set_scheduled
-        self._load = llm_engine.load()
-        limits = queue_limits(config, llm_engine.info, _HOST_BYTES)
-        self._streams.admission = Admission(limits)
-
-    async def drive(self) -> None:
-        """Takes steps until it is told to stop, or one fails."""
-        engine = self._engine
-        assert engine is not None
-        seconds, rng = self._setting.step_seconds, self._rng
-        try:
-            while (commands := self._apply_commands(engine)) is not None:
-                if not engine.has_unfinished_requests():
-                    await self._inbox.filled.wait()
-                    continue
-                outputs = self._step(engine, commands)
-                self._load = engine.load()
-                await asyncio.sleep(seconds * (0.5 + rng.random()))
-                self._deliver(outputs, engine.drain_failures())
-            self._fail_all("the engine was stopped")
-        except StepError:
-            self._fail_all("the engine has failed")
 
 
 class StepError(BaseException):
@@ -213,8 +152,7 @@ class EngineHost:
         self.is_up, self.is_draining = True, False
         self._last_step, self.fails_next = (), False
         self.process.call(self._build)
-        self.driver = self.process.start(self._run())
-        self._network.servers[self.address] = self
+        self.process.start(self._run())
 
     def kill(self, lose: bool = True) -> None:
         """Ends the process at once; what it has sent may be lost with it."""
@@ -232,29 +170,33 @@ class EngineHost:
             self.process.start(self._drain(grace))
 
     def _build(self) -> None:
-        setting = self.setting
-        kind = OverlappingRunner if setting.overlaps else SimulatedRunner
-        runner = kind(BLOCK_SIZE, self._watch, self.poisoned)
-        self.llm_engine = LLMEngine(
-            runner,
-            setting.config(),
-            setting.info(),
-            grammar_compiler=SimulatedCompiler(),  # type: ignore[arg-type]
+        setting, rng = self.setting, self._rng
+        self.engine = AsyncEngine(
+            self._build_engine,
+            setting.config().scheduler,
             clock=self._loop.time,
+            driver=InlineDriver(lambda _: setting.step_seconds * (0.5 + rng.random())),
+            matcher_maker=_MatcherMaker(setting.grammar_seconds),
         )
-        self.engine = SimulatedEngine(self.llm_engine, setting, self._rng)
         self.active_calls = ActiveCalls()
         self.servicer = EngineServicer(self.engine, self.active_calls, DEFAULT_LIVENESS)
         self._status_changed = asyncio.Event()
 
+    def _build_engine(self) -> LLMEngine:
+        kind = OverlappingRunner if self.setting.overlaps else SimulatedRunner
+        self.llm_engine = LLMEngine(
+            kind(BLOCK_SIZE, self._watch, self.poisoned),
+            self.setting.config(),
+            self.setting.info(),
+            grammar_compiler=SimulatedCompiler(),  # type: ignore[arg-type]
+            clock=self._loop.time,
+        )
+        return self.llm_engine
+
     async def _run(self) -> None:
-        try:
-            await self.engine.drive()
-        except ProcessDeath:
-            self._loop.call_soon(self.kill, context=self._network.context)
-            return
-        except Exception as error:
-            self._loop.call_exception_handler({"message": "a step", "exception": error})
+        await self.engine.start()
+        self._network.servers[self.address] = self
+        await self.engine.wait_died()
         if not self.is_draining:
             self.is_draining = True
             self._note_death()
@@ -266,10 +208,7 @@ class EngineHost:
         changed.set()
         await self.active_calls.drain(grace)
         await asyncio.sleep(0.1)
-        self.engine.begin_to_stop()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self.driver), 1.0)
-        await asyncio.sleep(0.05)
+        await self.engine.stop(1.0)
         self._loop.call_soon(self._end, context=self._network.context)
 
     def _end(self) -> None:
@@ -281,7 +220,8 @@ class EngineHost:
     def _watch(self, scheduled: Sequence[ScheduledSequence]) -> None:
         self._last_step = scheduled
         if self.dies_of and any(tag_of(part)[-1] in self.dies_of for part in scheduled):
-            raise ProcessDeath
+            self._network.context.run(self.kill)
+            raise StepError
         if self.fails_next:
             self.fails_next = False
             raise StepError
@@ -310,9 +250,3 @@ class EngineHost:
     async def score(self, request: types_pb2.ScoreRequest) -> types_pb2.ScoreResponse:
         with self.active_calls.entered(stream=False):
             return await self.servicer.Score(request, _Context())  # type: ignore[arg-type]
-
-
-class ProcessDeath(BaseException):
-    """The process ends in the middle of a step."""
-
-
