@@ -32,6 +32,8 @@ from support.fakes.inline_driver import InlineDriver
 MAX_MODEL_LEN = 96
 BLOCK_SIZE = 4
 TAG_SIZE = 3
+RELEASE_SECONDS = 0.5
+"""From when a caller leaves until no step computes the request any more."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -137,6 +139,10 @@ class EngineHost:
         """Whether the next step fails, and with it the engine."""
         self.deaths: list[tuple[float, list[Tag]]] = []
         """When it was lost, and whom the last step computed that had begun."""
+        self.left: dict[Tag, float] = {}
+        """Requests that nobody waits for any more, and since when."""
+        self.on_overrun: Callable[[Tag], None] = lambda _: None
+        """Is called when one of them is still computed long after."""
         self.on_death: Callable[[], None] = lambda: None
         """Is called when the process is lost."""
         self._loop = loop
@@ -219,12 +225,22 @@ class EngineHost:
 
     def _watch(self, scheduled: Sequence[ScheduledSequence]) -> None:
         self._last_step = scheduled
-        if self.dies_of and any(tag_of(part)[-1] in self.dies_of for part in scheduled):
+        if any(part.token_history[part.num_prompt_tokens - 1] in self.dies_of for part in scheduled):
             self._network.context.run(self.kill)
             raise StepError
+        if self.left:
+            self._check_left(scheduled)
         if self.fails_next:
             self.fails_next = False
             raise StepError
+
+    def _check_left(self, scheduled: Sequence[ScheduledSequence]) -> None:
+        """Notes what should have been released."""
+        now = self._loop.time()
+        for part in scheduled:
+            tag = tag_of(part)
+            if now - self.left.get(tag, now) > RELEASE_SECONDS:
+                self.on_overrun(tag)
 
     def _note_death(self) -> None:
         self.on_death()

@@ -5,6 +5,7 @@ from operator import add
 
 from folovllm.chat_outputs import ChatOutput, ChatResult
 from folovllm.outputs import CompletionOutput, FinishReason, Usage
+from folovllm.sampling_params import SamplingParams
 from folovllm.score import ContinuationScore
 from folovllm.v1 import types_pb2
 from simulation.callers import IndexRecord, Record
@@ -27,6 +28,7 @@ class Judge:
         self.complaints: list[str] = []
         """What is not as it must be."""
         self._expected: dict[tuple[int, int], Expected] = {}
+        self._params: SamplingParams | None = None
 
     def judge(self, record: Record) -> None:
         """Compares what has come with what was to come."""
@@ -35,6 +37,7 @@ class Judge:
         if record.kind == "score":
             self._judge_score(record)
             return
+        self._params = None
         complete = record.error is None and not record.left
         num_indexes = self._num_indexes(record)
         if complete and sorted(record.indexes) != list(range(num_indexes)):
@@ -63,10 +66,9 @@ class Judge:
             if got.token_ids:
                 self._complain(record, f"index {index} has tokens and no info")
             return
-        if record.kind == "chat":
-            complaint = _compare_chat(record, index, got, expected)
-        else:
-            complaint = _compare(record, index, got, expected)
+        assert self._params is not None
+        compare = _compare_chat if record.kind == "chat" else _compare
+        complaint = compare(record, index, self._params, expected)
         if complaint:
             self._complain(record, f"index {index} {complaint}")
 
@@ -81,7 +83,7 @@ class Judge:
             assert THINK_START is not None
             prompt = (*prompt, THINK_START)
         seed = self._seed(record, info, spec.params)
-        params = resolved(spec, spec.params, seed)
+        params = self._params = self._params or resolved(spec, spec.params, seed)
         if info.prompt_tokens != len(prompt):
             self._complain(record, f"says that its prompt has {info.prompt_tokens} tokens")
         expected = expected_output(prompt, params, index, MAX_MODEL_LEN)
@@ -98,7 +100,7 @@ class Judge:
         if parent is not None and parent.token_ids[: len(ids)] != ids:
             self._complain(record, f"branch {index} begins with {ids}, no output of its parent")
         branch = spec.fork.branches[index]
-        params = resolved(spec, branch, self._seed(record, info, branch))
+        params = self._params = resolved(spec, branch, self._seed(record, info, branch))
         return expected_output((*spec.prompt, *ids), params, 0, MAX_MODEL_LEN, len(ids))
 
     def _seed(
@@ -141,11 +143,9 @@ def _delta(record: Record, index: int, expected: Expected) -> CompletionOutput:
     )
 
 
-def _compare(record: Record, index: int, got: IndexRecord, expected: Expected) -> str:
+def _compare(record: Record, index: int, params: SamplingParams, expected: Expected) -> str:
     """What differs between what came and the undisturbed run; empty if nothing does."""
-    spec = record.spec
-    fields = spec.params if record.kind != "fork" else spec.fork.branches[index]  # type: ignore[union-attr]
-    params = resolved(spec, fields, 0)
+    got = record.indexes[index]
     preceding = record.infos[index].parent_output_token_ids if record.kind == "fork" else ()
     processor = OutputProcessor(TOKENIZER, params, tuple(preceding))
     whole, _ = processor.process(_delta(record, index, expected))
@@ -180,10 +180,9 @@ def _compare(record: Record, index: int, got: IndexRecord, expected: Expected) -
     return ""
 
 
-def _compare_chat(record: Record, index: int, got: IndexRecord, expected: Expected) -> str:
+def _compare_chat(record: Record, index: int, params: SamplingParams, expected: Expected) -> str:
     """The same for a chat's events."""
-    spec = record.spec
-    params = resolved(spec, spec.params, 0)
+    spec, got = record.spec, record.indexes[index]
     thinking = ThinkingState.OPEN if spec.thinks else ThinkingState.MAY_BEGIN
 
     def new_parser() -> ChatParser:

@@ -4,12 +4,13 @@ import asyncio
 import gc
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 
 from simulation import books
 from simulation.callers import Caller, Record, Trace
 from simulation.determinism import determined
-from simulation.engine_host import EngineHost
+from simulation.engine_host import RELEASE_SECONDS, TAG_SIZE, EngineHost, Tag
 from simulation.front_end import FrontEnd, channels_of, start_front_end
 from simulation.health import Health, Trouble, undue
 from simulation.judge import Judge
@@ -58,6 +59,7 @@ class World:
         self.health = Health(len(scenario.engines))
         self.hosts: list[EngineHost] = []
         self.front_ends: list[FrontEnd] = []
+        self._left: dict[Tag, float] = {}
         self._records: list[Record] = []
         self._calls: list[asyncio.Task[None]] = []
         self._rng = Random(scenario.seed)
@@ -90,7 +92,8 @@ class World:
             seed = scenario.seed * 31 + number
             host = EngineHost(loop, self.network, address, setting, seed)
             host.dies_of, host.poisoned = (KILLER,), (POISON,)
-            host.on_death = lambda host=host: self._host_died(host)  # type: ignore[misc]
+            host.on_death = partial(self._host_died, host)
+            host.left, host.on_overrun = self._left, partial(self._note_overrun, number)
             self.hosts.append(host)
             host.start()
         for number in range(scenario.num_front_ends):
@@ -144,7 +147,23 @@ class World:
         caller = Caller(front_end, record, self.result.trace)
         if record.kind != "fork" and record.spec.fork is not None:
             caller.on_fork = lambda: self._start_call(Record(record.spec, "fork"))
-        self._calls.append(front_end.process.start(caller.run()))
+        call = front_end.process.start(caller.run())
+        call.add_done_callback(lambda _: self._note_end(record))
+        self._calls.append(call)
+
+    def _note_end(self, record: Record) -> None:
+        """Watches for a while that an engine computes nothing more for a caller who has left."""
+        tag = record.spec.prompt[-TAG_SIZE:]
+        if record.left and record.spec.fork is None and record.kind != "score":
+            self._left[tag] = self.loop.time()
+            self.loop.call_later(6 * RELEASE_SECONDS, self._left.pop, tag, None)
+
+    def _note_overrun(self, number: int, tag: Tag) -> None:
+        front_ends = {each.spec.front_end for each in self._records if tag[:2] == each.spec.prompt[-3:-1]}
+        left, now = self._left.pop(tag), self.loop.time()
+        troubles = [each for name in front_ends for each in self.health.of(name, left - 2.0, now)]
+        if not any(each.engine == number for each in troubles):
+            self.result.complaints.append(f"engine {number} computes {tag}, whose caller has left")
 
     # Faults.
 
