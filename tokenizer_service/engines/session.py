@@ -26,6 +26,7 @@ from folovllm.serving.background_tasks import start_background
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
 from folovllm.serving.request_names import check_name
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
+from tokenizer_service.engines.handles import Handles
 from tokenizer_service.engines.heartbeats import Heartbeats
 from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION, EngineStream, WakeRounds
 
@@ -83,6 +84,7 @@ class EngineSession:
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._streams: dict[str, EngineStream] = {}  # by wire name
         self._wire_names: dict[str, str] = {}  # of the same, by name
+        self._handles = Handles()  # of the same
         self._cancelled: OrderedDict[str, None] = OrderedDict()
         self.end_reason = ""
         """Why it ended, in words; empty while it is open."""
@@ -127,6 +129,7 @@ class EngineSession:
         _check_size(command.generate, "sampling_params", "the prompt with its parameters")
         self._begin(stream, "request_id")
         command.generate.request_id = stream.wire_name
+        command.handle = stream.handle
         self._commands.put_nowait(command)
 
     def fork(self, stream: EngineStream, command: Command) -> None:
@@ -135,6 +138,7 @@ class EngineSession:
         _check_size(fork, "branches", "the branches")
         self._begin(stream, "fork_id")
         fork.fork_id = stream.wire_name
+        command.handle = stream.handle
         fork.request_id = self._wire_names.get(fork.request_id, fork.request_id)
         self._commands.put_nowait(command)
 
@@ -174,7 +178,7 @@ class EngineSession:
             raise InvalidRequestError(field, f"{name} is running already")
         # Outputs of a cancelled request may still arrive; they must not be taken for this one's.
         wire_name = new_request_id() if name in self._cancelled else name
-        stream.attach(self, wire_name)
+        stream.attach(self, wire_name, self._handles.assign(stream))
         self._streams[wire_name] = stream
         self._wire_names[name] = wire_name
         self.own_tokens += stream.outstanding_tokens
@@ -183,6 +187,7 @@ class EngineSession:
         self.own_tokens -= stream.outstanding_tokens
         del self._streams[stream.wire_name]
         del self._wire_names[stream.name]
+        self._handles.release(stream)
 
     async def _read(self, messages: AsyncIterator[Events]) -> None:
         try:
@@ -226,6 +231,11 @@ class EngineSession:
         for name in events.scheduled:
             if name in self._streams:
                 self._streams[name].scheduled = True
+        for found, index, token_ids in self._handles.rows(events.columns):
+            before = found.outstanding_tokens
+            found.put_ids(index, token_ids)
+            self._wake_rounds.add(found)
+            self.own_tokens += found.outstanding_tokens - before
         for output in events.outputs:
             stream = self._streams.get(output.request_id)
             if stream is None:  # it was cancelled

@@ -62,6 +62,8 @@ class EngineStream:
         self.name = name
         self._num_prompt_tokens = num_prompt_tokens
         self._num_continuations = num_continuations
+        self.indexes: Sequence[int] = range(num_continuations)
+        """Of its continuations at the session that it is attached to next."""
         self._retry = retry
         self._outputs: deque[types_pb2.CompletionOutput] = deque()
         self._merge_at = _MERGE_AT
@@ -69,9 +71,13 @@ class EngineStream:
         self._was_read = False
         self._waiter: asyncio.Future[None] | None = None
 
-    def attach(self, owner: StreamOwner, wire_name: str) -> None:
-        """Says which session it runs in from now on, and under which name, from the beginning."""
+    def attach(self, owner: StreamOwner, wire_name: str, handle: int = 0) -> None:
+        """Says which session it runs in from now on, and under which name, from the beginning.
+
+        `handle` is that of index 0 in the session's columns.
+        """
         self._owner = owner
+        self.handle = handle
         self.wire_name = wire_name
         """What the engine calls it; its outputs carry `name` when they are read."""
         self.scheduled = False
@@ -90,15 +96,26 @@ class EngineStream:
 
     def put(self, output: types_pb2.CompletionOutput) -> None:
         """Adds an output, after those that have not been read; `wake` tells the reader."""
-        self.scheduled = True
-        if self._num_unstarted_tokens:
-            self.outstanding_tokens -= self._num_unstarted_tokens
-            self._num_unstarted_tokens = 0
         if output.finish_reason:
             self.outstanding_tokens -= TOKENS_PER_CONTINUATION
             self._num_unfinished -= 1
         if self.wire_name is not self.name:
             output.request_id = self.name
+        self._add(output)
+
+    def put_ids(self, index: int, token_ids: Sequence[int]) -> None:
+        """As `put`, of an output that has nothing but token ids."""
+        output = types_pb2.CompletionOutput()
+        output.request_id = self.name
+        output.index = index
+        output.token_ids.extend(token_ids)
+        self._add(output)
+
+    def _add(self, output: types_pb2.CompletionOutput) -> None:
+        self.scheduled = True
+        if self._num_unstarted_tokens:
+            self.outstanding_tokens -= self._num_unstarted_tokens
+            self._num_unstarted_tokens = 0
         self._outputs.append(output)
         if len(self._outputs) >= self._merge_at:
             self._merge()
