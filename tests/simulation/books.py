@@ -11,6 +11,9 @@ def complaints(hosts: Iterable[EngineHost], front_ends: Iterable[FrontEnd]) -> l
     """What is left over."""
     found = [f"{host.address}: {each}" for host in hosts for each in _of_engine(host)]
     for front_end in front_ends:
+        pool = front_end.pool
+        left = _left(streams=len(pool._streams), moves=len(pool._mover._work))
+        found += [f"{front_end.name}: {each}" for each in left]
         for engine in front_end.pool._engines:
             if engine._session is None:
                 found.append(f"{front_end.name}: no session with {engine.address}")
@@ -60,5 +63,8 @@ def _of_session(session: EngineSession) -> Iterator[str]:
     if not session.is_open:
         yield f"has ended: {session.end_reason}"
     yield from _left(
-        streams=len(session._streams), names=len(session._wire_names), tokens=session.own_tokens
+        parts=len(session._parts),
+        handles=len(session._handles._continuations) + len(session._handles._indexes),
+        tokens=session.own_tokens,
+        commands=session._commands.qsize(),
     )

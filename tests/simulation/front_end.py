@@ -1,19 +1,16 @@
 """FrontEnd: one process of the tokenizer service, with its real pool, sessions and handlers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from unittest.mock import patch
 
 from folovllm.chat import Tool
 from simulation.network import Channel, Network
 from simulation.tokens import THINK_START, TOKENIZER
-from simulation.virtual_loop import Process, VirtualLoop, process_name
+from simulation.virtual_loop import Process, VirtualLoop
 from tokenizer_service.chat.conversation import ConversationRequest
 from tokenizer_service.chat.markers import ChatMarkers
 from tokenizer_service.chat.renderer import Rendered
-from tokenizer_service.engines import client
 from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.migration.numerics import Migrate
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.handlers.services import Services
 from tokenizer_service.text.limits import Limits
@@ -47,23 +44,21 @@ class FrontEnd:
     services: Services
 
 
-@contextmanager
-def channels_of(network: Network) -> Iterator[None]:
-    """Every channel to an engine leads through the network while this is open."""
-
-    def open_channel(self: client.EngineClient) -> None:
-        channel = Channel(network, process_name(), self.address)
-        self._channel = channel  # type: ignore[assignment]
-        self._engine, self._health = channel.engine, channel.health  # type: ignore[assignment]
-
-    with patch.object(client.EngineClient, "_open_channel", open_channel):
-        yield
-
-
-def start_front_end(loop: VirtualLoop, name: str, addresses: list[str]) -> FrontEnd:
+def start_front_end(
+    loop: VirtualLoop, network: Network, name: str, addresses: list[str], migrate: Migrate
+) -> FrontEnd:
     """Starts one, which connects to the engines."""
     process = Process(loop, name)
-    pool = process.call(EnginePool, addresses, Fingerprints("simulated", ""))
+
+    def build() -> EnginePool:
+        return EnginePool(
+            addresses,
+            Fingerprints("simulated", ""),
+            migrate=migrate,
+            connect=lambda address: Channel(network, name, address),  # type: ignore[arg-type,return-value]
+        )
+
+    pool = process.call(build)
     process.call(pool.start)
     services = Services(
         TOKENIZER,

@@ -58,7 +58,7 @@ class Health:
         return len(ill) < self._num_engines
 
 
-def undue(record: Record, health: Health, hosts: list[EngineHost], migrates: bool) -> str:
+def undue(record: Record, health: Health, hosts: list[EngineHost]) -> str:
     """Why the error that a request has ended with was not due; empty if it was."""
     error, spec = record.error, record.spec
     assert error is not None and record.ended is not None
@@ -77,8 +77,6 @@ def undue(record: Record, health: Health, hosts: list[EngineHost], migrates: boo
     if spec.prompt[-1] == KILLER or _was_lost_twice(record, hosts):
         return ""
     if not health.has_steady_engine(spec.front_end, record.ended):
-        return ""
-    if not migrates and health.of(spec.front_end, record.started, record.ended):
         return ""
     return what
 

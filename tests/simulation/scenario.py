@@ -71,6 +71,7 @@ class Scenario:
     max_delay: float
     requests: tuple[RequestSpec, ...]
     faults: tuple[FaultSpec, ...] = ()
+    migrate: str = "exact"
 
 
 FAULTS = {

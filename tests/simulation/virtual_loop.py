@@ -6,7 +6,6 @@ Each belongs to a `Process`, which can be frozen: what it would do then happens 
 
 import asyncio
 import heapq
-import traceback
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
@@ -66,13 +65,6 @@ class Process:
 _process: ContextVar[Process | None] = ContextVar("process", default=None)
 
 
-def process_name() -> str:
-    """Of the process that the caller belongs to."""
-    process = _process.get()
-    assert process is not None
-    return process.name
-
-
 class VirtualLoop(asyncio.BaseEventLoop):
     """Runs callbacks at their times without waiting for them."""
 
@@ -83,8 +75,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Processes that are."""
         self.num_callbacks = 0
         """How many have run."""
-        self.errors: list[str] = []
-        """What callbacks have raised."""
+        self.errors: list[tuple[str, object]] = []
+        """What callbacks have raised, and what was said about it."""
         self._max_callbacks = max_callbacks
         self._now = _EPOCH
         self._num_timers = 0
@@ -177,8 +169,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         pass  # it is passed over when its time comes
 
     def _note_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        self.errors.append(f"{context.get('message')}: {error!r}" + _where(error))
+        self.errors.append((str(context.get("message")), context.get("exception")))
 
     def _process_events(self, event_list: object) -> None:
         pass
@@ -206,11 +197,3 @@ def _new_task(
         process.tasks[task] = None
         task.add_done_callback(process.tasks.pop)
     return task
-
-
-def _where(error: object) -> str:
-    """The last lines of a traceback."""
-    if not isinstance(error, BaseException):
-        return ""
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    return "".join(f"; {frame.filename}:{frame.lineno}" for frame in frames)

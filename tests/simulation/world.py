@@ -9,17 +9,16 @@ from random import Random
 
 from simulation import books
 from simulation.callers import Caller, Record, Trace
-from simulation.determinism import determined
+from simulation.determinism import determined, where
 from simulation.engine_host import RELEASE_SECONDS, TAG_SIZE, EngineHost, Tag
-from simulation.front_end import FrontEnd, channels_of, start_front_end
+from simulation.front_end import FrontEnd, start_front_end
 from simulation.health import Health, Trouble, undue
 from simulation.judge import Judge
 from simulation.network import Network
 from simulation.scenario import KILLER, POISON, FaultSpec, RequestSpec, Scenario
 from simulation.virtual_loop import StalledError, VirtualLoop
+from tokenizer_service.engines.migration.numerics import Migrate
 
-MIGRATES = False
-"""Whether streams are expected to survive their engine once they have output."""
 # Virtual seconds after the last arrival and the last fault within which everything has ended, and
 # then until nothing is left of it.
 _PATIENCE = 90.0
@@ -72,7 +71,7 @@ class World:
         collects = gc.isenabled()
         gc.disable()  # what it ends would end at other times in another run
         try:
-            with determined(self.loop.time, self._rng.getrandbits(32)), channels_of(network):
+            with determined(self.loop.time, self._rng.getrandbits(32)) as logged:
                 self.loop.run_all(self._run())
         except StalledError as error:
             waiting = [record.name for record in self._records if record.ended is None]
@@ -80,7 +79,9 @@ class World:
         finally:
             if collects:
                 gc.enable()
-        result.complaints += [f"callback: {error}" for error in self.loop.errors]
+        result.complaints += [f"logged: {each}" for each in logged]
+        for message, error in self.loop.errors:
+            result.complaints.append(f"callback: {message}: {error!r}{where(error)}")
         result.records = self._records
         result.seconds = self.loop.time() - self.begun
         return result
@@ -97,7 +98,10 @@ class World:
             self.hosts.append(host)
             host.start()
         for number in range(scenario.num_front_ends):
-            self.front_ends.append(start_front_end(loop, f"front-end-{number}", addresses))
+            name, migrate = f"front-end-{number}", Migrate(scenario.migrate)
+            self.front_ends.append(
+                start_front_end(loop, self.network, name, addresses, migrate)
+            )
         for request in scenario.requests:
             loop.call_at(self.begun + request.at, self._begin, request)
         for fault in scenario.faults:
@@ -125,7 +129,7 @@ class World:
                 continue
             self.result.counts[f"end: {_end_of(record)}"] += 1
             if record.error is not None and not record.left:
-                complaint = undue(record, self.health, self.hosts, MIGRATES)
+                complaint = undue(record, self.health, self.hosts)
                 if complaint:
                     judge.complaints.append(f"{record.name}: {complaint}")
             judge.judge(record)
