@@ -47,6 +47,8 @@ class Record:
     scores: types_pb2.ScoreResponse | None = None
     last: float = 0.0
     """When something came last."""
+    last_token: float | None = None
+    """When a token came last."""
     longest_pause: float = 0.0
     complaints: list[str] = field(default_factory=list)
     """What was wrong at once."""
@@ -126,7 +128,9 @@ class Caller:
                 record.complaints.append(f"index {index} has a second info")
             record.infos[index] = message.info
         token_ids = message.token_ids[:]
-        known.token_ids += token_ids
+        if token_ids:
+            known.token_ids += token_ids
+            record.last_token = record.last
         if message.logprobs:
             known.logprobs += message.logprobs
         if record.kind == "chat":

@@ -21,17 +21,18 @@ from engine_service.servicer import EngineServicer
 from folovllm.liveness import DEFAULT_LIVENESS
 from folovllm.model_info import ModelInfo
 from folovllm.serving.active_calls import ActiveCalls
-from folovllm.v1 import types_pb2
+from folovllm.v1 import engine_service_pb2, types_pb2
 from simulation.grammars import SimulatedCompiler
 from simulation.network import Commands, Events, Network
+from simulation.moves import Moves
 from simulation.runner import OverlappingRunner, SimulatedRunner
+from simulation.tags import Tag, tag_of
 from simulation.tokens import EOS_ID, VOCAB_SIZE
-from simulation.virtual_loop import Process, VirtualLoop
+from simulation.virtual_loop import Process
 from support.fakes.inline_driver import InlineDriver
 
 MAX_MODEL_LEN = 96
 BLOCK_SIZE = 4
-TAG_SIZE = 3
 RELEASE_SECONDS = 0.5
 """From when a caller leaves until no step computes the request any more."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -110,21 +111,11 @@ class _Context:
         return "simulated"
 
 
-Tag = tuple[int, ...]
-"""The last ids of a request's prompt, which tell it from the others."""
-
-
-def tag_of(part: ScheduledSequence) -> Tag:
-    """Of the request that a sequence belongs to; branches have that of their parent."""
-    end = part.num_prompt_tokens
-    return tuple(part.token_history[max(0, end - TAG_SIZE) : end])
-
-
 class EngineHost:
     """What runs at an address; after each end it can be started again."""
 
     def __init__(
-        self, loop: VirtualLoop, network: Network, address: str, setting: EngineSetting, seed: int
+        self, network: Network, moves: Moves, address: str, setting: EngineSetting, seed: int
     ) -> None:
         self.address = address
         self.setting = setting
@@ -145,8 +136,9 @@ class EngineHost:
         """Is called when one of them is still computed long after."""
         self.on_death: Callable[[], None] = lambda: None
         """Is called when the process is lost."""
-        self._loop = loop
+        self._loop = network.loop
         self._network = network
+        self._moves = moves
         self._rng = Random(seed)
         self._last_step: Sequence[ScheduledSequence] = ()
 
@@ -225,6 +217,8 @@ class EngineHost:
 
     def _watch(self, scheduled: Sequence[ScheduledSequence]) -> None:
         self._last_step = scheduled
+        if self._moves.awaits(self.address):
+            self._moves.begun(self.address, map(tag_of, scheduled))
         if any(part.token_history[part.num_prompt_tokens - 1] in self.dies_of for part in scheduled):
             self._network.context.run(self.kill)
             raise StepError
@@ -244,9 +238,16 @@ class EngineHost:
 
     def _note_death(self) -> None:
         self.on_death()
-        self.deaths.append((self._loop.time(), [*map(tag_of, self._last_step)]))
+        now, tags = self._loop.time(), [*map(tag_of, self._last_step)]
+        self.deaths.append((now, tags))
+        self._moves.died(self.address, tags, now)
 
     # What the network finds here.
+
+    def take(self, command: engine_service_pb2.SessionCommand) -> None:
+        """A session is about to read a command."""
+        if command.HasField("moved"):
+            self._moves.taken(self.address, command, self._loop.time())
 
     async def session(self, commands: Commands) -> Events:
         async for events in self.servicer.Session(commands, _Context()):  # type: ignore[arg-type]

@@ -8,11 +8,14 @@ from folovllm.errors import (
     NotFoundError,
     QueueFullError,
     RequestFailedError,
+    RequestLostError,
     UnavailableError,
 )
 from simulation.callers import Record
-from simulation.engine_host import TAG_SIZE, EngineHost
+from simulation.engine_host import EngineHost
+from simulation.messages import prompt_of
 from simulation.scenario import KILLER, POISON
+from simulation.tags import tag_of_prompt
 
 # Seconds that an engine must have been well for, until every front end uses it.
 _SETTLED = 6.0
@@ -27,6 +30,7 @@ class Trouble:
     """None if it was wrong with the engine, for all."""
     begins: float
     ends: float = math.inf
+    is_death: bool = False
 
 
 class Health:
@@ -36,9 +40,11 @@ class Health:
         self._num_engines = num_engines
         self.troubles: list[Trouble] = []
 
-    def begin(self, engine: int, front_end: int | None, now: float) -> Trouble:
+    def begin(
+        self, engine: int, front_end: int | None, now: float, is_death: bool = False
+    ) -> Trouble:
         """Something goes wrong."""
-        trouble = Trouble(engine, front_end, now)
+        trouble = Trouble(engine, front_end, now, is_death=is_death)
         self.troubles.append(trouble)
         return trouble
 
@@ -74,21 +80,25 @@ def undue(record: Record, health: Health, hosts: list[EngineHost]) -> str:
         return "" if record.kind == "fork" and error.field.startswith("branches") else what
     if not isinstance(error, UnavailableError):
         return what
-    if spec.prompt[-1] == KILLER or _was_lost_twice(record, hosts):
+    if spec.prompt[-1] == KILLER or _num_losses(record, health, hosts) >= 2:
         return ""
-    if not health.has_steady_engine(spec.front_end, record.ended):
-        return ""
-    return what
+    return what if health.has_steady_engine(spec.front_end, record.ended) else ""
 
 
-def _was_lost_twice(record: Record, hosts: list[EngineHost]) -> bool:
-    """Whether two engines were lost in a step that computed it."""
-    tag = record.spec.prompt[-TAG_SIZE:]
-    assert record.ended is not None
-    lost = [
+def _num_losses(record: Record, health: Health, hosts: list[EngineHost]) -> int:
+    """How many engines it may have been lost with since its last new token."""
+    spec, begins, ends = record.spec, record.started, record.ended
+    assert ends is not None
+    if not spec.pause and record.last_token is not None:
+        begins = record.last_token
+    tag = tag_of_prompt(prompt_of(spec))
+    # A front end knows what was ever computed, not what the last step was. A score is tried twice.
+    all_count = record.kind == "score" or isinstance(record.error, RequestLostError)
+    deaths = [
         time
         for host in hosts
         for time, tags in host.deaths
-        if tag in tags and record.started <= time <= record.ended
+        if (all_count or tag in tags) and begins <= time <= ends
     ]
-    return len(lost) >= 2
+    cuts = [each for each in health.of(spec.front_end, begins - 3.0, ends) if not each.is_death]
+    return len(deaths) + len({each.engine for each in cuts})

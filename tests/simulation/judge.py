@@ -10,9 +10,9 @@ from folovllm.score import ContinuationScore
 from folovllm.v1 import types_pb2
 from simulation.callers import IndexRecord, Record
 from simulation.engine_host import MAX_MODEL_LEN
-from simulation.messages import resolved
+from simulation.messages import prompt_of, resolved
 from simulation.reference import Expected, expected_output
-from simulation.tokens import THINK_START, TOKENIZER, advance, logprobs_of, state_after
+from simulation.tokens import TOKENIZER, advance, logprobs_of, state_after
 from tokenizer_service.chat.chat_processor import ChatProcessor
 from tokenizer_service.chat.markers import ChatMarkers, ThinkingState
 from tokenizer_service.chat.parser import ChatParser
@@ -73,15 +73,12 @@ class Judge:
             self._complain(record, f"index {index} {complaint}")
 
     def _expect(self, record: Record, index: int) -> Expected | None:
-        spec, prompt = record.spec, record.spec.prompt
+        spec, prompt = record.spec, prompt_of(record.spec)
         if record.kind == "fork":
             return self._expect_branch(record, index)
         info = record.infos.get(0)
         if info is None:
             return None
-        if spec.kind == "chat" and spec.thinks:
-            assert THINK_START is not None
-            prompt = (*prompt, THINK_START)
         seed = self._seed(record, info, spec.params)
         params = self._params = self._params or resolved(spec, spec.params, seed)
         if info.prompt_tokens != len(prompt):

@@ -6,7 +6,14 @@ from folovllm.parameters.reasoning import Reasoning
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2, types_pb2
 from simulation.scenario import RequestSpec
-from simulation.tokens import THINK_END
+from simulation.tokens import THINK_END, THINK_START
+
+
+def prompt_of(spec: RequestSpec) -> tuple[int, ...]:
+    """The ids that the engine is sent."""
+    assert THINK_START is not None
+    thinks = spec.kind == "chat" and spec.thinks
+    return (*spec.prompt, THINK_START) if thinks else spec.prompt
 
 
 def params_message(fields: dict[str, Any]) -> types_pb2.SamplingParams:

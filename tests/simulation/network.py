@@ -33,6 +33,9 @@ class Served(Protocol):
 
     process: Process
 
+    def take(self, command: engine_service_pb2.SessionCommand) -> None:
+        """A session is about to read a command."""
+
     def session(self, commands: Commands) -> Events:
         """Serves a session."""
 
@@ -317,7 +320,7 @@ class SessionCall(_StreamCall):
 
     async def _serve(self, server: Served, down: Pipe) -> None:
         assert self._up is not None
-        messages = server.session(_commands(self._up))
+        messages = server.session(_commands(self._up, server))
         try:
             async for events in messages:
                 await down.send(events.SerializeToString())
@@ -328,9 +331,11 @@ class SessionCall(_StreamCall):
             await messages.aclose()  # type: ignore[attr-defined]
 
 
-async def _commands(up: Pipe) -> Commands:
+async def _commands(up: Pipe, server: Served) -> Commands:
     while True:
-        yield engine_service_pb2.SessionCommand.FromString(await up.receive())
+        command = engine_service_pb2.SessionCommand.FromString(await up.receive())
+        server.take(command)
+        yield command
 
 
 class WatchCall(_StreamCall):

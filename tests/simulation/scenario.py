@@ -98,7 +98,7 @@ class Shape:
 def scenario_of(seed: int, shape: Shape) -> Scenario:
     """The scenario of a seed."""
     rng = Random(seed)
-    num_engines = rng.choice((1, 2, 2, 3, 3, 3, 4))
+    num_engines = rng.choice((1, 2, 2, 3, 3, 3, 3, 4, 4, 5))
     num_front_ends = rng.choice((1, 1, 2))
     base = rng.choice((0.004, 0.01, 0.03))
     num_blocks = rng.choice((28, 56, 96))

@@ -10,12 +10,15 @@ from random import Random
 from simulation import books
 from simulation.callers import Caller, Record, Trace
 from simulation.determinism import determined, where
-from simulation.engine_host import RELEASE_SECONDS, TAG_SIZE, EngineHost, Tag
+from simulation.engine_host import RELEASE_SECONDS, EngineHost
 from simulation.front_end import FrontEnd, start_front_end
 from simulation.health import Health, Trouble, undue
 from simulation.judge import Judge
+from simulation.messages import prompt_of
+from simulation.moves import Moves
 from simulation.network import Network
 from simulation.scenario import KILLER, POISON, FaultSpec, RequestSpec, Scenario
+from simulation.tags import Tag, tag_of_prompt
 from simulation.virtual_loop import StalledError, VirtualLoop
 from tokenizer_service.engines.migration.numerics import Migrate
 
@@ -58,6 +61,7 @@ class World:
         self.health = Health(len(scenario.engines))
         self.hosts: list[EngineHost] = []
         self.front_ends: list[FrontEnd] = []
+        self.moves = Moves(self.result.counts, self._may_be_blamed)
         self._left: dict[Tag, float] = {}
         self._records: list[Record] = []
         self._calls: list[asyncio.Task[None]] = []
@@ -91,7 +95,7 @@ class World:
         addresses = [f"engine-{number}:1" for number in range(len(scenario.engines))]
         for number, (address, setting) in enumerate(zip(addresses, scenario.engines, strict=True)):
             seed = scenario.seed * 31 + number
-            host = EngineHost(loop, self.network, address, setting, seed)
+            host = EngineHost(self.network, self.moves, address, setting, seed)
             host.dies_of, host.poisoned = (KILLER,), (POISON,)
             host.on_death = partial(self._host_died, host)
             host.left, host.on_overrun = self._left, partial(self._note_overrun, number)
@@ -133,7 +137,7 @@ class World:
                 if complaint:
                     judge.complaints.append(f"{record.name}: {complaint}")
             judge.judge(record)
-        self.result.complaints += judge.complaints
+        self.result.complaints += judge.complaints + self.moves.complaints
 
     async def _stop(self) -> None:
         for front_end in self.front_ends:
@@ -157,13 +161,24 @@ class World:
 
     def _note_end(self, record: Record) -> None:
         """Watches for a while that an engine computes nothing more for a caller who has left."""
-        tag = record.spec.prompt[-TAG_SIZE:]
+        tag = tag_of_prompt(prompt_of(record.spec))
         if record.left and record.spec.fork is None and record.kind != "score":
             self._left[tag] = self.loop.time()
             self.loop.call_later(6 * RELEASE_SECONDS, self._left.pop, tag, None)
 
+    def _may_be_blamed(self, tag: Tag, died: float) -> bool:
+        """Whether an engine that has died is known to have computed a request, and nothing else
+        is wrong."""
+        for record in self._records:
+            if tag_of_prompt(prompt_of(record.spec)) == tag and record.kind != "fork":
+                known = record.last_token is not None and record.last_token < died
+                troubles = self.health.of(record.spec.front_end, died - 4.0, self.loop.time())
+                return known and all(each.is_death for each in troubles)
+        return False
+
     def _note_overrun(self, number: int, tag: Tag) -> None:
-        front_ends = {each.spec.front_end for each in self._records if tag[:2] == each.spec.prompt[-3:-1]}
+        specs = (each.spec for each in self._records)
+        front_ends = {each.front_end for each in specs if tag_of_prompt(prompt_of(each)) == tag}
         left, now = self._left.pop(tag), self.loop.time()
         troubles = [each for name in front_ends for each in self.health.of(name, left - 2.0, now)]
         if not any(each.engine == number for each in troubles):
@@ -217,7 +232,7 @@ class World:
         self.loop.call_later(fault.seconds, end)
 
     def _host_died(self, host: EngineHost) -> None:
-        trouble = self.health.begin(self.hosts.index(host), None, self.loop.time())
+        trouble = self.health.begin(self.hosts.index(host), None, self.loop.time(), True)
         self.result.counts["fault: engine death"] += 1
         self.loop.call_later(1.0 + self._rng.random() * 4, self._restart, host, trouble)
 
