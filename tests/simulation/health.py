@@ -18,7 +18,7 @@ from simulation.scenario import KILLER, POISON
 from simulation.tags import tag_of_prompt
 
 # Seconds that an engine must have been well for, until every front end uses it.
-_SETTLED = 6.0
+_SETTLED = 2.0
 
 
 @dataclass

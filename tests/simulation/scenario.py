@@ -105,11 +105,16 @@ def scenario_of(seed: int, shape: Shape) -> Scenario:
     refuses = rng.random() < 0.15
     engines = tuple(_setting(rng, base, num_blocks, refuses) for _ in range(num_engines))
     rate = rng.uniform(0.4, 1.6) * sum(each.max_num_seqs for each in engines) / base / 14
-    requests, now = [], 1.0
+    requests, bursts, now = [], [1.0], 1.0
+    burst = -(-shape.num_requests // rng.choice((1, 2, 3, 4)))
     for number in range(shape.num_requests):
         now += rng.expovariate(rate)
+        if number and number % burst == 0:
+            now += rng.uniform(1.0, 6.0)  # in which most of what has failed comes back
+            bursts.append(now)
         requests.append(_request(rng, number, now, num_front_ends))
-    faults = _faults(rng, now, num_engines, num_front_ends, shape)
+    duration = burst / rate + 0.4
+    faults = _faults(rng, [(each, each + duration) for each in bursts], (num_engines, num_front_ends), shape)
     delay = rng.choice((0.0, 0.0, 0.001, 0.02))
     return Scenario(seed, engines, num_front_ends, delay, tuple(requests), faults)
 
@@ -138,7 +143,7 @@ def _request(rng: Random, number: int, at: float, num_front_ends: int) -> Reques
     prefix = rng.choice(_PREFIXES) if rng.random() < 0.5 else ()
     kind = rng.choices(("generate", "chat", "score"), (80, 17, 3))[0]
     last = 33 + rng.randrange(60)
-    if kind == "generate" and rng.random() < 0.004:
+    if kind == "generate" and rng.random() < 0.0015:
         last = rng.choice((KILLER, POISON))
     prompt = (*prefix, *body, 33 + number // 90 % 90, 33 + number % 90, last)
     params = _params(rng, MAX_MODEL_LEN - len(prompt) - 1, kind)
@@ -268,20 +273,21 @@ _EXTRAS = [
 
 
 def _faults(
-    rng: Random, end: float, num_engines: int, num_front_ends: int, shape: Shape
+    rng: Random, bursts: list[tuple[float, float]], sizes: tuple[int, int], shape: Shape
 ) -> tuple[FaultSpec, ...]:
+    """Some while requests run; `sizes` are the numbers of engines and front ends."""
     names, weights = list(shape.faults), list(shape.faults.values())
     if not names:
         return ()
     faults = [
         FaultSpec(
-            at=rng.uniform(1.0, end + 0.5),
+            at=rng.uniform(*rng.choice(bursts)),
             kind=rng.choices(names, weights)[0],
             seconds=rng.choice((0.3, 1.5, 3.0, 8.0, 14.0)),
-            engine=rng.randrange(num_engines),
-            front_end=rng.randrange(num_front_ends),
+            engine=rng.randrange(sizes[0]),
+            front_end=rng.randrange(sizes[1]),
             loses=rng.random() < 0.5,
         )
-        for _ in range(rng.choice((0, 1, 1, 2, 3, 5)))
+        for _ in range(rng.choice((0, 1, 2, 3, 4, 6)))
     ]
     return tuple(sorted(faults, key=lambda fault: fault.at))

@@ -234,7 +234,7 @@ class World:
     def _host_died(self, host: EngineHost) -> None:
         trouble = self.health.begin(self.hosts.index(host), None, self.loop.time(), True)
         self.result.counts["fault: engine death"] += 1
-        self.loop.call_later(1.0 + self._rng.random() * 4, self._restart, host, trouble)
+        self.loop.call_later(self._rng.choice((0.1, 0.5, 1.0, 4.0)), self._restart, host, trouble)
 
     def _restart(self, host: EngineHost, trouble: Trouble) -> None:
         if host.is_up and host.is_draining:
