@@ -90,7 +90,7 @@ def _num_losses(record: Record, health: Health, hosts: list[EngineHost]) -> int:
     spec, begins, ends = record.spec, record.started, record.ended
     assert ends is not None
     if not spec.pause and record.last_token is not None:
-        begins = record.last_token
+        begins = record.last_token - 0.1  # one that was on its way
     tag = tag_of_prompt(prompt_of(spec))
     # A front end knows what was ever computed, not what the last step was. A score is tried twice.
     all_count = record.kind == "score" or isinstance(record.error, RequestLostError)

@@ -85,8 +85,9 @@ class Network:
         if address not in self.servers:
             return None
         line = Line(self.loop, Random(self._rng.getrandbits(32)), self._max_delay)
+        line.is_cut = self.is_cut(front_end, address)
         self.lines[front_end, address] = line
-        self._all = [each for each in self._all if each[1].is_open]
+        self._all = [each for each in self._all if each[1].is_open or each[1].is_cut]
         self._all.append(((front_end, address), line))
         return line
 

@@ -143,6 +143,7 @@ class World:
         for front_end in self.front_ends:
             await front_end.process.start(front_end.pool.close())
         for host in self.hosts:
+            host.on_death = lambda: None
             host.kill()
 
     def _begin(self, spec: RequestSpec) -> None:
