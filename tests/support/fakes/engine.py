@@ -115,7 +115,7 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
                         num_known = min(known.get(index, 0), len(piece.token_ids))
                         if num_known:
                             known[index] -= num_known
-                            del piece.token_ids[:num_known]
+                            piece.token_ids = piece.token_ids[num_known:]
                         if piece.token_ids or piece.finish_reason:
                             yield piece.to_proto()
             async for output in self._ends(call):

@@ -66,6 +66,10 @@ class FakeSession:
         """Ends it after what has come."""
         self._events.put_nowait(error)
 
+    def runs(self, name: str) -> bool:
+        """Whether a request of that name runs."""
+        return name in self._requests
+
     def fail_requests(self, error: FolovError) -> None:
         """Ends all that runs with an error."""
         status = to_status(error).SerializeToString()
