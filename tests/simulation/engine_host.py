@@ -18,6 +18,7 @@ from engine_service.engine.commands import Matchers, StreamCommand
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.matcher_maker import MatcherMaker
 from engine_service.servicer import EngineServicer
+from folovllm.errors import UnavailableError
 from folovllm.liveness import DEFAULT_LIVENESS
 from folovllm.model_info import ModelInfo
 from folovllm.serving.active_calls import ActiveCalls
@@ -178,7 +179,7 @@ class EngineHost:
         )
         self.active_calls = ActiveCalls()
         self.servicer = EngineServicer(self.engine, self.active_calls, DEFAULT_LIVENESS)
-        self._status_changed = asyncio.Event()
+        self._status_changed, self._watches_end = asyncio.Event(), asyncio.Event()
 
     def _build_engine(self) -> LLMEngine:
         kind = OverlappingRunner if self.setting.overlaps else SimulatedRunner
@@ -206,6 +207,8 @@ class EngineHost:
         changed.set()
         await self.active_calls.drain(grace)
         await asyncio.sleep(0.1)
+        self._watches_end.set()
+        await asyncio.sleep(0.05)
         await self.engine.stop(1.0)
         self._loop.call_soon(self._end, context=self._network.context)
 
@@ -258,7 +261,8 @@ class EngineHost:
         yield _NOT_SERVING if self.is_draining else _SERVING
         await changed.wait()
         yield _NOT_SERVING
-        await asyncio.Event().wait()
+        await self._watches_end.wait()
+        raise UnavailableError("the server is shutting down")
 
     async def model_info(self, request: types_pb2.GetModelInfoRequest) -> types_pb2.ModelInfo:
         with self.active_calls.entered(stream=False):

@@ -19,6 +19,8 @@ from simulation.tags import tag_of_prompt
 
 # Seconds that an engine must have been well for, until every front end uses it.
 _SETTLED = 2.0
+# The longest pause of a stream where no engine is silent: some seconds, and so many steps.
+_PAUSE, _PAUSE_STEPS = 2.0, 250.0
 
 
 @dataclass
@@ -31,13 +33,14 @@ class Trouble:
     begins: float
     ends: float = math.inf
     is_death: bool = False
+    is_drain: bool = False
 
 
 class Health:
     """All troubles of a run."""
 
     def __init__(self, num_engines: int) -> None:
-        self._num_engines = num_engines
+        self.num_engines = num_engines
         self.troubles: list[Trouble] = []
 
     def begin(
@@ -61,7 +64,7 @@ class Health:
     def has_steady_engine(self, front_end: int, now: float) -> bool:
         """Whether one was well for long enough."""
         ill = {each.engine for each in self.of(front_end, now, now)}
-        return len(ill) < self._num_engines
+        return len(ill) < self.num_engines
 
 
 def undue(record: Record, health: Health, hosts: list[EngineHost]) -> str:
@@ -102,3 +105,19 @@ def _num_losses(record: Record, health: Health, hosts: list[EngineHost]) -> int:
     ]
     cuts = [each for each in health.of(spec.front_end, begins - 3.0, ends) if not each.is_death]
     return len(deaths) + len({each.engine for each in cuts})
+
+
+def too_long(record: Record, health: Health, step_seconds: float) -> str:
+    """What is wrong with the longest pause of a request that is complete; empty if nothing is."""
+    spec, ended = record.spec, record.ended
+    assert ended is not None
+    troubles = health.of(spec.front_end, record.started, ended)
+    cut = [each for each in troubles if not (each.is_death or each.is_drain)]
+    bound = _PAUSE + _PAUSE_STEPS * step_seconds + spec.pause
+    # One that is silent is left after two seconds, or after ten if others are silent too.
+    bound += sum(min(14.0, each.ends - each.begins) + 3.0 for each in cut)
+    if len({each.engine for each in troubles}) == health.num_engines:
+        bound += sum(min(6.0, each.ends - each.begins) for each in troubles)
+    if record.longest_pause <= bound:
+        return ""
+    return f"pauses for {record.longest_pause:.1f} s, with {len(cut)} engines cut off"

@@ -1,7 +1,7 @@
 """Moves: what engines are sent of streams that go on there, and whether suspects are apart."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from folovllm.v1 import engine_service_pb2, types_pb2
 from simulation.tags import Tag, tag_of_prompt
@@ -13,8 +13,17 @@ _SOON = 0.3
 class Moves:
     """Of one run."""
 
-    def __init__(self, counts: Counter[str], may_be_blamed: Callable[[Tag, float], bool]) -> None:
-        """`may_be_blamed` is whether a front end knew, before a time, that a step computed it."""
+    def __init__(
+        self,
+        counts: Counter[str],
+        may_be_blamed: Callable[[Tag, float], bool],
+        ambiguous: Collection[Tag],
+    ) -> None:
+        """`may_be_blamed` is whether a front end knew, before a time, that a step computed it.
+
+        `ambiguous` are those of requests that are forked, whose branches have the same.
+        """
+        self._ambiguous = ambiguous
         self.complaints: list[str] = []
         self._counts = counts
         self._may_be_blamed = may_be_blamed
@@ -29,8 +38,11 @@ class Moves:
         tag = tag_of_prompt(request.prompt_token_ids[:end])
         died = self._died.pop(tag, None)
         if command.moved.is_suspect:
-            self._suspects.setdefault(address, set()).add(tag)
+            if tag not in self._ambiguous:
+                self._suspects.setdefault(address, set()).add(tag)
             self._counts["moved as suspect"] += 1
+        elif tag in self._ambiguous:
+            pass
         elif died is not None and now - died < _SOON and self._may_be_blamed(tag, died):
             self.complaints.append(f"{tag} moves to {address}, and is no suspect of a death")
         for name in _features(request):

@@ -346,9 +346,12 @@ class WatchCall(_StreamCall):
         return health_pb2.HealthCheckResponse.FromString(await self._receive())
 
     async def _serve(self, server: Served, down: Pipe) -> None:
-        async for status in server.statuses():
-            response = health_pb2.HealthCheckResponse(status=status)  # type: ignore[arg-type]
-            await down.send(response.SerializeToString())
+        try:
+            async for status in server.statuses():
+                response = health_pb2.HealthCheckResponse(status=status)  # type: ignore[arg-type]
+                await down.send(response.SerializeToString())
+        except FolovError as error:
+            down.put(End(_of(error)))
 
 
 class _Asked:

@@ -12,20 +12,21 @@ from simulation.callers import Caller, Record, Trace
 from simulation.determinism import determined, where
 from simulation.engine_host import RELEASE_SECONDS, EngineHost
 from simulation.front_end import FrontEnd, start_front_end
-from simulation.health import Health, Trouble, undue
+from simulation.health import Health, Trouble, too_long, undue
 from simulation.judge import Judge
 from simulation.messages import prompt_of
 from simulation.moves import Moves
 from simulation.network import Network
 from simulation.scenario import KILLER, POISON, FaultSpec, RequestSpec, Scenario
 from simulation.tags import Tag, tag_of_prompt
-from simulation.virtual_loop import StalledError, VirtualLoop
+from simulation.virtual_loop import Process, StalledError, VirtualLoop
 from tokenizer_service.engines.migration.numerics import Migrate
 
 # Virtual seconds after the last arrival and the last fault within which everything has ended, and
 # then until nothing is left of it.
 _PATIENCE = 90.0
 _SETTLE = 14.0
+_DRAIN_SECONDS = 2.0
 _MAX_CALLBACKS = 200_000
 _CALLBACKS_A_REQUEST = 20_000
 
@@ -61,11 +62,13 @@ class World:
         self.health = Health(len(scenario.engines))
         self.hosts: list[EngineHost] = []
         self.front_ends: list[FrontEnd] = []
-        self.moves = Moves(self.result.counts, self._may_be_blamed)
+        forked = {tag_of_prompt(prompt_of(each)) for each in scenario.requests if each.fork}
+        self.moves = Moves(self.result.counts, self._may_be_blamed, forked)
         self._left: dict[Tag, float] = {}
         self._records: list[Record] = []
         self._calls: list[asyncio.Task[None]] = []
         self._rng = Random(scenario.seed)
+        self._slowest_step = max(each.step_seconds for each in scenario.engines)
 
     def run(self) -> Result:
         """Runs it to its end."""
@@ -132,10 +135,13 @@ class World:
                 self.result.complaints.append(f"{record.name}: has not ended")
                 continue
             self.result.counts[f"end: {_end_of(record)}"] += 1
+            complaint = ""
             if record.error is not None and not record.left:
                 complaint = undue(record, self.health, self.hosts)
-                if complaint:
-                    judge.complaints.append(f"{record.name}: {complaint}")
+            elif not record.left:
+                complaint = too_long(record, self.health, self._slowest_step)
+            if complaint:
+                judge.complaints.append(f"{record.name}: {complaint}")
             judge.judge(record)
         self.result.complaints += judge.complaints + self.moves.complaints
 
@@ -200,8 +206,10 @@ class World:
             host.fails_next = True
         elif fault.kind == "drain":
             trouble = self.health.begin(fault.engine, None, self.loop.time())
+            trouble.is_drain = True
             host.drain(fault.seconds)
             self.loop.call_later(0.5, self._restart, host, trouble)
+            self.loop.call_later(_DRAIN_SECONDS, self._check_drain, host, host.process)
         elif fault.kind == "hang":
             self._hang(host, fault)
         elif fault.kind == "partition":
@@ -216,6 +224,19 @@ class World:
                 self._later(replace(fault, engine=number), fault.front_end, front_end.process.thaw)
         elif fault.kind == "clock jump":
             self.loop.jump(fault.seconds)
+
+    def _check_drain(self, host: EngineHost, process: Process) -> None:
+        """An engine that drains has ended if others could go on with all that it had."""
+        if host.process is not process or not host.is_up:
+            return
+        now, number = self.loop.time(), self.hosts.index(host)
+        for front_end in range(len(self.front_ends)):
+            troubles = self.health.of(front_end, now - 4.0, now)
+            ill = {each.engine for each in troubles} | {number}
+            others = [each for each in troubles if each.engine != number or not each.is_drain]
+            if others or len(ill) == len(self.hosts):
+                return
+        self.result.complaints.append(f"engine {number} has not drained in {_DRAIN_SECONDS} s")
 
     def _hang(self, host: EngineHost, fault: FaultSpec) -> None:
         host.process.freeze()
