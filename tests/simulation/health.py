@@ -42,6 +42,8 @@ class Health:
     def __init__(self, num_engines: int) -> None:
         self.num_engines = num_engines
         self.troubles: list[Trouble] = []
+        self.jumps: list[tuple[float, float]] = []
+        """When the clock jumped, and by how much."""
 
     def begin(
         self, engine: int, front_end: int | None, now: float, is_death: bool = False
@@ -116,6 +118,7 @@ def too_long(record: Record, health: Health, step_seconds: float) -> str:
     bound = _PAUSE + _PAUSE_STEPS * step_seconds + spec.pause
     # One that is silent is left after two seconds, or after ten if others are silent too.
     bound += sum(min(14.0, each.ends - each.begins) + 3.0 for each in cut)
+    bound += sum(by for at, by in health.jumps if record.started <= at <= ended)
     if len({each.engine for each in troubles}) == health.num_engines:
         bound += sum(min(6.0, each.ends - each.begins) for each in troubles)
     if record.longest_pause <= bound:

@@ -223,6 +223,7 @@ class World:
             for number in range(len(self.hosts)):  # each may give the front end up
                 self._later(replace(fault, engine=number), fault.front_end, front_end.process.thaw)
         elif fault.kind == "clock jump":
+            self.health.jumps.append((self.loop.time(), fault.seconds))
             self.loop.jump(fault.seconds)
 
     def _check_drain(self, host: EngineHost, process: Process) -> None:
