@@ -1,10 +1,10 @@
 """`python -m simulation`: simulates many seeds; replays and shrinks those that fail.
 
-    python -m simulation --seeds 100          as many seeds, from --first on
-    python -m simulation --requests 100000    as many requests
-    python -m simulation --replay 17          one seed, with all that happens in it
-    python -m simulation mutants              plants errors and says after how many requests
-                                              each was found
+python -m simulation --seeds 100          as many seeds, from --first on
+python -m simulation --requests 100000    as many requests
+python -m simulation --replay 17          one seed, with all that happens in it
+python -m simulation mutants              plants errors and says after how many requests
+                                          each was found
 """
 
 import argparse

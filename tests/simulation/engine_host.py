@@ -24,10 +24,10 @@ from folovllm.model_info import ModelInfo
 from folovllm.serving.active_calls import ActiveCalls
 from folovllm.v1 import engine_service_pb2, types_pb2
 from simulation.grammars import SimulatedCompiler
-from simulation.network import Commands, Events, Network
 from simulation.moves import Moves
+from simulation.network import Commands, Events, Network
 from simulation.runner import OverlappingRunner, SimulatedRunner
-from simulation.tags import Tag, tag_of
+from simulation.tags import Tag, last_id, tag_of
 from simulation.tokens import EOS_ID, VOCAB_SIZE
 from simulation.virtual_loop import Process
 from support.fakes.inline_driver import InlineDriver
@@ -60,9 +60,7 @@ class EngineSetting:
         """As the engine is configured."""
         return EngineConfig(
             ModelConfig(),
-            CacheConfig(
-                BLOCK_SIZE, self.num_blocks, enable_prefix_caching=self.prefix_caching
-            ),
+            CacheConfig(BLOCK_SIZE, self.num_blocks, enable_prefix_caching=self.prefix_caching),
             SchedulerConfig(
                 self.max_num_seqs,
                 self.max_num_batched_tokens,
@@ -222,7 +220,9 @@ class EngineHost:
         self._last_step = scheduled
         if self._moves.awaits(self.address):
             self._moves.begun(self.address, map(tag_of, scheduled))
-        if any(part.token_history[part.num_prompt_tokens - 1] in self.dies_of for part in scheduled):
+        if any(
+            part.token_history[part.num_prompt_tokens - 1] in self.dies_of for part in scheduled
+        ):
             self._network.context.run(self.kill)
             raise StepError
         if self.left:

@@ -143,5 +143,3 @@ class SimulatedCompiler:
 
     def load(self) -> None:
         """Nothing is to be read."""
-
-

@@ -45,6 +45,11 @@ class Health:
         self.jumps: list[tuple[float, float]] = []
         """When the clock jumped, and by how much."""
 
+    @property
+    def has_cuts(self) -> bool:
+        """Whether any engine was silent for some time, to any front end."""
+        return any(not (each.is_death or each.is_drain) for each in self.troubles)
+
     def begin(
         self, engine: int, front_end: int | None, now: float, is_death: bool = False
     ) -> Trouble:

@@ -4,7 +4,7 @@ from functools import reduce
 from operator import add
 
 from folovllm.chat_outputs import ChatOutput, ChatResult
-from folovllm.outputs import CompletionOutput, FinishReason, Usage
+from folovllm.outputs import CompletionOutput, Usage
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ContinuationScore
 from folovllm.v1 import types_pb2
@@ -100,9 +100,7 @@ class Judge:
         params = self._params = resolved(spec, branch, self._seed(record, info, branch))
         return expected_output((*spec.prompt, *ids), params, 0, MAX_MODEL_LEN, len(ids))
 
-    def _seed(
-        self, record: Record, info: types_pb2.RequestInfo, params: dict[str, object]
-    ) -> int:
+    def _seed(self, record: Record, info: types_pb2.RequestInfo, params: dict[str, object]) -> int:
         seed = info.sampling_params.seed
         if "seed" in params and params["seed"] != seed:
             self._complain(record, f"was drawn with seed {seed} instead of {params['seed']}")
@@ -162,9 +160,7 @@ def _compare(record: Record, index: int, params: SamplingParams, expected: Expec
     end = CompletionOutput.from_proto(final)
     if len(got.token_ids) != len(whole.token_ids) or text != whole.text:
         return f"ends early, with {len(got.token_ids)} of {len(whole.token_ids)} tokens, {text!r}"
-    ends = [
-        (each.finish_reason, each.stop_reason, each.output_complete) for each in (end, whole)
-    ]
+    ends = [(each.finish_reason, each.stop_reason, each.output_complete) for each in (end, whole)]
     if ends[0] != ends[1]:
         return f"ends with {ends[0]} instead of {ends[1]}"
     if end.usage is None or whole.usage is None:
@@ -172,7 +168,9 @@ def _compare(record: Record, index: int, params: SamplingParams, expected: Expec
     if end.usage.completion_tokens != whole.usage.completion_tokens:
         return f"counts {end.usage.completion_tokens} of {whole.usage.completion_tokens} tokens"
     if end.finish_reason is not FinishReason.ABORT and whole.stop_reason not in params.stop:
-        if got.cumulative_logprob != (whole.logprobs and whole.to_proto().cumulative_logprob or None):
+        if got.cumulative_logprob != (
+            whole.logprobs and whole.to_proto().cumulative_logprob or None
+        ):
             return f"sums to {got.cumulative_logprob} instead of {whole.cumulative_logprob}"
     return ""
 
@@ -204,5 +202,3 @@ def _compare_chat(record: Record, index: int, params: SamplingParams, expected: 
         return f"ends with {texts[0]} instead of {texts[1]}"
     ends = [(f.reason, f.stop_reason, f.output_complete) for f in (mine.finish, whole.finish)]
     return "" if ends[0] == ends[1] else f"ends with {ends[0]} instead of {ends[1]}"
-
-

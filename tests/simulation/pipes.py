@@ -10,12 +10,10 @@ from collections.abc import Callable
 from contextvars import Context
 from random import Random
 
-
 from simulation.virtual_loop import VirtualLoop
 
 # Messages that wait to be read before the sender has to.
 _LIMIT = 64
-
 
 
 class End:
@@ -179,5 +177,3 @@ class Pipe:
 def _wake(waiter: asyncio.Future[None] | None) -> None:
     if waiter is not None and not waiter.done():
         waiter.set_result(None)
-
-

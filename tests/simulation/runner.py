@@ -16,6 +16,7 @@ from engine_service.core.outputs import (
 from folovllm.errors import RequestFailedError
 from folovllm.logprobs import PositionLogprobs
 from simulation.grammars import SimulatedMatcher
+from simulation.tags import last_id
 from simulation.tokens import EMPTY, advance, draw, logprobs_of, noise
 
 Watch = Callable[[Sequence[ScheduledSequence]], None]
@@ -49,7 +50,7 @@ class SimulatedRunner:
         for index, (part, states) in enumerate(zip(output.scheduled, written, strict=True)):
             drawn: list[int] = []
             sampled.append(drawn)
-            if self._poisoned and part.token_history[part.num_prompt_tokens - 1] in self._poisoned:
+            if last_id(part) in self._poisoned:
                 failures[index] = RequestFailedError("NaN")
                 continue
             if part.sample_indexes:

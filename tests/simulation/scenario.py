@@ -91,8 +91,16 @@ FAULTS = {
 class Shape:
     """How large the scenarios of a run are."""
 
-    num_requests: int = 60
+    num_requests: int = 120
     faults: dict[str, int] = field(default_factory=lambda: dict(FAULTS))
+    max_bursts: int = 4
+    durations: tuple[float, ...] = (0.3, 1.5, 3.0, 8.0, 14.0)
+    """Of faults, in seconds."""
+
+    @classmethod
+    def small(cls) -> "Shape":
+        """That of many short runs."""
+        return cls(6, max_bursts=1, durations=(0.3, 3.0))
 
 
 def scenario_of(seed: int, shape: Shape) -> Scenario:
@@ -106,7 +114,7 @@ def scenario_of(seed: int, shape: Shape) -> Scenario:
     engines = tuple(_setting(rng, base, num_blocks, refuses) for _ in range(num_engines))
     rate = rng.uniform(0.4, 1.6) * sum(each.max_num_seqs for each in engines) / base / 14
     requests, bursts, now = [], [1.0], 1.0
-    burst = -(-shape.num_requests // rng.choice((1, 2, 3, 4)))
+    burst = -(-shape.num_requests // rng.randint(1, shape.max_bursts))
     for number in range(shape.num_requests):
         now += rng.expovariate(rate)
         if number and number % burst == 0:
@@ -114,7 +122,8 @@ def scenario_of(seed: int, shape: Shape) -> Scenario:
             bursts.append(now)
         requests.append(_request(rng, number, now, num_front_ends))
     duration = burst / rate + 0.4
-    faults = _faults(rng, [(each, each + duration) for each in bursts], (num_engines, num_front_ends), shape)
+    spans = [(each, each + duration) for each in bursts]
+    faults = _faults(rng, spans, (num_engines, num_front_ends), shape)
     delay = rng.choice((0.0, 0.0, 0.001, 0.02))
     return Scenario(seed, engines, num_front_ends, delay, tuple(requests), faults)
 
@@ -283,7 +292,7 @@ def _faults(
         FaultSpec(
             at=rng.uniform(*rng.choice(bursts)),
             kind=rng.choices(names, weights)[0],
-            seconds=rng.choice((0.3, 1.5, 3.0, 8.0, 14.0)),
+            seconds=rng.choice(shape.durations),
             engine=rng.randrange(sizes[0]),
             front_end=rng.randrange(sizes[1]),
             loses=rng.random() < 0.5,

@@ -19,3 +19,8 @@ def tag_of(part: ScheduledSequence) -> Tag:
     """Of the request that a sequence belongs to; branches have that of their parent."""
     end = part.num_prompt_tokens
     return tuple(part.token_history[max(0, end - _SIZE) : end])
+
+
+def last_id(part: ScheduledSequence) -> int:
+    """The last of its tag."""
+    return part.token_history[part.num_prompt_tokens - 1]

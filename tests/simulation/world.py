@@ -23,9 +23,9 @@ from simulation.virtual_loop import Process, StalledError, VirtualLoop
 from tokenizer_service.engines.migration.numerics import Migrate
 
 # Virtual seconds after the last arrival and the last fault within which everything has ended, and
-# then until nothing is left of it.
+# then until nothing is left of it: long if somebody has to be given up as silent.
 _PATIENCE = 90.0
-_SETTLE = 14.0
+_SETTLE, _SHORT_SETTLE = 14.0, 3.0
 _DRAIN_SECONDS = 2.0
 _MAX_CALLBACKS = 200_000
 _CALLBACKS_A_REQUEST = 20_000
@@ -106,15 +106,15 @@ class World:
             host.start()
         for number in range(scenario.num_front_ends):
             name, migrate = f"front-end-{number}", Migrate(scenario.migrate)
-            self.front_ends.append(
-                start_front_end(loop, self.network, name, addresses, migrate)
-            )
+            self.front_ends.append(start_front_end(loop, self.network, name, addresses, migrate))
         for request in scenario.requests:
             loop.call_at(self.begun + request.at, self._begin, request)
         for fault in scenario.faults:
             loop.call_at(self.begun + fault.at, self._break, fault)
         await self._until_ended()
-        await asyncio.sleep(_SETTLE)
+        while not all(host.is_up and not host.is_draining for host in self.hosts):
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(_SETTLE if self.health.has_cuts else _SHORT_SETTLE)
         self.result.complaints += books.complaints(self.hosts, self.front_ends)
         await self._stop()
 
@@ -231,6 +231,8 @@ class World:
         if host.process is not process or not host.is_up:
             return
         now, number = self.loop.time(), self.hosts.index(host)
+        if any(now - at <= _DRAIN_SECONDS + by for at, by in self.health.jumps):
+            return
         for front_end in range(len(self.front_ends)):
             troubles = self.health.of(front_end, now - 4.0, now)
             ill = {each.engine for each in troubles} | {number}
