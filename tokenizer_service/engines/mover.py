@@ -165,8 +165,10 @@ class Mover:
             self._begin(part, target)
 
     def _begin_fork(self, part: Part) -> None:
-        engines = self._choice.ready()
-        self._begin(part, _Target(self._choice.best_for(part.stream.origin, engines), _Way.ANEW))
+        self._choice.ready()  # raises an error that says why there is none
+        target = self._target(part)
+        assert target is not None
+        self._begin(part, target)
 
     def _target(self, part: Part, needs_room: bool = False) -> _Target | None:
         """Where a part goes on, and how; None if nowhere."""
@@ -179,6 +181,8 @@ class Mover:
             elif part.stream.was_read:
                 way = _Way.INEXACTLY
                 engines = engines if self._migrate is Migrate.ANY else []
+        elif part.stream.origin.is_fork:  # its parent's tokens are of such an engine
+            engines = [each for each in engines if part.numerics.is_like(each.numerics)] or engines
         if not engines:
             return None
         return _Target(self._choice.best_for(part.stream.origin, engines), way)

@@ -155,6 +155,7 @@ class EnginePool:
             self._streams[origin.name] = stream
         else:
             self._streams[origin.name] = stream
+            part.numerics = trunk.numerics
             self._mover.begin_fork(part)
         return stream
 
