@@ -71,8 +71,17 @@ class EnginePool:
         for engine in self._engines:
             await engine.close()
 
-    def generate(self, command: Command) -> EngineStream:
+    def find(self, name: str) -> EngineStream | None:
+        """The stream of a request or fork that runs here."""
+        for engine in self._engines:
+            if engine.runs(name):
+                return engine.session.stream_of(name)
+        return None
+
+    def generate(self, command: Command, numerics_fingerprint: str | None = None) -> EngineStream:
         """Begins the request of a command, whose id must be set, at the engine that suits it best.
+
+        A request that goes on from output runs only where numerics are the ones given.
 
         Raises as `model_info` does, and InvalidRequestError if the id is in use there.
         """
@@ -95,6 +104,7 @@ class EnginePool:
 
         params = request.sampling_params
         n = params.n if params.HasField("n") else 1
+        n = len(request.continued.outputs) or n
         attempts = Attempts(engine.address, begin_elsewhere)
         stream = EngineStream(name, len(prompt), n, retry)
         engine.session.generate(stream, command)

@@ -118,6 +118,10 @@ class EngineSession:
         """Whether a request or fork of that name runs in it."""
         return name in self._wire_names
 
+    def stream_of(self, name: str) -> EngineStream:
+        """The stream of a request or fork that runs in it."""
+        return self._streams[self._wire_names[name]]
+
     def generate(self, stream: EngineStream, command: Command) -> None:
         """Begins the request of a command, whose outputs then go to the stream.
 

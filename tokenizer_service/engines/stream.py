@@ -124,6 +124,13 @@ class EngineStream:
         self._error = error
         self.wake()
 
+    def end(self, error: FolovError) -> None:
+        """Ends it at its engine, and with this error for its reader."""
+        self._owner.cancel(self)
+        self._outputs.clear()
+        self._error = error
+        self.wake()
+
     def abort(self, indexes: Sequence[int]) -> None:
         """Ends continuations at the engine; they still get their final outputs, as ABORT."""
         self._owner.abort(self, indexes)
