@@ -1,12 +1,10 @@
 """Streams that go on at another engine when theirs is lost, with real engines on a fake model."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
 from folovllm.outputs import CompletionOutput, RequestOutput
-from folovllm.v1 import types_pb2
 from support.builders.engine_pools import Command, pool_of, until_each_ready
 from support.processes.engine_sessions import EngineFixture, ask
 from tokenizer_service.engines.pool import EnginePool
