@@ -108,9 +108,9 @@ class Chats:
         """Neighbouring texts of a kind as one, then all ids and log-probabilities."""
         events: list[Any] = []
         for output in outputs:
-            event, last = output.event, events[-1] if events else None
-            if isinstance(event, TextDelta) and type(last) is type(event):
-                events[-1] = replace(last, text=last.text + event.text)
+            event = output.event
+            if events and isinstance(event, TextDelta) and type(events[-1]) is type(event):
+                events[-1] = replace(event, text=events[-1].text + event.text)
             else:
                 events.append(event)
         return [events, *_ids(outputs)]
@@ -218,7 +218,7 @@ def check_every_cut(side: Chats, engine: Engine, cuts: list[int], later_cuts: li
 
 
 KINDS = pytest.mark.parametrize("kind", [Chats, Generates])
-PARAMS = {
+PARAMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "stop": {"stop": ("Do", "look")},
     "late stop": {"stop": ("Done.\n",), "min_tokens": 20, "include_stop_str_in_output": True},
@@ -240,7 +240,7 @@ def engine_for(params: SamplingParams, text: str) -> Engine:
 @pytest.mark.parametrize("name", PARAMS)
 @pytest.mark.parametrize("step", [1, 4, 1000])
 def test_every_message_may_be_the_last_one(kind: type[Chats], name: str, step: int) -> None:
-    params = SamplingParams(logprobs=0, seed=1, **{"max_tokens": ROOM, **PARAMS[name]})  # type: ignore[arg-type]
+    params = SamplingParams(max_tokens=ROOM, logprobs=0, seed=1).clone(**PARAMS[name])
     if kind is Generates and name == "grammar":
         pytest.skip("a Generate sends the last id with the end")
     engine = engine_for(params, ANSWER)
@@ -280,8 +280,9 @@ def test_streams_of_any_kind(
         stop=stop,
         include_stop_str_in_output=include,
         stop_token_ids=ids_of("Q") if end == "stop id" else (),
-        structured_output={"json_object": True} if end == "complete" else None,
     )
+    if end == "complete":
+        params = params.clone(structured_output={"json_object": True})
     engine = {
         "eos": Engine([*ids, eos()]),
         "length": Engine(ids, FinishReason.LENGTH),
