@@ -119,10 +119,10 @@ class Part:
         self.stream.forget(self._indexes)
         self.exact = True
 
-    def begin_at(self, address: str, numerics: Numerics) -> None:
+    def begin_at(self, home: Home, numerics: Numerics) -> None:
         """It is about to be sent to an engine."""
-        self.attempts.begin(address)
-        self.stream.addresses.append(address)
+        self.attempts.begin(home)
+        self.stream.addresses.append(home.address)
         self.numerics = numerics
 
     def attach(

@@ -150,7 +150,7 @@ class EnginePool:
         assert isinstance(trunk, Part)
         home = trunk.home
         if home is not None and (home.takes_requests or not self.ready):
-            part.begin_at(home.address, trunk.numerics)
+            part.begin_at(home, trunk.numerics)
             home.fork(part, command, origin.name, trunk)
             self._streams[origin.name] = stream
         else:
@@ -175,7 +175,11 @@ class EnginePool:
             return await engine.score(request, timeout)
         except (UnavailableError, QueueFullError) as error:
             failure = error
-        others = self._choice.others({engine.address}, isinstance(failure, QueueFullError))
+        others = [
+            other
+            for other in self._choice.others((), isinstance(failure, QueueFullError))
+            if other is not engine
+        ]
         if others:
             other = self._choice.best(others, prompt, salt)
             if timeout is not None:
