@@ -17,7 +17,7 @@ import unasync
 
 API = Path(__file__).resolve().parent.parent / "client" / "folovllm_client" / "api"
 GENERATED = {
-    "async_calling.py": "sync_calling.py",
+    "calls/async_calling.py": "calls/sync_calling.py",
     "async_client.py": "sync_client.py",
     "async_tokenizing.py": "sync_tokenizing.py",
 }
@@ -36,7 +36,7 @@ NAMES = {
 }
 # No line is broken anew, so a replacement must fit into its line.
 PHRASES = {
-    "async_calling.py": {
+    "calls/async_calling.py": {
         "AsyncCalling: how a client calls its servers, from asyncio.": (
             "Calling: how a client calls its servers, from ordinary code."
         ),

@@ -23,8 +23,8 @@ from folovllm.outputs import FinishReason, RequestOutput
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import types_pb2
 from folovllm_client.api.async_client import AsyncClient
+from folovllm_client.api.calls.progress import Progress
 from folovllm_client.api.calls.stream_readers import chat_reader, completion_reader
-from folovllm_client.api.resuming import Progress
 from support.fakes.engine_factory import make_engine
 from support.fakes.speaker import Speaker
 from support.processes.breaking_proxy import BreakingProxy
@@ -344,8 +344,7 @@ async def test_the_client_asks_another_server(service: Service) -> None:
         service.joined.runner.hold(after=5)
         stream = client.stream("hello", max_tokens=30, seed=2)
         pieces = [await anext(stream)]
-        for running in [*gone.pool._streams.values()]:
-            running.end(UnavailableError("the server is shutting down"))
+        await gone.server.grpc.stop(0)
         service.joined.runner.release()
         pieces += [piece async for piece in stream]
         expected = await client.generate("hello", max_tokens=30, seed=2)

@@ -7,7 +7,7 @@ from typing import overload
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import types_pb2
-from folovllm_client.api.async_calling import AsyncCalling
+from folovllm_client.api.calls.async_calling import AsyncCalling
 from folovllm_client.api.calls.async_calls import DuplexCall, Pieces, iterate
 from folovllm_client.api.requests import field_errors
 from folovllm_client.api.text_delta import TextDelta

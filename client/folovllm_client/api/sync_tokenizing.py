@@ -8,9 +8,9 @@ from typing import overload
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import types_pb2
+from folovllm_client.api.calls.sync_calling import Calling
 from folovllm_client.api.calls.sync_calls import DuplexCall, Pieces, iterate
 from folovllm_client.api.requests import field_errors
-from folovllm_client.api.sync_calling import Calling
 from folovllm_client.api.text_delta import TextDelta
 from folovllm_client.api.tokenizer_download import TokenizerDownload
 

@@ -21,6 +21,7 @@ from tokenizer_service.servicer import TokenizerServicer
 class FrontEnd:
     address: str
     pool: EnginePool
+    server: GrpcServer
     stub: "tokenizer_service_pb2_grpc.TokenizerServiceAsyncStub"
 
 
@@ -39,7 +40,8 @@ async def front_end(
     await until_ready(pool)
     try:
         async with grpc.aio.insecure_channel(address) as channel:
-            yield FrontEnd(address, pool, tokenizer_service_pb2_grpc.TokenizerServiceStub(channel))
+            stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(channel)
+            yield FrontEnd(address, pool, server, stub)
     finally:
         await server.drain()
         await pool.close()

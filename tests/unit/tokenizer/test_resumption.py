@@ -17,7 +17,7 @@ from folovllm.outputs import CompletionOutput, FinishReason, RequestInfo, Usage
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import types_pb2
-from folovllm_client.api.resuming import Progress
+from folovllm_client.api.calls.progress import Progress
 from tokenizer_service.chat.call_ids import CallIds
 from tokenizer_service.chat.chat_processor import ChatProcessor
 from tokenizer_service.chat.markers import ChatMarkers, ThinkingState

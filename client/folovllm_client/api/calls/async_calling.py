@@ -19,9 +19,9 @@ from folovllm_client.api.calls.async_calls import (
 )
 from folovllm_client.api.calls.call_errors import is_unknown_method, to_error, wrong_service
 from folovllm_client.api.calls.perseverance import Perseverance
+from folovllm_client.api.calls.progress import Progress, Request
 from folovllm_client.api.calls.running_calls import RunningCalls
 from folovllm_client.api.calls.servers import Server, Servers, read_addresses
-from folovllm_client.api.resuming import Progress, Request
 
 if TYPE_CHECKING:
     from folovllm.v1.engine_service_pb2_grpc import EngineServiceAsyncStub

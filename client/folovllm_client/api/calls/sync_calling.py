@@ -1,4 +1,4 @@
-# Generated from async_calling.py by `make client-sync`; do not edit.
+# Generated from calls/async_calling.py by `make client-sync`; do not edit.
 """Calling: how a client calls its servers, from ordinary code."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -11,6 +11,7 @@ from folovllm.errors import ClientClosedError, FolovError, InvalidRequestError
 from folovllm.v1 import tokenizer_service_pb2, types_pb2
 from folovllm_client.api.calls.call_errors import is_unknown_method, to_error, wrong_service
 from folovllm_client.api.calls.perseverance import Perseverance
+from folovllm_client.api.calls.progress import Progress, Request
 from folovllm_client.api.calls.running_calls import RunningCalls
 from folovllm_client.api.calls.servers import Server, Servers, read_addresses
 from folovllm_client.api.calls.sync_calls import (
@@ -22,7 +23,6 @@ from folovllm_client.api.calls.sync_calls import (
     open_channel,
     pause,
 )
-from folovllm_client.api.resuming import Progress, Request
 
 if TYPE_CHECKING:
     from folovllm.v1.engine_service_pb2_grpc import EngineServiceStub
