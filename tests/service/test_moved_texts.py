@@ -1,4 +1,4 @@
-"""What callers of a tokenizer service read of answers whose engine is lost at any of their tokens."""
+"""What callers of a tokenizer service read of answers whose engine is lost, at any token."""
 
 import asyncio
 from collections.abc import AsyncIterator

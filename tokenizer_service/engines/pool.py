@@ -227,7 +227,7 @@ class EnginePool:
     def _resumed_at(self, origin: Origin, fingerprint: str) -> tuple[EngineClient, bool]:
         """The engine for what goes on with output of others, and whether that is exact."""
         engines = self._choice.ready()
-        like = [each for each in engines if fingerprint and each.numerics.fingerprint == fingerprint]
+        like = [each for each in engines if each.numerics.fingerprint == fingerprint != ""]
         has_output = any(each.token_ids or each.is_over for each in origin.new_progress())
         is_exact = bool(like) or not has_output
         if not is_exact and self._migrate is not Migrate.ANY:
