@@ -113,6 +113,15 @@ class EngineSession:
         """Whether the engine says nothing, so that it gets nothing new."""
         return self._heartbeats is not None and self._heartbeats.is_silent
 
+    def ask(self) -> None:
+        """Asks for a sign of life at once, if the engine gives any."""
+        if self._heartbeats is not None:
+            self._heartbeats.ask()
+
+    def was_heard_since(self, time: float) -> bool:
+        """Whether the engine has said something, or does not know that it is asked to."""
+        return self._heartbeats is None or self._heartbeats.heard_at >= time
+
     @property
     def is_open(self) -> bool:
         """Whether it accepts requests."""
