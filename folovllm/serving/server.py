@@ -22,7 +22,7 @@ from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.args import POSITIVE, Seconds, check, option
 from folovllm.serving.background_tasks import first
 from folovllm.serving.channel import MAX_CALLS, SERVER_OPTIONS
-from folovllm.serving.health import Health
+from folovllm.serving.health.service import Health
 from folovllm.serving.interceptor import CallInterceptor
 from folovllm.serving.ports import allow_open_files, host_and_port, require_free_port
 from folovllm.serving.reflection import enable_reflection
