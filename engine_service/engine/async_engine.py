@@ -18,6 +18,7 @@ import structlog
 
 from engine_service.config import SchedulerConfig
 from engine_service.engine.commands import Abort, Command, Matchers, StreamCommand
+from engine_service.engine.delivery.step_outputs import StepOutputs
 from engine_service.engine.failures import RequestFailure, request_failure
 from engine_service.engine.intake.command_demands import placed
 from engine_service.engine.intake.open_streams import OpenStreams
@@ -36,18 +37,17 @@ from folovllm.errors import (
     UnavailableError,
 )
 from folovllm.model_info import ModelInfo
-from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("engine")
 
-Step = Callable[[LLMEngine, Sequence[Command]], list[CompletionOutput]]
+Step = Callable[[LLMEngine, Sequence[Command]], StepOutputs]
 """Steps an engine, which has applied these commands since its last step."""
 
 
-def step_alone(engine: LLMEngine, commands: Sequence[Command]) -> list[CompletionOutput]:
+def step_alone(engine: LLMEngine, commands: Sequence[Command]) -> StepOutputs:
     """The Step of an engine that has one rank."""
-    return engine.step()
+    return engine.step_in_columns()
 
 
 class AsyncEngine:
@@ -283,10 +283,8 @@ class AsyncEngine:
         for changed in self._load_watchers:
             changed()
 
-    def _deliver(
-        self, outputs: list[CompletionOutput], failures: Sequence[RequestFailure] = ()
-    ) -> None:
-        self._streams.deliver(outputs, saturated=self._load.num_waiting > 0)
+    def _deliver(self, step: StepOutputs, failures: Sequence[RequestFailure] = ()) -> None:
+        self._streams.deliver(step, saturated=self._load.num_waiting > 0)
         self._streams.fail(failures)
         self._notify_load_watchers()
 
@@ -346,12 +344,12 @@ class AsyncEngine:
                 outputs = command.apply(engine, matchers)
             except Exception as error:
                 failure = request_failure(command.name, error)
-                self._call_soon(self._deliver, [], [failure])
+                self._call_soon(self._deliver, StepOutputs(), [failure])
                 continue
             applied.append(command)
             if outputs:
                 self._load = engine.load()
-                self._call_soon(self._deliver, outputs)
+                self._call_soon(self._deliver, StepOutputs(outputs))
 
     def _end_overdue(self, engine: LLMEngine) -> list[Command]:
         """Ends what has waited too long; returns what other ranks have to do about it."""
@@ -360,7 +358,7 @@ class AsyncEngine:
         overdue = engine.end_overdue(self._queue_config.max_queue_seconds, self._clock())
         if overdue:
             self._load = engine.load()
-            self._call_soon(self._deliver, [], overdue)
+            self._call_soon(self._deliver, StepOutputs(), overdue)
         return [Abort(failure.name) for failure in overdue]
 
     def _call_soon(self, function: Callable[..., object], *arguments: object) -> None:

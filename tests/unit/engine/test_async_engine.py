@@ -11,6 +11,7 @@ from engine_service.config import SchedulerConfig
 from engine_service.core.request import Request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Generate
+from engine_service.engine.delivery.step_outputs import StepOutputs
 from engine_service.engine.failures import RequestFailure
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.output_stream import OutputStream
@@ -284,12 +285,12 @@ async def test_the_model_lives_on_one_thread() -> None:
 async def test_one_delivery_to_the_loop_for_each_step(
     fixture: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deliveries: list[list[CompletionOutput]] = []
+    deliveries: list[StepOutputs] = []
     deliver = fixture.engine._deliver
 
-    def count(outputs: list[CompletionOutput], failures: list[RequestFailure]) -> None:
-        deliveries.append(outputs)
-        deliver(outputs, failures)
+    def count(step: StepOutputs, failures: list[RequestFailure]) -> None:
+        deliveries.append(step)
+        deliver(step, failures)
 
     monkeypatch.setattr(fixture.engine, "_deliver", count)
     fixture.runner.hold()
