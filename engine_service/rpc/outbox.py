@@ -91,6 +91,13 @@ class Outbox:
 
     def messages(self) -> Iterator[SessionEvents]:
         """Everything pending. The next message is made when the one before has been written."""
+        while True:
+            yield from self._messages_of_parts()
+            if not self._rows:
+                return
+
+    def _messages_of_parts(self) -> Iterator[SessionEvents]:
+        """All parts that are pending, with the rows that there is room for."""
         message, size = self._begun()
         outputs = message.outputs  # it takes as long to look up as to append to
         for part in self._parts():
@@ -108,8 +115,6 @@ class Outbox:
             self._completed(message)
             if size or message.ByteSize():
                 yield message
-        while self._rows:
-            yield self._completed(self._begun()[0])
 
     def _begun(self) -> tuple[SessionEvents, int]:
         """A message with its columns, and about how many bytes they take."""

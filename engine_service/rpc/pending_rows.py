@@ -40,7 +40,7 @@ class PendingRows:
             joined.setdefault(handle, []).extend(ids)
 
     def pop(self, handles: Iterable[int]) -> Iterator[tuple[int, list[int]]]:
-        """Removes the rows of some handles, and yields those that there are, a long one in parts."""
+        """Removes the rows of some handles, and yields what there is, in parts if long."""
         if not self:
             return
         joined = self._join()
