@@ -5,9 +5,9 @@ from itertools import pairwise
 
 from folovllm.errors import ServerError
 from folovllm.v1 import engine_service_pb2
-from tokenizer_service.engines.stream import EngineStream
+from tokenizer_service.engines.part import Part
 
-Row = tuple[EngineStream, int, list[int]]
+Row = tuple[Part, int, list[int]]
 
 
 class Handles:
@@ -16,25 +16,25 @@ class Handles:
 
     def __init__(self) -> None:
         self._next = 1
-        self._continuations: dict[int, tuple[EngineStream, int]] = {}
-        self._indexes: dict[EngineStream, Sequence[int]] = {}
+        self._continuations: dict[int, tuple[Part, int]] = {}
+        self._indexes: dict[Part, Sequence[int]] = {}
 
-    def assign(self, stream: EngineStream) -> int:
-        """The handle of a stream's request: that of index i is this plus i."""
-        handle, indexes = self._next, stream.indexes
+    def assign(self, part: Part) -> int:
+        """The handle of a part's request: that of index i is this plus i."""
+        handle, indexes = self._next, part.indexes
         self._next += 1 + max(indexes)
-        self._indexes[stream] = indexes
+        self._indexes[part] = indexes
         for index in indexes:
-            self._continuations[handle + index] = stream, index
+            self._continuations[handle + index] = part, index
         return handle
 
-    def release(self, stream: EngineStream) -> None:
-        """Passes over what still comes for a stream."""
-        for index in self._indexes.pop(stream):
-            del self._continuations[stream.handle + index]
+    def release(self, part: Part) -> None:
+        """Passes over what still comes for a part."""
+        for index in self._indexes.pop(part):
+            del self._continuations[part.handle + index]
 
     def rows(self, columns: engine_service_pb2.OutputColumns) -> Iterator[Row]:
-        """The streams, indexes and new token ids, in order.
+        """The parts, indexes and new token ids, in order.
 
         Raises ServerError if the columns do not belong together.
         """
