@@ -187,6 +187,8 @@ class Sequence:
                 prompt_token_ids=token_ids,
                 prompt=None,
                 continued=None,
+                moved=False,
+                is_suspect=False,
                 sampling_params=branch.sampling_params,
                 seed=branch.seed,
                 arrival_time=arrival_time,
