@@ -14,7 +14,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -38,7 +38,6 @@ from tokenizer_service.engines.stream import EngineStream
 Command = engine_service_pb2.SessionCommand
 Events = engine_service_pb2.SessionEvents
 _KINDS = {"columns": True, "messages": False}
-_PARTS = ("engine", "front-end", "end-to-end")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     add("--step-ms", type=float, default=3.0, help="of the engine (%(default)s)")
     add("--seconds", type=float, default=5.0, help="of each turn (%(default)s)")
     add("--turns", type=int, default=3, help="of each (%(default)s)")
-    add("--only", nargs="+", choices=_PARTS, default=_PARTS, help="figures (all)")
+    add("--only", nargs="+", choices=_PARTS, default=[*_PARTS], help="figures (all)")
     add("--quick", action="store_true", help="in small: does everything run?")
     args = parser.parse_args(argv)
     if args.quick:
@@ -62,23 +61,20 @@ def main(argv: Sequence[str]) -> None:
 
 
 async def _measure(args: argparse.Namespace, recorder: Recorder) -> None:
-    found: dict[tuple[str, Unit, str], list[float]] = {}
+    for part in args.only:
+        case, unit, measure = _PARTS[part]
+        found: dict[str, list[float]] = {kind: [] for kind in _KINDS}
+        for _ in range(args.turns):
+            for kind, has_handles in _KINDS.items():
+                found[kind].append(await measure(args, has_handles))
+        for kind, values in found.items():
+            recorder.add_values(case, unit, values, kind)
 
-    def add(case: str, unit: Unit, kind: str, value: float) -> None:
-        found.setdefault((case, unit, kind), []).append(value)
 
-    for _ in range(args.turns):
-        quiet = await _engine_step(args, True, "quiet") if "engine" in args.only else 0.0
-        for kind, has_handles in _KINDS.items():
-            if "engine" in args.only:
-                step = await _engine_step(args, has_handles) - quiet
-                add("engine, a step", "us", kind, step * 1e6)
-            if "front-end" in args.only:
-                add("front end", "tok/s", kind, await _front_end(args, has_handles))
-            if "end-to-end" in args.only:
-                add("end to end", "deltas/s", kind, await _end_to_end(args, has_handles))
-    for (case, unit, kind), values in found.items():
-        recorder.add_values(case, unit, values, kind)
+async def _engine(args: argparse.Namespace, has_handles: bool) -> float:
+    """Microseconds for a step."""
+    quiet = await _engine_step(args, has_handles, "quiet")
+    return (await _engine_step(args, has_handles) - quiet) * 1e6
 
 
 async def _engine_step(args: argparse.Namespace, has_handles: bool, *options: str) -> float:
@@ -204,3 +200,10 @@ async def _end_to_end(args: argparse.Namespace, has_handles: bool) -> float:
     ):
         count = await count_deltas(Run(client, services, folder, sizes, Recorder("wire", "", None)))
         return count.deltas / max(count.cpu_s, 0.01)  # what the system counts
+
+
+_PARTS: dict[str, tuple[str, Unit, Callable[[argparse.Namespace, bool], Awaitable[float]]]] = {
+    "engine": ("engine, a step", "us", _engine),
+    "front-end": ("front end", "tok/s", _front_end),
+    "end-to-end": ("end to end", "deltas/s", _end_to_end),
+}
