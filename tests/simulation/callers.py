@@ -134,8 +134,10 @@ class Caller:
         if message.logprobs:
             known.logprobs += message.logprobs
         if record.kind == "chat":
-            known.events.append(message)
-            if message.WhichOneof("event") == "finish":
+            kind = message.WhichOneof("event")
+            if kind is not None:  # it is one of an info else
+                known.events.append(message)
+            if kind == "finish":
                 known.final = message.finish
         else:
             known.texts.append(message.text)

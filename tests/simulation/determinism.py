@@ -15,7 +15,6 @@ from unittest.mock import patch
 import structlog
 
 from engine_service.engine import async_engine
-from tokenizer_service.chat import parser
 
 
 @contextmanager
@@ -33,7 +32,6 @@ def determined(clock: Callable[[], float], seed: int) -> Iterator[list[str]]:
         patch.object(time, "monotonic", clock),
         patch.object(secrets, "randbits", rng.getrandbits),
         patch.object(uuid, "uuid4", new_uuid),
-        patch.object(parser, "uuid4", new_uuid),
         patch.object(async_engine, "free_host_memory", lambda: 2**34),
         _quiet() as errors,
     ):

@@ -220,9 +220,7 @@ class EngineHost:
         self._last_step = scheduled
         if self._moves.awaits(self.address):
             self._moves.begun(self.address, map(tag_of, scheduled))
-        if any(
-            part.token_history[part.num_prompt_tokens - 1] in self.dies_of for part in scheduled
-        ):
+        if any(last_id(part) in self.dies_of for part in scheduled):
             self._network.context.run(self.kill)
             raise StepError
         if self.left:

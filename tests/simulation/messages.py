@@ -28,7 +28,7 @@ def generate_message(spec: RequestSpec) -> tokenizer_service_pb2.GenerateRequest
     """The request of a Generate."""
     return tokenizer_service_pb2.GenerateRequest(
         request_id=f"r{spec.number}",
-        token_ids={"ids": spec.prompt},
+        token_ids=types_pb2.TokenIds(ids=spec.prompt),
         sampling_params=params_message(spec.params),
         priority=spec.priority,
         cache_salt=spec.salt,
@@ -39,7 +39,11 @@ def chat_message(spec: RequestSpec) -> tokenizer_service_pb2.ChatRequest:
     """The request of a Chat whose conversation is the prompt as text."""
     request = tokenizer_service_pb2.ChatRequest(
         request_id=f"r{spec.number}",
-        messages=[{"role": "ROLE_USER", "content": bytes(spec.prompt).decode()}],
+        messages=[
+            tokenizer_service_pb2.ChatMessage(
+                role=tokenizer_service_pb2.ROLE_USER, content=bytes(spec.prompt).decode()
+            )
+        ],
         sampling_params=params_message(spec.params),
         priority=spec.priority,
         cache_salt=spec.salt,
@@ -56,7 +60,7 @@ def score_message(spec: RequestSpec) -> types_pb2.ScoreRequest:
     """The request of a Score: the prompt's halves, in two continuations."""
     half = len(spec.prompt) // 2
     request = types_pb2.ScoreRequest(
-        request_id=f"r{spec.number}", token_ids={"ids": spec.prompt[:half]}
+        request_id=f"r{spec.number}", token_ids=types_pb2.TokenIds(ids=spec.prompt[:half])
     )
     for ids in (spec.prompt[half:], spec.prompt[half:][::-1]):
         request.continuations.add().token_ids.ids.extend(ids)

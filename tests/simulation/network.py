@@ -206,6 +206,10 @@ class Channel:
         return network.connect(*ends) if network.servers.get(ends[1]) is server else None
 
 
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+
+
 def _accept(accepted: asyncio.Future[None]) -> None:
     if not accepted.done():
         accepted.set_result(None)
@@ -268,7 +272,7 @@ class _StreamCall:
         line = self._line
         assert line is not None
         if line.is_cut:
-            line.hold(task.cancel)
+            line.hold(lambda: _cancel(task))
         else:
             line.loop.call_later(line.delay(), task.cancel, context=line.context)
 
@@ -348,7 +352,7 @@ class WatchCall(_StreamCall):
     async def _serve(self, server: Served, down: Pipe) -> None:
         try:
             async for status in server.statuses():
-                response = health_pb2.HealthCheckResponse(status=status)  # type: ignore[arg-type]
+                response = health_pb2.HealthCheckResponse(status=status)
                 await down.send(response.SerializeToString())
         except FolovError as error:
             down.put(End(_of(error)))

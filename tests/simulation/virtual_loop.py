@@ -6,6 +6,7 @@ Each belongs to a `Process`, which can be frozen: what it would do then happens 
 
 import asyncio
 import heapq
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
@@ -81,8 +82,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now = _EPOCH
         self._num_timers = 0
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
-        self._due: Any = self._ready  # type: ignore[has-type]
-        self.set_task_factory(_new_task)
+        self._due: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
+        self.set_task_factory(_new_task)  # type: ignore[arg-type]
         self.set_exception_handler(self._note_error)
 
     def time(self) -> float:
@@ -97,7 +98,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Runs callbacks that were parked, before what is due now."""
         self._due.extendleft(reversed(handles))
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self,
         when: float,
         callback: Callable[..., object],

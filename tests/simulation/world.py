@@ -87,8 +87,8 @@ class World:
             if collects:
                 gc.enable()
         result.complaints += [f"logged: {each}" for each in logged]
-        for message, error in self.loop.errors:
-            result.complaints.append(f"callback: {message}: {error!r}{where(error)}")
+        for message, raised in self.loop.errors:
+            result.complaints.append(f"callback: {message}: {raised!r}{where(raised)}")
         result.records = self._records
         result.seconds = self.loop.time() - self.begun
         return result
