@@ -185,18 +185,18 @@ def _compare_chat(record: Record, index: int, params: SamplingParams, expected: 
     events, _ = processor.process(_delta(record, index, expected))
     whole = ChatResult.join(events).answers[index]
     mine = ChatResult.join(map(ChatOutput.from_proto, got.events)).answers[index]
-    if mine.token_ids != whole.token_ids[: len(mine.token_ids)]:
-        return f"says {mine.token_ids} instead of {whole.token_ids}"
+    if got.token_ids != whole.token_ids[: len(got.token_ids)]:
+        return f"says {got.token_ids} instead of {whole.token_ids}"
     if not whole.reasoning_content.startswith(mine.reasoning_content):
         return f"reasons {mine.reasoning_content!r} instead of {whole.reasoning_content!r}"
     if not whole.content.startswith(mine.content):
         return f"says {mine.content!r} instead of {whole.content!r}"
-    if mine.logprobs != whole.logprobs[: len(mine.token_ids)]:
-        return f"has other logprobs: {len(mine.logprobs)} for {len(whole.logprobs)}"
+    if got.logprobs != [each.to_proto() for each in whole.logprobs[: len(got.token_ids)]]:
+        return f"has other logprobs: {len(got.logprobs)} for {len(whole.logprobs)}"
     if mine.finish is None or whole.finish is None:
         return ""
     texts = [(a.content, a.reasoning_content, len(a.tool_calls)) for a in (mine, whole)]
-    if texts[0] != texts[1] or len(mine.token_ids) != len(whole.token_ids):
+    if texts[0] != texts[1] or len(got.token_ids) != len(whole.token_ids):
         return f"ends with {texts[0]} instead of {texts[1]}"
     ends = [(f.reason, f.stop_reason, f.output_complete) for f in (mine.finish, whole.finish)]
     return "" if ends[0] == ends[1] else f"ends with {ends[0]} instead of {ends[1]}"
