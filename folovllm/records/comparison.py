@@ -1,10 +1,10 @@
 """How an output that was computed again differs from the recorded one, and how to compute it."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from folovllm.records.record import Ending, Record, RecordedOutput
+from folovllm.records.record import Ending, RecordedOutput
 from folovllm.v1 import types_pb2
 
 
@@ -51,17 +51,19 @@ def first_difference(
     )
 
 
-def repeated_params(record: Record) -> types_pb2.SamplingParams:
-    """The parameters with which the same tokens come again, and no more than were recorded.
+def repeated_params(
+    sampling_params: types_pb2.SamplingParams, outputs: Iterable[RecordedOutput]
+) -> types_pb2.SamplingParams:
+    """The parameters with which the outputs come again, and little more than these.
 
     Whoever computes them again needs no text: bad words are there as ids, and stop strings have
     ended what they ended.
     """
     params = types_pb2.SamplingParams()
-    params.CopyFrom(record.sampling_params)
+    params.CopyFrom(sampling_params)
     for name in ("stop", "bad_words", "prompt_logprobs"):
         params.ClearField(name)
-    longest = max(len(output.token_ids) for output in record.outputs)
+    longest = max(len(output.token_ids) for output in outputs)
     params.max_tokens = min(params.max_tokens, max(1, longest, params.min_tokens))
     return params
 

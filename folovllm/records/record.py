@@ -21,6 +21,7 @@ from folovllm.v1 import types_pb2
 RECORD_VERSION = 1
 
 _MAX_TEXT = 1024
+_MAX_INDEX = 127
 
 
 class RecordError(FolovError):
@@ -78,8 +79,9 @@ class Record:
     """A request that has ended.
 
     `sampling_params` are those of RequestInfo, everything resolved. Of a branch the last
-    `num_parent_output_tokens` of the prompt are its parent's output. `time` is when it ended, in
-    seconds since 1970.
+    `num_parent_output_tokens` of the prompt are its parent's output, `branch_index` is its index in
+    the fork, and it draws and is listed as index 0. `outputs` are all, but of a request that was
+    resumed those that had not ended before. `time` is when it ended, in seconds since 1970.
     """
 
     request_id: str
@@ -89,6 +91,7 @@ class Record:
     outputs: Sequence[RecordedOutput]
     origin: Origin
     kind: RecordKind = RecordKind.REQUEST
+    branch_index: int = 0
     num_parent_output_tokens: int = 0
     exact: bool = True
     num_moves: int = 0
@@ -111,6 +114,7 @@ class Record:
             "time": datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds"),
             "request_id": self.request_id,
             "kind": self.kind,
+            "branch_index": self.branch_index,
             **origin,
             "sampling_params": MessageToDict(
                 self.sampling_params, preserving_proto_field_name=True
@@ -178,6 +182,7 @@ class _Reader:
             outputs=outputs,
             origin=Origin(**{name: self._text(name) for name in Origin.__slots__}),
             kind=RecordKind(self._one_of("kind", RecordKind)),
+            branch_index=self._count("branch_index", _MAX_INDEX),
             num_parent_output_tokens=num_parent_tokens,
             exact=self._bool("exact"),
             num_moves=self._count("num_moves", 2**32 - 1),
@@ -194,7 +199,7 @@ class _Reader:
                 raise self._wrong("logprobs", str(error)) from None
             if len(logprobs) != len(token_ids):
                 raise self._wrong("logprobs", f"has {len(logprobs)} for {len(token_ids)} token_ids")
-        index = self._count("index", 127)
+        index = self._count("index", _MAX_INDEX)
         ending = Ending(self._one_of("finish_reason", Ending))
         return RecordedOutput(index, token_ids, logprobs, ending)
 
@@ -206,8 +211,9 @@ class _Reader:
             if not isinstance(each, dict):
                 raise RecordError(f"has {path}, which is no object")
             outputs.append(_Reader(each, f"{path}.").output())
-        if sorted(output.index for output in outputs) != list(range(n)):
-            raise RecordError(f"has outputs that are not one for each of n = {n} indexes")
+        indexes = {output.index for output in outputs}
+        if not indexes or len(indexes) != len(outputs) or max(indexes) >= n:
+            raise RecordError(f"has outputs that are not of different indexes below n = {n}")
         return tuple(sorted(outputs, key=lambda output: output.index))
 
     def _params(self) -> types_pb2.SamplingParams:

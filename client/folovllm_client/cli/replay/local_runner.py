@@ -58,9 +58,9 @@ class LocalRunner:
         return ""
 
     def _add(self, name: str, record: Record) -> None:
-        params = SamplingParams.from_proto(repeated_params(record)).clone(
-            output_kind=RequestOutputKind.FINAL_ONLY
-        )
+        params = SamplingParams.from_proto(
+            repeated_params(record.sampling_params, record.outputs)
+        ).clone(output_kind=RequestOutputKind.FINAL_ONLY)
         prompt = [*record.prompt_token_ids]
         if record.kind is RecordKind.REQUEST:
             self._llm.llm_engine.add_request(name, prompt, params)

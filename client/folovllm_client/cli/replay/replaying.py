@@ -94,7 +94,8 @@ def _verdict(rerun: Rerun, runner: Runner) -> Verdict:
     if rerun.problem:
         return Verdict(line, record.request_id, record.num_tokens, problem=rerun.problem)
     differences, logprobs = [], []
-    for recorded, output in zip(record.outputs, rerun.outputs, strict=True):
+    for recorded in record.outputs:
+        output = rerun.outputs[recorded.index]
         found = first_difference(recorded, output.token_ids, _ending(output))
         if found is not None:
             differences.append(_in_nats(found, record, runner))
@@ -119,7 +120,7 @@ def _in_nats(difference: Difference, record: Record, runner: Runner) -> FoundDif
     """How probable both tokens are after the same prefix, as far as that can be asked."""
     ids = (difference.recorded_id, difference.found_id)
     known = [each for each in ids if each is not None]
-    output = record.outputs[difference.index]
+    output = next(each for each in record.outputs if each.index == difference.index)
     prefix = [*record.prompt_token_ids, *output.token_ids[: difference.position]]
     if not known or not can_be_scored(prefix, known, runner.info):
         return FoundDifference(difference, None, None)

@@ -72,7 +72,9 @@ class ServerRunner:
     def _run_one(self, line: int, record: Record) -> Rerun:
         try:
             (answer,) = self._client.generate_many(
-                [[*record.prompt_token_ids]], repeated_params(record), max_concurrency=1
+                [[*record.prompt_token_ids]],
+                repeated_params(record.sampling_params, record.outputs),
+                max_concurrency=1,
             )
         except InvalidRequestError as error:
             return Rerun(line, record, problem=str(error))
