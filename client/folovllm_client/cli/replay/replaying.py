@@ -31,7 +31,7 @@ def numerics_of(summary: RecordSummary, info: ModelInfo) -> str:
     counts = {_kind_of(origin): 0 for origin in summary.origins}
     for origin, count in summary.origins.items():
         counts[_kind_of(origin)] += count
-    others = {kind: count for kind, count in counts.items() if kind != here or not all(kind)}
+    others = {kind: count for kind, count in counts.items() if kind != here or not kind[1]}
     if not others:
         return "same numerics as recorded: every token must be equal"
     if not here[1]:
@@ -76,8 +76,8 @@ def _problem(record: Record, info: ModelInfo) -> str:
         here = getattr(info, f"{name}_fingerprint")
         if recorded != here:
             return (
-                f"is of another {name}: {recorded[:_SHOWN_DIGITS] or 'none'} of "
-                f"{origin.model_id or 'an unknown model'}, here it is {here[:_SHOWN_DIGITS]} of "
+                f"is of another {name}: {_short(recorded)} of "
+                f"{origin.model_id or 'an unknown model'}, here it is {_short(here)} of "
                 f"{info.model_id}"
             )
     if record.length > info.max_model_len:
@@ -142,7 +142,11 @@ def _kind(info: ModelInfo) -> tuple[str, str]:
 
 def _why(recorded: tuple[str, str], here: tuple[str, str]) -> str:
     if recorded[0] != here[0]:
-        return f"other weights ({recorded[0][:_SHOWN_DIGITS]}, here {here[0][:_SHOWN_DIGITS]})"
+        return f"other weights ({_short(recorded[0])}, here {_short(here[0])})"
     if not recorded[1]:
         return "recorded where results are not reproducible"
-    return f"other numerics ({recorded[1][:_SHOWN_DIGITS]}, here {here[1][:_SHOWN_DIGITS]})"
+    return f"other numerics ({_short(recorded[1])}, here {_short(here[1])})"
+
+
+def _short(fingerprint: str) -> str:
+    return fingerprint[:_SHOWN_DIGITS] or "none"
