@@ -10,7 +10,7 @@ from folovllm.errors import FolovError
 from folovllm.v1 import types_pb2
 from tokenizer_service.audit.finished import finished_requests
 from tokenizer_service.audit.recorder import Recorder
-from tokenizer_service.audit.tally import Tally, Verified
+from tokenizer_service.audit.tally import Tally
 from tokenizer_service.audit.verifier import Verifier
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.engines.stream import EngineStream
@@ -29,11 +29,6 @@ class Audit:
         self._engines: EnginePool | None = None
         self._verifier: Verifier | None = None
         self._served = types_pb2.ModelInfo()
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether it needs to be told anything."""
-        return self._recorder is not None or self._share > 0
 
     def start(self, engines: EnginePool) -> None:
         """Begins; `take` may be called from now on, by these engines."""
@@ -56,14 +51,21 @@ class Audit:
 
     def take(self, stream: EngineStream) -> None:
         """Takes a stream whose last output has come. Never raises."""
+        if self._recorder is None and self._verifier is None:
+            return
         try:
             self._take(stream)
         except Exception as error:
             log.error("audit failed", request_id=stream.name, exc_info=error)
 
-    def verified(self, address: str) -> Verified:
-        """What is known of an engine."""
-        return self._tally.of(address)
+    def descriptions(self) -> list[types_pb2.EngineState]:
+        """What is known of each engine."""
+        assert self._engines is not None
+        descriptions = self._engines.descriptions()
+        for each in descriptions:
+            counts = self._tally.of(each.address)
+            each.num_verified, each.num_differing = counts.num_verified, counts.num_differing
+        return descriptions
 
     def _take(self, stream: EngineStream) -> None:
         assert self._engines is not None

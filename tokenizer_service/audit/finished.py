@@ -43,6 +43,12 @@ class Finished:
         return len(self.prompt_token_ids) + len(self.parent_token_ids) + num_output_tokens
 
     @property
+    def length(self) -> int:
+        """Tokens of the prompt and the longest output."""
+        longest = max(len(each.token_ids) for each in self.progress.values())
+        return len(self.prompt_token_ids) + len(self.parent_token_ids) + longest
+
+    @property
     def exact(self) -> bool:
         """Whether it is what an undisturbed run would have given."""
         return all(each.final is not None and each.final.exact for each in self.progress.values())

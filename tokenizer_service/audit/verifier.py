@@ -159,7 +159,7 @@ class Verifier:
 def _is_like(engine: EngineClient, finished: Finished) -> bool:
     """Whether an engine must give the same tokens, and has room for as many."""
     fingerprint, info = finished.info.numerics_fingerprint, engine.model_info
-    has_room = info.max_model_len >= finished.num_tokens
+    has_room = info.max_model_len >= finished.length
     return bool(fingerprint) and info.numerics_fingerprint == fingerprint and has_room
 
 
