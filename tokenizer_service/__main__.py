@@ -32,6 +32,7 @@ from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_
 from tokenizer_service.audit.audit import Audit
 from tokenizer_service.audit.tally import Tally
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
+from tokenizer_service.engines.migration.numerics import Migrate
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.engines.replicas import Replicas
 from tokenizer_service.model import TextModel
@@ -55,7 +56,13 @@ async def serve(
     """
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
     audit = Audit(config.record, config.verify, tally)
-    engines = EnginePool(config.engines, model.fingerprints, replicas, on_finished=audit.take)
+    engines = EnginePool(
+        config.engines,
+        model.fingerprints,
+        replicas,
+        migrate=Migrate(config.migrate),
+        on_finished=audit.take,
+    )
     audit.start(engines)
     servicer = TokenizerServicer(
         model.tokenizer,

@@ -39,6 +39,13 @@ class TokenizerServiceConfig:
         "Default: that of the first engine.",
         metavar="HEX",
     )
+    migrate: str = option(
+        "exact",
+        "Where a stream goes on that has output when its engine is lost: at an engine that gives it "
+        "the tokens of an undisturbed run (exact), at any (any), or nowhere (never).",
+        type=click.Choice(["exact", "any", "never"]),
+        metavar="HOW",
+    )
     max_prompt_bytes: int = option(
         DEFAULT_MAX_PROMPT_BYTES, "Max bytes of a text in UTF-8.", type=POSITIVE, metavar="N"
     )

@@ -13,9 +13,9 @@ from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Fork, Generate, Score
 from engine_service.engine.continued.checks import check_continued
 from engine_service.engine.score_requests import score_request
-from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError
 from folovllm.model_info import ModelInfo
+from folovllm.parameters.seeds import new_seed
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.serving.turns import LONG_BYTES

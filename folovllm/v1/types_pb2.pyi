@@ -1221,6 +1221,7 @@ class ModelInfo(_message.Message):
     REPLICA_FINGERPRINT_FIELD_NUMBER: _builtins.int
     ENGINES_FIELD_NUMBER: _builtins.int
     NUMERICS_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    DEFAULT_SAMPLING_PARAMS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The path or hub id that the service was started with."""
     architecture: _builtins.str
@@ -1271,6 +1272,10 @@ class ModelInfo(_message.Message):
         none.
         """
 
+    @_builtins.property
+    def default_sampling_params(self) -> Global___SamplingParams:
+        """What a request's sampling_params mean where they are not set; seed never is."""
+
     def __init__(
         self,
         *,
@@ -1293,10 +1298,11 @@ class ModelInfo(_message.Message):
         replica_fingerprint: _builtins.str = ...,
         engines: _abc.Iterable[Global___EngineState] | None = ...,
         numerics_fingerprint: _builtins.str = ...,
+        default_sampling_params: Global___SamplingParams | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling_params", b"default_sampling_params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "block_size", b"block_size", "chat_template_fingerprint", b"chat_template_fingerprint", "device", b"device", "dtype", b"dtype", "engines", b"engines", "eos_token_ids", b"eos_token_ids", "kernels", b"kernels", "max_model_len", b"max_model_len", "max_n", b"max_n", "model_fingerprint", b"model_fingerprint", "model_id", b"model_id", "num_kv_blocks", b"num_kv_blocks", "numerics_fingerprint", b"numerics_fingerprint", "replica_fingerprint", b"replica_fingerprint", "server_version", b"server_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size", "weights_fingerprint", b"weights_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "block_size", b"block_size", "chat_template_fingerprint", b"chat_template_fingerprint", "default_sampling_params", b"default_sampling_params", "device", b"device", "dtype", b"dtype", "engines", b"engines", "eos_token_ids", b"eos_token_ids", "kernels", b"kernels", "max_model_len", b"max_model_len", "max_n", b"max_n", "model_fingerprint", b"model_fingerprint", "model_id", b"model_id", "num_kv_blocks", b"num_kv_blocks", "numerics_fingerprint", b"numerics_fingerprint", "replica_fingerprint", b"replica_fingerprint", "server_version", b"server_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size", "weights_fingerprint", b"weights_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,10 +9,10 @@ from engine_service.core.request import Branch, Request
 from engine_service.engine.admission import check_branch, check_lengths, check_request
 from engine_service.engine.continued.checks import check_continued
 from engine_service.engine.score_requests import ScoreRequest, score_request
-from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import RequestOutput
+from folovllm.parameters.seeds import new_seed
 from folovllm.sampling_params import SamplingParams
 from folovllm_client.api.prompt_parts import PromptParts
 from folovllm_client.llm.request_state import GenerationState, ResumedState

@@ -54,4 +54,4 @@ async def until_ready(pool: EnginePool, ready: bool = True) -> None:
 
 def num_running(pool: EnginePool) -> list[int]:
     """How many of this pool's requests run in each engine's session."""
-    return [len(engine.session._streams) for engine in pool._engines]
+    return [len(engine.session.parts) for engine in pool._engines]

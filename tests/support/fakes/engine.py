@@ -79,6 +79,8 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
         """Requests whose id begins with this get nothing until they are cancelled."""
         self.answers_heartbeats = False
         """Whether new sessions do, unlike those of engines that know of none."""
+        self.sends_columns = True
+        """Whether sessions have them, unlike those of engines that know of none."""
         self.speaks = asyncio.Event()
         """While it is clear, no session sends anything."""
         self.speaks.set()

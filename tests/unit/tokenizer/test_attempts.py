@@ -13,7 +13,7 @@ from folovllm.errors import (
     RequestLostError,
     UnavailableError,
 )
-from tokenizer_service.engines.attempts import Attempts
+from tokenizer_service.engines.migration.attempts import Attempts
 
 LOST = UnavailableError("gone")
 
