@@ -25,7 +25,7 @@ def info(server: str) -> None:
         service, _ = _find_service(client)
         served = client.model_info()
     values = {"service": service} | dataclasses.asdict(served)
-    del values["engines"]
+    del values["engines"], values["default_sampling_params"]
     values["numerics_fingerprint"] = served.numerics_fingerprint or "not reproducible"
     values |= {f"engine {engine.address}": _state(engine) for engine in served.engines}
     width = max(map(len, values))

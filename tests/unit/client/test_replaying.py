@@ -12,7 +12,7 @@ from folovllm.logprobs import Logprob, PositionLogprobs
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import CompletionOutput, FinishReason
 from folovllm.records.record import Ending, Origin, Record
-from folovllm_client.cli.replay.replaying import check_file, numerics_of, replay
+from folovllm_client.cli.replay.replaying import check_file, replay
 from folovllm_client.cli.replay.report import ReplayReport, Verdict
 from folovllm_client.cli.replay.runner import Rerun
 from support.builders.records import record, recorded
@@ -73,7 +73,7 @@ def replayed(file: Path, runner: FakeRunner, *records: Record) -> ReplayReport:
     file.write_text("".join(each.to_line() for each in records))
     summary = check_file(file, runner)
     verdicts: list[Verdict] = []
-    report = replay(file, runner, numerics_of(summary, runner.info), verdicts.append)
+    report = replay(file, runner, summary, verdicts.append)
     assert report.verdicts == verdicts and len(verdicts) == summary.num_records
     return report
 
@@ -98,6 +98,14 @@ def test_the_first_other_token_is_told_with_its_nats(file: Path) -> None:
     assert (whole["num_requests"], whole["num_differing"], whole["passed"]) == (2, 1, False)
     (found,) = whole["requests"][1]["differences"]
     assert (found["recorded_id"], found["found_id"], found["nats"]) == (8, 7, 0.75)
+
+
+def test_what_is_appended_meanwhile_does_not_count(file: Path) -> None:
+    file.write_text(record().to_line())
+    runner = FakeRunner()
+    summary = check_file(file, runner)
+    file.write_text(record().to_line() * 2)
+    assert len(replay(file, runner, summary, lambda _: None).verdicts) == 1
 
 
 def test_an_early_end_is_a_difference(file: Path) -> None:

@@ -59,7 +59,7 @@ def replay(
         if not as_json:
             note(f"{runner.info.model_id} at {runner.place}; {numerics}")
         with shown_progress(summary.num_records) as count:
-            report = run(file, runner, numerics, count)
+            report = run(file, runner, summary, count)
     if as_json:
         show_text(json.dumps(report.as_dict()))
     else:

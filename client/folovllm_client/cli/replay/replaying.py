@@ -1,7 +1,8 @@
 """Replaying: a file is checked as a whole, then each of its requests runs again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from folovllm.errors import FolovError
@@ -44,24 +45,26 @@ def numerics_of(summary: RecordSummary, info: ModelInfo) -> str:
 
 
 def replay(
-    file: Path, runner: Runner, numerics: str, on_done: Callable[[Verdict], None]
+    file: Path, runner: Runner, summary: RecordSummary, on_done: Callable[[Verdict], None]
 ) -> ReplayReport:
     """Runs every request of a checked file again. Raises FolovError if nothing can run."""
-    report = ReplayReport(str(file), runner.place, numerics)
+    report = ReplayReport(str(file), runner.place, numerics_of(summary, runner.info))
+    # The server that is asked may record to the same file.
+    checked = islice(read_records(file), summary.num_records)
 
     def add(verdict: Verdict) -> None:
         report.verdicts.append(verdict)
         on_done(verdict)
 
-    for rerun in runner.run(_runnable(file, runner, add)):
+    for rerun in runner.run(_runnable(checked, runner, add)):
         add(_verdict(rerun, runner))
     return report
 
 
 def _runnable(
-    file: Path, runner: Runner, refuse: Callable[[Verdict], None]
+    records: Iterable[tuple[int, Record]], runner: Runner, refuse: Callable[[Verdict], None]
 ) -> Iterator[tuple[int, Record]]:
-    for line, record in read_records(file):
+    for line, record in records:
         if problem := runner.can_run(record):
             refuse(Verdict(line, record.request_id, record.num_tokens, problem=problem))
         else:
