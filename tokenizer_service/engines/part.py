@@ -98,7 +98,7 @@ class Part:
         """Those that an engine computes first, if it shares them with nothing that it has."""
         progress = self.stream.progress
         num_output_tokens = sum(len(progress[index].token_ids) for index in self.indexes)
-        return len(self.stream.origin.prompt_token_ids) + num_output_tokens
+        return self._num_begun_with + num_output_tokens
 
     def split(self) -> Sequence["Part"]:
         """A part for each continuation that has not ended; they take the place of this one."""
@@ -183,7 +183,7 @@ class Part:
                 output = types_pb2.CompletionOutput(
                     index=index, finish_reason=types_pb2.FINISH_REASON_ABORT
                 )
-                output.usage.prompt_tokens = self._num_prompt_tokens(index)
+                output.usage.prompt_tokens = self._num_begun_with
                 output.usage.completion_tokens = len(progress.token_ids)
                 self.put(output)
                 self.stream.wake()
@@ -191,7 +191,7 @@ class Part:
     def _start(self, has_tokens: bool) -> None:
         """Notes that the engine computes it."""
         self.scheduled = True
-        if has_tokens and self.attempts.any_failed:
+        if has_tokens and not self.attempts.is_over:
             self.attempts.succeed()
         if self._num_unstarted_tokens:
             self.outstanding_tokens -= self._num_unstarted_tokens
@@ -205,8 +205,7 @@ class Part:
             # The engine that goes on counts what it had itself.
             output.usage.cached_tokens = info.cached_tokens
 
-    def _num_prompt_tokens(self, index: int) -> int:
-        info = self.stream.infos[index].info
-        if info is not None:
-            return info.prompt_tokens
-        return len(self.stream.origin.prompt_token_ids)
+    @property
+    def _num_begun_with(self) -> int:
+        """Tokens that its continuations began with, as far as that is known."""
+        return len(self.stream.origin.prompt_token_ids) + len(self.stream.inherited())

@@ -83,10 +83,8 @@ class EngineSession:
         self.own_tokens = 0
         """Outstanding tokens of the session's requests; its owner adds those of other calls."""
         self._others_tokens = 0
-        self.has_room = True
-        """Whether the engine admits another request, as far as it has said."""
-        self.load = engine_service_pb2.GetLoadResponse()
-        """What the engine has said of its load."""
+        self.load = engine_service_pb2.GetLoadResponse(num_admissible=1)
+        """The engine's, as it has said last."""
         self._call = call
         self._wake_rounds = WakeRounds()
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
@@ -120,6 +118,11 @@ class EngineSession:
     def is_open(self) -> bool:
         """Whether it accepts requests."""
         return not self.end_reason
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the engine admits another request, as far as it has said."""
+        return self.load.num_admissible > 0
 
     @property
     def takes_requests(self) -> bool:
@@ -270,8 +273,7 @@ class EngineSession:
                 part.fail(Failure.told(self._failure(failure.status), part.scheduled))
         self._wake_rounds.run()
         if events.HasField("load"):
-            self.load = load = events.load
-            self.has_room = load.num_admissible > 0
+            load = self.load = events.load
             num_sequences = load.num_running + load.num_waiting
             num_tokens = load.num_queued_tokens + num_sequences * TOKENS_PER_CONTINUATION
             # What exceeds this service's own share comes from others. The engine may have reported

@@ -89,7 +89,7 @@ class FakeSession:
             else:
                 request = command.generate
                 outputs = self._servicer.Generate(request, _Context())
-                num_finals = request.sampling_params.n or 1
+                num_finals = len(request.continued.outputs) or request.sampling_params.n or 1
                 self._run(request.request_id, outputs, num_finals, command.handle)
         self.end(None)
 

@@ -10,8 +10,10 @@ from folovllm.errors import UnavailableError
 from folovllm.liveness import LivenessConfig
 from folovllm.v1 import engine_service_pb2, types_pb2
 from support.builders.engine_pools import request
+from support.fakes.stream_home import make_part
+from tokenizer_service.engines.part import TOKENS_PER_CONTINUATION, Part
 from tokenizer_service.engines.session import EngineSession
-from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION, EngineStream
+from tokenizer_service.engines.stream import EngineStream
 
 Events = engine_service_pb2.SessionEvents
 Columns = engine_service_pb2.OutputColumns
@@ -58,11 +60,11 @@ async def session(call: Any) -> AsyncIterator[EngineSession]:
 
 async def begin(
     session: EngineSession, call: ScriptedCall, name: str = "r", n: int = 1
-) -> tuple[EngineStream, int]:
-    """A stream, and the handle that the engine is told."""
-    stream = EngineStream(name, 10, n)
-    session.generate(stream, request(name))
-    return stream, (await call.commands.get()).handle
+) -> tuple[Part, int]:
+    """A stream's only part, and the handle that the engine is told."""
+    part = make_part(name, n)
+    session.generate(part, request(name), name)
+    return part, (await call.commands.get()).handle
 
 
 def final(name: str, index: int = 0, *token_ids: int) -> Piece:
@@ -88,32 +90,32 @@ async def test_rows_reach_their_continuations_in_order(
     rows = Columns(handles=[first, second], num_token_ids=[2, 3], token_ids=[8, 9, 10, 11, 12])
     # Whatever a message has in columns comes before its outputs.
     call.send(rows, final("r", 0, 13), final("1", 0, 14), final("1", 2), final("1", 1))
-    assert await ids_by_index(one) == {0: [1, 7, 8, 9, 14], 1: [], 2: [6]}
-    assert await ids_by_index(two) == {0: [5, 10, 11, 12, 13]}
+    assert await ids_by_index(one.stream) == {0: [1, 7, 8, 9, 14], 1: [], 2: [6]}
+    assert await ids_by_index(two.stream) == {0: [5, 10, 11, 12, 13]}
     assert session.own_tokens == 0
 
 
 async def test_the_first_row_says_that_the_request_runs(
     session: EngineSession, call: ScriptedCall
 ) -> None:
-    stream, handle = await begin(session, call)
-    assert session.own_tokens == 10 + TOKENS_PER_CONTINUATION and not stream.scheduled
+    part, handle = await begin(session, call)
+    assert session.own_tokens == 10 + TOKENS_PER_CONTINUATION and not part.scheduled
     call.send(Columns(handles=[handle], token_ids=[5]))
-    assert (await anext(stream)).token_ids == [5]
-    assert session.own_tokens == TOKENS_PER_CONTINUATION and stream.scheduled
+    assert (await anext(part.stream)).token_ids == [5]
+    assert session.own_tokens == TOKENS_PER_CONTINUATION and part.scheduled
 
 
 async def test_rows_of_what_was_cancelled_reach_no_one(
     session: EngineSession, call: ScriptedCall
 ) -> None:
-    stream, before = await begin(session, call)
-    session.cancel(stream)
+    part, before = await begin(session, call)
+    session.cancel(part)
     assert (await call.commands.get()).cancel == "r"
     again, after = await begin(session, call)
     assert after > before
     call.send(Columns(handles=[before, after], token_ids=[1, 2]))
     call.send(Columns(handles=[before], token_ids=[3]), final(again.wire_name))
-    assert await ids_by_index(again) == {0: [2]}
+    assert await ids_by_index(again.stream) == {0: [2]}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ async def test_rows_of_what_was_cancelled_reach_no_one(
 async def test_columns_that_do_not_belong_together_end_the_session(
     session: EngineSession, call: ScriptedCall, columns: Columns
 ) -> None:
-    stream, _ = await begin(session, call)
+    part, _ = await begin(session, call)
     call.send(columns)
     with pytest.raises(UnavailableError, match="engine there:1: its session ended"):
-        await anext(stream)
+        await anext(part.stream)

@@ -53,8 +53,8 @@ class Attempts:
         self.refused_by = ""
         """Where it may return, after what the caller is told."""
         self._refusal: QueueFullError | None = None
-        self.any_failed = False
-        """Whether any of them has."""
+        self.is_over = True
+        """Whether there is nothing that a new token would clear."""
 
     @property
     def is_suspect(self) -> bool:
@@ -63,17 +63,18 @@ class Attempts:
 
     def begin(self, address: str) -> None:
         """It is sent to the engine at `address`."""
+        self.is_over = not self.tried
         self.tried.append(address)
 
     def succeed(self) -> None:
         """A new token has come, so it was not to blame for what had failed."""
         del self.tried[:-1]
-        self.any_failed, self.num_lost, self._refusal = False, 0, None
+        self.is_over, self.num_lost, self._refusal = True, 0, None
 
     def fail(self, failure: Failure) -> FolovError | None:
         """Its engine has failed it. Returns the error that it ends with, if that is now."""
         error = failure.error
-        self.any_failed = True
+        self.is_over = False
         self.was_admitted |= failure.admitted
         if not isinstance(error, UnavailableError | QueueFullError):
             return error
