@@ -47,15 +47,16 @@ async def serve(
     config: TokenizerServiceConfig,
     model: TextModel,
     replicas: Replicas,
-    tally: Tally,
     heart: Heart | None = None,
+    tally: Tally | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains; the heart beats meanwhile.
 
+    `tally` counts with other processes what was verified.
     Raises ConfigError if the port is in use, or the file for records cannot be used.
     """
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
-    audit = Audit(config.record, config.verify, tally)
+    audit = Audit(config.record, config.verify, tally or Tally(config.engines))
     engines = EnginePool(
         config.engines,
         model.fingerprints,
@@ -117,12 +118,12 @@ def run(
     config: TokenizerServiceConfig,
     model: TextModel,
     replicas: Replicas,
-    tally: Tally,
     heart: Heart | None = None,
+    tally: Tally | None = None,
 ) -> None:
     """Serves in this process; otherwise as serve."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(config, model, replicas, tally, heart))
+        runner.run(serve(config, model, replicas, heart, tally))
 
 
 def run_workers(config: TokenizerServiceConfig, model: TextModel) -> int:
@@ -148,7 +149,7 @@ def _work(
     heart: Heart,
 ) -> int:
     configure_logging(config.logs, pid=os.getpid())
-    run(config, model, replicas, tally, heart)
+    run(config, model, replicas, heart, tally)
     return 0
 
 
@@ -174,7 +175,7 @@ def main(argv: Sequence[str]) -> int:
         model = TextModel.from_folder(resolve_model(config.model, CONFIG_PATTERNS))
         if config.workers > 1:
             return run_workers(config, model)
-        run(config, model, Replicas(config.expect_fingerprint), Tally(config.engines))
+        run(config, model, Replicas(config.expect_fingerprint))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
