@@ -1,4 +1,4 @@
-"""Lists of numbers as base64 text: a prompt of 100,000 ids takes half a millisecond to write.
+"""Lists of numbers as base64 text: a prompt of 100,000 ids takes 3 ms to write.
 
 As a list in JSON it would take ten, in which nothing else of the process runs.
 """
@@ -7,20 +7,31 @@ import binascii
 import sys
 from array import array
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 _NUM_BYTES = 4
+# Ids that are converted at once: others of the process run in between.
+_MAX_CONVERTED = 16_384
 
 Numbers = TypeVar("Numbers", "array[int]", "array[float]")
 
 
-def id_bytes(token_ids: Iterable[int]) -> bytes:
+def id_array(*lists: Sequence[int]) -> "array[int]":
+    """Lists of token ids as one."""
+    ids = array("I")
+    for each in lists:
+        for start in range(0, len(each), _MAX_CONVERTED):
+            ids.extend(each[start : start + _MAX_CONVERTED])
+    return ids
+
+
+def id_bytes(token_ids: Sequence[int]) -> bytes:
     """Token ids, each as four bytes, the lowest first."""
-    return _bytes(array("I", token_ids))
+    return _bytes(id_array(token_ids))
 
 
-def pack_ids(token_ids: Iterable[int]) -> str:
+def pack_ids(token_ids: Sequence[int]) -> str:
     """The same as base64."""
     return b64encode(id_bytes(token_ids)).decode()
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from folovllm.records.packed import id_array
 from folovllm.records.record import Ending, Origin, Record, RecordedOutput, RecordKind
 from folovllm.v1 import types_pb2
 from tokenizer_service.engines.migration.origin import ForkOrigin
@@ -60,7 +61,7 @@ class Finished:
         return Record(
             request_id=self.request_id,
             time=time,
-            prompt_token_ids=[*self.prompt_token_ids, *self.parent_token_ids],
+            prompt_token_ids=id_array(self.prompt_token_ids, self.parent_token_ids),
             sampling_params=self.info.sampling_params,
             outputs=self.recorded_outputs(),
             origin=Origin(
