@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 import tokenizer_service.__main__ as service
 from folovllm.records.reading import read_records
@@ -73,8 +73,12 @@ async def fork(client: AsyncClient) -> None:
         pass
 
 
+async def replay(path: Path, *arguments: str) -> Result:
+    return await asyncio.to_thread(CliRunner().invoke, commands, ["replay", str(path), *arguments])
+
+
 async def test_what_it_recorded_comes_again(
-    recording: Recording, path: Path, tokenizer: ServiceProcess
+    recording: Recording, path: Path, engine: ServiceProcess, tokenizer: ServiceProcess
 ) -> None:
     client = recording.client
     await client.generate("Once upon a time", max_tokens=8, temperature=0.9, n=2, logprobs=1)
@@ -90,15 +94,18 @@ async def test_what_it_recorded_comes_again(
     assert list(output.token_ids[: len(stopped.outputs[0].token_ids)]) == [
         *stopped.outputs[0].token_ids
     ]
-    arguments = ["replay", str(path), "--server", tokenizer.address]
-    at_server = await asyncio.to_thread(CliRunner().invoke, commands, arguments)
-    assert at_server.exit_code == 1, at_server.output
-    assert "FAIL  1 of 5 requests could not run" in at_server.stdout
-    assert "f        -" in at_server.stdout and "replay it with --local" in at_server.stdout
-    local = ["replay", str(path), "--local", "--dtype", "float32", "--device", "cpu"]
-    result = await asyncio.to_thread(CliRunner().invoke, commands, local)
-    assert result.exit_code == 0, result.output
-    assert "PASS  5 requests equal" in result.stdout
+    partly = await replay(path, "--server", tokenizer.address)
+    assert partly.exit_code == 1, partly.output
+    assert "FAIL  1 of 5 requests could not run" in partly.stdout
+    assert "f[0]" in partly.stdout and "replay it with --local" in partly.stdout
+    everywhere = (
+        ("--server", engine.address),
+        ("--local", "--dtype", "float32", "--device", "cpu"),
+    )
+    for arguments in everywhere:
+        result = await replay(path, *arguments)
+        assert result.exit_code == 0, result.output
+        assert "PASS  5 requests equal" in result.stdout
 
 
 def test_a_file_that_is_not_private_is_refused_before_anything_is_loaded(

@@ -14,7 +14,7 @@ from folovllm.records.comparison import (
     largest_logprob_difference,
 )
 from folovllm.records.reading import RecordSummary, check_records, read_records
-from folovllm.records.record import Ending, Origin, Record
+from folovllm.records.record import Ending, Origin, Record, RecordKind
 from folovllm_client.cli.replay.report import FoundDifference, ReplayReport, Verdict
 from folovllm_client.cli.replay.runner import Rerun, Runner, can_be_scored
 
@@ -66,7 +66,7 @@ def _runnable(
 ) -> Iterator[tuple[int, Record]]:
     for line, record in records:
         if problem := runner.can_run(record):
-            refuse(Verdict(line, record.request_id, record.num_tokens, problem=problem))
+            refuse(Verdict(line, _name(record), record.num_tokens, problem=problem))
         else:
             yield line, record
 
@@ -95,7 +95,7 @@ def _problem(record: Record, info: ModelInfo) -> str:
 def _verdict(rerun: Rerun, runner: Runner) -> Verdict:
     line, record = rerun.line, rerun.record
     if rerun.problem:
-        return Verdict(line, record.request_id, record.num_tokens, problem=rerun.problem)
+        return Verdict(line, _name(record), record.num_tokens, problem=rerun.problem)
     differences, logprobs = [], []
     for recorded in record.outputs:
         output = rerun.outputs[recorded.index]
@@ -108,11 +108,16 @@ def _verdict(rerun: Rerun, runner: Runner) -> Verdict:
         logprobs += [] if nats is None else [nats]
     return Verdict(
         line,
-        record.request_id,
+        _name(record),
         record.num_tokens,
         tuple(differences),
         max(logprobs, default=None),
     )
+
+
+def _name(record: Record) -> str:
+    is_branch = record.kind is RecordKind.BRANCH
+    return f"{record.request_id}[{record.branch_index}]" if is_branch else record.request_id
 
 
 def _ending(output: CompletionOutput) -> Ending | None:

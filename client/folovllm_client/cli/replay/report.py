@@ -36,6 +36,7 @@ class Verdict:
 
     line: int
     request_id: str
+    """Of a branch the fork's, with the branch's index in brackets."""
     num_tokens: int
     """That were recorded."""
     differences: tuple[FoundDifference, ...] = ()

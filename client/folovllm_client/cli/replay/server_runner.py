@@ -1,16 +1,20 @@
-"""ServerRunner: recorded requests sent to a tokenizer service."""
+"""ServerRunner: recorded requests sent to a server, a tokenizer service or an engine service."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 
-from folovllm.errors import FolovError, InvalidRequestError
+from folovllm.errors import InvalidRequestError, NotFoundError, UnsupportedError
+from folovllm.outputs import CompletionOutput
 from folovllm.records.comparison import repeated_params
 from folovllm.records.record import Record, RecordKind
 from folovllm.sampling_params import SamplingParams
+from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.console import UNARY_TIMEOUT
+from folovllm_client.cli.replay.engine_calls import EngineCalls
 from folovllm_client.cli.replay.runner import Rerun
 
 
@@ -19,15 +23,15 @@ class ServerRunner:
 
     def __init__(self, address: str, concurrency: int) -> None:
         self.place = address
-        self._client = Client(address)
+        self._is_engine = False
+        with Client(address, UNARY_TIMEOUT) as client:
+            self.info = client.model_info()
+            with suppress(NotFoundError, UnsupportedError):
+                client.health(ENGINE_SERVICE)
+                self._is_engine = True
+        self._client = EngineCalls(address)
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="replay")
         self._window = 2 * concurrency
-        try:
-            self._client.health()  # within the time that a call has
-            self.info = self._client.model_info()
-        except FolovError:
-            self.close()
-            raise
 
     def __enter__(self) -> "ServerRunner":
         return self
@@ -57,25 +61,36 @@ class ServerRunner:
 
     def score(self, prefix: Sequence[int], token_ids: Sequence[int]) -> list[float]:
         """See Runner."""
-        continuations = [[token_id] for token_id in token_ids]
-        scores = self._client.score([*prefix], continuations, timeout=UNARY_TIMEOUT)
+        if self._is_engine:
+            scores = self._client.score_ids(prefix, token_ids)
+        else:
+            continuations = [[token_id] for token_id in token_ids]
+            scores = self._client.score([*prefix], continuations, timeout=UNARY_TIMEOUT)
         return [each.logprobs[0] for each in scores.continuations]
 
     def can_run(self, record: Record) -> str:
-        """See Runner: no call takes the output of a branch's parent for output."""
-        if record.kind is not RecordKind.BRANCH:
+        """See Runner: a tokenizer service takes no output of a branch's parent for output."""
+        if self._is_engine or record.kind is not RecordKind.BRANCH:
             return ""
         if not SamplingParams.from_proto(record.sampling_params).looks_back:
             return ""
-        return "its penalties or bad words count its parent's output; replay it with --local"
+        return (
+            "its penalties or bad words count its parent's output; replay it with --local, or at "
+            "an engine service"
+        )
 
     def _run_one(self, line: int, record: Record) -> Rerun:
         try:
-            (answer,) = self._client.generate_many(
-                [[*record.prompt_token_ids]],
-                repeated_params(record.sampling_params, record.outputs),
-                max_concurrency=1,
-            )
+            return Rerun(line, record, self._repeat(record))
         except InvalidRequestError as error:
             return Rerun(line, record, problem=str(error))
-        return Rerun(line, record, answer.outputs)
+
+    def _repeat(self, record: Record) -> Sequence[CompletionOutput]:
+        if self._is_engine:
+            return self._client.repeat(record)
+        (answer,) = self._client.generate_many(
+            [[*record.prompt_token_ids]],
+            repeated_params(record.sampling_params, record.outputs),
+            max_concurrency=1,
+        )
+        return answer.outputs
