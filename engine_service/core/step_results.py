@@ -153,6 +153,7 @@ class StepResults:
         """
         if seq.first_token_time is None:
             seq.first_token_time = self._states.clock()
+            seq.group.on_trial = False
         change = SequenceOutput(seq)
         status = self._append(change, token_ids[0], logprobs[0] if logprobs else None)
         count = 1

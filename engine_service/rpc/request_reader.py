@@ -3,7 +3,6 @@
 Every function raises InvalidRequestError that names the field, and as AsyncEngine.info.
 """
 
-import time
 from collections.abc import Generator
 
 from engine_service.core.continued import Continued, ContinuedOutput
@@ -19,11 +18,20 @@ from folovllm.parameters.seeds import new_seed
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.serving.turns import LONG_BYTES
-from folovllm.v1 import types_pb2
+from folovllm.v1 import engine_service_pb2, types_pb2
+
+Moved = engine_service_pb2.Moved
 
 
-def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
-    """The request of a message."""
+# Seconds for which a request may have been elsewhere.
+_MAX_AGE = 30 * 24 * 3600
+
+
+def read_generate(
+    message: types_pb2.Request, engine: AsyncEngine, moved: Moved | None = None
+) -> Generate:
+    """The request of a message; `moved` is what the session's command says of it."""
+    age = 0.0 if moved is None else _read_age(moved)
     info = engine.info
     _refuse_text(message.sampling_params)
     continued = read_continued(message) if message.HasField("continued") else None
@@ -38,6 +46,9 @@ def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
         seed=new_seed(),
         priority=message.priority,
         cache_salt=message.cache_salt,
+        arrival_time=engine.clock() - age,
+        moved=moved is not None,
+        is_suspect=moved is not None and moved.is_suspect,
         num_parent_output_tokens=message.continued.num_parent_output_tokens,
         continued=continued,
     )
@@ -84,7 +95,7 @@ def fork_steps(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Generator
         message.index,
         message.fork_id or new_request_id(),
         tuple(branches),
-        time.monotonic(),
+        engine.clock(),
     )
 
 
@@ -104,8 +115,22 @@ def read_score(message: types_pb2.ScoreRequest, engine: AsyncEngine) -> Score:
         info,
         priority=message.priority,
         cache_salt=message.cache_salt,
+        arrival_time=engine.clock(),
     )
     return Score(message.request_id or new_request_id(), request)
+
+
+def _read_age(moved: Moved) -> float:
+    """Seconds since a request came to its front end."""
+    age = moved.age
+    seconds = age.seconds + age.nanos / 1e9
+    if not (0 <= age.nanos < 10**9 and 0 <= seconds <= _MAX_AGE):
+        raise InvalidRequestError(
+            "moved.age",
+            f"must be 0 to {_MAX_AGE} s with 0 to 999999999 ns, got {age.seconds} s and "
+            f"{age.nanos} ns",
+        )
+    return seconds
 
 
 def _refuse_text(message: types_pb2.SamplingParams) -> None:

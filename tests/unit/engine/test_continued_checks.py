@@ -141,7 +141,11 @@ def test_a_long_output_costs_its_tokens_and_what_has_ended_nothing() -> None:
 
 ENGINE = cast(
     AsyncEngine,
-    SimpleNamespace(info=INFO, default_sampling_params=SamplingParams(temperature=0.3, top_k=7)),
+    SimpleNamespace(
+        info=INFO,
+        default_sampling_params=SamplingParams(temperature=0.3, top_k=7),
+        clock=lambda: 1000.0,
+    ),
 )
 
 
