@@ -58,8 +58,8 @@ class TokenizerServiceConfig:
     workers: int = option(
         1, "Processes that share the port, one for each core to use.", type=POSITIVE, metavar="N"
     )
-    record: str = option(
-        "",
+    record: str | None = option(
+        None,
         "Append each request with its output to this file, which only its owner may read.",
         metavar="FILE",
     )

@@ -21,7 +21,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger("audit")
 class Audit:
     """Of one process of the service. Belongs to the event loop that it is started in."""
 
-    def __init__(self, record: str, share: float, tally: Tally) -> None:
+    def __init__(self, record: str | None, share: float, tally: Tally) -> None:
         """Records to a file, if it is named, and verifies a share. Raises ConfigError."""
         self._recorder = Recorder(Path(record)) if record else None
         self._share = share

@@ -16,7 +16,7 @@ from tokenizer_service.audit import verifier
 from tokenizer_service.audit.audit import Audit
 from tokenizer_service.audit.choice import is_chosen
 from tokenizer_service.audit.finished import Finished
-from tokenizer_service.audit.idleness import is_idle
+from tokenizer_service.audit.idleness import IdleTime, is_idle
 from tokenizer_service.audit.rerun import LOWEST_PRIORITY, Agreement, Mismatch, rerun_command
 from tokenizer_service.audit.tally import Tally, Verified
 from tokenizer_service.engines.fingerprints import Fingerprints
@@ -39,7 +39,7 @@ class Served:
         served = [await self._stack.enter_async_context(running(each)) for each in self.engines]
         self.addresses = [each.address for each in served]
         self.tally = Tally(self.addresses)
-        self.audit = Audit("", 1.0, self.tally)
+        self.audit = Audit(None, 1.0, self.tally)
         fingerprints = Fingerprints(FINGERPRINT, "")
         self.pool = EnginePool(self.addresses, fingerprints, on_finished=self.audit.take)
         self.pool.start()
@@ -162,6 +162,23 @@ async def test_engines_of_other_numerics_are_not_asked(served: Served, numerics:
     await served.ask("second")
     await served.until_verified()
     assert len(served.names[1]) == 1 and served.counts == [Verified(1, 0)] * 2
+
+
+@pytest.mark.parametrize(
+    ("load", "idle", "over"),
+    [
+        (Load(num_admissible=1), True, False),
+        (Load(num_admissible=1, num_running=3), True, False),
+        (Load(num_admissible=1, num_running=2, num_waiting=1), False, False),
+        (Load(num_admissible=1, num_running=2, num_waiting=2), False, True),
+        (Load(num_admissible=1, kv_cache_usage=0.6), False, True),
+        (Load(num_admissible=0), False, False),
+    ],
+)
+def test_what_is_idle_and_when_that_is_over(load: Load, idle: bool, over: bool) -> None:
+    assert is_idle(load) is idle
+    begun = IdleTime.begin(Load(num_running=1), num_own=2)
+    assert begun.is_over(load) is over
 
 
 def mismatch(whole: Finished, *outputs: Any) -> Mismatch | None:
