@@ -133,11 +133,21 @@ async def test_what_waits_for_an_idle_engine_is_verified_then(
     assert [len(each) for each in served.names] == [2, 2]
 
 
-async def test_it_gives_way_as_soon_as_load_comes(served: Served) -> None:
+@pytest.mark.parametrize(
+    "event",
+    [
+        engine_service_pb2.SessionEvents(load=Load(num_admissible=100, num_running=2)),
+        engine_service_pb2.SessionEvents(drains=True),
+    ],
+    ids=["load", "drain"],
+)
+async def test_it_gives_way_as_soon_as_load_comes_or_the_engine_drains(
+    served: Served, event: engine_service_pb2.SessionEvents
+) -> None:
     served.engines[1].scripts = [Script([[5]], finish=None)]
     await served.ask()
     name = await served.until_asked(1)
-    served.engines[1].set_load(Load(num_admissible=100, num_running=2))
+    served.engines[1].sessions[0].put(event)
     async with asyncio.timeout(20):
         while name not in served.engines[1].sessions[0].cancelled:
             await asyncio.sleep(0)
