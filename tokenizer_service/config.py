@@ -41,8 +41,8 @@ class TokenizerServiceConfig:
     )
     migrate: str = option(
         "exact",
-        "Where a stream goes on that has output when its engine is lost: at an engine that gives it "
-        "the tokens of an undisturbed run (exact), at any (any), or nowhere (never).",
+        "Where a stream with output goes on when its engine is lost: at one that gives it the "
+        "tokens of an undisturbed run (exact), at any (any), or nowhere (never).",
         type=click.Choice(["exact", "any", "never"]),
         metavar="HOW",
     )

@@ -10,7 +10,7 @@ from engine_service.core.request import Branch, Request
 from engine_service.engine.admission import check_branch, check_prompt_length, check_request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Fork, Generate, Score
-from engine_service.engine.continued.checks import check_continued
+from engine_service.engine.continued.checks import check_continued, check_counts
 from engine_service.engine.score_requests import score_request
 from folovllm.errors import InvalidRequestError
 from folovllm.model_info import ModelInfo
@@ -34,11 +34,13 @@ def read_generate(
     age = 0.0 if moved is None else _read_age(moved)
     info = engine.info
     _refuse_text(message.sampling_params)
-    continued = read_continued(message) if message.HasField("continued") else None
     # What is continued has had its defaults resolved.
-    defaults = engine.default_sampling_params if continued is None else SamplingParams()
+    is_continued = message.HasField("continued")
+    defaults = SamplingParams() if is_continued else engine.default_sampling_params
     params = SamplingParams.from_proto(message.sampling_params, defaults)
-    check_prompt_length(len(message.prompt_token_ids), info)  # before they are copied
+    # Both before anything is copied.
+    check_prompt_length(len(message.prompt_token_ids), info)
+    continued = _read_continued(message, params, info) if is_continued else None
     request = Request(
         message.request_id or new_request_id(),
         message.prompt_token_ids[:],  # a list, which makes an array three times as fast
@@ -56,21 +58,6 @@ def read_generate(
     if continued is not None:
         check_continued(request, info)
     return Generate(request)
-
-
-def read_continued(message: types_pb2.Request) -> Continued:
-    """What a request has generated before; its parameters must be resolved."""
-    for name in ("seed", "max_tokens"):
-        if not message.sampling_params.HasField(name):
-            raise InvalidRequestError(
-                f"sampling_params.{name}", f"a continued request needs the {name} it ran with"
-            )
-    continued = message.continued
-    outputs = tuple(
-        ContinuedOutput(output.index, output.token_ids, logprobs=output.logprobs)
-        for output in continued.outputs
-    )
-    return Continued(outputs, branch_index=continued.branch_index)
 
 
 def fork_steps(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Generator[None, None, Fork]:
@@ -118,6 +105,24 @@ def read_score(message: types_pb2.ScoreRequest, engine: AsyncEngine) -> Score:
         arrival_time=engine.clock(),
     )
     return Score(message.request_id or new_request_id(), request)
+
+
+def _read_continued(
+    message: types_pb2.Request, params: SamplingParams, info: ModelInfo
+) -> Continued:
+    """What a request has generated before; its parameters must be resolved."""
+    for name in ("seed", "max_tokens"):
+        if not message.sampling_params.HasField(name):
+            raise InvalidRequestError(
+                f"sampling_params.{name}", f"a continued request needs the {name} it ran with"
+            )
+    continued = message.continued
+    check_counts(continued.outputs, len(message.prompt_token_ids), params, info)
+    outputs = tuple(
+        ContinuedOutput(output.index, output.token_ids, logprobs=output.logprobs)
+        for output in continued.outputs
+    )
+    return Continued(outputs, branch_index=continued.branch_index)
 
 
 def _read_age(moved: Moved) -> float:

@@ -80,7 +80,7 @@ class Session:
         """
         with self._sessions.entered(), self._load.watching():
             reader = asyncio.ensure_future(self._read(commands))
-            drained = asyncio.ensure_future(self._active_calls.drained())
+            drained = asyncio.ensure_future(self._drained())
             for task in (reader, drained):
                 task.add_done_callback(lambda _: self._wake.set())
             try:
@@ -105,6 +105,13 @@ class Session:
                 for task in (reader, drained):
                     task.cancel()
                 await asyncio.gather(reader, drained, return_exceptions=True)
+
+    async def _drained(self) -> None:
+        """Returns when the server has drained; tells the front end when that begins."""
+        await self._active_calls.draining()
+        self._outbox.drains = True
+        self._wake.set()
+        await self._active_calls.drained()
 
     # Commands of the front end.
 

@@ -61,6 +61,10 @@ class ActiveCalls:
             return False
         return True
 
+    async def draining(self) -> None:
+        """Returns when a drain has begun."""
+        await self._draining.wait()
+
     async def drained(self) -> None:
         """Returns when a drain has begun and everything that it waits for has ended."""
         await self._draining.wait()

@@ -76,8 +76,8 @@ def facts(output: CompletionOutput) -> tuple[object, ...]:
         ask("r", max_tokens=60),
         ask("r", max_tokens=40, n=4, logprobs=1, temperature=1.0, prompt_logprobs=2),
         ask("r", max_tokens=40, n=3, frequency_penalty=0.5, logprobs=0),
-        # Some of these end soon.
-        ask("r", max_tokens=40, n=4, stop_token_ids=[*range(0, 1000, 11)]),
+        # Two of these end before, one soon after.
+        ask("r", max_tokens=40, n=4, stop_token_ids=[*range(0, 1000, 23)]),
     ],
     ids=["one", "several", "penalised", "stopped"],
 )

@@ -235,8 +235,9 @@ class Mover:
 
 def begin(part: Part, command: Command, engine: EngineClient, wire_name: str) -> None:
     """Sends a part's request to an engine. Raises as its session's `generate`."""
-    part.begin_at(engine.address, engine.numerics)
-    engine.session.generate(part, command, wire_name)
+    session = engine.session
+    part.begin_at(session, engine.numerics)
+    session.generate(part, command, wire_name)
 
 
 def _ends_with(part: Part, session: EngineSession) -> bool:

@@ -1,4 +1,4 @@
-"""Part: the continuations of a stream that one engine runs as one request, so that they move together.
+"""Part: the continuations of a stream that one engine runs as one request, and that move together.
 
 A request has one part. A fork has one until it moves; then each branch is a request of its own.
 """
@@ -119,10 +119,10 @@ class Part:
         self.stream.forget(self._indexes)
         self.exact = True
 
-    def begin_at(self, address: str, numerics: Numerics) -> None:
+    def begin_at(self, home: Home, numerics: Numerics) -> None:
         """It is about to be sent to an engine."""
-        self.attempts.begin(address)
-        self.stream.addresses.append(address)
+        self.attempts.begin(home)
+        self.stream.addresses.append(home.address)
         self.numerics = numerics
 
     def attach(
@@ -138,9 +138,7 @@ class Part:
             self.num_tokens if num_unstarted_tokens is None else num_unstarted_tokens
         )
         num_running = len(self.indexes)
-        self.outstanding_tokens = (
-            self._num_unstarted_tokens + num_running * TOKENS_PER_CONTINUATION
-        )
+        self.outstanding_tokens = self._num_unstarted_tokens + num_running * TOKENS_PER_CONTINUATION
         for index in self._indexes:
             self.stream.infos[index].begin_again()
 
@@ -176,7 +174,7 @@ class Part:
             self.home = None
 
     def finish_aborted(self) -> None:
-        """Ends the continuations of which nothing is wanted but the final output, without an engine."""
+        """Ends, without an engine, continuations of which only the final output is wanted."""
         for index in self.indexes:
             progress = self.stream.progress[index]
             if progress.aborted:

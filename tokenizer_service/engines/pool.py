@@ -150,7 +150,7 @@ class EnginePool:
         assert isinstance(trunk, Part)
         home = trunk.home
         if home is not None and (home.takes_requests or not self.ready):
-            part.begin_at(home.address, trunk.numerics)
+            part.begin_at(home, trunk.numerics)
             home.fork(part, command, origin.name, trunk)
             self._streams[origin.name] = stream
         else:
@@ -175,7 +175,11 @@ class EnginePool:
             return await engine.score(request, timeout)
         except (UnavailableError, QueueFullError) as error:
             failure = error
-        others = self._choice.others({engine.address}, isinstance(failure, QueueFullError))
+        others = [
+            other
+            for other in self._choice.others((), isinstance(failure, QueueFullError))
+            if other is not engine
+        ]
         if others:
             other = self._choice.best(others, prompt, salt)
             if timeout is not None:
@@ -223,7 +227,7 @@ class EnginePool:
     def _resumed_at(self, origin: Origin, fingerprint: str) -> tuple[EngineClient, bool]:
         """The engine for what goes on with output of others, and whether that is exact."""
         engines = self._choice.ready()
-        like = [each for each in engines if fingerprint and each.numerics.fingerprint == fingerprint]
+        like = [each for each in engines if each.numerics.fingerprint == fingerprint != ""]
         has_output = any(each.token_ids or each.is_over for each in origin.new_progress())
         is_exact = bool(like) or not has_output
         if not is_exact and self._migrate is not Migrate.ANY:

@@ -305,6 +305,8 @@ class EngineSession:
             task.cancel()
         self._call.cancel()
         for part in self.parts:
+            if self._parts.get(part.wire_name) is not part:
+                continue  # its stream has ended with another part
             self._remove(part)
             scheduled = part.scheduled or not self._tells_scheduled
             part.fail(Failure(self._unavailable(reason), admitted=True, scheduled=scheduled))

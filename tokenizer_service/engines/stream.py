@@ -51,7 +51,7 @@ class EngineStream:
         origin: Origin,
         on_end: Callable[["EngineStream"], None] = lambda _: None,
     ) -> None:
-        """`on_end` is called once: when all outputs have come, or the stream has failed or was left."""
+        """`on_end` is called once: when all outputs have come, or it has failed or was left."""
         self.origin = origin
         self.name = origin.name
         self.progress = origin.new_progress()

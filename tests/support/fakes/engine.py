@@ -74,6 +74,8 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
             vocab_size=vocab_size,
         )
         self.calls: list[Call] = []
+        self.moves: list[engine_service_pb2.Moved] = []
+        """What sessions were told of requests that came before, elsewhere."""
         self.forks: list[types_pb2.ForkRequest] = []
         self.fork_outputs: list[CompletionOutput] = []
         self.scores: list[types_pb2.ScoreRequest] = []
@@ -113,7 +115,7 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
                         num_known = min(known.get(index, 0), len(piece.token_ids))
                         if num_known:
                             known[index] -= num_known
-                            del piece.token_ids[:num_known]
+                            piece.token_ids = piece.token_ids[num_known:]
                         if piece.token_ids or piece.finish_reason:
                             yield piece.to_proto()
             async for output in self._ends(call):
@@ -221,6 +223,11 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
         """Ends every session, with an error or as an engine that has drained."""
         for session in self.sessions:
             session.end(error)
+
+    def fail_requests(self, error: FolovError) -> None:
+        """Ends every request of every session with an error."""
+        for session in self.sessions:
+            session.fail_requests(error)
 
     async def GetModelInfo(
         self, request: types_pb2.GetModelInfoRequest, context: Any

@@ -66,6 +66,18 @@ class FakeSession:
         """Ends it after what has come."""
         self._events.put_nowait(error)
 
+    def runs(self, name: str) -> bool:
+        """Whether a request of that name runs."""
+        return name in self._requests
+
+    def fail_requests(self, error: FolovError) -> None:
+        """Ends all that runs with an error."""
+        status = to_status(error).SerializeToString()
+        for name, task in self._requests.items():
+            task.cancel()
+            failure = engine_service_pb2.SessionFailure(request_id=name, status=status)
+            self.put(Events(failures=[failure]))
+
     def close(self) -> None:
         for task in (self._reader, *self._requests.values()):
             task.cancel()
@@ -88,6 +100,8 @@ class FakeSession:
                 self.put(Events(heartbeat=engine_service_pb2.Heartbeat()))
             else:
                 request = command.generate
+                if command.HasField("moved"):
+                    self._servicer.moves.append(command.moved)
                 outputs = self._servicer.Generate(request, _Context())
                 num_finals = len(request.continued.outputs) or request.sampling_params.n or 1
                 self._run(request.request_id, outputs, num_finals, command.handle)

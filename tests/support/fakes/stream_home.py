@@ -15,10 +15,10 @@ Command = engine_service_pb2.SessionCommand
 class StreamHome:
     """`aborted` has the indexes to abort, `cancelled` the names of streams that were left."""
 
-    address = "there:1"
     takes_requests = True
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "there:1") -> None:
+        self.address = address
         self.aborted: list[int] = []
         self.cancelled: list[str] = []
 

@@ -11,6 +11,7 @@ from folovllm.errors import (
     RequestLostError,
     UnavailableError,
 )
+from support.fakes.stream_home import StreamHome
 from tokenizer_service.engines.migration.attempts import Attempts, Failure
 
 GONE = UnavailableError("gone")
@@ -21,37 +22,48 @@ QUEUED = Failure(GONE, admitted=True)
 def failed(*failures: Failure) -> tuple[Attempts, list[FolovError | None]]:
     """What each of the engines a, b, c … leads to."""
     attempts, ends = Attempts(), []
-    for address, failure in zip("abcd", failures, strict=False):
-        attempts.begin(address)
+    for address, failure in zip("abcdefgh", failures, strict=False):
+        attempts.begin(StreamHome(address))
         ends.append(attempts.fail(failure))
     return attempts, ends
+
+
+def addresses(attempts: Attempts) -> str:
+    """Of the engines that were tried."""
+    return "".join(each.address for each in attempts.tried)
 
 
 def test_one_lost_without_a_word_is_tried_once_more_as_a_suspect() -> None:
     attempts, (first,) = failed(LOST)
     assert first is None and attempts.is_suspect and attempts.was_admitted
-    attempts.begin("b")
+    attempts.begin(StreamHome("b"))
     final = attempts.fail(LOST)
     assert isinstance(final, RequestLostError) and "gone" in str(final)
-    assert attempts.tried == ["a", "b"]
+    assert addresses(attempts) == "ab"
 
 
 def test_a_new_token_clears_it() -> None:
     attempts, ends = failed(LOST)
     for address in "bcdefg":
-        attempts.begin(address)
+        attempts.begin(StreamHome(address))
         attempts.succeed()
         assert not attempts.is_suspect
         ends.append(attempts.fail(LOST))
-        assert attempts.tried == [address]
+        assert addresses(attempts) == address
     assert ends == [None] * 7
 
 
-@pytest.mark.parametrize("failure", [QUEUED, Failure(QueueFullError("full"))])
-def test_what_was_not_begun_goes_to_others_but_not_to_all(failure: Failure) -> None:
-    attempts, ends = failed(failure, failure, failure)
-    assert ends == [None, None, failure.error]
-    assert not attempts.is_suspect and attempts.was_admitted is failure.admitted
+@pytest.mark.parametrize("error", [QueueFullError("full"), UnavailableError("drains")])
+def test_what_is_refused_goes_to_others_but_not_to_all(error: FolovError) -> None:
+    attempts, ends = failed(*[Failure(error)] * 3)
+    assert ends == [None, None, error]
+    assert not attempts.is_suspect and not attempts.was_admitted
+
+
+def test_what_was_not_begun_goes_on_as_long_as_there_are_engines() -> None:
+    attempts, ends = failed(*[QUEUED] * 8)
+    assert ends == [None] * 8
+    assert not attempts.is_suspect and attempts.was_admitted
 
 
 def test_the_caller_is_told_the_shortest_delay_and_who_has_given_it() -> None:

@@ -1,6 +1,7 @@
 """Attempts: whether what an engine has failed may go to another, and when no more."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from folovllm.errors import (
     EngineDeadError,
@@ -12,8 +13,14 @@ from folovllm.errors import (
 
 # Engines that one may have been lost with in a row. It may be what kills them.
 _MAX_LOST = 2
-# Engines that one may be sent to in a row, whatever became of it.
-_MAX_ATTEMPTS = 3
+# Engines that may refuse one in a row.
+_MAX_REFUSALS = 3
+
+
+class Place(Protocol):
+    """An engine's session."""
+
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +48,20 @@ class Attempts:
     takes it, the caller is told the shortest time after which one may. What a step may have
     computed when its engine was lost is suspected of having caused that: it is tried once more, and
     given up unless a token comes. What its engine blames is not tried again.
+
+    An engine counts by its session: one that is met again is another.
     """
 
     def __init__(self) -> None:
-        self.tried: list[str] = []
-        """The engines, in that order."""
+        self.tried: list[Place] = []
+        """The sessions, in that order."""
         self.num_lost = 0
         """Those of them that were lost while they may have computed it."""
         self.was_admitted = False
         """Whether any engine has ever taken it."""
         self.refused_by = ""
         """Where it may return, after what the caller is told."""
+        self._num_refusals = 0
         self._refusal: QueueFullError | None = None
         self.is_over = True
         """Whether there is nothing that a new token would clear."""
@@ -61,15 +71,16 @@ class Attempts:
         """Whether it may be what its last engine has died of."""
         return self.num_lost > 0
 
-    def begin(self, address: str) -> None:
-        """It is sent to the engine at `address`."""
+    def begin(self, place: Place) -> None:
+        """It is sent to an engine."""
         self.is_over = not self.tried
-        self.tried.append(address)
+        self.tried.append(place)
 
     def succeed(self) -> None:
         """A new token has come, so it was not to blame for what had failed."""
         del self.tried[:-1]
-        self.is_over, self.num_lost, self._refusal = True, 0, None
+        self.num_lost = self._num_refusals = 0
+        self.is_over, self._refusal = True, None
 
     def fail(self, failure: Failure) -> FolovError | None:
         """Its engine has failed it. Returns the error that it ends with, if that is now."""
@@ -86,7 +97,8 @@ class Attempts:
             )
         if isinstance(error, QueueFullError):
             self._note_refusal(error)
-        return self.final(error) if len(self.tried) >= _MAX_ATTEMPTS else None
+        self._num_refusals += not failure.admitted
+        return self.final(error) if self._num_refusals >= _MAX_REFUSALS else None
 
     def final(self, error: FolovError) -> FolovError:
         """What it ends with where no other engine takes it after this error."""
@@ -100,4 +112,4 @@ class Attempts:
     def _note_refusal(self, refusal: QueueFullError) -> None:
         """Keeps the one with the shortest time until a return."""
         if self._refusal is None or refusal.retry_after < self._refusal.retry_after:
-            self._refusal, self.refused_by = refusal, self.tried[-1]
+            self._refusal, self.refused_by = refusal, self.tried[-1].address

@@ -79,6 +79,4 @@ def _resolved(
 
 
 def _add_output(continued: types_pb2.Continued, index: int, progress: Progress) -> None:
-    continued.outputs.add(
-        index=index, token_ids=progress.token_ids, logprobs=progress.logprobs
-    )
+    continued.outputs.add(index=index, token_ids=progress.token_ids, logprobs=progress.logprobs)

@@ -51,7 +51,7 @@ class ReceivedInfo:
     """The RequestInfo of a request, or of a fork's branch, as far as it has come."""
 
     def __init__(self, parent_token_ids: "array[int] | None" = None) -> None:
-        """`parent_token_ids` gets what comes of a branch's, which are the same for all of a fork."""
+        """`parent_token_ids` gets those of a branch, which all branches of a fork share."""
         self.info: types_pb2.RequestInfo | None = None
         """What is said once, without the lists; None if nothing has come."""
         self._parent_token_ids = array("I") if parent_token_ids is None else parent_token_ids

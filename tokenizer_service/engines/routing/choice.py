@@ -51,12 +51,12 @@ class EngineChoice:
             engines = [engine for engine in engines if engine.address == address] or engines
         return self.best(engines, prompt, cache_salt)
 
-    def others(self, tried: Container[str], needs_room: bool = False) -> list[EngineClient]:
-        """The ready engines of those not tried.
+    def others(self, tried: Container[object], needs_room: bool = False) -> list[EngineClient]:
+        """The ready engines without those whose sessions were tried.
 
         With `needs_room`, one that has said that it has none does not count.
         """
-        others = [each for each in self.engines if each.ready and each.address not in tried]
+        others = [each for each in self.engines if each.ready and each.session not in tried]
         return [each for each in others if each.session.has_room] if needs_room else others
 
     def best(
