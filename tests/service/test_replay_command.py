@@ -8,7 +8,7 @@ import grpc
 import pytest
 from click.testing import CliRunner, Result
 
-from folovllm.records.record import Record
+from folovllm.records.record import Ending, Record, RecordedOutput
 from folovllm.v1 import tokenizer_service_pb2 as wire
 from folovllm.v1.tokenizer_service_pb2_grpc import TokenizerServiceStub
 from folovllm_client.api.recording import append_record, record_of
@@ -19,6 +19,11 @@ from support.processes.service_processes import ServiceProcess
 
 def replay(file: Path, *arguments: str) -> Result:
     return CliRunner().invoke(commands, ["replay", str(file), *arguments])
+
+
+def cut(output: RecordedOutput, length: int) -> RecordedOutput:
+    """The first tokens of an output, as if its caller had stopped it there."""
+    return RecordedOutput(output.index, output.token_ids[:length], (), Ending.ABORT)
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +67,19 @@ def test_a_model_of_this_process_finds_what_was_changed(
     ids = [*second.token_ids]
     ids[3] ^= 1
     append_record(file, replace(greedy, outputs=[first, replace(second, token_ids=ids)]))
+    # Some of these end while the difference is scored.
+    for length in range(4, 9):
+        append_record(file, replace(greedy, outputs=[cut(first, length)]))
+    append_record(file, replace(greedy, outputs=[replace(cut(second, 4), token_ids=ids[:4])]))
     result = replay(file, "--local", "--dtype", "float32", "--device", "cpu", "--json")
     assert result.exit_code == 1, result.output
     report = json.loads(result.stdout)
+    assert [each["equal"] for each in report["requests"]] == [False, *[True] * 5, False]
     (difference,) = report["requests"][0]["differences"]
     assert (difference["index"], difference["position"]) == (1, 3)
     assert (difference["recorded_id"], difference["found_id"]) == (ids[3], ids[3] ^ 1)
     assert difference["nats"] > 0
-    assert report["num_differing"] == 1
+    assert report["num_differing"] == 2
 
 
 def test_bad_input_is_one_line(

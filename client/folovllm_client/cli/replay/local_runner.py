@@ -1,13 +1,16 @@
 """LocalRunner: recorded requests run again by a model in this process."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from folovllm.errors import InvalidRequestError
 from folovllm.outputs import RequestInfo, RequestOutput
 from folovllm.records.comparison import repeated_params
 from folovllm.records.record import Record, RecordKind
+from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.vllm_names import RequestOutputKind
+from folovllm_client.api.prompt_parts import PromptParts
 from folovllm_client.cli.replay.local_options import LocalOptions
 from folovllm_client.cli.replay.runner import Rerun
 from folovllm_client.llm.llm import LLM
@@ -26,6 +29,7 @@ class LocalRunner:
         )
         self.info = self._llm.model_info
         self._concurrency = concurrency
+        self._ended: deque[RequestOutput] = deque()
 
     def run(self, records: Iterator[tuple[int, Record]]) -> Iterator[Rerun]:
         """See Runner; in the order in which they end."""
@@ -43,15 +47,22 @@ class LocalRunner:
                         running[str(line)] = following
                 if not running:
                     return
-                for output in engine.step():
+                self._ended += engine.step()
+                while self._ended:  # more may come while whoever takes one lets it be scored
+                    output = self._ended.popleft()
                     yield Rerun(*running.pop(output.request_id), output.outputs)
         finally:
             engine.abort_request(running)
 
     def score(self, prefix: Sequence[int], token_ids: Sequence[int]) -> list[float]:
-        """See Runner."""
-        scores = self._llm.score([*prefix], [[token_id] for token_id in token_ids])
-        return [each.logprobs[0] for each in scores.continuations]
+        """See Runner. What else runs goes on meanwhile."""
+        engine, name = self._llm.llm_engine, new_request_id()
+        continuations = [PromptParts.read([token_id]) for token_id in token_ids]
+        _, request = engine.requests.scores(PromptParts.read([*prefix]), continuations)
+        state = engine.add_scores(name, request)
+        while not state.finished:
+            self._ended += engine.step()
+        return [score.logprobs[0] for score in state.scores]
 
     def can_run(self, record: Record) -> str:
         """See Runner."""
