@@ -143,6 +143,8 @@ class Sequence:
     finish_time: float | None = None
     runner_state: RunnerState | None = field(default_factory=RunnerState)
     """None once it has ended."""
+    address: tuple[str, int] | None = None
+    """The name and index by which the caller knows it, once it has been told of it."""
 
     def append(self, token_id: int) -> None:
         """Adds a token to the output."""
@@ -185,6 +187,8 @@ class Sequence:
                 prompt_token_ids=token_ids,
                 prompt=None,
                 continued=None,
+                moved=False,
+                is_suspect=False,
                 sampling_params=branch.sampling_params,
                 seed=branch.seed,
                 arrival_time=arrival_time,

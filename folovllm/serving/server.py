@@ -22,7 +22,7 @@ from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.args import POSITIVE, Seconds, check, option
 from folovllm.serving.background_tasks import first
 from folovllm.serving.channel import MAX_CALLS, SERVER_OPTIONS
-from folovllm.serving.health import Health
+from folovllm.serving.health.service import Health
 from folovllm.serving.interceptor import CallInterceptor
 from folovllm.serving.ports import allow_open_files, host_and_port, require_free_port
 from folovllm.serving.reflection import enable_reflection
@@ -182,3 +182,13 @@ def _compressions(config: ServerConfig) -> int:
     """
     taken = grpc.Compression if config.allow_compression else [grpc.Compression.NoCompression]
     return sum(1 << int(algorithm) for algorithm in taken)
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of a service: uvloop's, which is faster, or asyncio's if that is missing."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

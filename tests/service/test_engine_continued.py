@@ -143,7 +143,7 @@ async def test_what_could_not_be_is_refused_by_name_in_a_session_and_alone(
 ) -> None:
     request = ask("a", max_tokens=9, n=2, stop_token_ids=[50])
     for output in outputs:
-        request.continued.outputs.add(**output)  # type: ignore[arg-type]
+        request.continued.outputs.add(**output)
     await client.send(generate=request)
     request.request_id = "b"
     for result in (client.result("a"), fixture.generate(request)):

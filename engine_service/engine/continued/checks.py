@@ -9,11 +9,11 @@ from math import isfinite
 from typing import Protocol
 
 from engine_service.core.continued import Continued
-from engine_service.core.forbidden_tokens import stop_kind
 from engine_service.core.request import Request
 from engine_service.engine.admission import check_branch, check_ids
 from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.model_info import ModelInfo
+from folovllm.parameters.stop_tokens import stop_kind
 from folovllm.sampling_params import SamplingParams
 
 

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_service.core.continued import Continued, ContinuedOutput
-from engine_service.core.request import Request
+from engine_service.core.request import Branch, Request
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import RequestOutput
 from folovllm.sampling_params import SamplingParams
-from support.fakes.engine_factory import make_engine, make_overlapping_engine
+from support.fakes.engine_factory import make_engine, make_overlapping_engine, sequence_of
 from support.fakes.model_runner import expected_tokens
 from support.integrity import check_integrity
 
@@ -135,3 +135,11 @@ def test_others_run_beside_one_and_none_behind_it_overtakes_it() -> None:
         begun.append(len(watch.started))
     assert watch.started == ["0", "1", "2", "3", "4", "5"]
     assert begun == [3, 5, 6]
+
+
+def test_a_branch_of_one_is_new() -> None:
+    engine, _ = make_engine()
+    engine.add_request(Arrival(0, 4, (0,), True, 1, None).request("a"))
+    engine.step()
+    (branch,) = sequence_of(engine, "a").branch_requests([Branch(SamplingParams())])
+    assert not branch.is_suspect and not branch.moved
