@@ -17,6 +17,8 @@ class EngineState(MessageFields[types_pb2.EngineState]):
     ready: bool = False
     state: str = ""
     replica_fingerprint: str = ""
+    num_verified: int = 0
+    num_differing: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryFile
 
 from folovllm.installation.parts import missing_line
@@ -18,6 +19,7 @@ import structlog
 
 from folovllm.errors import ConfigError
 from folovllm.model_files import CONFIG_PATTERNS, resolve_model
+from folovllm.records.record_file import RecordFile
 from folovllm.serving.args import warn_of_unknown_variables
 from folovllm.serving.background_tasks import first, start_background
 from folovllm.serving.healthcheck import TOKENIZER_SERVICE
@@ -27,6 +29,8 @@ from folovllm.serving.memory.upkeep import keep_memory_low
 from folovllm.serving.ports import host_and_port, reserved_port
 from folovllm.serving.server import GrpcServer, new_event_loop
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
+from tokenizer_service.audit.audit import Audit
+from tokenizer_service.audit.tally import Tally
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
 from tokenizer_service.engines.migration.numerics import Migrate
 from tokenizer_service.engines.pool import EnginePool
@@ -44,20 +48,30 @@ async def serve(
     model: TextModel,
     replicas: Replicas,
     heart: Heart | None = None,
+    tally: Tally | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains; the heart beats meanwhile.
 
-    Raises ConfigError if the port is in use.
+    `tally` counts with other processes what was verified.
+    Raises ConfigError if the port is in use, or the file for records cannot be used.
     """
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
-    migrate = Migrate(config.migrate)
-    engines = EnginePool(config.engines, model.fingerprints, replicas, migrate=migrate)
+    audit = Audit(config.record, config.verify, tally or Tally(config.engines))
+    engines = EnginePool(
+        config.engines,
+        model.fingerprints,
+        replicas,
+        migrate=Migrate(config.migrate),
+        on_finished=audit.take,
+    )
+    audit.start(engines)
     servicer = TokenizerServicer(
         model.tokenizer,
         engines,
         config.max_prompt_bytes,
         model.chat_template,
         config.max_rendering_seconds,
+        audit.descriptions,
     )
     add_TokenizerServiceServicer_to_server(servicer, server.grpc)
     try:
@@ -74,12 +88,14 @@ async def serve(
             # A service that cannot tell its health any more must end.
             await first(server.wait_for_stop(), _follow_health(engines, server))
         finally:
+            await audit.stop_verifying()
             await server.drain()
             for task in beside:
                 task.cancel()
     finally:
         await servicer.close()
         await engines.close()
+        await audit.close()
 
 
 async def _warm_up(servicer: TokenizerServicer) -> None:
@@ -103,10 +119,11 @@ def run(
     model: TextModel,
     replicas: Replicas,
     heart: Heart | None = None,
+    tally: Tally | None = None,
 ) -> None:
     """Serves in this process; otherwise as serve."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(serve(config, model, replicas, heart))
+        runner.run(serve(config, model, replicas, heart, tally))
 
 
 def run_workers(config: TokenizerServiceConfig, model: TextModel) -> int:
@@ -114,19 +131,25 @@ def run_workers(config: TokenizerServiceConfig, model: TextModel) -> int:
     with (
         reserved_port(config.server.host, config.server.port) as port,
         TemporaryFile(buffering=0) as decision,
+        TemporaryFile(buffering=0) as counts,
     ):
         server = replace(config.server, port=port, share_port=True)
         replicas = Replicas(config.expect_fingerprint, decision.fileno())
-        work = partial(_work, replace(config, server=server), model, replicas)
+        tally = Tally(config.engines, counts.fileno())
+        work = partial(_work, replace(config, server=server), model, replicas, tally)
         limits = WorkerLimits(server.hang_timeout, server.stop_timeout)
         return Workers(config.workers, work, limits).run()
 
 
 def _work(
-    config: TokenizerServiceConfig, model: TextModel, replicas: Replicas, heart: Heart
+    config: TokenizerServiceConfig,
+    model: TextModel,
+    replicas: Replicas,
+    tally: Tally,
+    heart: Heart,
 ) -> int:
     configure_logging(config.logs, pid=os.getpid())
-    run(config, model, replicas, heart)
+    run(config, model, replicas, heart, tally)
     return 0
 
 
@@ -138,6 +161,8 @@ def main(argv: Sequence[str]) -> int:
         configure_logging(config.logs, threaded=config.workers == 1)
         # A logger of its own: workers set up theirs anew before its first use.
         warn_of_unknown_variables(config, "", structlog.get_logger("variables").warning)
+        if config.record:  # before anything takes long
+            RecordFile(Path(config.record)).close()
         model = TextModel.from_folder(resolve_model(config.model, CONFIG_PATTERNS))
         if config.workers > 1:
             return run_workers(config, model)

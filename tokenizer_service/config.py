@@ -58,6 +58,17 @@ class TokenizerServiceConfig:
     workers: int = option(
         1, "Processes that share the port, one for each core to use.", type=POSITIVE, metavar="N"
     )
+    record: str | None = option(
+        None,
+        "Append each request with its output to this file, which only its owner may read.",
+        metavar="FILE",
+    )
+    verify: float = option(
+        0.0,
+        "Share of the requests that another engine computes again in idle time, to compare.",
+        type=click.FloatRange(0, 1),
+        metavar="SHARE",
+    )
     server: ServerConfig = field(default_factory=lambda: ServerConfig(port=DEFAULT_PORT))
     logs: LogConfig = field(default_factory=LogConfig)
 

@@ -59,7 +59,10 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         max_prompt_bytes: int,
         chat_template: ChatTemplate | None = None,
         max_rendering_seconds: float = MAX_SECONDS,
+        descriptions: Callable[[], list[types_pb2.EngineState]] | None = None,
     ) -> None:
+        """`descriptions` says more of the engines than they do themselves."""
+        self._descriptions = descriptions or engines.descriptions
         offload = Offload()
         renderer = Renderer(
             chat_template or ChatTemplate(),
@@ -112,5 +115,5 @@ class TokenizerServicer(tokenizer_service_pb2_grpc.TokenizerServiceServicer):
         engines = self._services.engines
         info = types_pb2.ModelInfo()
         info.CopyFrom(engines.model_info())
-        info.engines.extend(engines.descriptions())
+        info.engines.extend(self._descriptions())
         return info

@@ -1331,6 +1331,8 @@ class EngineState(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     REPLICA_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    NUM_VERIFIED_FIELD_NUMBER: _builtins.int
+    NUM_DIFFERING_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """HOST:PORT."""
     ready: _builtins.bool
@@ -1339,6 +1341,12 @@ class EngineState(_message.Message):
     """Why it is not, in words; "ready" if it is."""
     replica_fingerprint: _builtins.str
     """What it serves; empty while that is unknown."""
+    num_verified: _builtins.int
+    """With --verify: requests that it and another engine of its numerics_fingerprint have computed, and
+    that were compared, since the service began.
+    """
+    num_differing: _builtins.int
+    """Those of them of which a token or a log-probability differed."""
     def __init__(
         self,
         *,
@@ -1346,10 +1354,12 @@ class EngineState(_message.Message):
         ready: _builtins.bool = ...,
         state: _builtins.str = ...,
         replica_fingerprint: _builtins.str = ...,
+        num_verified: _builtins.int = ...,
+        num_differing: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "ready", b"ready", "replica_fingerprint", b"replica_fingerprint", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "num_differing", b"num_differing", "num_verified", b"num_verified", "ready", b"ready", "replica_fingerprint", b"replica_fingerprint", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -111,18 +111,13 @@ async def direct(fixture: EngineFixture) -> AsyncIterator[Direct]:
 
 
 async def until_columns(fixture: EngineFixture, client: FrontEnd) -> None:
-    """Goes on step by step until one has come in columns."""
-    while not any(message.HasField("columns") for message in client.messages):
-        before = count(client)
-        fixture.runner.hold(after=1)
-        await client.until(lambda before=before: count(client) > before)  # type: ignore[misc]
+    """Goes on once the next ids can only come in columns."""
+    fixture.runner.hold(after=2)
+    await client.until(lambda: bool(client.outputs))
+    while not fixture.engine._streams._routes._routes:
+        await asyncio.sleep(0)
     fixture.runner.release()
-
-
-def count(client: FrontEnd) -> int:
-    """Tokens that have come."""
-    outputs = [output for each in client.outputs.values() for output in each.outputs]
-    return sum(len(output.token_ids) for output in outputs)
+    await client.until(lambda: any(each.HasField("columns") for each in client.messages))
 
 
 async def test_outputs_are_the_first_and_the_last_of_each_continuation(

@@ -99,7 +99,7 @@ async def test_what_is_lost_goes_on_to_the_same_end(
     assert result.info.numerics_fingerprint == "exact"
 
 
-@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("number", [1, 2, 5, 8])
 async def test_any_token_may_be_the_last_of_an_engine(number: int) -> None:
     fixture = EngineFixture()
     await fixture.start()

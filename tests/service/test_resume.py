@@ -9,6 +9,7 @@ from typing import Any, cast
 import grpc
 import pytest
 
+from folovllm.chat_outputs import ChatResult
 from folovllm.errors import (
     CancelledRequestError,
     ConnectionLostError,
@@ -22,6 +23,7 @@ from folovllm.outputs import FinishReason, RequestOutput
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import types_pb2
 from folovllm_client.api.async_client import AsyncClient
+from folovllm_client.api.sync_client import Client
 from support.builders.resumed_streams import Request, call, joined, received, resume_after
 from support.fakes.engine_factory import make_engine
 from support.fakes.speaker import Speaker
@@ -272,9 +274,14 @@ async def test_the_client_goes_on_by_itself(service: Service) -> None:
         ]
         assert [o.finish_reason for o in disturbed.outputs] == [FinishReason.STOP] * 2
         assert disturbed.prompt_token_ids == text.prompt_token_ids
-        async with AsyncClient(proxy.address, timeout=20) as chatting:
-            proxy.limits = [700, 900, 900]
-            answers = (await chatting.chat("hello", request_id="r", **options)).answers
+        proxy.limits = [700, 900, 900]
+
+        def chat_in_a_thread() -> ChatResult:
+            with Client(proxy.address, timeout=20) as chatting:
+                return chatting.chat("hello", request_id="r", **options)
+
+        answers = (await asyncio.to_thread(chat_in_a_thread)).answers
+        assert proxy.num_broken == 7
         assert [(a.content, a.reasoning_content, a.token_ids, a.logprobs) for a in answers] == [
             (a.content, a.reasoning_content, a.token_ids, a.logprobs) for a in chat.answers
         ]

@@ -16,6 +16,7 @@ from folovllm_client.cli.group import INTERRUPTED, Commands, examples
 from folovllm_client.cli.hub.command import list_models, pull, remove
 from folovllm_client.cli.info import health, info
 from folovllm_client.cli.quality.command import parity, perplexity
+from folovllm_client.cli.replay.command import replay
 from folovllm_client.cli.run import run
 from folovllm_client.cli.serve.command import serve
 from folovllm_client.cli.tokenize import detokenize, tokenize
@@ -42,5 +43,5 @@ def demo() -> None:
 commands.add_section("Begin", (demo, run, serve))
 commands.add_section("Ask a server", (chat, generate, tokenize, detokenize, info, health))
 commands.add_section("Models of the hub", (pull, list_models, remove))
-commands.add_section("Check and set up", (doctor, parity, perplexity, completion))
+commands.add_section("Check and set up", (doctor, parity, perplexity, replay, completion))
 complete_models(commands)

@@ -6,6 +6,7 @@ from contextlib import suppress
 import click
 
 from folovllm.errors import NotFoundError, UnsupportedError
+from folovllm.model_info import EngineState
 from folovllm.serving.healthcheck import ENGINE_SERVICE, TOKENIZER_SERVICE
 from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.console import UNARY_TIMEOUT, note, show_text
@@ -24,9 +25,9 @@ def info(server: str) -> None:
         service, _ = _find_service(client)
         served = client.model_info()
     values = {"service": service} | dataclasses.asdict(served)
-    del values["engines"]
+    del values["engines"], values["default_sampling_params"]
     values["numerics_fingerprint"] = served.numerics_fingerprint or "not reproducible"
-    values |= {f"engine {engine.address}": engine.state for engine in served.engines}
+    values |= {f"engine {engine.address}": _state(engine) for engine in served.engines}
     width = max(map(len, values))
     for name, value in values.items():
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -50,6 +51,13 @@ def health(server: str) -> None:
         click.echo(f"{name:<{width}}  {status}")
     if set(statuses.values()) != {"SERVING"}:
         raise click.exceptions.Exit(1)
+
+
+def _state(engine: EngineState) -> str:
+    """Whether an engine is ready, and what was verified of it."""
+    if not engine.num_verified:
+        return engine.state
+    return f"{engine.state}, {engine.num_verified} verified, {engine.num_differing} differing"
 
 
 def _find_service(client: Client) -> tuple[str, str]:

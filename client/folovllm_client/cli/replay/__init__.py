@@ -1,0 +1,1 @@
+"""`folovllm replay`: recorded requests run again, and where the first token differs."""
