@@ -182,7 +182,7 @@ class EngineHost:
     def _build_engine(self) -> LLMEngine:
         kind = OverlappingRunner if self.setting.overlaps else SimulatedRunner
         self.llm_engine = LLMEngine(
-            kind(BLOCK_SIZE, self._watch, self.poisoned),
+            kind(BLOCK_SIZE, self._watch, self.poisoned, self.setting.numerics),
             self.setting.config(),
             self.setting.info(),
             grammar_compiler=SimulatedCompiler(),  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Health: which engines each front end could have used, and when; and which ends were due."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from folovllm.errors import (
@@ -39,8 +40,10 @@ class Trouble:
 class Health:
     """All troubles of a run."""
 
-    def __init__(self, num_engines: int) -> None:
-        self.num_engines = num_engines
+    def __init__(self, numerics: Sequence[str]) -> None:
+        """`numerics` are those of each engine."""
+        self.num_engines = len(numerics)
+        self._numerics = numerics
         self.troubles: list[Trouble] = []
         self.jumps: list[tuple[float, float]] = []
         """When the clock jumped, and by how much."""
@@ -68,10 +71,11 @@ class Health:
             and begins <= each.ends + _SETTLED
         ]
 
-    def has_steady_engine(self, front_end: int, now: float) -> bool:
-        """Whether one was well for long enough."""
+    def has_steady_engine(self, front_end: int, now: float, numerics: str = "") -> bool:
+        """Whether one of these numerics, if any are given, was well for long enough."""
         ill = {each.engine for each in self.of(front_end, now, now)}
-        return len(ill) < self.num_engines
+        well = (each for number, each in enumerate(self._numerics) if number not in ill)
+        return any(not numerics or each == numerics for each in well)
 
 
 def undue(record: Record, health: Health, hosts: list[EngineHost]) -> str:
@@ -92,7 +96,9 @@ def undue(record: Record, health: Health, hosts: list[EngineHost]) -> str:
         return what
     if spec.prompt[-1] == KILLER or _num_losses(record, health, hosts) >= 2:
         return ""
-    return what if health.has_steady_engine(spec.front_end, record.ended) else ""
+    info = record.infos.get(0)
+    numerics = "" if info is None else info.numerics_fingerprint
+    return what if health.has_steady_engine(spec.front_end, record.ended, numerics) else ""
 
 
 def _num_losses(record: Record, health: Health, hosts: list[EngineHost]) -> int:

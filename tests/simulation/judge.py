@@ -69,6 +69,8 @@ class Judge:
         assert self._params is not None
         compare = _compare_chat if record.kind == "chat" else _compare
         complaint = compare(record, index, self._params, expected)
+        if not complaint and got.final is not None and not got.final.exact:
+            complaint = "is not exact"
         if complaint:
             self._complain(record, f"index {index} {complaint}")
 
@@ -83,7 +85,8 @@ class Judge:
         params = self._params = self._params or resolved(spec, spec.params, seed)
         if info.prompt_tokens != len(prompt):
             self._complain(record, f"says that its prompt has {info.prompt_tokens} tokens")
-        expected = expected_output(prompt, params, index, MAX_MODEL_LEN)
+        numerics = info.numerics_fingerprint
+        expected = expected_output(prompt, params, index, MAX_MODEL_LEN, numerics=numerics)
         self._expected[spec.number, index] = expected
         return expected
 
@@ -98,7 +101,14 @@ class Judge:
             self._complain(record, f"branch {index} begins with {ids}, no output of its parent")
         branch = spec.fork.branches[index]
         params = self._params = resolved(spec, branch, self._seed(record, info, branch))
-        return expected_output((*spec.prompt, *ids), params, 0, MAX_MODEL_LEN, len(ids))
+        return expected_output(
+            (*spec.prompt, *ids),
+            params,
+            0,
+            MAX_MODEL_LEN,
+            len(ids),
+            numerics=info.numerics_fingerprint,
+        )
 
     def _seed(self, record: Record, info: types_pb2.RequestInfo, params: dict[str, object]) -> int:
         seed = info.sampling_params.seed

@@ -30,6 +30,8 @@ def expected_output(
     index: int,
     max_model_len: int,
     num_parent_tokens: int = 0,
+    *,
+    numerics: str = "same",
 ) -> Expected:
     """The continuation that draws as `index`; its seed is in the parameters.
 
@@ -45,7 +47,7 @@ def expected_output(
     while len(output) < limit:
         allowed = None if grammar is None else grammar.allowed(output)
         banned = _banned(params, output, counted)
-        bits = noise(params.seed, index, len(prompt) + len(output))
+        bits = noise(params.seed, index, len(prompt) + len(output), numerics)
         token_id = draw(state, bits, params, own_prompt, counted, banned, allowed)
         if params.logprobs is not None:
             result.logprobs.append(logprobs_of(state, token_id, params.logprobs))

@@ -26,8 +26,11 @@ Watch = Callable[[Sequence[ScheduledSequence]], None]
 class SimulatedRunner:
     """Computes each step at once."""
 
-    def __init__(self, block_size: int, watch: Watch, poisoned: Collection[int]) -> None:
+    def __init__(
+        self, block_size: int, watch: Watch, poisoned: Collection[int], numerics: str
+    ) -> None:
         """A sequence whose prompt ends with one of the `poisoned` ids fails."""
+        self._numerics = numerics
         self._block_size = block_size
         self._watch = watch
         self._poisoned = poisoned
@@ -105,7 +108,7 @@ class SimulatedRunner:
         prompt, output = history[: part.num_prompt_tokens], history[part.num_prompt_tokens :]
         allowed = part.matcher.allowed if isinstance(part.matcher, SimulatedMatcher) else None
         for index in part.sample_indexes:
-            bits = noise(part.seed, index, part.num_tokens)
+            bits = noise(part.seed, index, part.num_tokens, self._numerics)
             banned = part.forbidden_token_ids
             token_id = draw(state, bits, params, prompt, output, banned, allowed)
             drawn.append(token_id)
@@ -116,8 +119,10 @@ class SimulatedRunner:
 class OverlappingRunner(SimulatedRunner):
     """The same, with a step ahead: what it launches may need tokens that nobody has read."""
 
-    def __init__(self, block_size: int, watch: Watch, poisoned: Collection[int]) -> None:
-        super().__init__(block_size, watch, poisoned)
+    def __init__(
+        self, block_size: int, watch: Watch, poisoned: Collection[int], numerics: str
+    ) -> None:
+        super().__init__(block_size, watch, poisoned, numerics)
         self._drawn: dict[int, int] = {}  # the last token of each sequence that draws alone
 
     def launch(self, output: SchedulerOutput) -> "LaunchedStep":

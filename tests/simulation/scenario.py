@@ -4,7 +4,7 @@
 taking others away changes nothing about it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -112,6 +112,8 @@ def scenario_of(seed: int, shape: Shape) -> Scenario:
     num_blocks = rng.choice((28, 56, 96))
     refuses = rng.random() < 0.15
     engines = tuple(_setting(rng, base, num_blocks, refuses) for _ in range(num_engines))
+    if rng.random() < 0.12:
+        engines = (replace(engines[0], numerics="another"), *engines[1:])
     rate = rng.uniform(0.4, 1.6) * sum(each.max_num_seqs for each in engines) / base / 14
     requests, bursts, now = [], [1.0], 1.0
     burst = -(-shape.num_requests // rng.randint(1, shape.max_bursts))

@@ -53,9 +53,10 @@ def state_after(token_ids: Sequence[int]) -> int:
     return state
 
 
-def noise(seed: int, index: int, position: int) -> int:
-    """64 random bits for one draw."""
-    return advance(advance(advance(seed & _MASK, index), position), seed >> 40)
+def noise(seed: int, index: int, position: int, numerics: str = "same") -> int:
+    """64 random bits for one draw; other ones where the numerics are."""
+    bits = advance(advance(advance(seed & _MASK, index), position), seed >> 40)
+    return bits if numerics == "same" else advance(bits, len(numerics))
 
 
 def draw(

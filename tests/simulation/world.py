@@ -59,7 +59,7 @@ class World:
         self.loop = VirtualLoop(num_callbacks)
         self.begun = self.loop.time()
         self.result = Result(scenario, trace=Trace(keep_trace))
-        self.health = Health(len(scenario.engines))
+        self.health = Health([each.numerics for each in scenario.engines])
         self.hosts: list[EngineHost] = []
         self.front_ends: list[FrontEnd] = []
         forked = {tag_of_prompt(prompt_of(each)) for each in scenario.requests if each.fork}
@@ -239,6 +239,8 @@ class World:
             others = [each for each in troubles if each.engine != number or not each.is_drain]
             if others or len(ill) == len(self.hosts):
                 return
+        if len({each.numerics for each in self.scenario.engines}) > 1:
+            return
         self.result.complaints.append(f"engine {number} has not drained in {_DRAIN_SECONDS} s")
 
     def _hang(self, host: EngineHost, fault: FaultSpec) -> None:
