@@ -1,12 +1,13 @@
 """Callers: each makes one request of a front end, and notes what comes of it."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from folovllm.errors import FolovError
 from folovllm.v1 import tokenizer_service_pb2, types_pb2
+from folovllm_client.api.calls.progress import Progress
 from simulation.front_end import FrontEnd
 from simulation.messages import chat_message, fork_message, generate_message, score_message
 from simulation.scenario import RequestSpec
@@ -14,8 +15,16 @@ from tokenizer_service.handlers.chat import chat
 from tokenizer_service.handlers.fork import fork
 from tokenizer_service.handlers.generate import generate
 from tokenizer_service.handlers.score import score
+from tokenizer_service.handlers.services import Services
 
-Message = types_pb2.CompletionOutput | tokenizer_service_pb2.ChatOutput
+Resumable = (tokenizer_service_pb2.GenerateRequest, tokenizer_service_pb2.ChatRequest)
+# Seconds until a caller whose call broke calls again.
+_RETRY = 0.05
+
+
+class BrokenError(Exception):
+    """A call broke that cannot go on."""
+
 
 
 @dataclass
@@ -53,6 +62,13 @@ class Record:
     complaints: list[str] = field(default_factory=list)
     """What was wrong at once."""
     num_messages: int = 0
+    front_end: int = 0
+    """Whom it calls now, or called last."""
+    num_breaks: int = 0
+    """How often its connection broke."""
+
+    def __post_init__(self) -> None:
+        self.front_end = self.spec.front_end
 
     @property
     def name(self) -> str:
@@ -66,17 +82,31 @@ class Record:
 
 
 class Caller:
-    """The task of one request."""
+    """One request's caller, which goes on elsewhere when its call breaks, as the client does."""
 
-    def __init__(self, front_end: FrontEnd, record: Record, trace: "Trace") -> None:
-        self._front_end = front_end
+    def __init__(
+        self, record: Record, trace: "Trace", find: Callable[[int], FrontEnd | None]
+    ) -> None:
+        """`find` returns the front end of a number, or another one; None if there is none now."""
         self._record = record
         self._trace = trace
+        self._find = find
         self._loop = asyncio.get_running_loop()
-        self.forks: list[asyncio.Task[None]] = []
-        """Those of its fork."""
-        self.on_fork: Any = None
+        self._call: asyncio.Task[None] | None = None
+        self._is_broken = False
+        self.front_end: FrontEnd | None = None
+        """Whom it calls."""
+        self.on_fork: Callable[[], None] = lambda: None
         """Is called when its fork is to begin."""
+        request = self._first_request()
+        self._progress = Progress(request) if isinstance(request, Resumable) else None
+        self._request = request if self._progress is None else self._progress.first_request()
+
+    def break_off(self) -> None:
+        """Its connection breaks."""
+        if self._call is not None and not self._call.done() and not self._is_broken:
+            self._is_broken = True
+            self._call.cancel()
 
     async def run(self) -> None:
         """Makes the request and reads it to its end, or until the caller leaves."""
@@ -84,34 +114,68 @@ class Caller:
         record.started = record.last = self._loop.time()
         try:
             async with asyncio.timeout(spec.leaves):
-                await self._read()
+                await self._read_on()
         except TimeoutError:
             record.left = True
-        except FolovError as error:
-            record.error = error
         except Exception as error:
             record.error = error
         record.ended = self._loop.time()
         self._note_pause()
         self._trace.add(record.ended, record.kind, spec.number, type(record.error).__name__)
 
-    async def _read(self) -> None:
-        services, spec = self._front_end.services, self._record.spec
+    async def _read_on(self) -> None:
+        record, progress = self._record, self._progress
+        while True:
+            while (front_end := self._find(record.front_end)) is None:
+                await asyncio.sleep(_RETRY)
+            self.front_end, record.front_end = front_end, front_end.number
+            self._call = front_end.process.start(self._read(front_end.services))
+            try:
+                await self._call
+                return
+            except asyncio.CancelledError:
+                if not self._is_broken:
+                    raise
+            self._is_broken = False
+            record.num_breaks += 1
+            if progress is None:
+                raise BrokenError
+            if progress.is_complete:
+                return
+            await asyncio.sleep(_RETRY)
+            self._request = progress.next_request()
+            record.front_end += 1  # another one, if there is one
+
+    def _first_request(self) -> Any:
+        record, spec = self._record, self._record.spec
+        if record.kind == "score":
+            return score_message(spec)
+        if record.kind == "generate":
+            return generate_message(spec)
+        return chat_message(spec) if record.kind == "chat" else fork_message(spec)
+
+    async def _read(self, services: Services) -> None:
+        record, request = self._record, self._request
         messages: Any
-        if self._record.kind == "score":
-            self._record.scores = await score(score_message(spec), services, None)
+        if record.kind == "score":
+            record.scores = await score(request, services, None)
             return
-        if self._record.kind == "generate":
-            messages = generate(generate_message(spec), services)
-        elif self._record.kind == "chat":
-            messages = chat(chat_message(spec), services)
+        if record.kind == "generate":
+            messages = generate(request, services)
+        elif record.kind == "chat":
+            messages = chat(request, services)
         else:
-            messages = fork(fork_message(spec), services)
+            messages = fork(request, services)
+        note = None if self._progress is None else self._progress.watched(lambda _: None)
         async with aclosing(messages):
             async for message in messages:
+                if self._is_broken:
+                    return
+                if note is not None:
+                    note(message)
                 self._take(message)
-                if spec.pause:
-                    await asyncio.sleep(spec.pause)
+                if record.spec.pause:
+                    await asyncio.sleep(record.spec.pause)
 
     def _take(self, message: Any) -> None:
         record = self._record
@@ -147,7 +211,7 @@ class Caller:
                 known.final = message
         self._trace.add(record.last, record.kind, record.spec.number, index, *token_ids)
         fork_spec = record.spec.fork
-        if fork_spec is not None and record.num_messages == fork_spec.after and self.on_fork:
+        if fork_spec is not None and record.num_messages == fork_spec.after:
             self.on_fork()
 
     def _note_pause(self) -> None:

@@ -38,6 +38,7 @@ class SimulatedRenderer:
 class FrontEnd:
     """A process, its pool and what its handlers work with."""
 
+    number: int
     name: str
     process: Process
     pool: EnginePool
@@ -45,9 +46,10 @@ class FrontEnd:
 
 
 def start_front_end(
-    loop: VirtualLoop, network: Network, name: str, addresses: list[str], migrate: Migrate
+    loop: VirtualLoop, network: Network, number: int, addresses: list[str], migrate: Migrate
 ) -> FrontEnd:
     """Starts one, which connects to the engines."""
+    name = f"front-end-{number}"
     process = Process(loop, name)
 
     def build() -> EnginePool:
@@ -68,4 +70,4 @@ def start_front_end(
         pool,
         Offload(),
     )
-    return FrontEnd(name, process, pool, services)
+    return FrontEnd(number, name, process, pool, services)

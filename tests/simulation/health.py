@@ -12,7 +12,7 @@ from folovllm.errors import (
     RequestLostError,
     UnavailableError,
 )
-from simulation.callers import Record
+from simulation.callers import BrokenError, Record
 from simulation.engine_host import EngineHost
 from simulation.messages import prompt_of
 from simulation.scenario import KILLER, POISON
@@ -47,6 +47,8 @@ class Health:
         self.troubles: list[Trouble] = []
         self.jumps: list[tuple[float, float]] = []
         """When the clock jumped, and by how much."""
+        self.absences: list[tuple[float, float]] = []
+        """When a front end died, and for how long there was none in its place."""
 
     @property
     def has_cuts(self) -> bool:
@@ -83,6 +85,8 @@ def undue(record: Record, health: Health, hosts: list[EngineHost]) -> str:
     error, spec = record.error, record.spec
     assert error is not None and record.ended is not None
     what = f"ends with {type(error).__name__}: {error}"
+    if isinstance(error, BrokenError):
+        return ""
     if isinstance(error, RequestFailedError):
         return "" if spec.prompt[-1] == POISON else what
     if isinstance(error, QueueFullError):
@@ -98,7 +102,7 @@ def undue(record: Record, health: Health, hosts: list[EngineHost]) -> str:
         return ""
     info = record.infos.get(0)
     numerics = "" if info is None else info.numerics_fingerprint
-    return what if health.has_steady_engine(spec.front_end, record.ended, numerics) else ""
+    return what if health.has_steady_engine(record.front_end, record.ended, numerics) else ""
 
 
 def _num_losses(record: Record, health: Health, hosts: list[EngineHost]) -> int:
@@ -116,7 +120,7 @@ def _num_losses(record: Record, health: Health, hosts: list[EngineHost]) -> int:
         for time, tags in host.deaths
         if (all_count or tag in tags) and begins <= time <= ends
     ]
-    cuts = [each for each in health.of(spec.front_end, begins - 3.0, ends) if not each.is_death]
+    cuts = [each for each in health.of(record.front_end, begins - 3.0, ends) if not each.is_death]
     return len(deaths) + len({each.engine for each in cuts})
 
 
@@ -124,12 +128,14 @@ def too_long(record: Record, health: Health, step_seconds: float) -> str:
     """What is wrong with the longest pause of a request that is complete; empty if nothing is."""
     spec, ended = record.spec, record.ended
     assert ended is not None
-    troubles = health.of(spec.front_end, record.started, ended)
+    troubles = health.of(record.front_end, record.started, ended)
     cut = [each for each in troubles if not (each.is_death or each.is_drain)]
     bound = _PAUSE + _PAUSE_STEPS * step_seconds + spec.pause
     # One that is silent is left after two seconds, or after ten if others are silent too.
     bound += sum(min(14.0, each.ends - each.begins) + 3.0 for each in cut)
     bound += sum(by for at, by in health.jumps if record.started <= at <= ended)
+    if record.num_breaks:
+        bound += sum(gone + 2.0 for at, gone in health.absences if record.started <= at <= ended)
     if len({each.engine for each in troubles}) == health.num_engines:
         bound += sum(min(6.0, each.ends - each.begins) for each in troubles)
     if record.longest_pause <= bound:

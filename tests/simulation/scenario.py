@@ -83,6 +83,8 @@ FAULTS = {
     "drain": 4,
     "front end stands still": 1,
     "clock jump": 1,
+    "calls break": 2,
+    "front end dies": 2,
 }
 """With how often each is drawn."""
 

@@ -65,6 +65,9 @@ class World:
         forked = {tag_of_prompt(prompt_of(each)) for each in scenario.requests if each.fork}
         self.moves = Moves(self.result.counts, self._may_be_blamed, forked)
         self._left: dict[Tag, float] = {}
+        self._dead: set[int] = set()
+        """Front ends that are."""
+        self._callers: list[Caller] = []
         self._records: list[Record] = []
         self._calls: list[asyncio.Task[None]] = []
         self._rng = Random(scenario.seed)
@@ -105,18 +108,22 @@ class World:
             self.hosts.append(host)
             host.start()
         for number in range(scenario.num_front_ends):
-            name, migrate = f"front-end-{number}", Migrate(scenario.migrate)
-            self.front_ends.append(start_front_end(loop, self.network, name, addresses, migrate))
+            self.front_ends.append(self._new_front_end(number))
         for request in scenario.requests:
             loop.call_at(self.begun + request.at, self._begin, request)
         for fault in scenario.faults:
             loop.call_at(self.begun + fault.at, self._break, fault)
         await self._until_ended()
-        while not all(host.is_up and not host.is_draining for host in self.hosts):
+        while self._dead or not all(host.is_up and not host.is_draining for host in self.hosts):
             await asyncio.sleep(0.5)
         await asyncio.sleep(_SETTLE if self.health.has_cuts else _SHORT_SETTLE)
         self.result.complaints += books.complaints(self.hosts, self.front_ends)
         await self._stop()
+
+    def _new_front_end(self, number: int) -> FrontEnd:
+        addresses = [host.address for host in self.hosts]
+        migrate = Migrate(self.scenario.migrate)
+        return start_front_end(self.loop, self.network, number, addresses, migrate)
 
     async def _until_ended(self) -> None:
         """Waits for every call, and judges them."""
@@ -158,13 +165,19 @@ class World:
 
     def _start_call(self, record: Record) -> None:
         self._records.append(record)
-        front_end = self.front_ends[record.spec.front_end]
-        caller = Caller(front_end, record, self.result.trace)
+        caller = Caller(record, self.result.trace, self._find_front_end)
+        self._callers.append(caller)
         if record.kind != "fork" and record.spec.fork is not None:
             caller.on_fork = lambda: self._start_call(Record(record.spec, "fork"))
-        call = front_end.process.start(caller.run())
+        call = self.loop.create_task(caller.run())
         call.add_done_callback(lambda _: self._note_end(record))
         self._calls.append(call)
+
+    def _find_front_end(self, number: int) -> FrontEnd | None:
+        """The front end of a number, or else the next one that lives."""
+        count = len(self.front_ends)
+        found = (self.front_ends[(number + more) % count] for more in range(count))
+        return next((each for each in found if each.number not in self._dead), None)
 
     def _note_end(self, record: Record) -> None:
         """Watches for a while that an engine computes nothing more for a caller who has left."""
@@ -179,7 +192,7 @@ class World:
         for record in self._records:
             if tag_of_prompt(prompt_of(record.spec)) == tag and record.kind != "fork":
                 known = record.last_token is not None and record.last_token < died
-                troubles = self.health.of(record.spec.front_end, died - 4.0, self.loop.time())
+                troubles = self.health.of(record.front_end, died - 4.0, self.loop.time())
                 return known and all(each.is_death for each in troubles)
         return False
 
@@ -222,6 +235,12 @@ class World:
             front_end.process.freeze()
             for number in range(len(self.hosts)):  # each may give the front end up
                 self._later(replace(fault, engine=number), fault.front_end, front_end.process.thaw)
+        elif fault.kind == "calls break":
+            for caller in self._callers[:: 1 + fault.engine]:
+                if caller.front_end is front_end:
+                    caller.break_off()
+        elif fault.kind == "front end dies":
+            self._kill_front_end(front_end, fault)
         elif fault.kind == "clock jump":
             self.health.jumps.append((self.loop.time(), fault.seconds))
             self.loop.jump(fault.seconds)
@@ -242,6 +261,25 @@ class World:
         if len({each.numerics for each in self.scenario.engines}) > 1:
             return
         self.result.complaints.append(f"engine {number} has not drained in {_DRAIN_SECONDS} s")
+
+    def _kill_front_end(self, front_end: FrontEnd, fault: FaultSpec) -> None:
+        """Its callers go on elsewhere; another process takes its place after a while."""
+        if front_end.number in self._dead:
+            return
+        self._dead.add(front_end.number)
+        self.health.absences.append((self.loop.time(), fault.seconds))
+        for caller in self._callers:
+            if caller.front_end is front_end:
+                caller.break_off()
+        self.network.leave(front_end.name)
+        self.loop.call_soon(front_end.process.kill)
+        for number in range(len(self.hosts)):
+            self._later(replace(fault, engine=number), front_end.number)
+        self.loop.call_later(fault.seconds, self._replace_front_end, front_end.number)
+
+    def _replace_front_end(self, number: int) -> None:
+        self.front_ends[number] = self._new_front_end(number)
+        self.loop.call_later(0.5, self._dead.discard, number)
 
     def _hang(self, host: EngineHost, fault: FaultSpec) -> None:
         host.process.freeze()
