@@ -225,7 +225,7 @@ class EngineHost:
             raise StepError
         if self.left:
             self._check_left(scheduled)
-        if self.fails_next:
+        if self.fails_next and self.address in self._network.servers:
             self.fails_next = False
             raise StepError
 

@@ -90,7 +90,9 @@ def undue(record: Record, health: Health, hosts: list[EngineHost]) -> str:
     if isinstance(error, RequestFailedError):
         return "" if spec.prompt[-1] == POISON else what
     if isinstance(error, QueueFullError):
+        # An engine that stood still believes that it is slow.
         refuses = any(host.setting.target_queue_seconds is None for host in hosts)
+        refuses |= health.has_cuts or bool(health.jumps)
         return "" if refuses and not record.num_messages else what
     if isinstance(error, NotFoundError):
         return "" if record.kind == "fork" else what
