@@ -13,8 +13,8 @@ from collections import deque
 _BURST, _PER_SECOND = 16, 1000.0
 # Seconds between two turns, in which gRPC hands over several calls if it has them.
 _INTERVAL = 0.001
-# Calls that begin in a turn: when none was handed over since the last one, and when some were, since
-# they may never cease to come.
+# Calls that begin in a turn: if none was handed over since the last one; and if some were, since it
+# may go on so for ever.
 _QUIET, _BUSY = 8, 1
 
 
