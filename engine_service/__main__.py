@@ -27,7 +27,7 @@ from folovllm.serving.healthcheck import ENGINE_SERVICE
 from folovllm.serving.logs import configure_logging, forward_logging
 from folovllm.serving.memory.settling import collector_paused, settle_memory
 from folovllm.serving.memory.upkeep import keep_memory_low
-from folovllm.serving.output.standard_streams import exit_now
+from folovllm.serving.output.standard_streams import exit_after_cleanup, exit_now
 from folovllm.serving.ports import host_and_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1 import engine_service_pb2_grpc
@@ -159,4 +159,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_after_cleanup(main())  # freeing all of torch would take half a second

@@ -1,21 +1,15 @@
-"""Randomness that can be repeated: fresh seeds, and the number behind each drawn token.
+"""Randomness that can be repeated: the number behind each drawn token.
 
 The number is a pure function of (seed, sequence index, position), so that a request gives the same
 tokens in any batch, chunking, preemption or replica. Nothing else may influence a draw.
 """
 
 import random
-import secrets
 
 from folovllm.errors import InvalidRequestError
 
 _MASK = 2**64 - 1
 _GAMMA = 0x9E3779B97F4A7C15
-
-
-def new_seed() -> int:
-    """A seed from the operating system, in [0, 2**63): it fits a signed 64-bit integer too."""
-    return secrets.randbits(63)
 
 
 def set_random_seed(seed: int) -> None:

@@ -102,6 +102,10 @@ class UnavailableError(FolovError):
     """Nothing can serve the request now; a retry may succeed."""
 
 
+class ConnectionLostError(UnavailableError):
+    """The connection broke during the call, which the server may have begun."""
+
+
 class UnreachableError(UnavailableError):
     """Nothing answers at the address."""
 

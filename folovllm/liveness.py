@@ -1,7 +1,6 @@
 """How long a peer has said nothing. Both services count it alike."""
 
 import asyncio
-import time
 from dataclasses import dataclass
 
 
@@ -28,7 +27,7 @@ class Silence:
 
     def __init__(self, config: LivenessConfig) -> None:
         self._config = config
-        self._counted_until = time.monotonic()
+        self._counted_until = asyncio.get_running_loop().time()
         self.seconds = 0.0
 
     @property
@@ -44,12 +43,12 @@ class Silence:
     def end(self) -> None:
         """The peer has said something."""
         self.seconds = 0.0
-        self._counted_until = time.monotonic()
+        self._counted_until = asyncio.get_running_loop().time()
 
     async def wait(self, seconds: float) -> None:
         """Waits, and counts the time; hardly more of it if our own event loop was held up."""
         await asyncio.sleep(seconds)
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         latest = seconds + self._config.heartbeat / 4
         self.seconds += min(now - self._counted_until, latest)
         self._counted_until = now

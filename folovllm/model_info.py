@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from folovllm.message_fields import MessageFields
+from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import types_pb2
 
 
@@ -43,3 +44,4 @@ class ModelInfo(MessageFields[types_pb2.ModelInfo]):
     replica_fingerprint: str = ""
     engines: tuple[EngineState, ...] = ()
     numerics_fingerprint: str = ""
+    default_sampling_params: SamplingParams = SamplingParams()

@@ -111,9 +111,9 @@ class CompletionOutput:
 
     stop_reason is the stop token's id or the stop string; it is None after the end-of-sequence
     token, and if output_complete says that a structured output is complete. usage and metrics come
-    with finish_reason, info with the first delta of index 0 or of a branch. exact and num_moves, from
-    a tokenizer service, say whether the final output is that of an undisturbed run, and at how many
-    engines it went on.
+    with finish_reason, info with the first delta of index 0 or of a branch. exact and num_moves,
+    from a tokenizer service, say whether the final output is that of an undisturbed run, and how
+    often it went on at another engine.
     """
 
     request_id: str = ""

@@ -28,6 +28,7 @@ from folovllm.serving.ports import host_and_port, reserved_port
 from folovllm.serving.server import GrpcServer
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
+from tokenizer_service.engines.migration.numerics import Migrate
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.engines.replicas import Replicas
 from tokenizer_service.model import TextModel
@@ -49,7 +50,8 @@ async def serve(
     Raises ConfigError if the port is in use.
     """
     server = GrpcServer(config.server, TOKENIZER_SERVICE)
-    engines = EnginePool(config.engines, model.fingerprints, replicas)
+    migrate = Migrate(config.migrate)
+    engines = EnginePool(config.engines, model.fingerprints, replicas, migrate=migrate)
     servicer = TokenizerServicer(
         model.tokenizer,
         engines,

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import click
+
 from folovllm.errors import ConfigError
 from folovllm.serving.address import DEFAULT_ENGINE_PORT, DEFAULT_PORT, check_address
 from folovllm.serving.args import POSITIVE, Seconds, check, option, parse
@@ -36,6 +38,13 @@ class TokenizerServiceConfig:
         "Send requests only to engines of this replica fingerprint, which `folovllm info` shows. "
         "Default: that of the first engine.",
         metavar="HEX",
+    )
+    migrate: str = option(
+        "exact",
+        "Where a stream with output goes on when its engine is lost: at one that gives it the "
+        "tokens of an undisturbed run (exact), at any (any), or nowhere (never).",
+        type=click.Choice(["exact", "any", "never"]),
+        metavar="HOW",
     )
     max_prompt_bytes: int = option(
         DEFAULT_MAX_PROMPT_BYTES, "Max bytes of a text in UTF-8.", type=POSITIVE, metavar="N"

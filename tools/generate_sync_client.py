@@ -17,21 +17,31 @@ import unasync
 
 API = Path(__file__).resolve().parent.parent / "client" / "folovllm_client" / "api"
 GENERATED = {
+    "calls/async_calling.py": "calls/sync_calling.py",
     "async_client.py": "sync_client.py",
     "async_tokenizing.py": "sync_tokenizing.py",
 }
 NAMES = {
+    "AsyncCalling": "Calling",
     "AsyncClient": "Client",
+    "AsyncServer": "SyncServer",
     "AsyncTokenizingCalls": "TokenizingCalls",
     "EngineServiceAsyncStub": "EngineServiceStub",
     "TokenizerServiceAsyncStub": "TokenizerServiceStub",
     "aclosing": "closing",
+    "async_calling": "sync_calling",
     "async_calls": "sync_calls",
     "async_tokenizing": "sync_tokenizing",
     "call_async": "call",
 }
 # No line is broken anew, so a replacement must fit into its line.
 PHRASES = {
+    "calls/async_calling.py": {
+        "AsyncCalling: how a client calls its servers, from asyncio.": (
+            "Calling: how a client calls its servers, from ordinary code."
+        ),
+        "The connections of AsyncClient, and": "The connections of Client, and",
+    },
     "async_client.py": {
         "AsyncClient: the tokenizer service, called from asyncio.": (
             "Client: the tokenizer service, called from ordinary code."
@@ -48,9 +58,7 @@ PHRASES = {
         "AsyncTokenizingCalls: text, token ids and the tokenizer itself, from asyncio.": (
             "TokenizingCalls: text, token ids and the tokenizer itself, from ordinary code."
         ),
-        "The part of AsyncClient that needs no engine; AsyncClient sets": (
-            "The part of Client that needs no engine; Client sets"
-        ),
+        "The part of AsyncClient that needs no engine.": "The part of Client that needs no engine.",
     },
 }
 HEADER = "# Generated from {source} by `make client-sync`; do not edit.\n"

@@ -1,27 +1,9 @@
-"""Which token ids end an output, and which it must not draw next."""
+"""Which token ids an output must not draw next."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
-from typing import TYPE_CHECKING, Literal
 
 from engine_service.core.request import Sequence
-
-if TYPE_CHECKING:
-    from folovllm.sampling_params import SamplingParams
-
-
-def stop_kind(
-    token_id: int, num_output_tokens: int, params: "SamplingParams", eos_token_ids: Collection[int]
-) -> Literal["eos", "stop"] | None:
-    """How a token ends the output of which it is the `num_output_tokens`-th; None if it does not.
-
-    As the model's end of a sequence, or as one of the request's stop tokens.
-    """
-    if num_output_tokens <= params.min_tokens:
-        return None
-    if token_id in eos_token_ids and not params.ignore_eos:
-        return "eos"
-    return "stop" if token_id in params.stop_token_ids else None
 
 
 def forbidden_token_ids(

@@ -49,6 +49,11 @@ class Request:
     has come again keeps its place with the time at which it first came."""
     handicap: float = field(default=0.0, kw_only=True)
     """Seconds by which it is queued as if it had come later."""
+    moved: bool = field(default=False, kw_only=True)
+    """Whether another engine has had it: it is not refused for load, and may wait for as long as it
+    takes."""
+    is_suspect: bool = field(default=False, kw_only=True)
+    """Whether that engine may have died of it: see SequenceGroup.on_trial."""
     num_parent_output_tokens: int = field(default=0, kw_only=True)
     """Of a branch: how many of the prompt's last tokens its parent generated."""
     continued: Continued | None = field(default=None, kw_only=True)
@@ -180,6 +185,8 @@ class Sequence:
                 prompt_token_ids=token_ids,
                 prompt=None,
                 continued=None,
+                moved=False,
+                is_suspect=False,
                 sampling_params=branch.sampling_params,
                 seed=branch.seed,
                 arrival_time=arrival_time,
@@ -224,6 +231,9 @@ class SequenceGroup:
         self.forked = request.num_outputs == 1
         """Whether every sequence runs on its own."""
         self.looks_back = params.looks_back
+        self.on_trial = request.is_suspect
+        """Whether the request may end the engine, and has no new token yet. No other such request
+        is computed meanwhile, so that an engine's end tells which one it was."""
         # They go with the first tokens of index 0, and are not computed again.
         first = self._given.get(0)
         self.wants_prompt_logprobs = params.prompt_logprobs is not None and (

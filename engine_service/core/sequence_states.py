@@ -63,12 +63,14 @@ class SequenceStates:
     def start_next(self) -> Sequence | None:
         """Runs the first waiting sequence, on what the prefix cache has of it.
 
-        None if none waits, or too many run, or the free KV cannot hold all of it; later ones must
-        not overtake it.
+        None if none waits, or too many run, or the free KV cannot hold all of it, or it is on trial
+        and another one is too; later ones must not overtake it.
         """
         if not self.waiting or not self.has_capacity:
             return None
         first = self.waiting.first()
+        if first.group.on_trial and self._tries_another(first.group):
+            return None
         seq = first.group.seq(first.index)
         if not self._kv.start(seq, seq.group.max_cached_tokens):
             return None
@@ -120,6 +122,11 @@ class SequenceStates:
         seq_id = group.first_seq_id + index
         if seq_id not in self.running and seq_id not in self.waiting:
             self.waiting.add(group, index)
+
+    def _tries_another(self, group: SequenceGroup) -> bool:
+        """Whether a request that runs is on trial: it leads to a token, or ends, in time."""
+        groups = (seq.group for seq in self.running.values())
+        return any(other.on_trial and other is not group for other in groups)
 
     def _run(self, seq: Sequence) -> None:
         self.running[seq.seq_id] = seq

@@ -8,7 +8,6 @@ itself.
 from collections.abc import Sequence as SequenceOf
 from typing import TYPE_CHECKING
 
-from engine_service.core.forbidden_tokens import stop_kind
 from engine_service.core.kv_cache_manager import KVCacheManager
 from engine_service.core.outputs import (
     ModelRunnerOutput,
@@ -20,6 +19,7 @@ from engine_service.core.request import Request, RequestStatus, Sequence, Sequen
 from engine_service.core.scheduler_limits import SchedulerLimits
 from engine_service.core.sequence_states import SequenceStates
 from engine_service.core.spec_decode.speculator import Speculator
+from folovllm.parameters.stop_tokens import stop_kind
 
 if TYPE_CHECKING:
     from folovllm.logprobs import PositionLogprobs
@@ -153,6 +153,7 @@ class StepResults:
         """
         if seq.first_token_time is None:
             seq.first_token_time = self._states.clock()
+            seq.group.on_trial = False
         change = SequenceOutput(seq)
         status = self._append(change, token_ids[0], logprobs[0] if logprobs else None)
         count = 1

@@ -19,8 +19,8 @@ from engine_service.distributed.broadcast import IDLE_LIMIT, BroadcastChannel
 from engine_service.distributed.leader import Leader, follow
 from engine_service.distributed.liveness import RankLiveness
 from engine_service.distributed.rank import Rank
-from engine_service.engine.async_engine import step_alone
 from engine_service.engine.commands import Command
+from engine_service.engine.driving.engine_work import step_alone
 from engine_service.engine.factory import build_engine
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.layers.parallel import TensorParallel
@@ -54,7 +54,7 @@ class EngineRanks:
         return engine
 
     def step(self, engine: LLMEngine, commands: Sequence[Command]) -> list[CompletionOutput]:
-        """See `async_engine.Step`."""
+        """See `engine_work.Step`."""
         step = step_alone if self._leader is None else self._leader.step
         return step(engine, commands)
 

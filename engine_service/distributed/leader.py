@@ -27,7 +27,7 @@ class Leader:
         self._digest = 0
 
     def step(self, engine: LLMEngine, commands: Sequence[Command]) -> list[CompletionOutput]:
-        """A `async_engine.Step` of all ranks. Raises EngineDeadError if another has ended."""
+        """An `engine_work.Step` of all ranks. Raises EngineDeadError if another has ended."""
         self._channel.send(_DIGEST.pack(self._digest) + encode_commands(commands))
         outputs = engine.step()
         self._digest = _digest(outputs)

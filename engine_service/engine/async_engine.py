@@ -1,24 +1,27 @@
-"""AsyncEngine: one thread that owns the device, and the event loop that talks to it.
+"""AsyncEngine: an engine on a thread of its own, for the event loop that talks to it.
 
-Commands go in through a blocking queue, so an idle engine uses no CPU. The outputs of a step reach
-the event loop in one callback. A request that fails by itself ends with its own error. If the
-thread fails, or is given up, every stream ends with EngineDeadError, and so does every later
-request.
+Commands go to what drives the engine, and the outputs of a step come back in one callback. A
+request that fails by itself ends with its own error. If the engine fails, or is given up, every
+stream ends with EngineDeadError, and so does every later request.
 """
 
 import asyncio
-import queue
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
-import structlog
-
 from engine_service.config import SchedulerConfig
-from engine_service.engine.commands import Abort, Command, Matchers, StreamCommand
-from engine_service.engine.failures import RequestFailure, request_failure
+from engine_service.engine.commands import Abort, Matchers, StreamCommand
+from engine_service.engine.driving.engine_driver import EngineDriver
+from engine_service.engine.driving.engine_thread import EngineThread
+from engine_service.engine.driving.engine_work import (
+    EngineListener,
+    EngineWork,
+    Outcome,
+    Step,
+    step_alone,
+)
 from engine_service.engine.intake.command_demands import placed
 from engine_service.engine.intake.open_streams import OpenStreams
 from engine_service.engine.llm_engine import EngineLoad, LLMEngine
@@ -29,25 +32,9 @@ from engine_service.host_memory import free_host_memory
 from engine_service.overload.admission import Admission
 from engine_service.overload.queue_limits import queue_limits
 from engine_service.overload.ticket import Ticket
-from folovllm.errors import (
-    EngineDeadError,
-    QueueFullError,
-    ServerError,
-    UnavailableError,
-)
+from folovllm.errors import EngineDeadError, QueueFullError, UnavailableError
 from folovllm.model_info import ModelInfo
-from folovllm.outputs import CompletionOutput
 from folovllm.sampling_params import SamplingParams
-
-log: structlog.stdlib.BoundLogger = structlog.get_logger("engine")
-
-Step = Callable[[LLMEngine, Sequence[Command]], list[CompletionOutput]]
-"""Steps an engine, which has applied these commands since its last step."""
-
-
-def step_alone(engine: LLMEngine, commands: Sequence[Command]) -> list[CompletionOutput]:
-    """The Step of an engine that has one rank."""
-    return engine.step()
 
 
 class AsyncEngine:
@@ -60,34 +47,49 @@ class AsyncEngine:
         step: Step = step_alone,
         min_stuck_seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        driver: EngineDriver | None = None,
+        matcher_maker: MatcherMaker | None = None,
     ) -> None:
-        """The engine's own thread calls `build`, so that all device objects live there.
+        """The driver calls `build`, so that all device objects live where it works.
 
         `queue_config` says how long the queue may grow; None is without limits.
-        `min_stuck_seconds` is the floor of the `step_clock`. `clock` is that of arrival times.
+        `min_stuck_seconds` is the floor of the `step_clock`. `clock`, in seconds, is that of
+        arrival times. The default driver is a thread of the engine's own.
         """
-        self.step_clock = StepClock(min_stuck_seconds)
-        self._build = build
+        self.clock = clock
+        """In seconds; that of arrival times."""
+        self.step_clock = StepClock(min_stuck_seconds, clock)
         self._queue_config = queue_config
-        self._clock = clock
-        self._step = step
-        # None stops the thread.
-        self._inbox: queue.SimpleQueue[tuple[Command, Matchers] | None] = queue.SimpleQueue()
         self._streams = OpenStreams(clock)
         self._engine: LLMEngine | None = None
-        self._matcher_maker = MatcherMaker()
+        self._matcher_maker = matcher_maker or MatcherMaker()
         self._load = EngineLoad()
         self._load_watchers: set[Callable[[], None]] = set()
         self._died = asyncio.Event()
         self.dead_error: EngineDeadError | None = None
         """What every request ends with once the engine has failed or was stopped."""
-        self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._ready: asyncio.Future[LLMEngine] = self._loop.create_future()
+        self._ready: asyncio.Future[LLMEngine] = asyncio.get_running_loop().create_future()
+        self._driver = driver or EngineThread()
+        self._work = EngineWork(
+            build,
+            step,
+            EngineListener(
+                started=self._set_started,
+                start_failed=self._set_start_failed,
+                scheduled=self._streams.set_scheduled,
+                delivered=self._deliver,
+                died=self._fail_all,
+            ),
+            self._driver.tell,
+            clock=clock,
+            step_clock=self.step_clock,
+            max_queue_seconds=None if queue_config is None else queue_config.max_queue_seconds,
+        )
 
     async def start(self) -> None:
         """Loads the model and warms up; raises what that raises."""
-        self._thread.start()
+        self._driver.start(self._work)
         self._engine = await self._ready
         if self._queue_config is not None:
             limits = queue_limits(self._queue_config, self._engine.info, free_host_memory())
@@ -120,8 +122,7 @@ class AsyncEngine:
     @property
     def thread_id(self) -> int:
         """The identifier of the engine's thread, which has started."""
-        assert self._thread.ident is not None
-        return self._thread.ident
+        return self._driver.thread_id
 
     @property
     def num_requests(self) -> int:
@@ -204,7 +205,7 @@ class AsyncEngine:
             ticket = self._streams.admit(command, info)
         stream = self._streams.open(command, ticket)
         self._notify_load_watchers()
-        self._inbox.put((placed(command, ticket), matchers))
+        self._driver.put(placed(command, ticket), matchers)
         return stream
 
     def release(self, stream: OutputStream) -> None:
@@ -215,7 +216,7 @@ class AsyncEngine:
         stream.close()
         # The name of a stream that has ended may belong to another by now.
         if self._streams.get(stream.name) is stream:
-            self._inbox.put((Abort(stream.name), ()))
+            self._driver.put(Abort(stream.name))
 
     @asynccontextmanager
     async def running(self, command: StreamCommand) -> AsyncIterator[OutputStream]:
@@ -237,7 +238,7 @@ class AsyncEngine:
         """
         if name not in self._streams:
             return False
-        self._inbox.put((Abort(name, tuple(indexes)), ()))
+        self._driver.put(Abort(name, tuple(indexes)))
         return True
 
     @property
@@ -251,12 +252,12 @@ class AsyncEngine:
 
     def fail(self, reason: str) -> None:
         """Gives the engine's thread up, as if it had failed. For any thread."""
-        self._call_soon(self._fail_all, reason)
+        self._driver.tell(self._fail_all, reason)
 
     def begin_to_stop(self) -> None:
         """Ends the thread after its present step; running streams end with EngineDeadError."""
         self._matcher_maker.close()
-        self._inbox.put(None)
+        self._driver.stop()
 
     async def stop(self, max_seconds: float = 10.0) -> bool:
         """Ends the thread, and returns when it has ended.
@@ -264,10 +265,10 @@ class AsyncEngine:
         False if its step has not ended after `max_seconds`. It lives on then, without streams.
         """
         self.begin_to_stop()
-        await asyncio.to_thread(self._thread.join, max_seconds)
-        if self._thread.is_alive():
+        ended = await self._driver.join(max_seconds)
+        if not ended:
             self._fail_all("the engine was stopped")
-        return not self._thread.is_alive()
+        return ended
 
     def _fail_all(self, reason: str) -> None:
         if self.dead_error is not None:
@@ -283,87 +284,17 @@ class AsyncEngine:
         for changed in self._load_watchers:
             changed()
 
-    def _deliver(
-        self, outputs: list[CompletionOutput], failures: Sequence[RequestFailure] = ()
-    ) -> None:
-        self._streams.deliver(outputs, saturated=self._load.num_waiting > 0)
-        self._streams.fail(failures)
+    def _deliver(self, outcome: Outcome) -> None:
+        self._load = outcome.load
+        self._streams.deliver(outcome.outputs, saturated=outcome.load.num_waiting > 0)
+        self._streams.fail(outcome.failures)
         self._notify_load_watchers()
+
+    def _set_started(self, engine: LLMEngine, load: EngineLoad) -> None:
+        self._load = load
+        if not self._ready.done():
+            self._ready.set_result(engine)
 
     def _set_start_failed(self, error: Exception) -> None:
         if not self._ready.done():
             self._ready.set_exception(error)
-
-    # From here on: the engine's thread.
-
-    def _run(self) -> None:
-        try:
-            engine = self._build()
-            engine.warm_up()
-        except Exception as error:
-            self._call_soon(self._set_start_failed, error)
-            return
-        except BaseException as error:
-            failed = ServerError(f"the engine does not start: {error!r}")
-            self._call_soon(self._set_start_failed, failed)
-            return
-        self._load = engine.load()
-        engine.on_scheduled = partial(self._call_soon, self._streams.set_scheduled)
-        self._call_soon(self._ready.set_result, engine)
-        try:
-            while (commands := self._apply_commands(engine)) is not None:
-                self.step_clock.begin()
-                outputs = self._step(engine, commands)
-                self.step_clock.end(engine.num_step_tokens)
-                self._load = engine.load()
-                self._call_soon(self._deliver, outputs, engine.drain_failures())
-            self.fail("the engine was stopped")
-        except BaseException:  # a panic of a library is no Exception
-            # First, since logging may block or fail.
-            self.fail("the engine has failed")
-            log.exception("the engine failed")
-        finally:
-            self.step_clock.rest()
-
-    def _apply_commands(self, engine: LLMEngine) -> list[Command] | None:
-        """Applies all commands, waiting for one if there is nothing to do; None to stop.
-
-        Returns those that the engine did not refuse.
-        """
-        applied: list[Command] = self._end_overdue(engine)
-        while True:
-            idle = not engine.has_unfinished_requests()
-            if idle:
-                self.step_clock.rest()
-            try:
-                item = self._inbox.get(block=idle)
-            except queue.Empty:
-                return applied
-            if item is None:
-                return None
-            command, matchers = item
-            try:
-                outputs = command.apply(engine, matchers)
-            except Exception as error:
-                failure = request_failure(command.name, error)
-                self._call_soon(self._deliver, [], [failure])
-                continue
-            applied.append(command)
-            if outputs:
-                self._load = engine.load()
-                self._call_soon(self._deliver, outputs)
-
-    def _end_overdue(self, engine: LLMEngine) -> list[Command]:
-        """Ends what has waited too long; returns what other ranks have to do about it."""
-        if self._queue_config is None:
-            return []
-        overdue = engine.end_overdue(self._queue_config.max_queue_seconds, self._clock())
-        if overdue:
-            self._load = engine.load()
-            self._call_soon(self._deliver, [], overdue)
-        return [Abort(failure.name) for failure in overdue]
-
-    def _call_soon(self, function: Callable[..., object], *arguments: object) -> None:
-        """Calls a function on the event loop, unless that is closed and nobody is left to tell."""
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(function, *arguments)

@@ -40,6 +40,11 @@ class Generate:
         return self.request.request_id
 
     @property
+    def moved(self) -> bool:
+        """Whether another engine has had it."""
+        return self.request.moved
+
+    @property
     def num_outputs(self) -> int:
         """Continuations that it leads to."""
         return self.request.num_outputs
@@ -74,6 +79,7 @@ class Fork:
     branches: tuple[Branch, ...]
     arrival_time: float
     name_field: ClassVar = "fork_id"
+    moved: ClassVar = False
 
     @property
     def num_outputs(self) -> int:
@@ -121,6 +127,7 @@ class Score:
     name: str
     request: ScoreRequest
     name_field: ClassVar = "request_id"
+    moved: ClassVar = False
     follows_grammar: ClassVar = False
     sampling_params: ClassVar[Sequence[tuple[str, SamplingParams]]] = ()
 

@@ -72,10 +72,11 @@ def build_engine(
         weights_fingerprint=weights,
         replica_fingerprint=replica,
         numerics_fingerprint=numerics.fingerprint(),
+        default_sampling_params=_default_sampling_params(folder),
     )
     time_limit = _GRAMMAR_TIME_LIMIT if parallel.rank == 0 else _FOLLOWER_GRAMMAR_TIME_LIMIT
     compiler = GrammarCompiler(folder, info.vocab_size, info.eos_token_ids, time_limit=time_limit)
-    return LLMEngine(built.runner, config, info, _default_sampling_params(folder), compiler)
+    return LLMEngine(built.runner, config, info, info.default_sampling_params, compiler)
 
 
 def _default_sampling_params(folder: Path) -> SamplingParams:

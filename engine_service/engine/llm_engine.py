@@ -137,15 +137,15 @@ class LLMEngine:
     def add_request(self, request: Request, *matchers: TokenMatcher | None) -> None:
         """Adds a request that `admission.check_request` admits and whose id is not in use.
 
-        If it is continued, `continued.checks.check_continued` admits it too, and it may wait for as
-        long as it takes. `matchers` are what `make_matchers` returned for it; if left out, they are
-        made now.
+        If it is continued, `continued.checks.check_continued` admits it too. If it is or has moved,
+        it may wait for as long as it takes. `matchers` are what `make_matchers` returned for it; if
+        left out, they are made now.
         """
         self.scheduler.add_request(
             request,
             *(matchers or self.make_matchers(request)),
             # It has waited elsewhere.
-            may_wait=request.continued is not None,
+            may_wait=request.moved or request.continued is not None,
         )
         self._unannounced.add(request.request_id)
         if request.continued is not None and request.continued.branch_index:

@@ -8,7 +8,7 @@ from engine_service.engine.continued.matchers import matchers_after
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.structured_output.refusals import no_grammars
 from engine_service.structured_output.rehearsed_compiler import RehearsedCompiler
-from folovllm.errors import UnavailableError, errors_within
+from folovllm.errors import QueueFullError, UnavailableError, errors_within
 from folovllm.sampling_params import SamplingParams
 
 
@@ -23,9 +23,27 @@ class MatcherMaker:
         self._closed = False
 
     async def make(self, engine: LLMEngine, command: StreamCommand, caller: str) -> Matchers:
-        """What `command.apply` needs. Raises as RehearsedCompiler.compile and `matchers_after`."""
-        if self._closed:
-            raise UnavailableError("the engine is stopping")
+        """What `command.apply` needs. Raises as RehearsedCompiler.compile and `matchers_after`.
+
+        For a command that has moved here, there is room for its grammars in time.
+        """
+        while True:
+            if self._closed:
+                raise UnavailableError("the engine is stopping")
+            try:
+                return await self._make(engine, command, caller)
+            except QueueFullError as error:
+                if not command.moved:
+                    raise
+                await asyncio.sleep(error.retry_after)
+
+    def close(self) -> None:
+        """Ends what compiles; nothing does afterwards."""
+        self._closed = True
+        if self._compiler is not None:
+            self._compiler.close()
+
+    async def _make(self, engine: LLMEngine, command: StreamCommand, caller: str) -> Matchers:
         matchers: list[TokenMatcher | None] = []
         for place, params in command.sampling_params:
             with errors_within(place):
@@ -33,12 +51,6 @@ class MatcherMaker:
         if isinstance(command, Generate) and command.request.continued is not None:
             return await asyncio.to_thread(matchers_after, matchers[0], command.request.continued)
         return matchers
-
-    def close(self) -> None:
-        """Ends what compiles; nothing does afterwards."""
-        self._closed = True
-        if self._compiler is not None:
-            self._compiler.close()
 
     async def _matcher(
         self, engine: LLMEngine, params: SamplingParams, caller: str

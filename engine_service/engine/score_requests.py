@@ -62,11 +62,19 @@ def score_request(
     *,
     priority: int = 0,
     cache_salt: str = "",
+    arrival_time: float | None = None,
 ) -> ScoreRequest:
-    """The request. Raises InvalidRequestError if the model can never serve it."""
+    """The request, which has come now unless `arrival_time` is given.
+
+    Raises InvalidRequestError if the model can never serve it.
+    """
     _check_size(prompt_token_ids, continuations)
     request = ScoreRequest(
-        prompt_token_ids, continuations, priority=priority, cache_salt=cache_salt
+        prompt_token_ids,
+        continuations,
+        priority=priority,
+        cache_salt=cache_salt,
+        arrival_time=time.monotonic() if arrival_time is None else arrival_time,
     )
     prompt = request.prompt_token_ids
     check_ids("prompt", prompt, info)

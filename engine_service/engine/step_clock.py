@@ -18,9 +18,10 @@ class StepClock:
     Sizes are powers of two of tokens.
     """
 
-    def __init__(self, floor: float = 30.0) -> None:
-        """No step is stuck before `floor` seconds."""
+    def __init__(self, floor: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+        """No step is stuck before `floor` seconds, by `clock`."""
         self.floor = floor
+        self._clock = clock
         self.steps = threading.Event()
         """Clear while there is nothing to compute."""
         self.on_wake: Callable[[], object] | None = None
@@ -30,7 +31,7 @@ class StepClock:
 
     def begin(self) -> None:
         """A step begins."""
-        self._began = time.monotonic()
+        self._began = self._clock()
         if not self.steps.is_set():
             self.steps.set()
             if self.on_wake is not None:
@@ -39,7 +40,7 @@ class StepClock:
     def end(self, num_tokens: int) -> None:
         """It has ended, and has computed so many tokens."""
         assert self._began is not None
-        seconds, size = time.monotonic() - self._began, num_tokens.bit_length()
+        seconds, size = self._clock() - self._began, num_tokens.bit_length()
         self._began = None
         if seconds > self._slowest.get(size, 0.0):
             self._slowest[size] = seconds
@@ -52,7 +53,7 @@ class StepClock:
     def seconds(self) -> float:
         """How long the present step has taken; 0 between two."""
         began = self._began
-        return 0.0 if began is None else time.monotonic() - began
+        return 0.0 if began is None else self._clock() - began
 
     def limit(self, num_tokens: int) -> float:
         """Seconds after which a step of so many tokens is stuck."""

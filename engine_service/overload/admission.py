@@ -49,11 +49,14 @@ class Admission:
         self._num_bytes = 0
         self._waiting = WaitingWork()
 
-    def admit(self, name: str, demand: Demand, arrival_time: float, now: float) -> Ticket:
+    def admit(
+        self, name: str, demand: Demand, arrival_time: float, now: float, *, moved: bool = False
+    ) -> Ticket:
         """Takes a request on. Raises QueueFullError with the time that is left until its turn.
 
         One that comes before its turn keeps it. One that comes later than its turn is good for, or
-        asks for more than then, is like any that comes for the first time.
+        asks for more than then, is like any that comes for the first time. One that has `moved`
+        here from another engine, which has admitted it, is never refused: others are the sooner.
         """
         num_tokens = max(1.0, demand.num_tokens(self._output_tokens.value))
         self._offered_tokens.add(num_tokens)
@@ -62,21 +65,27 @@ class Admission:
         turn = self._refused.find(name, now)
         if turn is not None and not demand.is_within(turn.demand):
             turn = None
-        if turn is not None and now < turn.time and self._waiting.num_requests:
-            raise self._refusal(turn.time - now)
         ticket = Ticket(demand, num_tokens, arrival_time if turn is None else turn.arrival)
-        wait = self._wait(ticket, returns=turn is not None)
-        if wait > 0:
-            raise self._refusal(self._book(name, ticket, wait, now))
+        if moved:
+            ticket.arrival_time = min(arrival_time, ticket.arrival_time)
+        else:
+            self._check_room(name, ticket, turn, now)
         self._refused.forget(name)
         self._num_tickets += 1
         self._num_bytes += demand.num_bytes
-        if self._is_heavy(num_tokens):
+        if self._is_heavy(num_tokens) and not moved:
             rate = self._rate.per_second or self._limits.ordinary_num_tokens
             self._waiting.add_heavy(ticket, now, 1 / rate)
         else:
             self._waiting.add(ticket)
         return ticket
+
+    def _check_room(self, name: str, ticket: Ticket, turn: Turn | None, now: float) -> None:
+        if turn is not None and now < turn.time and self._waiting.num_requests:
+            raise self._refusal(turn.time - now)
+        wait = self._wait(ticket, returns=turn is not None)
+        if wait > 0:
+            raise self._refusal(self._book(name, ticket, wait, now))
 
     def begin(self, ticket: Ticket, now: float) -> int:
         """Its first output has come. Returns the work that this was: its prompt's tokens."""

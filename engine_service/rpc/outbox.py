@@ -50,6 +50,8 @@ class Outbox:
         self._changed: dict[SessionCall, None] = {}  # those with unread outputs, in order
         self._failed: deque[tuple[SessionCall, FolovError]] = deque()
         self._greeted = False
+        self.drains = False
+        """Whether the front end is still to be told that the engine drains."""
         self.ended: list[SessionCall] = []
         """Those whose end is in the message that is being written."""
 
@@ -85,7 +87,7 @@ class Outbox:
             else:
                 _add(message, part)
             size += part_size
-        if size or self._load.due or self._front_end.answer_due:
+        if size or self._load.due or self._front_end.answer_due or self.drains:
             self._completed(message)
             if size or message.ByteSize():
                 yield message
@@ -97,6 +99,7 @@ class Outbox:
             message.load.CopyFrom(load)
         if heartbeat is not None:
             message.heartbeat.CopyFrom(heartbeat)
+        message.drains, self.drains = self.drains, False
         if not self._greeted:
             message.answers_heartbeats = self._greeted = True
         return message

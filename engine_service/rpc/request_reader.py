@@ -3,7 +3,6 @@
 Every function raises InvalidRequestError that names the field, and as AsyncEngine.info.
 """
 
-import time
 from collections.abc import Generator
 
 from engine_service.core.continued import Continued, ContinuedOutput
@@ -11,26 +10,37 @@ from engine_service.core.request import Branch, Request
 from engine_service.engine.admission import check_branch, check_prompt_length, check_request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Fork, Generate, Score
-from engine_service.engine.continued.checks import check_continued
+from engine_service.engine.continued.checks import check_continued, check_counts
 from engine_service.engine.score_requests import score_request
-from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError
 from folovllm.model_info import ModelInfo
+from folovllm.parameters.seeds import new_seed
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.serving.turns import LONG_BYTES
-from folovllm.v1 import types_pb2
+from folovllm.v1 import engine_service_pb2, types_pb2
+
+Moved = engine_service_pb2.Moved
 
 
-def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
-    """The request of a message."""
+# Seconds for which a request may have been elsewhere.
+_MAX_AGE = 30 * 24 * 3600
+
+
+def read_generate(
+    message: types_pb2.Request, engine: AsyncEngine, moved: Moved | None = None
+) -> Generate:
+    """The request of a message; `moved` is what the session's command says of it."""
+    age = 0.0 if moved is None else _read_age(moved)
     info = engine.info
     _refuse_text(message.sampling_params)
-    continued = read_continued(message) if message.HasField("continued") else None
     # What is continued has had its defaults resolved.
-    defaults = engine.default_sampling_params if continued is None else SamplingParams()
+    is_continued = message.HasField("continued")
+    defaults = SamplingParams() if is_continued else engine.default_sampling_params
     params = SamplingParams.from_proto(message.sampling_params, defaults)
-    check_prompt_length(len(message.prompt_token_ids), info)  # before they are copied
+    # Both before anything is copied.
+    check_prompt_length(len(message.prompt_token_ids), info)
+    continued = _read_continued(message, params, info) if is_continued else None
     request = Request(
         message.request_id or new_request_id(),
         message.prompt_token_ids[:],  # a list, which makes an array three times as fast
@@ -38,6 +48,9 @@ def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
         seed=new_seed(),
         priority=message.priority,
         cache_salt=message.cache_salt,
+        arrival_time=engine.clock() - age,
+        moved=moved is not None,
+        is_suspect=moved is not None and moved.is_suspect,
         num_parent_output_tokens=message.continued.num_parent_output_tokens,
         continued=continued,
     )
@@ -45,21 +58,6 @@ def read_generate(message: types_pb2.Request, engine: AsyncEngine) -> Generate:
     if continued is not None:
         check_continued(request, info)
     return Generate(request)
-
-
-def read_continued(message: types_pb2.Request) -> Continued:
-    """What a request has generated before; its parameters must be resolved."""
-    for name in ("seed", "max_tokens"):
-        if not message.sampling_params.HasField(name):
-            raise InvalidRequestError(
-                f"sampling_params.{name}", f"a continued request needs the {name} it ran with"
-            )
-    continued = message.continued
-    outputs = tuple(
-        ContinuedOutput(output.index, output.token_ids, logprobs=output.logprobs)
-        for output in continued.outputs
-    )
-    return Continued(outputs, branch_index=continued.branch_index)
 
 
 def fork_steps(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Generator[None, None, Fork]:
@@ -84,7 +82,7 @@ def fork_steps(message: types_pb2.ForkRequest, engine: AsyncEngine) -> Generator
         message.index,
         message.fork_id or new_request_id(),
         tuple(branches),
-        time.monotonic(),
+        engine.clock(),
     )
 
 
@@ -104,8 +102,40 @@ def read_score(message: types_pb2.ScoreRequest, engine: AsyncEngine) -> Score:
         info,
         priority=message.priority,
         cache_salt=message.cache_salt,
+        arrival_time=engine.clock(),
     )
     return Score(message.request_id or new_request_id(), request)
+
+
+def _read_continued(
+    message: types_pb2.Request, params: SamplingParams, info: ModelInfo
+) -> Continued:
+    """What a request has generated before; its parameters must be resolved."""
+    for name in ("seed", "max_tokens"):
+        if not message.sampling_params.HasField(name):
+            raise InvalidRequestError(
+                f"sampling_params.{name}", f"a continued request needs the {name} it ran with"
+            )
+    continued = message.continued
+    check_counts(continued.outputs, len(message.prompt_token_ids), params, info)
+    outputs = tuple(
+        ContinuedOutput(output.index, output.token_ids, logprobs=output.logprobs)
+        for output in continued.outputs
+    )
+    return Continued(outputs, branch_index=continued.branch_index)
+
+
+def _read_age(moved: Moved) -> float:
+    """Seconds since a request came to its front end."""
+    age = moved.age
+    seconds = age.seconds + age.nanos / 1e9
+    if not (0 <= age.nanos < 10**9 and 0 <= seconds <= _MAX_AGE):
+        raise InvalidRequestError(
+            "moved.age",
+            f"must be 0 to {_MAX_AGE} s with 0 to 999999999 ns, got {age.seconds} s and "
+            f"{age.nanos} ns",
+        )
+    return seconds
 
 
 def _refuse_text(message: types_pb2.SamplingParams) -> None:

@@ -80,7 +80,7 @@ class Session:
         """
         with self._sessions.entered(), self._load.watching():
             reader = asyncio.ensure_future(self._read(commands))
-            drained = asyncio.ensure_future(self._active_calls.drained())
+            drained = asyncio.ensure_future(self._drained())
             for task in (reader, drained):
                 task.add_done_callback(lambda _: self._wake.set())
             try:
@@ -106,6 +106,13 @@ class Session:
                     task.cancel()
                 await asyncio.gather(reader, drained, return_exceptions=True)
 
+    async def _drained(self) -> None:
+        """Returns when the server has drained; tells the front end when that begins."""
+        await self._active_calls.draining()
+        self._outbox.drains = True
+        self._wake.set()
+        await self._active_calls.drained()
+
     # Commands of the front end.
 
     async def _read(self, commands: AsyncIterator[SessionCommand]) -> None:
@@ -120,6 +127,7 @@ class Session:
     def _execute(self, message: SessionCommand) -> None:
         self._front_end.heard()
         kind = message.WhichOneof("command")
+        moved = message.moved if message.HasField("moved") else None
         if kind == "cancel":
             self._cancel(message.cancel)
         elif kind == "heartbeat":
@@ -128,11 +136,19 @@ class Session:
         elif kind == "abort":
             self._abort(message.abort)
         elif kind == "fork":
-            self._start("Fork", "fork_id", message.fork.fork_id, message.fork)
+            self._start("Fork", "fork_id", message.fork.fork_id, message.fork, moved)
         else:
-            self._start("Generate", "request_id", message.generate.request_id, message.generate)
+            name = message.generate.request_id
+            self._start("Generate", "request_id", name, message.generate, moved)
 
-    def _start(self, method: str, name_field: str, name: str, message: StartMessage) -> None:
+    def _start(
+        self,
+        method: str,
+        name_field: str,
+        name: str,
+        message: StartMessage,
+        moved: engine_service_pb2.Moved | None,
+    ) -> None:
         """Starts a request; anything wrong with it becomes its failure."""
         call = SessionCall(_METHOD + method, name[:MAX_NAME_BYTES])
         self._open.add(call)
@@ -142,7 +158,7 @@ class Session:
             check_bounds(message)
             if name in self._running:
                 raise InvalidRequestError(name_field, f"{name} is running already")
-            steps = self._steps(message)
+            steps = self._steps(message, moved)
             command = None if self._parent_of(message) else _first_step(steps)
             self._running[name] = call
             if command is None or command.follows_grammar:
@@ -152,10 +168,12 @@ class Session:
         except Exception as error:
             self._fail(call, error)
 
-    def _steps(self, message: StartMessage) -> Steps:
+    def _steps(self, message: StartMessage, moved: engine_service_pb2.Moved | None) -> Steps:
         """Reads a request, in steps if that takes long."""
         if isinstance(message, types_pb2.Request):
-            return read_generate(message, self._engine)
+            return read_generate(message, self._engine, moved)
+        if moved is not None:
+            raise InvalidRequestError("moved", "each branch moves as a request of its own")
         check_name("request_id", message.request_id)
         return (yield from fork_steps(message, self._engine))
 

@@ -4,7 +4,6 @@ Every call counts, except marked ones that carry many requests; there each reque
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -62,6 +61,10 @@ class ActiveCalls:
             return False
         return True
 
+    async def draining(self) -> None:
+        """Returns when a drain has begun."""
+        await self._draining.wait()
+
     async def drained(self) -> None:
         """Returns when a drain has begun and everything that it waits for has ended."""
         await self._draining.wait()
@@ -108,11 +111,15 @@ class CurrentCall:
     peer: str = ""
     """The connection that it came on."""
     deadline: float | None = None
-    """In time.monotonic()'s seconds."""
+    """By the time of the event loop that serves it."""
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline, at least 0; None if there is none."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        return (
+            None
+            if self.deadline is None
+            else max(0.0, self.deadline - asyncio.get_running_loop().time())
+        )
 
 
 current_call: ContextVar[CurrentCall] = ContextVar("current_call", default=CurrentCall())  # noqa: B039

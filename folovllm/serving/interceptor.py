@@ -185,8 +185,8 @@ async def _observed(method: str, context: Context) -> AsyncIterator[None]:
     """
     structlog.contextvars.clear_contextvars()
     peer, time_remaining = context.peer(), context.time_remaining()
-    started = time.monotonic()
-    deadline = None if time_remaining is None else started + time_remaining
+    started, now = time.monotonic(), asyncio.get_running_loop().time()
+    deadline = None if time_remaining is None else now + time_remaining
     current_call.set(CurrentCall(peer, deadline))
     code = grpc.StatusCode.OK
     try:

@@ -3,7 +3,8 @@
     bind ─▶ start (NOT_SERVING) ─▶ set_serving(True) ─▶ wait_for_stop ─▶ drain
 
 Draining: health becomes NOT_SERVING, new streams are refused with UNAVAILABLE, running streams
-finish within the grace period, then the server stops. A second signal ends the grace period.
+finish within the grace period, then the server stops, at once if there is none. A second signal
+ends the grace period.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.args import POSITIVE, Seconds, check, option
 from folovllm.serving.background_tasks import first
 from folovllm.serving.channel import MAX_CALLS, SERVER_OPTIONS
+from folovllm.serving.health.service import Health
 from folovllm.serving.interceptor import CallInterceptor
 from folovllm.serving.ports import allow_open_files, host_and_port, require_free_port
 from folovllm.serving.reflection import enable_reflection
@@ -108,7 +110,7 @@ class GrpcServer:
             options=[*options, share, algorithms, connections],
             maximum_concurrent_rpcs=MAX_CALLS,
         )
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         if config.reflection:
             enable_reflection(self.grpc, [service_name, health.SERVICE_NAME])
@@ -165,7 +167,7 @@ class GrpcServer:
         await first(self.active_calls.drain(grace_period), self._hard_stop.wait())
         # What has arrived by now is refused with UNAVAILABLE; gRPC's stop would cancel it.
         await first(asyncio.sleep(_LAST_ARRIVALS), self._hard_stop.wait())
-        # Health watches never end by themselves; they are cancelled.
+        self._health.end_watches()
         await self.grpc.stop(grace=_LAST_GRACE)
         # Their tasks end in the loop's next round; if it ended first, each would print a traceback.
         await asyncio.sleep(0)

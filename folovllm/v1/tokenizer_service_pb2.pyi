@@ -122,9 +122,7 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def resume(self) -> _types_pb2.Resume:
-        """Goes on with a stream that broke. One that still runs under the request_id is ended first.
-        Absent: begins anew.
-        """
+        """Goes on with a stream that broke. Only in Generate. Absent: begins anew."""
 
     def __init__(
         self,
@@ -842,9 +840,7 @@ class ChatRequest(_message.Message):
 
     @_builtins.property
     def resume(self) -> _types_pb2.Resume:
-        """Goes on with a stream that broke. One that still runs under the request_id is ended first.
-        Absent: begins anew.
-        """
+        """Goes on with a stream that broke. Only in Chat. Absent: begins anew."""
 
     def __init__(
         self,
@@ -920,13 +916,16 @@ class ChatOutput(_message.Message):
 
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The token ids that arrived with the event, those of markers such as "<think>" included. Joined
-        over an index they are its whole output.
+        """The token ids that led to the event, those of markers such as "<think>" included. Where one led to
+        several events, the first has it; one that led to none comes with an event beside it. Joined over
+        an index they are its whole output.
         """
 
     @_builtins.property
     def info(self) -> _types_pb2.RequestInfo:
-        """On the first message of index 0. A long one comes in several messages, before the first event."""
+        """On the first message of index 0, before any of the others. A long one comes in several messages,
+        before the first event.
+        """
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.PositionLogprobs]:
@@ -1046,7 +1045,9 @@ class ToolCallStart(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Unique in the conversation."""
+    """Unique in the conversation. A function of the prompt, the request_id, the index and the number of
+    the call, so that a stream which is resumed has the same ones.
+    """
     name: _builtins.str
     """The tool's name."""
     def __init__(

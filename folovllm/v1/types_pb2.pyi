@@ -534,7 +534,10 @@ Global___ContinuedOutput: _TypeAlias = ContinuedOutput  # noqa: Y015
 @_typing.final
 class Resume(_message.Message):
     """What the caller of a stream that broke has received, so that any tokenizer service can go on with
-    it from exactly there: nothing is sent twice, and nothing is missing.
+    it from exactly there: nothing is sent twice, and nothing is missing. Everything else in the request
+    is as it was, with the request_id of the messages, which must be set. RequestInfo comes again only
+    where index 0 is listed without ids. A stream that still runs under the request_id is ended first,
+    with CANCELLED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -544,17 +547,23 @@ class Resume(_message.Message):
     PROMPT_FINGERPRINT_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     numerics_fingerprint: _builtins.str
-    """That of RequestInfo. Engines of another one go on only with `--migrate any`."""
+    """That of RequestInfo. UNAVAILABLE where no engine of the same one is ready, unless the service runs
+    with `--migrate any`, or there are no ids.
+    """
     prompt_fingerprint: _builtins.str
     """That of RequestInfo. FAILED_PRECONDITION where the request's prompt has another."""
     @_builtins.property
     def sampling_params(self) -> Global___SamplingParams:
-        """Those of RequestInfo. The request's own sampling_params are not read."""
+        """Those of RequestInfo; seed and max_tokens must be set. The request's own sampling_params are not
+        read.
+        """
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResumedOutput]:
         """One for each continuation whose last message was not received, in any order; those that are not
-        listed have ended. Their lists hold at most 2097152 elements together.
+        listed have ended. Their lists hold at most 2097152 elements together. None: no message was
+        received. Then the request begins anew, with its own sampling_params, and only takes the place of
+        one that still runs under its request_id.
         """
 
     def __init__(
@@ -586,10 +595,14 @@ class ResumedOutput(_message.Message):
     index: _builtins.int
     """Which of the n continuations."""
     num_later_messages: _builtins.int
-    """How many messages of this index were received after the one that bore the last of token_ids."""
+    """How many messages of this index were received after the one that bore the last of token_ids.
+    Default 0, as it always is in Generate.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """All its ids; none where nothing was received of it."""
+        """All its ids; none where nothing was received of it. One that would have ended it may only be the
+        last one: then what is left of its messages comes, and no engine is needed.
+        """
 
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -904,8 +917,8 @@ class CompletionOutput(_message.Message):
 
     @_builtins.property
     def info(self) -> Global___RequestInfo:
-        """On the first message of index 0; of a fork, on the first message of every index. Where it is
-        long, also on messages that follow, which have nothing else; see there.
+        """On the first message of index 0, before any of the others; of a fork, on the first message of
+        every index. Where it is long, also on messages that follow, which have nothing else; see there.
         """
 
     def __init__(
@@ -1221,6 +1234,7 @@ class ModelInfo(_message.Message):
     REPLICA_FINGERPRINT_FIELD_NUMBER: _builtins.int
     ENGINES_FIELD_NUMBER: _builtins.int
     NUMERICS_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    DEFAULT_SAMPLING_PARAMS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The path or hub id that the service was started with."""
     architecture: _builtins.str
@@ -1271,6 +1285,10 @@ class ModelInfo(_message.Message):
         none.
         """
 
+    @_builtins.property
+    def default_sampling_params(self) -> Global___SamplingParams:
+        """What a request's sampling_params mean where they are not set; seed never is."""
+
     def __init__(
         self,
         *,
@@ -1293,10 +1311,11 @@ class ModelInfo(_message.Message):
         replica_fingerprint: _builtins.str = ...,
         engines: _abc.Iterable[Global___EngineState] | None = ...,
         numerics_fingerprint: _builtins.str = ...,
+        default_sampling_params: Global___SamplingParams | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_sampling_params", b"default_sampling_params"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "block_size", b"block_size", "chat_template_fingerprint", b"chat_template_fingerprint", "device", b"device", "dtype", b"dtype", "engines", b"engines", "eos_token_ids", b"eos_token_ids", "kernels", b"kernels", "max_model_len", b"max_model_len", "max_n", b"max_n", "model_fingerprint", b"model_fingerprint", "model_id", b"model_id", "num_kv_blocks", b"num_kv_blocks", "numerics_fingerprint", b"numerics_fingerprint", "replica_fingerprint", b"replica_fingerprint", "server_version", b"server_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size", "weights_fingerprint", b"weights_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "block_size", b"block_size", "chat_template_fingerprint", b"chat_template_fingerprint", "default_sampling_params", b"default_sampling_params", "device", b"device", "dtype", b"dtype", "engines", b"engines", "eos_token_ids", b"eos_token_ids", "kernels", b"kernels", "max_model_len", b"max_model_len", "max_n", b"max_n", "model_fingerprint", b"model_fingerprint", "model_id", b"model_id", "num_kv_blocks", b"num_kv_blocks", "numerics_fingerprint", b"numerics_fingerprint", "replica_fingerprint", b"replica_fingerprint", "server_version", b"server_version", "tokenizer_fingerprint", b"tokenizer_fingerprint", "vocab_size", b"vocab_size", "weights_fingerprint", b"weights_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

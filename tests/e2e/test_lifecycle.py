@@ -9,8 +9,12 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from safetensors.torch import load_file, save_file
 
 from folovllm import AsyncClient, Client, FolovError, SamplingParams
@@ -18,6 +22,8 @@ from folovllm.errors import UnavailableError
 from folovllm.liveness import LivenessConfig
 from folovllm.model_files import DEMO_MODEL
 from folovllm.outputs import CompletionOutput, RequestOutput
+from folovllm.v1.engine_service_pb2 import SessionCommand
+from folovllm.v1.engine_service_pb2_grpc import EngineServiceStub
 from support.builders.engine_pools import request, until_ready
 from support.processes.service_processes import ENGINE_FLAGS, ServiceProcess, both_services, running
 from tokenizer_service.engines.fingerprints import Fingerprints
@@ -56,6 +62,37 @@ def test_sigterm_under_load_loses_no_stream(which: str) -> None:
         assert all(len(result.outputs[0].token_ids) == 150 for result in results)
         assert target.process.wait(timeout=60) == 0
         assert "stopped" in target.log
+
+
+def test_an_engine_ends_as_soon_as_its_streams_are_taken_over() -> None:
+    async def drained(engine: ServiceProcess) -> float:
+        loop = asyncio.get_running_loop()
+        async with grpc.aio.insecure_channel(engine.address) as channel:
+            call: Any = EngineServiceStub(channel).Session()
+            watch = HealthStub(channel).Watch(HealthCheckRequest())
+            names = [str(number) for number in range(16)]
+            for name in names:
+                command = request(name, 1, 2, 3)
+                command.generate.sampling_params.max_tokens = 1000
+                await call.write(command)
+            begun: set[str] = set()
+            while len(begun) < len(names):
+                begun |= {output.request_id for output in (await call.read()).outputs}
+            engine.process.send_signal(signal.SIGTERM)
+            began = loop.time()
+            while not (await call.read()).drains:
+                pass
+            for name in names:
+                await call.write(SessionCommand(cancel=name))
+            assert await asyncio.to_thread(engine.process.wait, 60) == 0
+            seconds = loop.time() - began
+            watch.cancel()
+        return seconds
+
+    with running("engine_service", *ENGINE_FLAGS) as engine:
+        engine.wait_serving()
+        assert asyncio.run(drained(engine)) < 2.0
+        assert '"cut_off": 0' in engine.log
 
 
 def test_a_killed_engine_is_unavailable_at_once_and_welcome_back() -> None:

@@ -25,7 +25,7 @@ from folovllm.serving.healthcheck import TOKENIZER_SERVICE
 from folovllm.v1 import types_pb2
 from folovllm_client.api.async_client import AsyncClient
 from folovllm_client.api.sync_client import Client
-from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
+from support.fakes.tokenizer_service import FakeTokenizerService, as_asked, running_fake
 
 
 @pytest.fixture
@@ -70,9 +70,10 @@ def test_sampling_params_are_sent_complete_or_not_at_all(
 ) -> None:
     client.generate("a")
     client.generate("a", SamplingParams(temperature=0))
-    assert not fake.requests[0].HasField("sampling_params")
-    assert fake.requests[1].sampling_params == SamplingParams(temperature=0).to_proto()
-    assert fake.requests[1].sampling_params.HasField("top_p")
+    unset, complete = map(as_asked, fake.requests)
+    assert not unset.HasField("sampling_params")
+    assert complete.sampling_params == SamplingParams(temperature=0).to_proto()
+    assert complete.sampling_params.HasField("top_p")
 
 
 def test_the_fields_of_a_request_arrive(client: Client, fake: FakeTokenizerService) -> None:
@@ -251,7 +252,7 @@ async def test_async_client_gives_the_same_answers(
         assert await client.detokenize([2, 104]) == "h"
         assert (await client.model_info()).max_model_len == 512
         assert await client.health(TOKENIZER_SERVICE) == "SERVING"
-    assert not fake.requests[1].HasField("sampling_params")
+    assert not as_asked(fake.requests[1]).HasField("sampling_params")
     assert fake.deadlines[1] is not None and fake.deadlines[1] < 60
 
 
@@ -323,10 +324,9 @@ def test_sampling_parameters_are_keywords(client: Client, fake: FakeTokenizerSer
     client.generate("a", max_tokens=32, temperature=0)
     list(client.stream("a", SamplingParams(top_p=0.5), n=2))
     client.chat("a", max_completion_tokens=32, logit_bias={"7": 1})
-    assert fake.requests[0].sampling_params == types_pb2.SamplingParams(
-        max_tokens=32, temperature=0
-    )
-    assert fake.requests[1].sampling_params == SamplingParams(top_p=0.5, n=2).to_proto()
-    assert fake.chats[0].sampling_params == types_pb2.SamplingParams(
+    first, second = map(as_asked, fake.requests)
+    assert first.sampling_params == types_pb2.SamplingParams(max_tokens=32, temperature=0)
+    assert second.sampling_params == SamplingParams(top_p=0.5, n=2).to_proto()
+    assert as_asked(fake.chats[0]).sampling_params == types_pb2.SamplingParams(
         max_tokens=32, logit_bias={7: 1}
     )

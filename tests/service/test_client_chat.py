@@ -21,7 +21,7 @@ from folovllm.errors import DeadlineError, InvalidRequestError, UnavailableError
 from folovllm.outputs import Usage
 from folovllm.v1 import tokenizer_service_pb2 as wire
 from support.fakes.chat import call_events, finish
-from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
+from support.fakes.tokenizer_service import FakeTokenizerService, as_asked, running_fake
 
 
 def get_weather(city: str) -> str:
@@ -81,7 +81,9 @@ def test_a_message_of_the_contract_is_sent_as_it_is(
 ) -> None:
     request = wire.ChatRequest(messages=[wire.ChatMessage(role=wire.ROLE_USER, content="ab")])
     assert len(list(client.send_chat(request, timeout=30))) == 3
-    assert fake.chats == [request]
+    assert [*map(as_asked, fake.chats)] == [request]
+    list(client.send_chat(request, resume=False))
+    assert fake.chats[1] == request
     assert fake.deadlines[0] is not None and fake.deadlines[0] < 60
 
 

@@ -125,3 +125,29 @@ async def test_what_has_ended_is_refused_by_name(fixture: EngineFixture) -> None
     with pytest.raises(InvalidRequestError, match="max_tokens is 5") as caught:
         await fixture.generate(go_on(whole, {0: 5}))
     assert caught.value.field == "continued.outputs[0].token_ids"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "field"),
+    [
+        ([{"index": 2}], "outputs[0].index"),
+        ([{}, {}], "outputs[1].index"),
+        ([{"token_ids": range(9)}], "outputs[0].token_ids"),
+        ([{}, {"index": 1, "token_ids": [4, 10**6]}], "outputs[1].token_ids"),
+        ([{"token_ids": [4, 50, 6]}], "outputs[0].token_ids[1]"),
+        ([{"token_ids": [4], "logprobs": [-1.0]}], "outputs[0].logprobs"),
+    ],
+)
+async def test_what_could_not_be_is_refused_by_name_in_a_session_and_alone(
+    fixture: EngineFixture, client: FrontEnd, outputs: list[dict[str, object]], field: str
+) -> None:
+    request = ask("a", max_tokens=9, n=2, stop_token_ids=[50])
+    for output in outputs:
+        request.continued.outputs.add(**output)
+    await client.send(generate=request)
+    request.request_id = "b"
+    for result in (client.result("a"), fixture.generate(request)):
+        with pytest.raises(InvalidRequestError) as caught:
+            await result
+        assert caught.value.field == f"continued.{field}"
+    assert fixture.engine.num_admitted == 0

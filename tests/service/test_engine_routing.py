@@ -50,8 +50,11 @@ class Engines:
     served: list[RunningEngine]
 
     def ids(self) -> list[list[str]]:
-        """Names of the requests that each engine has got."""
-        return [[call.request.request_id for call in fake.calls] for fake in self.fakes]
+        """Names of the requests that each engine has got, as their callers have given them."""
+        return [
+            [call.request.request_id.partition("~")[0] for call in fake.calls]
+            for fake in self.fakes
+        ]
 
     async def until_ready(self, *ready: bool) -> None:
         await until_each_ready(self.pool, *ready)
@@ -305,7 +308,7 @@ async def test_a_name_may_be_used_again_but_not_twice_at_once(engines: Engines) 
     # Under another name at the engine, for pieces of the first may still be on their way.
     with engines.pool.generate(request("r")) as run:
         assert (await anext(run)).request_id == "r"
-        wire_name = engines.ids()[0][1]
+        wire_name = engines.fakes[0].calls[1].request.request_id
         assert wire_name != "r"
         branches = [types_pb2.SamplingParams()]
         branch = types_pb2.ForkRequest(request_id="r", fork_id="f", branches=branches)
@@ -383,7 +386,8 @@ async def test_a_request_is_lost_with_two_engines_if_they_have_begun_it(begun: b
                     await asyncio.sleep(0)
             tried += new
             new[0].silent_ids = ""
-            new[0].sessions[0].put(Events(scheduled=["r"] if begun else []))
+            name = new[0].calls[0].request.request_id
+            new[0].sessions[0].put(Events(scheduled=[name] if begun else []))
             new[0].end_sessions()
         if begun:
             with pytest.raises(RequestLostError, match="second engine"):

@@ -478,6 +478,9 @@ async def test_a_drain_says_so_first_and_loses_no_running_stream() -> None:
     service.runner.release()
     for call in calls:
         assert (await call).outputs[0].token_ids == expected_tokens(PROMPT, 60, seed=7)
+    with pytest.raises(grpc.RpcError) as ended:  # at once, so that it holds nothing up
+        await anext(watch)
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
     await drain
     await service.engine.stop()
     await service.channel.close()

@@ -196,9 +196,13 @@ async def test_a_drain_loses_no_request_of_a_session_and_then_ends_it() -> None:
     drain = asyncio.ensure_future(fixture.server.drain())
     await asyncio.sleep(0)
     for session in (client, idle):
+        await session.until(lambda session=session: session.messages[-1].drains)  # type: ignore[misc]
         await session.send(generate=ask("late"))
-        with pytest.raises(UnavailableError, match="shutting down"):
-            await session.result("late")
+        await session.send(generate=ask("moved"), moved=engine_service_pb2.Moved())
+        for name in ("late", "moved"):
+            with pytest.raises(UnavailableError, match="shutting down"):
+                await session.result(name)
+        assert sum(message.drains for message in session.messages) == 1
     with pytest.raises(grpc.RpcError) as refused:
         await FrontEnd(fixture).ended
     assert isinstance(from_rpc_error(refused.value), UnavailableError)

@@ -34,8 +34,11 @@ class Engines:
     fakes: list[FakeEngine]
 
     def ids(self) -> list[list[str]]:
-        """Names of the requests that each engine has got."""
-        return [[call.request.request_id for call in fake.calls] for fake in self.fakes]
+        """Names of the requests that each engine has got, as their callers have given them."""
+        return [
+            [call.request.request_id.partition("~")[0] for call in fake.calls]
+            for fake in self.fakes
+        ]
 
     async def until_calls(self, number: int) -> None:
         """Returns when the engines have got so many requests."""
@@ -67,10 +70,14 @@ async def test_a_silent_engine_gets_nothing_new_until_it_speaks() -> None:
         await until_each_ready(pool, False, True)
         await anext(pool.generate(request("new")))
         assert engines.ids() == [["parent"], ["new"]]
-        branches = [types_pb2.SamplingParams()]
+        # A branch goes on elsewhere with what is known of the parent.
+        branches = [types_pb2.SamplingParams(seed=3)]
         fork = types_pb2.ForkRequest(request_id="parent", fork_id="f", branches=branches)
-        with pytest.raises(UnavailableError, match="it is silent"):
-            pool.fork(Command(fork=fork))
+        with pool.fork(Command(fork=fork)) as branch:
+            await anext(branch)
+        sent = engines.fakes[1].calls[1].request
+        assert sent.prompt_token_ids == [1, 2, 1]
+        assert sent.continued.num_parent_output_tokens == 1
         fake.speaks.set()
         await until_each_ready(pool, True, True)
         # Nothing of what ran has been lost.

@@ -21,6 +21,7 @@ from folovllm.v1.tokenizer_service_pb2 import (
     GenerateRequest,
     GenerateResponse,
 )
+from folovllm_client.api.calls.stream_readers import chat_reader
 from support.fakes.engine_factory import make_engine
 from support.fakes.model_runner import FakeModelRunner
 from support.processes.joined_services import JoinedServices
@@ -93,8 +94,9 @@ async def joined_generate(service: Service, request: GenerateRequest) -> Generat
 
 async def joined_chat(service: Service, request: ChatRequest) -> ChatResponse:
     """The answer that the stream's events make; calls get new ids each time."""
-    events = [ChatOutput.from_proto(each) async for each in service.stub.Chat(request)]
-    joined = ChatResult.join(events)
+    read = chat_reader()
+    events = [read(each) async for each in service.stub.Chat(request)]
+    joined = ChatResult.join(event for event in events if event is not None)
     assert joined.finished and joined.info is not None
     return ChatResponse(
         request_id=joined.request_id,

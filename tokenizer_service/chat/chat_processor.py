@@ -1,12 +1,12 @@
 """ChatProcessor: the engine's deltas of token ids become the typed events of n answers.
 
-Each token id is returned once, with the first event of its delta or, if that has none, with the
-next event. Each index has exactly one ChatFinish, and nothing after it. At a stop string the caller
-is asked to abort that answer at the engine. What the engine still sends for it is dropped, except
-the usage and metrics of its final delta, which the ChatFinish takes over.
+Each token id is returned once, with the event that it led to or, if it led to none, with one beside
+it, as `_Answer._outputs` says. Each index has exactly one ChatFinish, and nothing after it. At a
+stop string the caller is asked to abort that answer at the engine. What the engine still sends for
+it is dropped, except the usage and metrics of its final delta, which the ChatFinish takes over.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatFinishReason, ChatOutput
@@ -14,12 +14,15 @@ from folovllm.logprobs import PositionLogprobs
 from folovllm.outputs import CompletionOutput
 from tokenizer_service.chat.parser import ChatParser
 from tokenizer_service.text.output_processor import visible_ids
+from tokenizer_service.text.replayed import Replayed
 
 
 class ChatProcessor:
-    """All answers of one Chat. `make_parser` makes the parser of one answer."""
+    """All answers of one Chat. `make_parser` makes the parser of the answer of an index."""
 
-    def __init__(self, make_parser: Callable[[], ChatParser], *, include_stop_token: bool) -> None:
+    def __init__(
+        self, make_parser: Callable[[int], ChatParser], *, include_stop_token: bool
+    ) -> None:
         """`include_stop_token` leaves the text of a stop token in the content."""
         self._make_parser = make_parser
         self._include_stop_token = include_stop_token
@@ -31,9 +34,26 @@ class ChatProcessor:
         Returns what to send, and whether a stop string has just ended the answer while the engine
         still generates it.
         """
-        if delta.index not in self._answers:
-            self._answers[delta.index] = _Answer(self._make_parser(), self._include_stop_token)
-        return self._answers[delta.index].process(delta)
+        return self._answer(delta.index).process(delta)
+
+    def replay(
+        self, index: int, visible_ids: Sequence[int], num_hidden: int = 0
+    ) -> Replayed[ChatOutput]:
+        """Takes ids that were returned before, all so far; afterwards the rest follows from there.
+
+        `num_hidden` of them, after the others, have no text: a stop token. Their outputs have no
+        ids, since these were received.
+        """
+        return self._answer(index).replay(list(visible_ids), num_hidden, index)
+
+    def end(self, final: CompletionOutput) -> list[ChatOutput]:
+        """The last outputs of an index that no engine continues, by a final delta without ids."""
+        return self.process(final)[0]
+
+    def _answer(self, index: int) -> "_Answer":
+        if index not in self._answers:
+            self._answers[index] = _Answer(self._make_parser(index), self._include_stop_token)
+        return self._answers[index]
 
 
 class _Answer:
@@ -44,34 +64,49 @@ class _Answer:
         self._parser = parser
         self._include_stop_token = include_stop_token
         self._num_tokens = 0
-        # Of deltas that have not led to an event yet.
+        # Of ids that have not gone out with an event yet.
         self._token_ids: list[int] = []
         self._logprobs: list[PositionLogprobs] = []
 
     def process(self, delta: CompletionOutput) -> tuple[list[ChatOutput], bool]:
         if self._finished:
             return [], False
-        events: list[ChatEvent] = []
+        events: list[tuple[ChatEvent, int]] = []
         was_stopped = self._parser.stop is not None
         if not was_stopped:
             events = self._parse(delta)
         if delta.finished():
             self._finished = True
-            events.append(self._finish(delta))
+            events.append((self._finish(delta), self._num_tokens))
         stops = self._parser.stop is not None and not was_stopped and not self._finished
         return self._outputs(delta, events), stops
 
-    def _parse(self, delta: CompletionOutput) -> list[ChatEvent]:
-        num_before = self._parser.num_tokens
-        events = self._parser.push(visible_ids(delta, self._include_stop_token))
+    def replay(self, token_ids: list[int], num_hidden: int, index: int) -> Replayed[ChatOutput]:
+        parser = self._parser
+        num_earlier = len(token_ids) - (not num_hidden)
+        parser.push(token_ids[:num_earlier])
+        last = [] if parser.stop is not None else parser.push(token_ids[num_earlier:])
+        self._num_tokens = parser.num_tokens + (num_hidden if parser.stop is None else 0)
+        made = [ChatOutput(event, index=index) for event in last]
+        return Replayed(made, parser.stop, self._num_tokens)
+
+    def _parse(self, delta: CompletionOutput) -> list[tuple[ChatEvent, int]]:
+        """The events of a delta, each with the number of ids after the last that added to it."""
+        parser = self._parser
+        num_before = parser.num_tokens
+        events = [
+            *zip(
+                parser.push(visible_ids(delta, self._include_stop_token)), parser.ends, strict=True
+            )
+        ]
         num_taken = len(delta.token_ids)
-        if self._parser.stop is not None:
-            num_taken = self._parser.num_tokens - num_before
-        elif delta.finished():
-            events += self._parser.finish()
+        if parser.stop is not None:
+            num_taken = parser.num_tokens - num_before
         self._num_tokens += num_taken
         self._token_ids += delta.token_ids[:num_taken]
         self._logprobs += delta.logprobs[:num_taken]
+        if parser.stop is None and delta.finished():
+            events += [(event, self._num_tokens) for event in parser.finish()]
         return events
 
     def _finish(self, delta: CompletionOutput) -> ChatFinish:
@@ -101,10 +136,22 @@ class _Answer:
             num_moves=delta.num_moves,
         )
 
-    def _outputs(self, delta: CompletionOutput, events: list[ChatEvent]) -> list[ChatOutput]:
-        outputs = [ChatOutput(event, delta.request_id, delta.index) for event in events]
-        if outputs:
-            first = outputs[0]
-            first.token_ids, first.logprobs = self._token_ids, self._logprobs
-            self._token_ids, self._logprobs = [], []
+    def _outputs(
+        self, delta: CompletionOutput, events: list[tuple[ChatEvent, int]]
+    ) -> list[ChatOutput]:
+        """The events with their ids: each has those up to the last one that added to it.
+
+        Ids that led to nothing come with the event after them, if the delta has one, else with the
+        one before them, and where the delta has none, with the next delta's. So all that the ids
+        before the last one received have led to was received too, and what that one has led to
+        begins with the event that has it.
+        """
+        outputs = [ChatOutput(event, delta.request_id, delta.index) for event, _ in events]
+        num_given = self._num_tokens - len(self._token_ids)
+        for output, (_, end) in zip(outputs, events, strict=True):
+            count = (self._num_tokens if output is outputs[-1] else end) - num_given
+            output.token_ids = self._token_ids[:count]
+            output.logprobs = self._logprobs[:count]
+            del self._token_ids[:count], self._logprobs[:count]
+            num_given += count
         return outputs

@@ -2,13 +2,14 @@
 
 Sections are recognized by the ids of Qwen3's markers, never by text: `<think>` as the very first
 id (or in the prompt) begins the reasoning and `</think>` ends it, then `<tool_call>` and
-`</tool_call>` enclose a call. Anywhere else a marker is text. The events joined are the same
-however the ids are split; stop strings apply to content only.
+`</tool_call>` enclose a call. Anywhere else a marker is text. Stop strings apply to content only.
+
+However the ids are split, after the same ids the same events have been returned, but that deltas of
+one kind which follow each other may be joined; so has everything that the parser will do.
 """
 
 from collections.abc import Callable
 from enum import Enum, auto
-from uuid import uuid4
 
 from folovllm.chat_outputs import ChatEvent, ContentDelta, ReasoningDelta, TextDelta, ToolCallEnd
 from folovllm.sampling_params import SamplingParams
@@ -24,13 +25,11 @@ class _Kind(Enum):
     TOOL_CALL = auto()
 
 
-def new_call_id() -> str:
-    """A name for a tool call, unique in practice."""
-    return f"call_{uuid4().hex[:24]}"
-
-
 class ChatParser:
-    """One answer. `thinking` is its prompt's state; without `tool_calls` a call is content."""
+    """One answer. `thinking` is its prompt's state; without `tool_calls` a call is content.
+
+    `make_call_id` is called for each tool call that begins, whether it becomes one or not.
+    """
 
     def __init__(
         self,
@@ -39,7 +38,7 @@ class ChatParser:
         params: SamplingParams,
         thinking: ThinkingState,
         tool_calls: bool,
-        make_call_id: Callable[[], str] = new_call_id,
+        make_call_id: Callable[[], str],
     ) -> None:
         self.num_tokens = 0
         """Ids parsed; those after a stop string are not."""
@@ -47,6 +46,8 @@ class ChatParser:
         """Those between the markers of the reasoning."""
         self.num_tool_calls = 0
         """Calls that were completed."""
+        self.ends: list[int] = []
+        """For each event of the latest push, num_tokens after the last id that added to it."""
         self._tokenizer = tokenizer
         self._tokens = tokens
         self._params = params
@@ -67,17 +68,22 @@ class ChatParser:
     def push(self, token_ids: list[int]) -> list[ChatEvent]:
         """Parses the next ids, up to the answer's end."""
         events: list[ChatEvent] = []
-        # Without stop strings, all ids between markers are decoded at once.
+        self.ends = []
+        # Without stop strings, ids of a text are decoded together up to the next marker. Those of a
+        # call are not, so that it is known which of them led to which event.
         run: list[int] = []
         for token_id in token_ids:
             following = self._following(token_id)
+            if following is not None and run:
+                self._parse(run, events)
+                run = []
             self.num_tokens += 1
             if following is None:
                 run.append(token_id)
-            if run and (following is not None or self._params.stop):
-                self._parse(run, events)
-                run = []
-            if following is not None and self.stop is None:
+                if self._params.stop or self._kind is _Kind.TOOL_CALL:
+                    self._parse(run, events)
+                    run = []
+            else:
                 self._end_section(events, following)
                 if self.stop is None:
                     self._begin(following)
@@ -90,6 +96,7 @@ class ChatParser:
     def finish(self) -> list[ChatEvent]:
         """What is still held, at the end of the ids."""
         events: list[ChatEvent] = []
+        self.ends = []
         if self.stop is None:
             self._end_section(events, None)
         return events
@@ -167,5 +174,7 @@ class ChatParser:
             last = events[-1] if events else None
             if isinstance(last, TextDelta) and type(last) is type(event):
                 events[-1] = type(last)(last.text + event.text)
+                self.ends[-1] = self.num_tokens
             else:
                 events.append(event)
+                self.ends.append(self.num_tokens)

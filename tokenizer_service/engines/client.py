@@ -12,25 +12,24 @@ from collections.abc import Callable
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from folovllm.errors import FolovError, UnavailableError, from_rpc_error
 from folovllm.liveness import LivenessConfig
-from folovllm.serving.channel import ENGINE_CLIENT_OPTIONS, open_channel
 from folovllm.serving.healthcheck import ENGINE_SERVICE
-from folovllm.v1 import engine_service_pb2_grpc, types_pb2
+from folovllm.v1 import types_pb2
+from tokenizer_service.engines.connection import Connection, GrpcConnection
 from tokenizer_service.engines.fingerprints import Fingerprints
+from tokenizer_service.engines.migration.numerics import Numerics
+from tokenizer_service.engines.part import TOKENS_PER_CONTINUATION
 from tokenizer_service.engines.replicas import Replicas
 from tokenizer_service.engines.session import EngineSession
-from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _STATUS_NAME = health_pb2.HealthCheckResponse.ServingStatus.Name
 # Seconds before the health stream is opened again; opening then waits for the connection.
 _WATCH_BACKOFF = 0.25
 _MODEL_INFO_TIMEOUT = 5.0
-# Another channel to the same address is another connection.
-_CHANNEL_OPTIONS = [*ENGINE_CLIENT_OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
 
 HealthCall = grpc.aio.UnaryStreamCall[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
 
@@ -43,8 +42,14 @@ class EngineClient:
     """One engine at HOST:PORT. Belongs to the event loop that it is made in."""
 
     def __init__(
-        self, address: str, expected: Fingerprints, replicas: Replicas, liveness: LivenessConfig
+        self,
+        address: str,
+        expected: Fingerprints,
+        replicas: Replicas,
+        liveness: LivenessConfig,
+        connect: Callable[[str], Connection] = GrpcConnection,
     ) -> None:
+        """`connect` opens a new connection to an address."""
         self.address = address
         self._state = "not connected"
         self._expected = expected
@@ -54,13 +59,14 @@ class EngineClient:
         self._model_info: types_pb2.ModelInfo | None = None
         self._agrees = False
         self._session: EngineSession | None = None
-        self._open_channel()
+        self._connect = connect
+        self._connection = connect(address)
 
     @property
     def ready(self) -> bool:
         """Whether it accepts requests."""
         session = self._session
-        return self._agrees and session is not None and session.is_open and not session.is_silent
+        return self._agrees and session is not None and session.takes_requests
 
     @property
     def refused(self) -> bool:
@@ -72,9 +78,7 @@ class EngineClient:
         """Why it is not ready, in words; "ready" if it is."""
         if not self._agrees or self._session is None:
             return self._state
-        if self._session.is_silent:
-            return "it is silent"
-        return self._session.end_reason or self._state
+        return self._session.trouble or self._state
 
     @property
     def description(self) -> types_pb2.EngineState:
@@ -91,6 +95,17 @@ class EngineClient:
         """What it serves; only while it is connected."""
         assert self._model_info is not None
         return self._model_info
+
+    @property
+    def numerics(self) -> Numerics:
+        """What its tokens depend on; only while it is connected."""
+        return Numerics.of(self.model_info)
+
+    @property
+    def open_session(self) -> EngineSession | None:
+        """The session in which requests may run, whether it takes new ones or not."""
+        session = self._session
+        return session if session is not None and session.is_open else None
 
     @property
     def session(self) -> EngineSession:
@@ -120,10 +135,6 @@ class EngineClient:
         if self.refused:
             self._reconsidered.set()
 
-    def runs(self, name: str) -> bool:
-        """Whether a request or fork of that name runs on it."""
-        return self._session is not None and self._session.runs(name)
-
     async def score(
         self,
         request: types_pb2.ScoreRequest,
@@ -138,7 +149,9 @@ class EngineClient:
         )
         session.own_tokens += num_tokens
         try:
-            return await self._until_lost(self._engine.Score(request, timeout=timeout), session)
+            return await self._until_lost(
+                self._connection.engine.Score(request, timeout=timeout), session
+            )
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error)
             if isinstance(failure, UnavailableError):  # which of several
@@ -148,10 +161,10 @@ class EngineClient:
             session.own_tokens -= num_tokens
 
     async def close(self) -> None:
-        """Closes the channel and with it every stream."""
+        """Closes the connection and with it every stream."""
         if self._session is not None:
             await self._session.close()
-        await self._channel.close()
+        await self._connection.close()
 
     async def _until_lost(self, call: ScoreCall, session: EngineSession) -> types_pb2.ScoreResponse:
         """What a call returns. Raises UnavailableError if the session with its engine ends first.
@@ -168,17 +181,10 @@ class EngineClient:
             answer.cancel()
             call.cancel()
 
-    def _open_channel(self) -> None:
-        self._channel = open_channel(self.address, options=_CHANNEL_OPTIONS)
-        self._engine: engine_service_pb2_grpc.EngineServiceAsyncStub = (
-            engine_service_pb2_grpc.EngineServiceStub(self._channel)
-        )
-        self._health = health_pb2_grpc.HealthStub(self._channel)
-
     async def _reconnect(self) -> None:
         """Opens another connection: one whose packets were lost may take long to notice it."""
-        await self._channel.close()
-        self._open_channel()
+        await self._connection.close()
+        self._connection = self._connect(self.address)
 
     async def _watch(self, on_change: Callable[[], None]) -> None:
         """Follows health and session until one of them ends, or it is to be reconsidered.
@@ -187,7 +193,7 @@ class EngineClient:
         """
         request = health_pb2.HealthCheckRequest(service=ENGINE_SERVICE)
         self._reconsidered.clear()
-        call = self._health.Watch(request, wait_for_ready=True)
+        call = self._connection.health.Watch(request, wait_for_ready=True)
         try:
             while True:
                 status = await self._next_status(call)
@@ -232,7 +238,7 @@ class EngineClient:
 
     async def _meet(self, on_change: Callable[[], None]) -> None:
         """Asks what the engine serves and, if it is the expected model, opens a session."""
-        info = await self._engine.GetModelInfo(
+        info = await self._connection.engine.GetModelInfo(
             types_pb2.GetModelInfoRequest(), timeout=_MODEL_INFO_TIMEOUT
         )
         mismatch = self._expected.mismatch(info)
@@ -246,16 +252,19 @@ class EngineClient:
             self._model_info, self._agrees, self._state = info, False, mismatch
             return
         if self._session is None or not self._session.is_open:
-            tell = functools.partial(self._tell_silence, on_change)
+            tell = functools.partial(self._tell_change, on_change)
             self._session = await EngineSession.open(
-                self._engine, self.address, self._liveness, tell
+                self._connection.engine, self.address, self._liveness, tell
             )
         self._model_info, self._agrees, self._state = info, True, "ready"
         log.info("engine ready", engine=self.address, model=info.model_id, device=info.device)
 
-    def _tell_silence(self, on_change: Callable[[], None]) -> None:
-        if self._session is not None and self._session.is_silent:
+    def _tell_change(self, on_change: Callable[[], None]) -> None:
+        session = self._session
+        if session is not None and session.is_silent:
             log.warning("engine silent", engine=self.address)
+        elif session is not None and session.drains:
+            log.info("engine drains", engine=self.address)
         else:
             log.info("engine speaks again", engine=self.address)
         on_change()

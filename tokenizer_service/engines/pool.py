@@ -1,29 +1,32 @@
-"""EnginePool: the engines that requests may go to, and what chooses among them.
+"""EnginePool: the engines that requests may go to, and the streams that run there.
 
-A request that has produced no output when its engine fails, drains or has no room may be tried
-again at another engine, as `attempts` says.
+A stream outlives its engine: what fails, hangs or drains, or has no room, is left for another one,
+as `mover` says.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, Container, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from folovllm.errors import (
-    FolovError,
-    ModelMismatchError,
+    InvalidRequestError,
     NotFoundError,
     QueueFullError,
     UnavailableError,
 )
 from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.serving.background_tasks import start_background
+from folovllm.serving.request_names import check_name
 from folovllm.v1 import engine_service_pb2, types_pb2
-from tokenizer_service.engines.attempts import Attempts
 from tokenizer_service.engines.client import EngineClient
+from tokenizer_service.engines.connection import Connection, GrpcConnection
 from tokenizer_service.engines.fingerprints import Fingerprints
-from tokenizer_service.engines.refused_names import RefusedNames
+from tokenizer_service.engines.migration.attempts import Failure
+from tokenizer_service.engines.migration.numerics import Migrate
+from tokenizer_service.engines.migration.origin import ForkOrigin, Origin
+from tokenizer_service.engines.mover import Mover, begin
+from tokenizer_service.engines.part import Part
 from tokenizer_service.engines.replicas import Replicas
-from tokenizer_service.engines.router import Router
+from tokenizer_service.engines.routing.choice import EngineChoice
 from tokenizer_service.engines.stream import EngineStream
 
 Command = engine_service_pb2.SessionCommand
@@ -38,23 +41,39 @@ class EnginePool:
         expected: Fingerprints,
         replicas: Replicas | None = None,
         liveness: LivenessConfig = DEFAULT_LIVENESS,
+        *,
+        migrate: Migrate = Migrate.EXACT,
+        on_finished: Callable[[EngineStream], None] = lambda _: None,
+        connect: Callable[[str], Connection] = GrpcConnection,
     ) -> None:
-        """`replicas` may be shared with other processes; without them the first engine decides."""
+        """`replicas` may be shared with other processes; without them the first engine decides.
+
+        `on_finished` is told of each stream of `generate` or `fork` whose outputs have all come,
+        and `connect` opens the connections.
+        """
         self._replicas = replicas or Replicas()
         self._engines = [
-            EngineClient(address, expected, self._replicas, liveness) for address in addresses
+            EngineClient(address, expected, self._replicas, liveness, connect)
+            for address in addresses
         ]
         self._known_replica = self._replicas.fingerprint
-        self._router = Router()
-        self._refused = RefusedNames()
-        self._was_ready: set[str] = set()
+        self._choice = EngineChoice(self._engines, self._replicas)
+        self._migrate = migrate
+        self._mover = Mover(self._choice, migrate)
+        self._on_finished = on_finished
+        self._streams: dict[str, EngineStream] = {}  # those that run, by name
         self._followers: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
 
     @property
+    def engines(self) -> Sequence[EngineClient]:
+        """All of them, ready or not."""
+        return self._engines
+
+    @property
     def ready(self) -> bool:
         """Whether any engine accepts requests."""
-        return any(engine.ready for engine in self._engines)
+        return self._choice.any_ready
 
     def start(self) -> None:
         """Begins to connect, and follows the engines until close."""
@@ -65,39 +84,51 @@ class EnginePool:
 
     async def close(self) -> None:
         """Stops following and closes every channel; streams that still run fail."""
+        for stream in [*self._streams.values()]:
+            stream.end(UnavailableError("the service ends"))
         for follower in self._followers:
             follower.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
         for engine in self._engines:
             await engine.close()
 
-    def generate(self, command: Command) -> EngineStream:
-        """Begins the request of a command, whose id must be set, at the engine that suits it best.
+    def find(self, name: str) -> EngineStream | None:
+        """The stream of that name, if it runs."""
+        return self._streams.get(name)
 
-        Raises as `model_info` does, and InvalidRequestError if the id is in use there.
+    def generate(self, command: Command, numerics_fingerprint: str | None = None) -> EngineStream:
+        """Begins the request of a command at the engine that suits it best.
+
+        The command must not be changed afterwards. If it goes on with output, that comes from
+        engines of `numerics_fingerprint`. Raises as `model_info` does, InvalidRequestError if the
+        id is invalid or in use or the request is too large, and UnavailableError if no engine goes
+        on with it.
         """
         request = command.generate
-        name, prompt, salt = request.request_id, request.prompt_token_ids, request.cache_salt
-        engine = self._first(name, prompt, salt)
+        self._check_name("request_id", request.request_id)
+        origin = Origin(command, self._now())
+        if numerics_fingerprint is None:
+            engine = self._choice.first(origin.name, request.prompt_token_ids, request.cache_salt)
+            is_exact = True
+        else:
+            engine, is_exact = self._resumed_at(origin, numerics_fingerprint)
+        stream = EngineStream(origin, self._forget)
+        part = Part(stream, range(len(stream.progress)), self._mover.fail)
+        part.exact = is_exact
+        begin(part, command, engine, origin.name)
+        self._streams[origin.name] = stream
+        return stream
 
-        def begin_elsewhere(tried: Container[str], needs_room: bool) -> str | None:
-            other = self._other(tried, prompt, salt, needs_room)
-            if other is None:
-                return None
-            other.session.generate(stream, command)
-            return other.address
-
-        def retry(error: FolovError, scheduled: bool) -> FolovError | None:
-            final = attempts.try_again(error, scheduled)
-            if isinstance(final, QueueFullError):
-                self._refused.remember(name, attempts.refused_by)
-            return final
-
-        params = request.sampling_params
-        n = params.n if params.HasField("n") else 1
-        attempts = Attempts(engine.address, begin_elsewhere)
-        stream = EngineStream(name, len(prompt), n, retry)
-        engine.session.generate(stream, command)
+    def generate_at(self, command: Command, address: str) -> EngineStream:
+        """Begins a request at that engine, which is its only one. Raises as `generate`."""
+        engine = next((each for each in self._choice.ready() if each.address == address), None)
+        if engine is None:
+            raise UnavailableError(f"engine {address} is not ready")
+        check_name("request_id", command.generate.request_id)
+        stream = EngineStream(Origin(command, self._now()))
+        part = Part(stream, range(len(stream.progress)), _end)
+        part.may_move = False
+        begin(part, command, engine, stream.name)
         return stream
 
     def fork(self, command: Command) -> EngineStream:
@@ -106,12 +137,26 @@ class EnginePool:
         Raises NotFoundError if it runs nowhere, and as `generate` for the fork_id.
         """
         fork = command.fork
-        for engine in self._engines:
-            if engine.runs(fork.request_id):
-                stream = EngineStream(fork.fork_id, 0, len(fork.branches))
-                engine.session.fork(stream, command)
-                return stream
-        raise NotFoundError(f"no request {fork.request_id} runs here")
+        parent, index = self._streams.get(fork.request_id), fork.index
+        if parent is None or index >= len(parent.progress) or parent.progress[index].is_over:
+            raise NotFoundError(f"no request {fork.request_id} with an index {index} runs here")
+        self._check_name("fork_id", fork.fork_id)
+        origin = ForkOrigin(
+            command, self._now(), parent.origin, parent.inherited(), parent.progress[index]
+        )
+        stream = EngineStream(origin, self._forget)
+        part = Part(stream, range(len(fork.branches)), self._mover.fail)
+        trunk = next(each for each in parent.parts if index in each.indexes)
+        assert isinstance(trunk, Part)
+        home = trunk.home
+        if home is not None and (home.takes_requests or not self.ready):
+            part.begin_at(home, trunk.numerics)
+            home.fork(part, command, origin.name, trunk)
+            self._streams[origin.name] = stream
+        else:
+            self._streams[origin.name] = stream
+            self._mover.begin_fork(part)
+        return stream
 
     async def score(
         self,
@@ -123,17 +168,22 @@ class EnginePool:
         `timeout` is what is left of the caller's deadline, in seconds.
         """
         name, prompt, salt = request.request_id, request.token_ids.ids, request.cache_salt
-        engine = self._first(name, prompt, salt)
-        started = time.monotonic()
+        engine = self._choice.first(name, prompt, salt)
+        started = self._now()
         failure: UnavailableError | QueueFullError
         try:
             return await engine.score(request, timeout)
         except (UnavailableError, QueueFullError) as error:
             failure = error
-        other = self._other({engine.address}, prompt, salt, isinstance(failure, QueueFullError))
-        if other is not None:
+        others = [
+            other
+            for other in self._choice.others((), isinstance(failure, QueueFullError))
+            if other is not engine
+        ]
+        if others:
+            other = self._choice.best(others, prompt, salt)
             if timeout is not None:
-                timeout -= time.monotonic() - started
+                timeout -= self._now() - started
             try:
                 return await other.score(request, timeout)
             except QueueFullError as error:
@@ -142,7 +192,7 @@ class EnginePool:
                 ):
                     engine, failure = other, error
         if isinstance(failure, QueueFullError):
-            self._refused.remember(name, engine.address)
+            self._choice.refused.remember(name, engine.address)
         raise failure
 
     def model_info(self) -> types_pb2.ModelInfo:
@@ -151,7 +201,7 @@ class EnginePool:
         If none is ready, raises ModelMismatchError if the engines that are connected serve another
         model, else UnavailableError.
         """
-        return self._ready_engines()[0].model_info
+        return self._choice.ready()[0].model_info
 
     def descriptions(self) -> list[types_pb2.EngineState]:
         """What is known of each engine."""
@@ -168,56 +218,47 @@ class EnginePool:
             else:
                 await changed.wait()
 
-    def _ready_engines(self) -> list[EngineClient]:
-        """Those that accept requests, at least one. Raises as model_info does."""
-        ready = [engine for engine in self._engines if engine.ready]
-        if ready:
-            return ready
-        states = "; ".join(f"{engine.address}: {engine.state}" for engine in self._engines)
-        if not self._replicas.has_keepers and any(engine.refused for engine in self._engines):
-            raise ModelMismatchError(f"no engine serves this service's model: {states}")
-        raise UnavailableError(f"no engine is ready: {states}")
+    def _check_name(self, field: str, name: str) -> None:
+        """Raises InvalidRequestError if a request may not have this name now."""
+        check_name(field, name)
+        if name in self._streams:
+            raise InvalidRequestError(field, f"{name} is running already")
 
-    def _first(self, name: str, prompt: Sequence[int], cache_salt: str) -> EngineClient:
-        """The engine that a request is sent to first: where it has a turn, if it was refused."""
-        engines = self._ready_engines()
-        if (address := self._refused.take(name)) is not None:
-            engines = [engine for engine in engines if engine.address == address] or engines
-        return self._route(engines, prompt, cache_salt)
+    def _resumed_at(self, origin: Origin, fingerprint: str) -> tuple[EngineClient, bool]:
+        """The engine for what goes on with output of others, and whether that is exact."""
+        engines = self._choice.ready()
+        like = [each for each in engines if each.numerics.fingerprint == fingerprint != ""]
+        has_output = any(each.token_ids or each.is_over for each in origin.new_progress())
+        is_exact = bool(like) or not has_output
+        if not is_exact and self._migrate is not Migrate.ANY:
+            raise UnavailableError(
+                f"no engine that is ready can exactly go on with it: none has the numerics "
+                f"fingerprint {fingerprint or 'of an engine whose results are reproducible'}"
+            )
+        return self._choice.best_for(origin, like or engines), is_exact
 
-    def _other(
-        self, tried: Container[str], prompt: Sequence[int], cache_salt: str, needs_room: bool
-    ) -> EngineClient | None:
-        """The ready engine for a prompt, of those not tried; None if there is none.
+    def _forget(self, stream: EngineStream) -> None:
+        """A stream has ended: its name is free."""
+        if self._streams.get(stream.name) is stream:
+            del self._streams[stream.name]
+        if stream.complete:
+            self._on_finished(stream)
 
-        With `needs_room`, one that has said that it has none does not count.
-        """
-        others = [each for each in self._engines if each.ready and each.address not in tried]
-        if needs_room:
-            others = [each for each in others if each.session.has_room]
-        return self._route(others, prompt, cache_salt) if others else None
-
-    def _route(
-        self, engines: Sequence[EngineClient], prompt: Sequence[int], cache_salt: str
-    ) -> EngineClient:
-        """The engine for a prompt, one with room if there is any."""
-        if len(self._engines) == 1:
-            return engines[0]
-        engines = [engine for engine in engines if engine.session.has_room] or engines
-        by_address = {engine.address: engine for engine in engines}
-        loads = {engine.address: engine.session.outstanding_tokens for engine in engines}
-        block_size = engines[0].model_info.block_size
-        return by_address[self._router.choose(prompt, cache_salt, block_size, loads)]
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     def _notify(self) -> None:
-        ready = {engine.address for engine in self._engines if engine.ready}
-        for lost in self._was_ready - ready:
-            self._router.forget(lost)
-        self._was_ready = ready
+        self._choice.note_changes()
         if self._replicas.fingerprint != self._known_replica:
             self._known_replica = self._replicas.fingerprint
             for engine in self._engines:
                 engine.reconsider()
+        self._mover.consider()
         # An event for each change: whoever waits sees this one, whoever comes later the next.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+def _end(part: Part, failure: Failure) -> None:
+    """What runs at one engine only ends with it."""
+    part.stream.end(failure.error)

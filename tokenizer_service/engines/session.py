@@ -21,13 +21,15 @@ from folovllm.errors import (
     from_status_bytes,
 )
 from folovllm.liveness import LivenessConfig
-from folovllm.request_id import new_request_id
 from folovllm.serving.background_tasks import start_background
 from folovllm.serving.channel import MAX_MESSAGE_BYTES
-from folovllm.serving.request_names import check_name
 from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
+from tokenizer_service.engines.handles import Handles
 from tokenizer_service.engines.heartbeats import Heartbeats
-from tokenizer_service.engines.stream import TOKENS_PER_CONTINUATION, EngineStream, WakeRounds
+from tokenizer_service.engines.migration.attempts import Failure
+from tokenizer_service.engines.part import TOKENS_PER_CONTINUATION, Part
+from tokenizer_service.engines.wake_rounds import WakeRounds
+from tokenizer_service.engines.wire_names import other_name
 
 # Seconds for the first message, which the engine sends at once.
 _OPEN_TIMEOUT = 5.0
@@ -52,7 +54,7 @@ class EngineSession:
     ) -> "EngineSession":
         """Opens one with the engine at `address`. Raises FolovError.
 
-        `on_change` is called when `is_silent` has changed.
+        `on_change` is called when `is_silent` or `drains` has changed.
         """
         call = engine.Session()
         messages = aiter(call)
@@ -64,30 +66,38 @@ class EngineSession:
         except (TimeoutError, StopAsyncIteration):
             call.cancel()
             raise UnavailableError("it opens no session") from None
-        session = cls(address, call, messages, first)
+        session = cls(address, call, messages, first, on_change)
         if first.answers_heartbeats:
             session._listen(liveness, on_change)
         return session
 
     def __init__(
-        self, address: str, call: Call, messages: AsyncIterator[Events], first: Events
+        self,
+        address: str,
+        call: Call,
+        messages: AsyncIterator[Events],
+        first: Events,
+        on_change: Callable[[], None],
     ) -> None:
         self.address = address
         self.own_tokens = 0
         """Outstanding tokens of the session's requests; its owner adds those of other calls."""
         self._others_tokens = 0
-        self.has_room = True
-        """Whether the engine admits another request, as far as it has said."""
+        self.load = engine_service_pb2.GetLoadResponse(num_admissible=1)
+        """The engine's, as it has said last."""
         self._call = call
         self._wake_rounds = WakeRounds()
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
-        self._streams: dict[str, EngineStream] = {}  # by wire name
-        self._wire_names: dict[str, str] = {}  # of the same, by name
-        self._cancelled: OrderedDict[str, None] = OrderedDict()
+        self._parts: dict[str, Part] = {}  # by wire name
+        self._handles = Handles()  # of the same
+        self._cancelled: OrderedDict[str, None] = OrderedDict()  # wire names
         self.end_reason = ""
         """Why it ended, in words; empty while it is open."""
         self.was_lost = False
         """Whether it ended because the engine said nothing."""
+        self.drains = False
+        """Whether the engine is about to end."""
+        self._on_change = on_change
         self._heartbeats: Heartbeats | None = None
         # One that does not may have begun anything.
         self._tells_scheduled = first.answers_heartbeats
@@ -110,51 +120,72 @@ class EngineSession:
         return not self.end_reason
 
     @property
+    def has_room(self) -> bool:
+        """Whether the engine admits another request, as far as it has said."""
+        return self.load.num_admissible > 0
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether new requests may be sent."""
+        return not self.trouble
+
+    @property
+    def trouble(self) -> str:
+        """Why no new requests may be sent, in words; empty if they may."""
+        if self.end_reason:
+            return self.end_reason
+        if self.is_silent:
+            return "it is silent"
+        return "it drains" if self.drains else ""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """What runs in it, the oldest first."""
+        return [*self._parts.values()]
+
+    @property
     def outstanding_tokens(self) -> int:
         """What the engine still has to compute: for this service, and for others as it reports."""
         return self.own_tokens + self._others_tokens
 
-    def runs(self, name: str) -> bool:
-        """Whether a request or fork of that name runs in it."""
-        return name in self._wire_names
+    def generate(self, part: Part, command: Command, wire_name: str) -> None:
+        """Begins the request of a command, whose outputs then go to the part.
 
-    def generate(self, stream: EngineStream, command: Command) -> None:
-        """Begins the request of a command, whose outputs then go to the stream.
-
-        The command must not be changed afterwards. Raises InvalidRequestError if the request's id
-        is invalid or in use, or the request is too large, and UnavailableError.
+        The command must not be changed afterwards. Raises InvalidRequestError if the request is too
+        large, and UnavailableError.
         """
         _check_size(command.generate, "sampling_params", "the prompt with its parameters")
-        self._begin(stream, "request_id")
-        command.generate.request_id = stream.wire_name
+        self._begin(part, wire_name)
+        command.generate.request_id = part.wire_name
+        command.handle = part.handle
         self._commands.put_nowait(command)
 
-    def fork(self, stream: EngineStream, command: Command) -> None:
-        """Begins the branches of a request that the engine runs; otherwise as `generate`."""
+    def fork(self, part: Part, command: Command, name: str, parent: Part) -> None:
+        """Begins the branches of a request that runs here; otherwise as `generate`."""
         fork = command.fork
         _check_size(fork, "branches", "the branches")
-        self._begin(stream, "fork_id")
-        fork.fork_id = stream.wire_name
-        fork.request_id = self._wire_names.get(fork.request_id, fork.request_id)
+        self._begin(part, name, num_unstarted_tokens=0)
+        fork.fork_id, fork.request_id = part.wire_name, parent.wire_name
+        command.handle = part.handle
         self._commands.put_nowait(command)
 
-    def abort(self, stream: EngineStream, indexes: Sequence[int]) -> None:
-        """Asks the engine to end continuations, unless the stream has ended."""
-        if self._streams.get(stream.wire_name) is not stream:
+    def abort(self, part: Part, indexes: Sequence[int]) -> None:
+        """Asks the engine to end continuations, unless the part has ended."""
+        if self._parts.get(part.wire_name) is not part:
             return
-        abort = engine_service_pb2.AbortRequest(request_id=stream.wire_name, indexes=indexes)
+        abort = engine_service_pb2.AbortRequest(request_id=part.wire_name, indexes=indexes)
         self._commands.put_nowait(Command(abort=abort))
 
-    def cancel(self, stream: EngineStream) -> None:
-        """Ends a stream that is no longer read, unless it has ended."""
-        if self._streams.get(stream.wire_name) is not stream:
+    def cancel(self, part: Part) -> None:
+        """Ends a part that is no longer wanted here, unless it has ended."""
+        if self._parts.get(part.wire_name) is not part:
             return
-        self._remove(stream)
-        self._cancelled[stream.name] = None
-        self._cancelled.move_to_end(stream.name)
+        self._remove(part)
+        self._cancelled[part.wire_name] = None
+        self._cancelled.move_to_end(part.wire_name)
         if len(self._cancelled) > _MAX_CANCELLED:
             self._cancelled.popitem(last=False)
-        self._commands.put_nowait(Command(cancel=stream.wire_name))
+        self._commands.put_nowait(Command(cancel=part.wire_name))
 
     async def close(self) -> None:
         """Ends the call; what still runs fails with UnavailableError and ends at the engine."""
@@ -162,27 +193,21 @@ class EngineSession:
         self.ended.cancel()
         await asyncio.gather(self.ended, *self._tasks, return_exceptions=True)
 
-    def _begin(self, stream: EngineStream, field: str) -> None:
-        """Takes a stream, whose name came in a command's `field`."""
-        name = stream.name
-        check_name(field, name)
-        if self.end_reason:
-            raise self._unavailable(self.end_reason)
-        if self.is_silent:
-            raise self._unavailable("it is silent")
-        if name in self._wire_names:
-            raise InvalidRequestError(field, f"{name} is running already")
+    def _begin(self, part: Part, wire_name: str, num_unstarted_tokens: int | None = None) -> None:
+        """Takes a part, under this name if nothing that may still come for another has it."""
+        if self.end_reason or self.is_silent:
+            raise self._unavailable(self.trouble)
         # Outputs of a cancelled request may still arrive; they must not be taken for this one's.
-        wire_name = new_request_id() if name in self._cancelled else name
-        stream.attach(self, wire_name)
-        self._streams[wire_name] = stream
-        self._wire_names[name] = wire_name
-        self.own_tokens += stream.outstanding_tokens
+        if wire_name in self._cancelled or wire_name in self._parts:
+            wire_name = other_name(wire_name)
+        part.attach(self, wire_name, self._handles.assign(part), num_unstarted_tokens)
+        self._parts[wire_name] = part
+        self.own_tokens += part.outstanding_tokens
 
-    def _remove(self, stream: EngineStream) -> None:
-        self.own_tokens -= stream.outstanding_tokens
-        del self._streams[stream.wire_name]
-        del self._wire_names[stream.name]
+    def _remove(self, part: Part) -> None:
+        self.own_tokens -= part.outstanding_tokens
+        del self._parts[part.wire_name]
+        self._handles.release(part)
 
     async def _read(self, messages: AsyncIterator[Events]) -> None:
         try:
@@ -224,34 +249,40 @@ class EngineSession:
         if self._heartbeats is not None:
             self._heartbeats.heard()
         for name in events.scheduled:
-            if name in self._streams:
-                self._streams[name].scheduled = True
+            if name in self._parts:
+                self._parts[name].scheduled = True
+        for found, index, token_ids in self._handles.rows(events.columns):
+            before = found.outstanding_tokens
+            found.put_ids(index, token_ids)
+            self._wake_rounds.add(found.stream)
+            self.own_tokens += found.outstanding_tokens - before
         for output in events.outputs:
-            stream = self._streams.get(output.request_id)
-            if stream is None:  # it was cancelled
+            part = self._parts.get(output.request_id)
+            if part is None:  # it was cancelled
                 continue
-            before = stream.outstanding_tokens
-            stream.put(output)
-            self._wake_rounds.add(stream)
-            self.own_tokens += stream.outstanding_tokens - before
-            if stream.complete:
-                self._remove(stream)
+            before = part.outstanding_tokens
+            part.put(output)
+            self._wake_rounds.add(part.stream)
+            self.own_tokens += part.outstanding_tokens - before
+            if output.finish_reason and part.complete:
+                self._remove(part)
         for failure in events.failures:
-            stream = self._streams.get(failure.request_id)
-            if stream is not None:
-                self._remove(stream)
-                # What the engine refuses was not computed.
-                stream.fail(self._failure(failure.status), scheduled=False)
+            part = self._parts.get(failure.request_id)
+            if part is not None:
+                self._remove(part)
+                part.fail(Failure.told(self._failure(failure.status), part.scheduled))
         self._wake_rounds.run()
         if events.HasField("load"):
-            load = events.load
-            self.has_room = load.num_admissible > 0
+            load = self.load = events.load
             num_sequences = load.num_running + load.num_waiting
             num_tokens = load.num_queued_tokens + num_sequences * TOKENS_PER_CONTINUATION
             # What exceeds this service's own share comes from others. The engine may have reported
             # before it saw our latest requests; others then count for too little until it reports
             # again.
             self._others_tokens = max(0, num_tokens - self.own_tokens)
+        if events.drains and not self.drains:
+            self.drains = True
+            self._on_change()
 
     def _failure(self, status: bytes) -> FolovError:
         failure = from_status_bytes(status)
@@ -273,10 +304,12 @@ class EngineSession:
         for task in self._tasks:
             task.cancel()
         self._call.cancel()
-        for stream in list(self._streams.values()):
-            self._remove(stream)
-            scheduled = stream.scheduled or not self._tells_scheduled
-            stream.fail(self._unavailable(reason), scheduled)
+        for part in self.parts:
+            if self._parts.get(part.wire_name) is not part:
+                continue  # its stream has ended with another part
+            self._remove(part)
+            scheduled = part.scheduled or not self._tells_scheduled
+            part.fail(Failure(self._unavailable(reason), admitted=True, scheduled=scheduled))
 
 
 def _check_size(message: types_pb2.Request | types_pb2.ForkRequest, field: str, what: str) -> None:

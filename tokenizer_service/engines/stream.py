@@ -1,8 +1,9 @@
-"""EngineStream: the outputs of one request, from an engine's session to the request's reader.
+"""EngineStream: the outputs of one request, from the engines that run it to the request's reader.
 
 It has one reader and belongs to one event loop. A reader that lags gets fewer and larger outputs:
 those of the same continuation that wait are merged. So a stream needs no memory beyond its own
-tokens, and an overloaded service catches up.
+tokens, and an overloaded service catches up. Where its engine is lost the stream goes on at another
+one, and its reader sees a pause.
 """
 
 import asyncio
@@ -13,32 +14,26 @@ from typing import Protocol
 from folovllm.errors import FolovError
 from folovllm.serving.turns import MAX_ENTRIES
 from folovllm.v1 import types_pb2
-
-TOKENS_PER_CONTINUATION = 64
-"""Outstanding tokens of a running continuation. How long it will become is unknown; this is the
-length of a short answer, so that many running ones weigh as much as a long prompt."""
+from tokenizer_service.engines.migration.origin import Origin
 
 # Outputs that wait before they are merged. Merging one costs 1 % of sending it by itself.
 _MERGE_AT = 2
 # Token ids that a merged output may have.
 _MAX_IDS = 1024
-# Seconds of work in one round of WakeRounds from which on the next one is delayed.
-_LONG_ROUND = 0.001
 
 
-class StreamOwner(Protocol):
-    """The session that a stream runs in."""
+class StreamPart(Protocol):
+    """Continuations of a stream that run together at one engine, or wait for one."""
 
-    def abort(self, stream: "EngineStream", indexes: Sequence[int]) -> None:
+    @property
+    def indexes(self) -> Sequence[int]:
+        """Those that have not ended."""
+
+    def abort(self, indexes: Sequence[int]) -> None:
         """Asks the engine to end continuations."""
 
-    def cancel(self, stream: "EngineStream") -> None:
-        """Ends a stream that is no longer read."""
-
-
-Retry = Callable[[FolovError, bool], FolovError | None]
-"""Begins a request at another engine than the one that has failed it with this error, or returns
-the error that it ends with. The bool is whether a step may have computed any of it."""
+    def cancel(self) -> None:
+        """Ends what is no longer read."""
 
 
 class EngineStream:
@@ -48,91 +43,117 @@ class EngineStream:
             async for output in stream:        # types_pb2.CompletionOutput
                 stream.abort([output.index])   # a stop string has ended that continuation
 
-    Raises FolovError. Leaving its context cancels at the engine what still runs.
+    Raises FolovError. Leaving its context cancels at the engines what still runs.
     """
 
     def __init__(
         self,
-        name: str,
-        num_prompt_tokens: int,
-        num_continuations: int,
-        retry: Retry | None = None,
+        origin: Origin,
+        on_end: Callable[["EngineStream"], None] = lambda _: None,
     ) -> None:
-        """`retry` is called if nothing was read before the request failed."""
-        self.name = name
-        self._num_prompt_tokens = num_prompt_tokens
-        self._num_continuations = num_continuations
-        self._retry = retry
+        """`on_end` is called once: when all outputs have come, or it has failed or was left."""
+        self.origin = origin
+        self.name = origin.name
+        self.progress = origin.new_progress()
+        """Of each continuation, by index."""
+        self.infos = origin.new_infos()
+        """What has come of the RequestInfo of each continuation, by index."""
+        self.parts: list[StreamPart] = []
+        """What its continuations run as; those that have ended may be in none."""
+        self.addresses: list[str] = []
+        """The engines that it was sent to, in that order."""
+        self.was_read = origin.goes_on
+        """Whether its reader has got anything, so that it can only go on."""
+        self._num_unfinished = sum(not each.is_over for each in self.progress)
+        self._on_end = on_end
+        self.has_ended = False
+        """Whether nothing more comes from engines."""
         self._outputs: deque[types_pb2.CompletionOutput] = deque()
         self._merge_at = _MERGE_AT
         self._error: FolovError | None = None
-        self._was_read = False
         self._waiter: asyncio.Future[None] | None = None
-
-    def attach(self, owner: StreamOwner, wire_name: str) -> None:
-        """Says which session it runs in from now on, and under which name, from the beginning."""
-        self._owner = owner
-        self.wire_name = wire_name
-        """What the engine calls it; its outputs carry `name` when they are read."""
-        self.scheduled = False
-        """Whether it is known that a step computes it."""
-        self._num_unstarted_tokens = self._num_prompt_tokens
-        self._num_unfinished = self._num_continuations
-        self.outstanding_tokens = (
-            self._num_prompt_tokens + self._num_continuations * TOKENS_PER_CONTINUATION
-        )
-        """An estimate of what the engine still has to compute for it."""
 
     @property
     def complete(self) -> bool:
-        """Whether the engine has sent everything."""
+        """Whether all outputs have come."""
         return self._num_unfinished == 0
+
+    @property
+    def info(self) -> types_pb2.RequestInfo | None:
+        """What came of the RequestInfo of index 0, without its lists."""
+        return self.infos[0].info
+
+    def inherited(self) -> Sequence[int]:
+        """What its continuations, if they are branches, begin with beyond the prompt."""
+        return self.origin.inherited(self.infos)
+
+    # What engines send.
 
     def put(self, output: types_pb2.CompletionOutput) -> None:
         """Adds an output, after those that have not been read; `wake` tells the reader."""
-        self.scheduled = True
-        if self._num_unstarted_tokens:
-            self.outstanding_tokens -= self._num_unstarted_tokens
-            self._num_unstarted_tokens = 0
+        if output.HasField("info"):
+            self.infos[output.index].take(output.info)
+            if not output.info.ByteSize():
+                output.ClearField("info")
+                if not (output.token_ids or output.finish_reason):
+                    return  # it came before, from another engine
+        output.request_id = self.name
+        self.progress[output.index].add(output)
+        self._add(output)
         if output.finish_reason:
-            self.outstanding_tokens -= TOKENS_PER_CONTINUATION
             self._num_unfinished -= 1
-        if self.wire_name is not self.name:
-            output.request_id = self.name
-        self._outputs.append(output)
-        if len(self._outputs) >= self._merge_at:
-            self._merge()
+            if self.complete:
+                self._finish()
+
+    def put_ids(self, index: int, token_ids: Sequence[int]) -> None:
+        """As `put`, of an output that has nothing but token ids."""
+        self.progress[index].token_ids.extend(token_ids)
+        output = types_pb2.CompletionOutput()
+        output.request_id = self.name
+        output.index = index
+        output.token_ids.extend(token_ids)
+        self._add(output)
 
     def wake(self) -> None:
         """Lets the reader continue."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def fail(self, error: FolovError, scheduled: bool) -> None:
-        """Ends it with an error, after the outputs that wait.
-
-        If none was read they are dropped, and the request may run elsewhere instead. `scheduled` is
-        whether a step may have computed any of it.
-        """
-        if not self._was_read:
+    def end(self, error: FolovError) -> None:
+        """Ends it with an error, after the outputs that wait; if none was read they are dropped."""
+        if self.has_ended:
+            return
+        if not self.was_read:
             self._outputs.clear()
-            if self._retry is not None:
-                final = self._retry(error, scheduled)
-                if final is None:
-                    return
-                error = final
         self._error = error
+        self._leave()
         self.wake()
+
+    def forget(self, indexes: Sequence[int]) -> None:
+        """Drops all that came of continuations, of which nothing was read: they begin again."""
+        progress, infos = self.origin.new_progress(), self.origin.new_infos()
+        for index in indexes:
+            self._num_unfinished += self.progress[index].is_over
+            self.progress[index], self.infos[index] = progress[index], infos[index]
+        kept = (each for each in self._outputs if each.index not in indexes)
+        self._outputs = deque(kept)
+
+    # What its reader does.
 
     def abort(self, indexes: Sequence[int]) -> None:
         """Ends continuations at the engine; they still get their final outputs, as ABORT."""
-        self._owner.abort(self, indexes)
+        for index in indexes:
+            self.progress[index].aborted = True
+        for part in self.parts:
+            if own := [index for index in part.indexes if index in indexes]:
+                part.abort(own)
 
     def __enter__(self) -> "EngineStream":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._owner.cancel(self)
+        if not self.has_ended:
+            self._leave()
 
     def __aiter__(self) -> "EngineStream":
         return self
@@ -146,9 +167,22 @@ class EngineStream:
                 raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        self._was_read = True
-        self._retry = None  # it holds the prompt
+        self.was_read = True
         return self._outputs.popleft()
+
+    def _leave(self) -> None:
+        self._finish()
+        for part in self.parts:
+            part.cancel()
+
+    def _finish(self) -> None:
+        self.has_ended = True
+        self._on_end(self)
+
+    def _add(self, output: types_pb2.CompletionOutput) -> None:
+        self._outputs.append(output)
+        if len(self._outputs) >= self._merge_at:
+            self._merge()
 
     def _merge(self) -> None:
         """Merges the outputs of each continuation, into several if one would become too large."""
@@ -173,45 +207,3 @@ def _fit(into: types_pb2.CompletionOutput, output: types_pb2.CompletionOutput) -
     if num_ids > _MAX_IDS or not into.logprobs:
         return num_ids <= _MAX_IDS
     return num_ids * (1 + len(into.logprobs[0].top)) <= MAX_ENTRIES
-
-
-class WakeRounds:
-    """Wakes the readers of streams in rounds, as often as the service can keep up with.
-
-    Sending a message costs the same for one token as for twenty. Each round measures how long the
-    event loop was busy with the readers it woke. The next one follows at once if that was short,
-    else after as long again: outputs that arrive meanwhile are merged, so an overloaded service
-    sends fewer and larger messages instead of falling behind. Belongs to one event loop.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._streams: dict[EngineStream, None] = {}
-        self._round_runs = False
-
-    def add(self, stream: EngineStream) -> None:
-        """Has a stream's reader woken in the next round."""
-        self._streams[stream] = None
-
-    def run(self) -> None:
-        """Begins a round, unless one runs; then the next one covers what was added."""
-        if self._round_runs or not self._streams:
-            return
-        self._round_runs = True
-        started = self._loop.time()
-        streams, self._streams = self._streams, {}
-        for stream in streams:
-            stream.wake()
-        # Runs after everything that was woken.
-        self._loop.call_soon(self._end_round, started)
-
-    def _end_round(self, started: float) -> None:
-        busy = self._loop.time() - started
-        if busy < _LONG_ROUND:
-            self._begin_next()
-        else:
-            self._loop.call_later(busy, self._begin_next)
-
-    def _begin_next(self) -> None:
-        self._round_runs = False
-        self.run()

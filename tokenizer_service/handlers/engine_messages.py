@@ -51,7 +51,14 @@ async def generate_command(
         params,
         services.tokenizer,
     )
+    settle_seed(sent.sampling_params, services)
     return command
+
+
+def settle_seed(params: types_pb2.SamplingParams, services: Services) -> None:
+    """Draws a seed if there is none, so that any engine draws the same tokens."""
+    if not params.HasField("seed"):
+        params.seed = services.new_seed()
 
 
 def copy_without_text(

@@ -10,12 +10,11 @@ from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.serving.turns import LONG_BYTES
 from folovllm.v1 import engine_service_pb2, types_pb2
-from tokenizer_service.handlers.engine_messages import copy_without_text, is_long
+from tokenizer_service.handlers.engine_messages import copy_without_text, is_long, settle_seed
 from tokenizer_service.handlers.generate import Piece, text_replies
 from tokenizer_service.handlers.info_relay import InfoRelay, has_more
 from tokenizer_service.handlers.services import Services
 from tokenizer_service.text.output_processor import OutputProcessor
-from tokenizer_service.text.tokenizer import Tokenizer
 
 # Of the tokens that a branch goes on with, only the latest ones can affect its text.
 _MAX_PRECEDING = 1024
@@ -33,7 +32,7 @@ async def fork(
     command.fork.request_id = request.request_id
     command.fork.index = request.index
     command.fork.fork_id = fork_id
-    params = await services.turns.run(_add_branches(command.fork, request, services.tokenizer))
+    params = await services.turns.run(_add_branches(command.fork, request, services))
     relays = [InfoRelay(each) for each in params]
     preceding: dict[int, deque[int]] = {}
     processors: dict[int, OutputProcessor] = {}
@@ -58,7 +57,7 @@ async def fork(
 
 
 def _add_branches(
-    target: types_pb2.ForkRequest, request: types_pb2.ForkRequest, tokenizer: Tokenizer
+    target: types_pb2.ForkRequest, request: types_pb2.ForkRequest, services: Services
 ) -> Generator[None, None, list[SamplingParams]]:
     """Adds the branches for the engine, in steps if they are long; returns their parameters."""
     branches, size = [], 0
@@ -70,6 +69,8 @@ def _add_branches(
         size += branch_size
         with errors_within(f"branches[{index}]"):
             params = SamplingParams.from_proto(branch)
-            copy_without_text(branch, target.branches.add(), params, tokenizer)
+            sent = target.branches.add()
+            copy_without_text(branch, sent, params, services.tokenizer)
+            settle_seed(sent, services)
         branches.append(params)
     return branches

@@ -7,14 +7,21 @@ import structlog
 from folovllm.errors import InvalidRequestError, errors_named_for
 from folovllm.outputs import CompletionOutput
 from folovllm.request_id import new_request_id
-from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import types_pb2
 from folovllm.v1.tokenizer_service_pb2 import GenerateRequest
 from tokenizer_service.engines.stream import EngineStream
 from tokenizer_service.handlers.engine_messages import generate_command, is_long
 from tokenizer_service.handlers.info_relay import InfoRelay, has_more
+from tokenizer_service.handlers.resuming.resume_fields import (
+    end_predecessor,
+    replay_received,
+    requested_params,
+    take_resume,
+)
+from tokenizer_service.handlers.resuming.resumption import Resumption
 from tokenizer_service.handlers.services import Services
 from tokenizer_service.text.output_processor import OutputProcessor
+from tokenizer_service.text.prompt import Prompt
 
 Piece = types_pb2.CompletionOutput
 
@@ -22,17 +29,36 @@ Piece = types_pb2.CompletionOutput
 async def generate(
     request: GenerateRequest, services: Services
 ) -> AsyncGenerator[types_pb2.CompletionOutput, None]:
-    """The deltas of n continuations of a prompt."""
-    params = SamplingParams.from_proto(request.sampling_params)
+    """The deltas of n continuations of a prompt, or those that a broken stream still lacks."""
+    resume = take_resume(request)
+    params = requested_params(request, resume)
     request_id = request.request_id or new_request_id()
     structlog.contextvars.bind_contextvars(request_id=request_id)
-    prompt_token_ids = await _prompt_token_ids(request, services)
+    prompt = await _prompt(request, services)
     processor = OutputProcessor(services.tokenizer, params)
-    relay = InfoRelay(params, prompt_token_ids if request.return_prompt_token_ids else ())
-    with errors_named_for({"prompt_token_ids": request.WhichOneof("prompt") or "prompt"}):
-        command = await generate_command(request, request_id, prompt_token_ids, params, services)
-        with services.engines.generate(command) as stream:
-            async for output in stream:
+    resumption = Resumption[CompletionOutput](
+        request_id, params, len(prompt.token_ids), redraws=False
+    )
+    if resume is not None:
+        await replay_received(resumption, resume, prompt, processor, services)
+    end_predecessor(request, services)
+    for first in resumption.first:
+        yield first.to_proto()
+    if resumption.is_complete:
+        return
+    relay = InfoRelay(
+        params,
+        prompt.token_ids if request.return_prompt_token_ids else (),
+        prompt.fingerprint,
+        was_received=resumption.has_info,
+    )
+    named = errors_named_for({"prompt_token_ids": request.WhichOneof("prompt") or "prompt"})
+    with named, resumption.errors_named():
+        command = await generate_command(request, request_id, prompt.token_ids, params, services)
+        resumption.add_to(command.generate)
+        numerics = None if resume is None else resume.numerics_fingerprint
+        with services.engines.generate(command, numerics) as stream:
+            async for output in resumption.outputs(stream):
                 if is_long(output):
                     await services.turns.take()
                 if output.HasField("info"):
@@ -41,8 +67,11 @@ async def generate(
                     if not has_more(output):
                         continue
                 for reply in text_replies(output, processor, stream):
-                    if relay.has_pending and reply.index == 0:
-                        relay.attach(reply)
+                    if relay.has_pending:
+                        if reply.index:
+                            yield Piece(request_id=request_id, info=relay.release())
+                        else:
+                            relay.attach(reply)
                     yield reply
 
 
@@ -61,7 +90,7 @@ def text_replies(
     return () if processed is None else (processed.to_proto(),)
 
 
-async def _prompt_token_ids(request: GenerateRequest, services: Services) -> Sequence[int]:
+async def _prompt(request: GenerateRequest, services: Services) -> Prompt:
     kind = request.WhichOneof("prompt")
     if kind is None:
         raise InvalidRequestError("prompt", "give the prompt as text or as token_ids")
@@ -75,4 +104,4 @@ async def _prompt_token_ids(request: GenerateRequest, services: Services) -> Seq
         )
     if not token_ids:
         raise InvalidRequestError(kind, "the prompt is empty; give it a text or token ids")
-    return token_ids
+    return await services.offload.run(len(token_ids), Prompt.of, token_ids)

@@ -14,10 +14,22 @@ from folovllm.v1 import tokenizer_service_pb2, types_pb2
 class InfoRelay:
     """The info of one continuation, with the parameters that the engine never saw."""
 
-    def __init__(self, params: SamplingParams, prompt_token_ids: Sequence[int] = ()) -> None:
-        """`prompt_token_ids` are added to it."""
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_token_ids: Sequence[int] = (),
+        prompt_fingerprint: str = "",
+        *,
+        was_received: bool = False,
+    ) -> None:
+        """`prompt_token_ids` and `prompt_fingerprint` are added to it.
+
+        If it `was_received` before, nothing is sent.
+        """
         self._params = params
         self._prompt_token_ids = prompt_token_ids
+        self._prompt_fingerprint = prompt_fingerprint
+        self._was_received = was_received
         self._pending: types_pb2.RequestInfo | None = None
 
     @property
@@ -30,6 +42,9 @@ class InfoRelay:
 
         A short one is not: `attach` adds it to the next reply.
         """
+        if self._was_received:
+            output.ClearField("info")
+            return
         info = types_pb2.RequestInfo()
         info.CopyFrom(output.info)
         output.ClearField("info")
@@ -37,6 +52,7 @@ class InfoRelay:
         if info.HasField("sampling_params"):
             info.sampling_params.stop.extend(self._params.stop)
             info.sampling_params.bad_words.extend(self._params.bad_words)
+            info.prompt_fingerprint = self._prompt_fingerprint
             token_ids = self._prompt_token_ids
         if has_more(output) and len(token_ids) <= MAX_IDS:
             info.prompt_token_ids.extend(token_ids)
@@ -49,8 +65,13 @@ class InfoRelay:
     def attach(self, reply: types_pb2.CompletionOutput | tokenizer_service_pb2.ChatOutput) -> None:
         """Adds a short info to the first reply."""
         if self._pending is not None:
-            reply.info.CopyFrom(self._pending)
-            self._pending = None
+            reply.info.CopyFrom(self.release())
+
+    def release(self) -> types_pb2.RequestInfo:
+        """A short info, to send it by itself: before the first reply of any other index."""
+        assert self._pending is not None
+        info, self._pending = self._pending, None
+        return info
 
 
 def has_more(output: types_pb2.CompletionOutput) -> bool:

@@ -1,7 +1,9 @@
 """Services: what all handlers work with."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from folovllm.parameters.seeds import new_seed
 from folovllm.serving.active_calls import current_call
 from folovllm.serving.turns import Turns
 from tokenizer_service.chat.markers import ChatMarkers
@@ -24,6 +26,8 @@ class Services:
     offload: Offload
     turns: Turns = field(default_factory=Turns)
     """For all long work on the event loop."""
+    new_seed: Callable[[], int] = new_seed
+    """Draws the seeds that callers leave unset."""
 
     @property
     def caller(self) -> str:

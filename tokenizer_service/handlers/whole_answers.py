@@ -42,6 +42,7 @@ Wholes: TypeAlias = (
 
 async def generate_once(request: GenerateRequest, services: Services) -> GenerateResponse:
     """All n continuations of a prompt, complete."""
+    _refuse_resume(request)
     response, joined = GenerateResponse(), RequestOutput()
 
     def add(delta: types_pb2.CompletionOutput) -> None:
@@ -57,6 +58,7 @@ async def generate_once(request: GenerateRequest, services: Services) -> Generat
 
 async def chat_once(request: ChatRequest, services: Services) -> ChatResponse:
     """All n answers to a conversation, complete."""
+    _refuse_resume(request)
     response, joined = ChatResponse(), ChatResult()
 
     def add(event: tokenizer_service_pb2.ChatOutput) -> None:
@@ -100,6 +102,15 @@ async def _join(
             message.ClearField("token_ids")
             message.ClearField("logprobs")
             add(message)
+
+
+def _refuse_resume(request: GenerateRequest | ChatRequest) -> None:
+    """Raises InvalidRequestError if it is to go on: its caller has received nothing yet."""
+    if request.HasField("resume"):
+        raise InvalidRequestError(
+            "resume",
+            "a call with one whole answer has nothing to go on from; call Generate or Chat",
+        )
 
 
 def _is_empty(message: types_pb2.CompletionOutput | tokenizer_service_pb2.ChatOutput) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from folovllm.outputs import CompletionOutput, FinishReason
 from folovllm.sampling_params import SamplingParams
 from tokenizer_service.text.detokenizer import StoppingDetokenizer
+from tokenizer_service.text.replayed import Replayed
 from tokenizer_service.text.tokenizer import Tokenizer
 
 
@@ -57,6 +58,20 @@ class OutputProcessor:
             return None
         return self._continuation(index).text_of(token_ids)
 
+    def replay(
+        self, index: int, visible_ids: Sequence[int], num_hidden: int = 0
+    ) -> Replayed[CompletionOutput]:
+        """Takes ids that were returned before, all so far; afterwards the rest follows from there.
+
+        `num_hidden` of them, after the others, have no text: a stop token.
+        """
+        return self._continuation(index).replay(visible_ids, num_hidden)
+
+    def end(self, final: CompletionOutput) -> list[CompletionOutput]:
+        """The last output of an index that no engine continues, by a final delta without ids."""
+        output, _ = self.process(final)
+        return [] if output is None else [output]
+
     def _continuation(self, index: int) -> "_Continuation":
         continuation = self._continuations.get(index)
         if continuation is None:
@@ -89,6 +104,13 @@ class _Continuation:
     def stop(self) -> str | None:
         """The stop string that ended it."""
         return self._detokenizer.stop
+
+    def replay(self, visible_ids: Sequence[int], num_hidden: int) -> Replayed[CompletionOutput]:
+        detokenizer = self._detokenizer
+        detokenizer.push(visible_ids)
+        if detokenizer.stop is None:
+            detokenizer.num_tokens += num_hidden
+        return Replayed((), detokenizer.stop, detokenizer.num_tokens)
 
     def process(self, delta: CompletionOutput) -> CompletionOutput | None:
         """What to send for a delta, if anything."""

@@ -1,11 +1,11 @@
 """AsyncClient: the tokenizer service, called from asyncio."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Self, Unpack
 
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from folovllm.chat import ChatMessage
 from folovllm.chat_outputs import ChatOutput, ChatResult
@@ -15,15 +15,9 @@ from folovllm.outputs import CompletionOutput, RequestOutput
 from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ScoreOutput
-from folovllm.serving.address import check_address
-from folovllm.v1 import (
-    engine_service_pb2_grpc,
-    tokenizer_service_pb2,
-    tokenizer_service_pb2_grpc,
-    types_pb2,
-)
+from folovllm.v1 import tokenizer_service_pb2, types_pb2
 from folovllm_client.api.async_tokenizing import AsyncTokenizingCalls
-from folovllm_client.api.calls.async_calls import open_channel, pause, run_all
+from folovllm_client.api.calls.async_calls import pause, run_all
 from folovllm_client.api.calls.patience import Patience
 from folovllm_client.api.calls.running_calls import RunningCalls
 from folovllm_client.api.calls.stream_readers import chat_reader, completion_reader
@@ -57,25 +51,25 @@ if TYPE_CHECKING:
 class AsyncClient(AsyncTokenizingCalls):
     """A connection to a tokenizer service, made and used inside one running event loop.
 
-    `address` is HOST:PORT; ConfigError is raised for what is none. `timeout` is the default
-    deadline of each call, in seconds; None means no deadline. Every method raises the classes of
+    `address` is HOST:PORT, or several, of which the next is asked where a stream cannot go on at
+    one; ConfigError is raised for what is none. `timeout` is the default deadline of each call, in
+    seconds; None means no deadline. Every method raises the classes of
     `folovllm.errors`, such as InvalidRequestError, QueueFullError, DeadlineError, UnavailableError
     and, after `close`, ClientClosedError. Cancelling the task that waits for a call
     cancels the call.
+
+    What generates goes on by itself when a connection breaks, where it was and with nothing twice.
+    `resume=False` ends it with ConnectionLostError, and leaves the seed to the server.
 
     An iterator's call begins when the first item is requested; closing the iterator cancels it.
     Leaving `async for piece in client.stream(…)` closes it; one kept in a variable is closed by
     `contextlib.aclosing`, or when it is dropped.
     """
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, timeout: float | None = None) -> None:
-        self.address = check_address(address, "address")
-        self._timeout = timeout
-        self._calls = RunningCalls()
-        self._channel = open_channel(address)
-        self._stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(self._channel)
-        self._engine = engine_service_pb2_grpc.EngineServiceStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+    def __init__(
+        self, address: str | Sequence[str] = DEFAULT_ADDRESS, timeout: float | None = None
+    ) -> None:
+        super().__init__(address, timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -89,6 +83,7 @@ class AsyncClient(AsyncTokenizingCalls):
         sampling_params: AnySamplingParams = None,
         *,
         timeout: float | None = None,
+        resume: bool = True,
         **options: Unpack[RequestOptions],
     ) -> RequestOutput:
         """All continuations of a prompt, complete.
@@ -97,7 +92,11 @@ class AsyncClient(AsyncTokenizingCalls):
         any the model's own defaults apply. See RequestOptions for the rest.
         """
         request = generate_request(prompt, sampling_params, return_prompt_token_ids=True, **options)
-        return await self._complete(request, prompt, timeout, self._calls)
+        output = empty_output(prompt)
+        async with aclosing(self.send(request, timeout, resume=resume)) as pieces:
+            async for piece in pieces:
+                output.add(piece)
+        return output
 
     async def generate_many(
         self,
@@ -129,15 +128,27 @@ class AsyncClient(AsyncTokenizingCalls):
         sampling_params: AnySamplingParams = None,
         *,
         timeout: float | None = None,
+        resume: bool = True,
         **options: Unpack[RequestOptions],
     ) -> AsyncGenerator[CompletionOutput, None]:
         """The pieces of all continuations as they come; everything else as in `generate`."""
-        return self.send(generate_request(prompt, sampling_params, **options), timeout)
+        request = generate_request(prompt, sampling_params, **options)
+        return self.send(request, timeout, resume=resume)
 
     def send(
-        self, request: tokenizer_service_pb2.GenerateRequest, timeout: float | None = None
+        self,
+        request: tokenizer_service_pb2.GenerateRequest,
+        timeout: float | None = None,
+        *,
+        resume: bool = True,
     ) -> AsyncGenerator[CompletionOutput, None]:
-        """Sends a protobuf message as it is; otherwise the same as `stream`."""
+        """Sends a protobuf message; otherwise the same as `stream`.
+
+        With `resume`, request_id and seed are added if they are not set. A message that resumes
+        a stream by itself is sent as it is.
+        """
+        if resume and not request.HasField("resume"):
+            return self._resumed(request, timeout, completion_reader)
         return self._stream(self._stub.Generate, request, timeout, completion_reader())
 
     async def chat(
@@ -145,6 +156,7 @@ class AsyncClient(AsyncTokenizingCalls):
         messages: Messages,
         *,
         timeout: float | None = None,
+        resume: bool = True,
         **options: Unpack[ChatRequestOptions],
     ) -> ChatResult:
         """The next turn of a conversation, complete.
@@ -154,8 +166,8 @@ class AsyncClient(AsyncTokenizingCalls):
         model's own defaults apply, and the answer may be as long as the context. See
         ChatRequestOptions for the rest.
         """
-        result = ChatResult()
-        async with aclosing(self.send_chat(chat_request(messages, **options), timeout)) as outputs:
+        result, request = ChatResult(), chat_request(messages, **options)
+        async with aclosing(self.send_chat(request, timeout, resume=resume)) as outputs:
             async for output in outputs:
                 result.add(output)
         return result
@@ -165,15 +177,22 @@ class AsyncClient(AsyncTokenizingCalls):
         messages: Messages,
         *,
         timeout: float | None = None,
+        resume: bool = True,
         **options: Unpack[ChatRequestOptions],
     ) -> AsyncGenerator[ChatOutput, None]:
         """The events of the next turn as they come."""
-        return self.send_chat(chat_request(messages, **options), timeout)
+        return self.send_chat(chat_request(messages, **options), timeout, resume=resume)
 
     def send_chat(
-        self, request: tokenizer_service_pb2.ChatRequest, timeout: float | None = None
+        self,
+        request: tokenizer_service_pb2.ChatRequest,
+        timeout: float | None = None,
+        *,
+        resume: bool = True,
     ) -> AsyncGenerator[ChatOutput, None]:
-        """Sends a protobuf message as it is; otherwise the same as `stream_chat`."""
+        """Sends a protobuf message, as `send` does; otherwise the same as `stream_chat`."""
+        if resume and not request.HasField("resume"):
+            return self._resumed(request, timeout, chat_reader)
         return self._stream(self._stub.Chat, request, timeout, chat_reader())
 
     async def chat_with_tools(
@@ -262,30 +281,8 @@ class AsyncClient(AsyncTokenizingCalls):
         Raises NotFoundError for a name that the server does not know.
         """
         request = health_pb2.HealthCheckRequest(service=service)
-        status = (await self._call(self._health.Check, request)).status
+        status = (await self._call(self._servers.current.health.Check, request)).status
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(status))
-
-    async def close(self) -> None:
-        """Ends running calls and the connection."""
-        self._calls.cancel()
-        await self._channel.close()
-
-    async def _complete(
-        self,
-        request: tokenizer_service_pb2.GenerateRequest,
-        prompt: Prompt,
-        timeout: float | None,
-        calls: RunningCalls,
-        place: str = "",
-    ) -> RequestOutput:
-        """The whole answer to a request that is one of `calls`; errors begin with its place."""
-        output = empty_output(prompt)
-        with errors_at(place):
-            pieces = self._stream(self._stub.Generate, request, timeout, completion_reader(), calls)
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    output.add(piece)
-        return output
 
     async def _complete_in_turn(
         self,
@@ -295,13 +292,22 @@ class AsyncClient(AsyncTokenizingCalls):
         calls: RunningCalls,
         place: str,
     ) -> RequestOutput:
-        """As `_complete`; what there is no room for is sent again, under its name, at its turn."""
+        """The whole answer to a request that is one of `calls`; errors begin with its place.
+
+        What there is no room for is sent again, under its name, at its turn.
+        """
         with errors_at(place):
             patience = Patience(self._deadline(timeout))
         request.request_id = request.request_id or new_request_id()
         while True:
+            output = empty_output(prompt)
             try:
-                return await self._complete(request, prompt, patience.seconds_left, calls, place)
+                with errors_at(place):
+                    pieces = self._resumed(request, patience.seconds_left, completion_reader, calls)
+                    async with aclosing(pieces):
+                        async for piece in pieces:
+                            output.add(piece)
+                return output
             except QueueFullError as refusal:
                 seconds = patience.delay(refusal)
             async with self._errors(None):

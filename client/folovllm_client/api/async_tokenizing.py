@@ -1,48 +1,23 @@
 """AsyncTokenizingCalls: text, token ids and the tokenizer itself, from asyncio."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import overload
 
-import grpc
-
-from folovllm.errors import ClientClosedError, FolovError, InvalidRequestError
 from folovllm.sampling_params import SamplingParams
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import types_pb2
-from folovllm_client.api.calls.async_calls import (
-    DuplexCall,
-    Pieces,
-    StreamMethod,
-    UnaryMethod,
-    call_once,
-    iterate,
-    means_closed,
-)
-from folovllm_client.api.calls.call_errors import is_unknown_method, to_error, wrong_service
-from folovllm_client.api.calls.running_calls import RunningCalls
+from folovllm_client.api.calls.async_calling import AsyncCalling
+from folovllm_client.api.calls.async_calls import DuplexCall, Pieces, iterate
 from folovllm_client.api.requests import field_errors
 from folovllm_client.api.text_delta import TextDelta
 from folovllm_client.api.tokenizer_download import TokenizerDownload
 
-if TYPE_CHECKING:
-    from folovllm.v1.engine_service_pb2_grpc import EngineServiceAsyncStub
-    from folovllm.v1.tokenizer_service_pb2_grpc import TokenizerServiceAsyncStub
-
-_Output = TypeVar("_Output")
 _Texts = list[str] | tuple[str, ...]
-_PROBE_TIMEOUT = 5.0
 
 
-class AsyncTokenizingCalls:
-    """The part of AsyncClient that needs no engine; AsyncClient sets the attributes."""
-
-    address: str
-    _stub: "TokenizerServiceAsyncStub"
-    _engine: "EngineServiceAsyncStub"
-    _timeout: float | None
-    _calls: RunningCalls
+class AsyncTokenizingCalls(AsyncCalling):
+    """The part of AsyncClient that needs no engine."""
 
     @overload
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]: ...
@@ -142,72 +117,3 @@ class AsyncTokenizingCalls:
                     async for chunk in call:
                         files.add(chunk)
             return files.keep()
-
-    async def _call(
-        self, method: "UnaryMethod[_Output]", request: object, timeout: float | None = None
-    ) -> _Output:
-        """The answer of a call that has one."""
-        deadline = self._deadline(timeout)
-        async with self._errors(deadline):
-            return await call_once(method, request, deadline, self._calls)
-
-    async def _stream(
-        self,
-        method: StreamMethod,
-        request: object,
-        timeout: float | None,
-        read: Callable[[Any], _Output | None],
-        calls: RunningCalls | None = None,
-    ) -> AsyncGenerator[_Output, None]:
-        """The answers of a call, which begins when the first is requested; one of `calls`.
-
-        `read` returns None for a message that is a part of the next answer.
-        """
-        deadline = self._deadline(timeout)
-        async with self._errors(deadline):
-            call = method(request, timeout=deadline)
-            with (calls or self._calls).running(call):
-                async for message in call:
-                    if (output := read(message)) is not None:
-                        yield output
-
-    @asynccontextmanager
-    async def _errors(self, deadline: float | None) -> AsyncIterator[None]:
-        """Turns what a call raises into an error of `folovllm.errors`, without gRPC's behind it."""
-        try:
-            yield
-        except FolovError:
-            raise
-        except BaseException as error:
-            if self._calls.cancelled and means_closed(error):
-                raise ClientClosedError("the client is closed; open another") from None
-            if is_unknown_method(error) and (other := await self._other_service()):
-                raise other from None
-            if isinstance(error, grpc.RpcError):
-                raise to_error(error, self.address, deadline) from None
-            raise
-
-    async def _other_service(self) -> FolovError | None:
-        """What answers where the tokenizer service should; None if it does, in another version."""
-        if await self._has(self._engine.GetModelInfo):
-            return wrong_service(self.address, is_engine=True)
-        if await self._has(self._stub.GetModelInfo):
-            return None
-        return wrong_service(self.address, is_engine=False)
-
-    async def _has(self, method: "UnaryMethod[types_pb2.ModelInfo]") -> bool:
-        """Whether the server has a method, however it answers."""
-        try:
-            await call_once(method, types_pb2.GetModelInfoRequest(), _PROBE_TIMEOUT, self._calls)
-        except grpc.RpcError as error:
-            return not is_unknown_method(error)
-        return True
-
-    def _deadline(self, timeout: float | None = None) -> float | None:
-        """The seconds that a call has. Raises InvalidRequestError for what are none."""
-        deadline = self._timeout if timeout is None else timeout
-        if deadline is not None and not (isinstance(deadline, int | float) and deadline > 0):
-            raise InvalidRequestError(
-                "timeout", f"timeout must be a number of seconds over 0, got {deadline!r}"
-            )
-        return deadline

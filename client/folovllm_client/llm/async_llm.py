@@ -12,6 +12,7 @@ from folovllm.sampling_params import SamplingParams
 from folovllm_client.api.prompt_parts import Prompt, PromptParts
 from folovllm_client.launch.service_commands import require_services
 from folovllm_client.llm.engine_args import EngineArgs
+from folovllm_client.llm.resuming import errors_about
 
 if TYPE_CHECKING:
     from engine_service.core.request import Request
@@ -89,9 +90,10 @@ class AsyncLLM:
         """
         engine, requests = await self._loaded()
         request, state = await asyncio.to_thread(requests.resumed, request_id, output, priority)
-        async with aclosing(_outputs(engine, request, state)) as outputs:
-            async for resumed in outputs:
-                yield resumed
+        with errors_about(output):
+            async with aclosing(_outputs(engine, request, state)) as outputs:
+                async for resumed in outputs:
+                    yield resumed
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """Ends requests, whose last outputs have the finish reason "abort".

@@ -10,6 +10,7 @@ from folovllm.sampling_params import SamplingParams
 from folovllm_client.api.prompt_parts import Prompt, PromptParts
 from folovllm_client.launch.service_commands import require_services
 from folovllm_client.llm.engine_args import EngineArgs
+from folovllm_client.llm.resuming import errors_about
 
 if TYPE_CHECKING:
     from engine_service.core.request import Branch
@@ -88,7 +89,8 @@ class LLMEngine:
         """
         self._check_unused(request_id)
         request, state = self.requests.resumed(request_id, output, priority)
-        self._engine.add_request(request)
+        with errors_about(output):
+            self._engine.add_request(request)
         self._states[request_id] = state
         return request_id
 

@@ -9,14 +9,14 @@ from engine_service.core.request import Branch, Request
 from engine_service.engine.admission import check_branch, check_lengths, check_request
 from engine_service.engine.continued.checks import check_continued
 from engine_service.engine.score_requests import ScoreRequest, score_request
-from engine_service.seeding import new_seed
 from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.model_info import ModelInfo
 from folovllm.outputs import RequestOutput
+from folovllm.parameters.seeds import new_seed
 from folovllm.sampling_params import SamplingParams
 from folovllm_client.api.prompt_parts import PromptParts
 from folovllm_client.llm.request_state import GenerationState, ResumedState
-from folovllm_client.llm.resuming import continued_outputs, take_received
+from folovllm_client.llm.resuming import continued_outputs, errors_about, take_received
 from tokenizer_service.text.bad_words import resolve_bad_words
 from tokenizer_service.text.output_processor import OutputProcessor
 from tokenizer_service.text.score_encoding import EncodedScore, encode_score
@@ -77,6 +77,8 @@ class RequestBuilder:
         continued = continued_outputs(output, self._info)
         assert output.info is not None
         params, preceding = output.info.sampling_params, output.info.parent_output_token_ids
+        with errors_about(output):
+            check_request(output.prompt_token_ids, params, self._info)
         request = Request(
             request_id,
             output.prompt_token_ids,
@@ -85,8 +87,8 @@ class RequestBuilder:
             num_parent_output_tokens=len(preceding),
             continued=continued,
         )
-        check_request(request.prompt_token_ids, params, self._info)
-        check_continued(request, self._info)
+        with errors_about(output):
+            check_continued(request, self._info)
         result = replace(output, request_id=request_id)
         processors = [OutputProcessor(self._tokenizer, params, preceding)] * params.n
         state = ResumedState(result, self._tokenizer, processors, params.output_kind)

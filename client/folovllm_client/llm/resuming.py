@@ -1,5 +1,8 @@
 """Outputs that were cut off, and what a request needs to go on with them."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,36 @@ from folovllm.vllm_names import RequestOutputKind
 if TYPE_CHECKING:
     from engine_service.core.continued import Continued, ContinuedOutput
     from folovllm_client.llm.request_state import GenerationState
+
+
+# What an engine's fields of a continued request are called by the caller.
+_NAMES = {
+    "continued.num_parent_output_tokens": "output.info.parent_output_token_ids",
+    "prompt_token_ids": "output.prompt_token_ids",
+    "sampling_params": "output.info.sampling_params",
+}
+_OUTPUT = re.compile(r"continued\.outputs\[(\d+)\](.*)")
+
+
+@contextmanager
+def errors_about(output: RequestOutput) -> Iterator[None]:
+    """Names the fields of InvalidRequestErrors as those of the output that is to go on."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise InvalidRequestError(_field_of(output, error.field), str(error)) from None
+
+
+def _field_of(output: RequestOutput, field: str) -> str:
+    match = _OUTPUT.fullmatch(field)
+    if match is not None and output.info is not None:
+        wrong = _unfinished(output, output.info.sampling_params.n)[int(match[1])].index
+        numbers = [number for number, each in enumerate(output.outputs) if each.index == wrong]
+        return f"output.outputs[{numbers[0]}]{match[2]}" if numbers else "output.outputs"
+    for theirs, ours in _NAMES.items():
+        if field == theirs or field.startswith(f"{theirs}."):
+            return ours + field.removeprefix(theirs)
+    return field
 
 
 def final_only(output: RequestOutput) -> RequestOutput:
@@ -43,9 +76,8 @@ def continued_outputs(output: RequestOutput, info: ModelInfo) -> "Continued":
         )
     if output.finished and len(output.outputs) == n:
         raise InvalidRequestError("output", "has ended, so that nothing can follow")
-    known = {each.index: each for each in output.outputs}
-    begun = [known.get(index) or CompletionOutput(index=index) for index in range(n)]
-    return Continued([_continued(each) for each in begun if not each.finished()])
+    _check_outputs(output, n, info)
+    return Continued([_continued(each) for each in _unfinished(output, n)])
 
 
 def take_received(state: "GenerationState", output: RequestOutput) -> None:
@@ -59,6 +91,28 @@ def take_received(state: "GenerationState", output: RequestOutput) -> None:
         elif each.token_ids and state.take(_delta(each, state.result.request_id)):
             raise InvalidRequestError("output", "has ended with a stop string")
     state.report()
+
+
+def _unfinished(output: RequestOutput, n: int) -> list[CompletionOutput]:
+    """Of each of the n continuations that has not ended: what there is, or an empty output."""
+    known = {each.index: each for each in output.outputs}
+    outputs = [known.get(index) or CompletionOutput(index=index) for index in range(n)]
+    return [each for each in outputs if not each.finished()]
+
+
+def _check_outputs(output: RequestOutput, n: int, info: ModelInfo) -> None:
+    """What would not do as a ContinuedOutput at all."""
+    from engine_service.engine.admission import check_ids
+
+    seen: set[int] = set()
+    for number, each in enumerate(output.outputs):
+        field = f"output.outputs[{number}]"
+        if not 0 <= each.index < n:
+            raise InvalidRequestError(f"{field}.index", f"must be below n ({n}), got {each.index}")
+        if each.index in seen:
+            raise InvalidRequestError(f"{field}.index", f"{each.index} is there twice")
+        seen.add(each.index)
+        check_ids(f"{field}.token_ids", each.token_ids, info)
 
 
 def _continued(output: CompletionOutput) -> "ContinuedOutput":

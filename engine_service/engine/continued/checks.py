@@ -6,14 +6,34 @@ what a grammar does not accept is found where its state is computed, see `matche
 
 from collections.abc import Sequence
 from math import isfinite
+from typing import Protocol
 
-from engine_service.core.continued import Continued, ContinuedOutput
-from engine_service.core.forbidden_tokens import stop_kind
+from engine_service.core.continued import Continued
 from engine_service.core.request import Request
 from engine_service.engine.admission import check_branch, check_ids
 from folovllm.errors import InvalidRequestError, errors_within
 from folovllm.model_info import ModelInfo
+from folovllm.parameters.stop_tokens import stop_kind
 from folovllm.sampling_params import SamplingParams
+
+
+class GivenOutput(Protocol):
+    """A ContinuedOutput, or the message of one."""
+
+    @property
+    def index(self) -> int:
+        """Which of the n continuations."""
+        ...
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """Its output so far."""
+        ...
+
+    @property
+    def logprobs(self) -> Sequence[float]:
+        """Of each of them, if they are asked for."""
+        ...
 
 
 def check_continued(request: Request, info: ModelInfo) -> None:
@@ -25,11 +45,26 @@ def check_continued(request: Request, info: ModelInfo) -> None:
             "sampling_params.seed", "a continued request needs the seed that it has drawn with"
         )
     _check_branch(request, continued, info)
-    _check_indexes(continued.outputs, params.n)
+    check_counts(continued.outputs, len(request.prompt_token_ids), params, info)
     for number, output in enumerate(continued.outputs):
         with errors_within(f"continued.outputs[{number}]"):
-            _check_token_ids(output.token_ids, request, info)
-            _check_logprobs(output, params)
+            _check_token_ids(output.token_ids, params, info)
+            if not all(map(isfinite, output.logprobs)):
+                raise InvalidRequestError("logprobs", "must be finite numbers")
+
+
+def check_counts(
+    outputs: Sequence[GivenOutput], num_prompt_tokens: int, params: SamplingParams, info: ModelInfo
+) -> None:
+    """Raises InvalidRequestError if outputs are too many or too long, whatever their ids are.
+
+    Takes no longer for a long one, so it comes before they are copied.
+    """
+    _check_indexes(outputs, params.n)
+    for number, output in enumerate(outputs):
+        with errors_within(f"continued.outputs[{number}]"):
+            _check_length(len(output.token_ids), num_prompt_tokens, params, info)
+            _check_num_logprobs(output, params)
 
 
 def _check_branch(request: Request, continued: Continued, info: ModelInfo) -> None:
@@ -45,7 +80,7 @@ def _check_branch(request: Request, continued: Continued, info: ModelInfo) -> No
         )
 
 
-def _check_indexes(outputs: Sequence[ContinuedOutput], n: int) -> None:
+def _check_indexes(outputs: Sequence[GivenOutput], n: int) -> None:
     if not outputs:
         raise InvalidRequestError("continued.outputs", "list the continuations that have not ended")
     seen: set[int] = set()
@@ -58,20 +93,24 @@ def _check_indexes(outputs: Sequence[ContinuedOutput], n: int) -> None:
         seen.add(output.index)
 
 
-def _check_token_ids(token_ids: Sequence[int], request: Request, info: ModelInfo) -> None:
+def _check_length(
+    num_tokens: int, num_prompt_tokens: int, params: SamplingParams, info: ModelInfo
+) -> None:
+    if params.max_tokens is not None and num_tokens >= params.max_tokens:
+        raise InvalidRequestError(
+            "token_ids", f"{num_tokens} ids end the output: max_tokens is {params.max_tokens}"
+        )
+    if num_prompt_tokens + num_tokens >= info.max_model_len:
+        raise InvalidRequestError(
+            "token_ids",
+            f"prompt and output have {num_prompt_tokens + num_tokens} tokens; the model takes at "
+            f"most {info.max_model_len}",
+        )
+
+
+def _check_token_ids(token_ids: Sequence[int], params: SamplingParams, info: ModelInfo) -> None:
     """That they are the model's, and that the output would not have ended with any of them."""
-    field, params = "token_ids", request.sampling_params
-    if params.max_tokens is not None and len(token_ids) >= params.max_tokens:
-        raise InvalidRequestError(
-            field, f"{len(token_ids)} ids end the output: max_tokens is {params.max_tokens}"
-        )
-    num_tokens = len(request.prompt_token_ids) + len(token_ids)
-    if num_tokens >= info.max_model_len:
-        raise InvalidRequestError(
-            field,
-            f"prompt and output have {num_tokens} tokens; the model takes at most "
-            f"{info.max_model_len}",
-        )
+    field = "token_ids"
     check_ids(field, token_ids, info)
     # A set, so that a long output takes little time.
     eos_token_ids = info.eos_token_ids
@@ -85,12 +124,10 @@ def _check_token_ids(token_ids: Sequence[int], request: Request, info: ModelInfo
             )
 
 
-def _check_logprobs(output: ContinuedOutput, params: SamplingParams) -> None:
+def _check_num_logprobs(output: GivenOutput, params: SamplingParams) -> None:
     num_wanted = 0 if params.logprobs is None else len(output.token_ids)
     if len(output.logprobs) != num_wanted:
         reason = "logprobs are not asked for" if params.logprobs is None else "one for each id"
         raise InvalidRequestError(
             "logprobs", f"must have {num_wanted} entries ({reason}), got {len(output.logprobs)}"
         )
-    if not all(map(isfinite, output.logprobs)):
-        raise InvalidRequestError("logprobs", "must be finite numbers")

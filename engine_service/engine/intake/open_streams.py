@@ -49,7 +49,8 @@ class OpenStreams(Mapping[str, OutputStream]):
         parent = command.parent if isinstance(command, Fork) else ""
         length = self._tickets[parent].demand.max_length if parent in self._tickets else 0
         demand = demand_of(command, length, info)
-        return self.admission.admit(command.name, demand, arrival_of(command), self._clock())
+        arrival_time, now = arrival_of(command), self._clock()
+        return self.admission.admit(command.name, demand, arrival_time, now, moved=command.moved)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Gives back what was admitted and is not going to be opened."""

@@ -7,6 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from folovllm.serving.output.line_stream import LineStream
@@ -51,6 +52,15 @@ def finish_output(seconds: float = _LAST_LINES) -> None:
 def exit_now(status: int) -> NoReturn:
     """Ends the process whatever its threads do, after its last lines."""
     finish_output()
+    os._exit(status)
+
+
+def exit_after_cleanup(status: int) -> NoReturn:
+    """Ends the process as its interpreter would, but for what frees memory that ends with it."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it, or it was closed
+            stream.flush()
     os._exit(status)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 from folovllm.liveness import DEFAULT_LIVENESS, LivenessConfig
 from folovllm.v1 import engine_service_pb2, types_pb2
@@ -27,9 +28,11 @@ async def pool_of(
     template: str = "",
     replica: str = "",
     liveness: LivenessConfig = DEFAULT_LIVENESS,
+    **options: Any,
 ) -> AsyncIterator[EnginePool]:
-    """A pool that follows the engines at these addresses."""
-    pool = EnginePool(addresses, Fingerprints(fingerprint, template), Replicas(replica), liveness)
+    """A pool that follows the engines at these addresses, with EnginePool's other options."""
+    expected = Fingerprints(fingerprint, template)
+    pool = EnginePool(addresses, expected, Replicas(replica), liveness, **options)
     pool.start()
     try:
         yield pool
@@ -54,4 +57,4 @@ async def until_ready(pool: EnginePool, ready: bool = True) -> None:
 
 def num_running(pool: EnginePool) -> list[int]:
     """How many of this pool's requests run in each engine's session."""
-    return [len(engine.session._streams) for engine in pool._engines]
+    return [len(engine.session.parts) for engine in pool._engines]

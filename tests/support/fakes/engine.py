@@ -50,7 +50,10 @@ class Call:
 
 
 class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
-    """Answers every request by the same scripts, one for each index."""
+    """Answers every request by the same scripts, one for each index.
+
+    What is continued gets what follows in them.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,8 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
             vocab_size=vocab_size,
         )
         self.calls: list[Call] = []
+        self.moves: list[engine_service_pb2.Moved] = []
+        """What sessions were told of requests that came before, elsewhere."""
         self.forks: list[types_pb2.ForkRequest] = []
         self.fork_outputs: list[CompletionOutput] = []
         self.scores: list[types_pb2.ScoreRequest] = []
@@ -79,6 +84,8 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
         """Requests whose id begins with this get nothing until they are cancelled."""
         self.answers_heartbeats = False
         """Whether new sessions do, unlike those of engines that know of none."""
+        self.sends_columns = True
+        """Whether sessions have them, unlike those of engines that know of none."""
         self.speaks = asyncio.Event()
         """While it is clear, no session sends anything."""
         self.speaks.set()
@@ -98,10 +105,19 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
             if self.silent_ids and request.request_id.startswith(self.silent_ids):
                 await asyncio.Event().wait()
             longest = max((len(script.pieces) for script in self.scripts), default=0)
+            known = {each.index: len(each.token_ids) for each in request.continued.outputs}
             for step in range(longest):
                 for index, script in enumerate(self.scripts):
+                    if known and index not in known:
+                        continue
                     if step < len(script.pieces):
-                        yield self._piece(call, index, step).to_proto()
+                        piece = self._piece(call, index, step)
+                        num_known = min(known.get(index, 0), len(piece.token_ids))
+                        if num_known:
+                            known[index] -= num_known
+                            piece.token_ids = piece.token_ids[num_known:]
+                        if piece.token_ids or piece.finish_reason:
+                            yield piece.to_proto()
             async for output in self._ends(call):
                 yield output.to_proto()
             call.completed = True
@@ -126,6 +142,8 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
     async def _ends(self, call: Call) -> AsyncIterator[CompletionOutput]:
         """The final messages of the indexes that only an abort ends."""
         running = {i for i, script in enumerate(self.scripts) if script.finish is None}
+        if call.request.HasField("continued"):
+            running &= {each.index for each in call.request.continued.outputs}
         while running:
             for index in sorted(running & call.aborted):
                 output = CompletionOutput(call.request.request_id, index)
@@ -205,6 +223,11 @@ class FakeEngine(engine_service_pb2_grpc.EngineServiceServicer):
         """Ends every session, with an error or as an engine that has drained."""
         for session in self.sessions:
             session.end(error)
+
+    def fail_requests(self, error: FolovError) -> None:
+        """Ends every request of every session with an error."""
+        for session in self.sessions:
+            session.fail_requests(error)
 
     async def GetModelInfo(
         self, request: types_pb2.GetModelInfoRequest, context: Any

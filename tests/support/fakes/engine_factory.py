@@ -25,6 +25,7 @@ def make_engine(
     enable_prefix_caching: bool = True,
     eos_token_ids: tuple[int, ...] = (),
     tokenizer_fingerprint: str = "fake",
+    numerics_fingerprint: str = "exact",
     vocab_size: int = VOCAB_SIZE,
     speculation: str = "ngram",
     runner: FakeModelRunner | None = None,
@@ -45,6 +46,7 @@ def make_engine(
         num_kv_blocks=num_blocks,
         block_size=block_size,
         tokenizer_fingerprint=tokenizer_fingerprint,
+        numerics_fingerprint=numerics_fingerprint,
     )
     runner = runner or FakeModelRunner(block_size, vocab_size)
     return LLMEngine(runner, config, info, policy=policy, clock=clock), runner

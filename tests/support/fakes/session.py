@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Any
 
 from folovllm.errors import FolovError, ServerError, to_status
-from folovllm.v1 import engine_service_pb2
+from folovllm.v1 import engine_service_pb2, types_pb2
 
 Events = engine_service_pb2.SessionEvents
 
@@ -19,7 +19,10 @@ class _Context:
 
 
 class FakeSession:
-    """One open session. Pieces are never merged; one message has what has come since the last."""
+    """One open session. Pieces are never merged; one message has what has come since the last.
+
+    Of a request with a handle, what is only token ids goes into columns, if the servicer has them.
+    """
 
     def __init__(
         self, servicer: Any, commands: AsyncIterator[Any], load: engine_service_pb2.GetLoadResponse
@@ -41,12 +44,15 @@ class FakeSession:
             waiting = [await self._events.get()]
             while not self._events.empty():
                 waiting.append(self._events.get_nowait())
-            message = Events()
+            messages = [Events()]
             for each in waiting:
                 if isinstance(each, Events):
-                    message.MergeFrom(each)
+                    if not _may_join(messages[-1], each):
+                        messages.append(Events())
+                    messages[-1].MergeFrom(each)
             await self._servicer.speaks.wait()
-            yield message
+            for message in messages:
+                yield message
             for each in waiting:
                 if isinstance(each, FolovError):
                     raise each
@@ -59,6 +65,18 @@ class FakeSession:
     def end(self, error: FolovError | None) -> None:
         """Ends it after what has come."""
         self._events.put_nowait(error)
+
+    def runs(self, name: str) -> bool:
+        """Whether a request of that name runs."""
+        return name in self._requests
+
+    def fail_requests(self, error: FolovError) -> None:
+        """Ends all that runs with an error."""
+        status = to_status(error).SerializeToString()
+        for name, task in self._requests.items():
+            task.cancel()
+            failure = engine_service_pb2.SessionFailure(request_id=name, status=status)
+            self.put(Events(failures=[failure]))
 
     def close(self) -> None:
         for task in (self._reader, *self._requests.values()):
@@ -75,27 +93,32 @@ class FakeSession:
                     self._requests[command.cancel].cancel()
             elif kind == "fork":
                 outputs = self._servicer.Fork(command.fork, _Context())
-                self._run(command.fork.fork_id, outputs, len(command.fork.branches))
+                num_finals = len(command.fork.branches)
+                self._run(command.fork.fork_id, outputs, num_finals, command.handle)
             elif kind == "heartbeat":
                 self.heartbeats += 1
                 self.put(Events(heartbeat=engine_service_pb2.Heartbeat()))
             else:
                 request = command.generate
+                if command.HasField("moved"):
+                    self._servicer.moves.append(command.moved)
                 outputs = self._servicer.Generate(request, _Context())
-                self._run(request.request_id, outputs, request.sampling_params.n or 1)
+                num_finals = len(request.continued.outputs) or request.sampling_params.n or 1
+                self._run(request.request_id, outputs, num_finals, command.handle)
         self.end(None)
 
-    def _run(self, name: str, outputs: Any, num_finals: int) -> None:
-        task = asyncio.create_task(self._send(name, outputs, num_finals))
+    def _run(self, name: str, outputs: Any, num_finals: int, handle: int) -> None:
+        handle = handle if self._servicer.sends_columns else 0
+        task = asyncio.create_task(self._send(name, outputs, num_finals, handle))
         self._requests[name] = task
         task.add_done_callback(lambda _: self._requests.pop(name, None))
 
-    async def _send(self, name: str, outputs: Any, num_finals: int) -> None:
+    async def _send(self, name: str, outputs: Any, num_finals: int, handle: int) -> None:
         """Sends the outputs of a request; where final ones lack at the end, an error."""
         try:
             async with aclosing(outputs):
                 async for output in outputs:
-                    self.put(Events(outputs=[output]))
+                    self.put(_columns(output, handle) or Events(outputs=[output]))
                     num_finals -= output.finish_reason != 0
             if num_finals > 0:
                 raise ServerError("the engine ended the stream without a final message")
@@ -104,3 +127,23 @@ class FakeSession:
                 request_id=name, status=to_status(error).SerializeToString()
             )
             self.put(Events(failures=[failure]))
+
+
+def _may_join(message: Events, events: Events) -> bool:
+    """Whether it stays true that columns have each continuation once, and come before outputs."""
+    if not events.HasField("columns"):
+        return True
+    return not message.outputs and not {*message.columns.handles} & {*events.columns.handles}
+
+
+def _columns(output: types_pb2.CompletionOutput, handle: int) -> Events | None:
+    """An output as a row, if it is nothing but token ids of a request that has a handle."""
+    fields = {field.name for field, _ in output.ListFields()}
+    if not handle or "token_ids" not in fields or fields - {"request_id", "index", "token_ids"}:
+        return None
+    columns = engine_service_pb2.OutputColumns(
+        handles=[handle + output.index],
+        num_token_ids=[len(output.token_ids)],
+        token_ids=output.token_ids,
+    )
+    return Events(columns=columns)

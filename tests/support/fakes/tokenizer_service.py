@@ -24,7 +24,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -58,6 +58,21 @@ MODEL_INFO = types_pb2.ModelInfo(
     server_version="0.0.1",
     max_n=128,
 )
+
+
+Asked = TypeVar("Asked", messages.GenerateRequest, messages.ChatRequest)
+
+
+def as_asked(request: Asked) -> Asked:
+    """A request without what the client has drawn, so that it could resume: seed and request_id."""
+    assert request.request_id.startswith("req-") and request.sampling_params.HasField("seed")
+    asked = type(request)()
+    asked.CopyFrom(request)
+    asked.ClearField("request_id")
+    asked.sampling_params.ClearField("seed")
+    if not asked.sampling_params.ListFields():
+        asked.ClearField("sampling_params")
+    return asked
 
 
 class _WatchedHealth(health.HealthServicer):  # type: ignore[misc]

@@ -1,7 +1,7 @@
 """CommandedEngine: an engine that is driven as AsyncEngine drives it, without a thread."""
 
-from engine_service.engine.async_engine import Step, step_alone
 from engine_service.engine.commands import Command, Matchers
+from engine_service.engine.driving.engine_work import Step, step_alone
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.outputs import CompletionOutput
 

@@ -24,7 +24,7 @@ from folovllm.version import __version__
 from folovllm_client.cli.commands import commands
 from folovllm_client.cli.console import command_name
 from folovllm_client.cli.stream_stats import StreamStats
-from support.fakes.tokenizer_service import FakeTokenizerService, running_fake
+from support.fakes.tokenizer_service import FakeTokenizerService, as_asked, running_fake
 from support.processes.terminal import Terminal
 
 ROOT = Path(__file__).parents[3]
@@ -61,7 +61,7 @@ def test_only_given_parameters_are_sent(folovllm: Running) -> None:
     folovllm("generate", "a")
     folovllm("generate", "a", "--temperature", "0", "--stop", "x", "--stop", "y", "--ignore-eos")
     folovllm("generate", "a", "--bad-words", "x", "--bad-words", "y")
-    unset, given, bad = (request.sampling_params for request in folovllm.fake.requests)
+    unset, given, bad = (as_asked(each).sampling_params for each in folovllm.fake.requests)
     assert bad == unbounded(bad_words=["x", "y"])
     assert unset == unbounded()
     assert given == unbounded(temperature=0, stop=["x", "y"], ignore_eos=True)
@@ -344,7 +344,7 @@ def test_structured_output_arrives(folovllm: Running, tmp_path: Path) -> None:
     schema.write_text('{"type": "integer"}')
     folovllm("generate", "a", "--json-schema", str(schema))
     folovllm("generate", "a", "--regex", "[ab]")
-    by_schema, by_regex = (request.sampling_params for request in folovllm.fake.requests)
+    by_schema, by_regex = (as_asked(each).sampling_params for each in folovllm.fake.requests)
     assert by_schema == unbounded(json_schema='{"type": "integer"}')
     assert by_regex == unbounded(regex="[ab]")
     result = folovllm("generate", "a", "--regex", "[ab]", "--json-schema", str(schema))

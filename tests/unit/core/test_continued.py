@@ -106,7 +106,9 @@ def test_it_waits_with_all_tokens_and_is_made_when_it_runs() -> None:
     engine.step()
     engine.add_request(Request("a", PROMPT, PARAMS, continued=given(range(5))))
     assert engine.load().num_queued_tokens == len(PROMPT) + 5
-    assert engine.end_overdue(0.0, inf) == []  # it has waited elsewhere
+    engine.add_request(Request("moved", PROMPT, PARAMS, moved=True))
+    assert engine.end_overdue(0.0, inf) == []  # they have waited elsewhere
+    engine.abort_request("moved")
     (output,) = engine.abort_request("a")
     assert output.usage and output.usage.completion_tokens == 5
     assert output.finish_reason is FinishReason.ABORT and not output.token_ids

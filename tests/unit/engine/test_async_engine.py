@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
@@ -11,13 +11,13 @@ from engine_service.config import SchedulerConfig
 from engine_service.core.request import Request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Generate
-from engine_service.engine.failures import RequestFailure
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.output_stream import OutputStream
 from folovllm.errors import ConfigError, EngineDeadError, InvalidRequestError, QueueFullError
 from folovllm.outputs import CompletionOutput, FinishReason, RequestOutput
 from folovllm.sampling_params import SamplingParams
 from support.fakes.engine_factory import make_engine, make_overlapping_engine
+from support.fakes.inline_driver import InlineDriver
 from support.fakes.model_runner import FakeModelRunner, expected_tokens
 from support.integrity import check_integrity
 
@@ -281,17 +281,36 @@ async def test_the_model_lives_on_one_thread() -> None:
     assert len(threads) == 1
 
 
+async def test_it_needs_neither_a_thread_nor_time_of_its_own() -> None:
+    loop = asyncio.get_running_loop()
+    delivered: list[float] = []
+    llm_engine, _ = make_engine(clock=loop.time)
+    driver = InlineDriver(seconds=lambda outcome: 0.001)
+    engine = AsyncEngine(lambda: llm_engine, SchedulerConfig(), clock=loop.time, driver=driver)
+    num_threads = threading.active_count()
+    await engine.start()
+    streams = [engine.submit(request(name, n=2, max_tokens=4)) for name in "ab"]
+    async for output in streams[0]:
+        delivered.append(loop.time())
+        assert output.token_ids
+    assert [piece async for piece in streams[1]]
+    assert delivered[-1] - delivered[0] > 0.0029  # three steps
+    assert threading.active_count() == num_threads
+    engine.submit(request("c", max_tokens=50))
+    assert await engine.stop() and engine.has_died and engine.num_requests == 0
+
+
 async def test_one_delivery_to_the_loop_for_each_step(
     fixture: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deliveries: list[list[CompletionOutput]] = []
-    deliver = fixture.engine._deliver
+    deliveries: list[Sequence[CompletionOutput]] = []
+    deliver = fixture.engine._streams.deliver
 
-    def count(outputs: list[CompletionOutput], failures: list[RequestFailure]) -> None:
+    def count(outputs: Sequence[CompletionOutput], saturated: bool) -> None:
         deliveries.append(outputs)
-        deliver(outputs, failures)
+        deliver(outputs, saturated)
 
-    monkeypatch.setattr(fixture.engine, "_deliver", count)
+    monkeypatch.setattr(fixture.engine._streams, "deliver", count)
     fixture.runner.hold()
     streams = [fixture.engine.submit(request(name, n=3, max_tokens=4)) for name in "abcd"]
     warm_up = len(fixture.runner.steps)

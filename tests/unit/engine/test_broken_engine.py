@@ -74,7 +74,7 @@ async def test_any_exception_ends_all_streams_before_it_is_logged(
         logged.set()
         assert may_log.wait(timeout=60)  # a reader of the log that has stopped
 
-    monkeypatch.setattr("engine_service.engine.async_engine.log.exception", log)
+    monkeypatch.setattr("engine_service.engine.driving.engine_work.log.exception", log)
     fixture.runner.hold()
     streams = [fixture.submit(name) for name in "abc"]
     fixture.runner.failure = failure("a panic")
@@ -184,12 +184,9 @@ async def test_stop_is_bounded_while_a_step_hangs(fixture: Fixture) -> None:
     assert await fixture.engine.stop()
 
 
-def test_a_step_may_take_ten_times_as_long_as_the_slowest_of_its_size(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_step_may_take_ten_times_as_long_as_the_slowest_of_its_size() -> None:
     now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    clock = StepClock(floor=30.0)
+    clock = StepClock(floor=30.0, clock=lambda: now)
     assert clock.seconds == 0.0 and clock.limit(1) == clock.limit(5000) == 30.0
 
     def take(num_tokens: int, seconds: float) -> None:

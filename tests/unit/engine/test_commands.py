@@ -49,6 +49,7 @@ COMMANDS: list[Command] = [
             ),
         )
     ),
+    Generate(Request("d", [1], PARAMS, arrival_time=-7.5, moved=True, is_suspect=True)),
     Fork("a", 1, "f", (Branch(PARAMS.clone(n=1), 4), Branch(SamplingParams(), 5)), 1.25),
     Score("s", ScoreRequest([1, 2], [[3], [4, 5]], priority=2, cache_salt="x")),
     Abort("a"),

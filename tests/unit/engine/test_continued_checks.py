@@ -141,7 +141,11 @@ def test_a_long_output_costs_its_tokens_and_what_has_ended_nothing() -> None:
 
 ENGINE = cast(
     AsyncEngine,
-    SimpleNamespace(info=INFO, default_sampling_params=SamplingParams(temperature=0.3, top_k=7)),
+    SimpleNamespace(
+        info=INFO,
+        default_sampling_params=SamplingParams(temperature=0.3, top_k=7),
+        clock=lambda: 1000.0,
+    ),
 )
 
 
@@ -199,3 +203,15 @@ def test_bounds_name_the_field(continued: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         check_bounds(message(continued=continued))
     assert caught.value.field == field
+
+
+def test_what_is_too_long_is_refused_before_it_is_copied() -> None:
+    read = message(sampling_params=PARAMS.clone(logprobs=0, max_tokens=30).to_proto())
+    read.continued.outputs.add(index=0, token_ids=[1] * 31)
+    with pytest.raises(InvalidRequestError, match="31 ids end the output") as caught:
+        read_generate(read, ENGINE)
+    assert caught.value.field == "continued.outputs[1].token_ids"
+    read.continued.outputs[1].index = 2  # said first
+    with pytest.raises(InvalidRequestError) as caught:
+        read_generate(read, ENGINE)
+    assert caught.value.field == "continued.outputs[1].index"

@@ -114,6 +114,10 @@ COMMANDS: dict[str, list[Command]] = {
     "fork": [fork("a", Branch(GREEDY, 1), Branch(GREEDY.clone(temperature=1.0), 2))],
     "score": [Score("scores", ScoreRequest([1, 2, 3, 4, 5], [[i] for i in range(3)]))],
     "abort": [Abort("a", (0,))],
+    "suspects": [
+        generate(f"moved {number}", range(9), moved=True, is_suspect=number != 2)
+        for number in range(4)
+    ],
     "more than one broadcast holds": [
         generate(f"long {number}", range(40 + number), cache_salt="x") for number in range(80)
     ],

@@ -9,7 +9,7 @@ from engine_service.engine.commands import Fork, Generate
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.matcher_maker import MatcherMaker
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
-from folovllm.errors import InvalidRequestError, UnavailableError
+from folovllm.errors import InvalidRequestError, QueueFullError, UnavailableError
 from folovllm.parameters.structured_output import StructuredOutput
 from folovllm.sampling_params import SamplingParams
 from support.builders.grammar_walks import demo_compiler
@@ -44,6 +44,24 @@ async def test_each_branch_gets_its_own_and_an_error_names_the_branch() -> None:
         maker.close()
     with pytest.raises(UnavailableError, match="stopping"):
         await maker.make(engine, Generate(Request("r", [1], OBJECT)), "caller")
+
+
+async def test_one_that_has_moved_waits_until_there_is_room_for_its_grammar(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts: list[int] = []
+
+    async def matcher(*arguments: object) -> None:
+        attempts.append(1)
+        if len(attempts) % 3:
+            raise QueueFullError("no room", retry_after=0.001)
+
+    monkeypatch.setattr(MatcherMaker, "_matcher", matcher)
+    maker, engine = MatcherMaker(), engine_with(None)
+    assert await maker.make(engine, Generate(Request("r", [1], OBJECT, moved=True)), "") == [None]
+    assert len(attempts) == 3
+    with pytest.raises(QueueFullError):
+        await maker.make(engine, Generate(Request("r", [1], OBJECT)), "")
 
 
 async def test_an_engine_without_a_vocabulary_says_so(tmp_path: Path) -> None:

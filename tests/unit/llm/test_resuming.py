@@ -145,8 +145,16 @@ def test_what_cannot_go_on_is_refused_by_name(llm: LLM) -> None:
         "output.info": replace(output, info=None),
         "output.prompt_token_ids": replace(output, prompt_token_ids=[]),
         "output.outputs": replace(output, outputs=[*output.outputs, CompletionOutput(index=2)]),
-        "continued.outputs[0].logprobs": replace(output, outputs=[replace(one, logprobs=[])]),
-        "continued.outputs[0].token_ids": replace(
+        "output.outputs[0].logprobs": replace(output, outputs=[replace(one, logprobs=[])]),
+        "output.outputs[1].index": replace(output, outputs=[one, one]),
+        "output.outputs[0].index": replace(output, outputs=[replace(one, index=2)]),
+        "output.outputs[1].token_ids": replace(
+            output, outputs=[output.outputs[1], replace(one, token_ids=[-1, 5, 5, 5])]
+        ),
+        "output.info.sampling_params.max_tokens": replace(
+            output, info=replace(output.info, sampling_params=DRAWN.clone(max_tokens=10**6))
+        ),
+        "output.outputs[0].token_ids": replace(
             output, outputs=[replace(one, token_ids=[5] * 20, logprobs=one.logprobs * 5)]
         ),
         "output": replace(

@@ -42,6 +42,25 @@ def test_what_is_over_a_limit_is_refused_and_admitted_later() -> None:
     admission.admit("b", SMALL, 1.0, 1.0)
 
 
+def test_what_has_moved_here_is_never_refused_and_counts_for_others() -> None:
+    admission, tickets = filled()
+    turn = delay_of(admission, "refused", 0.0)
+    heavy = Demand(90_000, 50_000, 4, 99, 60_000)
+    moved = [admission.admit(f"moved {i}", heavy, -5.0, 0.0, moved=True) for i in range(9)]
+    # It is queued by when it came, though it is much work.
+    assert [(each.arrival_time, each.handicap) for each in moved] == [(-5.0, 0.0)] * 9
+    late = admission.admit("refused", SMALL, 0.1, 0.1, moved=True)
+    assert turn > 0.1 and late.arrival_time == 0.0  # before its turn, which is forgotten
+    for ticket in (*tickets, late):
+        admission.begin(ticket, 1.0)
+        admission.end(ticket, 1.0, 5)
+    assert admission.num_admissible == 0 and delay_of(admission, "b", 1.0) > 0
+    for ticket in moved:
+        admission.begin(ticket, 2.0)
+        admission.end(ticket, 2.0, 5)
+    admission.admit("c", SMALL, 2.0, 2.0)
+
+
 @pytest.mark.parametrize(
     "demand", [Demand(200_000, 10), Demand(1000, 50_000), Demand(1, 1, 99, 999)]
 )

@@ -28,7 +28,8 @@ from engine_service.runner.sampling.filters import (
 )
 from engine_service.runner.sampling.ordering import kth_largest, sorted_falling
 from engine_service.runner.sampling.sampler import sample
-from engine_service.seeding import new_seed, uniform
+from engine_service.seeding import uniform
+from folovllm.parameters.seeds import new_seed
 from folovllm.sampling_params import SamplingParams
 from support.twins.exact_sampling import exact_distribution, p_value
 

@@ -224,3 +224,18 @@ def test_a_traceback_at_the_start_reaches_standard_error() -> None:
     )
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_an_end_after_cleanup_loses_nothing() -> None:
+    code = (
+        "import atexit, sys\n"
+        "from folovllm.serving.output.standard_streams import exit_after_cleanup\n"
+        "atexit.register(print, 'cleaned up')\n"
+        "class Heavy:\n"
+        "    def __del__(self): print('freed')\n"
+        "kept = Heavy()\n"
+        "print('hello')\n"
+        "exit_after_cleanup(3)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "hello\ncleaned up\n", "")

@@ -1,6 +1,4 @@
-"""Where a request is tried again, and when no more."""
-
-from collections.abc import Container
+"""Whether what an engine has failed goes to another, and when no more."""
 
 import pytest
 
@@ -13,88 +11,89 @@ from folovllm.errors import (
     RequestLostError,
     UnavailableError,
 )
-from tokenizer_service.engines.attempts import Attempts
+from support.fakes.stream_home import StreamHome
+from tokenizer_service.engines.migration.attempts import Attempts, Failure
 
-LOST = UnavailableError("gone")
-
-
-class Engines:
-    """Engines a, b, c, d, of which the first that was not tried is taken; `full` have no room."""
-
-    def __init__(self, names: str = "abcd", full: str = "") -> None:
-        self._names = names
-        self._full = full
-        self.taken: list[str] = []
-        self.attempts = Attempts("a", self.begin)
-
-    def begin(self, tried: Container[str], needs_room: bool) -> str | None:
-        found = [name for name in self._names if name not in tried]
-        found = [name for name in found if not needs_room or name not in self._full]
-        self.taken += found[:1]
-        return found[0] if found else None
+GONE = UnavailableError("gone")
+LOST = Failure(GONE, admitted=True, scheduled=True)
+QUEUED = Failure(GONE, admitted=True)
 
 
-def test_one_lost_without_a_word_is_tried_once_more() -> None:
-    engines = Engines()
-    assert engines.attempts.try_again(LOST, scheduled=True) is None
-    final = engines.attempts.try_again(LOST, scheduled=True)
+def failed(*failures: Failure) -> tuple[Attempts, list[FolovError | None]]:
+    """What each of the engines a, b, c … leads to."""
+    attempts, ends = Attempts(), []
+    for address, failure in zip("abcdefgh", failures, strict=False):
+        attempts.begin(StreamHome(address))
+        ends.append(attempts.fail(failure))
+    return attempts, ends
+
+
+def addresses(attempts: Attempts) -> str:
+    """Of the engines that were tried."""
+    return "".join(each.address for each in attempts.tried)
+
+
+def test_one_lost_without_a_word_is_tried_once_more_as_a_suspect() -> None:
+    attempts, (first,) = failed(LOST)
+    assert first is None and attempts.is_suspect and attempts.was_admitted
+    attempts.begin(StreamHome("b"))
+    final = attempts.fail(LOST)
     assert isinstance(final, RequestLostError) and "gone" in str(final)
-    assert engines.taken == ["b"]
+    assert addresses(attempts) == "ab"
 
 
-@pytest.mark.parametrize("error", [LOST, QueueFullError("full")])
-def test_what_was_not_begun_goes_to_others_but_not_to_all(error: FolovError) -> None:
-    engines = Engines()
-    for _ in range(2):
-        assert engines.attempts.try_again(error, scheduled=False) is None
-    assert engines.attempts.try_again(error, scheduled=False) is error
-    assert engines.taken == ["b", "c"]
+def test_a_new_token_clears_it() -> None:
+    attempts, ends = failed(LOST)
+    for address in "bcdefg":
+        attempts.begin(StreamHome(address))
+        attempts.succeed()
+        assert not attempts.is_suspect
+        ends.append(attempts.fail(LOST))
+        assert addresses(attempts) == address
+    assert ends == [None] * 7
 
 
-def test_what_is_refused_goes_only_where_there_is_room() -> None:
-    engines, refusal = Engines(full="bcd"), QueueFullError("full", retry_after=4)
-    assert engines.attempts.try_again(refusal, scheduled=False) is refusal
-    assert engines.taken == [] and engines.attempts.refused_by == "a"
-    lost = Engines(full="bcd")
-    assert lost.attempts.try_again(LOST, scheduled=False) is None
-    assert lost.taken == ["b"]  # which may have room by the time it is asked
+@pytest.mark.parametrize("error", [QueueFullError("full"), UnavailableError("drains")])
+def test_what_is_refused_goes_to_others_but_not_to_all(error: FolovError) -> None:
+    attempts, ends = failed(*[Failure(error)] * 3)
+    assert ends == [None, None, error]
+    assert not attempts.is_suspect and not attempts.was_admitted
+
+
+def test_what_was_not_begun_goes_on_as_long_as_there_are_engines() -> None:
+    attempts, ends = failed(*[QUEUED] * 8)
+    assert ends == [None] * 8
+    assert not attempts.is_suspect and attempts.was_admitted
 
 
 def test_the_caller_is_told_the_shortest_delay_and_who_has_given_it() -> None:
-    engines = Engines()
-    for seconds in (3, 2):
-        refusal = QueueFullError("full", retry_after=seconds)
-        assert engines.attempts.try_again(refusal, scheduled=False) is None
-    final = engines.attempts.try_again(QueueFullError("full", retry_after=5), scheduled=False)
+    attempts, ends = failed(*(Failure(QueueFullError("full", seconds)) for seconds in (3, 2, 5)))
+    final = ends[-1]
     assert isinstance(final, QueueFullError) and final.retry_after == 2
-    assert engines.attempts.refused_by == "b"
+    assert attempts.refused_by == "b"
+
+
+def test_what_had_its_place_is_not_told_to_return() -> None:
+    attempts, _ = failed(LOST, Failure(QueueFullError("full")))
+    final = attempts.final(QueueFullError("full"))
+    assert isinstance(final, UnavailableError) and "full" in str(final)
 
 
 @pytest.mark.parametrize("scheduled", [True, False])
 def test_what_a_dead_engine_says_counts(scheduled: bool) -> None:
-    engines, dead = Engines(), EngineDeadError("dead", scheduled)
-    assert engines.attempts.try_again(dead, scheduled=not scheduled) is None
-    second = engines.attempts.try_again(dead, scheduled=not scheduled)
-    assert isinstance(second, RequestLostError) is scheduled
+    dead = Failure.told(EngineDeadError("dead", scheduled), scheduled=not scheduled)
+    attempts, ends = failed(dead, dead)
+    assert ends[0] is None and attempts.was_admitted
+    assert isinstance(ends[1], RequestLostError) is scheduled
+
+
+def test_what_an_engine_gives_up_that_had_begun_it_was_admitted_and_is_no_suspect() -> None:
+    attempts, ends = failed(Failure.told(UnavailableError("shuts down"), scheduled=True))
+    assert ends == [None] and attempts.was_admitted and not attempts.is_suspect
 
 
 @pytest.mark.parametrize(
     "error", [RequestFailedError("NaN", "r"), InvalidRequestError("request_id", "no")]
 )
 def test_what_is_the_requests_own_fault_is_final(error: FolovError) -> None:
-    engines = Engines()
-    assert engines.attempts.try_again(error, scheduled=True) is error
-    assert engines.taken == []
-
-
-def test_without_another_engine_the_error_stays() -> None:
-    assert Engines("a").attempts.try_again(LOST, scheduled=True) is LOST
-
-
-def test_what_another_engine_refuses_at_once_is_the_end() -> None:
-    refusal = InvalidRequestError("request_id", "running already")
-
-    def refuse(tried: Container[str], needs_room: bool) -> str | None:
-        raise refusal
-
-    assert Attempts("a", refuse).try_again(LOST, scheduled=True) is refusal
+    assert failed(Failure.told(error, scheduled=True))[1] == [error]

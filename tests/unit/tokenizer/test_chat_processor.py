@@ -12,6 +12,7 @@ from folovllm.outputs import (
     Usage,
 )
 from folovllm.sampling_params import SamplingParams
+from tokenizer_service.chat.call_ids import CallIds
 from tokenizer_service.chat.chat_processor import ChatProcessor
 from tokenizer_service.chat.markers import ChatMarkers, ThinkingState
 from tokenizer_service.chat.parser import ChatParser
@@ -30,7 +31,9 @@ def ids_of(text: str) -> list[int]:
 def processor(*, include: bool = False, **params: object) -> ChatProcessor:
     sampling = SamplingParams().clone(**params)
     return ChatProcessor(
-        lambda: ChatParser(TOKENIZER, TOKENS, sampling, ThinkingState.MAY_BEGIN, True),
+        lambda index: ChatParser(
+            TOKENIZER, TOKENS, sampling, ThinkingState.MAY_BEGIN, True, CallIds("r", "", index)
+        ),
         include_stop_token=include,
     )
 

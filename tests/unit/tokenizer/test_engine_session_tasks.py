@@ -11,8 +11,8 @@ from folovllm.liveness import LivenessConfig
 from folovllm.serving.background_tasks import first, start_background
 from folovllm.v1 import engine_service_pb2
 from support.builders.engine_pools import request
+from support.fakes.stream_home import make_part
 from tokenizer_service.engines.session import EngineSession
-from tokenizer_service.engines.stream import EngineStream
 
 Events = engine_service_pb2.SessionEvents
 
@@ -56,11 +56,11 @@ async def test_a_bug_in_one_half_of_a_session_ends_the_whole(
 ) -> None:
     call: Any = BrokenCall(broken)
     session = await EngineSession.open(call, "there:1", LivenessConfig(), on_change=lambda: None)
-    stream = EngineStream("r", 2, 1)
-    session.generate(stream, request())
+    part = make_part()
+    session.generate(part, request(), "r")
     with pytest.raises(UnavailableError, match=f"engine there:1: {reason}"):
         async with asyncio.timeout(20):
-            await anext(stream)
+            await anext(part.stream)
     assert not session.is_open
     assert call.cancelled.is_set(), "the engine would go on"
     assert [record.getMessage() for record in caplog.records] == [f"background task failed: {task}"]

@@ -1,7 +1,7 @@
 """The engines that refused requests go back to."""
 
-from tokenizer_service.engines import refused_names
-from tokenizer_service.engines.refused_names import RefusedNames
+from tokenizer_service.engines.routing import refused_names
+from tokenizer_service.engines.routing.refused_names import RefusedNames
 
 
 def test_a_name_leads_back_once() -> None:

@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizer_service.engines.router import Router
+from tokenizer_service.engines.routing.router import Router
 
 BLOCK = 4
 IDLE = {"a": 0, "b": 0, "c": 0}

@@ -6,14 +6,13 @@ from collections.abc import Callable
 import pytest
 
 from folovllm.v1 import types_pb2
-from support.fakes.stream_owner import StreamOwner
-from tokenizer_service.engines.stream import EngineStream, WakeRounds
+from support.fakes.stream_home import make_part
+from tokenizer_service.engines.stream import EngineStream
+from tokenizer_service.engines.wake_rounds import WakeRounds
 
 
 def make_stream(name: str) -> EngineStream:
-    stream = EngineStream(name, 1, 1)
-    stream.attach(StreamOwner(), name)
-    return stream
+    return make_part(name).stream
 
 
 def put(rounds: WakeRounds, stream: EngineStream, token_id: int) -> None:

@@ -8,8 +8,10 @@ import grpc
 
 from folovllm.serving.channel import open_channel
 from folovllm_client.api.calls.running_calls import RunningCalls
+from folovllm_client.api.calls.servers import Server
 
 __all__ = [
+    "AsyncServer",
     "DuplexCall",
     "Pieces",
     "StreamMethod",
@@ -24,6 +26,7 @@ __all__ = [
 
 _Output = TypeVar("_Output")
 Pieces = Iterable[Iterable[int]] | AsyncIterable[Iterable[int]]
+AsyncServer: TypeAlias = "Server[grpc.aio.Channel]"
 UnaryMethod: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[Any, _Output]"
 StreamMethod: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[Any, Any]"
 

@@ -9,6 +9,7 @@ import grpc
 from folovllm.errors import (
     DETAILS_KEY,
     ConfigError,
+    ConnectionLostError,
     DeadlineError,
     FolovError,
     UnavailableError,
@@ -45,7 +46,7 @@ def to_error(error: grpc.RpcError, address: str, deadline: float | None) -> Folo
         return WrongServiceError(f"what answers at {address} does not speak gRPC; {_WHOM_TO_ASK}")
     if message.startswith(_NO_CONNECTION):
         return UnreachableError(f"nothing answers at {address} ({reason})")
-    return UnavailableError(f"lost the connection to {address} ({reason})")
+    return ConnectionLostError(f"lost the connection to {address} ({reason})")
 
 
 def is_unknown_method(error: BaseException) -> bool:

@@ -10,11 +10,13 @@ import grpc
 
 from folovllm.serving.channel import open_sync_channel as open_channel
 from folovllm_client.api.calls.running_calls import RunningCalls
+from folovllm_client.api.calls.servers import Server
 
 __all__ = [
     "DuplexCall",
     "Pieces",
     "StreamMethod",
+    "SyncServer",
     "UnaryMethod",
     "call_once",
     "iterate",
@@ -26,6 +28,7 @@ __all__ = [
 
 _Output = TypeVar("_Output")
 Pieces = Iterable[Iterable[int]]
+SyncServer: TypeAlias = "Server[grpc.Channel]"
 UnaryMethod: TypeAlias = "grpc.UnaryUnaryMultiCallable[Any, _Output]"
 StreamMethod: TypeAlias = "grpc.UnaryStreamMultiCallable[Any, Any]"
 iterate = iter

@@ -1,0 +1,1 @@
+"""What takes an engine from command to command and from step to step."""

@@ -1,0 +1,1 @@
+"""Whether a server serves, for whoever asks in gRPC's own way."""

@@ -1,0 +1,1 @@
+"""Which of the engines a request goes to."""

@@ -1,0 +1,1 @@
+"""Streams that broke, and go on from what their callers have received."""
