@@ -9,6 +9,7 @@ BENCHMARKS = {
     "cpu": ("cpu.command", "this CPU: our engine and services beside other engines"),
     "gpu": ("gpu.command", "this NVIDIA GPU: our engine, its kernels, other engines"),
     "services": ("services.tokenizer", "the tokenizer service: deltas, chats, memory"),
+    "wire": ("services.wire", "a step's token ids from the engine to the detokenizer"),
     "start-up": ("services.start_up", "`folovllm serve`: time to serving, and memory"),
     "parameters": (
         "micro.parameter_costs",

@@ -29,7 +29,7 @@ from folovllm.serving.memory.settling import collector_paused, settle_memory
 from folovllm.serving.memory.upkeep import keep_memory_low
 from folovllm.serving.output.standard_streams import exit_after_cleanup, exit_now
 from folovllm.serving.ports import host_and_port
-from folovllm.serving.server import GrpcServer
+from folovllm.serving.server import GrpcServer, new_event_loop
 from folovllm.v1 import engine_service_pb2_grpc
 
 # Seconds for the last messages of an engine that has died, and for the last step of one that stops.
@@ -152,7 +152,8 @@ def main() -> int:
         if rank.index > 0:
             return follow(config, rank)
         warn_of_unknown_variables(config, SERVICE, log.warning)
-        return asyncio.run(serve(config, rank))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(serve(config, rank))
     except FolovError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

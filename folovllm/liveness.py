@@ -27,6 +27,8 @@ class Silence:
 
     def __init__(self, config: LivenessConfig) -> None:
         self._config = config
+        self.heard_at = asyncio.get_running_loop().time()
+        """When the peer has said something last, by the event loop's clock."""
         self._counted_until = asyncio.get_running_loop().time()
         self.seconds = 0.0
 
@@ -43,7 +45,7 @@ class Silence:
     def end(self) -> None:
         """The peer has said something."""
         self.seconds = 0.0
-        self._counted_until = asyncio.get_running_loop().time()
+        self.heard_at = self._counted_until = asyncio.get_running_loop().time()
 
     async def wait(self, seconds: float) -> None:
         """Waits, and counts the time; hardly more of it if our own event loop was held up."""

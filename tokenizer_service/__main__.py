@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from tempfile import TemporaryFile
@@ -25,7 +25,7 @@ from folovllm.serving.logs import configure_logging
 from folovllm.serving.memory.settling import keep_large_blocks_apart, settle_memory
 from folovllm.serving.memory.upkeep import keep_memory_low
 from folovllm.serving.ports import host_and_port, reserved_port
-from folovllm.serving.server import GrpcServer
+from folovllm.serving.server import GrpcServer, new_event_loop
 from folovllm.v1.tokenizer_service_pb2_grpc import add_TokenizerServiceServicer_to_server
 from tokenizer_service.config import TokenizerServiceConfig, parse_args
 from tokenizer_service.engines.migration.numerics import Migrate
@@ -105,7 +105,7 @@ def run(
     heart: Heart | None = None,
 ) -> None:
     """Serves in this process; otherwise as serve."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(serve(config, model, replicas, heart))
 
 
@@ -128,15 +128,6 @@ def _work(
     configure_logging(config.logs, pid=os.getpid())
     run(config, model, replicas, heart)
     return 0
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's if it is installed, since it is faster; None means asyncio's own."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 def main(argv: Sequence[str]) -> int:

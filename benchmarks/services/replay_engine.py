@@ -1,10 +1,10 @@
 """An engine service without a model: it replays a text's token ids.
 
-    python -m benchmarks.services.replay_engine PORT FOLDER STEP_MILLISECONDS
+    python -m benchmarks.services.replay_engine PORT FOLDER STEP_MILLISECONDS [plain]
 
 Each step sends every running request of a session one id more, in one message, as a real engine's
 step does; the first comes at once, and between two there are at least so many milliseconds.
-Generate does not wait. A request ends after max_tokens ids.
+Generate does not wait. A request ends after max_tokens ids. A plain engine has no columns.
 """
 
 import asyncio
@@ -35,14 +35,24 @@ _MAX_MODEL_LEN = 131_072
 class _Replayed:
     """One request while it runs."""
 
-    def __init__(self, request: types_pb2.Request, ids: list[int]) -> None:
+    def __init__(self, request: types_pb2.Request, ids: list[int], handle: int = 0) -> None:
         self._request = request
+        self._handle = handle
         self._ids = cycle(ids)
         self._num_sent = 0
 
     @property
     def finished(self) -> bool:
         return self._num_sent == self._request.sampling_params.max_tokens
+
+    def add_to(self, events: Events) -> None:
+        """Adds its next piece, as a row if it is only an id."""
+        if not self._handle or self._num_sent in (0, self._request.sampling_params.max_tokens - 1):
+            events.outputs.append(self.next())
+            return
+        events.columns.handles.append(self._handle)
+        events.columns.token_ids.append(next(self._ids))
+        self._num_sent += 1
 
     def next(self) -> types_pb2.CompletionOutput:
         """Its next piece, of one id."""
@@ -61,8 +71,9 @@ class _Replayed:
 class ReplayEngine(engine_service_pb2_grpc.EngineServiceServicer):
     """Answers Generate and Session; the other calls of the contract are UNIMPLEMENTED."""
 
-    def __init__(self, folder: Path, step_seconds: float) -> None:
+    def __init__(self, folder: Path, step_seconds: float, has_columns: bool = True) -> None:
         self._step_seconds = step_seconds
+        self._has_columns = has_columns
         self._ids = Tokenizer.from_folder(folder).encode(_TEXT)
         self._info = types_pb2.ModelInfo(
             model_id="replay",
@@ -98,7 +109,8 @@ class ReplayEngine(engine_service_pb2_grpc.EngineServiceServicer):
             async for command in commands:
                 if command.HasField("generate"):
                     request = command.generate
-                    running[request.request_id] = _Replayed(request, self._ids)
+                    handle = command.handle if self._has_columns else 0
+                    running[request.request_id] = _Replayed(request, self._ids, handle)
                     arrived.set()
                 elif command.HasField("cancel"):
                     running.pop(command.cancel, None)
@@ -112,7 +124,10 @@ class ReplayEngine(engine_service_pb2_grpc.EngineServiceServicer):
                 await arrived.wait()
                 await asyncio.sleep(next_step - loop.time())
                 next_step = loop.time() + self._step_seconds
-                yield Events(outputs=[each.next() for each in list(running.values())])
+                events = Events()
+                for each in list(running.values()):
+                    each.add_to(events)
+                yield events
                 for name in [name for name, each in running.items() if each.finished]:
                     del running[name]
                 if not running:
@@ -122,11 +137,11 @@ class ReplayEngine(engine_service_pb2_grpc.EngineServiceServicer):
             reader.cancel()
 
 
-async def main(port: int, folder: Path, step_seconds: float) -> None:
+async def main(port: int, folder: Path, step_seconds: float, has_columns: bool) -> None:
     """Serves until SIGTERM."""
     server = GrpcServer(ServerConfig(port=port, grace_period=0.0), ENGINE_SERVICE)
     # The calls that it lacks answer UNIMPLEMENTED, as the generated class does.
-    engine = ReplayEngine(folder, step_seconds)  # type: ignore[abstract]
+    engine = ReplayEngine(folder, step_seconds, has_columns)  # type: ignore[abstract]
     engine_service_pb2_grpc.add_EngineServiceServicer_to_server(engine, server.grpc)
     server.bind()
     await server.start()
@@ -136,4 +151,6 @@ async def main(port: int, folder: Path, step_seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]) / 1e3))
+    asyncio.run(
+        main(int(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]) / 1e3, "plain" not in sys.argv)
+    )

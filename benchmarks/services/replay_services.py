@@ -20,11 +20,14 @@ class Services(NamedTuple):
 
 
 @asynccontextmanager
-async def replay_services(folder: str, step_milliseconds: float) -> AsyncIterator[Services]:
-    """Both of them, ready, for a model's folder; ended with the block."""
+async def replay_services(
+    folder: str, step_milliseconds: float, *options: str
+) -> AsyncIterator[Services]:
+    """Both of them, ready, for a model's folder; ended with the block. See `replay_engine`."""
     port, engine_port = free_ports(2)
     address, engine_address = f"{LOOPBACK}:{port}", f"{LOOPBACK}:{engine_port}"
     engine = ["benchmarks.services.replay_engine", str(engine_port), folder, str(step_milliseconds)]
+    engine += options
     tokenizer = ["--model", folder, "--port", str(port), "--engine", engine_address]
     commands = {
         "engine service": [sys.executable, "-m", *engine],

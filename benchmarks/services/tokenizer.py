@@ -84,7 +84,7 @@ async def _measure(args: argparse.Namespace, recorder: Recorder) -> None:
     ):
         sizes = _QUICK if args.quick else Sizes()
         for part in args.only:
-            await _PARTS[part](_Run(client, services, folder, sizes, recorder))
+            await _PARTS[part](Run(client, services, folder, sizes, recorder))
 
 
 def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -98,7 +98,9 @@ def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
+    """The services, and what is done with them."""
+
     client: AsyncClient
     services: Services
     folder: Path
@@ -107,24 +109,24 @@ class _Run(NamedTuple):
     recorder: Recorder
 
 
-async def _deltas(run: _Run) -> None:
+async def _deltas(run: Run) -> None:
     sizes, tokenizer = run.sizes, Tokenizer.from_folder(run.folder)
     token_ids = tokenizer.encode(_QUESTION * (1 + sizes.tokens // 8))[: sizes.tokens]
-    counts: dict[str, list[_Count]] = {"folovllm": [], "TextIteratorStreamer": []}
+    counts: dict[str, list[Count]] = {"folovllm": [], "TextIteratorStreamer": []}
     ours, streamed = counts.values()
     with Contender(EngineName("streamer"), PeerConfig(str(run.folder))) as peer:
         for _ in range(sizes.turns + 1):
-            ours.append(await _stream(run))
+            ours.append(await count_deltas(run))
             with peer.turn():
                 call = peer.call("stream", token_ids=token_ids, num_streams=sizes.streams)
-            streamed.append(_Count(len(token_ids) * sizes.streams, *call))
+            streamed.append(Count(len(token_ids) * sizes.streams, *call))
     for case, field in (("deltas, a core", "cpu_s"), ("deltas, by the clock", "wall_s")):
         for engine, found in counts.items():
             rates = [count.deltas / getattr(count, field) for count in found[1:]]
             run.recorder.add_values(case, "deltas/s", rates, engine)
 
 
-class _Count(NamedTuple):
+class Count(NamedTuple):
     """What had come at one moment, or between two."""
 
     deltas: int
@@ -132,14 +134,14 @@ class _Count(NamedTuple):
     cpu_s: float
 
 
-async def _stream(run: _Run) -> _Count:
+async def count_deltas(run: Run) -> Count:
     """Counts from when all streams have begun until the first one ends."""
-    sizes, counts = run.sizes, list[_Count]()
+    sizes, counts = run.sizes, list[Count]()
     num_begun = deltas = 0
 
     def count() -> None:
         times = run.services.process.cpu_times()
-        counts.append(_Count(deltas, time.perf_counter(), times.user + times.system))
+        counts.append(Count(deltas, time.perf_counter(), times.user + times.system))
 
     async def one() -> None:
         nonlocal num_begun, deltas
@@ -153,10 +155,10 @@ async def _stream(run: _Run) -> _Count:
 
     await asyncio.gather(*[one() for _ in range(sizes.streams)])
     begin, end = counts
-    return _Count(end.deltas - begin.deltas, end.wall_s - begin.wall_s, end.cpu_s - begin.cpu_s)
+    return Count(end.deltas - begin.deltas, end.wall_s - begin.wall_s, end.cpu_s - begin.cpu_s)
 
 
-async def _first_events(run: _Run) -> None:
+async def _first_events(run: Run) -> None:
     params = SamplingParams(max_tokens=1)
     async with grpc.aio.insecure_channel(run.services.engine_address, options=CLIENT_OPTIONS) as ch:
         engine = engine_service_pb2_grpc.EngineServiceStub(ch)
@@ -178,7 +180,7 @@ async def _first_events(run: _Run) -> None:
         run.recorder.add_values("first event of a chat", "ms", values[10:], name)
 
 
-async def _long_prompts(run: _Run) -> None:
+async def _long_prompts(run: Run) -> None:
     client, sizes = run.client, run.sizes
     prompts = _long_texts(run.folder, sizes.prompt_tokens, sizes.prompts)
     alone, beside = await _gaps(client, sizes.tokens), list[float]()
@@ -216,7 +218,7 @@ def _send(address: str, prompts: Sequence[str]) -> None:
             client.generate(prompt, SamplingParams(max_tokens=1))
 
 
-async def _memory(run: _Run) -> None:
+async def _memory(run: Run) -> None:
     client, sizes, recorder = run.client, run.sizes, run.recorder
     process, params, done = run.services.process, SamplingParams(max_tokens=4), 0
     for until in (sizes.soak // 10, sizes.soak):
@@ -238,7 +240,7 @@ async def _memory(run: _Run) -> None:
     recorder.add_values(f"processor time in {sizes.idle_s:g} idle seconds", "s", [used])
 
 
-_PARTS: dict[str, Callable[[_Run], Coroutine[None, None, None]]] = {
+_PARTS: dict[str, Callable[[Run], Coroutine[None, None, None]]] = {
     "deltas": _deltas,
     "chats": _first_events,
     "long-prompts": _long_prompts,

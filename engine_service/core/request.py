@@ -143,6 +143,8 @@ class Sequence:
     finish_time: float | None = None
     runner_state: RunnerState | None = field(default_factory=RunnerState)
     """None once it has ended."""
+    address: tuple[str, int] | None = None
+    """The name and index by which the caller knows it, once it has been told of it."""
 
     def append(self, token_id: int) -> None:
         """Adds a token to the output."""

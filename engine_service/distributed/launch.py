@@ -20,12 +20,12 @@ from engine_service.distributed.leader import Leader, follow
 from engine_service.distributed.liveness import RankLiveness
 from engine_service.distributed.rank import Rank
 from engine_service.engine.commands import Command
+from engine_service.engine.delivery.step_outputs import StepOutputs
 from engine_service.engine.driving.engine_work import step_alone
 from engine_service.engine.factory import build_engine
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.layers.parallel import TensorParallel
 from folovllm.errors import ConfigError, EngineDeadError
-from folovllm.outputs import CompletionOutput
 from folovllm.serving.output.standard_streams import exit_now
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class EngineRanks:
         self._leader = Leader(channel)
         return engine
 
-    def step(self, engine: LLMEngine, commands: Sequence[Command]) -> list[CompletionOutput]:
+    def step(self, engine: LLMEngine, commands: Sequence[Command]) -> StepOutputs:
         """See `engine_work.Step`."""
         step = step_alone if self._leader is None else self._leader.step
         return step(engine, commands)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from engine_service.distributed.broadcast import BroadcastChannel
 from engine_service.engine.commands import Command, decode_commands, encode_commands
+from engine_service.engine.delivery.step_outputs import StepOutputs
 from engine_service.engine.llm_engine import LLMEngine
 from folovllm.errors import EngineDeadError, ServerError
-from folovllm.outputs import CompletionOutput
 
 # A message is the digest of the latest outputs, and the commands since. An empty one ends all.
 _DIGEST = struct.Struct("<q")
@@ -26,10 +26,10 @@ class Leader:
         self._channel = channel
         self._digest = 0
 
-    def step(self, engine: LLMEngine, commands: Sequence[Command]) -> list[CompletionOutput]:
+    def step(self, engine: LLMEngine, commands: Sequence[Command]) -> StepOutputs:
         """An `engine_work.Step` of all ranks. Raises EngineDeadError if another has ended."""
         self._channel.send(_DIGEST.pack(self._digest) + encode_commands(commands))
-        outputs = engine.step()
+        outputs = engine.step_in_columns()
         self._digest = _digest(outputs)
         return outputs
 
@@ -52,12 +52,12 @@ def follow(engine: LLMEngine, channel: BroadcastChannel) -> None:
         for command in decode_commands(message[_DIGEST.size :]):
             command.apply(engine)
         try:
-            digest = _digest(engine.step())
+            digest = _digest(engine.step_in_columns())
         except RuntimeError as error:  # what tensors' exchange raises
             reason = str(error).splitlines()[0]
             raise EngineDeadError(f"a step cannot be computed: {reason}") from error
 
 
-def _digest(outputs: Sequence[CompletionOutput]) -> int:
+def _digest(step: StepOutputs) -> int:
     """A number that depends on indexes and tokens only; the same in all processes."""
-    return hash(tuple((output.index, *output.token_ids) for output in outputs))
+    return hash(tuple((output.index, *output.token_ids) for output in step))

@@ -33,6 +33,7 @@ from engine_service.core.waiting.scheduling_policy import SchedulingPolicy
 from engine_service.engine.admission import check_lengths
 from engine_service.engine.completion_outputs import completion_output, request_info
 from engine_service.engine.continued.matchers import matchers_after
+from engine_service.engine.delivery.step_outputs import StepOutputs
 from engine_service.engine.failures import FailureJudge, RequestFailure, request_failure
 from engine_service.engine.parent_requests import ParentRequests
 from engine_service.engine.score_requests import ScoreRequest
@@ -210,7 +211,7 @@ class LLMEngine:
     def abort_request(self, request_id: str, indexes: Iterable[int] = ()) -> list[CompletionOutput]:
         """Ends a request, or the named sequences of it; returns their final outputs."""
         if request_id not in self._parents:
-            return self._outputs(self.scheduler.abort_request(request_id, indexes))
+            return [*self._outputs(self.scheduler.abort_request(request_id, indexes))]
         outputs: list[CompletionOutput] = []
         self._add_followers(self._parents.pop_followers(request_id))
         for child in self._parents.children(request_id, indexes):
@@ -235,6 +236,10 @@ class LLMEngine:
         return self._judge.drain()
 
     def step(self) -> list[CompletionOutput]:
+        """As `step_in_columns`; every change is an output."""
+        return [*self.step_in_columns()]
+
+    def step_in_columns(self) -> StepOutputs:
         """Reads one step, having launched the next if possible; returns what changed.
 
         A request may fail by itself, and then has no more outputs: see `drain_failures`. For a
@@ -257,10 +262,11 @@ class LLMEngine:
             if ahead is not None:
                 self._in_flight = self._planned(ahead), runner.launch(ahead)
             result = launched.result()
-        outputs = self._outputs(scheduler.update_from_output(planned, result))
+        step = self._outputs(scheduler.update_from_output(planned, result))
         failures = [self._fail(*failed) for failed in scheduler.drain_failures()]
         everything_failed = len(result.failures) == len(planned.scheduled)
-        return self._judge.judge(outputs, failures, everything_failed)
+        step.outputs = self._judge.judge(step.outputs, failures, everything_failed)
+        return step
 
     def warm_up(self) -> None:
         """Sends one token through every part, so that the first request is not slower.
@@ -310,23 +316,30 @@ class LLMEngine:
         if self.on_scheduled is not None:
             self.on_scheduled(names)
 
-    def _outputs(self, changes: Iterable[SequenceOutput]) -> list[CompletionOutput]:
-        """What changed, as outputs; starts requests that waited for one that ended."""
-        outputs, failed = [], RequestStatus.FINISHED_FAILED
+    def _outputs(self, changes: Iterable[SequenceOutput]) -> StepOutputs:
+        """What changed, for callers; starts requests that waited for one that ended."""
+        step, running = StepOutputs(), RequestStatus.RUNNING
+        addresses, token_ids = step.addresses, step.token_ids
         for change in changes:
             seq = change.seq
-            request = seq.request
-            if seq.status is failed:
-                continue  # later in the same step
-            name, index = self._parents.name_of(request.request_id, seq.index)
-            output = completion_output(change, name, index)
-            if seq.index == seq.group.first_index and request.request_id in self._unannounced:
-                self._unannounced.remove(request.request_id)
-                output.info = request_info(seq.group, self.info)
-            outputs.append(output)
-            if change.finished and seq.group.finished:
-                self._add_followers(self._parents.discard(request.request_id))
-        return outputs
+            if seq.status is running and seq.address is not None and not change.logprobs:
+                addresses.append(seq.address)
+                token_ids.append(change.token_ids)
+            elif seq.status is not RequestStatus.FINISHED_FAILED:  # later in the same step
+                step.outputs.append(self._output(change))
+        return step
+
+    def _output(self, change: SequenceOutput) -> CompletionOutput:
+        seq = change.seq
+        request = seq.request
+        name, index = seq.address = self._parents.name_of(request.request_id, seq.index)
+        output = completion_output(change, name, index)
+        if seq.index == seq.group.first_index and request.request_id in self._unannounced:
+            self._unannounced.remove(request.request_id)
+            output.info = request_info(seq.group, self.info)
+        if change.finished and seq.group.finished:
+            self._add_followers(self._parents.discard(request.request_id))
+        return output
 
     def _add_followers(self, followers: Iterable[Request]) -> None:
         """Adds those that waited for the first of their call, which has begun with it."""

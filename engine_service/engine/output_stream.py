@@ -6,8 +6,9 @@ read are merged, up to a bound that keeps each within one message.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from engine_service.engine.delivery.row_routes import RowRoutes, RowSink
 from folovllm.errors import FolovError
 from folovllm.outputs import CompletionOutput
 from folovllm.serving.turns import MAX_ENTRIES
@@ -19,11 +20,17 @@ _MAX_IDS = 1024
 class OutputStream:
     """Iterates over a request's outputs; ends after the last of its n continuations.
 
-    A caller that reads many streams sets `notify`, which every change calls, and drains them.
+    A caller that reads many streams sets `notify`, which every change calls, and drains them; see
+    `send_rows`.
     """
 
-    def __init__(self, name: str, n: int) -> None:
+    def __init__(self, name: str, n: int, routes: RowRoutes | None = None) -> None:
+        """`routes` are the engine's."""
         self.name = name
+        self._routes = routes
+        self._sink: RowSink | None = None
+        self._handle = 0
+        self._routed: set[int] = set()  # the indexes that have or had a route
         self._num_unfinished = n
         self._pending: deque[CompletionOutput] = deque()
         self._mergeable: dict[int, CompletionOutput] = {}  # the last pending of each index
@@ -37,7 +44,7 @@ class OutputStream:
         self.scheduled = False
         """Whether a step has begun that computes it; see `set_scheduled`."""
         self.num_tokens = 0
-        """Tokens that have come so far."""
+        """Tokens of the outputs that have ended."""
 
     @property
     def complete(self) -> bool:
@@ -47,10 +54,13 @@ class OutputStream:
     def put(self, output: CompletionOutput) -> None:
         """Adds a piece, after those that have not been read."""
         self.started = True
-        self.num_tokens += len(output.token_ids)
+        if output.usage is not None:
+            self.num_tokens += output.usage.completion_tokens
         self._num_unfinished -= output.finished()
         if self._closed:
             return
+        if self._routed:
+            self._remove_route(output.index)
         last = self._mergeable.get(output.index)
         if last is not None and _fits(last, output):
             last.append(output)
@@ -75,6 +85,8 @@ class OutputStream:
         """Ends reading; later outputs are dropped."""
         self._closed = True
         self.drain()
+        for index in self._routed:
+            self._remove_route(index)
 
     def drain(self) -> list[CompletionOutput]:
         """Removes and returns everything pending, without waiting."""
@@ -82,6 +94,32 @@ class OutputStream:
         self._pending.clear()
         self._mergeable.clear()
         return pieces
+
+    def send_rows(self, sink: RowSink, handle: int) -> None:
+        """What is only token ids goes to a sink, as the rows of `handle` plus the index.
+
+        But not before `resume_rows`, nor past anything that waits here.
+        """
+        self._sink, self._handle = sink, handle
+
+    def resume_rows(self, pieces: Iterable[CompletionOutput]) -> None:
+        """The pieces, which were drained, are where they belong, and rows may follow them."""
+        if self._sink is None or self._closed:
+            return
+        assert self._routes is not None
+        for piece in pieces:
+            if not piece.finished() and piece.index not in self._mergeable:
+                self._routed.add(piece.index)
+                self._routes.set((self.name, piece.index), self._sink, self._handle + piece.index)
+
+    @property
+    def handles(self) -> list[int]:
+        """Under which there may have been rows."""
+        return [self._handle + index for index in self._routed]
+
+    def _remove_route(self, index: int) -> None:
+        assert self._routes is not None
+        self._routes.remove((self.name, index))
 
     def __aiter__(self) -> "OutputStream":
         return self

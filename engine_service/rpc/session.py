@@ -20,7 +20,7 @@ from engine_service.rpc.open_sessions import OpenSessions
 from engine_service.rpc.outbox import Outbox
 from engine_service.rpc.preparations import Preparations
 from engine_service.rpc.request_reader import fork_steps, read_generate
-from engine_service.rpc.session_call import SessionCall
+from engine_service.rpc.session_call import SessionCall, check_handle
 from folovllm.bounds.check_bounds import check_bounds
 from folovllm.errors import (
     InvalidRequestError,
@@ -68,7 +68,7 @@ class Session:
         self._front_end = FrontEnd(peer, liveness, self._lose_front_end)
         self._load = LoadReporter(self._sessions.load_reports, self._wake.set)
         complete = functools.partial(self._end, code=grpc.StatusCode.OK)
-        self._outbox = Outbox(self._load, self._front_end, complete, self._fail)
+        self._outbox = Outbox(self._load, self._front_end, complete, self._fail, self._wake.set)
 
     async def serve(
         self, commands: AsyncIterator[SessionCommand]
@@ -136,25 +136,26 @@ class Session:
         elif kind == "abort":
             self._abort(message.abort)
         elif kind == "fork":
-            self._start("Fork", "fork_id", message.fork.fork_id, message.fork, moved)
+            call = SessionCall(_METHOD + "Fork", message.fork.fork_id, message.handle)
+            self._start(call, "fork_id", message.fork, moved)
         else:
-            name = message.generate.request_id
-            self._start("Generate", "request_id", name, message.generate, moved)
+            call = SessionCall(_METHOD + "Generate", message.generate.request_id, message.handle)
+            self._start(call, "request_id", message.generate, moved)
 
     def _start(
         self,
-        method: str,
+        call: SessionCall,
         name_field: str,
-        name: str,
         message: StartMessage,
         moved: engine_service_pb2.Moved | None,
     ) -> None:
         """Starts a request; anything wrong with it becomes its failure."""
-        call = SessionCall(_METHOD + method, name[:MAX_NAME_BYTES])
+        name, call.name = call.name, call.name[:MAX_NAME_BYTES]
         self._open.add(call)
         try:
             call.counted.enter_context(self._active_calls.entered(stream=True))
             check_name(name_field, name)
+            check_handle(call.handle)
             check_bounds(message)
             if name in self._running:
                 raise InvalidRequestError(name_field, f"{name} is running already")
@@ -226,13 +227,11 @@ class Session:
 
     def _submit(self, call: SessionCall, command: Generate | Fork, matchers: Matchers = ()) -> None:
         call.stream = self._engine.submit(command, matchers, call.ticket)
-        call.stream.notify = functools.partial(self._set_changed, call)
+        call.stream.notify = functools.partial(self._outbox.add, call)
+        if call.handle:
+            call.stream.send_rows(self._outbox, call.handle)
         if call.aborted is not None:
             self._engine.abort(call.name, call.aborted)
-
-    def _set_changed(self, call: SessionCall) -> None:
-        self._outbox.add(call)
-        self._wake.set()
 
     def _abort(self, message: engine_service_pb2.AbortRequest) -> None:
         """Aborts any request that the engine runs, or will run once it is prepared."""
@@ -259,7 +258,6 @@ class Session:
         error = as_folov_error(raised, call.method)
         self._end(call, status_code(error))
         self._outbox.add_failure(call, error)
-        self._wake.set()
 
     def _end(self, call: SessionCall, code: grpc.StatusCode) -> None:
         """Frees the request's name and what it holds of the engine."""

@@ -9,9 +9,15 @@ import grpc
 
 from engine_service.engine.output_stream import OutputStream
 from engine_service.overload.ticket import Ticket
+from folovllm.bounds.table import message_bounds
+from folovllm.errors import InvalidRequestError
 from folovllm.sampling_params import MAX_N
 from folovllm.serving.call_log import log_end
 from folovllm.serving.request_names import MAX_NAME_BYTES
+from folovllm.v1 import engine_service_pb2
+
+_COMMAND = message_bounds(engine_service_pb2.SessionCommand.DESCRIPTOR)
+_MAX_HANDLE = int(_COMMAND.range("handle").high)
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +28,8 @@ class SessionCall:
     """As in the log."""
     name: str
     """The caller's request_id or fork_id."""
+    handle: int = 0
+    """That of index 0 in columns; 0 if it has none."""
     started: float = field(default_factory=time.monotonic)
     counted: ExitStack = field(default_factory=ExitStack)
     """Delays a drain of the server until it is closed."""
@@ -49,3 +57,9 @@ class SessionCall:
         self.counted.close()
         name = self.name[:MAX_NAME_BYTES]
         log_end(self.method, self.code, self.started, peer=peer, request_id=name)
+
+
+def check_handle(handle: int) -> None:
+    """Raises InvalidRequestError if a continuation's handle could be too large."""
+    if handle > _MAX_HANDLE:
+        raise InvalidRequestError("handle", f"handle must be at most {_MAX_HANDLE}")

@@ -182,3 +182,13 @@ def _compressions(config: ServerConfig) -> int:
     """
     taken = grpc.Compression if config.allow_compression else [grpc.Compression.NoCompression]
     return sum(1 << int(algorithm) for algorithm in taken)
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of a service: uvloop's, which is faster, or asyncio's if that is missing."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

@@ -16,7 +16,7 @@ from folovllm.v1 import types_pb2 as folovllm_dot_v1_dot_types__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n folovllm/v1/engine_service.proto\x12\x0b\x66olovllm.v1\x1a\x17\x66olovllm/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"^\n\x0c\x41\x62ortRequest\x12)\n\nrequest_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05 \x01(\x80\x02R\trequestId\x12#\n\x07indexes\x18\x02 \x03(\rB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\x07indexes\"%\n\rAbortResponse\x12\x14\n\x05\x66ound\x18\x01 \x01(\x08R\x05\x66ound\"\xd9\x02\n\x0eSessionCommand\x12\x32\n\x08generate\x18\x01 \x01(\x0b\x32\x14.folovllm.v1.RequestH\x00R\x08generate\x12.\n\x04\x66ork\x18\x02 \x01(\x0b\x32\x18.folovllm.v1.ForkRequestH\x00R\x04\x66ork\x12\x31\n\x05\x61\x62ort\x18\x03 \x01(\x0b\x32\x19.folovllm.v1.AbortRequestH\x00R\x05\x61\x62ort\x12$\n\x06\x63\x61ncel\x18\x04 \x01(\tB\n\xbaH\x07r\x05 \x01(\x80\x02H\x00R\x06\x63\x61ncel\x12\x36\n\theartbeat\x18\x05 \x01(\x0b\x32\x16.folovllm.v1.HeartbeatH\x00R\theartbeat\x12\x16\n\x06handle\x18\x06 \x01(\x04R\x06handle\x12(\n\x05moved\x18\x07 \x01(\x0b\x32\x12.folovllm.v1.MovedR\x05movedB\x10\n\x07\x63ommand\x12\x05\xbaH\x02\x08\x01\"S\n\x05Moved\x12+\n\x03\x61ge\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03\x61ge\x12\x1d\n\nis_suspect\x18\x02 \x01(\x08R\tisSuspect\"\x0b\n\tHeartbeat\"\xaf\x03\n\rSessionEvents\x12\x43\n\x07outputs\x18\x01 \x03(\x0b\x32\x1d.folovllm.v1.CompletionOutputB\n\xbaH\x07\x92\x01\x04\x10\x80\x80@R\x07outputs\x12\x43\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1b.folovllm.v1.SessionFailureB\n\xbaH\x07\x92\x01\x04\x10\x80\x80@R\x08\x66\x61ilures\x12\x30\n\x04load\x18\x03 \x01(\x0b\x32\x1c.folovllm.v1.GetLoadResponseR\x04load\x12\x34\n\theartbeat\x18\x04 \x01(\x0b\x32\x16.folovllm.v1.HeartbeatR\theartbeat\x12-\n\x12\x61nswers_heartbeats\x18\x05 \x01(\x08R\x11\x61nswersHeartbeats\x12/\n\tscheduled\x18\x06 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x80\x80@\"\x05r\x03(\x80\x02R\tscheduled\x12\x34\n\x07\x63olumns\x18\x07 \x01(\x0b\x32\x1a.folovllm.v1.OutputColumnsR\x07\x63olumns\x12\x16\n\x06\x64rains\x18\x08 \x01(\x08R\x06\x64rains\"\x8e\x01\n\rOutputColumns\x12$\n\x07handles\x18\x01 \x03(\x04\x42\n\xbaH\x07\x92\x01\x04\x10\x80\x80@R\x07handles\x12.\n\rnum_token_ids\x18\x02 \x03(\rB\n\xbaH\x07\x92\x01\x04\x10\x80\x80@R\x0bnumTokenIds\x12\'\n\ttoken_ids\x18\x03 \x03(\rB\n\xbaH\x07\x92\x01\x04\x10\x80\x80@R\x08tokenIds\"\\\n\x0eSessionFailure\x12\'\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08R\trequestId\x12!\n\x06status\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04R\x06status\"\x10\n\x0eGetLoadRequest\"\xf1\x02\n\x0fGetLoadResponse\x12\x1f\n\x0bnum_running\x18\x01 \x01(\rR\nnumRunning\x12\x1f\n\x0bnum_waiting\x18\x02 \x01(\rR\nnumWaiting\x12*\n\x11num_queued_tokens\x18\x03 \x01(\x04R\x0fnumQueuedTokens\x12$\n\x0ekv_cache_usage\x18\x04 \x01(\x01R\x0ckvCacheUsage\x12+\n\x12num_free_kv_blocks\x18\x05 \x01(\rR\x0fnumFreeKvBlocks\x12!\n\x0cnum_requests\x18\x06 \x01(\rR\x0bnumRequests\x12%\n\x0enum_admissible\x18\x07 \x01(\rR\rnumAdmissible\x12!\n\x0cnum_admitted\x18\x08 \x01(\x04R\x0bnumAdmitted\x12\x30\n\x14num_generated_tokens\x18\t \x01(\x04R\x12numGeneratedTokens2\xed\x03\n\rEngineService\x12\x41\n\x08Generate\x12\x14.folovllm.v1.Request\x1a\x1d.folovllm.v1.CompletionOutput0\x01\x12\x41\n\x04\x46ork\x12\x18.folovllm.v1.ForkRequest\x1a\x1d.folovllm.v1.CompletionOutput0\x01\x12>\n\x05Score\x12\x19.folovllm.v1.ScoreRequest\x1a\x1a.folovllm.v1.ScoreResponse\x12>\n\x05\x41\x62ort\x12\x19.folovllm.v1.AbortRequest\x1a\x1a.folovllm.v1.AbortResponse\x12\x46\n\x07Session\x12\x1b.folovllm.v1.SessionCommand\x1a\x1a.folovllm.v1.SessionEvents(\x01\x30\x01\x12H\n\x0cGetModelInfo\x12 .folovllm.v1.GetModelInfoRequest\x1a\x16.folovllm.v1.ModelInfo\x12\x44\n\x07GetLoad\x12\x1b.folovllm.v1.GetLoadRequest\x1a\x1c.folovllm.v1.GetLoadResponseBN\n\x0e\x61i.folovllm.v1P\x01Z:github.com/folovllm/folovllm/gen/go/folovllm/v1;folovllmv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n folovllm/v1/engine_service.proto\x12\x0b\x66olovllm.v1\x1a\x17\x66olovllm/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\"^\n\x0c\x41\x62ortRequest\x12)\n\nrequest_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05 \x01(\x80\x02R\trequestId\x12#\n\x07indexes\x18\x02 \x03(\rB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\x07indexes\"%\n\rAbortResponse\x12\x14\n\x05\x66ound\x18\x01 \x01(\x08R\x05\x66ound\"\xe9\x02\n\x0eSessionCommand\x12\x32\n\x08generate\x18\x01 \x01(\x0b\x32\x14.folovllm.v1.RequestH\x00R\x08generate\x12.\n\x04\x66ork\x18\x02 \x01(\x0b\x32\x18.folovllm.v1.ForkRequestH\x00R\x04\x66ork\x12\x31\n\x05\x61\x62ort\x18\x03 \x01(\x0b\x32\x19.folovllm.v1.AbortRequestH\x00R\x05\x61\x62ort\x12$\n\x06\x63\x61ncel\x18\x04 \x01(\tB\n\xbaH\x07r\x05 \x01(\x80\x02H\x00R\x06\x63\x61ncel\x12\x36\n\theartbeat\x18\x05 \x01(\x0b\x32\x16.folovllm.v1.HeartbeatH\x00R\theartbeat\x12&\n\x06handle\x18\x06 \x01(\x04\x42\x0e\xbaH\x0b\x32\t\x18\x80\x80\x9a\xa6\xea\xaf\xe3\x01R\x06handle\x12(\n\x05moved\x18\x07 \x01(\x0b\x32\x12.folovllm.v1.MovedR\x05movedB\x10\n\x07\x63ommand\x12\x05\xbaH\x02\x08\x01\"S\n\x05Moved\x12+\n\x03\x61ge\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03\x61ge\x12\x1d\n\nis_suspect\x18\x02 \x01(\x08R\tisSuspect\"\x0b\n\tHeartbeat\"\xaf\x03\n\rSessionEvents\x12\x43\n\x07outputs\x18\x01 \x03(\x0b\x32\x1d.folovllm.v1.CompletionOutputB\n\xbaH\x07\x92\x01\x04\x10\x80\x80@R\x07outputs\x12\x43\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32\x1b.folovllm.v1.SessionFailureB\n\xbaH\x07\x92\x01\x04\x10\x80\x80@R\x08\x66\x61ilures\x12\x30\n\x04load\x18\x03 \x01(\x0b\x32\x1c.folovllm.v1.GetLoadResponseR\x04load\x12\x34\n\theartbeat\x18\x04 \x01(\x0b\x32\x16.folovllm.v1.HeartbeatR\theartbeat\x12-\n\x12\x61nswers_heartbeats\x18\x05 \x01(\x08R\x11\x61nswersHeartbeats\x12/\n\tscheduled\x18\x06 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x80\x80@\"\x05r\x03(\x80\x02R\tscheduled\x12\x34\n\x07\x63olumns\x18\x07 \x01(\x0b\x32\x1a.folovllm.v1.OutputColumnsR\x07\x63olumns\x12\x16\n\x06\x64rains\x18\x08 \x01(\x08R\x06\x64rains\"\x8e\x01\n\rOutputColumns\x12$\n\x07handles\x18\x01 \x03(\x04\x42\n\xbaH\x07\x92\x01\x04\x10\x80\x80@R\x07handles\x12.\n\rnum_token_ids\x18\x02 \x03(\rB\n\xbaH\x07\x92\x01\x04\x10\x80\x80@R\x0bnumTokenIds\x12\'\n\ttoken_ids\x18\x03 \x03(\rB\n\xbaH\x07\x92\x01\x04\x10\x80\x80@R\x08tokenIds\"\\\n\x0eSessionFailure\x12\'\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x08R\trequestId\x12!\n\x06status\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80\x04R\x06status\"\x10\n\x0eGetLoadRequest\"\xf1\x02\n\x0fGetLoadResponse\x12\x1f\n\x0bnum_running\x18\x01 \x01(\rR\nnumRunning\x12\x1f\n\x0bnum_waiting\x18\x02 \x01(\rR\nnumWaiting\x12*\n\x11num_queued_tokens\x18\x03 \x01(\x04R\x0fnumQueuedTokens\x12$\n\x0ekv_cache_usage\x18\x04 \x01(\x01R\x0ckvCacheUsage\x12+\n\x12num_free_kv_blocks\x18\x05 \x01(\rR\x0fnumFreeKvBlocks\x12!\n\x0cnum_requests\x18\x06 \x01(\rR\x0bnumRequests\x12%\n\x0enum_admissible\x18\x07 \x01(\rR\rnumAdmissible\x12!\n\x0cnum_admitted\x18\x08 \x01(\x04R\x0bnumAdmitted\x12\x30\n\x14num_generated_tokens\x18\t \x01(\x04R\x12numGeneratedTokens2\xed\x03\n\rEngineService\x12\x41\n\x08Generate\x12\x14.folovllm.v1.Request\x1a\x1d.folovllm.v1.CompletionOutput0\x01\x12\x41\n\x04\x46ork\x12\x18.folovllm.v1.ForkRequest\x1a\x1d.folovllm.v1.CompletionOutput0\x01\x12>\n\x05Score\x12\x19.folovllm.v1.ScoreRequest\x1a\x1a.folovllm.v1.ScoreResponse\x12>\n\x05\x41\x62ort\x12\x19.folovllm.v1.AbortRequest\x1a\x1a.folovllm.v1.AbortResponse\x12\x46\n\x07Session\x12\x1b.folovllm.v1.SessionCommand\x1a\x1a.folovllm.v1.SessionEvents(\x01\x30\x01\x12H\n\x0cGetModelInfo\x12 .folovllm.v1.GetModelInfoRequest\x1a\x16.folovllm.v1.ModelInfo\x12\x44\n\x07GetLoad\x12\x1b.folovllm.v1.GetLoadRequest\x1a\x1c.folovllm.v1.GetLoadResponseBN\n\x0e\x61i.folovllm.v1P\x01Z:github.com/folovllm/folovllm/gen/go/folovllm/v1;folovllmv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,6 +32,8 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_SESSIONCOMMAND'].oneofs_by_name['command']._serialized_options = b'\272H\002\010\001'
   _globals['_SESSIONCOMMAND'].fields_by_name['cancel']._options = None
   _globals['_SESSIONCOMMAND'].fields_by_name['cancel']._serialized_options = b'\272H\007r\005 \001(\200\002'
+  _globals['_SESSIONCOMMAND'].fields_by_name['handle']._options = None
+  _globals['_SESSIONCOMMAND'].fields_by_name['handle']._serialized_options = b'\272H\0132\t\030\200\200\232\246\352\257\343\001'
   _globals['_SESSIONEVENTS'].fields_by_name['outputs']._options = None
   _globals['_SESSIONEVENTS'].fields_by_name['outputs']._serialized_options = b'\272H\007\222\001\004\020\200\200@'
   _globals['_SESSIONEVENTS'].fields_by_name['failures']._options = None
@@ -53,21 +55,21 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_ABORTRESPONSE']._serialized_start=202
   _globals['_ABORTRESPONSE']._serialized_end=239
   _globals['_SESSIONCOMMAND']._serialized_start=242
-  _globals['_SESSIONCOMMAND']._serialized_end=587
-  _globals['_MOVED']._serialized_start=589
-  _globals['_MOVED']._serialized_end=672
-  _globals['_HEARTBEAT']._serialized_start=674
-  _globals['_HEARTBEAT']._serialized_end=685
-  _globals['_SESSIONEVENTS']._serialized_start=688
-  _globals['_SESSIONEVENTS']._serialized_end=1119
-  _globals['_OUTPUTCOLUMNS']._serialized_start=1122
-  _globals['_OUTPUTCOLUMNS']._serialized_end=1264
-  _globals['_SESSIONFAILURE']._serialized_start=1266
-  _globals['_SESSIONFAILURE']._serialized_end=1358
-  _globals['_GETLOADREQUEST']._serialized_start=1360
-  _globals['_GETLOADREQUEST']._serialized_end=1376
-  _globals['_GETLOADRESPONSE']._serialized_start=1379
-  _globals['_GETLOADRESPONSE']._serialized_end=1748
-  _globals['_ENGINESERVICE']._serialized_start=1751
-  _globals['_ENGINESERVICE']._serialized_end=2244
+  _globals['_SESSIONCOMMAND']._serialized_end=603
+  _globals['_MOVED']._serialized_start=605
+  _globals['_MOVED']._serialized_end=688
+  _globals['_HEARTBEAT']._serialized_start=690
+  _globals['_HEARTBEAT']._serialized_end=701
+  _globals['_SESSIONEVENTS']._serialized_start=704
+  _globals['_SESSIONEVENTS']._serialized_end=1135
+  _globals['_OUTPUTCOLUMNS']._serialized_start=1138
+  _globals['_OUTPUTCOLUMNS']._serialized_end=1280
+  _globals['_SESSIONFAILURE']._serialized_start=1282
+  _globals['_SESSIONFAILURE']._serialized_end=1374
+  _globals['_GETLOADREQUEST']._serialized_start=1376
+  _globals['_GETLOADREQUEST']._serialized_end=1392
+  _globals['_GETLOADRESPONSE']._serialized_start=1395
+  _globals['_GETLOADRESPONSE']._serialized_end=1764
+  _globals['_ENGINESERVICE']._serialized_start=1767
+  _globals['_ENGINESERVICE']._serialized_end=2260
 # @@protoc_insertion_point(module_scope)

@@ -236,8 +236,8 @@ class SessionEvents(_message.Message):
 
     @_builtins.property
     def columns(self) -> Global___OutputColumns:
-        """Those of the outputs since the last message that have nothing but token ids, of requests that
-        have a handle.
+        """Token ids with which nothing else came, of requests that have a handle. They come before what
+        `outputs` of the same message tell of the same continuation, and never before its first output.
         """
 
     def __init__(

@@ -85,7 +85,7 @@ async def test_what_is_lost_goes_on_to_the_same_end(
     engines: Engines, asked: types_pb2.Request
 ) -> None:
     whole, result = await engines.undisturbed(asked), RequestOutput()
-    with engines.generate(asked, after=20) as stream:
+    with engines.generate(asked, after=11) as stream:
         await read(stream, result, 10)
         await engines.lose_first()
         await read(stream, result)

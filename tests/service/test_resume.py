@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
 import pytest
 
-from folovllm.chat_outputs import ChatResult
 from folovllm.errors import (
     CancelledRequestError,
     ConnectionLostError,
@@ -23,8 +22,7 @@ from folovllm.outputs import FinishReason, RequestOutput
 from folovllm.v1 import tokenizer_service_pb2 as messages
 from folovllm.v1 import types_pb2
 from folovllm_client.api.async_client import AsyncClient
-from folovllm_client.api.calls.progress import Progress
-from folovllm_client.api.calls.stream_readers import chat_reader, completion_reader
+from support.builders.resumed_streams import Request, call, joined, received, resume_after
 from support.fakes.engine_factory import make_engine
 from support.fakes.speaker import Speaker
 from support.processes.breaking_proxy import BreakingProxy
@@ -93,50 +91,6 @@ async def service() -> AsyncIterator[Service]:
         stack.push_async_callback(joined.stop)
         other = await stack.enter_async_context(front_end(MODEL, [joined.engine_address]))
         yield Service(joined, other, runner)
-
-
-Request = messages.GenerateRequest | messages.ChatRequest
-
-
-def call(stub: Any, request: Request) -> Any:
-    is_chat = isinstance(request, messages.ChatRequest)
-    return (stub.Chat if is_chat else stub.Generate)(request, timeout=20)
-
-
-async def received(stub: Any, request: Request) -> list[Any]:
-    return [message async for message in call(stub, request)]
-
-
-def joined(all_messages: list[Any]) -> Any:
-    """What a caller has of them in the end, without times and what the cache had."""
-    is_chat = isinstance(all_messages[0], messages.ChatOutput)
-    read: Any = chat_reader() if is_chat else completion_reader()
-    outputs = [output for message in all_messages if (output := read(message)) is not None]
-    if not is_chat:
-        result = RequestOutput.join(outputs)
-        assert result.finished and result.info
-        for output in result.outputs:
-            assert output.usage and output.exact and not output.num_moves
-            output.metrics, output.info = None, None
-            output.usage = replace(output.usage, cached_tokens=0)
-        result.info = replace(result.info, cached_tokens=0)
-        return result
-    chat = ChatResult.join(outputs)
-    assert chat.finished and chat.info
-    chat.info = replace(chat.info, cached_tokens=0)
-    for answer in chat.answers:
-        assert answer.finish and answer.finish.usage and answer.finish.exact
-        usage = replace(answer.finish.usage, cached_tokens=0)
-        answer.finish = replace(answer.finish, metrics=None, usage=usage)
-    return chat
-
-
-def resume_after(request: Request, got: list[Any]) -> Any:
-    """What the client would send next."""
-    progress = Progress(request)
-    for message in got:
-        progress.watched(lambda message: message)(message)
-    return progress.next_request()
 
 
 @pytest.mark.parametrize("request_", [GENERATE, CHAT], ids=["generate", "chat"])

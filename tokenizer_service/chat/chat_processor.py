@@ -147,6 +147,10 @@ class _Answer:
         begins with the event that has it.
         """
         outputs = [ChatOutput(event, delta.request_id, delta.index) for event, _ in events]
+        if len(outputs) == 1:  # as most often
+            outputs[0].token_ids, outputs[0].logprobs = self._token_ids, self._logprobs
+            self._token_ids, self._logprobs = [], []
+            return outputs
         num_given = self._num_tokens - len(self._token_ids)
         for output, (_, end) in zip(outputs, events, strict=True):
             count = (self._num_tokens if output is outputs[-1] else end) - num_given

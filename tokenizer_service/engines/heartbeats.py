@@ -22,6 +22,15 @@ class Heartbeats:
         self.is_silent = False
         """Whether it gets nothing new."""
 
+    @property
+    def heard_at(self) -> float:
+        """When the engine has said something last, by the event loop's clock."""
+        return self._silence.heard_at
+
+    def ask(self) -> None:
+        """Asks for a sign of life at once."""
+        self._send()
+
     def heard(self) -> None:
         """The engine has said something."""
         self._silence.end()

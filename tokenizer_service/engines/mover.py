@@ -28,6 +28,7 @@ from tokenizer_service.engines.migration.origin import Command, ForkOrigin
 from tokenizer_service.engines.part import Part
 from tokenizer_service.engines.routing.choice import EngineChoice
 from tokenizer_service.engines.session import EngineSession
+from tokenizer_service.engines.silences import Silences
 from tokenizer_service.engines.wire_names import other_name
 
 # Tokens of moved requests that are sent before the event loop goes on: some milliseconds of work.
@@ -56,8 +57,10 @@ class _Target:
 class Mover:
     """Moves the parts of streams. Belongs to one event loop."""
 
-    def __init__(self, choice: EngineChoice, migrate: Migrate) -> None:
+    def __init__(self, choice: EngineChoice, migrate: Migrate, time_to_answer: float) -> None:
+        """`time_to_answer` is that of a heartbeat, in seconds."""
         self._choice = choice
+        self._silences = Silences(time_to_answer, self._rescue_all)
         self._migrate = migrate
         self._work: deque[tuple[Part, Callable[[], None]]] = deque()
         self._budget = _TOKENS_AT_ONCE
@@ -73,18 +76,24 @@ class Mover:
 
     def consider(self) -> None:
         """Moves what runs where it should not stay. To be called when anything has changed."""
-        sessions = [each.open_session for each in self._choice.engines]
-        opened = [session for session in sessions if session is not None]
-        num_silent = sum(session.is_silent for session in opened)
-        # So many do not hang at once: rather this service is cut off, or held up.
-        is_held = num_silent > 1 and 2 * num_silent >= len(opened)
-        for session in opened:
-            if session.is_silent and not is_held:
-                for part in session.parts:
-                    self._add(part, partial(self._rescue, part, session))
-            elif session.drains:
+        sessions = self._sessions()
+        self._silences.consider(sessions)
+        for session in sessions:
+            if session.drains and not session.is_silent:
                 for part in session.parts:
                     self._add(part, partial(self._hand_over, part, session))
+
+    def close(self) -> None:
+        """Moves nothing more by itself."""
+        self._silences.close()
+
+    def _sessions(self) -> list[EngineSession]:
+        sessions = (each.open_session for each in self._choice.engines)
+        return [session for session in sessions if session is not None]
+
+    def _rescue_all(self, session: EngineSession) -> None:
+        for part in session.parts:
+            self._add(part, partial(self._rescue, part, session))
 
     # A few at a time, so that an engine with many requests does not hold up all others.
 
@@ -165,8 +174,10 @@ class Mover:
             self._begin(part, target)
 
     def _begin_fork(self, part: Part) -> None:
-        engines = self._choice.ready()
-        self._begin(part, _Target(self._choice.best_for(part.stream.origin, engines), _Way.ANEW))
+        self._choice.ready()  # raises an error that says why there is none
+        target = self._target(part)
+        assert target is not None
+        self._begin(part, target)
 
     def _target(self, part: Part, needs_room: bool = False) -> _Target | None:
         """Where a part goes on, and how; None if nowhere."""
@@ -179,6 +190,8 @@ class Mover:
             elif part.stream.was_read:
                 way = _Way.INEXACTLY
                 engines = engines if self._migrate is Migrate.ANY else []
+        elif part.stream.origin.is_fork:  # its parent's tokens are of such an engine
+            engines = [each for each in engines if part.numerics.is_like(each.numerics)] or engines
         if not engines:
             return None
         return _Target(self._choice.best_for(part.stream.origin, engines), way)

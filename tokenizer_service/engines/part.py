@@ -144,17 +144,25 @@ class Part:
 
     def put(self, output: types_pb2.CompletionOutput) -> None:
         """Adds an output of the engine to the stream."""
-        self._start(bool(output.token_ids))
+        self._start()
+        if not self.attempts.is_over and output.token_ids:
+            self.attempts.succeed()
         if output.HasField("info"):
             output.info.numerics_fingerprint = self.numerics.fingerprint
+            if not self.stream.take_info(output):
+                return
         if output.finish_reason:
             self.outstanding_tokens -= TOKENS_PER_CONTINUATION
             self._sign(output)
+        if self.wire_name is not self.stream.name:
+            output.request_id = self.stream.name
         self.stream.put(output)
 
     def put_ids(self, index: int, token_ids: Sequence[int]) -> None:
         """As `put`, of an output that has nothing but token ids."""
-        self._start(True)
+        self._start()
+        if not self.attempts.is_over:
+            self.attempts.succeed()
         self.stream.put_ids(index, token_ids)
 
     def fail(self, failure: Failure) -> None:
@@ -186,11 +194,9 @@ class Part:
                 self.put(output)
                 self.stream.wake()
 
-    def _start(self, has_tokens: bool) -> None:
+    def _start(self) -> None:
         """Notes that the engine computes it."""
         self.scheduled = True
-        if has_tokens and not self.attempts.is_over:
-            self.attempts.succeed()
         if self._num_unstarted_tokens:
             self.outstanding_tokens -= self._num_unstarted_tokens
             self._num_unstarted_tokens = 0

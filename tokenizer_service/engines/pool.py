@@ -59,7 +59,7 @@ class EnginePool:
         self._known_replica = self._replicas.fingerprint
         self._choice = EngineChoice(self._engines, self._replicas)
         self._migrate = migrate
-        self._mover = Mover(self._choice, migrate)
+        self._mover = Mover(self._choice, migrate, liveness.heartbeat / 4)
         self._on_finished = on_finished
         self._streams: dict[str, EngineStream] = {}  # those that run, by name
         self._followers: list[asyncio.Task[None]] = []
@@ -86,6 +86,7 @@ class EnginePool:
         """Stops following and closes every channel; streams that still run fail."""
         for stream in [*self._streams.values()]:
             stream.end(UnavailableError("the service ends"))
+        self._mover.close()
         for follower in self._followers:
             follower.cancel()
         await asyncio.gather(*self._followers, return_exceptions=True)
@@ -155,6 +156,7 @@ class EnginePool:
             self._streams[origin.name] = stream
         else:
             self._streams[origin.name] = stream
+            part.numerics = trunk.numerics
             self._mover.begin_fork(part)
         return stream
 

@@ -15,15 +15,14 @@ import grpc
 
 from folovllm.errors import (
     FolovError,
-    InvalidRequestError,
     UnavailableError,
     from_rpc_error,
     from_status_bytes,
 )
 from folovllm.liveness import LivenessConfig
 from folovllm.serving.background_tasks import start_background
-from folovllm.serving.channel import MAX_MESSAGE_BYTES
-from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc, types_pb2
+from folovllm.v1 import engine_service_pb2, engine_service_pb2_grpc
+from tokenizer_service.engines.command_size import check_size
 from tokenizer_service.engines.handles import Handles
 from tokenizer_service.engines.heartbeats import Heartbeats
 from tokenizer_service.engines.migration.attempts import Failure
@@ -114,6 +113,15 @@ class EngineSession:
         """Whether the engine says nothing, so that it gets nothing new."""
         return self._heartbeats is not None and self._heartbeats.is_silent
 
+    def ask(self) -> None:
+        """Asks for a sign of life at once, if the engine gives any."""
+        if self._heartbeats is not None:
+            self._heartbeats.ask()
+
+    def was_heard_since(self, time: float) -> bool:
+        """Whether the engine has said something, or does not know that it is asked to."""
+        return self._heartbeats is None or self._heartbeats.heard_at >= time
+
     @property
     def is_open(self) -> bool:
         """Whether it accepts requests."""
@@ -154,7 +162,7 @@ class EngineSession:
         The command must not be changed afterwards. Raises InvalidRequestError if the request is too
         large, and UnavailableError.
         """
-        _check_size(command.generate, "sampling_params", "the prompt with its parameters")
+        check_size(command.generate, "sampling_params", "the prompt with its parameters")
         self._begin(part, wire_name)
         command.generate.request_id = part.wire_name
         command.handle = part.handle
@@ -163,7 +171,7 @@ class EngineSession:
     def fork(self, part: Part, command: Command, name: str, parent: Part) -> None:
         """Begins the branches of a request that runs here; otherwise as `generate`."""
         fork = command.fork
-        _check_size(fork, "branches", "the branches")
+        check_size(fork, "branches", "the branches")
         self._begin(part, name, num_unstarted_tokens=0)
         fork.fork_id, fork.request_id = part.wire_name, parent.wire_name
         command.handle = part.handle
@@ -310,16 +318,3 @@ class EngineSession:
             self._remove(part)
             scheduled = part.scheduled or not self._tells_scheduled
             part.fail(Failure(self._unavailable(reason), admitted=True, scheduled=scheduled))
-
-
-def _check_size(message: types_pb2.Request | types_pb2.ForkRequest, field: str, what: str) -> None:
-    """Refuses what gRPC would not send, since it would break the call for all other requests.
-
-    What callers send is bounded, but bad words may become longer as token ids.
-    """
-    max_bytes = MAX_MESSAGE_BYTES - 1024  # for what a command adds
-    if message.ByteSize() > max_bytes:
-        raise InvalidRequestError(
-            field,
-            f"{what} have {message.ByteSize()} bytes as token ids, over the limit of {max_bytes}",
-        )

@@ -89,15 +89,18 @@ class EngineStream:
 
     # What engines send.
 
+    def take_info(self, output: types_pb2.CompletionOutput) -> bool:
+        """Counts the RequestInfo of an output, and removes what came before from another engine.
+
+        Returns whether the output has anything left.
+        """
+        self.infos[output.index].take(output.info)
+        if not output.info.ByteSize():
+            output.ClearField("info")
+        return output.HasField("info") or bool(output.token_ids or output.finish_reason)
+
     def put(self, output: types_pb2.CompletionOutput) -> None:
         """Adds an output, after those that have not been read; `wake` tells the reader."""
-        if output.HasField("info"):
-            self.infos[output.index].take(output.info)
-            if not output.info.ByteSize():
-                output.ClearField("info")
-                if not (output.token_ids or output.finish_reason):
-                    return  # it came before, from another engine
-        output.request_id = self.name
         self.progress[output.index].add(output)
         self._add(output)
         if output.finish_reason:

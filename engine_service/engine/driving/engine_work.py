@@ -12,30 +12,30 @@ from functools import partial
 import structlog
 
 from engine_service.engine.commands import Abort, Command, Matchers
+from engine_service.engine.delivery.step_outputs import StepOutputs
 from engine_service.engine.failures import RequestFailure, request_failure
 from engine_service.engine.llm_engine import EngineLoad, LLMEngine
 from engine_service.engine.step_clock import StepClock
 from folovllm.errors import ServerError
-from folovllm.outputs import CompletionOutput
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("engine")
 
-Step = Callable[[LLMEngine, Sequence[Command]], list[CompletionOutput]]
+Step = Callable[[LLMEngine, Sequence[Command]], StepOutputs]
 """Steps an engine, which has applied these commands since its last step."""
 Tell = Callable[..., None]
 """Has a function called with arguments on the event loop, after those that it was given before."""
 
 
-def step_alone(engine: LLMEngine, commands: Sequence[Command]) -> list[CompletionOutput]:
+def step_alone(engine: LLMEngine, commands: Sequence[Command]) -> StepOutputs:
     """The Step of an engine that has one rank."""
-    return engine.step()
+    return engine.step_in_columns()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a step or a command has led to, and how busy the engine is after it."""
 
-    outputs: Sequence[CompletionOutput]
+    outputs: StepOutputs
     failures: Sequence[RequestFailure]
     load: EngineLoad
 
@@ -120,11 +120,11 @@ class EngineWork:
         try:
             outputs = command.apply(self._engine, matchers)
         except Exception as error:
-            self._deliver([], [request_failure(command.name, error)])
+            self._deliver(StepOutputs(), [request_failure(command.name, error)])
             return
         self._applied.append(command)
         if outputs:
-            self._deliver(outputs, [])
+            self._deliver(StepOutputs(outputs), [])
 
     def end_overdue(self) -> None:
         """Ends what has waited for too long; once before each step."""
@@ -132,7 +132,7 @@ class EngineWork:
             return
         overdue = self._engine.end_overdue(self._max_queue_seconds, self._clock())
         if overdue:
-            self._deliver([], overdue)
+            self._deliver(StepOutputs(), overdue)
             # Other ranks have to do the same.
             self._applied += [Abort(failure.name) for failure in overdue]
 
@@ -148,7 +148,5 @@ class EngineWork:
         """Tells what a step has led to."""
         self._tell(self._listener.delivered, outcome)
 
-    def _deliver(
-        self, outputs: Sequence[CompletionOutput], failures: Sequence[RequestFailure]
-    ) -> None:
+    def _deliver(self, outputs: StepOutputs, failures: Sequence[RequestFailure]) -> None:
         self.deliver(Outcome(outputs, failures, self._engine.load()))

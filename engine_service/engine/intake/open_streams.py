@@ -3,9 +3,11 @@
 Belongs to the event loop.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from engine_service.engine.commands import Fork, StreamCommand
+from engine_service.engine.delivery.row_routes import RowRoutes
+from engine_service.engine.delivery.step_outputs import StepOutputs, row_output
 from engine_service.engine.failures import RequestFailure
 from engine_service.engine.intake.command_demands import arrival_of, demand_of
 from engine_service.engine.output_stream import OutputStream
@@ -14,7 +16,6 @@ from engine_service.overload.queue_limits import UNLIMITED
 from engine_service.overload.ticket import Ticket
 from folovllm.errors import FolovError, InvalidRequestError, QueueFullError
 from folovllm.model_info import ModelInfo
-from folovllm.outputs import CompletionOutput
 
 
 class OpenStreams(Mapping[str, OutputStream]):
@@ -25,6 +26,7 @@ class OpenStreams(Mapping[str, OutputStream]):
         self.admission = Admission(UNLIMITED)
         """Decides what is admitted."""
         self._streams: dict[str, OutputStream] = {}
+        self._routes = RowRoutes()
         self._tickets: dict[str, Ticket] = {}  # of the same
         self.num_opened = 0
         """Streams since the start."""
@@ -61,7 +63,7 @@ class OpenStreams(Mapping[str, OutputStream]):
         self._check_unused(command)
         ticket.submitted = True
         name = command.name
-        stream = self._streams[name] = OutputStream(name, command.num_outputs)
+        stream = self._streams[name] = OutputStream(name, command.num_outputs, self._routes)
         self._tickets[name] = ticket
         self.num_opened += 1
         return stream
@@ -72,10 +74,13 @@ class OpenStreams(Mapping[str, OutputStream]):
             if (stream := self._streams.get(name)) is not None:
                 stream.set_scheduled()
 
-    def deliver(self, outputs: Sequence[CompletionOutput], saturated: bool) -> None:
+    def deliver(self, step: StepOutputs, saturated: bool) -> None:
         """Takes what a step led to; `saturated` is whether something waits in spite of it."""
-        now, num_generated, num_prompt = self._clock(), 0, 0
-        for output in outputs:
+        now, num_generated, num_prompt = self._clock(), sum(map(len, step.token_ids)), 0
+        for address, token_ids in self._routes.send(step.addresses, step.token_ids):
+            if (stream := self._streams.get(address[0])) is not None:
+                stream.put(row_output(address, token_ids))
+        for output in step.outputs:
             num_generated += len(output.token_ids)
             stream = self._streams.get(output.request_id)
             if stream is None:

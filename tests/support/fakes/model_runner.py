@@ -113,8 +113,7 @@ class FakeModelRunner:
         self._vocab_size = vocab_size
         self._cache: dict[tuple[int, int], int | None] = {}
         self.steps: list[SchedulerOutput] = []
-        self._gate = threading.Event()
-        self._gate.set()
+        self._gate = threading.Condition()
         self._hold_at: int | None = None
         self.is_held = False
         """Whether a step waits for `release`."""
@@ -132,18 +131,24 @@ class FakeModelRunner:
 
     def hold(self, after: int = 0) -> None:
         """Lets so many more steps run, then holds the engine still until `release`."""
-        self._gate.clear()
-        self._hold_at = len(self.steps) + after
+        with self._gate:
+            self._hold_at = len(self.steps) + after
+            self.is_held &= not self._may_run()
+            self._gate.notify_all()
 
     def release(self) -> None:
         """Lets the engine run on."""
-        self._hold_at = None
-        self._gate.set()
+        with self._gate:
+            self._hold_at = None
+            self._gate.notify_all()
+
+    def _may_run(self) -> bool:
+        return self._hold_at is None or len(self.steps) < self._hold_at
 
     def execute(self, output: SchedulerOutput) -> ModelRunnerOutput:
-        if self._hold_at is not None and len(self.steps) >= self._hold_at:
-            self.is_held = True
-            assert self._gate.wait(timeout=60), "held too long"
+        with self._gate:
+            self.is_held = not self._may_run()
+            assert self._gate.wait_for(self._may_run, timeout=60), "held too long"
             self.is_held = False
         if self.failure is not None:
             raise self.failure

@@ -1,7 +1,6 @@
 """StreamHome: what a stream's part asks of its session, recorded."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from folovllm.v1 import engine_service_pb2
 from tokenizer_service.engines.migration.attempts import Failure
@@ -41,7 +40,6 @@ def make_part(
     name: str = "r",
     n: int = 1,
     on_failure: Callable[[Part, Failure], None] = end_stream,
-    **request: Any,
 ) -> Part:
     """The only part of a new stream of ten prompt tokens, which no session has yet."""
     command = Command()
@@ -49,5 +47,6 @@ def make_part(
     command.generate.prompt_token_ids.extend(range(1, 11))
     command.generate.sampling_params.n = n
     command.generate.sampling_params.seed = 7
+    command.generate.sampling_params.logprobs = 0
     stream = EngineStream(Origin(command, arrival=0.0))
     return Part(stream, range(n), on_failure)

@@ -21,4 +21,4 @@ class CommandedEngine:
 
     def step(self) -> list[CompletionOutput]:
         commands, self._commands = self._commands, []
-        return self._step(self.engine, commands)
+        return [*self._step(self.engine, commands)]

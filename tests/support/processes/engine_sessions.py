@@ -1,7 +1,7 @@
 """An engine service with a fake model on a real socket, and a front end that holds a session."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -112,8 +112,11 @@ class EngineFixture:
 class FrontEnd:
     """One session: sends commands, and keeps what comes by name."""
 
-    def __init__(self, fixture: EngineFixture) -> None:
+    def __init__(self, fixture: EngineFixture, has_handles: bool = True) -> None:
+        """`has_handles` gives each request a handle, so that token ids come in columns."""
         self.call: Any = fixture.stub.Session()
+        self._has_handles = has_handles
+        self._names: dict[int, str] = {}  # by the hundreds of their handles
         self.messages: list[engine_service_pb2.SessionEvents] = []
         self.outputs: dict[str, RequestOutput] = {}
         self.failures: dict[str, FolovError] = {}
@@ -123,7 +126,11 @@ class FrontEnd:
 
     async def send(self, **command: Any) -> None:
         """Sends one command."""
-        await self.call.write(engine_service_pb2.SessionCommand(**command))
+        message = engine_service_pb2.SessionCommand(**command)
+        if self._has_handles and message.WhichOneof("command") in ("generate", "fork"):
+            self._names[len(self._names) + 1] = message.generate.request_id or message.fork.fork_id
+            message.handle = 100 * len(self._names)
+        await self.call.write(message)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Returns when messages have made it true; pytest's timeout bounds it."""
@@ -146,7 +153,7 @@ class FrontEnd:
     async def _read(self) -> None:
         async for message in self.call:
             self.messages.append(message)
-            for output in message.outputs:
+            for output in [*self._rows(message.columns), *message.outputs]:
                 joined = self.outputs.setdefault(output.request_id, RequestOutput())
                 joined.add(CompletionOutput.from_proto(output))
             for failure in message.failures:
@@ -158,11 +165,26 @@ class FrontEnd:
                 self.loads.append(message.load)
             self._changed.set()
 
+    def _rows(
+        self, columns: engine_service_pb2.OutputColumns
+    ) -> Iterator[types_pb2.CompletionOutput]:
+        """What columns say, as outputs."""
+        handles, token_ids = columns.handles, iter(columns.token_ids)
+        assert len({*handles}) == len(handles)
+        for handle, count in zip(handles, columns.num_token_ids or [1] * len(handles), strict=True):
+            number, index = divmod(handle, 100)
+            ids = [next(token_ids) for _ in range(count)]
+            assert ids
+            yield types_pb2.CompletionOutput(
+                request_id=self._names[number], index=index, token_ids=ids
+            )
+        assert not [*token_ids]
+
 
 @asynccontextmanager
-async def front_end(fixture: EngineFixture) -> AsyncIterator[FrontEnd]:
+async def front_end(fixture: EngineFixture, has_handles: bool = True) -> AsyncIterator[FrontEnd]:
     """A session that is half-closed at the end."""
-    client = FrontEnd(fixture)
+    client = FrontEnd(fixture, has_handles)
     try:
         yield client
         await client.call.done_writing()

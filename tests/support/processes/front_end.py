@@ -11,7 +11,6 @@ from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1 import tokenizer_service_pb2_grpc
 from support.builders.engine_pools import until_ready
 from tokenizer_service.engines.fingerprints import Fingerprints
-from tokenizer_service.engines.migration.numerics import Migrate
 from tokenizer_service.engines.pool import EnginePool
 from tokenizer_service.model import TextModel
 from tokenizer_service.servicer import TokenizerServicer
@@ -27,9 +26,11 @@ class FrontEnd:
 
 @asynccontextmanager
 async def front_end(
-    model: TextModel, engines: Sequence[str], migrate: Migrate = Migrate.EXACT
+    model: TextModel, engines: Sequence[str], *, template_fingerprint: str = ""
 ) -> AsyncIterator[FrontEnd]:
-    pool = EnginePool(engines, Fingerprints(model.tokenizer.fingerprint, ""), migrate=migrate)
+    """`template_fingerprint` is that of the engines; fake ones have none."""
+    expected = Fingerprints(model.tokenizer.fingerprint, template_fingerprint)
+    pool = EnginePool(engines, expected)
     server = GrpcServer(ServerConfig(), TOKENIZER_SERVICE)
     tokenizer_service_pb2_grpc.add_TokenizerServiceServicer_to_server(
         TokenizerServicer(model.tokenizer, pool, 10_000, model.chat_template), server.grpc
@@ -37,8 +38,8 @@ async def front_end(
     address = f"127.0.0.1:{server.bind()}"
     await server.start()
     pool.start()
-    await until_ready(pool)
     try:
+        await until_ready(pool)
         async with grpc.aio.insecure_channel(address) as channel:
             stub = tokenizer_service_pb2_grpc.TokenizerServiceStub(channel)
             yield FrontEnd(address, pool, server, stub)

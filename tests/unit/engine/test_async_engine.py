@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -11,6 +11,7 @@ from engine_service.config import SchedulerConfig
 from engine_service.core.request import Request
 from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Generate
+from engine_service.engine.delivery.step_outputs import StepOutputs
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.output_stream import OutputStream
 from folovllm.errors import ConfigError, EngineDeadError, InvalidRequestError, QueueFullError
@@ -303,12 +304,12 @@ async def test_it_needs_neither_a_thread_nor_time_of_its_own() -> None:
 async def test_one_delivery_to_the_loop_for_each_step(
     fixture: Fixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deliveries: list[Sequence[CompletionOutput]] = []
+    deliveries: list[StepOutputs] = []
     deliver = fixture.engine._streams.deliver
 
-    def count(outputs: Sequence[CompletionOutput], saturated: bool) -> None:
-        deliveries.append(outputs)
-        deliver(outputs, saturated)
+    def count(step: StepOutputs, saturated: bool) -> None:
+        deliveries.append(step)
+        deliver(step, saturated)
 
     monkeypatch.setattr(fixture.engine._streams, "deliver", count)
     fixture.runner.hold()

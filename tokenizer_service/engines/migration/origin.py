@@ -36,12 +36,13 @@ class Origin:
         """Of each continuation, where it begins."""
         params = self.command.generate.sampling_params
         n = params.n if params.HasField("n") else 1
-        if not self.goes_on:
-            return [Progress() for _ in range(n)]
-        progress = [Progress(is_over=True) for _ in range(n)]
+        has_logprobs = params.HasField("logprobs")
+        progress = [Progress(has_logprobs=has_logprobs, is_over=self.goes_on) for _ in range(n)]
         for output in self.command.generate.continued.outputs:
             if output.index < n:  # the engine refuses others
-                progress[output.index] = Progress(output.token_ids, output.logprobs)
+                progress[output.index] = Progress(
+                    output.token_ids, output.logprobs, has_logprobs=has_logprobs
+                )
         return progress
 
     def new_infos(self) -> list[ReceivedInfo]:
@@ -89,7 +90,10 @@ class ForkOrigin(Origin):
 
     def new_progress(self) -> list[Progress]:
         """Of each branch, where it begins."""
-        return [Progress() for _ in self.command.fork.branches]
+        return [
+            Progress(has_logprobs=branch.HasField("logprobs"))
+            for branch in self.command.fork.branches
+        ]
 
     def new_infos(self) -> list[ReceivedInfo]:
         """What has come of the RequestInfo of each branch."""

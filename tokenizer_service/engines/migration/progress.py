@@ -17,15 +17,19 @@ _LISTS = (_PROMPT_LOGPROBS, _PARENT_TOKEN_IDS)
 class Progress:
     """One continuation."""
 
-    __slots__ = ("aborted", "final", "is_over", "logprobs", "token_ids")
+    __slots__ = ("aborted", "final", "has_logprobs", "is_over", "logprobs", "token_ids")
 
     def __init__(
         self,
         token_ids: Iterable[int] = (),
         logprobs: Iterable[float] = (),
+        *,
+        has_logprobs: bool = False,
         is_over: bool = False,
     ) -> None:
         """It begins with what came of it before, if anything."""
+        self.has_logprobs = has_logprobs
+        """Whether they are asked for."""
         self.token_ids = array("I", token_ids)
         self.logprobs = array("f", logprobs)
         """Of each of token_ids, if they are asked for."""
@@ -38,9 +42,9 @@ class Progress:
 
     def add(self, output: types_pb2.CompletionOutput) -> None:
         """Counts an output."""
-        self.token_ids.extend(output.token_ids)
-        for position in output.logprobs:
-            self.logprobs.append(position.token.logprob)
+        self.token_ids.fromlist(output.token_ids[:])  # it takes long to ask for them twice
+        if self.has_logprobs:
+            self.logprobs.extend(position.token.logprob for position in output.logprobs)
         if output.finish_reason:
             self.is_over = True
             self.final = types_pb2.CompletionOutput()

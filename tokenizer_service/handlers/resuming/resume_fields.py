@@ -1,5 +1,6 @@
 """Reads the `resume` of a request, step by step as what it is compared with becomes known."""
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 from folovllm.chat_outputs import ChatOutput
@@ -86,11 +87,11 @@ async def replay_received(
     rules = EndingRules(params, frozenset(info.eos_token_ids), max_tokens)
     vocab_size = services.vocab_size
 
-    def replay() -> None:
-        resumption.replay(read_received(resume, rules, vocab_size), processor)
+    def steps() -> Iterator[int]:
+        yield sum(len(output.token_ids) for output in resume.outputs)
+        yield from resumption.replay(read_received(resume, rules, vocab_size), processor)
 
-    size = sum(len(output.token_ids) for output in resume.outputs)
-    await services.offload.run(size, replay)
+    await services.offload.run_steps(steps())
 
 
 def end_predecessor(request: GenerateRequest | ChatRequest, services: Services) -> None:

@@ -86,32 +86,15 @@ class Resumption(Generic[Reply]):
             each.index == 0 and not each.token_ids for each in self._received
         )
 
-    def replay(self, received: Sequence[Received], processor: Processor[Reply]) -> None:
+    def replay(self, received: Sequence[Received], processor: Processor[Reply]) -> Iterator[int]:
         """Has the processor take the ids. Raises InvalidRequestError for what it cannot have sent.
 
-        Takes time in proportion to the ids.
+        Each step takes time in proportion to the ids of an index, whose number it yields before.
         """
         self._received = received
         for each in received:
-            num_hidden = self._num_hidden(each.ending)
-            num_visible = len(each.token_ids) - num_hidden
-            replayed = processor.replay(each.index, each.token_ids[:num_visible], num_hidden)
-            if replayed.num_tokens < len(each.token_ids):
-                raise each.fault(
-                    f"token_ids[{replayed.num_tokens}]",
-                    "follows a stop string, which ends the output",
-                )
-            if replayed.stop is not None:
-                end = processor.end(self._final(each, Ending(FinishReason.STOP)))
-                self._send(each, replayed.made, end, came_with_end=False)
-            elif each.ending is not None:
-                end = processor.end(self._final(each, each.ending))
-                self._send(each, replayed.made, end, came_with_end=True)
-            elif self._redraws and each.token_ids:
-                self._redraw(each, replayed.made)
-            else:
-                self._send(each, replayed.made, [], came_with_end=False)
-                self._continued.append((each, each.token_ids))
+            yield len(each.token_ids)
+            self._replay(each, processor)
         for reply in self.first:
             reply.request_id = self._request_id
 
@@ -139,6 +122,25 @@ class Resumption(Generic[Reply]):
             yield
         except InvalidRequestError as error:
             raise InvalidRequestError(self._field(error.field), str(error)) from None
+
+    def _replay(self, each: Received, processor: Processor[Reply]) -> None:
+        num_hidden = self._num_hidden(each.ending)
+        num_visible = len(each.token_ids) - num_hidden
+        replayed = processor.replay(each.index, each.token_ids[:num_visible], num_hidden)
+        if replayed.num_tokens < len(each.token_ids):
+            field = f"token_ids[{replayed.num_tokens}]"
+            raise each.fault(field, "follows a stop string, which ends the output")
+        ending = each.ending
+        if replayed.stop is not None:
+            ending = Ending(FinishReason.STOP)
+        if ending is not None:
+            end = processor.end(self._final(each, ending))
+            self._send(each, replayed.made, end, came_with_end=replayed.stop is None)
+        elif self._redraws and each.token_ids:
+            self._redraw(each, replayed.made)
+        else:
+            self._send(each, replayed.made, [], came_with_end=False)
+            self._continued.append((each, each.token_ids))
 
     def _field(self, field: str) -> str:
         if self._received and field.startswith("sampling_params"):

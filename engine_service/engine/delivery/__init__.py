@@ -1,0 +1,1 @@
+"""How the outputs of a step get to those who read them."""
