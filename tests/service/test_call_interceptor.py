@@ -12,7 +12,7 @@ import structlog
 
 from folovllm.errors import InvalidRequestError, UnavailableError, from_rpc_error
 from folovllm.serving.active_calls import ActiveCalls, counts_its_requests
-from folovllm.serving.interceptor import CallInterceptor, _reader
+from folovllm.serving.calls.interceptor import CallInterceptor, _reader
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1.tokenizer_service_pb2 import ChatMessage, ChatRequest
 
@@ -199,7 +199,7 @@ async def test_who_asks_for_health_waits_behind_no_burst() -> None:
         return None
 
     async def call(method: str) -> None:
-        await interceptor.intercept_service(continuation, SimpleNamespace(method=method))  # type: ignore[arg-type]
+        await interceptor.intercept_service(continuation, SimpleNamespace(method=method))
 
     burst = [asyncio.ensure_future(call("/folovllm.v1.Test/Echo")) for _ in range(1000)]
     await asyncio.sleep(0)

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from folovllm.serving import arrivals
-from folovllm.serving.arrivals import Arrivals
+from folovllm.serving.calls import arrivals
+from folovllm.serving.calls.arrivals import Arrivals
 
 
 class Burst:

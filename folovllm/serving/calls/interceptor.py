@@ -27,8 +27,8 @@ from folovllm.serving.active_calls import (
     is_counted,
     is_like_a_stream,
 )
-from folovllm.serving.arrivals import Arrivals
 from folovllm.serving.call_log import as_folov_error, log_end
+from folovllm.serving.calls.arrivals import Arrivals
 from folovllm.serving.turns import LONG_BYTES, Turns
 
 _PREFIX = "/folovllm."
