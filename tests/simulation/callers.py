@@ -26,7 +26,6 @@ class BrokenError(Exception):
     """A call broke that cannot go on."""
 
 
-
 @dataclass
 class IndexRecord:
     """What came for one continuation."""

@@ -142,6 +142,8 @@ class World:
                 self.result.complaints.append(f"{record.name}: has not ended")
                 continue
             self.result.counts[f"end: {_end_of(record)}"] += 1
+            if record.num_breaks:
+                self.result.counts["moved by a resume"] += record.num_breaks
             complaint = ""
             if record.error is not None and not record.left:
                 complaint = undue(record, self.health, self.hosts)
