@@ -99,7 +99,9 @@ class Caller:
         """Is called when its fork is to begin."""
         request = self._first_request()
         self._progress = Progress(request) if isinstance(request, Resumable) else None
-        self._request = request if self._progress is None else self._progress.first_request()
+        self._request: Any = request
+        if self._progress is not None:
+            self._request = self._progress.first_request()
 
     def break_off(self) -> None:
         """Its connection breaks."""
