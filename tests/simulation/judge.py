@@ -3,7 +3,7 @@
 from functools import reduce
 from operator import add
 
-from folovllm.chat_outputs import ChatOutput, ChatResult
+from folovllm.chat_outputs import ChatAnswer, ChatOutput, ChatResult
 from folovllm.outputs import CompletionOutput, Usage
 from folovllm.sampling_params import SamplingParams
 from folovllm.score import ContinuationScore
@@ -194,7 +194,9 @@ def _compare_chat(record: Record, index: int, params: SamplingParams, expected: 
     processor = ChatProcessor(new_parser, include_stop_token=params.include_stop_str_in_output)
     events, _ = processor.process(_delta(record, index, expected))
     whole = ChatResult.join(events).answers[index]
-    mine = ChatResult.join(map(ChatOutput.from_proto, got.events)).answers[index]
+    mine = ChatAnswer(index)
+    for event in got.events:
+        mine.add(ChatOutput.from_proto(event))
     if got.token_ids != whole.token_ids[: len(got.token_ids)]:
         return f"says {got.token_ids} instead of {whole.token_ids}"
     if not whole.reasoning_content.startswith(mine.reasoning_content):
