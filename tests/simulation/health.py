@@ -21,7 +21,7 @@ from simulation.tags import tag_of_prompt
 # Seconds that an engine must have been well for, until every front end uses it.
 _SETTLED = 2.0
 # The longest pause of a stream where no engine is silent: some seconds, and so many steps.
-_PAUSE, _PAUSE_STEPS = 2.0, 250.0
+_PAUSE, _PAUSE_STEPS = 2.0, 600.0
 
 
 @dataclass
