@@ -10,6 +10,7 @@ from chaos.callers.ask import Ask, Reference, chat, generate, grammar, once, par
 from chaos.callers.call import reference_of
 from chaos.processes.site import Site, front_end_stub, running_site
 from folovllm.v1 import types_pb2
+from support.processes.service_processes import ENGINE_FLAGS
 
 HARMLESS = "harmless"
 _LONG_MODEL_LEN = 40_960
@@ -43,8 +44,8 @@ class Ground:
 @asynccontextmanager
 async def running_ground(fake: bool, seconds: float, seed: int) -> AsyncIterator[Ground]:
     """A site, warmed up, on which harmless load ran for so many seconds."""
-    real_flags = {"real_flags": _FAKE_FLAGS} if fake else {}
-    async with running_site(_FLAGS, fake=fake, **real_flags) as site:
+    real_flags = _FAKE_FLAGS if fake else ENGINE_FLAGS
+    async with running_site(_FLAGS, fake=fake, real_flags=real_flags) as site:
         # An engine has it from its start, so it is nothing that an attack takes.
         await site.engines[0].service.ask("touch_cache")
         canary = generate("canary", 24, params(_CANARY_TOKENS))
