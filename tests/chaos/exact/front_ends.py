@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from chaos.checks.rest import at_rest
 from chaos.checks.verdicts import Report
 from chaos.exact.asks import Ask
 from chaos.exact.cohort import Cohort
@@ -28,6 +29,8 @@ async def front_ends(report: Report, options: Options) -> None:
     """As many rounds as it takes to cut so many streams."""
     async with ground(options, *THREE_ENGINES[:2]) as found, _door(found, options) as door:
         rng = random.Random(f"front ends {options.seed}")
+        await asyncio.gather(*map(found.until_ready, door.services))
+        found.rest = await at_rest(found.site)
         num_cut = 0
         while num_cut < options.cuts and not found.is_hopeless:
             num_cut += await _round(found, door, rng)
@@ -79,32 +82,32 @@ class Door:
 
     def __init__(self, flags: Sequence[str]) -> None:
         self._flags = flags
-        self._services = [self._start(), self._start()]
-        self.proxy = Proxy(self._services[0].address)
+        self.services = [self._start(), self._start()]
+        self.proxy = Proxy(self.services[0].address)
 
     async def wait_serving(self) -> None:
         """Returns when both do."""
         await self.proxy.start()
-        await asyncio.gather(*(each.wait_serving() for each in self._services))
+        await asyncio.gather(*(each.wait_serving() for each in self.services))
 
     def swap(self) -> None:
         """Kills the front end behind the address, where the other one stands from now on."""
-        killed, other = self._services
+        killed, other = self.services
         self.proxy.target = other.address
         killed.signal(signal.SIGKILL)
-        self._services.reverse()
+        self.services.reverse()
 
     async def replace(self) -> None:
         """Starts another one in the place of the one that was killed."""
-        killed = self._services[1]
+        killed = self.services[1]
         await killed.close()
-        self._services[1] = self._start(killed.port)
-        await self._services[1].wait_serving()
+        self.services[1] = self._start(killed.port)
+        await self.services[1].wait_serving()
 
     async def close(self) -> None:
         """Ends both."""
         await self.proxy.close()
-        await asyncio.gather(*(each.close() for each in self._services))
+        await asyncio.gather(*(each.close() for each in self.services))
 
     def _start(self, port: int | None = None) -> Service:
         return Service("tokenizer_service", *self._flags, port=port)

@@ -17,6 +17,7 @@ from chaos.exact.cohort import Blow, Cohort
 from chaos.exact.pauses import NO_PREFILL, Prefill, measure_prefill, pause
 from chaos.exact.stream import Received, open_stream
 from chaos.exact.undisturbed import problems_of
+from chaos.processes.service import Service
 from chaos.processes.site import Engine, Site, front_end_stub, running_site
 
 BOTH_QUANTIZATIONS = ("none", "int8")
@@ -150,9 +151,13 @@ class Ground:
 
     async def all_ready(self) -> None:
         """Returns when the front end would send requests to every engine. Raises TimeoutError."""
+        await self.until_ready(self.site.front_end)
+
+    async def until_ready(self, front_end: Service) -> None:
+        """The same of any front end."""
         addresses = {engine.address for engine in self.site.engines}
         async with asyncio.timeout(_READY_SECONDS):
-            while {*await self.site.front_end.ask("ready_engines")} != addresses:
+            while {*await front_end.ask("ready_engines")} != addresses:
                 await asyncio.sleep(0.02)
 
     @property
