@@ -117,7 +117,7 @@ class Session:
 
     async def _read(self, commands: AsyncIterator[SessionCommand]) -> None:
         async for command in commands:
-            if command.generate.ByteSize() > LONG_BYTES:
+            if _is_long(command.generate):
                 await self._turns.take()  # it is read at once; a fork pauses by itself
             self._execute(command)
             while self._outbox.is_full:
@@ -286,6 +286,21 @@ class Session:
         for call in list(self._running.values()):
             self._end(call, grpc.StatusCode.CANCELLED)
         self._close(list(self._open))
+
+
+def _is_long(message: types_pb2.Request) -> bool:
+    """Whether a request waits for its turn.
+
+    One out of bounds does not, since it is refused at once: a message may have millions of entries,
+    and sessions that wait together would keep all of them.
+    """
+    if message.ByteSize() <= LONG_BYTES:
+        return False
+    try:
+        check_bounds(message)
+    except InvalidRequestError:
+        return False
+    return True
 
 
 def _first_step(steps: Steps) -> Generate | Fork | None:

@@ -21,9 +21,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from folovllm.serving.active_calls import ActiveCalls
 from folovllm.serving.args import POSITIVE, Seconds, check, option
 from folovllm.serving.background_tasks import first
+from folovllm.serving.calls.interceptor import CallInterceptor
 from folovllm.serving.channel import MAX_CALLS, SERVER_OPTIONS
 from folovllm.serving.health.service import Health
-from folovllm.serving.interceptor import CallInterceptor
 from folovllm.serving.ports import allow_open_files, host_and_port, require_free_port
 from folovllm.serving.reflection import enable_reflection
 

@@ -12,7 +12,7 @@ import structlog
 
 from folovllm.errors import InvalidRequestError, UnavailableError, from_rpc_error
 from folovllm.serving.active_calls import ActiveCalls, counts_its_requests
-from folovllm.serving.interceptor import CallInterceptor, _reader
+from folovllm.serving.calls.interceptor import CallInterceptor, _reader
 from folovllm.serving.server import GrpcServer, ServerConfig
 from folovllm.v1.tokenizer_service_pb2 import ChatMessage, ChatRequest
 
@@ -190,3 +190,20 @@ async def test_a_handler_is_wrapped_once_and_another_one_of_its_method_again() -
     assert await wrapped(first) is await wrapped(first)
     before, after = await wrapped(first), await wrapped(other)
     assert after is not before
+
+
+async def test_who_asks_for_health_waits_behind_no_burst() -> None:
+    interceptor = CallInterceptor(ActiveCalls())
+
+    async def continuation(_: grpc.HandlerCallDetails) -> Any:
+        return None
+
+    async def call(method: str) -> None:
+        await interceptor.intercept_service(continuation, SimpleNamespace(method=method))
+
+    burst = [asyncio.ensure_future(call("/folovllm.v1.Test/Echo")) for _ in range(1000)]
+    await asyncio.sleep(0)
+    assert sum(task.done() for task in burst) < 100
+    await call("/grpc.health.v1.Health/Check")
+    assert sum(task.done() for task in burst) < 100
+    await asyncio.gather(*burst)

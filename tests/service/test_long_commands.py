@@ -95,6 +95,19 @@ async def test_a_long_fork_is_read_in_pieces_while_other_commands_are_executed(
     assert client.finished("other")
 
 
+async def test_a_long_request_out_of_bounds_is_refused_and_not_kept_until_its_turn(
+    fixture: EngineFixture, client: FrontEnd, gate: Gate
+) -> None:
+    bomb = ask("bomb", max_tokens=1)
+    bomb.sampling_params.bad_words_token_ids.extend([types_pb2.TokenIds()] * LONG_BYTES)
+    await client.send(generate=bomb)
+    with pytest.raises(InvalidRequestError, match="bad_words_token_ids"):
+        await client.result("bomb")
+    assert gate.num_pauses == 0
+    fixture.runner.release()
+    await client.result("parent")
+
+
 async def test_its_cancel_does_not_overtake_it(
     fixture: EngineFixture, client: FrontEnd, gate: Gate
 ) -> None:

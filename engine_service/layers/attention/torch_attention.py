@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine_service.layers.attention.backend import AttentionMetadata, KVCache
+from engine_service.layers.attention.gathered import GatheredRows
 from engine_service.layers.attention.paged_cache import PagedCache, write_rows
 
 # Decodes of one group differ in length by at most this factor, so that padding at most doubles
@@ -60,6 +61,9 @@ class TorchPlan:
 class TorchAttention(PagedCache):
     """The AttentionBackend that computes as many tokens at once as it can."""
 
+    def __init__(self) -> None:
+        self._gathered = GatheredRows()
+
     def plan(self, metadata: AttentionMetadata, num_kv_heads: int) -> TorchPlan:
         """See AttentionBackend."""
         heads = torch.arange(num_kv_heads, device=metadata.slot_mapping.device)
@@ -88,10 +92,12 @@ class TorchAttention(PagedCache):
         self, query: Tensor, key: Tensor, value: Tensor, cache: KVCache, plan: TorchPlan
     ) -> Tensor:
         """See AttentionBackend."""
-        parts = [_decode(query[group.start : group.end], cache, group) for group in plan.decodes]
+        parts = [
+            self._decode(query[group.start : group.end], cache, group) for group in plan.decodes
+        ]
         for sequence in plan.prefills:
             rows = slice(sequence.start, sequence.end)
-            keys, values = _keys_and_values(key[rows], value[rows], cache, sequence)
+            keys, values = self._keys_and_values(key[rows], value[rows], cache, sequence)
             parts.append(self.prefill(query[rows], keys, values, sequence))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -114,6 +120,31 @@ class TorchAttention(PagedCache):
             is_causal=sequence.mask is None,
         )
         return output.permute(2, 0, 1, 3).reshape(tokens, num_heads, head_dim)
+
+    def _decode(self, query: Tensor, cache: KVCache, group: DecodeGroup) -> Tensor:
+        """Attention of one token of each sequence of a group, [sequences, num_heads, head_dim]."""
+        count, num_heads, head_dim = query.shape
+        kv_heads = cache.key.shape[1]
+        shape = (count, kv_heads, -1, head_dim)
+        key, value = self._gathered.gather(cache, group.cache_rows, shape)
+        # Unwritten slots may hold anything, and 0 * NaN is NaN.
+        unused = group.padding[..., group.min_seq_len :].transpose(-1, -2)
+        value[:, :, group.min_seq_len :].masked_fill_(unused, 0.0)
+        rows = query.view(count, kv_heads, num_heads // kv_heads, head_dim) * head_dim**-0.5
+        scores = torch.matmul(rows, key.transpose(-1, -2))
+        scores.masked_fill_(group.padding, float("-inf"))
+        weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+        return torch.matmul(weights, value).view(count, num_heads, head_dim)
+
+    def _keys_and_values(
+        self, key: Tensor, value: Tensor, cache: KVCache, sequence: PrefillSequence
+    ) -> tuple[Tensor, Tensor]:
+        """Those of a whole sequence; `key` and `value` are its last."""
+        if sequence.cache_rows is None:
+            return key.transpose(0, 1), value.transpose(0, 1)
+        shape = (key.shape[1], -1, key.shape[2])
+        keys, values = self._gathered.gather(cache, sequence.cache_rows, shape)
+        return keys[:, : sequence.seq_len], values[:, : sequence.seq_len]
 
 
 def _decode_group(metadata: AttentionMetadata, heads: Tensor, start: int, end: int) -> DecodeGroup:
@@ -150,33 +181,3 @@ def _prefill_sequence(metadata: AttentionMetadata, heads: Tensor, row: int) -> P
 def _cache_rows(block_tables: Tensor, heads: Tensor) -> Tensor:
     """[sequences, blocks] -> the flat rows that gather as [sequences, heads, blocks]."""
     return (block_tables[:, None, :] * heads.numel() + heads[:, None]).flatten()
-
-
-def _gather(cache: KVCache, rows: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Copies of the rows of keys and values, viewed as `shape`."""
-    key, value = (each.flatten(0, 1).index_select(0, rows).view(shape) for each in cache[:2])
-    return key, value
-
-
-def _decode(query: Tensor, cache: KVCache, group: DecodeGroup) -> Tensor:
-    """Attention of one token of each sequence of a group, [sequences, num_heads, head_dim]."""
-    count, num_heads, head_dim = query.shape
-    kv_heads = cache.key.shape[1]
-    key, value = _gather(cache, group.cache_rows, (count, kv_heads, -1, head_dim))
-    # Unwritten slots may hold anything, and 0 * NaN is NaN.
-    unused = group.padding[..., group.min_seq_len :].transpose(-1, -2)
-    value[:, :, group.min_seq_len :].masked_fill_(unused, 0.0)
-    rows = query.view(count, kv_heads, num_heads // kv_heads, head_dim) * head_dim**-0.5
-    scores = torch.matmul(rows, key.transpose(-1, -2)).masked_fill_(group.padding, float("-inf"))
-    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-    return torch.matmul(weights, value).view(count, num_heads, head_dim)
-
-
-def _keys_and_values(
-    key: Tensor, value: Tensor, cache: KVCache, sequence: PrefillSequence
-) -> tuple[Tensor, Tensor]:
-    """Those of a whole sequence; `key` and `value` are its last."""
-    if sequence.cache_rows is None:
-        return key.transpose(0, 1), value.transpose(0, 1)
-    keys, values = _gather(cache, sequence.cache_rows, (key.shape[1], -1, key.shape[2]))
-    return keys[:, : sequence.seq_len], values[:, : sequence.seq_len]

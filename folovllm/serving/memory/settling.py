@@ -8,6 +8,8 @@ from contextlib import contextmanager
 # As malloc.h names and numbers it; setting it also ends its growth.
 _M_MMAP_THRESHOLD = -3
 _LARGE_BLOCK = 128 * 1024
+# Searches of the second youngest objects before all are searched.
+_SEARCHES_BEFORE_ALL = 100
 
 
 @contextmanager
@@ -29,9 +31,13 @@ def collector_paused() -> Iterator[None]:
 def settle_memory() -> None:
     """For the end of a start: exempts what was loaded from collection and returns free memory.
 
-    Searching all of it for garbage later would block every stream, each time for up to 0.1 s.
+    Searching all of it for garbage later would block every stream, each time for up to 0.1 s. So
+    would searching what thousands of open calls hold, which by default happens several times while
+    they arrive; what they leave is found when the process rests (see `upkeep`).
     """
     gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, _SEARCHES_BEFORE_ALL)
     return_free_memory()
 
 

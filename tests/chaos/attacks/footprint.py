@@ -13,6 +13,8 @@ from chaos.processes.site import Site
 _MIB = 2**20
 _MAX_SHARE = 1.10
 _SECONDS_BETWEEN = 0.25
+_SETTLED_SECONDS = 3.0
+"""Services look once a second whether they rest, and then give memory back."""
 
 
 class Footprint:
@@ -24,6 +26,17 @@ class Footprint:
     def memory(self) -> dict[str, int]:
         """Bytes of resident memory, by service, those of its child processes included."""
         return {name: sum(_sizes(service.pid)) for name, service in self._site.services.items()}
+
+    async def settled(self, within: float) -> dict[str, int]:
+        """The memory once none of it has become less for a while, or after so many seconds."""
+        lowest, now = self.memory(), time.monotonic()
+        deadline, fallen_at = now + within, now
+        while now < min(deadline, fallen_at + _SETTLED_SECONDS):
+            await asyncio.sleep(_SECONDS_BETWEEN)
+            memory, now = self.memory(), time.monotonic()
+            if any(size < lowest[name] for name, size in memory.items()):
+                lowest, fallen_at = memory, now
+        return self.memory()
 
     def _by_process(self, name: str) -> str:
         sizes = _sizes(self._site.services[name].pid)

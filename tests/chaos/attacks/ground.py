@@ -10,7 +10,6 @@ from chaos.callers.ask import Ask, Reference, chat, generate, grammar, once, par
 from chaos.callers.call import reference_of
 from chaos.processes.site import Site, front_end_stub, running_site
 from folovllm.v1 import types_pb2
-from support.processes.service_processes import ENGINE_FLAGS
 
 HARMLESS = "harmless"
 _LONG_MODEL_LEN = 40_960
@@ -23,6 +22,8 @@ _FLAGS = (
     # A prompt of any length holds up the streams beside it for less than what is looked for.
     *("--max-num-batched-tokens", "256"),
 )
+_REAL_FLAGS = ("--device", "cpu")
+"""As a user starts it: with the kernels, and in the type, that it computes with by default."""
 _FAKE_FLAGS = ("--device", "cpu", "--speculation", "none", "--max-model-len", str(_LONG_MODEL_LEN))
 _WARM_UP_CALLS = 10
 _MIN_HARMLESS_SECONDS = 10.0
@@ -44,7 +45,7 @@ class Ground:
 @asynccontextmanager
 async def running_ground(fake: bool, seconds: float, seed: int) -> AsyncIterator[Ground]:
     """A site, warmed up, on which harmless load ran for so many seconds."""
-    real_flags = _FAKE_FLAGS if fake else ENGINE_FLAGS
+    real_flags = _FAKE_FLAGS if fake else _REAL_FLAGS
     async with running_site(_FLAGS, fake=fake, real_flags=real_flags) as site:
         # An engine has it from its start, so it is nothing that an attack takes.
         await site.engines[0].service.ask("touch_cache")

@@ -13,9 +13,10 @@ A chat is answered by the next of `scripts`, otherwise in the same manner by the
 content; see `support.fakes.chat`.
 
 Run as a program, `python -m support.fakes.tokenizer_service PORT`, it serves until SIGTERM and
-exits with 0.
+exits with 0; or it ends with its standard input, which the supervisor holds open.
 """
 
+import os
 import re
 import signal
 import sys
@@ -320,9 +321,17 @@ def running_fake(port: int = 0) -> Iterator[FakeTokenizerService]:
         fake.server.stop(None).wait()
 
 
+def _end_with_input() -> None:
+    """Ends the process, whatever it does, when the one that has started it is gone."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
 if __name__ == "__main__":
     # Blocked before any thread starts, and waited for: an Event's lock is not for signal handlers.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_input, daemon=True).start()
     with running_fake(int(sys.argv[1])):
         print("fake: serving", file=sys.stderr, flush=True)
         signal.sigwait({signal.SIGTERM})

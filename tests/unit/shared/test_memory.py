@@ -13,7 +13,9 @@ from folovllm.serving.memory.settling import (
 
 @pytest.fixture(autouse=True)
 def thawed() -> Iterator[None]:
+    threshold = gc.get_threshold()
     yield
+    gc.set_threshold(*threshold)
     gc.unfreeze()
     gc.enable()
 
@@ -36,6 +38,15 @@ def test_what_is_there_when_memory_settles_is_never_searched() -> None:
     model: list[list[object]] = [[]]
     settle_memory()
     assert not any(each is model for each in gc.get_objects())
+
+
+def test_what_a_burst_of_calls_holds_is_not_all_searched_while_it_grows() -> None:
+    gc.collect()
+    settle_memory()
+    before = gc.get_stats()[2]["collections"]
+    held = [[number] for number in range(200_000)]
+    assert gc.get_stats()[2]["collections"] == before
+    del held
 
 
 class FakeLibrary:

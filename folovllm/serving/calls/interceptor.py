@@ -3,7 +3,8 @@
 Messages are checked against the contract's bounds before anything else sees them. Errors become
 statuses by the table in folovllm.errors, calls are counted for draining, and each call leaves one
 line in the log. A call that carries many requests counts and checks each of them itself. Calls of
-other services (health, reflection) pass. Malformed messages are the caller's error in all of them.
+other services (health, reflection) pass. Where many arrive at once, they begin in turns, but for
+those about health. Malformed messages are the caller's error in all of them.
 """
 
 import asyncio
@@ -27,9 +28,12 @@ from folovllm.serving.active_calls import (
     is_like_a_stream,
 )
 from folovllm.serving.call_log import as_folov_error, log_end
+from folovllm.serving.calls.arrivals import Arrivals
 from folovllm.serving.turns import LONG_BYTES, Turns
 
 _PREFIX = "/folovllm."
+# Whoever asks for health waits behind no other call.
+_HEALTH = "/grpc.health."
 
 # By the attribute of a handler that holds the method of that kind.
 _MAKE_HANDLER: dict[str, Callable[..., "grpc.RpcMethodHandler[Any, Any]"]] = {
@@ -52,6 +56,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, active_calls: ActiveCalls) -> None:
         self._active_calls = active_calls
         self._turns = Turns()
+        self._arrivals = Arrivals()
         # By method, each beside the handler that it wraps, so that a call does not make its own.
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
@@ -60,7 +65,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """Wraps the method's handler."""
+        """Wraps the method's handler, when it is the call's turn to begin."""
+        if not handler_call_details.method.startswith(_HEALTH):
+            await self._arrivals.turn()
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
