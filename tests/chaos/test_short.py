@@ -3,7 +3,6 @@
 `make chaos` has the rest. Only what holds on any machine, however busy, is asserted here.
 """
 
-import asyncio
 import random
 
 from chaos.checks.limits import PATIENT
@@ -18,13 +17,15 @@ from chaos.soak import Floor, soak_site
 FAULTS = ("cancel", "link reset")
 REPRODUCIBLE = ("--device", "cpu")
 """In the model's own type, which the CPU kernels compute."""
+PACE_SECONDS = 0.002
 NO_FLOOR = Floor(calls_per_second=0.0)
 
 
 async def test_no_stream_differs_where_its_engine_is_killed() -> None:
     site = running_site((), (), real_flags=REPRODUCIBLE, is_proxied=False)
     async with site as running, front_end_stub(running.front_end.address) as stub:
-        await asyncio.gather(*map(pace, running.engines))
+        for engine in running.engines:
+            await pace(engine, PACE_SECONDS)
         # When the cohort has ended, nothing happens to the engine that is left.
         ground = Ground(running, stub, quiet=stub)
         await ground.all_ready()

@@ -246,9 +246,9 @@ async def ground(
             yield found
 
 
-async def pace(engine: Engine) -> None:
+async def pace(engine: Engine, seconds: float = PACE_SECONDS) -> None:
     """Lets an engine take its time."""
-    await engine.service.ask("pace", PACE_SECONDS)
+    await engine.service.ask("pace", seconds)
 
 
 async def restart(engine: Engine) -> None:
