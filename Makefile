@@ -41,7 +41,7 @@ serve: .venv/.installed ## Serve the embedded model on localhost:50051 until Ctr
 test: .venv/.installed-dev ## Run the whole suite, with coverage
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-chaos: .venv/.installed-dev ## Break real services for a quarter of an hour; CHAOS="--seed 7" or other options
+chaos: .venv/.installed-dev ## Break real services for twenty minutes; CHAOS="--seed 7" or other options
 	@PYTHONPATH=tests $(BIN)/python -m chaos all $(CHAOS)
 
 chaos-full: .venv/.installed-dev ## The same in full, for hours; CHAOS="--checkout ../before" adds the price

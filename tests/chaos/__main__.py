@@ -103,7 +103,7 @@ async def _price(args: argparse.Namespace, report: Report) -> None:
 def _parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m chaos", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    everything = commands.add_parser("all", help="all of them; a quarter of an hour")
+    everything = commands.add_parser("all", help="all of them; twenty minutes")
     everything.add_argument("--full", action="store_true", help="in full, for hours")
     _add_population(everything)
     _add_price(everything, "--checkout")

@@ -36,6 +36,23 @@ class Prefill:
 NO_PREFILL = Prefill(0.0, 0.0)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Pause:
+    """One of a stream, with the prefill that was due, in seconds."""
+
+    seconds: float
+    due: float
+    stream: str
+
+    @property
+    def over(self) -> float:
+        """What is over the prefill."""
+        return self.seconds - self.due
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.3f} s, {self.due:.3f} s due: {self.stream}"
+
+
 async def measure_prefill(engine: Any) -> Prefill:
     """Of the engine of a stub, which does nothing else."""
     seconds = []
@@ -85,6 +102,25 @@ def pause(received: Received, moment: float) -> float | None:
             longest = max(longest or 0.0, at - before)
         last[message.index] = at
     return longest
+
+
+def pause_note(pauses: Sequence[Pause]) -> str:
+    """How they are distributed, in milliseconds: they, the prefills, and what is over these."""
+    columns = {
+        "pause": [each.seconds for each in pauses],
+        "prefill": [each.due for each in pauses],
+        "over it": [each.over for each in pauses],
+    }
+    return "; ".join(f"{name} {_quantiles(values)}" for name, values in columns.items()) + " ms"
+
+
+def _quantiles(values: Sequence[float]) -> str:
+    ordered = sorted(values)
+    places = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    return " ".join(
+        f"{name} {ordered[min(int(place * len(ordered)), len(ordered) - 1)] * 1000:.0f}"
+        for name, place in places.items()
+    )
 
 
 def _is_end(part: Any) -> bool:

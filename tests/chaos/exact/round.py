@@ -14,7 +14,7 @@ from chaos.checks.rest import Rest, at_rest
 from chaos.checks.verdicts import Report
 from chaos.exact.asks import NUM_KINDS, Ask, ask
 from chaos.exact.cohort import Blow, Cohort
-from chaos.exact.pauses import NO_PREFILL, Prefill, measure_prefill, pause
+from chaos.exact.pauses import NO_PREFILL, Pause, Prefill, measure_prefill, pause, pause_note
 from chaos.exact.stream import Received, open_stream
 from chaos.exact.undisturbed import problems_of
 from chaos.processes.service import Service
@@ -79,8 +79,7 @@ class Tally:
     num_blows: int = 0
     num_tokens: int = 0
     problems: list[str] = field(default_factory=list)
-    pauses: list[tuple[float, float]] = field(default_factory=list)
-    """Each with the prefill that was due."""
+    pauses: list[Pause] = field(default_factory=list)
 
     @property
     def num_cut(self) -> int:
@@ -146,8 +145,9 @@ class Ground:
         for blow in blows:
             tally.num_blows += 1
             due = self._prefill.of(blow.lengths)
-            found = (pause(each, blow.at) for each in blow.victims)
-            tally.pauses += [(seconds, due) for seconds in found if seconds is not None]
+            for each in blow.victims:
+                if (seconds := pause(each, blow.at)) is not None:
+                    tally.pauses.append(Pause(seconds, due, str(each)))
 
     async def all_ready(self) -> None:
         """Returns when the front end would send requests to every engine. Raises TimeoutError."""
@@ -181,10 +181,10 @@ class Ground:
             f"{tally.num_cut} streams cut {tally.num_moves} times"
         )
         report.add(f"exact: {name}: streams", tally.problems, load)
-        over = sorted(seconds - due for seconds, due in tally.pauses)
-        if over:
-            late = [each for each in over if each > pause_limit]
-            found = [f"{len(late)} of {len(over)} are longer than the prefill + {pause_limit:g} s"]
+        if tally.pauses:
+            late = sorted(each for each in tally.pauses if each.over > pause_limit)[::-1]
+            count = f"{len(late)} of {len(tally.pauses)}"
+            found = [f"{count} are longer than the prefill + {pause_limit:g} s", *map(str, late)]
             report.add(f"exact: {name}: pauses", found if late else [], pause_note(tally.pauses))
         if self.rest is not None:
             held = await self.rest.problems(self.site, _REST_SECONDS)
@@ -193,25 +193,6 @@ class Ground:
             return
         few = [f"it does not count: {tally.num_cut} were cut, and {floor} are needed"]
         report.add(f"exact: {name}: load", few if tally.num_cut < floor else [], kinds)
-
-
-def pause_note(pauses: Sequence[tuple[float, float]]) -> str:
-    """How they are distributed, in milliseconds: they, the prefills, and what is over these."""
-    columns = {
-        "pause": [seconds for seconds, _ in pauses],
-        "prefill": [due for _, due in pauses],
-        "over it": [seconds - due for seconds, due in pauses],
-    }
-    return "; ".join(f"{name} {_quantiles(values)}" for name, values in columns.items()) + " ms"
-
-
-def _quantiles(values: Sequence[float]) -> str:
-    ordered = sorted(values)
-    places = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-    return " ".join(
-        f"{name} {ordered[min(int(place * len(ordered)), len(ordered) - 1)] * 1000:.0f}"
-        for name, place in places.items()
-    )
 
 
 @asynccontextmanager
