@@ -47,7 +47,7 @@ test: .venv/.installed-dev ## Run the whole suite, with coverage
 simulate: .venv/.installed-dev ## Run the services under a virtual clock and faults; SEEDS=1000, or REQUESTS=1000000
 	@PYTHONPATH=tests:client $(BIN)/python -m simulation $(if $(REQUESTS),--requests $(REQUESTS),--seeds $(SEEDS))
 
-chaos: .venv/.installed-dev ## Break real services for a quarter of an hour; CHAOS="--seed 7" or other options
+chaos: .venv/.installed-dev ## Break real services for twenty minutes; CHAOS="--seed 7" or other options
 	@PYTHONPATH=tests $(BIN)/python -m chaos all $(CHAOS)
 
 chaos-full: .venv/.installed-dev ## The same in full, for hours; CHAOS="--checkout ../before" adds the price

@@ -9,6 +9,8 @@ from chaos.attacks.catalogue import ATTACKS
 from chaos.attacks.run import run_attacks
 from chaos.checks.limits import Limits
 from chaos.checks.verdicts import Report
+from chaos.exact.round import BOTH_QUANTIZATIONS, Options
+from chaos.exact.run import PARTS, run_exact
 from chaos.incidents.catalogue import INCIDENTS, THOROUGH
 from chaos.incidents.run import run_incidents
 from chaos.known_failing import KNOWN_FAILING
@@ -19,6 +21,7 @@ from chaos.overload import overload
 from chaos.price import UNITS, price
 from chaos.processes.descendants import no_process_left
 from chaos.soak import Floor, replay, soak
+from engine_service.config import QUANTIZATIONS
 
 
 def main() -> int:
@@ -37,6 +40,7 @@ async def _all(args: argparse.Namespace, report: Report) -> None:
     await run_matrix(report, [*FAULTS], 20 if args.full else 5, Limits())
     print(table(report, [*FAULTS]), flush=True)
     await run_incidents(report, [*INCIDENTS, *(THOROUGH if args.full else ())])
+    await run_exact(report, PARTS, Options(args.seed) if args.full else Options.short(args.seed))
     await run_attacks(report, ATTACKS, attack_seconds, args.seed)
     await overload(report, overload_seconds, args.seed)
     await soak(report, args.seed, 200_000 if args.full else 15_000, args.width, Floor())
@@ -64,6 +68,23 @@ async def _attacks(args: argparse.Namespace, report: Report) -> None:
     await run_attacks(report, args.names or ATTACKS, args.seconds, args.seed)
 
 
+async def _exact(args: argparse.Namespace, report: Report) -> None:
+    unknown = {*args.names} - {*PARTS}
+    if unknown:
+        sys.exit(f"error: there is no part {', '.join(unknown)}; see --help")
+    options = Options(
+        seed=args.seed,
+        streams=args.streams,
+        kills=args.kills,
+        rounds=args.rounds,
+        cuts=args.cuts,
+        blocks=args.blocks,
+        model=args.model,
+        quantizations=args.quantization or BOTH_QUANTIZATIONS,
+    )
+    await run_exact(report, args.names or PARTS, options)
+
+
 async def _overload(args: argparse.Namespace, report: Report) -> None:
     await overload(report, args.seconds, args.seed)
 
@@ -82,7 +103,7 @@ async def _price(args: argparse.Namespace, report: Report) -> None:
 def _parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m chaos", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    everything = commands.add_parser("all", help="all of them; a quarter of an hour")
+    everything = commands.add_parser("all", help="all of them; twenty minutes")
     everything.add_argument("--full", action="store_true", help="in full, for hours")
     _add_population(everything)
     _add_price(everything, "--checkout")
@@ -101,6 +122,19 @@ def _parse_args() -> argparse.Namespace:
     attacks.add_argument("--seconds", type=float, default=60, help="of each (%(default)s)")
     attacks.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     attacks.set_defaults(run=_attacks)
+    exact = commands.add_parser("exact", help="streams go on elsewhere, and nothing differs")
+    exact.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PARTS))
+    exact.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    exact.add_argument("--streams", type=int, default=2_000, help="cut by kills (%(default)s)")
+    exact.add_argument("--kills", type=int, default=250, help="at least (%(default)s)")
+    exact.add_argument("--rounds", type=int, default=12, help="of silence (%(default)s)")
+    exact.add_argument("--cuts", type=int, default=500, help="by front ends (%(default)s)")
+    exact.add_argument(
+        "--blocks", type=int, default=3_000, help="of KV, of each engine (%(default)s)"
+    )
+    exact.add_argument("--model", help="a folder; default: the embedded one")
+    exact.add_argument("--quantization", action="append", choices=QUANTIZATIONS)
+    exact.set_defaults(run=_exact)
     overloading = commands.add_parser("overload", help="four times as much as can be served")
     overloading.add_argument("--seconds", type=float, default=60, help="(%(default)s)")
     overloading.add_argument("--seed", type=int, default=0, help="(%(default)s)")

@@ -51,9 +51,11 @@ async def read(stream: EngineStream, into: RequestOutput, number: int | None = N
     """Adds outputs of a stream until there are so many tokens of all indexes, or to its end."""
     while number is None or sum(len(each.token_ids) for each in into.outputs) < number:
         try:
-            into.add(CompletionOutput.from_proto(await anext(stream)))
+            output = await anext(stream)
         except StopAsyncIteration:
             return
+        assert output.request_id == stream.name
+        into.add(CompletionOutput.from_proto(output))
 
 
 def facts(output: CompletionOutput) -> tuple[object, ...]:

@@ -6,7 +6,7 @@ stop string the caller is asked to abort that answer at the engine. What the eng
 it is dropped, except the usage and metrics of its final delta, which the ChatFinish takes over.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from folovllm.chat_outputs import ChatEvent, ChatFinish, ChatFinishReason, ChatOutput
@@ -37,12 +37,16 @@ class ChatProcessor:
         return self._answer(delta.index).process(delta)
 
     def replay(
-        self, index: int, visible_ids: Sequence[int], num_hidden: int = 0
+        self,
+        index: int,
+        visible_ids: Sequence[int],
+        num_hidden: int = 0,
+        logprobs: Iterable[float] = (),
     ) -> Replayed[ChatOutput]:
         """Takes ids that were returned before, all so far; afterwards the rest follows from there.
 
         `num_hidden` of them, after the others, have no text: a stop token. Their outputs have no
-        ids, since these were received.
+        ids, since these were received. `logprobs` are not needed: events have no sums of them.
         """
         return self._answer(index).replay(list(visible_ids), num_hidden, index)
 

@@ -187,7 +187,9 @@ class Part:
             progress = self.stream.progress[index]
             if progress.aborted:
                 output = types_pb2.CompletionOutput(
-                    index=index, finish_reason=types_pb2.FINISH_REASON_ABORT
+                    request_id=self.stream.name,
+                    index=index,
+                    finish_reason=types_pb2.FINISH_REASON_ABORT,
                 )
                 output.usage.prompt_tokens = self._num_begun_with
                 output.usage.completion_tokens = len(progress.token_ids)

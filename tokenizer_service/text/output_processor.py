@@ -5,7 +5,7 @@ is asked to abort that continuation at the engine. What the engine still sends f
 except the usage and metrics of its final message, which the final message here takes over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from folovllm.outputs import CompletionOutput, FinishReason
@@ -59,13 +59,20 @@ class OutputProcessor:
         return self._continuation(index).text_of(token_ids)
 
     def replay(
-        self, index: int, visible_ids: Sequence[int], num_hidden: int = 0
+        self,
+        index: int,
+        visible_ids: Sequence[int],
+        num_hidden: int = 0,
+        logprobs: Iterable[float] = (),
     ) -> Replayed[CompletionOutput]:
         """Takes ids that were returned before, all so far; afterwards the rest follows from there.
 
-        `num_hidden` of them, after the others, have no text: a stop token.
+        `num_hidden` of them, after the others, have no text: a stop token. `logprobs` are those of
+        all of them, if they are asked for.
         """
-        return self._continuation(index).replay(visible_ids, num_hidden)
+        continuation = self._continuation(index)
+        continuation.add_logprobs(logprobs)
+        return continuation.replay(visible_ids, num_hidden)
 
     def end(self, final: CompletionOutput) -> list[CompletionOutput]:
         """The last output of an index that no engine continues, by a final delta without ids."""
@@ -99,11 +106,17 @@ class _Continuation:
         self._detokenizer = StoppingDetokenizer(tokenizer, params)
         self._detokenizer.skip(preceding_token_ids)
         self.text_of = self._detokenizer.push
+        self._cumulative_logprob = 0.0
 
     @property
     def stop(self) -> str | None:
         """The stop string that ended it."""
         return self._detokenizer.stop
+
+    def add_logprobs(self, logprobs: Iterable[float]) -> None:
+        """Adds those of tokens that follow, one by one, as the engine does: so no bit differs."""
+        for logprob in logprobs:
+            self._cumulative_logprob += logprob
 
     def replay(self, visible_ids: Sequence[int], num_hidden: int) -> Replayed[CompletionOutput]:
         detokenizer = self._detokenizer
@@ -134,15 +147,19 @@ class _Continuation:
             detokenizer.num_tokens += len(delta.token_ids) - len(visible)
             text += detokenizer.flush() if delta.finished() else ""
         num_tokens = detokenizer.num_tokens - num_before
-        return CompletionOutput(
+        output = CompletionOutput(
             request_id=delta.request_id,
             index=delta.index,
             text=text,
             token_ids=delta.token_ids[:num_tokens],
             logprobs=delta.logprobs[:num_tokens],
-            cumulative_logprob=_cumulative_logprob(delta, num_tokens),
+            cumulative_logprob=delta.cumulative_logprob,
             info=delta.info,
         )
+        self.add_logprobs(position.token.logprob or 0.0 for position in output.logprobs)
+        if num_tokens < len(delta.token_ids) and delta.cumulative_logprob is not None:
+            output.cumulative_logprob = self._cumulative_logprob
+        return output
 
 
 def _finish(
@@ -158,11 +175,3 @@ def _finish(
     output.finish_reason, output.stop_reason = FinishReason.STOP, stop
     if delta.usage is not None:
         output.usage = replace(delta.usage, completion_tokens=num_tokens)
-
-
-def _cumulative_logprob(delta: CompletionOutput, num_tokens: int) -> float | None:
-    """The sum after the first `num_tokens` of a delta's tokens."""
-    if delta.cumulative_logprob is None:
-        return None
-    dropped = delta.logprobs[num_tokens:]
-    return delta.cumulative_logprob - sum(position.token.logprob or 0.0 for position in dropped)

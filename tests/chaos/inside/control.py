@@ -116,6 +116,17 @@ class Control:
         assert self.pool is not None
         return [engine.address for engine in self.pool._engines if engine.ready]
 
+    def do_where(self, names: list[str]) -> dict[str, list[str]]:
+        """Which of the requests run at which engine, as a front end has it."""
+        assert self.pool is not None
+        found: dict[str, list[str]] = {engine.address: [] for engine in self.pool.engines}
+        for name in names:
+            stream = self.pool.find(name)
+            parts: list[Any] = [*stream.parts] if stream is not None else []
+            for address in {part.home.address for part in parts if part.home is not None}:
+                found[address].append(name)
+        return found
+
     def do_break_session_writer(self) -> None:
         """Lets the next command to any engine raise an error that is not ours, in a front end."""
 

@@ -74,7 +74,7 @@ class Proxy:
     """Listens on `port` of the loopback and connects to `target`, HOST:PORT."""
 
     def __init__(self, target: str) -> None:
-        self._target = target
+        self.target = target
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepted: set[asyncio.Task[None]] = set()
@@ -129,7 +129,7 @@ class Proxy:
         task.add_done_callback(self._accepted.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        host, _, port = self._target.rpartition(":")
+        host, _, port = self.target.rpartition(":")
         try:
             far_reader, far_writer = await asyncio.open_connection(host, int(port))
         except OSError:

@@ -23,11 +23,16 @@ class Engine:
     """An engine service, and the proxy by which the front end reaches it."""
 
     def __init__(
-        self, flags: Sequence[str] = (), fake: bool = False, service: Service | None = None
+        self,
+        flags: Sequence[str] = (),
+        fake: bool = False,
+        service: Service | None = None,
+        is_proxied: bool = True,
     ) -> None:
         """Starts a service with these flags, unless one is given."""
         self._flags = flags
         self._fake = fake
+        self._is_proxied = is_proxied
         self.service = service or self._start()
         self.proxy = Proxy(self.service.address)
         self._connect()
@@ -40,6 +45,11 @@ class Engine:
         self.stub: engine_service_pb2_grpc.EngineServiceAsyncStub = (
             engine_service_pb2_grpc.EngineServiceStub(self.channel)
         )
+
+    @property
+    def address(self) -> str:
+        """Where front ends connect."""
+        return self.proxy.address if self._is_proxied else self.service.address
 
     async def load(self) -> engine_service_pb2.GetLoadResponse:
         """What it reports by itself."""
@@ -63,14 +73,16 @@ class Engine:
 class Site:
     """What a run attacks."""
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    def __init__(self, engines: Sequence[Engine], flags: Sequence[str] = ()) -> None:
+        """`flags` are the front end's."""
         self.engines = engines
+        self._flags = flags
         self.front_end = self._start_front_end()
         self.caller_proxy = Proxy(self.front_end.address)
 
     def _start_front_end(self, port: int | None = None) -> Service:
-        flags = [flag for each in self.engines for flag in ("--engine", each.proxy.address)]
-        return Service("tokenizer_service", *flags, port=port)
+        flags = [flag for each in self.engines for flag in ("--engine", each.address)]
+        return Service("tokenizer_service", *flags, *self._flags, port=port)
 
     @property
     def services(self) -> dict[str, Service]:
@@ -93,13 +105,17 @@ class Site:
 
 @asynccontextmanager
 async def running_site(
-    *engine_flags: Sequence[str], fake: bool = False, real_flags: Sequence[str] = ENGINE_FLAGS
+    *engine_flags: Sequence[str],
+    fake: bool = False,
+    real_flags: Sequence[str] = ENGINE_FLAGS,
+    front_end_flags: Sequence[str] = (),
+    is_proxied: bool = True,
 ) -> AsyncIterator[Site]:
-    """A site that serves, with an engine for each of the flags."""
-    engines = [Engine((*real_flags, *flags), fake) for flags in engine_flags]
+    """A site that serves, with an engine for each of the flags, behind a proxy or not."""
+    engines = [Engine((*real_flags, *flags), fake, is_proxied=is_proxied) for flags in engine_flags]
     for engine in engines:
         await engine.proxy.start()
-    site = Site(engines)
+    site = Site(engines, front_end_flags)
     try:
         await site.caller_proxy.start()
         await asyncio.gather(*(engine.service.wait_serving() for engine in engines))

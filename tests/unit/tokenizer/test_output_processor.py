@@ -209,14 +209,32 @@ def test_an_empty_delta_is_not_sent_unless_it_carries_info() -> None:
     assert [(o.info, o.text) for o in outputs] == [(with_info.info, ""), (None, "a")]
 
 
+def with_logprobs(data: bytes, *logprobs: float, total: float) -> CompletionOutput:
+    output = delta(data)
+    output.logprobs = [PositionLogprobs(Logprob(99, each, 1)) for each in logprobs]
+    output.cumulative_logprob = total
+    return output
+
+
 def test_logprobs_end_with_the_token_ids() -> None:
-    message = delta(b"aXb")
-    message.logprobs = [PositionLogprobs(Logprob(99, p, 1)) for p in (-1, -2, -4)]
-    message.cumulative_logprob = -17.0
-    outputs, _ = run([message, final(reason=FinishReason.ABORT)], SamplingParams(stop=("X",)))
-    assert outputs[0].logprobs == message.logprobs[:2]
-    assert outputs[0].cumulative_logprob == -13.0
+    message = with_logprobs(b"aXb", -1, -2, -4, total=-17.0)
+    deltas = [with_logprobs(b"c", -10, total=-10.0), message, final(reason=FinishReason.ABORT)]
+    outputs, _ = run(deltas, SamplingParams(stop=("X",)))
+    assert outputs[1].logprobs == message.logprobs[:2]
+    assert [each.cumulative_logprob for each in outputs] == [-10.0, -13.0, None]
     assert RequestOutput.join(outputs).outputs[0].cumulative_logprob == -13.0
+
+
+@pytest.mark.parametrize("num_received", [0, 1, 2])
+def test_the_sum_of_logprobs_at_a_stop_string_is_the_same_in_any_pieces(num_received: int) -> None:
+    logprobs = (-0.1, -0.7, -1e-9, -1e6)
+    total = -0.1 - 0.7 - 1e-9
+    processor = OutputProcessor(TOKENIZER, SamplingParams(stop=("X",)))
+    processor.replay(0, b"abXc"[:num_received], logprobs=logprobs[:num_received])
+    rest = with_logprobs(b"abXc"[num_received:], *logprobs[num_received:], total=total - 1e6)
+    output, stops = processor.process(rest)
+    assert output is not None and stops
+    assert output.cumulative_logprob == total
 
 
 @given(

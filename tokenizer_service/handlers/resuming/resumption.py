@@ -10,7 +10,7 @@ its end; it is the same one, and is not sent again.
 """
 
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -37,7 +37,11 @@ class Processor(Protocol[Reply]):
     """An OutputProcessor or a ChatProcessor."""
 
     def replay(
-        self, index: int, visible_ids: Sequence[int], num_hidden: int = 0
+        self,
+        index: int,
+        visible_ids: Sequence[int],
+        num_hidden: int = 0,
+        logprobs: Iterable[float] = (),
     ) -> Replayed[Reply]:
         """Takes ids that were returned before."""
 
@@ -126,7 +130,8 @@ class Resumption(Generic[Reply]):
     def _replay(self, each: Received, processor: Processor[Reply]) -> None:
         num_hidden = self._num_hidden(each.ending)
         num_visible = len(each.token_ids) - num_hidden
-        replayed = processor.replay(each.index, each.token_ids[:num_visible], num_hidden)
+        visible_ids = each.token_ids[:num_visible]
+        replayed = processor.replay(each.index, visible_ids, num_hidden, each.logprobs)
         if replayed.num_tokens < len(each.token_ids):
             field = f"token_ids[{replayed.num_tokens}]"
             raise each.fault(field, "follows a stop string, which ends the output")
