@@ -11,6 +11,9 @@ BENCH ?=
 CHAOS ?=
 # Options of the fuzz, such as --seed 7.
 FUZZ ?=
+# Seeds that the simulation runs, or requests until it ends.
+SEEDS ?= 100
+REQUESTS ?=
 # The interpreter of .venv-tools, if not the first fitting one; see requirements/tools.txt.
 TOOLS_PYTHON ?=
 export TORCH TORCH_INDEX PYTHON TOOLS_PYTHON
@@ -18,7 +21,7 @@ export TORCH TORCH_INDEX PYTHON TOOLS_PYTHON
 BIN := .venv/bin
 # Tests and import-linter look for their helpers on the PATH. Not for demo and serve, which print
 # commands to type in a shell that has no such PATH.
-test chaos chaos-full fuzz lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
+test simulate chaos chaos-full fuzz lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 # Those for which protoc generates messages by itself.
 CLIENT_LANGUAGES := cpp csharp java kotlin objc python ruby
@@ -27,7 +30,7 @@ CXX_SOURCES := $(wildcard engine_service/kernels/cpu/*.cpp engine_service/kernel
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test chaos chaos-full fuzz fmt hooks lint client-sync client-sync-check protos protos-check release lock compose-test demo-model bench-cpu bench-gpu
+.PHONY: help demo serve test simulate chaos chaos-full fuzz fmt hooks lint client-sync client-sync-check protos protos-check release lock compose-test demo-model bench-cpu bench-gpu
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +43,9 @@ serve: .venv/.installed ## Serve the embedded model on localhost:50051 until Ctr
 
 test: .venv/.installed-dev ## Run the whole suite, with coverage
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+simulate: .venv/.installed-dev ## Run the services under a virtual clock and faults; SEEDS=1000, or REQUESTS=1000000
+	@PYTHONPATH=tests:client $(BIN)/python -m simulation $(if $(REQUESTS),--requests $(REQUESTS),--seeds $(SEEDS))
 
 chaos: .venv/.installed-dev ## Break real services for twenty minutes; CHAOS="--seed 7" or other options
 	@PYTHONPATH=tests $(BIN)/python -m chaos all $(CHAOS)

@@ -32,9 +32,11 @@ from tokenizer_service.engines.pool import EnginePool
 LONG = SamplingParams(temperature=0.0, max_tokens=150, ignore_eos=True)
 
 
-async def read(client: AsyncClient, params: SamplingParams = LONG) -> RequestOutput:
+async def read(
+    client: AsyncClient, params: SamplingParams = LONG, resume: bool = True
+) -> RequestOutput:
     result = RequestOutput()
-    async for output in client.stream("Once upon a time", params):
+    async for output in client.stream("Once upon a time", params, resume=resume):
         result.add(output)
     return result
 
@@ -100,7 +102,8 @@ def test_a_killed_engine_is_unavailable_at_once_and_welcome_back() -> None:
         loop = asyncio.get_running_loop()
         async with AsyncClient(address, timeout=60) as client:
             endless = SamplingParams(max_tokens=1000, ignore_eos=True)
-            streams = [asyncio.ensure_future(read(client, endless)) for _ in range(8)]
+            calls = [read(client, endless, resume=False) for _ in range(8)]
+            streams = [asyncio.ensure_future(call) for call in calls]
             await anext(client.stream("Once", endless))
             engine.kill()
             killed_at = loop.time()

@@ -98,11 +98,10 @@ class _Answer:
         """The events of a delta, each with the number of ids after the last that added to it."""
         parser = self._parser
         num_before = parser.num_tokens
-        events = [
-            *zip(
-                parser.push(visible_ids(delta, self._include_stop_token)), parser.ends, strict=True
-            )
-        ]
+        visible = visible_ids(delta, self._include_stop_token)
+        # What is held at the very end becomes an event of its own, which has the ids of its text.
+        pushed = parser.push(visible, apart=delta.finished())
+        events = [*zip(pushed, parser.ends, strict=True)]
         num_taken = len(delta.token_ids)
         if parser.stop is not None:
             num_taken = parser.num_tokens - num_before

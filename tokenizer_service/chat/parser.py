@@ -65,8 +65,11 @@ class ChatParser:
         """The stop string that ended the answer."""
         return self._section.stop
 
-    def push(self, token_ids: list[int]) -> list[ChatEvent]:
-        """Parses the next ids, up to the answer's end."""
+    def push(self, token_ids: list[int], *, apart: bool = False) -> list[ChatEvent]:
+        """Parses the next ids, up to the answer's end.
+
+        `apart` parses each by itself, so that `ends` does not count those whose text is still held.
+        """
         events: list[ChatEvent] = []
         self.ends = []
         # Without stop strings, ids of a text are decoded together up to the next marker. Those of a
@@ -80,7 +83,7 @@ class ChatParser:
             self.num_tokens += 1
             if following is None:
                 run.append(token_id)
-                if self._params.stop or self._kind is _Kind.TOOL_CALL:
+                if apart or self._params.stop or self._kind is _Kind.TOOL_CALL:
                     self._parse(run, events)
                     run = []
             else:

@@ -28,6 +28,7 @@ from tokenizer_service.engines.part import Part
 from tokenizer_service.engines.replicas import Replicas
 from tokenizer_service.engines.routing.choice import EngineChoice
 from tokenizer_service.engines.stream import EngineStream
+from tokenizer_service.engines.wire_names import other_name
 
 Command = engine_service_pb2.SessionCommand
 
@@ -110,13 +111,15 @@ class EnginePool:
         origin = Origin(command, self._now())
         if numerics_fingerprint is None:
             engine = self._choice.first(origin.name, request.prompt_token_ids, request.cache_salt)
-            is_exact = True
+            is_exact, wire_name = True, origin.name
         else:
             engine, is_exact = self._resumed_at(origin, numerics_fingerprint)
+            # The engine may still run it for another service, whose end it has not noticed yet.
+            wire_name = other_name(origin.name)
         stream = EngineStream(origin, self._forget)
         part = Part(stream, range(len(stream.progress)), self._mover.fail)
         part.exact = is_exact
-        begin(part, command, engine, origin.name)
+        begin(part, command, engine, wire_name)
         self._streams[origin.name] = stream
         return stream
 

@@ -56,7 +56,7 @@ async def generate(
     with named, resumption.errors_named():
         command = await generate_command(request, request_id, prompt.token_ids, params, services)
         resumption.add_to(command.generate)
-        numerics = None if resume is None else resume.numerics_fingerprint
+        numerics = request.resume.numerics_fingerprint if request.HasField("resume") else None
         with services.engines.generate(command, numerics) as stream:
             async for output in resumption.outputs(stream):
                 if is_long(output):

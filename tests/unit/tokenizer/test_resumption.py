@@ -271,7 +271,7 @@ def test_streams_of_any_kind(
     include: bool,
     data: st.DataObject,
 ) -> None:
-    ids = [i for piece in pieces for i in piece] + ids_of("x")
+    ids = [i for piece in pieces for i in piece] or ids_of("x")
     params = SamplingParams(
         logprobs=0,
         seed=1,
