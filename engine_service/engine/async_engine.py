@@ -191,6 +191,11 @@ class AsyncEngine:
         assert self._engine
         return await self._matcher_maker.make(self._engine, command, caller)
 
+    def warm_up_grammars(self) -> None:
+        """Begins what the first grammar would otherwise wait for, once the engine has started."""
+        if self._engine is not None:
+            self._matcher_maker.warm_up(self._engine)
+
     def submit(
         self, command: StreamCommand, matchers: Matchers = (), ticket: Ticket | None = None
     ) -> OutputStream:

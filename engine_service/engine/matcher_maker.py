@@ -37,6 +37,12 @@ class MatcherMaker:
                     raise
                 await asyncio.sleep(error.retry_after)
 
+    def warm_up(self, engine: LLMEngine) -> None:
+        """Begins what the first grammar would otherwise wait for, if the engine takes any."""
+        if engine.grammar_compiler is not None and self._compiler is None and not self._closed:
+            self._compiler = RehearsedCompiler(engine.grammar_compiler)
+            self._compiler.warm_up()
+
     def close(self) -> None:
         """Ends what compiles; nothing does afterwards."""
         self._closed = True

@@ -1,5 +1,6 @@
 """OpenSessions: what the sessions of one engine share, and how much of it there may be."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,12 +14,16 @@ MAX_SESSIONS = 1024
 MAX_HELD_BYTES = 32 * 1024 * 1024
 """Of requests that are still being read, as messages; what is read counts for admission. Read,
 they need about ten times as much."""
+# Seconds after which a front end has come to stay, and may send grammars.
+_STAYS_AFTER = 5.0
 
 
 class OpenSessions:
     """All sessions of one engine, and its other calls where they hold the same things."""
 
     def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._is_prepared = False
         self.load_reports = LoadReports(engine)
         self.turns = Turns()
         self._num_open = 0
@@ -34,6 +39,16 @@ class OpenSessions:
             yield
         finally:
             self._num_open -= 1
+
+    def meet_front_end(self, stays_after: float = _STAYS_AFTER) -> None:
+        """Has the engine ready for grammars, soon after the first front end has come.
+
+        A stream that moves here may follow one, and its reader waits.
+        """
+        if not self._is_prepared:
+            self._is_prepared = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(stays_after, self._engine.warm_up_grammars)
 
     @contextmanager
     def holding(self, num_bytes: int) -> Iterator[None]:

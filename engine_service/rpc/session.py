@@ -132,6 +132,7 @@ class Session:
             self._cancel(message.cancel)
         elif kind == "heartbeat":
             self._front_end.asks()
+            self._sessions.meet_front_end()
             self._wake.set()
         elif kind == "abort":
             self._abort(message.abort)

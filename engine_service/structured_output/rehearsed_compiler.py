@@ -86,6 +86,11 @@ class RehearsedCompiler:
                 flight.task.cancel()
                 self._land(spec, flight)
 
+    def warm_up(self) -> None:
+        """Begins what the first grammar would otherwise wait for: a process, and the vocabulary."""
+        self.lanes.warm_up()
+        self._soon.submit(self._compiler.vocabulary.load)  # the first grammar tells if it fails
+
     def close(self) -> None:
         """Ends threads and processes."""
         for flight in list(self._flights.values()):

@@ -93,6 +93,9 @@ class _MatcherMaker(MatcherMaker):
         super().__init__()
         self._seconds = seconds
 
+    def warm_up(self, engine: LLMEngine) -> None:
+        """Nothing has to start."""
+
     async def make(self, engine: LLMEngine, command: StreamCommand, caller: str) -> Matchers:
         if self._seconds:
             await asyncio.sleep(self._seconds)

@@ -1,13 +1,16 @@
 """The matchers of commands, from grammars that were rehearsed."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from engine_service.core.request import Branch, Request
+from engine_service.engine.async_engine import AsyncEngine
 from engine_service.engine.commands import Fork, Generate
 from engine_service.engine.llm_engine import LLMEngine
 from engine_service.engine.matcher_maker import MatcherMaker
+from engine_service.rpc.open_sessions import OpenSessions
 from engine_service.structured_output.grammar_compiler import GrammarCompiler
 from folovllm.errors import InvalidRequestError, QueueFullError, UnavailableError
 from folovllm.parameters.structured_output import StructuredOutput
@@ -44,6 +47,27 @@ async def test_each_branch_gets_its_own_and_an_error_names_the_branch() -> None:
         maker.close()
     with pytest.raises(UnavailableError, match="stopping"):
         await maker.make(engine, Generate(Request("r", [1], OBJECT)), "caller")
+
+
+async def test_the_first_grammar_finds_its_process_once_a_front_end_has_come_to_stay() -> None:
+    maker, llm_engine = MatcherMaker(), engine_with(demo_compiler())
+    engine = AsyncEngine(lambda: llm_engine, None, matcher_maker=maker)
+    try:
+        await engine.start()
+        sessions = OpenSessions(engine)
+        for _ in range(2):
+            sessions.meet_front_end(stays_after=0)
+        while maker._compiler is None:
+            await asyncio.sleep(0)
+        assert maker._compiler.lanes._starting is not None
+        await maker._compiler.lanes._starting
+        pid = maker._compiler.lanes.server.pid
+        assert pid is not None
+        letters = FREE.clone(structured_output=StructuredOutput("regex", "[ab]+"))
+        await maker.make(llm_engine, Generate(Request("r", [1], letters)), "caller")
+        assert maker._compiler.lanes.server.pid == pid
+    finally:
+        await engine.stop()
 
 
 async def test_one_that_has_moved_waits_until_there_is_room_for_its_grammar(
