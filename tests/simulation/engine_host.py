@@ -252,6 +252,8 @@ class EngineHost:
         """A session is about to read a command."""
         if command.HasField("moved"):
             self._moves.taken(self.address, command, self._loop.time())
+        elif command.HasField("generate"):
+            self._moves.begun_anew(self.address, command)
 
     async def session(self, commands: Commands) -> Events:
         async for events in self.servicer.Session(commands, _Context()):  # type: ignore[arg-type]

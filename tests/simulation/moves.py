@@ -48,6 +48,14 @@ class Moves:
         for name in _features(request):
             self._counts[f"moved {name}"] += 1
 
+    def begun_anew(self, address: str, command: engine_service_pb2.SessionCommand) -> None:
+        """An engine has read a command of a request that no engine had for this front end.
+
+        Its caller may have come from another one, which had moved it here as a suspect.
+        """
+        tag = tag_of_prompt(command.generate.prompt_token_ids)
+        self._suspects.get(address, set()).discard(tag)
+
     def awaits(self, address: str) -> bool:
         """Whether suspects have not begun there."""
         return bool(self._suspects.get(address))
