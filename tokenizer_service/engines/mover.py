@@ -153,6 +153,7 @@ class Mover:
         part.cancel()
         error = UnavailableError(f"engine {session.address}: it is silent")
         final = part.attempts.fail(Failure(error, admitted=True, scheduled=part.scheduled))
+        part.attempts.leave(session)
         part.finish_aborted()
         if part.complete:
             return
@@ -168,7 +169,7 @@ class Mover:
         if target is None or (part.has_output and target.way is not _Way.EXACTLY):
             return
         part.cancel()
-        part.attempts.was_admitted = True
+        part.attempts.note_admitted()
         part.finish_aborted()
         if not part.complete:
             self._begin(part, target)

@@ -60,6 +60,23 @@ def test_what_is_refused_goes_to_others_but_not_to_all(error: FolovError) -> Non
     assert not attempts.is_suspect and not attempts.was_admitted
 
 
+def test_one_that_was_refused_for_load_may_return_once_it_has_had_its_place() -> None:
+    full = Failure(QueueFullError("full"))
+    attempts, ends = failed(full, full, QUEUED)
+    assert ends == [None] * 3
+    assert addresses(attempts) == "c"
+
+
+def test_a_silent_engine_may_be_tried_again() -> None:
+    attempts = Attempts()
+    silent = StreamHome("a")
+    attempts.begin(silent)
+    assert attempts.fail(QUEUED) is None
+    attempts.leave(silent)
+    attempts.begin(StreamHome("b"))
+    assert addresses(attempts) == "b"
+
+
 def test_what_was_not_begun_goes_on_as_long_as_there_are_engines() -> None:
     attempts, ends = failed(*[QUEUED] * 8)
     assert ends == [None] * 8
@@ -71,6 +88,12 @@ def test_the_caller_is_told_the_shortest_delay_and_who_has_given_it() -> None:
     final = ends[-1]
     assert isinstance(final, QueueFullError) and final.retry_after == 2
     assert attempts.refused_by == "b"
+
+
+def test_the_delay_is_told_too_where_the_last_engine_has_gone() -> None:
+    attempts, _ = failed(Failure(QueueFullError("full", 2)), Failure(UnavailableError("drains")))
+    final = attempts.final(UnavailableError("drains"))
+    assert isinstance(final, QueueFullError) and final.retry_after == 2
 
 
 def test_what_had_its_place_is_not_told_to_return() -> None:

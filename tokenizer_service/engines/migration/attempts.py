@@ -82,11 +82,23 @@ class Attempts:
         self.num_lost = self._num_refusals = 0
         self.is_over, self._refusal = True, None
 
+    def note_admitted(self) -> None:
+        """Its engine had taken it. Those that had refused it for load will not do so again."""
+        if not self.was_admitted:
+            self.was_admitted = True
+            self._num_refusals = 0
+            del self.tried[:-1]
+
+    def leave(self, place: Place) -> None:
+        """It is taken from an engine that is silent, and may return when that speaks again."""
+        self.tried.remove(place)
+
     def fail(self, failure: Failure) -> FolovError | None:
         """Its engine has failed it. Returns the error that it ends with, if that is now."""
         error = failure.error
         self.is_over = False
-        self.was_admitted |= failure.admitted
+        if failure.admitted:
+            self.note_admitted()
         if not isinstance(error, UnavailableError | QueueFullError):
             return error
         self.num_lost += failure.scheduled
@@ -102,12 +114,11 @@ class Attempts:
 
     def final(self, error: FolovError) -> FolovError:
         """What it ends with where no other engine takes it after this error."""
-        if not isinstance(error, QueueFullError):
-            return error
-        if self.was_admitted:  # once it had its place
+        if not self.was_admitted:
+            return self._refusal or error  # an engine that was full may have room later
+        if isinstance(error, QueueFullError):  # it had its place once
             return UnavailableError(f"no engine goes on with it: {error}")
-        assert self._refusal is not None
-        return self._refusal
+        return error
 
     def _note_refusal(self, refusal: QueueFullError) -> None:
         """Keeps the one with the shortest time until a return."""
