@@ -85,9 +85,10 @@ class Resumption(Generic[Reply]):
 
     @property
     def has_info(self) -> bool:
-        """Whether the caller has RequestInfo: where its index has a message with ids, or ended."""
-        return bool(self._received) and not any(
-            each.index == 0 and not each.token_ids for each in self._received
+        """Whether the caller has RequestInfo, which comes before all else of any index."""
+        has_ended = len(self._received) < self.params.n
+        return bool(self._received) and (
+            has_ended or any(each.token_ids for each in self._received)
         )
 
     def replay(self, received: Sequence[Received], processor: Processor[Reply]) -> Iterator[int]:
