@@ -1,6 +1,6 @@
-"""Lists of numbers as base64 text: a prompt of 100,000 ids takes 3 ms to write.
+"""Lists of numbers as base64 text, which takes less than half the time of numbers in JSON.
 
-As a list in JSON it would take ten, in which nothing else of the process runs.
+While JSON is written, no other thread of the process runs.
 """
 
 import binascii

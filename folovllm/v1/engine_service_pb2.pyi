@@ -146,8 +146,9 @@ class Moved(_message.Message):
     AGE_FIELD_NUMBER: _builtins.int
     IS_SUSPECT_FIELD_NUMBER: _builtins.int
     is_suspect: _builtins.bool
-    """Whether the engine that had it may have died of it. No step computes two of these for the first
-    time, so that an engine's death tells which it was. Default false.
+    """Whether the engine that had it may have died of it. It begins only while every other
+    of these that runs has got a token here, so that an engine's death tells which it was. Default
+    false.
     """
     @_builtins.property
     def age(self) -> _duration_pb2.Duration:

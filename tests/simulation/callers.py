@@ -167,7 +167,7 @@ class Caller:
             messages = chat(request, services)
         else:
             messages = fork(request, services)
-        note = None if self._progress is None else self._progress.watched(lambda _: None)
+        note = None if self._progress is None else self._progress.reader(lambda: lambda _: None)
         async with aclosing(messages):
             async for message in messages:
                 if self._is_broken:

@@ -49,5 +49,5 @@ def resume_after(request: Request, got: list[Any]) -> Any:
     """What the client would send next."""
     progress = Progress(request)
     for message in got:
-        progress.watched(lambda message: message)(message)
+        progress.reader(lambda: lambda message: message)(message)
     return progress.next_request()

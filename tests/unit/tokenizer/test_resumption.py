@@ -155,7 +155,7 @@ def run(side: Chats, processor: Any, deltas: list[CompletionOutput]) -> list[Any
 def go_on(side: Chats, engine: Engine, received: list[Any], cuts: list[int]) -> list[Any]:
     """What comes after the messages received."""
     progress = Progress(side.request)
-    read = progress.watched(lambda message: message)
+    read = progress.reader(lambda: lambda message: message)
     info = RequestInfo(side.params, prompt_fingerprint="prompt").to_proto()
     read(type(received[0].to_proto())(request_id="r", info=info) if received else _info(side, info))
     for output in received:

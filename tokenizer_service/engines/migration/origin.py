@@ -34,9 +34,7 @@ class Origin:
 
     def new_progress(self) -> list[Progress]:
         """Of each continuation, where it begins."""
-        params = self.command.generate.sampling_params
-        n = params.n if params.HasField("n") else 1
-        has_logprobs = params.HasField("logprobs")
+        n, has_logprobs = self._n, self.command.generate.sampling_params.HasField("logprobs")
         progress = [Progress(has_logprobs=has_logprobs, is_over=self.goes_on) for _ in range(n)]
         for output in self.command.generate.continued.outputs:
             if output.index < n:  # the engine refuses others
@@ -47,7 +45,12 @@ class Origin:
 
     def new_infos(self) -> list[ReceivedInfo]:
         """What has come of the RequestInfo of each continuation; they have one in common."""
-        return [ReceivedInfo()] * len(self.new_progress())
+        return [ReceivedInfo()] * self._n
+
+    @property
+    def _n(self) -> int:
+        params = self.command.generate.sampling_params
+        return params.n if params.HasField("n") else 1
 
     def inherited(self, infos: Sequence[ReceivedInfo]) -> Sequence[int]:
         """What was generated before, that its continuations begin with beyond the prompt."""

@@ -17,7 +17,8 @@ from folovllm.v1 import types_pb2
 
 Request: TypeAlias = messages.GenerateRequest | messages.ChatRequest
 Message: TypeAlias = types_pb2.CompletionOutput | messages.ChatOutput
-_Output = TypeVar("_Output")
+Reader: TypeAlias = Callable[[Any], Any]
+"""Makes an answer of a message; None of one that belongs to the next."""
 _Copied = TypeVar("_Copied", bound=ProtobufMessage)
 
 
@@ -41,6 +42,7 @@ class Progress:
         if not request.sampling_params.HasField("seed"):
             self._request.sampling_params.seed = new_seed()
         self._resume: types_pb2.Resume | None = None
+        self._reader: Reader | None = None
         self._outputs: dict[int, _Received] = {}
         self.num_read = 0
         """Messages that were received."""
@@ -73,10 +75,18 @@ class Progress:
             request.resume.CopyFrom(self._resume_from(self._resume))
         return request
 
-    def watched(self, read: Callable[[Any], _Output | None]) -> Callable[[Any], _Output | None]:
-        """Reads messages in the same way, and takes note of them."""
+    def reader(self, new_reader: Callable[[], Reader]) -> Reader:
+        """What reads the messages of the next call, and takes note of them.
 
-        def watch(message: Any) -> _Output | None:
+        What a reader holds until the next message is kept, but for a RequestInfo after which nothing
+        has come: that is sent anew.
+        """
+        if not any(each.token_ids or each.ended for each in self._outputs.values()):
+            self._reader = new_reader()
+        read = self._reader
+        assert read is not None
+
+        def watch(message: Any) -> Any:
             self._add(message)
             return read(message)
 

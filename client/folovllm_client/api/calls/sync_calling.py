@@ -105,7 +105,7 @@ class Calling:
         sent = progress.first_request()
         while True:
             server, num_read = self._servers.current, progress.num_read
-            read = progress.watched(new_reader())
+            read = progress.reader(new_reader)
             try:
                 with self._errors(deadline, server):
                     call = _method(server, sent)(sent, timeout=perseverance.seconds_left)
