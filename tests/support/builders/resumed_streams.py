@@ -48,6 +48,7 @@ def joined(all_messages: list[Any]) -> Any:
 def resume_after(request: Request, got: list[Any]) -> Any:
     """What the client would send next."""
     progress = Progress(request)
+    read = progress.reader(lambda: lambda message: message)
     for message in got:
-        progress.reader(lambda: lambda message: message)(message)
+        read(message)
     return progress.next_request()

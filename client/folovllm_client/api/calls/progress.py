@@ -78,8 +78,8 @@ class Progress:
     def reader(self, new_reader: Callable[[], Reader]) -> Reader:
         """What reads the messages of the next call, and takes note of them.
 
-        What a reader holds until the next message is kept, but for a RequestInfo after which nothing
-        has come: that is sent anew.
+        What a reader holds until the next message is kept, but for a RequestInfo after which
+        nothing has come: that is sent anew.
         """
         if not any(each.token_ids or each.ended for each in self._outputs.values()):
             self._reader = new_reader()
