@@ -38,7 +38,7 @@ def parity(as_json: bool, **settings: Any) -> None:
 
 
 @click.command(
-    params=[*options(PerplexityOptions(Path()))],
+    params=[*options(PerplexityOptions(file=Path()))],
     epilog=examples("folovllm perplexity --model Qwen/Qwen3-0.6B --file book.txt"),
 )
 @click.option(

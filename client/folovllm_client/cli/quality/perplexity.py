@@ -8,26 +8,15 @@ import click
 
 from folovllm.errors import ConfigError
 from folovllm.serving.args import option
+from folovllm_client.cli.local_model import LocalModelOptions
 
 
-@dataclass(frozen=True, slots=True)
-class PerplexityOptions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerplexityOptions(LocalModelOptions):
     """What is measured: the options of the command."""
 
     file: Path
     """The text to predict, in UTF-8."""
-    model: str | None = option(
-        None, "A model's folder or hub id. Default: the embedded one.", metavar="PATH_OR_ID"
-    )
-    dtype: str = option(
-        "auto",
-        "Of the weights.",
-        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    )
-    quantization: str = option(
-        "none", "Of the weights, on a CPU.", type=click.Choice(["none", "int8", "int4"])
-    )
-    device: str = option("auto", "cpu, cuda or cuda:N.", metavar="DEVICE")
     window: int = option(
         512, "Tokens that are predicted together.", type=click.IntRange(2), metavar="N"
     )

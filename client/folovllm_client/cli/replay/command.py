@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from folovllm.serving.args import POSITIVE, options
 from folovllm_client.cli.console import TypingError, note, open_console, progress, show_text
 from folovllm_client.cli.group import examples
-from folovllm_client.cli.replay.local_options import LocalOptions
+from folovllm_client.cli.local_model import LocalModelOptions
 from folovllm_client.cli.request_options import server_option
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    params=[*options(LocalOptions())],
+    params=[*options(LocalModelOptions())],
     epilog=examples(
         "folovllm replay audit.jsonl",
         "folovllm replay audit.jsonl --server other-host:50051 --json",
@@ -83,7 +83,7 @@ def _runner(
         from folovllm_client.cli.replay.local_runner import LocalRunner
 
         with progress(f"loading {given['model'] or 'the embedded model'}"):
-            runner = LocalRunner(LocalOptions(**given), concurrency)
+            runner = LocalRunner(LocalModelOptions(**given), concurrency)
         yield runner
         return
     for name in given:

@@ -11,7 +11,7 @@ from folovllm.request_id import new_request_id
 from folovllm.sampling_params import SamplingParams
 from folovllm.vllm_names import RequestOutputKind
 from folovllm_client.api.prompt_parts import PromptParts
-from folovllm_client.cli.replay.local_options import LocalOptions
+from folovllm_client.cli.local_model import LocalModelOptions
 from folovllm_client.cli.replay.runner import Rerun
 from folovllm_client.llm.llm import LLM
 
@@ -19,7 +19,7 @@ from folovllm_client.llm.llm import LLM
 class LocalRunner:
     """Runs `concurrency` requests in one batch. Raises ConfigError if the model cannot load."""
 
-    def __init__(self, options: LocalOptions, concurrency: int) -> None:
+    def __init__(self, options: LocalModelOptions, concurrency: int) -> None:
         self.place = "this process"
         self._llm = LLM(
             options.model,

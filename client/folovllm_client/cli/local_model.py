@@ -1,4 +1,4 @@
-"""LocalOptions: the model that `folovllm replay` runs in this process."""
+"""LocalModelOptions: the model that a command runs in its own process."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,13 @@ from folovllm.serving.args import option
 
 
 @dataclass(frozen=True, slots=True)
-class LocalOptions:
-    """The model of this process."""
+class LocalModelOptions:
+    """Options of commands that need no server."""
 
     model: str | None = option(
-        None, "A model's folder or hub id, to run in this process.", metavar="PATH_OR_ID"
+        None,
+        "A model's folder or hub id, to run in this process. Default: the embedded one.",
+        metavar="PATH_OR_ID",
     )
     dtype: str = option(
         "auto",
