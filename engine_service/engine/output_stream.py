@@ -117,6 +117,11 @@ class OutputStream:
         """Under which there may have been rows."""
         return [self._handle + index for index in self._routed]
 
+    def handles_of(self, pieces: Iterable[CompletionOutput]) -> list[int]:
+        """The same, of the continuations of pieces."""
+        indexes = {piece.index for piece in pieces}
+        return [self._handle + index for index in self._routed if index in indexes]
+
     def _remove_route(self, index: int) -> None:
         assert self._routes is not None
         self._routes.remove((self.name, index))

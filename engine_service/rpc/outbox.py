@@ -154,8 +154,12 @@ class Outbox:
             call.scheduled_told = True
             if not pieces:  # which would tell
                 yield call.name
+        # Those without a piece still have a route: while a message is written, more rows of theirs
+        # may come, and go into the columns of the next one, before what would be taken here.
+        stream = call.stream
+        handles = stream.handles if error is not None else stream.handles_of(pieces)
         try:
-            for row in self._rows.pop(call.stream.handles):
+            for row in self._rows.pop(handles):
                 yield _output(call, *row)
             for piece in pieces:
                 if piece.info is None:  # as most have, and another generator would take time

@@ -229,6 +229,28 @@ async def test_rows_come_before_the_error_that_ends_their_request(
     assert direct.ids[direct.handles["a"]] == expected_tokens(PROMPT, 13, seed=7)
 
 
+async def test_rows_of_one_index_are_in_order_while_another_one_ends(
+    fixture: EngineFixture, direct: Direct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine_service.rpc.outbox._MAX_BYTES", 1)
+    monkeypatch.setattr("engine_service.rpc.pending_rows._MAX_IDS", 3)
+    await begin(fixture, direct, "a", max_tokens=60, n=2)
+    fixture.runner.hold(after=10)
+    await fixture.until_held()
+    direct.commands.put_nowait(Command(abort=Abort(request_id="a", indexes=[0])))
+    # A row comes between each two messages, of which each has a part only.
+    for _ in range(20):
+        fixture.runner.hold(after=1)
+        await fixture.until_held()
+        await direct.next()
+    fixture.runner.release()
+    first = direct.handles["a"]
+    while first + 1 not in direct.ended:
+        await direct.next()
+    assert direct.ended[first] == types_pb2.FINISH_REASON_ABORT
+    assert direct.ids[first + 1] == expected_tokens(PROMPT, 60, seed=7, index=1)
+
+
 class Chance:
     """A front end that lags at random, and aborts, cancels and forks what it runs."""
 
