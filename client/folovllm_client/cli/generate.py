@@ -1,16 +1,20 @@
-"""`folovllm generate`: continues a text."""
+"""`folovllm generate`: continues a text.
 
+It uses asyncio for the sake of Ctrl-C, as ChatSession does.
+"""
+
+import asyncio
 import dataclasses
 import json
 import sys
-from contextlib import closing
+from contextlib import aclosing
 from typing import Any
 
 import click
 
 from folovllm.outputs import RequestOutput
+from folovllm_client.api.async_client import AsyncClient
 from folovllm_client.api.requests import empty_output, generate_request
-from folovllm_client.api.sync_client import Client
 from folovllm_client.cli.console import note, show_text
 from folovllm_client.cli.group import examples
 from folovllm_client.cli.logprob_table import logprob_tables
@@ -58,21 +62,25 @@ def generate(
     live = not as_json and sampling["n"] in (None, 1)
     output = empty_output(text)
     timer = StreamStats()
-    with Client(server, timeout) as client:
-        with closing(client.send(request)) as pieces:
-            try:
-                for piece in pieces:
-                    timer.observe(piece)
-                    output.add(piece)
-                    if live:
-                        show_text(piece.text, nl=False)
-            finally:
-                if live and output.outputs:
-                    click.echo()
-        if not live:
-            show_text(_json_line(output) if as_json else _with_headers(output))
-        if not as_json and (tables := logprob_tables(output, client)):
-            show_text(f"\n{tables}")
+
+    async def run() -> None:
+        async with AsyncClient(server, timeout) as client:
+            async with aclosing(client.send(request)) as pieces:
+                try:
+                    async for piece in pieces:
+                        timer.observe(piece)
+                        output.add(piece)
+                        if live:
+                            show_text(piece.text, nl=False)
+                finally:
+                    if live and output.outputs:
+                        click.echo()
+            if not live:
+                show_text(_json_line(output) if as_json else _with_headers(output))
+            if not as_json and (tables := await logprob_tables(output, client)):
+                show_text(f"\n{tables}")
+
+    asyncio.run(run())
     if stats or sys.stderr.isatty():
         note(timer.summary())
 

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from folovllm.logprobs import Logprob, PositionLogprobs
 from folovllm.outputs import RequestOutput
-from folovllm_client.api.sync_client import Client
+from folovllm_client.api.async_client import AsyncClient
 
 _MAX_TEXTS = 256
 """Token ids that are detokenized with one call."""
 
 
-def logprob_tables(output: RequestOutput, client: Client) -> str:
+async def logprob_tables(output: RequestOutput, client: AsyncClient) -> str:
     """A table for the prompt, if its log-probabilities were asked for, and one for each answer."""
     prompt = output.info.prompt_logprobs if output.info is not None else ()
     titled = [("prompt", prompt)] if prompt else []
@@ -19,7 +19,7 @@ def logprob_tables(output: RequestOutput, client: Client) -> str:
     for one in answers:
         title = f"answer {one.index + 1}" if len(output.outputs) > 1 else "answer"
         titled.append((title, tuple(one.logprobs)))
-    texts = _texts(client, (position for _, positions in titled for position in positions))
+    texts = await _texts(client, (position for _, positions in titled for position in positions))
     return "\n\n".join("\n".join(_rows(*each, texts)) for each in titled)
 
 
@@ -48,7 +48,7 @@ def _number(token: Logprob) -> str:
     return "-" if token.logprob is None else f"{round(token.logprob, 3) + 0.0:.3f}"  # no -0.000
 
 
-def _texts(client: Client, positions: Iterable[PositionLogprobs]) -> dict[int, str]:
+async def _texts(client: AsyncClient, positions: Iterable[PositionLogprobs]) -> dict[int, str]:
     """The texts of all tokens that are shown, each in quotes."""
     ids = sorted(
         {each.token_id for position in positions for each in (position.token, *position.top)}
@@ -56,6 +56,6 @@ def _texts(client: Client, positions: Iterable[PositionLogprobs]) -> dict[int, s
     texts: list[str] = []
     for begin in range(0, len(ids), _MAX_TEXTS):
         batch = [[token_id] for token_id in ids[begin : begin + _MAX_TEXTS]]
-        texts += client.detokenize(batch, skip_special_tokens=False)
+        texts += await client.detokenize(batch, skip_special_tokens=False)
     quoted = (json.dumps(text, ensure_ascii=False) for text in texts)
     return dict(zip(ids, quoted, strict=True))
